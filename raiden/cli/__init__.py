@@ -1,0 +1,172 @@
+"""The command line: ``raiden [-C FILE] [-X 'name = value'] [start|stop|restart|reload|status|check]``."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from raiden import __version__, config, daemon
+from raiden.config import ConfigError, ServiceBuilder, Settings
+from raiden.daemon import StartError
+
+NOT_RUNNING = 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; its exit code. What the user can mend is one line on standard error."""
+    options = _parser().parse_args(arguments)
+    path = os.path.abspath(options.config) if options.config else None
+    try:
+        settings, service = config.load(path, options.set)
+        command: Callable[[Settings, ServiceBuilder | None, tuple[str | None, list[str]]], int]
+        command = _COMMANDS[options.command]
+        return command(settings, service, (path, options.set))
+    except (ConfigError, StartError) as error:
+        print(f"raiden: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="raiden", description="A realtime pub/sub messaging server.")
+    parser.add_argument("-C", dest="config", metavar="FILE", help="a config file, which is Python")
+    parser.add_argument(
+        "-X", dest="set", metavar="'NAME = VALUE'", action="append", default=[], help="override a setting; repeatable"
+    )
+    parser.add_argument("--version", action="version", version=f"raiden {__version__}")
+    parser.add_argument(
+        "command", nargs="?", default="run", choices=list(_COMMANDS), metavar="COMMAND",
+        help="run (the default: in the foreground), start, stop, restart, reload, status, check",
+    )  # fmt: skip
+    return parser
+
+
+def _banner(host: str, port: int) -> None:
+    host = f"[{host}]" if ":" in host else host
+    print(
+        f"raiden {__version__} at http://{host}:{port}\n"
+        f"  subscribe:  curl -N http://{host}:{port}/hello\n"
+        f"  publish:    curl --json '{{\"text\": \"hi\"}}' http://{host}:{port}/hello",
+        flush=True,
+    )
+
+
+def _run(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+    if settings.log_file:
+        _log_to(Path(settings.log_file))
+    if settings.pid_file:
+        daemon.claim_pid_file(Path(settings.pid_file))
+    return daemon.run(settings, service, source, announce=_banner)
+
+
+def _start(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+    pid_file = settings.file("pid")
+    if pid_file.exists() and daemon.read_pid(pid_file) is None:
+        print(f"raiden: the last node left a stale pid file, {pid_file}: replaced", file=sys.stderr)
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            said = pipe.read()
+        if said.startswith("ready "):
+            print(said[6:])
+            return 0
+        raise StartError(said or f"the node ended while starting; {settings.file('log')} says why")
+    os.close(reading)
+    os.setsid()
+    code = 1
+    try:
+        daemon.claim_pid_file(pid_file)
+        _log_to(settings.file("log"))
+
+        def announce(host: str, port: int) -> None:
+            os.write(writing, f"ready running, pid {os.getpid()}, http://{host}:{port}".encode())
+            os.close(writing)
+
+        os.set_inheritable(writing, False)
+        code = daemon.run(settings, service, source, announce=announce)
+    except StartError as error:
+        try:
+            os.write(writing, str(error).encode())
+        except OSError:
+            print(f"raiden: {error}", file=sys.stderr)
+    finally:
+        os._exit(code)
+
+
+def _log_to(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+    except OSError as error:
+        raise StartError(f"cannot write the log file {path}: {error.strerror}") from None
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log)
+
+
+def _stop(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+    pid = _running(settings)
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + settings.drain_timeout + 10.0
+    with open(settings.file("pid")) as file:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.02)
+                continue
+            settings.file("pid").unlink(missing_ok=True)
+            print(f"stopped, pid {pid}")
+            return 0
+    raise StartError(f"pid {pid} did not stop; its log says why")
+
+
+def _restart(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+    if daemon.read_pid(settings.file("pid")) is not None:
+        _stop(settings, service, source)
+    return _start(settings, service, source)
+
+
+def _reload(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+    pid = _running(settings)
+    os.kill(pid, signal.SIGHUP)
+    print(f"told pid {pid} to reload; {settings.file('log')} says what changed")
+    return 0
+
+
+def _status(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+    pid = daemon.read_pid(settings.file("pid"))
+    if pid is None:
+        stale = " (its pid file is stale)" if settings.file("pid").exists() else ""
+        print(f"not running{stale}", file=sys.stderr)
+        return NOT_RUNNING
+    print(f"running, pid {pid}")
+    return 0
+
+
+def _check(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+    print("the settings are good")
+    return 0
+
+
+def _running(settings: Settings) -> int:
+    path = settings.file("pid")
+    pid = daemon.read_pid(path)
+    if pid is None:
+        hint = f"; its pid file {path} is stale" if path.exists() else ""
+        raise StartError(f"not running{hint}")
+    return pid
+
+
+_COMMANDS = {
+    "run": _run, "start": _start, "stop": _stop, "restart": _restart, "reload": _reload, "status": _status,
+    "check": _check,
+}  # fmt: skip

@@ -1,0 +1,210 @@
+"""Settings: from a Python file, the environment and the command line, each overriding the one before.
+
+`Settings` is the list of all settings: name, type, default, meaning, and whether a reload can change it in a running
+node. conf/raiden.conf.py shows them all.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import ipaddress
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Variables that a container platform makes by itself for a service that is called raiden.
+_FOREIGN = re.compile(r"RAIDEN_(SERVICE_|PORT(_|$)).*")
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the text is one line that says which and what to do."""
+
+
+def _setting(default: Any, doc: str, *, reload: bool = False, least: float | None = None) -> Any:
+    metadata = {"doc": doc, "reload": reload, "least": least}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _state_directory() -> str:
+    base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return os.path.join(base, "raiden")
+
+
+@dataclass
+class Settings:
+    """All settings of a node. Sizes are bytes and times are seconds unless said otherwise."""
+
+    http_host: str = _setting("127.0.0.1", "address of the HTTP and WebSocket door")
+    http_port: int = _setting(8088, "its port; 0 lets the kernel choose", least=0)
+    open_to_the_world: bool = _setting(False, "allow http_host to be more than loopback: anyone may publish")
+    workers: int = _setting(1, "worker processes that share the port", least=1)
+    data_dir: str = _setting(_state_directory(), "where pid and log files live")
+    pid_file: str | None = _setting(None, "of a node started with 'raiden start'; None: raiden.pid in data_dir")
+    log_file: str | None = _setting(None, "None: standard error; for 'raiden start' raiden.log in data_dir")
+    log_format: str = _setting("text", "'text' for people, 'json' for machines")
+    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR", reload=True)
+    drain_timeout: float = _setting(10.0, "a stop takes no longer than this", least=0)
+    allowed_origins: list[str] = _setting(
+        [], "pages that may use this node, like 'https://example.com'; its own always may; '*': any", reload=True
+    )
+    channel_builder: str | Callable[..., str] = _setting(
+        "path", "the channel of a request: 'path', 'host_path', or a function of the webob request"
+    )
+    ws_deflate: bool = _setting(True, "compress WebSocket messages for clients that offer it", reload=True)
+    keepalive: float = _setting(25.0, "between pings or keep-alive lines", reload=True, least=0.5)
+    max_gather: float = _setting(
+        0.02, "a turn that took d is followed by up to d of gathering, at most this; 0: none", reload=True, least=0
+    )
+    max_connections: int = _setting(15_000, "per worker", reload=True, least=1)
+    max_connections_per_address: int = _setting(15_000, "per worker and client address", reload=True, least=1)
+    max_subscriptions: int = _setting(128, "per connection; also channels of one publish", reload=True, least=1)
+    max_channels: int = _setting(100_000, "channels and patterns that a worker carries", reload=True, least=1)
+    max_outbox: int = _setting(1 << 20, "what may wait for a slow consumer before it is closed", reload=True, least=1)
+    max_body: int = _setting(1 << 20, "of a request", reload=True, least=1)
+    max_url: int = _setting(8192, "of a request", reload=True, least=16)
+    max_header: int = _setting(16384, "of a request, names and values", reload=True, least=64)
+    max_headers: int = _setting(100, "header fields of a request", reload=True, least=1)
+    max_ws_message: int = _setting(1 << 20, "of a WebSocket message, counted after inflating", reload=True, least=1)
+    max_wait: float = _setting(120.0, "a long-poll waits no longer, whatever it asks for", reload=True, least=0)
+    request_timeout: float = _setting(30.0, "from a request's first byte to its last", reload=True, least=0.1)
+    idle_timeout: float = _setting(75.0, "between the requests of a connection", reload=True, least=0.1)
+    backbone_high_water: int = _setting(100_000, "messages that a backbone socket queues", least=1)
+
+    def file(self, name: str) -> Path:
+        """The path of the pid or log file: as set, or in data_dir."""
+        told = getattr(self, f"{name}_file")
+        return Path(told) if told else Path(self.data_dir) / f"raiden.{name}"
+
+
+FIELDS = {setting.name: setting for setting in dataclasses.fields(Settings)}
+_TYPES = typing.get_type_hints(Settings)
+ServiceBuilder = Callable[..., Any]
+
+
+def load(
+    path: str | None = None, overrides: Sequence[str] = (), environ: Mapping[str, str] | None = None
+) -> tuple[Settings, ServiceBuilder | None]:
+    """Read the settings and the file's ``service`` function, if it has one; raises ConfigError."""
+    values: dict[str, Any] = {}
+    service: ServiceBuilder | None = None
+    if path is not None:
+        values, service = _read_file(path)
+    for variable, text in (os.environ if environ is None else environ).items():
+        if variable.startswith("RAIDEN_") and not _FOREIGN.fullmatch(variable):
+            name = variable[len("RAIDEN_") :].lower()
+            values[_known(name, variable)] = _parse(name, text, variable)
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        name = name.strip()
+        if not equals:
+            raise ConfigError(f"-X {override!r}: write it as -X 'name = value'")
+        values[_known(name, "-X")] = _parse(name, text.strip(), "-X")
+    settings = Settings()
+    for name, value in values.items():
+        setattr(settings, name, _checked(name, value))
+    _check_together(settings)
+    return settings, service
+
+
+def changes(old: Settings, new: Settings) -> tuple[dict[str, Any], list[str]]:
+    """What a reload can apply, by name, and the names of what needs a restart."""
+    changed = [name for name in FIELDS if getattr(old, name) != getattr(new, name)]
+    can = {name: getattr(new, name) for name in changed if FIELDS[name].metadata["reload"]}
+    return can, [name for name in changed if name not in can]
+
+
+def _read_file(path: str) -> tuple[dict[str, Any], ServiceBuilder | None]:
+    try:
+        source = Path(path).read_text()
+        namespace: dict[str, Any] = {"__file__": path, "__name__": "raiden_config"}
+        exec(compile(source, path, "exec"), namespace)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read it: {error.strerror}") from None
+    except SyntaxError as error:
+        raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from None
+    except Exception as error:  # the file is the user's own program
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
+    service = namespace.pop("service", None)
+    if service is not None and not callable(service):
+        raise ConfigError(f"{path}: service must be a function")
+    values = {}
+    for name, value in namespace.items():
+        is_helper = name.startswith("_") or inspect.ismodule(value) or (callable(value) and name not in FIELDS)
+        if not is_helper:
+            values[_known(name, path)] = value
+    return values, service
+
+
+def _known(name: str, where: str) -> str:
+    if name in FIELDS:
+        return name
+    near = difflib.get_close_matches(name, FIELDS, 1, 0.5)
+    hint = f"; did you mean {near[0]}?" if near else "; conf/raiden.conf.py lists all"
+    raise ConfigError(f"{where}: unknown setting {name!r}{hint}")
+
+
+def _parse(name: str, text: str, where: str) -> Any:
+    """A Python literal; for a setting that is a string, also the bare text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        if str in _kinds(name):
+            return text
+        raise ConfigError(f"{where}: {name} = {text}: not a Python literal") from None
+
+
+def _kinds(name: str) -> tuple[Any, ...]:
+    hint = _TYPES[name]
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(typing.get_origin(kind) or kind for kind in kinds)
+
+
+def _checked(name: str, value: Any) -> Any:
+    kinds = _kinds(name)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    fits = (isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)) or (
+        callable(value) and len(kinds) > 1
+    )
+    if fits and isinstance(value, list):
+        fits = all(isinstance(item, str) for item in value)
+    if not fits:
+        wanted = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+        raise ConfigError(f"{name} must be {wanted}, not {value!r}")
+    least = FIELDS[name].metadata["least"]
+    if least is not None and value < least:
+        raise ConfigError(f"{name} must be at least {least}, not {value!r}")
+    return value
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.log_format not in ("text", "json"):
+        raise ConfigError(f"log_format must be 'text' or 'json', not {settings.log_format!r}")
+    if settings.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ConfigError(f"log_level must be DEBUG, INFO, WARNING or ERROR, not {settings.log_level!r}")
+    if settings.http_port > 65535:
+        raise ConfigError(f"http_port must be at most 65535, not {settings.http_port}")
+    if isinstance(settings.channel_builder, str) and settings.channel_builder not in ("path", "host_path"):
+        raise ConfigError("channel_builder must be 'path', 'host_path' or a function")
+    if not settings.open_to_the_world and not _is_loopback(settings.http_host):
+        raise ConfigError(
+            f"http_host = {settings.http_host!r} lets anyone who reaches this machine publish and subscribe; "
+            "if that is what you want, set open_to_the_world = True"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

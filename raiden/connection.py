@@ -1,0 +1,275 @@
+"""A client's socket: what it sends comes up as events, what it is sent goes through a bounded outbox.
+
+A connection costs no greenlet: it is a slotted object on a libev watcher. Bytes go straight to the socket; only what the
+kernel doesn't take waits in the outbox, and a write watcher is armed for as long. Over the bound the connection is a
+slow consumer: `receive` says so, and whoever owns it ends it. Nothing here knows what the bytes mean: `protocol.feed`
+turns them into events.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import gevent
+
+from raiden.stats import Stats
+
+READ, WRITE = 1, 2
+RECEIVE_BYTES = 65536
+TICK = 0.25
+
+
+class Feedable(Protocol):
+    """A protocol core: bytes in, events out."""
+
+    def feed(self, data: bytes) -> Iterator[object]: ...
+
+
+class Gone:
+    """The peer has closed its end, or the connection broke."""
+
+
+class Overflow:
+    """The outbox is over its bound: this is a slow consumer."""
+
+
+class Connection:
+    """One socket. ``max_outbox`` bounds what waits for the peer, in bytes; a whole turn's bytes may go over it once."""
+
+    __slots__ = (
+        "socket", "remote", "protocol", "session", "queue", "busy", "receiving", "pending", "held", "closing", "closed", "overflown",
+        "due", "slot", "max_outbox", "outbox_size", "transport", "_outbox", "_reader", "_writer", "_stats", "__weakref__",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket, remote: str, protocol: Feedable, *, max_outbox: int, stats: Stats) -> None:
+        self.socket = sock
+        self.remote = remote
+        self.protocol = protocol
+        self.session: Any = None
+        self.queue: deque[object] | None = None
+        self.busy = False
+        self.receiving = False
+        self.pending: list[bytes] = []
+        self.held = False
+        self.closing = False
+        self.closed = False
+        self.overflown = False
+        self.due = 0
+        self.slot = 0
+        self.max_outbox = max_outbox
+        self.outbox_size = 0
+        self.transport = "http"
+        self._outbox: deque[bytes | memoryview] | None = None
+        self._reader = gevent.get_hub().loop.io(sock.fileno(), READ)
+        self._writer: Any = None
+        self._stats = stats
+        stats.connections["http"] += 1
+
+    def start(self, callback: Any) -> None:
+        """Call ``callback(connection)`` whenever `receive` may have something."""
+        self._reader.start(callback, self)
+
+    def become(self, transport: str) -> None:
+        """Count this connection under another transport from now on."""
+        self._stats.connections[self.transport] -= 1
+        self._stats.connections[transport] += 1
+        self.transport = transport
+
+    def pause(self) -> None:
+        """Read no more until `resume`: what the peer sends meanwhile waits in the kernel, then in the peer."""
+        self._reader.stop()
+
+    def resume(self) -> None:
+        if not self._reader.active and not self.closed:
+            self._reader.start(self._reader.callback or _nothing, *(self._reader.args or ()))
+
+    def receive(self) -> Iterator[object]:
+        """What has come since the last call: the protocol's events, `Overflow`, and as the last thing `Gone`."""
+        if self.closed:
+            return
+        if self.overflown and not self.closing:
+            yield Overflow
+            return
+        try:
+            data = self.socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            yield Gone
+        elif not self.closing:
+            yield from self.protocol.feed(data)
+
+    def send(self, data: bytes) -> None:
+        """Send, after what already waits."""
+        self.pending.append(data)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what is pending, in one piece; never raises, never yields to another greenlet."""
+        pending = self.pending
+        if not pending:
+            return
+        data = pending[0] if len(pending) == 1 else b"".join(pending)
+        pending.clear()
+        if self.closing or self.closed:
+            return
+        if self.held or self._outbox:
+            self._keep(data)
+            return
+        try:
+            sent = self.socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            return  # broken: receive() finds it out
+        self._stats.bytes_out += sent
+        if sent != len(data):
+            self._keep(memoryview(data)[sent:])
+
+    def open(self, head: bytes) -> None:
+        """Let go what was held back, after ``head``."""
+        self.held = False
+        if self._outbox is None:
+            self._outbox = deque()
+        self._outbox.appendleft(head)
+        self.outbox_size += len(head)
+        self._drain()
+
+    def discard(self) -> None:
+        """Forget what was held back."""
+        self.held = False
+        self.pending.clear()
+        self._outbox = None
+        self.outbox_size = 0
+
+    def finish(self, goodbye: bytes = b"") -> None:
+        """Send what waits and ``goodbye``, then close; from a slow consumer, only what it has begun to get is kept."""
+        if self.closing or self.closed:
+            return
+        if self.overflown and self._outbox:
+            first = self._outbox[0]
+            self._outbox.clear()
+            if isinstance(first, memoryview):
+                self._outbox.append(first)
+            self.outbox_size = sum(map(len, self._outbox))
+        self.held = False
+        self.overflown = False
+        self.send(goodbye)
+        self.closing = True
+        if not self._outbox:
+            self._shut()
+
+    def close(self) -> None:
+        """Close now."""
+        if self.closed:
+            return
+        self.closed = True
+        self._stats.connections[self.transport] -= 1
+        self._reader.stop()
+        self._reader.close()
+        if self._writer is not None:
+            self._writer.stop()
+            self._writer.close()
+            self._writer = None
+        self.socket.close()
+        self._outbox = None
+        self.outbox_size = 0
+        self.pending.clear()
+
+    def describe(self) -> str:
+        """Its state, for a log line."""
+        return f"{self.transport} {self.remote} outbox={self.outbox_size}"
+
+    def _keep(self, data: bytes | memoryview) -> None:
+        if self._outbox is None:
+            self._outbox = deque()
+        self._outbox.append(data)
+        self.outbox_size += len(data)
+        if self._writer is None and not self.held:
+            self._writer = gevent.get_hub().loop.io(self.socket.fileno(), WRITE)
+            self._writer.start(self._drain)
+        if self.outbox_size > self.max_outbox and not self.overflown:
+            self.overflown = True
+            self._reader.feed(READ, self._reader.callback or _nothing, *(self._reader.args or ()))
+
+    def _drain(self) -> None:
+        if self.closed:
+            return
+        outbox = self._outbox
+        while outbox:
+            data = outbox[0]
+            try:
+                sent = self.socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                outbox.clear()
+                self.outbox_size = 0
+                break
+            self._stats.bytes_out += sent
+            self.outbox_size -= sent
+            if sent != len(data):
+                outbox[0] = memoryview(data)[sent:]
+                break
+            outbox.popleft()
+        if outbox:
+            if self._writer is None:
+                self._writer = gevent.get_hub().loop.io(self.socket.fileno(), WRITE)
+                self._writer.start(self._drain)
+            return
+        self._outbox = None
+        if self._writer is not None:
+            self._writer.stop()
+            self._writer.close()
+            self._writer = None
+        if self.closing:
+            self._shut()
+
+    def _shut(self) -> None:
+        # Half-close and read on until the peer closes too: closing with unread data would reset the connection and
+        # might destroy the answer on its way (RFC 9112 section 9.6).
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer was faster
+
+
+def _nothing(*_: object) -> None:
+    """Stands in for a callback that was never set."""
+
+
+class Wheel:
+    """The deadlines of all connections, in ticks of `TICK` seconds; one timer for however many."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, set[Connection]] = {}
+        self._done = int(time.monotonic() / TICK)
+
+    def schedule(self, connection: Connection, seconds: float) -> None:
+        """Let the connection be due after ``seconds``, instead of at any earlier told time."""
+        connection.due = max(int((time.monotonic() + seconds) / TICK) + 1, self._done + 1)
+        # A later deadline is noticed when the slot that holds the connection comes up.
+        if not connection.slot or connection.due < connection.slot:
+            connection.slot = connection.due
+            self._slots.setdefault(connection.due, set()).add(connection)
+
+    def due(self) -> Iterator[Connection]:
+        """Yield the connections that are due by now."""
+        now = int(time.monotonic() / TICK)
+        while self._done < now:
+            self._done += 1
+            for connection in self._slots.pop(self._done, ()):
+                if connection.closed or connection.slot != self._done:
+                    continue
+                connection.slot = 0
+                if connection.due <= self._done:
+                    yield connection
+                else:
+                    connection.slot = connection.due
+                    self._slots.setdefault(connection.due, set()).add(connection)

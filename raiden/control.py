@@ -1,0 +1,69 @@
+"""The pages of ``/-/`` that tell how the node does: health, readiness, metrics, channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ujson
+import webob
+
+from raiden.backend import BackboneFull, NotInForce
+from raiden.encoding import dumps
+from raiden.http import HttpError, Request
+from raiden.message import check_subscription, unquote
+from raiden.router import Router
+from raiden.stats import Stats, exposition
+
+
+class Control:
+    """Answers for the whole node: what one worker doesn't know, it asks the others by the backbone."""
+
+    def __init__(self, router: Router, stats: Stats) -> None:
+        self.router = router
+        self.stats = stats
+
+    def serve(self, request: Request, page: str) -> webob.Response:
+        """The page's response; waits for other workers. Raises HttpError 404 for a page that there isn't."""
+        if page == "health":
+            return _json({"status": "ok"})
+        if page == "ready":
+            return self._ready()
+        if page == "metrics":
+            return self._metrics()
+        if page == "channels":
+            return _json({"channels": self._channels()})
+        if page.startswith("channels/"):
+            return self._channel(check_subscription(unquote(page[len("channels/") :])))
+        raise HttpError(404, "no such page: see /-/health, /-/ready, /-/metrics, /-/channels")
+
+    def _ready(self) -> webob.Response:
+        try:
+            self.router.backend.in_force(timeout=2.0)
+        except (NotInForce, BackboneFull) as error:
+            raise HttpError(503, f"not ready: {error}", headers={"Retry-After": "1"}) from None
+        return _json({"status": "ready"})
+
+    def _metrics(self) -> webob.Response:
+        response = webob.Response(content_type="text/plain", charset="utf-8")
+        response.body = exposition([ujson.loads(text) for text in self.router.backend.ask(b"stats")])
+        return response
+
+    def _channels(self) -> dict[str, dict[str, int]]:
+        """Subscribers are added up over the workers; each worker that carries a channel saw all of its messages."""
+        total: dict[str, dict[str, int]] = {}
+        for text in self.router.backend.ask(b"channels"):
+            for name, row in ujson.loads(text).items():
+                known = total.setdefault(name, {"subscribers": 0, "messages": 0})
+                known["subscribers"] += row["subscribers"]
+                known["messages"] = max(known["messages"], row["messages"])
+        return total
+
+    def _channel(self, name: str) -> webob.Response:
+        found = self._channels().get(name, {"subscribers": 0, "messages": 0})
+        return _json({"channel": name, **found})
+
+
+def _json(value: dict[str, Any]) -> webob.Response:
+    response = webob.Response(content_type="application/json", charset="utf-8")
+    response.body = dumps(value)
+    return response

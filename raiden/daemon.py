@@ -1,0 +1,385 @@
+"""The supervisor: starts the forwarders and the workers as processes, replaces a worker that dies, passes signals on.
+
+     supervisor ──fork── forwarders   two C threads, no Python in transit
+          │
+          └─────fork──── worker 0..N  a router and a gateway each
+
+It stays a plain single-threaded process without ZeroMQ or gevent at work, so that it may fork at any time. It opens a
+listening socket for each worker (SO_REUSEPORT) and keeps it: connections that wait there survive a worker's death. A
+socket pair to each child says "ready" in one direction and what to reload in the other; when it closes, the child knows
+that the supervisor is gone, and ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ujson
+
+from raiden import config, log, worker
+from raiden.config import ConfigError, ServiceBuilder, Settings
+from raiden.forwarder import Addresses, Forwarders
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 4096
+START_TIMEOUT = 30.0
+MAX_DEATHS, DEATHS_WITHIN = 5, 30.0
+
+
+class StartError(Exception):
+    """The node can't start; the text is one line that says why and what to do."""
+
+
+@dataclass
+class Child:
+    """A process of this node."""
+
+    name: str
+    pid: int
+    channel: socket.socket
+    index: int | None = None
+    ready: bool = False
+
+
+class Supervisor:
+    """One node. ``reread`` gives the settings anew for a reload; ``announce`` is called when all is ready."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        service: ServiceBuilder | None,
+        *,
+        reread: Callable[[], tuple[Settings, ServiceBuilder | None]],
+        announce: Callable[[str, int], None],
+    ) -> None:
+        self.settings = settings
+        self.service = service
+        self._reread = reread
+        self._announce = announce
+        self._children: dict[int, Child] = {}
+        self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
+        self._selector = selectors.DefaultSelector()
+        self._listeners: list[socket.socket] = []
+        self._folder = ""
+        self._reason: str | None = None
+        self._stopping = False
+        self._announced = False
+        self._wakeup, wakeup = socket.socketpair()
+        for sock in (self._wakeup, wakeup):
+            sock.setblocking(False)
+        self._wakeup_in = wakeup
+
+    def run(self) -> int:
+        """Be the node until it is told to stop; the exit code. Raises StartError if it can't start."""
+        self._listeners = listen(self.settings.http_host, self.settings.http_port, self.settings.workers)
+        self._folder = tempfile.mkdtemp(prefix="raiden-")
+        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+        signal.set_wakeup_fd(self._wakeup_in.fileno(), warn_on_full_buffer=False)
+        for number in signals:
+            signal.signal(number, lambda *_: None)
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
+        try:
+            self._start()
+            while not self._stopping:
+                self._wait(None)
+            return self._stop()
+        finally:
+            for child in list(self._children.values()):
+                os.kill(child.pid, signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start(self) -> None:
+        self._fork("forwarders", None, self._be_forwarders)
+        deadline = time.monotonic() + START_TIMEOUT
+        self._wait_ready(deadline)
+        for index in range(self.settings.workers):
+            self._fork_worker(index)
+        self._wait_ready(deadline)
+        if self._reason:
+            raise StartError(self._reason)
+        if not self._stopping:
+            host, port = self._listeners[0].getsockname()[:2]
+            self._announce(host, port)
+            self._announced = True
+            logger.info("ready", extra={"address": f"{host}:{port}", "workers": self.settings.workers})
+            notify("READY=1")
+
+    def _wait_ready(self, deadline: float) -> None:
+        while not self._stopping and not all(child.ready for child in self._children.values()):
+            if time.monotonic() > deadline:
+                raise StartError(f"not ready after {START_TIMEOUT:.0f} s; the log says why")
+            self._wait(deadline - time.monotonic())
+
+    # Children.
+
+    def _fork_worker(self, index: int) -> None:
+        listener = self._listeners[index]
+
+        def be_worker(channel: socket.socket) -> None:
+            for other in self._listeners:
+                if other is not listener:
+                    other.close()
+            worker.run(index, self.settings, self.service, listener, Addresses.within(self._folder), channel)
+
+        self._fork(f"worker {index}", index, be_worker)
+
+    def _be_forwarders(self, channel: socket.socket) -> None:
+        for listener in self._listeners:
+            listener.close()
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        Forwarders(Addresses.within(self._folder), high_water=self.settings.backbone_high_water).start()
+        channel.sendall(worker.READY)
+        channel.recv(1)  # the supervisor never writes here: this ends when it is gone
+        os._exit(0)
+
+    def _fork(self, name: str, index: int | None, run: Callable[[socket.socket], None]) -> None:
+        ours, theirs = socket.socketpair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                signal.set_wakeup_fd(-1)
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+                    signal.signal(number, signal.SIG_DFL)
+                for child in self._children.values():
+                    child.channel.close()
+                ours.close()
+                self._selector.close()
+                release_pid_file()
+                run(theirs)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        theirs.close()
+        child = self._children[pid] = Child(name, pid, ours, index)
+        self._selector.register(ours, selectors.EVENT_READ, child)
+
+    def _reap(self) -> None:
+        while self._children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            child = self._children.pop(pid, None)
+            if child is None:
+                continue
+            self._forget(child)
+            if not self._stopping:
+                self._replace(child, os.waitstatus_to_exitcode(status))
+
+    def _forget(self, child: Child) -> None:
+        try:
+            self._selector.unregister(child.channel)
+        except KeyError:
+            pass  # its end was seen before
+        child.channel.close()
+
+    def _replace(self, child: Child, code: int) -> None:
+        how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        logger.error("%s died", child.name, extra={"pid": child.pid, "how": how})
+        now = time.monotonic()
+        self._deaths.append(now)
+        if child.index is None:
+            self._give_up("the forwarders died, and with them the backbone")
+        elif not self._announced and not child.ready:
+            self._give_up(f"{child.name} failed to start ({how}); the lines above say why")
+        elif len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATHS_WITHIN:
+            self._give_up(f"workers died {MAX_DEATHS} times within {DEATHS_WITHIN:.0f} s, the last by {how}")
+        else:
+            self._fork_worker(child.index)
+            logger.info("%s replaced", child.name)
+
+    def _give_up(self, reason: str) -> None:
+        self._reason = reason
+        self._stopping = True
+
+    # Events.
+
+    def _wait(self, timeout: float | None) -> None:
+        for key, _ in self._selector.select(timeout):
+            if key.data is None:
+                for number in self._wakeup.recv(64):
+                    self._handle(number)
+            else:
+                self._hear(key.data)
+        if self._children:
+            self._reap()
+
+    def _hear(self, child: Child) -> None:
+        if child.channel.recv(64):
+            child.ready = True
+        else:
+            self._selector.unregister(child.channel)  # dying: SIGCHLD follows
+
+    def _handle(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._stopping = True
+        elif number == signal.SIGHUP:
+            self._reload()
+
+    def _reload(self) -> None:
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            settings, _ = self._reread()
+        except ConfigError as error:
+            logger.error("not reloaded: %s", error)
+        else:
+            can, cannot = config.changes(self.settings, settings)
+            for name, value in can.items():
+                setattr(self.settings, name, value)
+            line = ujson.dumps(can).encode() + b"\n"
+            for child in self._children.values():
+                if child.index is not None:
+                    child.channel.sendall(line)
+            logger.info("reloaded", extra={"changed": sorted(can)})
+            if cannot:
+                logger.warning("needs a restart: %s", ", ".join(sorted(cannot)))
+        notify("READY=1")
+
+    def _stop(self) -> int:
+        """Drain the workers, then end the forwarders; what outlasts the bound is killed."""
+        notify("STOPPING=1")
+        logger.info("stopping")
+        for listener in self._listeners:
+            listener.close()
+        workers = [child for child in self._children.values() if child.index is not None]
+        for child in workers:
+            os.kill(child.pid, signal.SIGTERM)
+        deadline = time.monotonic() + self.settings.drain_timeout + 2.0
+        while any(child.pid in self._children for child in workers) and time.monotonic() < deadline:
+            self._wait(max(0.0, deadline - time.monotonic()))
+        for child in self._children.values():
+            if child.index is not None:
+                logger.error("%s did not stop in time: killed", child.name)
+        logger.info("stopped")
+        if self._reason:
+            raise StartError(self._reason)
+        return 0
+
+
+def listen(host: str, port: int, count: int) -> list[socket.socket]:
+    """``count`` listening sockets on one port (SO_REUSEPORT); raises StartError where that can't be."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except OSError as error:
+        raise StartError(f"http_host = {host!r}: {error.strerror}") from None
+    sockets: list[socket.socket] = []
+    try:
+        # SO_REUSEPORT would let a second node share the port unnoticed: a first socket without it must get the port.
+        _bind(family, host, port, reuse_port=False).close()
+        for _ in range(count):
+            sock = _bind(family, host, port, reuse_port=True)
+            sockets.append(sock)
+            port = sock.getsockname()[1]
+        for sock in sockets:
+            sock.listen(BACKLOG)
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(f"port {port} of {host} is in use: stop who uses it, or set another http_port") from None
+        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    return sockets
+
+
+def _bind(family: int, host: str, port: int, *, reuse_port: bool) -> socket.socket:
+    deadline = time.monotonic() + 1.0
+    while True:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind((host, port))
+            return sock
+        except OSError as error:
+            sock.close()
+            # The workers of a killed node need a moment to notice.
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it asked to be told (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address[0] == "@":
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        try:
+            sock.sendto(state.encode(), address)
+        except OSError as error:
+            logger.warning("systemd could not be told", extra={"reason": str(error)})
+
+
+# The pid file is locked for as long as its node runs, so a stale one is known for what it is.
+
+_pid_file: Any = None
+
+
+def claim_pid_file(path: Path) -> None:
+    """Write this process's pid and hold the lock until the process ends; raises StartError if another holds it."""
+    global _pid_file
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StartError(f"already running, pid {read_pid(path)}; see 'raiden status'") from None
+    except OSError as error:
+        raise StartError(f"cannot write the pid file {path}: {error.strerror}") from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    _pid_file = file
+
+
+def release_pid_file() -> None:
+    """In a child: let go of the inherited lock, which is the supervisor's alone."""
+    if _pid_file is not None:
+        os.close(_pid_file.fileno())
+
+
+def read_pid(path: Path) -> int | None:
+    """The pid of the running node, or None if it doesn't run, whatever a stale file says."""
+    try:
+        with open(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read().strip() or 0) or None
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def run(settings: Settings, service: ServiceBuilder | None, arguments: Sequence[Any], **announce: Any) -> int:
+    """Be a node in this process."""
+    log.setup("raiden", form=settings.log_format, level=settings.log_level)
+    path, overrides = arguments
+    return Supervisor(settings, service, reread=lambda: config.load(path, overrides), **announce).run()

@@ -1,0 +1,156 @@
+"""Message to bytes, once per encoding however many subscribers share it.
+
+An `Encoding` is a form (line, event, WebSocket frame, poll item, raw), whether each message is wrapped with its
+channel's name, and how the transport frames it. Equal parameters give the same object, so that the router can group
+subscribers by it.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import struct
+import zlib
+from collections.abc import Callable
+
+import ujson
+
+from raiden.message import Kind, Message
+
+END_OF_CHUNKS = b"0\r\n\r\n"
+
+_TEXT_FRAME = 0x81
+_BINARY_FRAME = 0x82
+_DEFLATED = 0x40
+_MIN_DEFLATE_BYTES = 64
+
+
+class Encoding:
+    """Turns messages into the bytes that one kind of subscriber is sent; the bytes are kept with the message."""
+
+    __slots__ = ("form", "_encode")
+
+    def __init__(self, form: str, encode: Callable[[Message], bytes]) -> None:
+        self.form = form
+        self._encode = encode
+
+    def __call__(self, message: Message) -> bytes:
+        data = message.encoded.get(self)
+        if data is None:
+            data = message.encoded[self] = self._encode(message)
+        return data
+
+
+def dumps(value: object) -> bytes:
+    """JSON as Raiden writes it: UTF-8, no spaces, slashes as they are."""
+    return ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False).encode("utf-8", "surrogatepass")
+
+
+def json_value(message: Message) -> bytes:
+    """The payload as a JSON value."""
+    if message.kind == Kind.JSON:
+        return message.payload
+    if message.kind == Kind.TEXT:
+        return dumps(message.payload.decode())
+    return b'{"base64":"%b"}' % base64.b64encode(message.payload)
+
+
+def _item(message: Message) -> bytes:
+    if message.cursor is None:
+        return b'{"data":%b}' % json_value(message)
+    return b'{"data":%b,"cursor":"%b"}' % (json_value(message), message.cursor.encode())
+
+
+def _wrapped(message: Message) -> bytes:
+    cursor = b"" if message.cursor is None else b',"cursor":"%b"' % message.cursor.encode()
+    return b'{"channel":%b,"data":%b%b}' % (dumps(message.channel), json_value(message), cursor)
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a chunked body (RFC 9112 section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def event(data: bytes, cursor: str | None = None, name: str | None = None) -> bytes:
+    """One server-sent event; ``data`` must be a single line."""
+    head = (b"" if name is None else b"event: %b\n" % name.encode()) + (
+        b"" if cursor is None else b"id: %b\n" % cursor.encode()
+    )
+    return b"%bdata: %b\n\n" % (head, data)
+
+
+def _frame(opcode: int, data: bytes) -> bytes:
+    size = len(data)
+    if size < 126:
+        return b"%c%c%b" % (opcode, size, data)
+    if size < 65536:
+        return struct.pack("!BBH", opcode, 126, size) + data
+    return struct.pack("!BBQ", opcode, 127, size) + data
+
+
+def text_frame(data: bytes) -> bytes:
+    """A server's unmasked WebSocket text frame (RFC 6455 section 5.2)."""
+    return _frame(_TEXT_FRAME, data)
+
+
+def deflated_frame(opcode: int, data: bytes) -> bytes:
+    """A compressed frame without context takeover (RFC 7692 section 7.2.1); a plain one where that is no shorter."""
+    if len(data) >= _MIN_DEFLATE_BYTES:
+        deflate = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -15)
+        short = (deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        if len(short) < len(data):
+            return _frame(opcode | _DEFLATED, short)
+    return _frame(opcode, data)
+
+
+@functools.cache
+def line(wrapped: bool, chunked: bool) -> Encoding:
+    """NDJSON: a message per line."""
+    value = _wrapped if wrapped else json_value
+    if chunked:
+        return Encoding("line", lambda message: chunk(value(message) + b"\n"))
+    return Encoding("line", lambda message: value(message) + b"\n")
+
+
+@functools.cache
+def sse(wrapped: bool, chunked: bool) -> Encoding:
+    """Server-sent events, with the cursor as the event's id."""
+    value = _wrapped if wrapped else json_value
+    if chunked:
+        return Encoding("event", lambda message: chunk(event(value(message), message.cursor)))
+    return Encoding("event", lambda message: event(value(message), message.cursor))
+
+
+@functools.cache
+def raw(chunked: bool) -> Encoding:
+    """Payloads as they are, one a chunk."""
+
+    def encode(message: Message) -> bytes:
+        # An empty chunk would end the body.
+        return chunk(message.payload) if chunked and message.payload else message.payload
+
+    return Encoding("raw", encode)
+
+
+@functools.cache
+def poll(wrapped: bool) -> Encoding:
+    """An item of a long-poll's answer, with the comma that the next one needs."""
+    item = _wrapped if wrapped else _item
+    return Encoding("poll", lambda message: item(message) + b",")
+
+
+@functools.cache
+def websocket(wrapped: bool, deflate: bool, verbatim: bool = False) -> Encoding:
+    """A WebSocket frame; bytes that are not wrapped are a binary frame, verbatim text is not made a JSON string."""
+    frame = deflated_frame if deflate else _frame
+
+    def encode(message: Message) -> bytes:
+        if wrapped:
+            return frame(_TEXT_FRAME, _wrapped(message))
+        if message.kind == Kind.BYTES:
+            return frame(_BINARY_FRAME, message.payload)
+        if verbatim and message.kind == Kind.TEXT:
+            return frame(_TEXT_FRAME, message.payload)
+        return frame(_TEXT_FRAME, json_value(message))
+
+    return Encoding("websocket", encode)

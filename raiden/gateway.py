@@ -1,0 +1,634 @@
+"""The door for HTTP and WebSocket clients: what a request means.
+
+Watchers call `_readable`; requests wait in the connection's queue and are served in order (pipelining). A publish is
+answered on the spot, without a greenlet; what must wait for the backbone is served in one, and a connection that has
+subscribed needs none: its `Session` takes over. Answers are webob responses; errors are problem+json.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
+
+import gevent
+import ujson
+import webob
+
+from raiden import encoding, websocket
+from raiden.backend import BackboneFull, NotInForce
+from raiden.connection import TICK, Connection, Gone, Overflow, Wheel
+from raiden.control import Control
+from raiden.encoding import END_OF_CHUNKS, Encoding, dumps
+from raiden.filters import Filters
+from raiden.http import (
+    CONTINUE,
+    CONTINUE_BYTES,
+    HttpError,
+    HttpLimits,
+    Request,
+    RequestParser,
+    problem,
+    serialize,
+    serialize_stream_head,
+)
+from raiden.message import (
+    Cursor,
+    InvalidChannel,
+    InvalidPayload,
+    Kind,
+    Message,
+    check_channel,
+    check_subscription,
+    json_payload,
+    unquote,
+)
+from raiden.router import Router, TooManyChannels
+from raiden.service import Service
+from raiden.sessions import LINGER, MultiplexSocket, Poll, Session, Socket, Stream, refuse
+from raiden.stats import Stats
+from raiden.websocket import WebSocket
+
+log = logging.getLogger(__name__)
+
+ACCEPT_AT_ONCE = 64
+MAX_PIPELINED = 32
+ALLOW = "GET, HEAD, POST, DELETE, OPTIONS"
+
+
+@dataclass(slots=True)
+class Limits(HttpLimits):
+    """All limits of the gateway; one object that all connections share, so that a reload changes it in place."""
+
+    max_connections: int = 15_000
+    max_connections_per_address: int = 15_000
+    max_subscriptions: int = 128
+    max_outbox: int = 1 << 20
+    max_ws_message: int = 1 << 20
+    max_wait: float = 120.0
+    request_timeout: float = 30.0
+    idle_timeout: float = 75.0
+    keepalive: float = 25.0
+
+
+def path(request: Request) -> str:
+    """The channel that a request names: its path (`channel_builder`'s default)."""
+    return unquote(request.environ["raiden.path"][1:])
+
+
+def host_path(request: Request) -> str:
+    """A `channel_builder` for virtual hosts: ``example.com/news`` for a request for ``/news`` at example.com."""
+    return f"{request.host.partition(':')[0]}/{path(request)}"
+
+
+class Gateway(Service):
+    """Serves the connections that come in at ``listener``, which is listening already."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        router: Router,
+        *,
+        stats: Stats,
+        limits: Limits | None = None,
+        allowed_origins: Sequence[str] = (),
+        channel_builder: Callable[[Request], str] = path,
+        deflate: bool = True,
+    ) -> None:
+        super().__init__()
+        self.router = router
+        self.stats = stats
+        self.limits = limits or Limits()
+        self.allowed_origins = list(allowed_origins)
+        self.channel_builder = channel_builder
+        self.deflate = deflate
+        self.control = Control(router, stats)
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self._addresses: Counter[str] = Counter()
+        self._listener = listener
+        self._wheel = Wheel()
+        loop = gevent.get_hub().loop
+        self._accepting = loop.io(listener.fileno(), 1)
+        self._ticking = loop.timer(TICK, repeat=TICK)
+
+    # Life and death of the service.
+
+    def do_start(self) -> None:
+        self._listener.setblocking(False)
+        self._accepting.start(self._accept)
+        self._ticking.start(self._tick)
+
+    def do_stop(self) -> None:
+        for watcher in (self._accepting, self._ticking):
+            watcher.stop()
+            watcher.close()
+        for connection in list(self.connections):
+            self._close(connection)
+        self._listener.close()
+
+    def drain(self, timeout: float) -> None:
+        """Accept no more, tell subscribers to come back, finish requests under way; at most ``timeout`` seconds."""
+        self._accept()  # who got in before now is served
+        self._accepting.stop()
+        self.draining = True
+        for connection in list(self.connections):
+            if connection.session is not None:
+                connection.session.drain()
+            elif not connection.busy and not connection.queue and not connection.receiving:
+                self._finish(connection)
+        deadline = time.monotonic() + timeout
+        while self.connections and time.monotonic() < deadline:
+            gevent.sleep(0.01)
+        if self.connections:
+            log.warning("drain timed out", extra={"connections": len(self.connections)})
+
+    # Connections.
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Out of descriptors, say: those that are open go on; the kernel keeps who waits.
+                log.error("cannot accept a connection", extra={"reason": str(error)})
+                self._accepting.stop()
+                gevent.spawn_later(1.0, self._accepting.start, self._accept)
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            remote = str(address[0])
+            if (
+                len(self.connections) >= self.limits.max_connections
+                or self._addresses[remote] >= self.limits.max_connections_per_address
+            ):
+                self._refuse(sock)
+                continue
+            parser = RequestParser(self.limits, remote)
+            connection = Connection(sock, remote, parser, max_outbox=self.limits.max_outbox, stats=self.stats)
+            self.connections.add(connection)
+            self._addresses[remote] += 1
+            self._wheel.schedule(connection, self.limits.request_timeout)
+            connection.start(self._readable)
+
+    def _refuse(self, sock: socket.socket) -> None:
+        self.stats.refused_connections += 1
+        error = HttpError(503, "too many connections: try again later", headers={"Retry-After": "5"})
+        try:
+            sock.send(refuse(problem(error)))
+        except OSError:
+            pass  # it did not wait for the answer
+        sock.close()
+
+    def _close(self, connection: Connection) -> None:
+        if connection.closed:
+            return
+        if connection.session is not None:
+            connection.session.close()
+        connection.close()
+        self.connections.discard(connection)
+        self._addresses[connection.remote] -= 1
+        if not self._addresses[connection.remote]:
+            del self._addresses[connection.remote]
+
+    def _readable(self, connection: Connection) -> None:
+        session = connection.session
+        for event in connection.receive():
+            if event is Gone:
+                self._close(connection)
+                return
+            if event is Overflow:
+                self._overflow(connection)
+                return
+            if session is None or isinstance(session, Poll):
+                if connection.queue is None:
+                    connection.queue = deque()
+                connection.queue.append(event)
+            elif isinstance(session, Socket):
+                session.received(event)
+            # What follows the request of a stream without end could never be answered.
+        if isinstance(session, Socket):
+            session.settle()
+        elif session is None:
+            self._serve_queue(connection)
+        if connection.queue and len(connection.queue) >= MAX_PIPELINED:
+            connection.pause()
+
+    def _overflow(self, connection: Connection) -> None:
+        self.stats.slow_consumers += 1
+        log.warning("slow consumer closed", extra={"connection": connection.describe()})
+        if connection.session is not None:
+            connection.session.overflow()
+        else:
+            self._close(connection)
+
+    def _tick(self) -> None:
+        for connection in self._wheel.due():
+            if connection.closing:
+                self._close(connection)
+            elif connection.session is not None:
+                connection.session.tick()
+            elif connection.busy:
+                self._wheel.schedule(connection, self.limits.request_timeout)
+            elif connection.receiving:
+                error = HttpError(408, "the request took too long to arrive: send it faster", close=True)
+                self._answer(connection, None, problem(error))
+            else:
+                self._finish(connection)
+
+    def _finish(self, connection: Connection) -> None:
+        connection.finish()
+        self._wheel.schedule(connection, LINGER)
+
+    # Requests, in the order they came.
+
+    def _serve_queue(self, connection: Connection) -> None:
+        queue = connection.queue
+        while queue and not connection.busy and connection.session is None and not connection.closing:
+            event = queue.popleft()
+            if isinstance(event, Request):
+                self._serve(connection, event, self._dispatch)
+            elif isinstance(event, HttpError):
+                self._answer(connection, None, problem(event))
+            elif event is CONTINUE:
+                connection.send(CONTINUE_BYTES)
+        if connection.busy or connection.session is not None or connection.closing or connection.closed:
+            return
+        connection.resume()
+        receiving = not connection.protocol.idle  # type: ignore[attr-defined]
+        if not receiving:
+            self._wheel.schedule(connection, self.limits.idle_timeout)
+        elif not connection.receiving:
+            # From its first byte on, a request must be complete in time, however its bytes trickle in.
+            self._wheel.schedule(connection, self.limits.request_timeout)
+        connection.receiving = receiving
+
+    def _serve(self, connection: Connection, request: Request, handle: Handler) -> None:
+        """Answer a request; ``handle`` returns the response, or None where the connection is taken care of."""
+        try:
+            response = handle(connection, request)
+        except HttpError as error:
+            response = problem(error)
+            if error.close:
+                request.environ["raiden.keep_alive"] = False
+        except (InvalidChannel, InvalidPayload) as error:
+            response = problem(HttpError(400, str(error)))
+        except (BackboneFull, NotInForce, TooManyChannels) as error:
+            response = problem(HttpError(503, str(error), headers={"Retry-After": "1"}))
+        except Exception:
+            log.exception("a request failed", extra={"method": request.method, "path": request.path})
+            response = problem(HttpError(500, "the server failed; its log says why"))
+        if response is not None:
+            self._answer(connection, request, response)
+
+    def _serve_waiting(self, connection: Connection, request: Request, handle: Handler) -> None:
+        """Serve in a greenlet of its own what must wait for the backbone."""
+        connection.busy = True
+        self.spawn(self._wait_and_serve, connection, request, handle)
+
+    def _wait_and_serve(self, connection: Connection, request: Request, handle: Handler) -> None:
+        self._serve(connection, request, handle)
+        connection.busy = False
+        if not connection.closed and connection.session is None:
+            self._serve_queue(connection)
+
+    def _answer(self, connection: Connection, request: Request | None, response: webob.Response) -> None:
+        """Send a response, and close after it where the connection can't go on."""
+        if connection.closed:
+            return
+        self.stats.requests += 1
+        keep_alive = request is not None and request.keep_alive and not self.draining
+        head = request is not None and request.method == "HEAD"
+        if request is not None and "Origin" in request.headers:
+            response.headers.update(_cors(request))
+        session, connection.session = connection.session, None
+        if session is not None:
+            session.close()
+            connection.become("http")
+        http10 = request is not None and request.http10
+        connection.held = False
+        connection.send(serialize(response, keep_alive=keep_alive, http10=http10, head=head))
+        if not keep_alive:
+            self._finish(connection)
+        elif session is not None and not connection.busy:
+            self._serve_queue(connection)
+
+    def _dispatch(self, connection: Connection, request: Request) -> webob.Response | None:
+        self._check_origin(request)
+        method, target = request.method, request.environ["raiden.path"]
+        if method == "OPTIONS":
+            return webob.Response(status=204, content_type=None, headerlist=[("Allow", ALLOW)])
+        if method not in ("GET", "HEAD", "POST", "DELETE"):
+            raise HttpError(405, f"{method} is not served: use {ALLOW}", headers={"Allow": ALLOW})
+        if target.startswith("/-/"):
+            return self._dispatch_own(connection, request, target[3:])
+        if method == "POST":
+            return self._publish(request, [self._channel(request)])
+        if method == "DELETE":
+            self.router.publish([Message(self._channel(request), Kind.END, b"")])
+            return _accepted()
+        return self._subscribe(connection, request, [check_subscription(self.channel_builder(request))])
+
+    def _dispatch_own(self, connection: Connection, request: Request, page: str) -> webob.Response | None:
+        if page == "publish":
+            _require(request, "POST")
+            return self._publish_to_many(request)
+        _require(request, "GET", "HEAD")
+        if page == "subscribe":
+            names = [value for key, value in _query(request) if key == "channel"]
+            if not names:
+                raise HttpError(400, "name what to subscribe to: /-/subscribe?channel=a&channel=b")
+            return self._subscribe(connection, request, [check_subscription(name) for name in dict.fromkeys(names)])
+        if page == "websocket":
+            return self._subscribe(connection, request, [])
+        self._serve_waiting(connection, request, lambda _, request: self.control.serve(request, page))
+        return None
+
+    def _check_origin(self, request: Request) -> None:
+        """Browsers say where a page came from; others' pages may not use this server unless their origin is listed."""
+        origin = request.headers.get("Origin")
+        if origin is None or "*" in self.allowed_origins or origin in self.allowed_origins:
+            return
+        if origin.partition("://")[2].lower() != request.headers.get("Host", "").lower():
+            raise HttpError(403, f"pages of {origin[:100]} may not use this server: list it in allowed_origins")
+
+    def _channel(self, request: Request) -> str:
+        return check_channel(self.channel_builder(request))
+
+    # Publish.
+
+    def _publish(self, request: Request, channels: list[str]) -> webob.Response:
+        started = time.perf_counter()
+        payloads = _payloads(request)
+        for channel in channels:
+            self.router.publish([Message(channel, kind, payload) for kind, payload in payloads])
+        self.stats.publish_latency.observe(time.perf_counter() - started)
+        return _accepted()
+
+    def _publish_to_many(self, request: Request) -> webob.Response:
+        body = json_payload(request.raw_body)
+        order = ujson.loads(body)
+        if not isinstance(order, dict) or not isinstance(order.get("channels"), list) or "data" not in order:
+            raise HttpError(400, 'the body must be like {"channels": ["a", "b"], "data": ...}')
+        names = order["channels"]
+        if not names or len(names) > self.limits.max_subscriptions or not all(isinstance(n, str) for n in names):
+            raise HttpError(400, f"channels must be 1 to {self.limits.max_subscriptions} names")
+        payload = json_payload(dumps(order["data"]))
+        for channel in [check_channel(name) for name in dict.fromkeys(names)]:
+            self.router.publish([Message(channel, Kind.JSON, payload)])
+        return _accepted()
+
+    # Subscribe.
+
+    def _subscribe(self, connection: Connection, request: Request, names: list[str]) -> webob.Response | None:
+        """One of the four transports; ``names`` is empty for the WebSocket that takes commands."""
+        query = _query(request)
+        _check_position(request, dict(query))
+        if len(names) > self.limits.max_subscriptions:
+            raise HttpError(400, f"at most {self.limits.max_subscriptions} channels on a connection")
+        if request.upgrade:
+            return self._open_socket(connection, request, names, query)
+        if not names:
+            raise HttpError(426, "/-/websocket is a WebSocket", headers={"Upgrade": "websocket"})
+        wrapped = len(names) > 1 or names[0].endswith("*")
+        own = "channel" if request.environ["raiden.path"] == "/-/subscribe" else None
+        filters = Filters((key, value) for key, value in query if not key.startswith("_") and key != own)
+        wait = _wait(request, dict(query))
+        if wait is not None:
+            return self._open_poll(connection, request, names, filters, min(wait, self.limits.max_wait), wrapped)
+        return self._open_stream(connection, request, names, filters, wrapped)
+
+    def _open_stream(
+        self, connection: Connection, request: Request, names: list[str], filters: Filters, wrapped: bool
+    ) -> webob.Response | None:
+        chunked = not request.http10
+        accept = request.headers.get("Accept", "").lower()
+        keepalive: bytes
+        if "text/event-stream" in accept:
+            encode, content_type, keepalive = encoding.sse(wrapped, chunked), "text/event-stream", b": keep-alive\n\n"
+        elif "application/octet-stream" in accept and not wrapped:
+            encode, content_type, keepalive = encoding.raw(chunked), "application/octet-stream", b""
+        else:
+            encode, content_type, keepalive = encoding.line(wrapped, chunked), "application/x-ndjson", b"\n"
+        response = webob.Response(content_type=content_type, charset=None)
+        response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        response.headers.update(_cors(request))
+        gap = _asks_position(request)
+        if gap:
+            response.headers["Raiden-Recovered"] = "false"
+        if request.method == "HEAD":
+            del response.headers["Content-Length"]
+            return response
+        head = serialize_stream_head(response, chunked=chunked, http10=request.http10)
+        if gap and encode.form == "event":
+            missed = encoding.event(b'{"recovered":false}', name="gap")
+            head += encoding.chunk(missed) if chunked else missed
+        session = Stream(
+            connection, self.router, self._wheel, self.limits.keepalive,
+            encoding.chunk(keepalive) if chunked and keepalive else keepalive, END_OF_CHUNKS if chunked else b"",
+        )  # fmt: skip
+        transport = "event" if encode.form == "event" else "stream"
+        self._take_over(connection, request, session, transport, names, encode, filters, lambda: session.open(head))
+        return None
+
+    def _open_poll(
+        self, connection: Connection, request: Request, names: list[str], filters: Filters, wait: float, wrapped: bool
+    ) -> webob.Response | None:
+        if request.method == "HEAD":
+            return webob.Response(content_type="application/json", charset="utf-8")
+        recovered = "false" if _asks_position(request) else None
+
+        def answer(connection: Connection, request: Request, response: webob.Response) -> None:
+            response.headers["Cache-Control"] = "no-store"
+            if recovered is not None:
+                response.headers["Raiden-Recovered"] = recovered
+            self._answer(connection, request, response)
+
+        session = Poll(connection, self.router, self._wheel, request, wait, answer)
+        self._take_over(connection, request, session, "poll", names, encoding.poll(wrapped), filters, session.open)
+        return None
+
+    def _open_socket(
+        self, connection: Connection, request: Request, names: list[str], query: list[tuple[str, str]]
+    ) -> webob.Response | None:
+        head, extensions = websocket.accept(request, deflate=self.deflate)
+        core = WebSocket(extensions, max_message=self.limits.max_ws_message)
+        session: Socket
+        if names:
+            verbatim = dict(query).get("_raw") == "1"
+            wrapped = len(names) > 1 or names[0].endswith("*")
+            own = "channel" if request.environ["raiden.path"] == "/-/subscribe" else None
+            filters = Filters((key, value) for key, value in query if not key.startswith("_") and key != own)
+            encode = encoding.websocket(wrapped, core.deflate, verbatim)
+            channel = names[0] if len(names) == 1 else None
+            session = Socket(connection, self.router, self._wheel, self.limits.keepalive, core, channel, verbatim)
+        else:
+            filters = Filters(())
+            encode = encoding.websocket(True, core.deflate)
+            session = MultiplexSocket(
+                connection, self.router, self._wheel, self.limits.keepalive, core, self.limits.max_subscriptions
+            )
+        rest = request.environ["raiden.rest"]
+        connection.protocol = core
+
+        def opened() -> None:
+            session.open(head)
+            for event in core.feed(rest) if rest else ():
+                session.received(event)
+            session.settle()
+
+        self._take_over(connection, request, session, "websocket", names, encode, filters, opened)
+        return None
+
+    def _take_over(
+        self, connection: Connection, request: Request, session: Session, transport: str, names: list[str],
+        encode: Encoding, filters: Filters, opened: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """Subscribe, wait until that is in force, and only then let the client know; what comes meanwhile is held."""
+        try:
+            for name in names:
+                session.subscribe(name, encode, filters)
+        except TooManyChannels:
+            session.close()
+            raise
+        connection.held = transport != "poll"
+
+        def confirm(connection: Connection, request: Request) -> None:
+            try:
+                if names:
+                    self.router.in_force()
+            except NotInForce:
+                session.close()
+                connection.discard()
+                raise
+            if connection.closed:
+                session.close()
+                return
+            self.stats.requests += 1
+            connection.become(transport)
+            connection.session = session
+            opened()
+            if self.draining or (names and not session.subscriptions and not connection.closing):
+                session.drain()  # stopping, or the channel was deleted meanwhile
+
+        self._serve_waiting(connection, request, confirm)
+
+
+Handler = Callable[[Connection, Request], "webob.Response | None"]
+
+
+def _accepted() -> webob.Response:
+    """The answer where no history is kept: taken, and on its way."""
+    return webob.Response(status=202, body=b"{}", content_type="application/json", charset="utf-8")
+
+
+def _cors(request: Request) -> dict[str, str]:
+    """What a browser wants to hear (the Fetch standard, section 3.2); the origin was checked before."""
+    origin = request.headers.get("Origin")
+    if origin is None:
+        return {}
+    headers = {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Expose-Headers": "Raiden-Cursor, Raiden-Recovered",
+        "Vary": "Origin",
+    }
+    if request.method == "OPTIONS":
+        headers["Access-Control-Allow-Methods"] = ALLOW
+        headers["Access-Control-Allow-Headers"] = "Content-Type, Prefer, Last-Event-ID, Idempotency-Key, Authorization"
+        headers["Access-Control-Max-Age"] = "600"
+    return headers
+
+
+def _require(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        allow = ", ".join(methods)
+        raise HttpError(405, f"use {allow} here", headers={"Allow": allow})
+
+
+def _query(request: Request) -> list[tuple[str, str]]:
+    """The query's pairs, strictly decoded; ``+`` is a space."""
+    pairs = [part.partition("=") for part in request.query_string.replace("+", " ").split("&") if part]
+    return [(unquote(key), unquote(value)) for key, _, value in pairs]
+
+
+def _asks_position(request: Request) -> bool:
+    query = dict(_query(request))
+    return "Last-Event-ID" in request.headers or "_since" in query or "_last" in query
+
+
+def _check_position(request: Request, query: dict[str, str]) -> None:
+    """Refuse a position that is none; without history no position can be gone back to."""
+    for cursor in (request.headers.get("Last-Event-ID") or "earliest", query.get("_since", "earliest")):
+        try:
+            if cursor != "earliest":
+                Cursor.parse(cursor)
+        except ValueError as error:
+            raise HttpError(400, str(error)) from None
+    if not query.get("_last", "0").isdecimal():
+        raise HttpError(400, "_last is a number of messages, like _last=10")
+
+
+def _wait(request: Request, query: dict[str, str]) -> float | None:
+    """The seconds that a long-poll may take: ``_wait=25``, or ``Prefer: wait=25`` (RFC 7240 section 4.3)."""
+    text = query.get("_wait")
+    for preference in request.headers.get("Prefer", "").split(","):
+        name, _, value = preference.partition(";")[0].partition("=")
+        if text is None and name.strip().lower() == "wait":
+            text = value.strip()
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 6:
+        raise HttpError(400, "wait is a number of seconds, like _wait=25 or Prefer: wait=25")
+    return float(text)
+
+
+def _payloads(request: Request) -> list[tuple[Kind, bytes]]:
+    """The messages of a publish, by its content type; raises InvalidPayload, and then nothing is published."""
+    body = request.raw_body
+    content_type, _, parameters = request.headers.get("Content-Type", "").partition(";")
+    content_type = content_type.strip().lower()
+    if content_type == "application/json" or content_type.endswith("+json"):
+        return [(Kind.JSON, json_payload(body))]
+    if content_type == "application/x-www-form-urlencoded":
+        return [(Kind.JSON, dumps(_form(body)))]
+    if content_type == "application/x-ndjson":
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        if not lines:
+            raise InvalidPayload("the batch is empty: send one JSON value a line")
+        return [(Kind.JSON, _batch_line(number, line)) for number, line in enumerate(lines, 1)]
+    if content_type.startswith("text/"):
+        return [(Kind.TEXT, _text(body, parameters))]
+    return [(Kind.BYTES, body)]
+
+
+def _batch_line(number: int, line: bytes) -> bytes:
+    try:
+        return json_payload(line)
+    except InvalidPayload as error:
+        raise InvalidPayload(f"line {number}: {error}; nothing of the batch was published") from None
+
+
+def _form(body: bytes) -> dict[str, str | list[str]]:
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise InvalidPayload("the form is not UTF-8") from None
+    fields: dict[str, list[str]] = {}
+    for key, value in pairs:
+        fields.setdefault(key, []).append(value)
+    return {key: values[0] if len(values) == 1 else values for key, values in fields.items()}
+
+
+def _text(body: bytes, parameters: str) -> bytes:
+    name, _, charset = parameters.strip().partition("=")
+    charset = charset.strip('" ') if name.lower() == "charset" else "utf-8"
+    try:
+        return body.decode(charset).encode()
+    except (LookupError, UnicodeError):
+        raise InvalidPayload(f"the text is not {charset[:40]}: send UTF-8, or name its charset") from None

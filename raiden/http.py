@@ -1,0 +1,319 @@
+"""HTTP/1.1 without sockets: bytes in, requests out; responses to bytes.
+
+`RequestParser.feed` yields what the bytes completed: `Request`s, `CONTINUE` where the client waits for leave to send
+its body, and as the last thing an `HttpError` where the bytes are no HTTP; then nothing more may be fed. llhttp
+(httptools) parses, in its strict mode; what it leaves open, and every limit, is checked here. Requests and responses
+are webob's.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.utils import formatdate
+from http import HTTPStatus
+from urllib.parse import unquote_to_bytes
+
+import httptools
+import webob
+
+from raiden.encoding import dumps
+
+CONTINUE = object()
+CONTINUE_BYTES = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HttpError(Exception):
+    """An error to be told to the client as application/problem+json (RFC 9457).
+
+    ``detail`` says what to do. ``close`` is set where the framing of what follows is in doubt.
+    """
+
+    def __init__(self, status: int, detail: str, *, close: bool = False, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.close = close
+        self.headers = headers or {}
+
+
+@dataclass(slots=True)
+class HttpLimits:
+    """Bytes and counts that a request may have; shared by all parsers, so that a reload changes them in one place."""
+
+    max_url: int = 8192
+    max_header: int = 16384
+    max_headers: int = 100
+    max_body: int = 1 << 20
+
+
+class Request(webob.Request):
+    """webob's request, with what the connection needs to know."""
+
+    @property
+    def keep_alive(self) -> bool:
+        return self.environ["raiden.keep_alive"]
+
+    @property
+    def upgrade(self) -> bool:
+        """The client asks for WebSocket, and has sent nothing else since."""
+        return self.environ["raiden.upgrade"]
+
+    @property
+    def raw_headers(self) -> list[tuple[str, str]]:
+        return self.environ["raiden.headers"]
+
+    @property
+    def raw_body(self) -> bytes:
+        return self.environ["raiden.body"]
+
+    @property
+    def http10(self) -> bool:
+        return self.environ["SERVER_PROTOCOL"] == "HTTP/1.0"
+
+
+class RequestParser:
+    """The requests of one connection, pipelined or not."""
+
+    __slots__ = ("_parser", "_limits", "_remote", "_events", "_url", "_headers", "_body", "_size", "_body_size", "_state")
+
+    _IDLE, _HEAD, _BODY = range(3)
+
+    def __init__(self, limits: HttpLimits, remote: str) -> None:
+        self._limits = limits
+        self._remote = remote
+        self._events: list[object] = []
+        self._parser = httptools.HttpRequestParser(self)
+        self._state = self._IDLE
+        self._reset()
+
+    def _reset(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[str, str]] = []
+        self._body: list[bytes] = []
+        self._size = 0
+        self._body_size = 0
+
+    @property
+    def idle(self) -> bool:
+        """No request has begun."""
+        return self._state == self._IDLE
+
+    def feed(self, data: bytes) -> Iterator[object]:
+        """Yield `Request`, `CONTINUE` or, last, `HttpError` for each thing that these bytes complete."""
+        while data:
+            rest = b""
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+                self._finish_upgrade(rest)
+            except httptools.HttpParserError as error:
+                self._events.append(self._refusal(error))
+            if self._state == self._HEAD:
+                self._count(len(data))
+            events, self._events = self._events, []
+            for event in events:
+                yield event
+                if isinstance(event, HttpError):
+                    return
+                if isinstance(event, Request) and event.upgrade:
+                    return
+            data = rest
+
+    def _finish_upgrade(self, rest: bytes) -> None:
+        """llhttp stops at every Upgrade; any but a WebSocket's is ignored (RFC 9110 section 7.8), so start anew."""
+        request = self._events[-1]
+        assert isinstance(request, Request)
+        if request.method == "CONNECT":
+            self._events[-1] = HttpError(405, "CONNECT is not served: use GET, POST or DELETE", close=True)
+        elif request.headers.get("Upgrade", "").lower() == "websocket":
+            if request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers:
+                self._events[-1] = HttpError(400, "a WebSocket handshake has no body: leave it out", close=True)
+            else:
+                request.environ["raiden.upgrade"] = True
+                request.environ["raiden.rest"] = rest
+        self._parser = httptools.HttpRequestParser(self)
+
+    def _refusal(self, error: httptools.HttpParserError) -> HttpError:
+        cause = error.__context__
+        if isinstance(cause, HttpError):
+            return cause
+        if isinstance(error, httptools.HttpParserInvalidMethodError):
+            return HttpError(400, "unknown method: use GET, HEAD, POST, DELETE or OPTIONS, in capitals", close=True)
+        return HttpError(400, f"malformed request: {error}", close=True)
+
+    def _count(self, size: int) -> None:
+        """Bound what llhttp gathers of an unfinished head; completed fields are counted as they come."""
+        self._size += size
+        if self._size > self._limits.max_header + self._limits.max_url and not self._events:
+            self._events.append(self._too_large())
+
+    def _too_large(self) -> HttpError:
+        if not self._url:
+            return HttpError(414, f"the URL is longer than {self._limits.max_url} bytes: shorten it", close=True)
+        return HttpError(431, f"the header is larger than {self._limits.max_header} bytes: shorten it", close=True)
+
+    # What llhttp calls, in the order of the bytes.
+
+    def on_message_begin(self) -> None:
+        self._reset()
+        self._state = self._HEAD
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        if len(self._url) > self._limits.max_url:
+            raise HttpError(414, f"the URL is longer than {self._limits.max_url} bytes: shorten it", close=True)
+
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        value = value or b""
+        if self._state != self._HEAD:
+            self._body_size += len(name) + len(value)  # a trailer: counted, then ignored
+            self._check_body()
+            return
+        self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        if len(self._headers) > self._limits.max_headers:
+            raise HttpError(431, f"more than {self._limits.max_headers} header fields: send fewer", close=True)
+        self._body_size += len(name) + len(value)
+        if self._body_size > self._limits.max_header:
+            raise self._too_large()
+
+    def on_headers_complete(self) -> None:
+        self._state = self._BODY
+        self._body_size = 0
+        version = self._parser.get_http_version()
+        fields: dict[str, str] = {}
+        for name, value in self._headers:
+            name = name.lower()
+            if name in fields and name in ("host", "content-length", "transfer-encoding", "expect"):
+                raise HttpError(400, f"more than one {name} field: send one", close=True)
+            fields[name] = value
+        if version not in ("1.0", "1.1"):
+            raise HttpError(505, "this server speaks HTTP/1.1 and HTTP/1.0", close=True)
+        host = fields.get("host")
+        if (version == "1.1" and not host) or (host and not _is_host(host)):
+            raise HttpError(400, "HTTP/1.1 needs one valid Host field, like 'Host: localhost:8088'", close=True)
+        coding = fields.get("transfer-encoding")
+        if coding is not None:
+            if version == "1.0":
+                raise HttpError(400, "HTTP/1.0 has no Transfer-Encoding: use Content-Length", close=True)
+            if coding.lower() != "chunked":
+                raise HttpError(501, "the only transfer coding served is 'chunked'", close=True)
+        length = int(fields.get("content-length") or 0)
+        if length > self._limits.max_body:
+            raise self._body_too_large()
+        expect = fields.get("expect")
+        if expect is not None and version == "1.1":
+            if expect.lower() != "100-continue":
+                raise HttpError(417, "the only expectation served is '100-continue'", close=True)
+            if length or coding:
+                self._events.append(CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_size += len(body)
+        self._check_body()
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self._state = self._IDLE
+        try:
+            self._events.append(self._request())
+        except HttpError as error:
+            self._events.append(error)
+
+    def _check_body(self) -> None:
+        if self._body_size > self._limits.max_body:
+            raise self._body_too_large()
+
+    def _body_too_large(self) -> HttpError:
+        return HttpError(413, f"the body is larger than {self._limits.max_body} bytes: send less at once", close=True)
+
+    def _request(self) -> Request:
+        body = b"".join(self._body)
+        path, _, query = self._url.partition(b"?")
+        if path[:1] != b"/":
+            scheme, _, rest = path.partition(b"://")
+            if scheme.lower() in (b"http", b"https") and rest:
+                path = b"/" + rest.partition(b"/")[2]
+            elif self._parser.get_method() != b"CONNECT" and path != b"*":
+                raise HttpError(400, "the request target must be a path, like '/channel'", close=True)
+        version = self._parser.get_http_version()
+        environ: dict[str, object] = {
+            "REQUEST_METHOD": self._parser.get_method().decode(),
+            "SCRIPT_NAME": "",
+            "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+            "QUERY_STRING": query.decode("latin-1"),
+            "SERVER_PROTOCOL": "HTTP/" + version,
+            "SERVER_NAME": "",
+            "SERVER_PORT": "",
+            "REMOTE_ADDR": self._remote,
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(body),
+            "CONTENT_LENGTH": str(len(body)),
+            "raiden.path": path.decode("latin-1"),
+            "raiden.body": body,
+            "raiden.headers": self._headers,
+            "raiden.keep_alive": self._parser.should_keep_alive(),
+            "raiden.upgrade": False,
+        }
+        for name, value in self._headers:
+            key = name.upper().replace("-", "_")
+            if key == "CONTENT_TYPE":
+                environ["CONTENT_TYPE"] = value
+            elif key != "CONTENT_LENGTH":
+                key = "HTTP_" + key
+                environ[key] = f"{environ[key]},{value}" if key in environ else value
+        return Request(environ)
+
+
+def _is_host(host: str) -> bool:
+    """A name or an address and perhaps a port (RFC 9110 section 7.2); user info, spaces and lists are refused."""
+    return not any(c in " \t,/@?#\\\"<>^`{|}" or not 32 < ord(c) < 127 for c in host)
+
+
+def problem(error: HttpError) -> webob.Response:
+    """The error as application/problem+json."""
+    body = {"status": error.status, "title": HTTPStatus(error.status).phrase, "detail": error.detail}
+    response = webob.Response(status=error.status, content_type="application/problem+json", charset=None)
+    response.body = dumps(body)
+    response.headers.update(error.headers)
+    return response
+
+
+_date = (0.0, "")
+
+
+def date() -> str:
+    """The Date field's value (RFC 9110 section 6.6.1), made once a second."""
+    global _date
+    now = time.time()
+    if now - _date[0] >= 1:
+        _date = (float(int(now)), formatdate(now, usegmt=True))
+    return _date[1]
+
+
+def serialize(response: webob.Response, *, keep_alive: bool, http10: bool, head: bool = False) -> bytes:
+    """A whole response in one piece, so that it leaves in one segment."""
+    response.headers["Date"] = date()
+    return _head(response, keep_alive, http10) + (b"" if head else response.body)
+
+
+def serialize_stream_head(response: webob.Response, *, chunked: bool, http10: bool) -> bytes:
+    """The head of a response whose body has no end yet: chunked, or for HTTP/1.0 ended by closing."""
+    response.headers.pop("Content-Length", None)
+    if chunked:
+        response.headers["Transfer-Encoding"] = "chunked"
+    response.headers["Date"] = date()
+    return _head(response, chunked, http10)
+
+
+def _head(response: webob.Response, keep_alive: bool, http10: bool) -> bytes:
+    lines = [f"HTTP/1.1 {response.status}"]
+    lines += [f"{name}: {value}" for name, value in response.headerlist]
+    if not keep_alive:
+        lines.append("Connection: close")
+    elif http10:
+        lines.append("Connection: keep-alive")
+    return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"

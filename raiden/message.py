@@ -1,0 +1,195 @@
+"""What travels: a message, the name of its channel, its cursor, and its frame on the backbone.
+
+Everything here is pure. On the backbone a message is ONE ZeroMQ frame,
+
+    channel NUL version(1) kind(1) extensions-length(2) microseconds(8) extensions payload
+
+so that a SUB socket subscribes to ``channel NUL`` for exactly one channel, or to a prefix for a pattern. A
+channel's name has no control characters, so topics that begin with ``\\x01`` are free for Raiden's own use.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from enum import IntEnum
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import unquote_to_bytes
+
+import ujson
+
+MAX_CHANNEL_BYTES = 255
+CONTROL_TOPIC = b"\x01"
+
+_VERSION = 1
+_HEADER = struct.Struct("!BBHQ")
+_EXTENSION = struct.Struct("!BH")
+_CURSOR_EXTENSION = 1
+
+
+class InvalidChannel(ValueError):
+    """The name can't be a channel's or a pattern's; the text says why."""
+
+
+class InvalidPayload(ValueError):
+    """The payload is not what its content type says; the text says why."""
+
+
+class InvalidFrame(ValueError):
+    """The bytes are no frame of this version of the backbone."""
+
+
+class Kind(IntEnum):
+    """What a message's payload is; ``END`` is a channel's deletion, which travels like any message."""
+
+    JSON = 0
+    TEXT = 1
+    BYTES = 2
+    END = 3
+
+
+class Cursor(NamedTuple):
+    """Where a message stands in its channel's history: ``epoch:offset``."""
+
+    epoch: str
+    offset: int
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Raise ValueError unless the text is ``epoch:offset`` with a decimal offset below 2^63."""
+        epoch, colon, offset = text.rpartition(":")
+        if not (colon and epoch.isalnum() and offset.isascii() and offset.isdigit() and len(offset) < 20):
+            raise ValueError(f"{text[:64]!r} is no cursor: pass one as it was received, like 'k3x9:41'")
+        return cls(epoch, int(offset))
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.offset}"
+
+
+class Message:
+    """One payload on one channel. ``published`` is wall-clock microseconds since 1970."""
+
+    __slots__ = ("channel", "kind", "payload", "cursor", "published", "encoded", "_fields")
+
+    def __init__(
+        self, channel: str, kind: int, payload: bytes, cursor: str | None = None, published: int | None = None
+    ) -> None:
+        self.channel = channel
+        self.kind = kind
+        self.payload = payload
+        self.cursor = cursor
+        self.published = time.time_ns() // 1000 if published is None else published
+        self.encoded: dict[object, bytes] = {}
+        self._fields: dict[str, Any] | None | bool = False
+
+    def fields(self) -> dict[str, Any] | None:
+        """The top-level fields of a JSON object, else None; decoded once, and only if a filter asks."""
+        if self._fields is False:
+            try:
+                value = ujson.loads(self.payload) if self.kind == Kind.JSON else None
+            except ValueError:  # nested deeper than ujson goes
+                value = None
+            self._fields = value if isinstance(value, dict) else None
+        return self._fields  # type: ignore[return-value]
+
+    def to_frame(self) -> bytes:
+        extension = b""
+        if self.cursor is not None:
+            cursor = self.cursor.encode()
+            extension = _EXTENSION.pack(_CURSOR_EXTENSION, len(cursor)) + cursor
+        header = _HEADER.pack(_VERSION, self.kind, len(extension), self.published)
+        return b"%b\0%b%b%b" % (self.channel.encode(), header, extension, self.payload)
+
+    @classmethod
+    def from_frame(cls, channel: bytes, frame: bytes) -> Message:
+        """Read the frame whose part before the NUL is ``channel``. Unknown extensions are skipped.
+
+        Raises InvalidFrame for a truncated frame, another version or a name that is no UTF-8.
+        """
+        at = len(channel) + 1
+        try:
+            version, kind, length, published = _HEADER.unpack_from(frame, at)
+            name = channel.decode()
+        except (struct.error, UnicodeDecodeError) as error:
+            raise InvalidFrame(str(error)) from error
+        start = at + _HEADER.size
+        if version != _VERSION or kind > Kind.END or start + length > len(frame):
+            raise InvalidFrame(f"version {version}, kind {kind}, {len(frame)} bytes")
+        cursor = _read_cursor(frame[start : start + length]) if length else None
+        return cls(name, kind, frame[start + length :], cursor, published)
+
+
+def _read_cursor(extensions: bytes) -> str | None:
+    at = 0
+    while at + _EXTENSION.size <= len(extensions):
+        tag, length = _EXTENSION.unpack_from(extensions, at)
+        at += _EXTENSION.size
+        if tag == _CURSOR_EXTENSION:
+            return extensions[at : at + length].decode("ascii", "replace")
+        at += length
+    return None
+
+
+def check_channel(name: str) -> str:
+    """Return the name if a message may be published to it, else raise InvalidChannel."""
+    if name.endswith("*"):
+        raise InvalidChannel("a name that ends in '*' is a pattern; publish to a channel by its full name")
+    return check_subscription(name)
+
+
+def check_subscription(name: str) -> str:
+    """Return the name of a channel or a pattern (``*`` at its end), else raise InvalidChannel."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise InvalidChannel("a channel's name must be valid Unicode, without lone surrogates") from None
+    if not 1 <= size <= MAX_CHANNEL_BYTES:
+        raise InvalidChannel(f"a channel's name has 1 to {MAX_CHANNEL_BYTES} bytes of UTF-8; this one has {size}")
+    if not name.isprintable() and any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
+        raise InvalidChannel("a channel's name may not contain control characters")
+    if name.startswith("-/"):
+        raise InvalidChannel("names that begin with '-/' are Raiden's own; choose another")
+    return name
+
+
+def unquote(text: str) -> str:
+    """Percent-decode strictly (RFC 3986 section 2.1): every ``%`` needs two hex digits, the result is UTF-8."""
+    if "%" not in text:
+        return text
+    for part in text.split("%")[1:]:
+        if len(part) < 2 or not all(c in "0123456789abcdefABCDEF" for c in part[:2]):
+            raise InvalidChannel("bad percent-encoding: '%' must be followed by two hex digits; write '%25' for itself")
+    try:
+        return unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        raise InvalidChannel("bad percent-encoding: the decoded bytes are not UTF-8") from None
+
+
+def topic(name: str) -> bytes:
+    """What the backbone is subscribed to for a channel (``name NUL``) or for a pattern (its prefix)."""
+    return name[:-1].encode() if name.endswith("*") else name.encode() + b"\0"
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# ujson accepts `01`, `1.`, NaN and raw control characters, which browsers then refuse: check with the strict one.
+_decode_strictly = json.JSONDecoder(parse_constant=_reject_constant).decode
+
+
+def json_payload(body: bytes) -> bytes:
+    """Check one JSON value (RFC 8259) and return it on one line, its digits untouched; raise InvalidPayload."""
+    try:
+        _decode_strictly(body.decode())
+    except UnicodeDecodeError:
+        raise InvalidPayload("the body is not UTF-8, which JSON must be") from None
+    except RecursionError:
+        raise InvalidPayload("the JSON is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidPayload(f"the body is not valid JSON: {error}") from None
+    if b"\n" in body or b"\r" in body:
+        # Outside of strings, where JSON allows no raw newline, they are only white space.
+        body = body.replace(b"\r", b" ").replace(b"\n", b" ")
+    return body.strip()

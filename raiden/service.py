@@ -1,0 +1,76 @@
+"""A service: something that starts, runs and stops, perhaps with children.
+
+     stopped --start--> starting --children, do_start--> running
+     running --stop--> stopping --do_stop, greenlets, children in reverse--> stopped
+
+Children start first and stop last, so a service may rely on them for as long as it runs. A service owns its greenlets:
+they end with it, and one that dies of an exception is loud.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+from gevent.pool import Group
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Override `do_start` and `do_stop`; add children with `add`; start greenlets with `spawn`."""
+
+    def __init__(self) -> None:
+        self.state = "stopped"
+        self.children: list[Service] = []
+        self._greenlets = Group()
+
+    def add(self, child: Service) -> Service:
+        """Add a child; it starts with, and before, this service."""
+        self.children.append(child)
+        return child
+
+    def start(self) -> None:
+        """Start the children, then this service. If one fails, those that started are stopped again."""
+        self.state = "starting"
+        started: list[Service] = []
+        try:
+            for child in self.children:
+                child.start()
+                started.append(child)
+            self.do_start()
+        except BaseException:
+            for child in reversed(started):
+                child.stop()
+            self.state = "stopped"
+            raise
+        self.state = "running"
+
+    def stop(self) -> None:
+        """Stop this service, then its children in reverse; a service that doesn't run is left alone."""
+        if self.state != "running":
+            return
+        self.state = "stopping"
+        self.do_stop()
+        self._greenlets.kill()
+        for child in reversed(self.children):
+            child.stop()
+        self.state = "stopped"
+
+    def spawn(self, function: Callable[..., Any], *args: Any) -> gevent.Greenlet[..., Any]:
+        """Run a function in a greenlet that ends with the service."""
+        greenlet = gevent.Greenlet(function, *args)
+        greenlet.link_exception(self._died)
+        self._greenlets.start(greenlet)
+        return greenlet
+
+    def do_start(self) -> None:
+        """Called when all children run."""
+
+    def do_stop(self) -> None:
+        """Called while all children still run."""
+
+    def _died(self, greenlet: gevent.Greenlet[..., Any]) -> None:
+        log.error("a greenlet of %s died: %r", type(self).__name__, greenlet.exception)

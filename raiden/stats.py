@@ -1,0 +1,115 @@
+"""What a worker counts. Plain numbers on the hot path; they become Prometheus metrics when somebody asks."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from raiden.message import Message
+
+BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+COUNTERS = {
+    "published": "messages accepted from clients",
+    "delivered": "messages put before subscribers, one for each",
+    "bytes_in": "payload bytes accepted from clients",
+    "bytes_out": "bytes handed to the kernel for clients",
+    "requests": "HTTP requests answered, handshakes included",
+    "slow_consumers": "connections closed because their outbox was full",
+    "refused_connections": "connections refused for a limit",
+    "bad_frames": "backbone frames that could not be read",
+}
+TRANSPORTS = ("http", "stream", "event", "poll", "websocket")
+
+
+class Histogram:
+    """Counts of durations in seconds, in `BUCKETS` and one more for all above."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(BUCKETS, seconds)] += 1
+        self.total += seconds
+
+
+class Stats:
+    """One worker's numbers since it started."""
+
+    __slots__ = (*COUNTERS, "connections", "publish_latency", "delivery_latency", "gauges", "worker")
+
+    def __init__(self, worker: int = 0) -> None:
+        self.worker = worker
+        self.published = self.delivered = self.bytes_in = self.bytes_out = 0
+        self.requests = self.slow_consumers = self.refused_connections = self.bad_frames = 0
+        self.connections = dict.fromkeys(TRANSPORTS, 0)
+        self.publish_latency = Histogram()
+        self.delivery_latency = Histogram()
+        self.gauges: Callable[[], dict[str, float]] = dict
+
+    def observe_deliveries(self, messages: Iterable[Message]) -> None:
+        """The turn that carried these messages has handed them to the kernel."""
+        now = time.time_ns() // 1000
+        observe = self.delivery_latency.observe
+        for message in messages:
+            observe(max(0, now - message.published) / 1e6)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {
+            "worker": self.worker,
+            "counters": {name: getattr(self, name) for name in COUNTERS},
+            "connections": self.connections,
+            "gauges": self.gauges(),
+            "publish": [self.publish_latency.counts, self.publish_latency.total],
+            "delivery": [self.delivery_latency.counts, self.delivery_latency.total],
+        }
+
+
+class _Snapshots:
+    """A Prometheus collector over the snapshots of a node's workers; every sample says which worker counted it."""
+
+    def __init__(self, snapshots: list[dict[str, Any]]) -> None:
+        self._snapshots = sorted(snapshots, key=lambda snapshot: snapshot["worker"])
+
+    def collect(self) -> Iterator[Metric]:
+        for name, text in COUNTERS.items():
+            counter = CounterMetricFamily(f"raiden_{name}", text, labels=["worker"])
+            for snapshot in self._snapshots:
+                counter.add_metric([str(snapshot["worker"])], snapshot["counters"][name])
+            yield counter
+        connections = GaugeMetricFamily("raiden_connections", "open connections", labels=["worker", "transport"])
+        for snapshot in self._snapshots:
+            for transport, count in snapshot["connections"].items():
+                connections.add_metric([str(snapshot["worker"]), transport], count)
+        yield connections
+        for name in sorted({name for snapshot in self._snapshots for name in snapshot["gauges"]}):
+            gauge = GaugeMetricFamily(f"raiden_{name}", name.replace("_", " "), labels=["worker"])
+            for snapshot in self._snapshots:
+                gauge.add_metric([str(snapshot["worker"])], snapshot["gauges"][name])
+            yield gauge
+        for name in ("publish", "delivery"):
+            histogram = HistogramMetricFamily(f"raiden_{name}_seconds", f"{name} latency", labels=["worker"])
+            for snapshot in self._snapshots:
+                counts, total = snapshot[name]
+                histogram.add_metric([str(snapshot["worker"])], _cumulative(counts), total)
+            yield histogram
+
+
+def _cumulative(counts: list[int]) -> list[tuple[str, float]]:
+    bounds = [*map(str, BUCKETS), "+Inf"]
+    return [(bound, sum(counts[: i + 1])) for i, bound in enumerate(bounds)]
+
+
+def exposition(snapshots: list[dict[str, Any]]) -> bytes:
+    """The snapshots in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Snapshots(snapshots))
+    return generate_latest(registry)

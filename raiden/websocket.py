@@ -1,0 +1,115 @@
+"""WebSocket without sockets: the handshake, and bytes in, messages out (RFC 6455, RFC 7692).
+
+`websockets` parses frames, answers pings and closes; here messages are put together from their fragments and text is
+checked to be UTF-8. What goes out in a broadcast is encoded by `raiden.encoding` and never passes through here.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from websockets.datastructures import Headers
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.frames import Opcode
+from websockets.http11 import Request as Handshake
+from websockets.protocol import Protocol, Side, State
+from websockets.server import ServerProtocol
+
+from raiden.http import HttpError, Request
+
+# Without context takeover on either side: a broadcast is compressed once, and no connection keeps a window.
+_DEFLATE = [
+    ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True, client_no_context_takeover=True, compress_settings={"memLevel": 5}
+    )
+]
+
+NORMAL, GOING_AWAY, POLICY, INVALID_TEXT, TRY_LATER = 1000, 1001, 1008, 1007, 1013
+SLOW_CONSUMER, DRAINING, CHANNEL_DELETED, PING_TIMEOUT = 4001, 4002, 4504, 4003
+
+
+class Closed(NamedTuple):
+    """The peer has closed, or the connection failed and a close frame waits in `WebSocket.data_to_send`."""
+
+    code: int
+
+
+def accept(request: Request, *, deflate: bool) -> tuple[bytes, list[object]]:
+    """The handshake's answer and the agreed extensions; raises HttpError if the request is no valid handshake."""
+    negotiation = ServerProtocol(extensions=_DEFLATE if deflate else None)
+    if request.http10:
+        raise HttpError(426, "WebSocket needs HTTP/1.1", close=True, headers={"Upgrade": "websocket"})
+    response = negotiation.accept(Handshake(request.path_qs, Headers(request.raw_headers), request.method))
+    if response.status_code != 101:
+        reason = str(negotiation.handshake_exc)
+        headers = {"Upgrade": "websocket"} if response.status_code == 426 else {}
+        if "Sec-WebSocket-Version" in reason:
+            headers["Sec-WebSocket-Version"] = "13"
+        raise HttpError(response.status_code, f"not a WebSocket handshake: {reason}", close=True, headers=headers)
+    return response.serialize(), list(negotiation.extensions)
+
+
+class WebSocket:
+    """One connection after the handshake. ``max_message`` is in bytes, counted after inflating."""
+
+    __slots__ = ("_protocol", "_fragments", "_decoder", "_text", "deflate", "ponged")
+
+    def __init__(self, extensions: list[object], *, max_message: int) -> None:
+        self._protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=max_message)
+        self._protocol.extensions = extensions  # type: ignore[assignment]
+        self.deflate = bool(extensions)
+        self.ponged = True
+        self._fragments: list[str | bytes] = []
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._text = False
+
+    @property
+    def open(self) -> bool:
+        return self._protocol.state is State.OPEN
+
+    def feed(self, data: bytes) -> Iterator[object]:
+        """Yield each message, ``str`` or ``bytes``, and as the last thing `Closed`."""
+        self._protocol.receive_data(data)
+        for frame in self._protocol.events_received():
+            opcode = frame.opcode  # type: ignore[union-attr]
+            if opcode is Opcode.PONG:
+                self.ponged = True
+            elif opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                try:
+                    message = self._assemble(frame)
+                except UnicodeDecodeError:
+                    self._protocol.fail(INVALID_TEXT, "text that is not UTF-8")
+                    break
+                if message is not None:
+                    yield message
+        if not self.open:
+            close = self._protocol.close_rcvd or self._protocol.close_sent
+            yield Closed(close.code if close else 1006)
+
+    def _assemble(self, frame: object) -> str | bytes | None:
+        opcode, data, fin = frame.opcode, bytes(frame.data), frame.fin  # type: ignore[attr-defined]
+        if opcode is not Opcode.CONT:
+            self._text = opcode is Opcode.TEXT
+            if fin:
+                return data.decode() if self._text else data
+            self._decoder = codecs.getincrementaldecoder("utf-8")() if self._text else None
+        self._fragments.append(self._decoder.decode(data, fin) if self._decoder else data)
+        if not fin:
+            return None
+        fragments, self._fragments = self._fragments, []
+        return "".join(fragments) if self._text else b"".join(fragments)  # type: ignore[arg-type]
+
+    def ping(self) -> None:
+        """Send a ping; `ponged` tells whether its answer has come."""
+        self.ponged = False
+        self._protocol.send_ping(b"")
+
+    def close(self, code: int, reason: str) -> None:
+        if self.open:
+            self._protocol.send_close(code, reason)
+
+    def data_to_send(self) -> bytes:
+        """What the protocol has to say by itself: pongs, pings, closes."""
+        return b"".join(self._protocol.data_to_send())

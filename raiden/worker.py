@@ -1,0 +1,137 @@
+"""A worker: the process that has a router and its gateway."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterable
+from typing import Any
+
+import gevent
+import gevent.event
+import gevent.socket
+import ujson
+
+from raiden import gateway, log
+from raiden.backend import Backend
+from raiden.config import ServiceBuilder, Settings
+from raiden.forwarder import Addresses
+from raiden.gateway import Gateway, Limits
+from raiden.router import Router
+from raiden.service import Service
+from raiden.stats import Stats
+
+logger = logging.getLogger(__name__)
+
+READY = b"ready\n"
+_LIMITS = tuple(Limits.__dataclass_fields__)
+
+
+class RouterService(Service):
+    """The router and its backend, as a part of the service tree."""
+
+    def __init__(self, router: Router) -> None:
+        super().__init__()
+        self.router = router
+
+    def do_start(self) -> None:
+        self.router.start()
+
+    def do_stop(self) -> None:
+        self.router.stop()
+        self.router.backend.close()
+
+
+class Worker(Service):
+    """The root of the service tree: the router, the gateway, and what the config file's ``service(worker)`` adds.
+
+    An application's services find ``router`` and ``gateway`` here; they start after them and stop before them.
+    """
+
+    def __init__(self, index: int, settings: Settings, listener: socket.socket, addresses: Addresses) -> None:
+        super().__init__()
+        self.settings = settings
+        self.stats = Stats(index)
+        backend = Backend(addresses, workers=settings.workers, high_water=settings.backbone_high_water)
+        self.router = Router(
+            backend, stats=self.stats, max_channels=settings.max_channels, max_gather=settings.max_gather
+        )
+        builder = settings.channel_builder
+        self.gateway = Gateway(
+            listener,
+            self.router,
+            stats=self.stats,
+            limits=Limits(**{name: getattr(settings, name) for name in _LIMITS}),
+            allowed_origins=settings.allowed_origins,
+            channel_builder=getattr(gateway, builder) if isinstance(builder, str) else builder,
+            deflate=settings.ws_deflate,
+        )
+        self.stats.gauges = lambda: {
+            "backbone_depth": float(backend.depth),
+            "backbone_round_trip_seconds": backend.round_trip,
+            "channels": float(len(self.router.channels())),
+        }
+        self.add(RouterService(self.router))
+        self.add(self.gateway)
+
+    def do_start(self) -> None:
+        self.spawn(self._heartbeat)
+
+    def _heartbeat(self) -> None:
+        """Measure the backbone now and then, so that its depth and round trip are known when asked for."""
+        while True:
+            gevent.sleep(1.0)
+            try:
+                self.router.in_force()
+            except Exception as error:
+                logger.error("the backbone does not pass messages", extra={"reason": str(error)})
+
+    def reload(self, values: dict[str, Any]) -> None:
+        """Apply settings that have changed; open connections see new limits at once."""
+        for name, value in values.items():
+            if name in _LIMITS:
+                setattr(self.gateway.limits, name, value)
+            elif name in ("max_channels", "max_gather"):
+                setattr(self.router, name, value)
+            elif name == "allowed_origins":
+                self.gateway.allowed_origins = value
+            elif name == "ws_deflate":
+                self.gateway.deflate = value
+            elif name == "log_level":
+                logging.getLogger().setLevel(value)
+
+
+def run(
+    index: int, settings: Settings, service: ServiceBuilder | None, listener: socket.socket, addresses: Addresses,
+    supervisor: socket.socket,
+) -> None:  # fmt: skip
+    """Be worker ``index`` until told to stop. ``supervisor`` hears when the worker is ready and says what to reload;
+    when it closes, the supervisor is gone and the worker ends at once."""
+    log.setup(f"worker {index}", form=settings.log_format, level=settings.log_level)
+    stop = gevent.event.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor hears it too, and decides
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    gevent.signal_handler(signal.SIGTERM, stop.set)
+    worker = Worker(index, settings, listener, addresses)
+    added = service(worker) if service else None
+    if isinstance(added, Service):
+        added = [added]
+    for child in added if isinstance(added, Iterable) else ():
+        worker.add(child)
+    worker.start()
+    worker.router.in_force()
+    channel = gevent.socket.socket(fileno=supervisor.detach())
+    channel.sendall(READY)
+    gevent.spawn(_listen, channel, worker)
+    stop.wait()
+    worker.gateway.drain(settings.drain_timeout)
+    worker.stop()
+
+
+def _listen(channel: Any, worker: Worker) -> None:
+    lines = channel.makefile("rb")
+    for line in lines:
+        worker.reload(ujson.loads(line))
+    os._exit(1)

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+REQUIRES = [
+    "gevent>=24.2",  # greenlets, and libev watchers for the connections
+    "pyzmq>=26.0",  # the backbone
+    "ujson>=5.10",  # reading and writing JSON fast
+    "webob>=1.8.8",  # requests and responses
+    "httptools>=0.6.4,!=0.7.0",  # parsing HTTP with llhttp
+    "websockets>=14.0",  # the WebSocket handshake, inbound frames and deflate, without I/O
+    "prometheus_client>=0.20",  # the metrics' text format
+]
+TESTS = [
+    "pytest>=8.0",  # the tests' runner
+    "mypy>=1.11",  # types
+    "ruff>=0.6",  # style
+]
+
+setup(
+    name="raiden",
+    version=Path("raiden/__init__.py").read_text().split('"')[-2],
+    description="A realtime pub/sub messaging server: publish and subscribe with curl, browsers, WebSocket and ZeroMQ",
+    long_description=Path("README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["raiden", "raiden.*"]),
+    package_data={"raiden": ["py.typed"]},
+    install_requires=REQUIRES,
+    extras_require={"test": TESTS},
+    entry_points={"console_scripts": ["raiden = raiden.cli:main"]},
+)
