@@ -124,14 +124,18 @@ class RequestParser:
             data = rest
 
     def _finish_upgrade(self, rest: bytes) -> None:
-        """llhttp stops at every Upgrade; any but a WebSocket's is ignored (RFC 9110 section 7.8), so start anew."""
-        request = self._events[-1]
-        assert isinstance(request, Request)
+        """llhttp stops at every Upgrade, before any body; those but a WebSocket's are ignored (RFC 9110 section 7.8)."""
+        request = self._events[-1] if self._events else None
+        if not isinstance(request, Request):
+            return  # refused already
+        fields = {name.lower(): value for name, value in self._headers}
         if request.method == "CONNECT":
             self._events[-1] = HttpError(405, "CONNECT is not served: use GET, POST or DELETE", close=True)
-        elif request.headers.get("Upgrade", "").lower() == "websocket":
-            if request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers:
-                self._events[-1] = HttpError(400, "a WebSocket handshake has no body: leave it out", close=True)
+        elif fields.get("content-length", "0") != "0" or "transfer-encoding" in fields:
+            self._events[-1] = HttpError(400, "a request with a body can't upgrade: leave out Upgrade", close=True)
+        elif fields.get("upgrade", "").lower() == "websocket":
+            if request.method != "GET":
+                self._events[-1] = HttpError(405, "a WebSocket handshake is a GET", close=True, headers={"Allow": "GET"})
             else:
                 request.environ["raiden.upgrade"] = True
                 request.environ["raiden.rest"] = rest
@@ -232,10 +236,12 @@ class RequestParser:
 
     def _request(self) -> Request:
         body = b"".join(self._body)
+        if b"#" in self._url:
+            raise HttpError(400, "a URL is sent without its fragment: write '#' as '%23'", close=True)
         path, _, query = self._url.partition(b"?")
         if path[:1] != b"/":
             scheme, _, rest = path.partition(b"://")
-            if scheme.lower() in (b"http", b"https") and rest:
+            if scheme.lower() in (b"http", b"https") and rest[:1] not in (b"", b"/", b"?"):
                 path = b"/" + rest.partition(b"/")[2]
             elif self._parser.get_method() != b"CONNECT" and path != b"*":
                 raise HttpError(400, "the request target must be a path, like '/channel'", close=True)

@@ -41,7 +41,7 @@ def accept(request: Request, *, deflate: bool) -> tuple[bytes, list[object]]:
     negotiation = ServerProtocol(extensions=_DEFLATE if deflate else None)
     if request.http10:
         raise HttpError(426, "WebSocket needs HTTP/1.1", close=True, headers={"Upgrade": "websocket"})
-    response = negotiation.accept(Handshake(request.path_qs, Headers(request.raw_headers), request.method))
+    response = negotiation.accept(Handshake(request.environ["raiden.path"], Headers(request.raw_headers), request.method))
     if response.status_code != 101:
         reason = str(negotiation.handshake_exc)
         headers = {"Upgrade": "websocket"} if response.status_code == 426 else {}

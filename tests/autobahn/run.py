@@ -52,7 +52,6 @@ POLL_SECONDS = 0.05
 # must not get in their way.
 SETTINGS: dict[str, int] = {
     "max_ws_message": 32 * 1024 * 1024,
-    "max_ws_inflated": 32 * 1024 * 1024,
     "max_outbox": 128 * 1024 * 1024,
     "max_body": 32 * 1024 * 1024,
 }

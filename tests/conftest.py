@@ -1,0 +1,34 @@
+"""Fixtures: a real daemon with two workers for each test module that asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.daemons import Daemon
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A node of two workers, shared by a module's tests; it must end in order and without a traceback."""
+    node = Daemon(tmp_path_factory.mktemp("node"), workers=2)
+    yield node
+    assert node.stop() == 0
+    assert "Traceback" not in node.log(), node.log()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Starts nodes with settings of the test's own; those that still run at its end are stopped."""
+    nodes: list[Daemon] = []
+
+    def start(**settings: Any) -> Daemon:
+        nodes.append(Daemon(tmp_path / f"node{len(nodes)}", **settings))
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        node.stop()

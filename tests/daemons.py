@@ -1,0 +1,152 @@
+"""Real daemons for tests: on a port of the kernel's choice, with a data directory of their own, ended by their pid."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+ROOT = Path(__file__).parent.parent
+T = TypeVar("T")
+
+
+def wait_for(condition: Callable[[], T], what: str, timeout: float = 20.0) -> T:
+    """Poll until the condition is true and return what it returned."""
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
+        pause.wait(0.01)
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, without settings for raiden."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAIDEN_")}
+    return {**kept, "PYTHONPATH": str(ROOT)}
+
+
+def command(*arguments: str, data_dir: Path, **settings: Any) -> list[str]:
+    """The command line of a raiden with these settings."""
+    options = [f"{name} = {value!r}" for name, value in {"data_dir": str(data_dir), **settings}.items()]
+    return [sys.executable, "-m", "raiden", *[word for option in options for word in ("-X", option)], *arguments]
+
+
+class Daemon:
+    """A node in the foreground. ``log()`` is all that it has logged; `stop` checks that it ends by itself."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, folder: Path, *, config: Path | None = None, **settings: Any) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._log = folder / "stderr"
+        self._out = folder / "stdout"
+        extra = ("-C", str(config)) if config else ()
+        with open(self._log, "wb") as log, open(self._out, "wb") as out:
+            self.process = subprocess.Popen(
+                command(*extra, data_dir=folder, **{"http_port": 0, **settings}),
+                stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=environment(), cwd=ROOT,
+            )  # fmt: skip
+        wait_for(lambda: "ready" in self.log() or self.process.poll() is not None, "the daemon is ready")
+        found = re.search(r"http://127\.0\.0\.1:(\d+)$", self.banner(), re.MULTILINE)
+        assert found, f"the daemon did not start: {self.log()}"
+        self.port = int(found.group(1))
+        self.url = f"http://{self.host}:{self.port}"
+        self.pid = self.process.pid
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def banner(self) -> str:
+        return self._out.read_text()
+
+    def workers(self) -> dict[str, int]:
+        """The pids of the children by name, in the order they were started: forwarders, worker 0, ..."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return {("forwarders" if i == 0 else f"worker {i - 1}"): int(pid) for i, pid in enumerate(children)}
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def stop(self, timeout: float = 20.0) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def request(
+        self, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+    def json(self, path: str) -> Any:
+        status, _, body = self.request("GET", path)
+        assert status == 200, body
+        return json.loads(body)
+
+    def publish(self, channel: str, value: Any) -> None:
+        status, _, body = self.request(
+            "POST", f"/{channel}", json.dumps(value), {"Content-Type": "application/json"}
+        )
+        assert status == 202, body
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples over the workers."""
+        _, _, body = self.request("GET", "/-/metrics")
+        total = 0.0
+        for line in body.decode().splitlines():
+            sample, _, value = line.rpartition(" ")
+            if re.fullmatch(rf"{name}(\{{.*\}})?", sample) and all(f'{k}="{v}"' in sample for k, v in labels.items()):
+                total += float(value)
+        return total
+
+
+class Stream:
+    """A subscription by HTTP: its head has come, so it is in force. Iterate `lines`."""
+
+    def __init__(self, daemon: Daemon, path: str, headers: dict[str, str] | None = None) -> None:
+        self._connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=20)
+        self._connection.request("GET", path, headers=headers or {})
+        self.response = self._connection.getresponse()
+        self.status = self.response.status
+
+    def line(self) -> bytes:
+        """The next line that is no keep-alive; b'' at the end of the stream."""
+        while True:
+            line = self.response.readline()
+            if line.strip() and not line.startswith(b":"):
+                return line.rstrip(b"\n")
+            if not line:
+                return b""
+
+    def value(self) -> Any:
+        return json.loads(self.line())
+
+    def close(self) -> None:
+        # The response keeps the socket open of its own.
+        self.response.close()
+        self._connection.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
