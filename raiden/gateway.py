@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 ACCEPT_AT_ONCE = 64
 MAX_PIPELINED = 32
 ALLOW = "GET, HEAD, POST, DELETE, OPTIONS"
+ALLOW_HEADERS = "Content-Type, Prefer, Last-Event-ID, Idempotency-Key, Authorization"
 
 
 @dataclass(slots=True)
@@ -182,6 +183,8 @@ class Gateway(Service):
         error = HttpError(503, "too many connections: try again later", headers={"Retry-After": "5"})
         try:
             sock.send(refuse(problem(error)))
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(65536)  # closing with unread data would reset the connection and might destroy the answer
         except OSError:
             pass  # it did not wait for the answer
         sock.close()
@@ -305,8 +308,8 @@ class Gateway(Service):
         self.stats.requests += 1
         keep_alive = request is not None and request.keep_alive and not self.draining
         head = request is not None and request.method == "HEAD"
-        if request is not None and "Origin" in request.headers:
-            response.headers.update(_cors(request))
+        if request is not None:
+            response.headers.update(self._cors(request))
         session, connection.session = connection.session, None
         if session is not None:
             session.close()
@@ -353,10 +356,29 @@ class Gateway(Service):
     def _check_origin(self, request: Request) -> None:
         """Browsers say where a page came from; others' pages may not use this server unless their origin is listed."""
         origin = request.headers.get("Origin")
-        if origin is None or "*" in self.allowed_origins or origin in self.allowed_origins:
-            return
-        if origin.partition("://")[2].lower() != request.headers.get("Host", "").lower():
+        if origin is not None and not self._allows(origin, request):
             raise HttpError(403, f"pages of {origin[:100]} may not use this server: list it in allowed_origins")
+
+    def _allows(self, origin: str, request: Request) -> bool:
+        if "*" in self.allowed_origins or origin in self.allowed_origins:
+            return True
+        return origin.partition("://")[2].lower() == request.headers.get("Host", "").lower()
+
+    def _cors(self, request: Request) -> dict[str, str]:
+        """What a browser wants to hear (the Fetch standard, section 3.2)."""
+        origin = request.headers.get("Origin")
+        if origin is None or not self._allows(origin, request):
+            return {}
+        headers = {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Expose-Headers": "Raiden-Cursor, Raiden-Recovered",
+            "Vary": "Origin",
+        }
+        if request.method == "OPTIONS":
+            headers["Access-Control-Allow-Methods"] = ALLOW
+            headers["Access-Control-Allow-Headers"] = ALLOW_HEADERS
+            headers["Access-Control-Max-Age"] = "600"
+        return headers
 
     def _channel(self, request: Request) -> str:
         return check_channel(self.channel_builder(request))
@@ -418,7 +440,7 @@ class Gateway(Service):
             encode, content_type, keepalive = encoding.line(wrapped, chunked), "application/x-ndjson", b"\n"
         response = webob.Response(content_type=content_type, charset=None)
         response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        response.headers.update(_cors(request))
+        response.headers.update(self._cors(request))
         gap = _asks_position(request)
         if gap:
             response.headers["Raiden-Recovered"] = "false"
@@ -526,23 +548,6 @@ Handler = Callable[[Connection, Request], "webob.Response | None"]
 def _accepted() -> webob.Response:
     """The answer where no history is kept: taken, and on its way."""
     return webob.Response(status=202, body=b"{}", content_type="application/json", charset="utf-8")
-
-
-def _cors(request: Request) -> dict[str, str]:
-    """What a browser wants to hear (the Fetch standard, section 3.2); the origin was checked before."""
-    origin = request.headers.get("Origin")
-    if origin is None:
-        return {}
-    headers = {
-        "Access-Control-Allow-Origin": origin,
-        "Access-Control-Expose-Headers": "Raiden-Cursor, Raiden-Recovered",
-        "Vary": "Origin",
-    }
-    if request.method == "OPTIONS":
-        headers["Access-Control-Allow-Methods"] = ALLOW
-        headers["Access-Control-Allow-Headers"] = "Content-Type, Prefer, Last-Event-ID, Idempotency-Key, Authorization"
-        headers["Access-Control-Max-Age"] = "600"
-    return headers
 
 
 def _require(request: Request, *methods: str) -> None:

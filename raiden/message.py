@@ -176,13 +176,13 @@ def _reject_constant(name: str) -> NoReturn:
 
 
 # ujson accepts `01`, `1.`, NaN and raw control characters, which browsers then refuse: check with the strict one.
-_decode_strictly = json.JSONDecoder(parse_constant=_reject_constant).decode
+decode_strictly = json.JSONDecoder(parse_constant=_reject_constant).decode
 
 
 def json_payload(body: bytes) -> bytes:
     """Check one JSON value (RFC 8259) and return it on one line, its digits untouched; raise InvalidPayload."""
     try:
-        _decode_strictly(body.decode())
+        decode_strictly(body.decode())
     except UnicodeDecodeError:
         raise InvalidPayload("the body is not UTF-8, which JSON must be") from None
     except RecursionError:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-import ujson
 import webob
 
 from raiden import encoding, websocket
@@ -26,6 +25,7 @@ from raiden.message import (
     Message,
     check_channel,
     check_subscription,
+    decode_strictly,
     json_payload,
 )
 from raiden.router import Router, Subscription, TooManyChannels
@@ -279,8 +279,8 @@ class MultiplexSocket(Socket):
         if isinstance(data, bytes):
             raise CommandError(400, "commands are JSON text frames; this frame was binary")
         try:
-            command = ujson.loads(data)
-        except ValueError as error:
+            command = decode_strictly(data)
+        except (ValueError, RecursionError) as error:
             raise CommandError(400, f"not JSON: {error}") from None
         if not isinstance(command, dict):
             raise CommandError(400, 'a command is an object, like {"id": 1, "cmd": "ping"}')

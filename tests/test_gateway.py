@@ -1,0 +1,409 @@
+"""The HTTP and WebSocket door, as clients see it, on a real node of two workers."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from tests.daemons import Daemon, Stream, wait_for
+
+JSON = {"Content-Type": "application/json"}
+SSE = {"Accept": "text/event-stream"}
+
+
+@pytest.fixture
+def channel(request: pytest.FixtureRequest) -> str:
+    return request.node.name.replace("[", ".").replace("]", "").replace("/", "-").replace(" ", "_")[:100]
+
+
+# Publish.
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "value"),
+    [
+        ("application/json", b'{"a": [1, "\\u00e9"]}', {"a": [1, "é"]}),
+        ("application/json", b'{\n  "pretty": true\r\n}', {"pretty": True}),
+        ("application/problem+json", b'"x"', "x"),
+        ("application/x-www-form-urlencoded", b"a=1&b=x+y&a=2&c=", {"a": ["1", "2"], "b": "x y", "c": ""}),
+        ("text/plain", "grüße\n".encode(), "grüße\n"),
+        ("text/plain; charset=latin-1", "grüße".encode("latin-1"), "grüße"),
+        ("application/octet-stream", b"\0\xff", {"base64": base64.b64encode(b"\0\xff").decode()}),
+        ("image/png", b"", {"base64": ""}),
+    ],
+)
+def test_publish_by_content_type(daemon: Daemon, channel: str, content_type: str, body: bytes, value: Any) -> None:
+    with Stream(daemon, f"/{channel}") as stream:
+        assert daemon.request("POST", f"/{channel}", body, {"Content-Type": content_type})[::2] == (202, b"{}")
+        assert stream.value() == value
+
+
+def test_publish_batch(daemon: Daemon, channel: str) -> None:
+    with Stream(daemon, f"/{channel}") as stream:
+        bad = b'1\n{"a":\n3'
+        status, _, body = daemon.request("POST", f"/{channel}", bad, {"Content-Type": "application/x-ndjson"})
+        assert status == 400 and b"line 2" in body
+        lines = b"".join(b"%d\n" % i for i in range(500))
+        assert daemon.request("POST", f"/{channel}", lines, {"Content-Type": "application/x-ndjson"})[0] == 202
+        assert [stream.value() for _ in range(500)] == list(range(500))
+
+
+def test_publish_to_many(daemon: Daemon, channel: str) -> None:
+    with Stream(daemon, f"/{channel}.a") as a, Stream(daemon, f"/{channel}.b") as b:
+        order = {"channels": [f"{channel}.a", f"{channel}.b"], "data": {"x": 1}}
+        assert daemon.request("POST", "/-/publish", json.dumps(order), JSON)[0] == 202
+        assert a.value() == b.value() == {"x": 1}
+
+
+def test_delete_ends_subscriptions(daemon: Daemon, channel: str) -> None:
+    with Stream(daemon, f"/{channel}") as stream, connect(f"ws://127.0.0.1:{daemon.port}/{channel}") as ws:
+        daemon.publish(channel, 1)
+        assert daemon.request("DELETE", f"/{channel}")[0] == 202
+        assert stream.line() == b"1" and stream.line() == b""
+        assert ws.recv() == "1"
+        with pytest.raises(ConnectionClosed) as closed:
+            ws.recv()
+        assert closed.value.rcvd is not None and closed.value.rcvd.code == 4504
+
+
+# Subscribe.
+
+
+def test_event_stream(daemon: Daemon, channel: str) -> None:
+    with Stream(daemon, f"/{channel}", SSE) as stream:
+        assert stream.response.headers["Content-Type"] == "text/event-stream"
+        daemon.publish(channel, {"n": 1})
+        assert stream.line() == b'data: {"n": 1}'
+
+
+def test_event_stream_tells_of_a_gap(daemon: Daemon, channel: str) -> None:
+    with Stream(daemon, f"/{channel}", {**SSE, "Last-Event-ID": "abc:17"}) as stream:
+        assert stream.response.headers["Raiden-Recovered"] == "false"
+        assert stream.line() == b"event: gap"
+
+
+def test_binary_stream(daemon: Daemon, channel: str) -> None:
+    with Stream(daemon, f"/{channel}", {"Accept": "application/octet-stream"}) as stream:
+        daemon.request("POST", f"/{channel}", b"\0\1\2")
+        assert stream.response.read(3) == b"\0\1\2"
+
+
+def poll(daemon: Daemon, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
+    return daemon.request("GET", path, None, headers)
+
+
+def subscribers(daemon: Daemon, channel: str) -> int:
+    return daemon.json(f"/-/channels/{channel}")["subscribers"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async, wait=20"}])
+def test_long_poll(daemon: Daemon, channel: str, headers: dict[str, str]) -> None:
+    path = f"/{channel}" if headers else f"/{channel}?_wait=20"
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(poll, daemon, path, headers)
+        wait_for(lambda: subscribers(daemon, channel) == 1, "the poll waits")
+        daemon.publish(channel, {"n": 1})
+        status, _, body = answer.result()
+    assert status == 200
+    assert json.loads(body) == {"messages": [{"data": {"n": 1}}]}
+    assert subscribers(daemon, channel) == 0
+
+
+def test_long_poll_times_out(daemon: Daemon, channel: str) -> None:
+    status, fields, body = poll(daemon, f"/{channel}?_wait=0")
+    assert (status, body) == (204, b"") and "content-length" not in fields
+
+
+def test_multiplexed_and_patterns(daemon: Daemon, channel: str) -> None:
+    with Stream(daemon, f"/-/subscribe?channel={channel}.a&channel={channel}.b.*") as stream:
+        daemon.publish(f"{channel}.a", 1)
+        daemon.publish(f"{channel}.c", 2)
+        daemon.publish(f"{channel}.b.x", 3)
+        assert [stream.value(), stream.value()] == [
+            {"channel": f"{channel}.a", "data": 1},
+            {"channel": f"{channel}.b.x", "data": 3},
+        ]
+
+
+def test_filters(daemon: Daemon, channel: str) -> None:
+    with Stream(daemon, f"/{channel}?team=a&team=b&n=1") as stream:
+        for message in ({"team": "a"}, {"team": "c", "n": 1}, [1], {"team": "b", "n": 1, "x": {}}, {"team": "a", "n": 1}):
+            daemon.publish(channel, message)
+        assert [stream.value(), stream.value()] == [{"team": "b", "n": 1, "x": {}}, {"team": "a", "n": 1}]
+
+
+def test_names_are_percent_decoded(daemon: Daemon) -> None:
+    with Stream(daemon, "/caf%C3%A9/a%20b") as stream:
+        daemon.request("POST", "/caf%c3%a9/a%20b", "1", JSON)
+        assert stream.value() == 1
+        assert subscribers(daemon, "caf%C3%A9/a%20b") == 1
+
+
+def test_head_and_options(daemon: Daemon, channel: str) -> None:
+    status, fields, body = daemon.request("HEAD", f"/{channel}")
+    assert (status, body, fields["content-type"]) == (200, b"", "application/x-ndjson")
+    status, fields, _ = daemon.request("OPTIONS", f"/{channel}")
+    assert status == 204 and "DELETE" in fields["allow"]
+
+
+# WebSocket.
+
+
+def ws(daemon: Daemon, path: str, **options: Any) -> Any:
+    return connect(f"ws://127.0.0.1:{daemon.port}{path}", **options)
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_channel_socket(daemon: Daemon, channel: str, compression: str | None) -> None:
+    long = json.dumps({"text": "hello " * 500})
+    with ws(daemon, f"/{channel}", compression=compression) as one, ws(daemon, f"/{channel}?_raw=1") as two:
+        one.send(long)
+        one.send("no JSON")
+        one.send(b"\0bytes")
+        assert [one.recv(), one.recv(), one.recv()] == [long, '"no JSON"', b"\0bytes"]
+        assert [two.recv(), two.recv(), two.recv()] == [long, "no JSON", b"\0bytes"]
+
+
+def test_pattern_socket_cannot_publish(daemon: Daemon, channel: str) -> None:
+    with ws(daemon, f"/{channel}*") as socket_:
+        daemon.publish(channel, 1)
+        assert json.loads(socket_.recv()) == {"channel": channel, "data": 1}
+        socket_.send("1")
+        with pytest.raises(ConnectionClosed) as closed:
+            socket_.recv()
+        assert closed.value.rcvd.code == 1008
+
+
+def test_multiplex_socket(daemon: Daemon, channel: str) -> None:
+    with ws(daemon, "/-/websocket") as socket_:
+
+        def ask(**command: Any) -> Any:
+            socket_.send(json.dumps(command))
+            return json.loads(socket_.recv())
+
+        assert ask(id=1, cmd="ping") == {"id": 1}
+        assert ask(id=2, cmd="subscribe", channel=channel, filters={"n": [1, 3]})["channel"] == channel
+        assert ask(id=3, cmd="subscribe", channel=channel)["error"]["code"] == 409
+        for n in (1, 2, 3):
+            daemon.publish(channel, {"n": n})
+        assert json.loads(socket_.recv()) == {"channel": channel, "data": {"n": 1}}
+        assert json.loads(socket_.recv()) == {"channel": channel, "data": {"n": 3}}
+        assert ask(id=4, cmd="unsubscribe", channel=channel) == {"id": 4, "channel": channel}
+        with Stream(daemon, f"/{channel}") as stream:
+            assert ask(id="five", cmd="publish", channel=channel, data={"x": 1}) == {"id": "five"}
+            assert stream.value() == {"x": 1}
+        assert ask(id=6, cmd="unsubscribe", channel=channel)["error"]["code"] == 404
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nonsense", "[]", "{}", '{"cmd": "dance", "id": 1}', '{"cmd": 1}', '{"id": [], "cmd": "ping"}',
+     '{"cmd": "subscribe"}', '{"cmd": "subscribe", "channel": 5}', '{"cmd": "subscribe", "channel": ""}',
+     '{"cmd": "subscribe", "channel": "a\\u0000"}', '{"cmd": "subscribe", "channel": "a", "filters": [1]}',
+     '{"cmd": "subscribe", "channel": "a", "filters": {"x": {}}}', '{"cmd": "publish", "channel": "a"}',
+     '{"cmd": "publish", "channel": "a*", "data": 1}', '{"cmd": "publish", "channel": "\\ud800", "data": 1}',
+     '{"cmd": "publish", "channel": "a", "data": "\\ud800"}', '{"cmd": "ping", "id": NaN}', "[" * 5000],
+)  # fmt: skip
+def test_bad_commands(daemon: Daemon, text: str) -> None:
+    with ws(daemon, "/-/websocket") as socket_:
+        socket_.send(text)
+        answer = json.loads(socket_.recv())
+        assert answer["error"]["code"] == 400 and answer["error"]["message"]
+        socket_.send(b"binary")
+        assert json.loads(socket_.recv())["error"]["code"] == 400
+        socket_.send('{"id": 9, "cmd": "ping"}')
+        assert json.loads(socket_.recv()) == {"id": 9}
+
+
+# Browsers from elsewhere.
+
+
+def test_origins(start: Callable[..., Daemon]) -> None:
+    node = start(allowed_origins=["https://good.example"])
+    own = f"http://127.0.0.1:{node.port}"
+    for origin in ("https://good.example", own):
+        status, fields, _ = node.request("POST", "/a", "1", {**JSON, "Origin": origin})
+        assert status == 202 and fields["access-control-allow-origin"] == origin and fields["vary"] == "Origin"
+        with ws(node, "/a", origin=origin):
+            pass
+    status, fields, _ = node.request("OPTIONS", "/a", None, {"Origin": "https://good.example"})
+    assert status == 204 and "POST" in fields["access-control-allow-methods"]
+    for origin in ("https://evil.example", "null"):
+        status, fields, _ = node.request("POST", "/a", "1", {**JSON, "Origin": origin})
+        assert status == 403 and "access-control-allow-origin" not in fields
+        with pytest.raises(InvalidStatus):
+            ws(node, "/a", origin=origin)
+
+
+# One connection, many requests.
+
+
+def raw(daemon: Daemon, data: bytes) -> bytes:
+    """All that the server answers until it closes."""
+    with socket.create_connection((daemon.host, daemon.port), timeout=20) as sock:
+        sock.sendall(data)
+        answer = b""
+        while part := sock.recv(65536):
+            answer += part
+        return answer
+
+
+def post(channel: str, body: bytes, *fields: bytes) -> bytes:
+    head = [b"POST /%b HTTP/1.1" % channel.encode(), b"Host: a", b"Content-Type: application/json", *fields]
+    return b"\r\n".join([*head, b"Content-Length: %d" % len(body), b"", body])
+
+
+def test_pipelining(daemon: Daemon, channel: str) -> None:
+    with Stream(daemon, f"/{channel}") as stream:
+        requests = b"".join(post(channel, b"%d" % i) for i in range(200)) + b"GET /-/health HTTP/1.1\r\nHost: a\r\n\r\n"
+        answer = raw(daemon, requests + post(channel, b"200", b"Connection: close"))
+        assert answer.count(b"HTTP/1.1 202") == 201 and answer.count(b"HTTP/1.1 200") == 1
+        assert [stream.value() for _ in range(201)] == list(range(201))
+
+
+def test_chunked_body_and_continue(daemon: Daemon, channel: str) -> None:
+    head = f"POST /{channel} HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nConnection: close\r\n".encode()
+    with Stream(daemon, f"/{channel}") as stream:
+        chunks = b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nT: x\r\n\r\n"
+        answer = raw(daemon, head + chunks)
+        assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202")
+        assert stream.value() == "abcde"
+
+
+def test_http10(daemon: Daemon, channel: str) -> None:
+    answer = raw(daemon, b"GET /-/health HTTP/1.0\r\n\r\n")
+    assert b"Connection: close" in answer and answer.endswith(b'{"status":"ok"}')
+    with socket.create_connection((daemon.host, daemon.port), timeout=20) as sock:
+        sock.sendall(f"GET /{channel} HTTP/1.0\r\n\r\n".encode())
+        reader = sock.makefile("rb")
+        head = b"".join(iter(reader.readline, b"\r\n"))
+        assert b"chunked" not in head.lower()
+        daemon.publish(channel, 1)
+        assert reader.readline() == b"1\n"
+        reader.close()
+
+
+# Control.
+
+
+def test_control_pages(daemon: Daemon, channel: str) -> None:
+    assert daemon.json("/-/health") == {"status": "ok"}
+    assert daemon.json("/-/ready") == {"status": "ready"}
+    before = daemon.metric("raiden_published_total")
+    streams = [Stream(daemon, f"/{channel}") for _ in range(8)]
+    for n in range(10):
+        daemon.publish(channel, n)
+    assert [[stream.value() for _ in range(10)] for stream in streams] == [list(range(10))] * 8
+    assert daemon.json("/-/channels")["channels"][channel] == {"subscribers": 8, "messages": 10}
+    assert daemon.metric("raiden_published_total") - before == 10
+    assert daemon.metric("raiden_connections", transport="stream") >= 8
+    assert daemon.metric("raiden_delivery_seconds_count") >= 10
+    for stream in streams:
+        stream.close()
+    wait_for(lambda: subscribers(daemon, channel) == 0, "the subscriptions are gone")
+
+
+# Limits, each by its setting.
+
+
+def status_of(daemon: Daemon, data: bytes) -> int:
+    return int(raw(daemon, data).split()[1])
+
+
+def test_limits_of_requests(start: Callable[..., Daemon]) -> None:
+    node = start(max_url=100, max_header=500, max_headers=12, max_body=1000, max_subscriptions=2, max_channels=3)
+    get = b"GET /%b HTTP/1.1\r\nHost: a\r\n%b\r\n"
+    assert status_of(node, get % (b"a" * 101, b"")) == 414
+    assert status_of(node, get % (b"a", b"X: %b\r\n" % (b"a" * 500))) == 431
+    assert status_of(node, get % (b"a", b"X: a\r\n" * 12)) == 431
+    assert status_of(node, post("a", b"1" * 1001)) == 413
+    assert node.request("GET", "/-/subscribe?channel=a&channel=b&channel=c")[0] == 400
+    with Stream(node, "/-/subscribe?channel=a&channel=b"), Stream(node, "/c") as third:
+        assert third.status == 200
+        assert node.request("GET", "/d")[0] == 503
+        with ws(node, "/-/websocket") as socket_:
+            for number, code in ((1, None), (2, None), (3, 403)):
+                name = "abc"[number - 1]
+                socket_.send(json.dumps({"id": number, "cmd": "subscribe", "channel": name}))
+                assert json.loads(socket_.recv()).get("error", {}).get("code") == code
+
+
+def test_limits_of_connections(start: Callable[..., Daemon]) -> None:
+    node = start(max_connections=4, max_connections_per_address=2)
+    held = [Stream(node, "/a") for _ in range(2)]
+    with socket.create_connection((node.host, node.port), timeout=20) as refused:
+        assert refused.recv(20).startswith(b"HTTP/1.1 503")
+    others = [
+        socket.create_connection((node.host, node.port), timeout=20, source_address=(f"127.0.0.{n}", 0)) for n in (2, 3)
+    ]
+    others += [socket.create_connection((node.host, node.port), timeout=20, source_address=("127.0.0.4", 0))]
+    assert others[2].recv(20).startswith(b"HTTP/1.1 503")
+    for sock in (*held, *others):
+        sock.close()
+    wait_for(lambda: node.metric("raiden_refused_connections_total") >= 2, "the refusals are counted")
+
+
+def test_limits_of_time(start: Callable[..., Daemon]) -> None:
+    node = start(request_timeout=0.5, idle_timeout=0.5, keepalive=0.5, max_wait=0.5)
+    assert status_of(node, b"GET /-/health HT") == 408
+    assert raw(node, b"GET /-/health HTTP/1.1\r\nHost: a\r\n\r\n").count(b"200 OK") == 1
+    assert poll(node, "/a?_wait=1000")[0] == 204
+    with Stream(node, "/a", SSE) as stream:
+        assert stream.response.readline() == b": keep-alive\n"
+    with socket.create_connection((node.host, node.port), timeout=20) as dead:
+        key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+        dead.sendall(b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" + key + b"\r\n")
+        answer = b""
+        while part := dead.recv(65536):
+            answer += part
+    assert b"\x89\x00" in answer and answer.endswith(b"\x88\x14\x0f\xa3no pong: reconnect")
+
+
+def test_limits_of_websocket_messages(start: Callable[..., Daemon]) -> None:
+    node = start(max_ws_message=1000)
+    for options in ({"compression": None}, {"compression": "deflate"}):
+        with ws(node, "/a", **options) as socket_:
+            socket_.send("1" * 1001)
+            with pytest.raises(ConnectionClosed) as closed:
+                socket_.recv()
+            assert closed.value.rcvd.code == 1009
+
+
+@pytest.mark.parametrize("transport", ["stream", "event", "websocket"])
+def test_slow_consumer_is_closed_alone(start: Callable[..., Daemon], transport: str) -> None:
+    node = start(max_outbox=65536)
+    key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    fields = {
+        "stream": "", "event": "Accept: text/event-stream\r\n",
+        "websocket": f"Connection: Upgrade\r\nUpgrade: websocket\r\n{key}",
+    }  # fmt: skip
+    stalled = socket.socket()
+    stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    stalled.settimeout(20)
+    stalled.connect((node.host, node.port))
+    stalled.sendall(f"GET /a HTTP/1.1\r\nHost: a\r\n{fields[transport]}\r\n".encode())
+    wait_for(lambda: subscribers(node, "a") == 1, "the slow one has subscribed")
+    with Stream(node, "/a") as healthy:
+        connection = http.client.HTTPConnection(node.host, node.port, timeout=20)
+        for n in range(400):
+            connection.request("POST", "/a", json.dumps([n, "x" * 16000]), JSON)
+            connection.getresponse().read()
+            assert healthy.value()[0] == n
+        connection.close()
+    wait_for(lambda: node.metric("raiden_slow_consumers_total") == 1, "the slow one is counted")
+    answer = b""
+    while part := stalled.recv(65536):
+        answer += part
+    stalled.close()
+    assert len(answer) < 400 * 16000
+    assert answer.endswith(b"0\r\n\r\n") if transport != "websocket" else b"\x0f\xa1slow consumer" in answer[-80:]
+    assert "slow consumer closed" in node.log() and "outbox=" in node.log()
