@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: run test lint autobahn bench clean
+
+run: .venv/run
+	@exec $(BIN)/raiden
+
+test: .venv/test
+	@tests/setup.sh
+	@$(BIN)/python -m pytest
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+autobahn: .venv/test
+	$(BIN)/python tests/autobahn/run.py
+
+bench: .venv/test
+	$(BIN)/python benchmarks/run.py
+
+.venv/run: setup.py pyproject.toml
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/test: .venv/run
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

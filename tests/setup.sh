@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Bring what the tests use besides Python: Debian packages where this is root on Debian, and one npm package.
+# What can't be had is named; its tests then skip themselves.
+cd "$(dirname "$0")/.." || exit 0
+
+missing=()
+for pair in curl:curl node:nodejs npm:npm gcc:gcc chromium:chromium; do
+    command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then
+        export DEBIAN_FRONTEND=noninteractive
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null 2>&1 ||
+            echo "could not install: ${missing[*]}; the tests that need them are skipped"
+    else
+        echo "not installed: ${missing[*]}; the tests that need them are skipped"
+    fi
+fi
+if command -v npm >/dev/null && [ ! -d build/node/node_modules/ws ]; then
+    mkdir -p build/node
+    npm install --silent --no-audit --no-fund --prefix build/node ws@8 >/dev/null 2>&1 ||
+        echo "could not install the npm package ws; the tests that need it are skipped"
+fi
+exit 0
