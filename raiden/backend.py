@@ -140,7 +140,7 @@ class Backend:
     @property
     def readable(self) -> bool:
         """Something waits to be received."""
-        return bool(self._sub.get(zmq.EVENTS) & zmq.POLLIN)
+        return bool(int(self._sub.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def _control(self, frame: bytes) -> Question | None:
         topic, _, text = frame.partition(b"\0")

@@ -41,8 +41,28 @@ class Connection:
     """One socket. ``max_outbox`` bounds what waits for the peer, in bytes; a whole turn's bytes may go over it once."""
 
     __slots__ = (
-        "socket", "remote", "protocol", "session", "queue", "busy", "receiving", "pending", "held", "closing", "closed", "overflown",
-        "due", "slot", "max_outbox", "outbox_size", "transport", "_outbox", "_reader", "_writer", "_stats", "__weakref__",
+        "__weakref__",
+        "_outbox",
+        "_reader",
+        "_stats",
+        "_writer",
+        "busy",
+        "closed",
+        "closing",
+        "due",
+        "held",
+        "max_outbox",
+        "outbox_size",
+        "overflown",
+        "pending",
+        "protocol",
+        "queue",
+        "receiving",
+        "remote",
+        "session",
+        "slot",
+        "socket",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket, remote: str, protocol: Feedable, *, max_outbox: int, stats: Stats) -> None:

@@ -28,7 +28,7 @@ _MIN_DEFLATE_BYTES = 64
 class Encoding:
     """Turns messages into the bytes that one kind of subscriber is sent; the bytes are kept with the message."""
 
-    __slots__ = ("form", "_encode")
+    __slots__ = ("_encode", "form")
 
     def __init__(self, form: str, encode: Callable[[Message], bytes]) -> None:
         self.form = form

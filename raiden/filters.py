@@ -14,7 +14,7 @@ from raiden.message import Message
 class Filters:
     """An immutable, hashable set of conditions; equal filters of different subscribers are judged once."""
 
-    __slots__ = ("_wanted", "_hash")
+    __slots__ = ("_hash", "_wanted")
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         wanted: dict[str, set[str]] = {}

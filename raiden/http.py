@@ -77,7 +77,18 @@ class Request(webob.Request):
 class RequestParser:
     """The requests of one connection, pipelined or not."""
 
-    __slots__ = ("_parser", "_limits", "_remote", "_events", "_url", "_headers", "_body", "_size", "_body_size", "_state")
+    __slots__ = (
+        "_body",
+        "_body_size",
+        "_events",
+        "_headers",
+        "_limits",
+        "_parser",
+        "_remote",
+        "_size",
+        "_state",
+        "_url",
+    )
 
     _IDLE, _HEAD, _BODY = range(3)
 
@@ -124,7 +135,7 @@ class RequestParser:
             data = rest
 
     def _finish_upgrade(self, rest: bytes) -> None:
-        """llhttp stops at every Upgrade, before any body; those but a WebSocket's are ignored (RFC 9110 section 7.8)."""
+        """llhttp stops at an Upgrade, before any body; all but a WebSocket's are ignored (RFC 9110 section 7.8)."""
         request = self._events[-1] if self._events else None
         if not isinstance(request, Request):
             return  # refused already
@@ -135,7 +146,9 @@ class RequestParser:
             self._events[-1] = HttpError(400, "a request with a body can't upgrade: leave out Upgrade", close=True)
         elif fields.get("upgrade", "").lower() == "websocket":
             if request.method != "GET":
-                self._events[-1] = HttpError(405, "a WebSocket handshake is a GET", close=True, headers={"Allow": "GET"})
+                self._events[-1] = HttpError(
+                    405, "a WebSocket handshake is a GET", close=True, headers={"Allow": "GET"}
+                )
             else:
                 request.environ["raiden.upgrade"] = True
                 request.environ["raiden.rest"] = rest
@@ -276,7 +289,7 @@ class RequestParser:
 
 def _is_host(host: str) -> bool:
     """A name or an address and perhaps a port (RFC 9110 section 7.2); user info, spaces and lists are refused."""
-    return not any(c in " \t,/@?#\\\"<>^`{|}" or not 32 < ord(c) < 127 for c in host)
+    return not any(c in ' \t,/@?#\\"<>^`{|}' or not 32 < ord(c) < 127 for c in host)
 
 
 def problem(error: HttpError) -> webob.Response:

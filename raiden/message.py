@@ -70,7 +70,7 @@ class Cursor(NamedTuple):
 class Message:
     """One payload on one channel. ``published`` is wall-clock microseconds since 1970."""
 
-    __slots__ = ("channel", "kind", "payload", "cursor", "published", "encoded", "_fields")
+    __slots__ = ("_fields", "channel", "cursor", "encoded", "kind", "payload", "published")
 
     def __init__(
         self, channel: str, kind: int, payload: bytes, cursor: str | None = None, published: int | None = None
@@ -81,7 +81,7 @@ class Message:
         self.cursor = cursor
         self.published = time.time_ns() // 1000 if published is None else published
         self.encoded: dict[object, bytes] = {}
-        self._fields: dict[str, Any] | None | bool = False
+        self._fields: dict[str, Any] | bool | None = False
 
     def fields(self) -> dict[str, Any] | None:
         """The top-level fields of a JSON object, else None; decoded once, and only if a filter asks."""

@@ -50,7 +50,7 @@ class Subscriber(Protocol):
 class Subscription:
     """One channel or pattern of one sink, with its encoding and filters."""
 
-    __slots__ = ("name", "sink", "owner", "encoding", "filters")
+    __slots__ = ("encoding", "filters", "name", "owner", "sink")
 
     def __init__(self, name: str, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None) -> None:
         self.name = name

@@ -38,7 +38,7 @@ LINGER = 2.0
 class Session:
     """What all sessions share: the connection, and its subscriptions by name."""
 
-    __slots__ = ("connection", "router", "wheel", "subscriptions", "keepalive")
+    __slots__ = ("connection", "keepalive", "router", "subscriptions", "wheel")
 
     def __init__(self, connection: Connection, router: Router, wheel: Wheel, keepalive: float) -> None:
         self.connection = connection
@@ -47,9 +47,7 @@ class Session:
         self.keepalive = keepalive
         self.subscriptions: dict[str, Subscription] = {}
 
-    def subscribe(
-        self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None
-    ) -> None:
+    def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         self.subscriptions[name] = self.router.subscribe(name, sink or self.connection, self, encode, filters or None)
 
     def unsubscribe(self, name: str) -> None:
@@ -60,6 +58,18 @@ class Session:
     def close(self) -> None:
         for name in list(self.subscriptions):
             self.unsubscribe(name)
+
+    def tick(self) -> None:
+        """The connection is due: a keep-alive, or the end of a wait."""
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        """The node stops: tell the client to come back."""
+        raise NotImplementedError
+
+    def overflow(self) -> None:
+        """The client reads too slowly: end the connection."""
+        raise NotImplementedError
 
     def finish(self, goodbye: bytes) -> None:
         """Give back the subscriptions, say goodbye, and close."""
@@ -75,7 +85,7 @@ class Session:
 class Stream(Session):
     """An HTTP stream or server-sent events. ``keepalive_bytes`` are sent when it is due, ``end`` as its last bytes."""
 
-    __slots__ = ("keepalive_bytes", "end")
+    __slots__ = ("end", "keepalive_bytes")
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, keepalive_bytes: bytes, end: bytes
@@ -96,7 +106,8 @@ class Stream(Session):
     def drain(self) -> None:
         self.finish(self.end)
 
-    overflow = drain
+    def overflow(self) -> None:
+        self.drain()
 
     def ended(self, subscription: Subscription) -> None:
         super().ended(subscription)
@@ -107,7 +118,7 @@ class Stream(Session):
 class Poll(Session):
     """A long-poll: answered by the first turn that brings something, or with 204 when its time is up."""
 
-    __slots__ = ("request", "pending", "ready", "answer", "limit", "size")
+    __slots__ = ("answer", "limit", "pending", "ready", "request", "size")
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, request: Request, wait: float,
@@ -119,9 +130,7 @@ class Poll(Session):
         self.ready = False
         self.answer = answer
 
-    def subscribe(
-        self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None
-    ) -> None:
+    def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, self)
 
     def open(self) -> None:
@@ -140,7 +149,8 @@ class Poll(Session):
     def tick(self) -> None:
         self._answer(webob.Response(status=204, content_type=None))
 
-    drain = tick
+    def drain(self) -> None:
+        self.tick()
 
     def overflow(self) -> None:
         self.connection.finish()
@@ -160,7 +170,7 @@ class Poll(Session):
 class Socket(Session):
     """A WebSocket of one channel: a message per frame; a frame sent by the client is published."""
 
-    __slots__ = ("websocket", "channel", "verbatim")
+    __slots__ = ("channel", "verbatim", "websocket")
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from websockets.datastructures import Headers
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.frames import Opcode
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request as Handshake
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
@@ -41,7 +41,9 @@ def accept(request: Request, *, deflate: bool) -> tuple[bytes, list[object]]:
     negotiation = ServerProtocol(extensions=_DEFLATE if deflate else None)
     if request.http10:
         raise HttpError(426, "WebSocket needs HTTP/1.1", close=True, headers={"Upgrade": "websocket"})
-    response = negotiation.accept(Handshake(request.environ["raiden.path"], Headers(request.raw_headers), request.method))
+    response = negotiation.accept(
+        Handshake(request.environ["raiden.path"], Headers(request.raw_headers), request.method)
+    )
     if response.status_code != 101:
         reason = str(negotiation.handshake_exc)
         headers = {"Upgrade": "websocket"} if response.status_code == 426 else {}
@@ -54,14 +56,14 @@ def accept(request: Request, *, deflate: bool) -> tuple[bytes, list[object]]:
 class WebSocket:
     """One connection after the handshake. ``max_message`` is in bytes, counted after inflating."""
 
-    __slots__ = ("_protocol", "_fragments", "_decoder", "_text", "deflate", "ponged")
+    __slots__ = ("_decoder", "_message", "_protocol", "_text", "deflate", "ponged")
 
     def __init__(self, extensions: list[object], *, max_message: int) -> None:
         self._protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=max_message)
         self._protocol.extensions = extensions  # type: ignore[assignment]
         self.deflate = bool(extensions)
         self.ponged = True
-        self._fragments: list[str | bytes] = []
+        self._message = bytearray()
         self._decoder: codecs.IncrementalDecoder | None = None
         self._text = False
 
@@ -73,10 +75,10 @@ class WebSocket:
         """Yield each message, ``str`` or ``bytes``, and as the last thing `Closed`."""
         self._protocol.receive_data(data)
         for frame in self._protocol.events_received():
-            opcode = frame.opcode  # type: ignore[union-attr]
-            if opcode is Opcode.PONG:
+            assert isinstance(frame, Frame)  # handshakes are events too, but this one is over
+            if frame.opcode is Opcode.PONG:
                 self.ponged = True
-            elif opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+            elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 try:
                     message = self._assemble(frame)
                 except UnicodeDecodeError:
@@ -88,18 +90,20 @@ class WebSocket:
             close = self._protocol.close_rcvd or self._protocol.close_sent
             yield Closed(close.code if close else 1006)
 
-    def _assemble(self, frame: object) -> str | bytes | None:
-        opcode, data, fin = frame.opcode, bytes(frame.data), frame.fin  # type: ignore[attr-defined]
-        if opcode is not Opcode.CONT:
-            self._text = opcode is Opcode.TEXT
-            if fin:
-                return data.decode() if self._text else data
+    def _assemble(self, frame: Frame) -> str | bytes | None:
+        """The message that the frame completes, if it does; raises UnicodeDecodeError at the first bad byte."""
+        if frame.opcode is not Opcode.CONT:
+            self._text = frame.opcode is Opcode.TEXT
+            if frame.fin:
+                return bytes(frame.data).decode() if self._text else bytes(frame.data)
             self._decoder = codecs.getincrementaldecoder("utf-8")() if self._text else None
-        self._fragments.append(self._decoder.decode(data, fin) if self._decoder else data)
-        if not fin:
+        if self._decoder is not None:
+            self._decoder.decode(frame.data, frame.fin)
+        self._message += frame.data
+        if not frame.fin:
             return None
-        fragments, self._fragments = self._fragments, []
-        return "".join(fragments) if self._text else b"".join(fragments)  # type: ignore[arg-type]
+        data, self._message = self._message, bytearray()
+        return data.decode() if self._text else bytes(data)
 
     def ping(self) -> None:
         """Send a ping; `ponged` tells whether its answer has come."""

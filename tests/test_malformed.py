@@ -13,6 +13,7 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import BinaryIO, NamedTuple, Protocol
 
 import pytest
+
 from tests.data.malformed import CASES, CHUNKED, HOST, JSON, KEY, POST, VERSION, Case, get, head, post, websocket
 
 TIMEOUT = 10.0

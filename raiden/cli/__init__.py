@@ -51,7 +51,7 @@ def _banner(host: str, port: int) -> None:
     print(
         f"raiden {__version__} at http://{host}:{port}\n"
         f"  subscribe:  curl -N http://{host}:{port}/hello\n"
-        f"  publish:    curl --json '{{\"text\": \"hi\"}}' http://{host}:{port}/hello",
+        f'  publish:    curl --json \'{{"text": "hi"}}\' http://{host}:{port}/hello',
         flush=True,
     )
 

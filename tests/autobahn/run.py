@@ -95,9 +95,7 @@ def is_python27(command: str) -> bool:
     """Really run it: a version manager's shim can be on PATH with no Python behind it."""
     probe = "import pip, ssl, sys; sys.exit(sys.version_info[:2] != (2, 7))"
     try:
-        done = subprocess.run(
-            [command, "-c", probe], env=environment(), capture_output=True, timeout=60, check=False
-        )
+        done = subprocess.run([command, "-c", probe], env=environment(), capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
@@ -142,9 +140,7 @@ def install(python27: str) -> Path:
         target = Path(name, "packages")
         command += ["--target", str(target), "-r", str(REQUIREMENTS)]
         with log.open("wb") as output:
-            done = subprocess.run(
-                command, env=environment(), stdout=output, stderr=subprocess.STDOUT, check=False
-            )
+            done = subprocess.run(command, env=environment(), stdout=output, stderr=subprocess.STDOUT, check=False)
         if done.returncode != 0:
             raise CannotRun(f"the testsuite could not be installed:\n{tail(log)}")
         target.rename(packages)
@@ -220,9 +216,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def fuzz(
-    python27: str, packages: Path, url: str, cases: Sequence[str], seconds: float
-) -> dict[str, Outcome]:
+def fuzz(python27: str, packages: Path, url: str, cases: Sequence[str], seconds: float) -> dict[str, Outcome]:
     """Run the cases against the URL and return the outcome of every one selected.
 
     The client ends early and with success when it can no longer connect, so a
