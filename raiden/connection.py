@@ -1,9 +1,9 @@
 """A client's socket: what it sends comes up as events, what it is sent goes through a bounded outbox.
 
-A connection costs no greenlet: it is a slotted object on a libev watcher. Bytes go straight to the socket; only what the
-kernel doesn't take waits in the outbox, and a write watcher is armed for as long. Over the bound the connection is a
-slow consumer: `receive` says so, and whoever owns it ends it. Nothing here knows what the bytes mean: `protocol.feed`
-turns them into events.
+A connection costs no greenlet: it is a slotted object on a libev watcher. Bytes go straight to the socket; only what
+the kernel doesn't take waits in the outbox, and a write watcher is armed for as long. Over the bound the connection is
+a slow consumer: `receive` says so, and whoever owns it ends it. Nothing here knows what the bytes mean:
+`protocol.feed` turns them into events.
 """
 
 from __future__ import annotations

@@ -7,24 +7,36 @@ checked to be UTF-8. What goes out in a broadcast is encoded by `raiden.encoding
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from websockets.datastructures import Headers
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.exceptions import NegotiationError
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request as Handshake
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
+from websockets.typing import ExtensionParameter
 
 from raiden.http import HttpError, Request
 
-# Without context takeover on either side: a broadcast is compressed once, and no connection keeps a window.
-_DEFLATE = [
-    ServerPerMessageDeflateFactory(
-        server_no_context_takeover=True, client_no_context_takeover=True, compress_settings={"memLevel": 5}
-    )
-]
+
+class _SharedDeflate(ServerPerMessageDeflateFactory):
+    """permessage-deflate without context takeover on either side: a broadcast is compressed once for all, and no
+    connection keeps a window. An offer that wants a smaller window of the server is declined (RFC 7692 section
+    7.1.2.1), since others share the bytes."""
+
+    def process_request_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
+        if any(name == "server_max_window_bits" and value != "15" for name, value in params):
+            raise NegotiationError("frames are compressed for all with a window of 15 bits")
+        return super().process_request_params(params, accepted_extensions)
+
+
+_DEFLATE = [_SharedDeflate(server_no_context_takeover=True, client_no_context_takeover=True)]
 
 NORMAL, GOING_AWAY, POLICY, INVALID_TEXT, TRY_LATER = 1000, 1001, 1008, 1007, 1013
 SLOW_CONSUMER, DRAINING, CHANNEL_DELETED, PING_TIMEOUT = 4001, 4002, 4504, 4003
