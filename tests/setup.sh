@@ -7,6 +7,8 @@ missing=()
 for pair in curl:curl node:nodejs npm:npm gcc:gcc chromium:chromium; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
+# gcc without the C library's headers compiles nothing, and they are only a recommendation of Debian's.
+[ -e /etc/debian_version ] && [ ! -e /usr/include/stdio.h ] && missing+=(libc6-dev)
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then
         export DEBIAN_FRONTEND=noninteractive

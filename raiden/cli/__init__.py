@@ -71,8 +71,8 @@ def _start(settings: Settings, service: ServiceBuilder | None, source: tuple[str
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
-        with os.fdopen(reading) as pipe:
-            said = pipe.read()
+        # One message, not all until the end: the workers inherit the other end.
+        said = os.read(reading, 4096).decode()
         if said.startswith("ready "):
             print(said[6:])
             return 0
@@ -88,7 +88,6 @@ def _start(settings: Settings, service: ServiceBuilder | None, source: tuple[str
             os.write(writing, f"ready running, pid {os.getpid()}, http://{host}:{port}".encode())
             os.close(writing)
 
-        os.set_inheritable(writing, False)
         code = daemon.run(settings, service, source, announce=announce)
     except StartError as error:
         try:

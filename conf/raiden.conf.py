@@ -1,0 +1,119 @@
+# Settings of raiden: raiden -C raiden.conf.py
+#
+# This is Python. Each line shows a default: uncomment it to change it. The environment overrides the file
+# (RAIDEN_HTTP_PORT=80), and the command line both (-X 'http_port = 80'). Sizes are bytes and times are seconds.
+# What is marked [reload] changes in a running node, without closing a connection: raiden reload, or SIGHUP.
+
+# The door
+
+# Address of the HTTP and WebSocket door.
+# http_host = "127.0.0.1"
+# Its port; 0 lets the kernel choose.
+# http_port = 8088
+# Allow http_host to be more than loopback: anyone who reaches it may publish and subscribe.
+# open_to_the_world = False
+# Worker processes that share the port.
+# workers = 1
+
+# Files and the log
+
+# Where pid and log files live. The default is $XDG_STATE_HOME/raiden, or else ~/.local/state/raiden ("~" is not expanded
+# here); conf/raiden.service sets the state directory of systemd.
+# data_dir = "/var/lib/raiden"
+# Pid file of a node started with 'raiden start'; None: raiden.pid in data_dir.
+# pid_file = None
+# None: standard error; for 'raiden start' raiden.log in data_dir.
+# log_file = None
+# "text" for people, "json" for machines.
+# log_format = "text"
+# "DEBUG", "INFO", "WARNING" or "ERROR". [reload]
+# log_level = "INFO"
+
+# Stopping
+
+# A stop takes no longer than this: clients are told to come back, requests under way are finished.
+# drain_timeout = 10.0
+
+# Who may use which channel
+
+# Pages that may use this node, like ["https://example.com"]; its own always may; ["*"]: any. [reload]
+# allowed_origins = []
+# The channel of a request: "path", "host_path", or a function of the webob request.
+# channel_builder = "path"
+
+# Delivery
+
+# Compress WebSocket messages for clients that offer it. [reload]
+# ws_deflate = True
+# Between pings or keep-alive lines. [reload]
+# keepalive = 25.0
+# A turn that took d is followed by up to d of gathering, at most this; 0: none. [reload]
+# max_gather = 0.02
+
+# Limits of connections and channels
+
+# Connections per worker. [reload]
+# max_connections = 15000
+# Connections per worker and client address. [reload]
+# max_connections_per_address = 15000
+# Subscriptions per connection; also channels of one publish. [reload]
+# max_subscriptions = 128
+# Channels and patterns that a worker carries. [reload]
+# max_channels = 100000
+# What may wait for a slow consumer before it is closed. [reload]
+# max_outbox = 1048576
+
+# Limits of requests
+
+# Body of a request. [reload]
+# max_body = 1048576
+# URL of a request. [reload]
+# max_url = 8192
+# Header of a request, names and values. [reload]
+# max_header = 16384
+# Header fields of a request. [reload]
+# max_headers = 100
+# A WebSocket message, counted after inflating. [reload]
+# max_ws_message = 1048576
+
+# Time
+
+# A long-poll waits no longer, whatever it asks for. [reload]
+# max_wait = 120.0
+# From a request's first byte to its last. [reload]
+# request_timeout = 30.0
+# Between the requests of a connection. [reload]
+# idle_timeout = 75.0
+
+# The backbone
+
+# Messages that a backbone socket queues.
+# backbone_high_water = 100000
+
+# Services of your own: what service(worker) returns, one or a list, starts and stops with each worker, and finds
+# worker.router and worker.gateway there. This one publishes the time on the channel "clock", from worker 0 alone.
+
+# import time
+#
+# import gevent
+#
+# from raiden.message import Kind, Message
+# from raiden.service import Service
+#
+#
+# class Clock(Service):
+#     def __init__(self, router):
+#         super().__init__()
+#         self.router = router
+#
+#     def do_start(self):
+#         self.spawn(self.tick)
+#
+#     def tick(self):
+#         while True:
+#             self.router.publish([Message("clock", Kind.JSON, b"%d" % time.time())])
+#             gevent.sleep(1)
+#
+#
+# def service(worker):
+#     return Clock(worker.router) if worker.stats.worker == 0 else []

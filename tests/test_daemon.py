@@ -1,0 +1,348 @@
+"""The daemon as its operator meets it: commands, signals, deaths. Everything is real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.daemons import ROOT, Daemon, Stream, command, environment, wait_for
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Node:
+    """A node that is started and stopped by commands, in a data directory of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "raiden.conf.py"
+        self.port = free_port()
+        self.configure()
+
+    def configure(self, text: str = "") -> None:
+        self.config.write_text(f"http_port = {self.port}\nworkers = 2\n{text}\n")
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        words = command("-C", str(self.config), *arguments, data_dir=self.folder)
+        return subprocess.run(words, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=60)
+
+    def log(self) -> str:
+        return (self.folder / "raiden.log").read_text()
+
+    @property
+    def pid(self) -> int:
+        return int((self.folder / "raiden.pid").read_text())
+
+    def healthy(self) -> bool:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", "/-/health")
+            return connection.getresponse().read() == b'{"status":"ok"}'
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path)
+    yield node
+    node.run("stop")
+    assert not node.healthy()
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def fails(result: subprocess.CompletedProcess[str], *said: str, code: int = 1) -> None:
+    """It ended with the code and one clear line."""
+    assert result.returncode == code, result
+    assert "Traceback" not in result.stderr and len(result.stderr.splitlines()) == 1, result.stderr
+    assert all(text in result.stderr for text in said), result.stderr
+
+
+# Commands.
+
+
+def test_start_status_reload_restart_stop(node: Node) -> None:
+    fails(node.run("status"), "not running", code=3)
+    fails(node.run("stop"), "not running")
+    started = node.run("start")
+    assert started.returncode == 0 and f"http://127.0.0.1:{node.port}" in started.stdout, started
+    pid = node.pid
+    assert node.healthy()
+    assert node.run("status").stdout == f"running, pid {pid}\n"
+    fails(node.run("start"), "already running", str(pid))
+    assert node.run("reload").returncode == 0
+    wait_for(lambda: "reloaded" in node.log(), "the reload is logged")
+    assert node.run("restart").returncode == 0
+    assert node.pid != pid and not alive(pid) and node.healthy()
+    processes = [node.pid, *children(node.pid)]
+    assert node.run("stop").returncode == 0
+    assert not any(map(alive, processes))
+    assert "Traceback" not in node.log()
+
+
+def test_start_after_kill(node: Node) -> None:
+    assert node.run("start").returncode == 0
+    processes = [node.pid, *children(node.pid)]
+    os.kill(node.pid, signal.SIGKILL)
+    wait_for(lambda: not any(map(alive, processes)), "the children notice that they are orphans")
+    fails(node.run("status"), "not running", "stale", code=3)
+    fails(node.run("stop"), "not running", "stale")
+    started = node.run("start")
+    assert started.returncode == 0 and "stale pid file" in started.stderr
+    assert node.healthy()
+
+
+def test_check_and_version(node: Node) -> None:
+    assert node.run("check").returncode == 0
+    version = subprocess.run([sys.executable, str(ROOT / "bin/raiden"), "--version"], capture_output=True, text=True,
+                             env=environment())  # fmt: skip
+    assert version.stdout.startswith("raiden ")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("http_prt = 1", "did you mean http_port"),
+        ("http_port = 'x'", "http_port must be int"),
+        ("workers = True", "workers must be int"),
+        ("workers = 0", "at least 1"),
+        ("allowed_origins = [1]", "allowed_origins must be list"),
+        ("log_format = 'xml'", "log_format"),
+        ("http_host = '0.0.0.0'", "open_to_the_world = True"),
+        ("1 +", "raiden.conf.py:3"),
+        ("import nothing_of_this_name", "ModuleNotFoundError"),
+        ("service = 1", "service must be a function"),
+    ],
+)
+def test_bad_configuration(node: Node, text: str, said: str) -> None:
+    node.configure(text)
+    for arguments in (["check"], [], ["start"]):
+        fails(node.run(*arguments), said)
+
+
+def test_bad_environment_and_options(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails(node.run("-X", "workers = lots", "check"), "not a Python literal")
+    fails(node.run("-X", "workers", "check"), "name = value")
+    node.config.unlink()
+    fails(node.run("check"), "cannot read it")
+    node.configure()
+
+
+def test_port_in_use(node: Node) -> None:
+    with socket.create_server(("127.0.0.1", node.port)):
+        fails(node.run(), "in use", str(node.port))
+        fails(node.run("start"), "in use")
+    assert node.run("start").returncode == 0
+    other = node.run("-X", f"data_dir = {str(node.folder / 'other')!r}", "start")
+    fails(other, "in use")
+
+
+# In the foreground.
+
+
+def test_banner_lines_work(start: Callable[..., Daemon]) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    node = start()
+    lines = [line.partition("curl")[2] for line in node.banner().splitlines() if "curl" in line]
+    subscribe, publish = (["curl", "-sS", *shlex.split(line)] for line in lines)
+    with subprocess.Popen(subscribe, stdout=subprocess.PIPE) as subscriber:
+        wait_for(lambda: "hello" in node.json("/-/channels")["channels"], "curl has subscribed")
+        assert subprocess.run(publish, capture_output=True, timeout=20).stdout == b"{}"
+        assert subscriber.stdout is not None and subscriber.stdout.readline() == b'{"text": "hi"}\n'
+        subscriber.terminate()
+
+
+def test_drain(start: Callable[..., Daemon]) -> None:
+    node = start(workers=2)
+    processes = [node.pid, *children(node.pid)]
+    stream, events = Stream(node, "/a"), Stream(node, "/a", {"Accept": "text/event-stream"})
+    with connect(f"ws://127.0.0.1:{node.port}/a") as ws, ThreadPoolExecutor(1) as pool:
+        poll = pool.submit(node.request, "GET", "/a?_wait=60")
+        wait_for(lambda: node.json("/-/channels/a")["subscribers"] == 4, "all have subscribed")
+        assert node.stop() == 0
+        assert poll.result()[0] == 204
+        assert stream.line() == events.line() == b""
+        with pytest.raises(ConnectionClosed) as closed:
+            ws.recv()
+        assert closed.value.rcvd and closed.value.rcvd.code == 4002
+    stream.close()
+    events.close()
+    assert not any(map(alive, processes))
+    assert "Traceback" not in node.log()
+
+
+class Load:
+    """Publishes on ``count`` connections until it ends; collects what went wrong."""
+
+    def __init__(self, port: int, count: int = 4) -> None:
+        self._port = port
+        self._stop = Event()
+        self._pool = ThreadPoolExecutor(count)
+        self._results = [self._pool.submit(self._publish, n) for n in range(count)]
+
+    def _publish(self, number: int) -> tuple[int, list[str]]:
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=20)
+        done, wrong = 0, []
+        while not self._stop.is_set():
+            try:
+                connection.request("POST", f"/load{number}", str(done), {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                response.read()
+                if response.status != 202:
+                    wrong.append(str(response.status))
+                done += 1
+            except OSError as error:
+                wrong.append(repr(error))
+                connection.close()
+        connection.close()
+        return done, wrong
+
+    def end(self) -> tuple[int, list[str]]:
+        self._stop.set()
+        results = [result.result() for result in self._results]
+        self._pool.shutdown()
+        return sum(done for done, _ in results), [text for _, wrong in results for text in wrong]
+
+
+def test_reload_under_load(tmp_path: Path) -> None:
+    config = tmp_path / "conf.py"
+    config.write_text("max_body = 1000\n")
+    node = Daemon(tmp_path / "node", config=config, workers=2)
+    load = Load(node.port)
+    with Stream(node, "/a") as stream:
+        for n in range(20):
+            config.write_text(f"max_body = {1001 + n}\n")
+            node.signal(signal.SIGHUP)
+            wait_for(lambda n=n: node.log().count("reloaded") > n, "the reload is logged")  # type: ignore[misc]
+            node.publish("a", n)
+            assert stream.value() == n
+        json_type = {"Content-Type": "application/json"}
+
+        def refuses() -> bool:
+            return all(node.request("POST", "/b", "1" * 1021, json_type)[0] == 413 for _ in range(10))
+
+        wait_for(refuses, "both workers have the new limit")
+        assert node.request("POST", "/b", "1" * 1020, json_type)[0] == 202
+        config.write_text("max_body = 500\nhttp_host = '127.0.0.2'\n")
+        node.signal(signal.SIGHUP)
+        wait_for(lambda: "needs a restart: http_host" in node.log(), "what can't be changed is named")
+        config.write_text("max_bdy = 1\n")
+        node.signal(signal.SIGHUP)
+        wait_for(lambda: "not reloaded" in node.log(), "a bad file changes nothing")
+    done, wrong = load.end()
+    assert done > 100 and not wrong
+    assert node.stop() == 0
+
+
+def test_killed_worker_is_replaced(start: Callable[..., Daemon]) -> None:
+    node = start(workers=2)
+    load = Load(node.port)
+    forwarders, first, second = children(node.pid)
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: len(children(node.pid)) == 3 and first not in children(node.pid), "a new worker")
+    wait_for(lambda: "worker 0 replaced" in node.log(), "its replacement is logged")
+    assert {forwarders, second} <= set(children(node.pid))
+    streams = [Stream(node, "/a") for _ in range(16)]
+    node.publish("a", 1)
+    assert [stream.value() for stream in streams] == [1] * 16
+    for stream in streams:
+        stream.close()
+    done, wrong = load.end()
+    assert done > 100 and len(wrong) <= 4, "only who was connected to the killed worker noticed"
+
+
+def test_workers_that_keep_dying_end_the_node(start: Callable[..., Daemon]) -> None:
+    node = start()
+    for _ in range(5):
+        wait_for(lambda: len(children(node.pid)) == 2 or node.process.poll() is not None, "a worker")
+        os.kill(children(node.pid)[-1], signal.SIGKILL)
+        died = children(node.pid)[-1:]
+        wait_for(lambda d=died: node.process.poll() is not None or children(node.pid)[-1:] != d, "it died")  # type: ignore[misc]
+    assert node.process.wait(20) == 1
+    assert "raiden: workers died 5 times" in node.log()
+
+
+def test_forwarders_that_die_end_the_node(start: Callable[..., Daemon]) -> None:
+    node = start()
+    os.kill(children(node.pid)[0], signal.SIGKILL)
+    assert node.process.wait(20) == 1
+    assert "raiden: the forwarders died" in node.log()
+
+
+def test_service_that_fails_to_start(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.configure("def service(worker):\n    raise ValueError('mine')")
+    result = node.run()
+    assert result.returncode == 1 and "failed to start" in result.stderr.splitlines()[-1]
+
+
+def test_services_of_the_user(tmp_path: Path) -> None:
+    config = tmp_path / "conf.py"
+    config.write_text(
+        "from pathlib import Path\n"
+        "from raiden.service import Service\n"
+        f"_folder = Path({str(tmp_path)!r})\n"
+        "class Mine(Service):\n"
+        "    def do_start(self): (_folder / 'started').touch()\n"
+        "    def do_stop(self): (_folder / 'stopped').touch()\n"
+        "def service(worker): return Mine()\n"
+    )
+    node = Daemon(tmp_path / "node", config=config)
+    assert (tmp_path / "started").exists() and not (tmp_path / "stopped").exists()
+    assert node.stop() == 0
+    assert (tmp_path / "stopped").exists()
+
+
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        node = Daemon(tmp_path / "node")
+        assert manager.recv(100) == b"READY=1"
+        node.signal(signal.SIGHUP)
+        assert manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert manager.recv(100) == b"READY=1"
+        assert node.stop() == 0
+        assert manager.recv(100) == b"STOPPING=1"
+
+
+def test_json_log(start: Callable[..., Daemon]) -> None:
+    node = start(log_format="json")
+    node.stop()
+    entries: list[dict[str, Any]] = [json.loads(line) for line in node.log().splitlines()]
+    assert {"ready", "stopping", "stopped"} <= {entry["event"] for entry in entries}
