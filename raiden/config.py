@@ -101,14 +101,14 @@ def load(
         values, service = _read_file(path)
     for variable, text in (os.environ if environ is None else environ).items():
         if variable.startswith("RAIDEN_") and not _FOREIGN.fullmatch(variable):
-            name = variable[len("RAIDEN_") :].lower()
-            values[_known(name, variable)] = _parse(name, text, variable)
+            name = _known(variable[len("RAIDEN_") :].lower(), variable)
+            values[name] = _parse(name, text, variable)
     for override in overrides:
         name, equals, text = override.partition("=")
-        name = name.strip()
         if not equals:
             raise ConfigError(f"-X {override!r}: write it as -X 'name = value'")
-        values[_known(name, "-X")] = _parse(name, text.strip(), "-X")
+        name = _known(name.strip(), "-X")
+        values[name] = _parse(name, text.strip(), "-X")
     settings = Settings()
     for name, value in values.items():
         setattr(settings, name, _checked(name, value))
@@ -118,9 +118,14 @@ def load(
 
 def changes(old: Settings, new: Settings) -> tuple[dict[str, Any], list[str]]:
     """What a reload can apply, by name, and the names of what needs a restart."""
-    changed = [name for name in FIELDS if getattr(old, name) != getattr(new, name)]
+    changed = [name for name in FIELDS if _code(getattr(old, name)) != _code(getattr(new, name))]
     can = {name: getattr(new, name) for name in changed if FIELDS[name].metadata["reload"]}
     return can, [name for name in changed if name not in can]
+
+
+def _code(value: Any) -> Any:
+    """What a value is compared by: reading a file again makes a new function of the same code."""
+    return getattr(value, "__code__", value)
 
 
 def _read_file(path: str) -> tuple[dict[str, Any], ServiceBuilder | None]:
@@ -155,12 +160,14 @@ def _known(name: str, where: str) -> str:
 
 def _parse(name: str, text: str, where: str) -> Any:
     """A Python literal; for a setting that is a string, also the bare text."""
+    is_string = str in _kinds(name)
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        if str in _kinds(name):
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        if is_string:
             return text
         raise ConfigError(f"{where}: {name} = {text}: not a Python literal") from None
+    return text if is_string and type(value) in (int, float) else value
 
 
 def _kinds(name: str) -> tuple[Any, ...]:

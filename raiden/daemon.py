@@ -148,7 +148,8 @@ class Supervisor:
             signal.signal(number, signal.SIG_IGN)
         Forwarders(Addresses.within(self._folder), high_water=self.settings.backbone_high_water).start()
         channel.sendall(worker.READY)
-        channel.recv(1)  # the supervisor never writes here: this ends when it is gone
+        channel.recv(1)  # the supervisor never writes here: this ends when it is gone, and can't tidy up
+        shutil.rmtree(self._folder, ignore_errors=True)
         os._exit(0)
 
     def _fork(self, name: str, index: int | None, run: Callable[[socket.socket], None]) -> None:
@@ -229,7 +230,11 @@ class Supervisor:
             self._reap()
 
     def _hear(self, child: Child) -> None:
-        if child.channel.recv(64):
+        try:
+            said = child.channel.recv(64)
+        except ConnectionResetError:  # it died with a reload unread
+            said = b""
+        if said:
             child.ready = True
         else:
             self._selector.unregister(child.channel)  # dying: SIGCHLD follows
@@ -253,7 +258,11 @@ class Supervisor:
             line = ujson.dumps(can).encode() + b"\n"
             for child in self._children.values():
                 if child.index is not None:
-                    child.channel.sendall(line)
+                    try:
+                        child.channel.sendall(line)
+                    except OSError:
+                        pass  # it died: the one that replaces it has the new settings
+            logging.getLogger().setLevel(settings.log_level)
             logger.info("reloaded", extra={"changed": sorted(can)})
             if cannot:
                 logger.warning("needs a restart: %s", ", ".join(sorted(cannot)))

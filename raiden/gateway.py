@@ -13,13 +13,12 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qsl
 
 import gevent
 import ujson
 import webob
 
-from raiden import encoding, websocket
+from raiden import encoding, parameters, payload, websocket
 from raiden.backend import BackboneFull, NotInForce
 from raiden.connection import TICK, Connection, Gone, Overflow, Wheel
 from raiden.control import Control
@@ -32,12 +31,12 @@ from raiden.http import (
     HttpLimits,
     Request,
     RequestParser,
+    date,
     problem,
     serialize,
     serialize_stream_head,
 )
 from raiden.message import (
-    Cursor,
     InvalidChannel,
     InvalidPayload,
     Kind,
@@ -58,6 +57,8 @@ log = logging.getLogger(__name__)
 ACCEPT_AT_ONCE = 64
 MAX_PIPELINED = 32
 ALLOW = "GET, HEAD, POST, DELETE, OPTIONS"
+# The answer to a publish where no history is kept: taken, and on its way.
+ACCEPTED = webob.Response(status=202, body=b"{}", content_type="application/json", charset="utf-8")
 ALLOW_HEADERS = "Content-Type, Prefer, Last-Event-ID, Idempotency-Key, Authorization"
 
 
@@ -306,6 +307,12 @@ class Gateway(Service):
         if connection.closed:
             return
         self.stats.requests += 1
+        if response is ACCEPTED and request is not None and self._is_plain(request):
+            # The hot path of publishing: nothing to be made or serialized.
+            connection.send(accepted_bytes())
+            return
+        if response is ACCEPTED:
+            response = ACCEPTED.copy()
         keep_alive = request is not None and request.keep_alive and not self.draining
         head = request is not None and request.method == "HEAD"
         if request is not None:
@@ -322,6 +329,10 @@ class Gateway(Service):
         elif session is not None and not connection.busy:
             self._serve_queue(connection)
 
+    def _is_plain(self, request: Request) -> bool:
+        """Nothing about the answer depends on the request."""
+        return request.keep_alive and not request.http10 and not self.draining and "origin" not in request.fields
+
     def _dispatch(self, connection: Connection, request: Request) -> webob.Response | None:
         self._check_origin(request)
         method, target = request.method, request.environ["raiden.path"]
@@ -335,7 +346,7 @@ class Gateway(Service):
             return self._publish(request, [self._channel(request)])
         if method == "DELETE":
             self.router.publish([Message(self._channel(request), Kind.END, b"")])
-            return _accepted()
+            return ACCEPTED
         return self._subscribe(connection, request, [check_subscription(self.channel_builder(request))])
 
     def _dispatch_own(self, connection: Connection, request: Request, page: str) -> webob.Response | None:
@@ -344,7 +355,7 @@ class Gateway(Service):
             return self._publish_to_many(request)
         _require(request, "GET", "HEAD")
         if page == "subscribe":
-            names = [value for key, value in _query(request) if key == "channel"]
+            names = [value for key, value in parameters.query_pairs(request) if key == "channel"]
             if not names:
                 raise HttpError(400, "name what to subscribe to: /-/subscribe?channel=a&channel=b")
             return self._subscribe(connection, request, [check_subscription(name) for name in dict.fromkeys(names)])
@@ -355,18 +366,18 @@ class Gateway(Service):
 
     def _check_origin(self, request: Request) -> None:
         """Browsers say where a page came from; others' pages may not use this server unless their origin is listed."""
-        origin = request.headers.get("Origin")
+        origin = request.fields.get("origin")
         if origin is not None and not self._allows(origin, request):
             raise HttpError(403, f"pages of {origin[:100]} may not use this server: list it in allowed_origins")
 
     def _allows(self, origin: str, request: Request) -> bool:
         if "*" in self.allowed_origins or origin in self.allowed_origins:
             return True
-        return origin.partition("://")[2].lower() == request.headers.get("Host", "").lower()
+        return origin.partition("://")[2].lower() == request.fields.get("host", "").lower()
 
     def _cors(self, request: Request) -> dict[str, str]:
         """What a browser wants to hear (the Fetch standard, section 3.2)."""
-        origin = request.headers.get("Origin")
+        origin = request.fields.get("origin")
         if origin is None or not self._allows(origin, request):
             return {}
         headers = {
@@ -387,11 +398,11 @@ class Gateway(Service):
 
     def _publish(self, request: Request, channels: list[str]) -> webob.Response:
         started = time.perf_counter()
-        payloads = _payloads(request)
+        payloads = payload.payloads(request)
         for channel in channels:
-            self.router.publish([Message(channel, kind, payload) for kind, payload in payloads])
+            self.router.publish([Message(channel, kind, data) for kind, data in payloads])
         self.stats.publish_latency.observe(time.perf_counter() - started)
-        return _accepted()
+        return ACCEPTED
 
     def _publish_to_many(self, request: Request) -> webob.Response:
         body = json_payload(request.raw_body)
@@ -401,17 +412,17 @@ class Gateway(Service):
         names = order["channels"]
         if not names or len(names) > self.limits.max_subscriptions or not all(isinstance(n, str) for n in names):
             raise HttpError(400, f"channels must be 1 to {self.limits.max_subscriptions} names")
-        payload = json_payload(dumps(order["data"]))
+        data = json_payload(dumps(order["data"]))
         for channel in [check_channel(name) for name in dict.fromkeys(names)]:
-            self.router.publish([Message(channel, Kind.JSON, payload)])
-        return _accepted()
+            self.router.publish([Message(channel, Kind.JSON, data)])
+        return ACCEPTED
 
     # Subscribe.
 
     def _subscribe(self, connection: Connection, request: Request, names: list[str]) -> webob.Response | None:
         """One of the four transports; ``names`` is empty for the WebSocket that takes commands."""
-        query = _query(request)
-        _check_position(request, dict(query))
+        query = parameters.query_pairs(request)
+        parameters.check_position(request, dict(query))
         if len(names) > self.limits.max_subscriptions:
             raise HttpError(400, f"at most {self.limits.max_subscriptions} channels on a connection")
         if request.upgrade:
@@ -421,7 +432,7 @@ class Gateway(Service):
         wrapped = len(names) > 1 or names[0].endswith("*")
         own = "channel" if request.environ["raiden.path"] == "/-/subscribe" else None
         filters = Filters((key, value) for key, value in query if not key.startswith("_") and key != own)
-        wait = _wait(request, dict(query))
+        wait = parameters.wait(request, dict(query))
         if wait is not None:
             return self._open_poll(connection, request, names, filters, min(wait, self.limits.max_wait), wrapped)
         return self._open_stream(connection, request, names, filters, wrapped)
@@ -430,7 +441,7 @@ class Gateway(Service):
         self, connection: Connection, request: Request, names: list[str], filters: Filters, wrapped: bool
     ) -> webob.Response | None:
         chunked = not request.http10
-        accept = request.headers.get("Accept", "").lower()
+        accept = request.fields.get("accept", "").lower()
         keepalive: bytes
         if "text/event-stream" in accept:
             encode, content_type, keepalive = encoding.sse(wrapped, chunked), "text/event-stream", b": keep-alive\n\n"
@@ -441,7 +452,7 @@ class Gateway(Service):
         response = webob.Response(content_type=content_type, charset=None)
         response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         response.headers.update(self._cors(request))
-        gap = _asks_position(request)
+        gap = parameters.asks_position(request)
         if gap:
             response.headers["Raiden-Recovered"] = "false"
         if request.method == "HEAD":
@@ -464,7 +475,7 @@ class Gateway(Service):
     ) -> webob.Response | None:
         if request.method == "HEAD":
             return webob.Response(content_type="application/json", charset="utf-8")
-        recovered = "false" if _asks_position(request) else None
+        recovered = "false" if parameters.asks_position(request) else None
 
         def answer(connection: Connection, request: Request, response: webob.Response) -> None:
             response.headers["Cache-Control"] = "no-store"
@@ -542,98 +553,22 @@ class Gateway(Service):
         self._serve_waiting(connection, request, confirm)
 
 
+_accepted = ("", b"")
+
+
+def accepted_bytes() -> bytes:
+    """`ACCEPTED` for a connection that goes on, serialized once a second."""
+    global _accepted
+    now = date()
+    if _accepted[0] != now:
+        _accepted = (now, serialize(ACCEPTED.copy(), keep_alive=True, http10=False))
+    return _accepted[1]
+
+
 Handler = Callable[[Connection, Request], "webob.Response | None"]
-
-
-def _accepted() -> webob.Response:
-    """The answer where no history is kept: taken, and on its way."""
-    return webob.Response(status=202, body=b"{}", content_type="application/json", charset="utf-8")
 
 
 def _require(request: Request, *methods: str) -> None:
     if request.method not in methods:
         allow = ", ".join(methods)
         raise HttpError(405, f"use {allow} here", headers={"Allow": allow})
-
-
-def _query(request: Request) -> list[tuple[str, str]]:
-    """The query's pairs, strictly decoded; ``+`` is a space."""
-    pairs = [part.partition("=") for part in request.query_string.replace("+", " ").split("&") if part]
-    return [(unquote(key), unquote(value)) for key, _, value in pairs]
-
-
-def _asks_position(request: Request) -> bool:
-    query = dict(_query(request))
-    return "Last-Event-ID" in request.headers or "_since" in query or "_last" in query
-
-
-def _check_position(request: Request, query: dict[str, str]) -> None:
-    """Refuse a position that is none; without history no position can be gone back to."""
-    for cursor in (request.headers.get("Last-Event-ID") or "earliest", query.get("_since", "earliest")):
-        try:
-            if cursor != "earliest":
-                Cursor.parse(cursor)
-        except ValueError as error:
-            raise HttpError(400, str(error)) from None
-    if not query.get("_last", "0").isdecimal():
-        raise HttpError(400, "_last is a number of messages, like _last=10")
-
-
-def _wait(request: Request, query: dict[str, str]) -> float | None:
-    """The seconds that a long-poll may take: ``_wait=25``, or ``Prefer: wait=25`` (RFC 7240 section 4.3)."""
-    text = query.get("_wait")
-    for preference in request.headers.get("Prefer", "").split(","):
-        name, _, value = preference.partition(";")[0].partition("=")
-        if text is None and name.strip().lower() == "wait":
-            text = value.strip()
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit()) or len(text) > 6:
-        raise HttpError(400, "wait is a number of seconds, like _wait=25 or Prefer: wait=25")
-    return float(text)
-
-
-def _payloads(request: Request) -> list[tuple[Kind, bytes]]:
-    """The messages of a publish, by its content type; raises InvalidPayload, and then nothing is published."""
-    body = request.raw_body
-    content_type, _, parameters = request.headers.get("Content-Type", "").partition(";")
-    content_type = content_type.strip().lower()
-    if content_type == "application/json" or content_type.endswith("+json"):
-        return [(Kind.JSON, json_payload(body))]
-    if content_type == "application/x-www-form-urlencoded":
-        return [(Kind.JSON, dumps(_form(body)))]
-    if content_type == "application/x-ndjson":
-        lines = [line for line in body.split(b"\n") if line.strip()]
-        if not lines:
-            raise InvalidPayload("the batch is empty: send one JSON value a line")
-        return [(Kind.JSON, _batch_line(number, line)) for number, line in enumerate(lines, 1)]
-    if content_type.startswith("text/"):
-        return [(Kind.TEXT, _text(body, parameters))]
-    return [(Kind.BYTES, body)]
-
-
-def _batch_line(number: int, line: bytes) -> bytes:
-    try:
-        return json_payload(line)
-    except InvalidPayload as error:
-        raise InvalidPayload(f"line {number}: {error}; nothing of the batch was published") from None
-
-
-def _form(body: bytes) -> dict[str, str | list[str]]:
-    try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
-    except ValueError:
-        raise InvalidPayload("the form is not UTF-8") from None
-    fields: dict[str, list[str]] = {}
-    for key, value in pairs:
-        fields.setdefault(key, []).append(value)
-    return {key: values[0] if len(values) == 1 else values for key, values in fields.items()}
-
-
-def _text(body: bytes, parameters: str) -> bytes:
-    name, _, charset = parameters.strip().partition("=")
-    charset = charset.strip('" ') if name.lower() == "charset" else "utf-8"
-    try:
-        return body.decode(charset).encode()
-    except (LookupError, UnicodeError):
-        raise InvalidPayload(f"the text is not {charset[:40]}: send UTF-8, or name its charset") from None

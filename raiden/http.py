@@ -66,6 +66,11 @@ class Request(webob.Request):
         return self.environ["raiden.headers"]
 
     @property
+    def fields(self) -> dict[str, str]:
+        """The header fields by their names in lower case, of repeated ones the last; much faster than `headers`."""
+        return self.environ["raiden.fields"]
+
+    @property
     def raw_body(self) -> bytes:
         return self.environ["raiden.body"]
 
@@ -81,6 +86,7 @@ class RequestParser:
         "_body",
         "_body_size",
         "_events",
+        "_fields",
         "_headers",
         "_limits",
         "_parser",
@@ -103,6 +109,7 @@ class RequestParser:
     def _reset(self) -> None:
         self._url = b""
         self._headers: list[tuple[str, str]] = []
+        self._fields: dict[str, str] = {}
         self._body: list[bytes] = []
         self._size = 0
         self._body_size = 0
@@ -139,7 +146,7 @@ class RequestParser:
         request = self._events[-1] if self._events else None
         if not isinstance(request, Request):
             return  # refused already
-        fields = {name.lower(): value for name, value in self._headers}
+        fields = self._fields
         if request.method == "CONNECT":
             self._events[-1] = HttpError(405, "CONNECT is not served: use GET, POST or DELETE", close=True)
         elif fields.get("content-length", "0") != "0" or "transfer-encoding" in fields:
@@ -201,7 +208,7 @@ class RequestParser:
         self._state = self._BODY
         self._body_size = 0
         version = self._parser.get_http_version()
-        fields: dict[str, str] = {}
+        fields = self._fields
         for name, value in self._headers:
             name = name.lower()
             if name in fields and name in ("host", "content-length", "transfer-encoding", "expect"):
@@ -274,6 +281,7 @@ class RequestParser:
             "raiden.path": path.decode("latin-1"),
             "raiden.body": body,
             "raiden.headers": self._headers,
+            "raiden.fields": self._fields,
             "raiden.keep_alive": self._parser.should_keep_alive(),
             "raiden.upgrade": False,
         }

@@ -140,6 +140,7 @@ def test_refused_in_a_file(file: Path, text: str, says: str) -> None:
         ("workers = two", "workers = two: not a Python literal"),
         ("workers = {[]: 1}", "not a Python literal"),
         ("wurkers = 2", "did you mean workers?"),
+        ("wurkers = two", "did you mean workers?"),
         ("workers = '2'", "workers must be int, not '2'"),
     ],
 )
@@ -149,7 +150,7 @@ def test_refused_on_the_command_line(override: str, says: str) -> None:
 
 
 def test_refused_in_the_environment() -> None:
-    with pytest.raises(ConfigError, match="RAIDEN_MAX_BODI: unknown setting 'max_bodi'; did you mean max_body?"):
+    with pytest.raises(ConfigError, match="RAIDEN_MAX_BODI: unknown setting 'max_bodi'; did you mean max_body"):
         from_environment(RAIDEN_MAX_BODI="1")
 
 

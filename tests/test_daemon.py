@@ -130,6 +130,7 @@ def test_check_and_version(node: Node) -> None:
     version = subprocess.run([sys.executable, str(ROOT / "bin/raiden"), "--version"], capture_output=True, text=True,
                              env=environment())  # fmt: skip
     assert version.stdout.startswith("raiden ")
+    assert node.run("--version").stdout == version.stdout
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_banner_lines_work(start: Callable[..., Daemon]) -> None:
         pytest.skip("curl is not installed")
     node = start()
     lines = [line.partition("curl")[2] for line in node.banner().splitlines() if "curl" in line]
-    subscribe, publish = (["curl", "-sS", *shlex.split(line)] for line in lines)
+    subscribe, publish = (["curl", "-sS", "-m", "30", *shlex.split(line)] for line in lines)
     with subprocess.Popen(subscribe, stdout=subprocess.PIPE) as subscriber:
         wait_for(lambda: "hello" in node.json("/-/channels")["channels"], "curl has subscribed")
         assert subprocess.run(publish, capture_output=True, timeout=20).stdout == b"{}"
@@ -231,6 +232,12 @@ class Load:
         connection.close()
         return done, wrong
 
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     def end(self) -> tuple[int, list[str]]:
         self._stop.set()
         results = [result.result() for result in self._results]
@@ -238,12 +245,11 @@ class Load:
         return sum(done for done, _ in results), [text for _, wrong in results for text in wrong]
 
 
-def test_reload_under_load(tmp_path: Path) -> None:
+def test_reload_under_load(start: Callable[..., Daemon], tmp_path: Path) -> None:
     config = tmp_path / "conf.py"
     config.write_text("max_body = 1000\n")
-    node = Daemon(tmp_path / "node", config=config, workers=2)
-    load = Load(node.port)
-    with Stream(node, "/a") as stream:
+    node = start(config=config, workers=2)
+    with Load(node.port) as load, Stream(node, "/a") as stream:
         for n in range(20):
             config.write_text(f"max_body = {1001 + n}\n")
             node.signal(signal.SIGHUP)
@@ -263,35 +269,36 @@ def test_reload_under_load(tmp_path: Path) -> None:
         config.write_text("max_bdy = 1\n")
         node.signal(signal.SIGHUP)
         wait_for(lambda: "not reloaded" in node.log(), "a bad file changes nothing")
-    done, wrong = load.end()
+        done, wrong = load.end()
     assert done > 100 and not wrong
     assert node.stop() == 0
 
 
 def test_killed_worker_is_replaced(start: Callable[..., Daemon]) -> None:
     node = start(workers=2)
-    load = Load(node.port)
-    forwarders, first, second = children(node.pid)
-    os.kill(first, signal.SIGKILL)
-    wait_for(lambda: len(children(node.pid)) == 3 and first not in children(node.pid), "a new worker")
-    wait_for(lambda: "worker 0 replaced" in node.log(), "its replacement is logged")
-    assert {forwarders, second} <= set(children(node.pid))
-    streams = [Stream(node, "/a") for _ in range(16)]
-    node.publish("a", 1)
-    assert [stream.value() for stream in streams] == [1] * 16
-    for stream in streams:
-        stream.close()
-    done, wrong = load.end()
+    with Load(node.port) as load:
+        forwarders, first, second = children(node.pid)
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: len(children(node.pid)) == 3 and first not in children(node.pid), "a new worker")
+        wait_for(lambda: "worker 0 replaced" in node.log(), "its replacement is logged")
+        assert {forwarders, second} <= set(children(node.pid))
+        streams = [Stream(node, "/a") for _ in range(16)]
+        node.publish("a", 1)
+        assert [stream.value() for stream in streams] == [1] * 16
+        for stream in streams:
+            stream.close()
+        done, wrong = load.end()
     assert done > 100 and len(wrong) <= 4, "only who was connected to the killed worker noticed"
 
 
 def test_workers_that_keep_dying_end_the_node(start: Callable[..., Daemon]) -> None:
     node = start()
-    for _ in range(5):
-        wait_for(lambda: len(children(node.pid)) == 2 or node.process.poll() is not None, "a worker")
-        os.kill(children(node.pid)[-1], signal.SIGKILL)
-        died = children(node.pid)[-1:]
-        wait_for(lambda d=died: node.process.poll() is not None or children(node.pid)[-1:] != d, "it died")  # type: ignore[misc]
+    forwarders, worker = children(node.pid)
+    for n in range(5):
+        os.kill(worker, signal.SIGKILL)
+        if n < 4:
+            seen = {forwarders, worker}
+            (worker,) = wait_for(lambda seen=seen: set(children(node.pid)) - seen, "a new worker")  # type: ignore[misc]
     assert node.process.wait(20) == 1
     assert "raiden: workers died 5 times" in node.log()
 
@@ -310,7 +317,7 @@ def test_service_that_fails_to_start(tmp_path: Path) -> None:
     assert result.returncode == 1 and "failed to start" in result.stderr.splitlines()[-1]
 
 
-def test_services_of_the_user(tmp_path: Path) -> None:
+def test_services_of_the_user(start: Callable[..., Daemon], tmp_path: Path) -> None:
     config = tmp_path / "conf.py"
     config.write_text(
         "from pathlib import Path\n"
@@ -321,18 +328,18 @@ def test_services_of_the_user(tmp_path: Path) -> None:
         "    def do_stop(self): (_folder / 'stopped').touch()\n"
         "def service(worker): return Mine()\n"
     )
-    node = Daemon(tmp_path / "node", config=config)
+    node = start(config=config)
     assert (tmp_path / "started").exists() and not (tmp_path / "stopped").exists()
     assert node.stop() == 0
     assert (tmp_path / "stopped").exists()
 
 
-def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_told(start: Callable[..., Daemon], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(20)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        node = Daemon(tmp_path / "node")
+        node = start()
         assert manager.recv(100) == b"READY=1"
         node.signal(signal.SIGHUP)
         assert manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
@@ -346,3 +353,54 @@ def test_json_log(start: Callable[..., Daemon]) -> None:
     node.stop()
     entries: list[dict[str, Any]] = [json.loads(line) for line in node.log().splitlines()]
     assert {"ready", "stopping", "stopped"} <= {entry["event"] for entry in entries}
+
+
+def test_started_node_logs_why_it_ended(node: Node) -> None:
+    assert node.run("start").returncode == 0
+    pid = node.pid
+    first = children(pid)[1]
+    os.kill(first, signal.SIGKILL)  # its replacement takes descriptors that 'start' used
+    wait_for(lambda: "replaced" in node.log(), "it is replaced")
+    os.kill(children(pid)[0], signal.SIGKILL)
+    wait_for(lambda: not alive(pid), "the node ends")
+    assert "raiden: the forwarders died" in node.log()
+
+
+def test_worker_killed_with_a_reload_unread(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    config = tmp_path / "conf.py"
+    config.write_text("max_body = 1000\n")
+    node = start(config=config)
+    worker = children(node.pid)[1]
+    os.kill(worker, signal.SIGSTOP)
+    config.write_text("max_body = 100\n")
+    node.signal(signal.SIGHUP)
+    wait_for(lambda: "reloaded" in node.log(), "the reload is logged")
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: "worker 0 replaced" in node.log() or node.process.poll() is not None, "a new worker")
+    assert node.request("POST", "/a", "1" * 101)[0] == 413
+    assert node.stop() == 0
+    assert "Traceback" not in node.log()
+
+
+def test_reload_sets_the_supervisors_log_level(node: Node) -> None:
+    node.configure("log_level = 'ERROR'")
+    assert node.run("start").returncode == 0
+    assert node.log() == ""
+    node.configure("log_level = 'INFO'")
+    assert node.run("reload").returncode == 0
+    wait_for(lambda: "reloaded" in node.log(), "the reload is logged")
+
+
+def test_killed_node_leaves_no_folder(
+    start: Callable[..., Daemon], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    node = start()
+    processes = children(node.pid)
+    assert list(folder.iterdir())
+    node.process.kill()
+    node.process.wait(20)
+    wait_for(lambda: not any(map(alive, processes)), "the orphans end")
+    assert not list(folder.iterdir())

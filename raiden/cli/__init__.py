@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,21 +80,24 @@ def _start(settings: Settings, service: ServiceBuilder | None, source: tuple[str
         raise StartError(said or f"the node ended while starting; {settings.file('log')} says why")
     os.close(reading)
     os.setsid()
+    starter = os.fdopen(writing, "wb", buffering=0)
     code = 1
     try:
         daemon.claim_pid_file(pid_file)
         _log_to(settings.file("log"))
 
         def announce(host: str, port: int) -> None:
-            os.write(writing, f"ready running, pid {os.getpid()}, http://{host}:{port}".encode())
-            os.close(writing)
+            starter.write(f"ready running, pid {os.getpid()}, http://{host}:{port}".encode())
+            starter.close()
 
         code = daemon.run(settings, service, source, announce=announce)
     except StartError as error:
-        try:
-            os.write(writing, str(error).encode())
-        except OSError:
-            print(f"raiden: {error}", file=sys.stderr)
+        if starter.closed:  # and its number may be another file's by now
+            print(f"raiden: {error}", file=sys.stderr, flush=True)
+        else:
+            starter.write(str(error).encode())
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

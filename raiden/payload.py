@@ -1,0 +1,55 @@
+"""What the body of a publish holds, by its content type."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+from raiden.encoding import dumps
+from raiden.http import Request
+from raiden.message import InvalidPayload, Kind, json_payload
+
+
+def payloads(request: Request) -> list[tuple[Kind, bytes]]:
+    """The messages of a publish, by its content type; raises InvalidPayload, and then nothing is published."""
+    body = request.raw_body
+    content_type, _, parameters = request.fields.get("content-type", "").partition(";")
+    content_type = content_type.strip().lower()
+    if content_type == "application/json" or content_type.endswith("+json"):
+        return [(Kind.JSON, json_payload(body))]
+    if content_type == "application/x-www-form-urlencoded":
+        return [(Kind.JSON, dumps(_form(body)))]
+    if content_type == "application/x-ndjson":
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        if not lines:
+            raise InvalidPayload("the batch is empty: send one JSON value a line")
+        return [(Kind.JSON, _batch_line(number, line)) for number, line in enumerate(lines, 1)]
+    if content_type.startswith("text/"):
+        return [(Kind.TEXT, _text(body, parameters))]
+    return [(Kind.BYTES, body)]
+
+
+def _batch_line(number: int, line: bytes) -> bytes:
+    try:
+        return json_payload(line)
+    except InvalidPayload as error:
+        raise InvalidPayload(f"line {number}: {error}; nothing of the batch was published") from None
+
+
+def _form(body: bytes) -> dict[str, str | list[str]]:
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
+    except ValueError:
+        raise InvalidPayload("the form is not UTF-8") from None
+    fields: dict[str, list[str]] = {}
+    for key, value in pairs:
+        fields.setdefault(key, []).append(value)
+    return {key: values[0] if len(values) == 1 else values for key, values in fields.items()}
+
+
+def _text(body: bytes, parameters: str) -> bytes:
+    name, _, charset = parameters.strip().partition("=")
+    charset = charset.strip('" ') if name.lower() == "charset" else "utf-8"
+    try:
+        return body.decode(charset).encode()
+    except (LookupError, UnicodeError):
+        raise InvalidPayload(f"the text is not {charset[:40]}: send UTF-8, or name its charset") from None
