@@ -17,8 +17,8 @@
 
 # Files and the log
 
-# Where pid and log files live. The default is $XDG_STATE_HOME/raiden, or else ~/.local/state/raiden ("~" is not expanded
-# here); conf/raiden.service sets the state directory of systemd.
+# Where pid and log files live. The default is $XDG_STATE_HOME/raiden, or else ~/.local/state/raiden ("~" itself is
+# not expanded); conf/raiden.service sets systemd's state directory.
 # data_dir = "/var/lib/raiden"
 # Pid file of a node started with 'raiden start'; None: raiden.pid in data_dir.
 # pid_file = None

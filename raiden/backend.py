@@ -3,9 +3,9 @@
 A frame published by any worker goes up by PUSH and comes down by SUB to the workers that asked for it, the publisher's
 own included: there is one path, local or not.
 
-**In force.** A subscription travels to the forwarder by itself, so some time passes before it holds. A round tells when:
-after the subscriptions, subscribe to a topic that nobody used before, and publish to it until it comes back. Pipes are
-first in, first out, so then everything subscribed earlier holds too. One round serves all that wait.
+**In force.** A subscription travels to the forwarder by itself, so some time passes before it holds. A round tells
+when: after the subscriptions, subscribe to a topic that nobody used before, and publish to it until it comes back. Pipes
+are first in, first out, so then everything subscribed earlier holds too. One round serves all that wait.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Backend:
             waiting = self._nonces.get(topic)
             if waiting is not None:
                 waiting.set(text)
-        elif topic.startswith(_ANSWER):
+        elif topic == _ANSWER + self._id:  # a pattern may bring others' answers too
             number, _, answer = text.partition(b"\0")
             answers = self._answers.get(number)
             if answers is not None:

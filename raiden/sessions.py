@@ -118,7 +118,7 @@ class Stream(Session):
 class Poll(Session):
     """A long-poll: answered by the first turn that brings something, or with 204 when its time is up."""
 
-    __slots__ = ("answer", "limit", "pending", "ready", "request", "size")
+    __slots__ = ("answer", "early", "pending", "ready", "request")
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, request: Request, wait: float,
@@ -127,6 +127,7 @@ class Poll(Session):
         super().__init__(connection, router, wheel, wait)
         self.request = request
         self.pending: list[bytes] = []
+        self.early: list[bytes] = []
         self.ready = False
         self.answer = answer
 
@@ -140,8 +141,15 @@ class Poll(Session):
         self.flush()
 
     def flush(self) -> None:
-        if self.ready and self.pending:
-            items = b"".join(self.pending)[:-1]
+        self.early += self.pending
+        self.pending.clear()
+        if not self.ready:
+            # Not in force yet: keep it for the answer, as much as an outbox may hold.
+            if sum(map(len, self.early)) > self.connection.max_outbox:
+                self.close()
+            return
+        if self.early:
+            items = b"".join(self.early)[:-1]
             response = webob.Response(content_type="application/json", charset="utf-8")
             response.body = b'{"messages":[%b]}' % items
             self._answer(response)
@@ -162,7 +170,7 @@ class Poll(Session):
 
     def _answer(self, response: webob.Response) -> None:
         self.close()
-        self.pending = []
+        self.early.clear()
         self.ready = False
         self.answer(self.connection, self.request, response)
 
@@ -256,7 +264,7 @@ class CommandError(Exception):
 class MultiplexSocket(Socket):
     """``/-/websocket``: commands as JSON text, many channels on one socket."""
 
-    __slots__ = ("max_subscriptions",)
+    __slots__ = ("confirming", "max_subscriptions")
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket,
@@ -264,6 +272,7 @@ class MultiplexSocket(Socket):
     ) -> None:  # fmt: skip
         super().__init__(connection, router, wheel, keepalive, socket, None, False)
         self.max_subscriptions = max_subscriptions
+        self.confirming = 0
 
     def message(self, data: str | bytes) -> None:
         number: Any = None
@@ -308,8 +317,12 @@ class MultiplexSocket(Socket):
             raise CommandError(409, "already subscribed: unsubscribe first to change filters")
         if len(self.subscriptions) >= self.max_subscriptions:
             raise CommandError(403, f"at most {self.max_subscriptions} subscriptions on a connection")
+        if self.confirming >= self.max_subscriptions:
+            raise CommandError(429, "too many subscribe commands at once: wait for their replies")
         filters = _filters_of(command.get("filters") or {})
         self.subscribe(name, encoding.websocket(True, self.websocket.deflate), filters)
+        # It ends by itself: `in_force` is bounded, and so is the number of those that wait.
+        self.confirming += 1
         gevent.spawn(self._confirm, command.get("id"), name)
 
     def _confirm(self, number: Any, name: str) -> None:
@@ -319,6 +332,7 @@ class MultiplexSocket(Socket):
         except NotInForce as error:
             self.unsubscribe(name)
             result = {"error": {"code": 503, "message": f"{error}: try again later"}}
+        self.confirming -= 1
         if not self.connection.closed:
             self.reply(number, result)
 

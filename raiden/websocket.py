@@ -38,7 +38,7 @@ class _SharedDeflate(ServerPerMessageDeflateFactory):
 
 _DEFLATE = [_SharedDeflate(server_no_context_takeover=True, client_no_context_takeover=True)]
 
-NORMAL, GOING_AWAY, POLICY, INVALID_TEXT, TRY_LATER = 1000, 1001, 1008, 1007, 1013
+POLICY, INVALID_TEXT, TRY_LATER = 1008, 1007, 1013
 SLOW_CONSUMER, DRAINING, CHANNEL_DELETED, PING_TIMEOUT = 4001, 4002, 4504, 4003
 
 

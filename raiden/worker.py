@@ -89,7 +89,7 @@ class Worker(Service):
                 logger.error("the backbone does not pass messages", extra={"reason": str(error)})
 
     def reload(self, values: dict[str, Any]) -> None:
-        """Apply settings that have changed; open connections see new limits at once."""
+        """Apply settings that have changed; limits of requests hold at once, those of connections for new ones."""
         for name, value in values.items():
             if name in _LIMITS:
                 setattr(self.gateway.limits, name, value)

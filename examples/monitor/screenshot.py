@@ -142,7 +142,6 @@ def main() -> None:
         command = [sys.executable, "-m", "raiden"]
         for setting in (
             f"http_port = {urlsplit(raiden).port}",
-            f"backend_port = {free_port()}",
             f"allowed_origins = [{origin!r}]",
             f"data_dir = {str(folder / 'raiden')!r}",
         ):

@@ -1,0 +1,287 @@
+"""Measure a real node and, in the same run, the limit of the machine: ``benchmarks/run.py [--quick] [--json FILE]``.
+
+fanout.c is the load and sendloop.c the limit, both compiled into build/. Each round has every measurement once, each
+with a daemon of its own; the table has the medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build"
+SUBSCRIBERS = 1000
+RATE = 200
+BYTES = 128
+FRAME_BYTES = BYTES + 4  # with a WebSocket header
+Numbers = dict[str, float]
+
+# What a greenlet that waits would cost by itself, for comparison with an idle subscriber.
+GREENLETS = """
+import gevent, gevent.event
+def pss():
+    return next(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Pss:"))
+event, before = gevent.event.Event(), pss()
+waiting = [gevent.spawn(event.wait) for _ in range(10_000)]
+gevent.sleep(0.1)
+print((pss() - before) / 10_000)
+"""
+
+
+class Failed(Exception):
+    """A measurement can't be made, or messages were lost."""
+
+
+def compile_tools() -> None:
+    BUILD.mkdir(exist_ok=True)
+    for name in ("fanout", "sendloop"):
+        source, target = ROOT / "benchmarks" / f"{name}.c", BUILD / name
+        if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+            subprocess.run(["cc", "-O2", "-std=c11", "-o", target, source], check=True, timeout=120)
+
+
+def run_tool(command: list[str], timeout: float) -> Any:
+    """The JSON that a tool prints; it is ended when it takes too long."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode:
+        raise Failed(f"{Path(command[0]).name}: {done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+class Daemon:
+    """A node with one worker, on a port of the kernel's choice; a context that ends with it."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="raiden-bench-"))
+        # No keep-alives in between: fanout does not answer pings.
+        settings = {"http_port": 0, "workers": 1, "data_dir": str(self._folder), "keepalive": 600.0}
+        options = [word for name, value in settings.items() for word in ("-X", f"{name} = {value!r}")]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAIDEN_")}
+        self._log = self._folder / "output"
+        with open(self._log, "wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "raiden", *options],
+                stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT,
+                env={**environment, "PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+        self.pid = self._process.pid
+
+    def __enter__(self) -> Daemon:
+        try:
+            deadline = time.monotonic() + 20
+            while "ready" not in self._log.read_text():
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise Failed(f"the daemon did not start: {self._log.read_text()}")
+                time.sleep(0.02)
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", self._log.read_text())
+            assert found, "the daemon says where it is"
+            self.port = int(found.group(1))
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            self.forwarders, self.worker = map(int, children)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(20)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def load(self, *, timeout: float = 60, **options: object) -> Any:
+        """Let fanout put its load on the node."""
+        command = [str(BUILD / "fanout"), "--port", str(self.port), "--timeout", str(timeout), "--size", str(BYTES)]
+        command += ["--pid", str(self.pid), "--memory-pid", str(self.worker)]
+        for name, value in options.items():
+            option = f"--{name.replace('_', '-')}"
+            command += [option] if value is True else [option, str(value)]
+        result = run_tool(command, timeout + 30)
+        if result["lost"] or result["refused"] or result["duplicates"] or result["closed"]:
+            raise Failed(f"not every message arrived once: {result}")
+        if result["out_of_order"] and options.get("pubs", 1) == 1:
+            raise Failed(f"messages arrived out of order: {result}")
+        return result
+
+
+def paced(messages: int) -> Numbers:
+    """(a) and the limit: the CPU of a delivery at a pace, and of a bare send."""
+    with Daemon() as daemon:
+        result = daemon.load(subs=SUBSCRIBERS, msgs=messages, rate=RATE)
+        worker = result["cpu_s"][str(daemon.worker)]
+        forwarders = result["cpu_s"][str(daemon.forwarders)]
+    command = [str(BUILD / "sendloop"), str(SUBSCRIBERS), str(messages), str(RATE), str(FRAME_BYTES)]
+    limit = run_tool(command, messages / RATE + 60)["cpu_us_per_send"]
+    us = 1e6 / result["deliveries"]
+    return {
+        "paced_cpu_us_per_delivery": result["server_cpu_s"] * us,
+        "paced_worker_cpu_us_per_delivery": worker * us,
+        "paced_forwarders_cpu_us_per_delivery": forwarders * us,
+        "sendloop_cpu_us_per_send": limit,
+        "paced_ratio_to_sendloop": result["server_cpu_s"] * us / limit,
+        "paced_publishes_per_s": result["publishes_per_s"],
+        "paced_p50_ms": result["p50_us"] / 1000,
+        "paced_p99_ms": result["p99_us"] / 1000,
+    }
+
+
+def full_speed(messages: int, single: int) -> Numbers:
+    """(b): deliveries a second with 64 publishes outstanding, and with one whose fan-out ends before the next."""
+    with Daemon() as daemon:
+        many = daemon.load(subs=SUBSCRIBERS, msgs=messages, window=64)
+    with Daemon() as daemon:
+        one = daemon.load(subs=SUBSCRIBERS, msgs=single, one_by_one=True)
+    return {
+        "full_deliveries_per_s": many["deliveries_per_s"],
+        "full_publishes_per_s": many["publishes_per_s"],
+        "full_cpu_us_per_delivery": many["server_cpu_s"] * 1e6 / many["deliveries"],
+        "full_p50_ms": many["p50_us"] / 1000,
+        "full_p99_ms": many["p99_us"] / 1000,
+        "single_deliveries_per_s": one["deliveries_per_s"],
+        "single_cpu_us_per_delivery": one["server_cpu_s"] * 1e6 / one["deliveries"],
+        "single_p50_ms": one["p50_us"] / 1000,
+        "full_ratio_to_single": many["deliveries_per_s"] / one["deliveries_per_s"],
+    }
+
+
+def idle(subscribers: int) -> Numbers:
+    """(c): the memory of subscribers that get nothing, by transport, and of bare greenlets."""
+    numbers: Numbers = {}
+    for transport in ("sse", "ws"):
+        with Daemon() as daemon:
+            result = daemon.load(transport=transport, subs=subscribers, settle=1.0)
+        before, after = result["pss_before_kb"], result["pss_after_kb"]
+        numbers[f"idle_{transport}_pss_before_mb"] = before / 1024
+        numbers[f"idle_{transport}_pss_after_mb"] = after / 1024
+        numbers[f"idle_{transport}_kb_per_subscriber"] = (after - before) / subscribers
+        numbers[f"idle_{transport}_connects_per_s"] = subscribers / result["connect_s"]
+    numbers["greenlet_kb"] = run_tool([sys.executable, "-c", GREENLETS], 60)
+    return numbers
+
+
+def publishing(messages: int) -> Numbers:
+    """(d): publishes on 16 connections, one outstanding on each, to 10 subscribers."""
+    with Daemon() as daemon:
+        result = daemon.load(subs=10, msgs=messages, pubs=16)
+    return {
+        "publish_per_s": result["publishes_per_s"],
+        "publish_cpu_us": result["server_cpu_s"] * 1e6 / messages,
+        "publish_worker_cpu_us": result["cpu_s"][str(daemon.worker)] * 1e6 / messages,
+        "publish_p50_ms": result["p50_us"] / 1000,
+        "publish_p99_ms": result["p99_us"] / 1000,
+    }
+
+
+TABLE: list[tuple[str, list[tuple[str, str, str]]]] = [
+    (
+        f"(a) {SUBSCRIBERS:,} WebSockets, {RATE} messages/s of {BYTES} bytes",
+        [
+            ("server CPU per delivery", "paced_cpu_us_per_delivery", "{:.2f} us"),
+            ("  of that, the worker", "paced_worker_cpu_us_per_delivery", "{:.2f} us"),
+            ("CPU per send of sendloop", "sendloop_cpu_us_per_send", "{:.2f} us"),
+            ("server / sendloop", "paced_ratio_to_sendloop", "{:.2f}"),
+            ("latency, median", "paced_p50_ms", "{:.1f} ms"),
+            ("latency, 99th percentile", "paced_p99_ms", "{:.1f} ms"),
+        ],
+    ),
+    (
+        f"(b) {SUBSCRIBERS:,} WebSockets, as fast as 64 outstanding publishes allow",
+        [
+            ("deliveries", "full_deliveries_per_s", "{:,.0f} /s"),
+            ("server CPU per delivery", "full_cpu_us_per_delivery", "{:.2f} us"),
+            ("latency, median", "full_p50_ms", "{:.1f} ms"),
+            ("deliveries, one message per send", "single_deliveries_per_s", "{:,.0f} /s"),
+            ("  server CPU per delivery", "single_cpu_us_per_delivery", "{:.2f} us"),
+            ("ratio", "full_ratio_to_single", "{:.1f}"),
+        ],
+    ),
+    (
+        "(c) idle subscribers of one worker",
+        [
+            ("event stream: worker's PSS before", "idle_sse_pss_before_mb", "{:.1f} MB"),
+            ("  and after", "idle_sse_pss_after_mb", "{:.1f} MB"),
+            ("  per subscriber", "idle_sse_kb_per_subscriber", "{:.2f} KB"),
+            ("WebSocket: worker's PSS before", "idle_ws_pss_before_mb", "{:.1f} MB"),
+            ("  and after", "idle_ws_pss_after_mb", "{:.1f} MB"),
+            ("  per subscriber", "idle_ws_kb_per_subscriber", "{:.2f} KB"),
+            ("a bare greenlet, for comparison", "greenlet_kb", "{:.2f} KB"),
+        ],
+    ),
+    (
+        "(d) publishing on 16 connections to 10 WebSockets",
+        [
+            ("publishes", "publish_per_s", "{:,.0f} /s"),
+            ("server CPU per publish", "publish_cpu_us", "{:.1f} us"),
+            ("  of that, the worker", "publish_worker_cpu_us", "{:.1f} us"),
+            ("latency, median", "publish_p50_ms", "{:.2f} ms"),
+        ],
+    ),
+]
+
+
+def print_table(medians: Numbers, samples: list[Numbers]) -> None:
+    for title, rows in TABLE:
+        print(f"\n{title}")
+        for label, name, form in rows:
+            if name in medians:
+                values = [numbers[name] for numbers in samples]
+                spread = f"{form.format(min(values))} .. {form.format(max(values))}" if len(values) > 1 else ""
+                print(f"  {label:<36} {form.format(medians[name]):>16}   {spread}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure a node on this machine.")
+    parser.add_argument("--quick", action="store_true", help="one short round: does it work, roughly how fast")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    arguments = parser.parse_args()
+    quick: bool = arguments.quick
+    measurements: list[Callable[[], Numbers]] = [
+        lambda: paced(RATE * (2 if quick else 10)),
+        lambda: full_speed(1000 if quick else 5000, 50 if quick else 300),
+        lambda: publishing(4000 if quick else 50_000),
+        lambda: idle(2000 if quick else 10_000),
+    ]
+    rounds = 1 if quick else 3
+    samples: list[Numbers] = []
+    try:
+        compile_tools()
+        for number in range(rounds):
+            sample: Numbers = {}
+            for measure in measurements:
+                sample.update(measure())
+                print(f"\rround {number + 1} of {rounds}: {len(sample)} numbers ", end="", file=sys.stderr, flush=True)
+            samples.append(sample)
+    except (Failed, subprocess.SubprocessError, OSError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    print(file=sys.stderr)
+    medians = {name: statistics.median(sample[name] for sample in samples) for name in samples[0]}
+    print_table(medians, samples)
+    if arguments.json:
+        machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+        arguments.json.write_text(
+            json.dumps({"machine": machine, "quick": quick, "medians": medians, "rounds": samples}, indent=2) + "\n"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

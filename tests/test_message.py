@@ -1,0 +1,206 @@
+"""What travels: names, cursors, frames and payloads."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+
+from raiden.message import (
+    Cursor,
+    InvalidChannel,
+    InvalidFrame,
+    InvalidPayload,
+    Kind,
+    Message,
+    check_channel,
+    check_subscription,
+    json_payload,
+    topic,
+    unquote,
+)
+
+
+def header(version: int, kind: int, extensions: bytes, published: int = 7) -> bytes:
+    return struct.pack("!BBHQ", version, kind, len(extensions), published) + extensions
+
+
+def extension(tag: int, data: bytes) -> bytes:
+    return struct.pack("!BH", tag, len(data)) + data
+
+
+@pytest.mark.parametrize("name", ["a", "a b", "/", "a/b.c", "a*b", "*a", "-", "-a", "ä€😀", "\u2028", "a" * 255])
+def test_names(name: str) -> None:
+    assert check_channel(name) == check_subscription(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "\0", "a\nb", "\x1f", "\x7f", "\x85", "\x9f", "\ud800", "-/", "-/health", "a" * 256, "€" * 86]
+)
+def test_names_that_are_none(name: str) -> None:
+    for check in (check_channel, check_subscription):
+        with pytest.raises(InvalidChannel):
+            check(name)
+
+
+@pytest.mark.parametrize("name", ["*", "a*", "a.*", "**"])
+def test_patterns_can_be_subscribed_to_but_not_published_to(name: str) -> None:
+    assert check_subscription(name) == name
+    with pytest.raises(InvalidChannel, match="pattern"):
+        check_channel(name)
+
+
+def test_topics() -> None:
+    assert (topic("a€"), topic("a*"), topic("*"), topic("a**")) == ("a€\0".encode(), b"a", b"", b"a*")
+
+
+@pytest.mark.parametrize(
+    ("text", "decoded"), [("a+b", "a+b"), ("%41%2f%2F", "A//"), ("%25", "%"), ("%e2%82%ac", "€"), ("%2541", "%41")]
+)
+def test_percent_decoding(text: str, decoded: str) -> None:
+    assert unquote(text) == decoded
+
+
+@pytest.mark.parametrize("text", ["%", "%4", "a%", "%%41", "%4g", "% 1", "%+1", "%u0041", "%ff", "%c0%80", "%ed%a0%80"])
+def test_percent_decoding_is_strict(text: str) -> None:
+    with pytest.raises(InvalidChannel, match="percent-encoding"):
+        unquote(text)
+
+
+def test_cursors() -> None:
+    assert Cursor.parse("k3x9:41") == ("k3x9", 41)
+    assert str(Cursor("k3x9", 41)) == "k3x9:41"
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":", "41", "a:", ":1", "a:-1", "a: 1", "a:1_0", "a:\u0661", "a b:1", "a:1" + 19 * "0"]
+)
+def test_cursors_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="is no cursor"):
+        Cursor.parse(text)
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("cursor", [None, "k3x9:41"])
+@pytest.mark.parametrize("payload", [b"", b"1", b"\0\xff" * 70000])
+def test_frames_round_trip(kind: Kind, cursor: str | None, payload: bytes) -> None:
+    frame = Message("a€", kind, payload, cursor, published=1 << 50).to_frame()
+    name = "a€".encode()
+    assert frame.startswith(name + b"\0")
+    message = Message.from_frame(name, frame)
+    assert (message.channel, message.kind, message.payload) == ("a€", kind, payload)
+    assert (message.cursor, message.published) == (cursor, 1 << 50)
+
+
+def test_unknown_extensions_are_skipped() -> None:
+    unknown, cursor = extension(9, b"?" * 300), extension(1, b"e:1")
+    for extensions, expected in [
+        (unknown, None),
+        (unknown + cursor, "e:1"),
+        (cursor + unknown, "e:1"),
+        (b"\x09", None),
+    ]:
+        message = Message.from_frame(b"a", b"a\0" + header(1, Kind.TEXT, extensions) + b"payload")
+        assert (message.cursor, message.payload, message.published) == (expected, b"payload", 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "frame"),
+    [
+        (b"a", b"a\0" + header(1, 0, b"")[:-1]),
+        (b"a", b"a\0" + header(1, 0, b"12345")[:-1]),
+        (b"a", b"a\0" + header(2, 0, b"")),
+        (b"a", b"a\0" + header(1, 4, b"")),
+        (b"\xff", b"\xff\0" + header(1, 0, b"")),
+        (b"", b""),
+    ],
+)
+def test_bad_frames(name: bytes, frame: bytes) -> None:
+    with pytest.raises(InvalidFrame):
+        Message.from_frame(name, frame)
+
+
+def test_garbage_is_a_message_or_an_invalid_frame() -> None:
+    chance = random.Random(1)
+    valid = Message("a", Kind.TEXT, b"payload", "e:1").to_frame()
+    read = 0
+    for _ in range(5000):
+        frame = bytearray(valid)
+        for _ in range(chance.randrange(1, 5)):
+            frame[chance.randrange(len(frame))] = chance.randrange(256)
+        data = bytes(frame[: chance.randrange(len(frame) + 1)]) if chance.random() < 0.5 else chance.randbytes(40)
+        name = data[: max(0, data.find(b"\0"))]
+        try:
+            assert isinstance(Message.from_frame(name, data), Message)
+            read += 1
+        except InvalidFrame:
+            pass
+    assert read
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "0",
+        "-0.0",
+        "12345678901234567890123",
+        "1.10e+05",
+        "0.1000",
+        '"\\ud83d"',
+        '{"a":1,"a":2}',
+        "[ 1,\t2 ]",
+        '"\x7f\u2028"',
+    ],
+)
+def test_json_is_left_as_it_is(body: str) -> None:
+    assert json_payload(body.encode()) == body.encode()
+
+
+def test_newlines_of_json_become_spaces() -> None:
+    assert json_payload(b'\r\n{\n"a\\n":\r\n1.0\n}\n') == b'{ "a\\n":  1.0 }'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"01",
+        b"1.",
+        b".5",
+        b"+1",
+        b"NaN",
+        b"-Infinity",
+        b"Infinity",
+        b"'a'",
+        b'"a\nb"',
+        b'"\t"',
+        b"[1,]",
+        b"{a:1}",
+    ]
+    + [
+        b"1 2",
+        b"nul",
+        b"\xff",
+        b'"\xed\xa0\x80"',
+        b"\xef\xbb\xbf1",
+        b"\x0c1",
+        b"\xc2\xa01",
+        b'"\\x"',
+        b"1//",
+        b"[" * 100000,
+    ],
+)
+def test_json_is_checked_strictly(body: bytes) -> None:
+    with pytest.raises(InvalidPayload):
+        json_payload(body)
+
+
+def test_fields_are_those_of_a_json_object() -> None:
+    assert Message("a", Kind.JSON, b'{"a": [1]}').fields() == {"a": [1]}
+    assert Message("a", Kind.TEXT, b'{"a": 1}').fields() is None
+    assert Message("a", Kind.JSON, b"[1]").fields() is None
+    assert Message("a", Kind.JSON, b'{"a":' * 5000 + b"1" + b"}" * 5000).fields() is None
+    message = Message("a", Kind.JSON, b"{}")
+    assert message.fields() is message.fields()
