@@ -4,8 +4,8 @@ A frame published by any worker goes up by PUSH and comes down by SUB to the wor
 own included: there is one path, local or not.
 
 **In force.** A subscription travels to the forwarder by itself, so some time passes before it holds. A round tells
-when: after the subscriptions, subscribe to a topic that nobody used before, and publish to it until it comes back. Pipes
-are first in, first out, so then everything subscribed earlier holds too. One round serves all that wait.
+when: after the subscriptions, subscribe to a topic that nobody used before, and publish to it until it comes back.
+Pipes are first in, first out, so then everything subscribed earlier holds too. One round serves all that wait.
 """
 
 from __future__ import annotations

@@ -63,12 +63,13 @@ def curl_publish(url: str, value: Any) -> None:
 
 @contextmanager
 def curl_stream(url: str, *arguments: str) -> Iterator[Callable[[], str]]:
-    """A subscription whose head has come; yields what reads its next line that is not empty."""
-    with running(*curl("--include", *arguments, url), stdout=subprocess.PIPE) as process:
+    """A subscription whose head has come; yields what reads its next line that is no keep-alive."""
+    # Unlike --include, this shows the head before there is a body.
+    with running(*curl("--dump-header", "-", *arguments, url), stdout=subprocess.PIPE) as process:
         output = process.stdout
         assert output and output.readline().startswith("HTTP/1.1 200 ")
         assert any(line == "\n" for line in iter(output.readline, "")), "the head has no end"
-        yield lambda: next(line.rstrip("\n") for line in iter(output.readline, "") if line != "\n")
+        yield lambda: next(line.rstrip("\n") for line in iter(output.readline, "") if line[0] not in "\n:")
 
 
 @pytest.mark.parametrize(("arguments", "prefix"), [((), ""), (("--header", "Accept: text/event-stream"), "data: ")])
@@ -149,7 +150,7 @@ class NodeSocket:
         return code
 
 
-SOCKETS = [PythonSocket, NodeSocket]
+SOCKETS: list[type[PythonSocket] | type[NodeSocket]] = [PythonSocket, NodeSocket]
 Open = Callable[[str], PythonSocket | NodeSocket]
 
 

@@ -1,0 +1,90 @@
+"""Many subscribers, one of whom does not read."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Callable
+from http.client import HTTPConnection
+
+from tests.daemons import Daemon, wait_for
+
+SUBSCRIBERS, MESSAGES, BATCH = 5000, 2000, 20
+HANDSHAKE = (
+    b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def message(number: int) -> bytes:
+    return b'[%d,"%b"]' % (number, b"x" * 500)
+
+
+def frame(payload: bytes) -> bytes:
+    return b"\x81\x7e" + len(payload).to_bytes(2, "big") + payload
+
+
+def subscriber(node: Daemon, path: bytes = b"/crowd", receive_buffer: int | None = None) -> socket.socket:
+    """A WebSocket whose handshake has been answered."""
+    sock = socket.socket()
+    sock.settimeout(20)
+    if receive_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.connect((node.host, node.port))
+    sock.sendall(HANDSHAKE % path)
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += sock.recv(1)  # not a byte of what follows
+    assert head.startswith(b"HTTP/1.1 101")
+    return sock
+
+
+def publish(node: Daemon) -> None:
+    connection = HTTPConnection(node.host, node.port, timeout=60)
+    for start in range(0, MESSAGES, BATCH):
+        body = b"\n".join(message(n) for n in range(start, start + BATCH))
+        connection.request("POST", "/crowd", body, {"Content-Type": "application/x-ndjson"})
+        response = connection.getresponse()
+        assert response.status == 202, response.read()
+        response.read()
+        if start >= MESSAGES // 2 and start < MESSAGES // 2 + 10 * BATCH:
+            # Only the stalled one gets these: more than the kernel takes for a connection.
+            connection.request("POST", "/ballast", b"x" * 1_000_000, {"Content-Type": "text/plain"})
+            connection.getresponse().read()
+    connection.close()
+
+
+def test_one_that_does_not_read_disturbs_nobody(start: Callable[..., Daemon]) -> None:
+    node = start(max_outbox=256 * 1024)
+    stalled = subscriber(node, b"/-/subscribe?channel=crowd&channel=ballast", receive_buffer=4096)
+    others = {sock.fileno(): sock for sock in (subscriber(node) for _ in range(SUBSCRIBERS - 1))}
+    expected = b"".join(frame(message(n)) for n in range(MESSAGES))
+    got = dict.fromkeys(others, 0)
+    poller = select.epoll()
+    for fd, sock in others.items():
+        sock.setblocking(False)
+        poller.register(fd, select.EPOLLIN)
+    publisher = threading.Thread(target=publish, args=(node,))
+    publisher.start()
+    left = len(others)
+    while left:
+        events = poller.poll(30)
+        assert events, f"{left} subscribers wait for more"
+        for fd, _ in events:
+            data = others[fd].recv(1 << 18)
+            at = got[fd]
+            # All of them, in order, none twice: the bytes are those that were published.
+            assert data and data == expected[at : at + len(data)]
+            got[fd] = at + len(data)
+            left -= got[fd] == len(expected)
+    publisher.join()
+    wait_for(lambda: node.metric("raiden_slow_consumers_total") == 1, "the stalled one is closed and counted")
+    rest = b""
+    while part := stalled.recv(1 << 16):
+        rest += part
+    assert b"\x0f\xa1slow consumer" in rest[-60:]
+    poller.close()
+    for sock in (stalled, *others.values()):
+        sock.close()
+    assert "slow consumer closed" in node.log()

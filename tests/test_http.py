@@ -1,0 +1,242 @@
+"""HTTP without sockets: the same events for the same bytes, however they are cut."""
+
+from __future__ import annotations
+
+import json
+from email.utils import parsedate_to_datetime
+
+import pytest
+import webob
+
+from raiden.http import (
+    CONTINUE,
+    HttpError,
+    HttpLimits,
+    Request,
+    RequestParser,
+    problem,
+    serialize,
+    serialize_stream_head,
+)
+
+GET = b"GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n"
+SMALL = HttpLimits(max_url=40, max_header=120, max_headers=5, max_body=20)
+
+
+def post(body: bytes, *fields: str) -> bytes:
+    return head("POST /a HTTP/1.1", "Host: a", f"Content-Length: {len(body)}", *fields) + body
+
+
+def head(*lines: str) -> bytes:
+    return "\r\n".join((*lines, "", "")).encode("latin-1")
+
+
+def chunked(*fields: str) -> bytes:
+    return head("POST /a HTTP/1.1", "Host: a", "Transfer-Encoding: chunked", *fields)
+
+
+def described(event: object) -> object:
+    if event is CONTINUE:
+        return "continue"
+    if isinstance(event, HttpError):
+        return event.status
+    assert isinstance(event, Request)
+    environ = {key: value for key, value in event.environ.items() if key not in ("wsgi.input", "raiden.rest")}
+    return event.method, event.raw_body, environ
+
+
+def parse(data: bytes, limits: HttpLimits | None = None) -> list[object]:
+    """The events of the bytes, which are the same whole, cut in two anywhere and byte by byte."""
+    limits = limits or HttpLimits()
+
+    def events(pieces: list[bytes]) -> list[object]:
+        parser = RequestParser(limits, "1.2.3.4")
+        found: list[object] = []
+        for piece in pieces:
+            found += parser.feed(piece)
+            last = found[-1] if found else None
+            if isinstance(last, HttpError) or (isinstance(last, Request) and last.upgrade):
+                break
+        return found
+
+    whole = events([data])
+    expected = [described(event) for event in whole]
+    cuts = [[data[:at], data[at:]] for at in range(1, len(data))] if len(data) < 1000 else []
+    for pieces in [[data[i : i + 1] for i in range(len(data))], *cuts]:
+        assert [described(event) for event in events(pieces)] == expected
+    return whole
+
+
+def one(data: bytes, limits: HttpLimits | None = None) -> Request:
+    (request,) = parse(data, limits)
+    assert isinstance(request, Request)
+    return request
+
+
+def refused(data: bytes, limits: HttpLimits | None = None) -> int:
+    """The status of the refusal, which is the last event."""
+    error = parse(data, limits)[-1]
+    assert isinstance(error, HttpError) and error.close and error.detail
+    return error.status
+
+
+def test_a_request() -> None:
+    request = one(head("GET /a%20/%C3%A4?b=%26&b HTTP/1.1", "Host: x:1", "X-A: 1", "x-a:  2 ", "Content-Type: text/a"))
+    assert (request.method, request.raw_body, request.remote_addr) == ("GET", b"", "1.2.3.4")
+    assert (request.path_info, request.query_string) == ("/a /ä", "b=%26&b")
+    assert request.environ["raiden.path"] == "/a%20/%C3%A4"
+    assert (request.headers["X-A"], request.content_type) == ("1,2", "text/a")
+    assert request.raw_headers[1:3] == [("X-A", "1"), ("x-a", "2")]
+    assert request.keep_alive and not request.upgrade and not request.http10
+
+
+def test_body() -> None:
+    request = one(post(b"a\r\n\r\nGET"))
+    assert (request.raw_body, request.body, request.content_length) == (b"a\r\n\r\nGET",) * 2 + (8,)
+
+
+def test_chunked_body() -> None:
+    request = one(chunked() + b"5;a=b\r\nhello\r\n1\r\n!\r\n0\r\nX-Trailer: a\r\n\r\n")
+    assert (request.raw_body, request.content_length) == (b"hello!", 6)
+    assert "X-Trailer" not in request.headers
+
+
+def test_pipelined_requests() -> None:
+    requests = parse(GET + post(b"1") + chunked() + b"1\r\n2\r\n0\r\n\r\n" + b"\r\n" + GET)
+    assert [(r.method, r.raw_body) for r in requests if isinstance(r, Request)] == [
+        ("GET", b""),
+        ("POST", b"1"),
+        ("POST", b"2"),
+        ("GET", b""),
+    ]
+
+
+def test_pipelined_requests_are_valid_up_to_the_first_that_is_not() -> None:
+    first, second, error = parse(GET * 2 + b"nonsense\r\n\r\n" + GET)
+    assert isinstance(first, Request) and isinstance(second, Request)
+    assert isinstance(error, HttpError) and error.status == 400
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "keep_alive"),
+    [("1.1", "", True), ("1.1", "close", False), ("1.0", "", False), ("1.0", "keep-alive", True)],
+)
+def test_keep_alive(version: str, connection: str, keep_alive: bool) -> None:
+    request = one(head(f"GET / HTTP/{version}", "Host: a", f"Connection: {connection or 'x'}"))
+    assert (request.keep_alive, request.http10) == (keep_alive, version == "1.0")
+
+
+def test_idle_between_requests() -> None:
+    parser = RequestParser(HttpLimits(), "")
+    assert parser.idle
+    assert list(parser.feed(GET[:1])) == [] and not parser.idle
+    assert len(list(parser.feed(GET[1:]))) == 1 and parser.idle
+    assert list(parser.feed(post(b"12")[:-1])) == [] and not parser.idle
+
+
+def test_expectations() -> None:
+    waits, request = parse(post(b"1", "Expect: 100-Continue"))
+    assert waits is CONTINUE and isinstance(request, Request) and request.raw_body == b"1"
+    assert parse(chunked("Expect: 100-continue")) == [CONTINUE]
+    one(post(b"", "Expect: 100-continue"))  # has no body to wait for
+    one(head("POST / HTTP/1.0", "Content-Length: 1", "Expect: 100-continue") + b"1")
+    assert refused(post(b"1", "Expect: tea")) == 417
+    assert parse(post(b"1" * 21, "Expect: 100-continue"), SMALL)[0] is not CONTINUE
+
+
+def test_limits_hold_and_reach_as_far_as_they_say() -> None:
+    url = "/" + "a" * 39
+    assert one(head(f"GET {url} HTTP/1.1", "Host: a"), SMALL).path == url
+    assert refused(head(f"GET {url}a HTTP/1.1", "Host: a"), SMALL) == 414
+    many = [f"A{i}: 1" for i in range(4)]
+    assert len(one(head("GET / HTTP/1.1", "Host: a", *many), SMALL).raw_headers) == 5
+    assert refused(head("GET / HTTP/1.1", "Host: a", *many, "B: 1"), SMALL) == 431
+    large = "A: " + "a" * 114  # with `Hosta`, 120 characters
+    assert one(head("GET / HTTP/1.1", "Host: a", large), SMALL).headers["A"] == large[3:]
+    assert refused(head("GET / HTTP/1.1", "Host: a", large + "a"), SMALL) == 431
+    assert one(post(b"1" * 20), SMALL).raw_body == b"1" * 20
+    assert refused(post(b"1" * 21), SMALL) == 413
+
+
+def test_limits_of_what_has_no_end() -> None:
+    assert refused(b"GET /" + b"a" * 300, SMALL) == 414
+    assert refused(b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"a" * 300, SMALL) == 431
+    assert refused(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a" * 300, SMALL) == 431
+    assert refused(chunked() + b"b\r\n01234567890\r\n" * 2, SMALL) == 413
+    assert refused(chunked() + b"0\r\n" + b"A: b\r\n" * 11, SMALL) == 413
+
+
+@pytest.mark.parametrize(
+    ("status", "data"),
+    [
+        (400, b"GET / HTTP/1.1\r\n\r\n"),
+        (400, head("GET / HTTP/1.1", "Host: a", "Host: a")),
+        (400, head("GET / HTTP/1.1", "Host: a b")),
+        (400, head("GET / HTTP/1.1", "Host: a", "A : b")),
+        (400, head("GET / HTTP/1.1", "Host: a", "Content-Length: 1", "Content-Length: 1") + b"1"),
+        (400, head("POST / HTTP/1.1", "Host: a", "Content-Length: -1")),
+        (400, head("GET /#a HTTP/1.1", "Host: a")),
+        (400, head("GET a HTTP/1.1", "Host: a")),
+        (400, chunked("Content-Length: 1") + b"0\r\n\r\n"),
+        (400, chunked() + b"x\r\n"),
+        (400, b"get / HTTP/1.1\r\n"),
+        (501, head("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: gzip, chunked")),
+        (405, head("CONNECT a:1 HTTP/1.1", "Host: a:1")),
+    ],
+)
+def test_refusals(status: int, data: bytes) -> None:
+    assert refused(data) == status
+
+
+def test_upgrades() -> None:
+    fields = ("Host: a", "Connection: Upgrade", "Upgrade: WebSocket")
+    request = one(head("GET /a HTTP/1.1", *fields) + b"\x81\0")
+    assert request.upgrade
+    (whole,) = RequestParser(HttpLimits(), "").feed(head("GET /a HTTP/1.1", *fields) + b"\x81\0")
+    assert isinstance(whole, Request) and whole.environ["raiden.rest"] == b"\x81\0"
+    assert refused(head("POST /a HTTP/1.1", *fields)) == 405
+    assert refused(head("GET /a HTTP/1.1", *fields, "Content-Length: 1") + b"1") == 400
+    ignored, following = parse(head("GET /a HTTP/1.1", *fields[:2], "Upgrade: h2c") + GET)
+    assert isinstance(ignored, Request) and not ignored.upgrade
+    assert isinstance(following, Request)
+
+
+def split(data: bytes) -> tuple[str, dict[str, str], bytes]:
+    start, _, body = data.partition(b"\r\n\r\n")
+    status, *lines = start.decode().split("\r\n")
+    return status, dict(line.split(": ", 1) for line in lines), body
+
+
+def test_serialize() -> None:
+    response = webob.Response(body=b"hello", content_type="text/plain", charset="utf-8")
+    status, fields, body = split(serialize(response, keep_alive=True, http10=False))
+    assert (status, body) == ("HTTP/1.1 200 OK", b"hello")
+    assert fields["Content-Length"] == "5" and fields["Content-Type"] == "text/plain; charset=utf-8"
+    assert parsedate_to_datetime(fields["Date"]).tzinfo and "Connection" not in fields
+    assert split(serialize(response, keep_alive=False, http10=False))[1]["Connection"] == "close"
+    assert split(serialize(response, keep_alive=True, http10=True))[1]["Connection"] == "keep-alive"
+    _, fields, body = split(serialize(response, keep_alive=True, http10=False, head=True))
+    assert (fields["Content-Length"], body) == ("5", b"")
+
+
+def test_serialize_the_head_of_a_stream() -> None:
+    def fields(chunked: bool, http10: bool) -> dict[str, str]:
+        response = webob.Response(content_type="text/event-stream", charset=None)
+        data = serialize_stream_head(response, chunked=chunked, http10=http10)
+        assert data.endswith(b"\r\n\r\n")
+        return split(data)[1]
+
+    assert "Content-Length" not in fields(True, False)
+    assert fields(True, False)["Transfer-Encoding"] == "chunked"
+    assert "Connection" not in fields(True, False)
+    assert "Transfer-Encoding" not in fields(False, True)
+    assert fields(False, True)["Connection"] == "close"
+
+
+def test_problems() -> None:
+    status, fields, body = split(
+        serialize(problem(HttpError(429, "später", headers={"Retry-After": "1"})), keep_alive=True, http10=False)
+    )
+    assert status == "HTTP/1.1 429 Too Many Requests"
+    assert (fields["Content-Type"], fields["Retry-After"]) == ("application/problem+json", "1")
+    assert json.loads(body) == {"status": 429, "title": "Too Many Requests", "detail": "später"}

@@ -1,0 +1,341 @@
+"""The router and its backend, with real forwarders in a process of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from raiden import encoding
+from raiden.backend import Backend, NotInForce
+from raiden.encoding import Encoding
+from raiden.filters import Filters
+from raiden.forwarder import Addresses
+from raiden.message import Kind, Message
+from raiden.router import Router, Subscription, TooManyChannels
+from raiden.stats import Stats
+from tests.daemons import ROOT
+
+FORWARD = """
+import sys
+from raiden.forwarder import Addresses, Forwarders
+forwarders = Forwarders(Addresses.within(sys.argv[1]))
+forwarders.start()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+LINE = encoding.line(False, False)
+WRAPPED = encoding.line(True, False)
+
+MakeRouter = Callable[..., Router]
+
+
+class Client:
+    """A sink and the owner of its subscriptions: keeps what is sent, one item a send."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.pending: list[bytes] = []
+        self.sent: list[bytes] = []
+        self.gone: list[Subscription] = []
+        self._changed = Event()
+
+    def flush(self) -> None:
+        if self.pending:
+            self.sent.append(b"".join(self.pending))
+            self.pending = []
+            self._changed.set()
+
+    def ended(self, subscription: Subscription) -> None:
+        self.gone.append(subscription)
+        self._changed.set()
+
+    def subscribe(self, name: str, encoding: Encoding = LINE, filters: Filters | None = None) -> Subscription:
+        return self.router.subscribe(name, self, self, encoding, filters)
+
+    def lines(self) -> list[bytes]:
+        return b"".join(self.sent).splitlines()
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        with gevent.Timeout(10):
+            while not condition():
+                self._changed.wait()
+                self._changed.clear()
+
+    def receives(self, *lines: bytes) -> None:
+        """Wait for so many lines; they are these, in this order."""
+        self.wait(lambda: len(self.lines()) >= len(lines))
+        assert self.lines() == list(lines)
+
+
+@pytest.fixture(scope="module")
+def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
+    folder = tmp_path_factory.mktemp("ipc")
+    command = [sys.executable, "-c", FORWARD, str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        yield Addresses.within(folder)
+        process.communicate(timeout=10)  # the end of its input ends it
+    assert process.returncode == 0
+
+
+@pytest.fixture
+def make(addresses: Addresses) -> Iterator[MakeRouter]:
+    """Routers as workers have them, each with its own connection to the forwarders."""
+    routers: list[Router] = []
+
+    def make(*, to: Addresses = addresses, workers: int = 1, max_channels: int = 100_000) -> Router:
+        stats = Stats(len(routers))
+        router = Router(Backend(to, workers=workers), stats=stats, max_channels=max_channels)
+        router.start()
+        routers.append(router)
+        return router
+
+    yield make
+    for router in routers:
+        router.stop()
+        router.backend.close()
+
+
+@pytest.fixture
+def router(make: MakeRouter) -> Router:
+    return make()
+
+
+def publish(router: Router, channel: str, *payloads: bytes) -> None:
+    router.publish([Message(channel, Kind.JSON, payload) for payload in payloads])
+
+
+def end(router: Router, channel: str) -> None:
+    router.publish([Message(channel, Kind.END, b"")])
+
+
+def test_a_message_reaches_every_subscriber_of_its_channel(make: MakeRouter) -> None:
+    router, other = make(), make()
+    clients = [Client(router), Client(router), Client(other)]
+    for client in clients:
+        client.subscribe("a")
+    stranger = Client(router)
+    stranger.subscribe("a.b")
+    router.in_force()
+    other.in_force()
+    publish(router, "a", b"1")
+    publish(router, "a.b", b"2")
+    for client in clients:
+        client.receives(b"1")
+    stranger.receives(b"2")
+    assert (router.stats.published, router.stats.delivered, router.stats.bytes_in) == (2, 3, 2)
+    assert other.stats.delivered == 1
+
+
+def test_the_first_in_and_the_last_out_drive_the_backbone(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, bytes]] = []
+    monkeypatch.setattr(router.backend, "subscribe", lambda topic: calls.append(("+", topic)))
+    monkeypatch.setattr(router.backend, "unsubscribe", lambda topic: calls.append(("-", topic)))
+    client, other = Client(router), Client(router)
+    subscriptions = [client.subscribe("a"), client.subscribe("a", WRAPPED), other.subscribe("a")]
+    pattern = other.subscribe("a*")
+    assert calls == [("+", b"a\0"), ("+", b"a")]
+    assert router.channels() == {"a": {"subscribers": 3, "messages": 0}, "a*": {"subscribers": 1, "messages": 0}}
+    calls.clear()
+    for subscription in subscriptions[:-1]:
+        router.unsubscribe(subscription)
+        router.unsubscribe(subscription)  # is not there any more
+    assert calls == []
+    router.unsubscribe(subscriptions[-1])
+    router.unsubscribe(pattern)
+    assert calls == [("-", b"a\0"), ("-", b"a")]
+    assert router.channels() == {}
+
+
+def test_who_has_left_gets_nothing_and_others_do(router: Router) -> None:
+    leaver, stayer = Client(router), Client(router)
+    subscription = leaver.subscribe("a")
+    stayer.subscribe("a")
+    router.in_force()
+    publish(router, "a", b"1")
+    stayer.receives(b"1")
+    router.unsubscribe(subscription)
+    publish(router, "a", b"2")
+    stayer.receives(b"1", b"2")
+    assert leaver.lines() == [b"1"]
+
+
+def test_patterns(router: Router) -> None:
+    narrow, wide, everything = Client(router), Client(router), Client(router)
+    narrow.subscribe("a.b*", WRAPPED)
+    wide.subscribe("a*", WRAPPED)
+    everything.subscribe("*", WRAPPED)
+    both = Client(router)
+    both.subscribe("a.bc")
+    both.subscribe("a.*")
+    router.in_force()
+    channels = ["a", "a.b", "b", "ä", "a.bc"]
+    for channel in channels:
+        publish(router, channel, b"1")
+    lines = {channel: b'{"channel":"%b","data":1}' % channel.encode() for channel in channels}
+    everything.receives(*lines.values())
+    wide.receives(lines["a"], lines["a.b"], lines["a.bc"])
+    narrow.receives(lines["a.b"], lines["a.bc"])
+    both.receives(b"1", b"1", b"1")  # one of a.b, and one for each subscription of a.bc
+
+
+def test_filters(router: Router) -> None:
+    some, all_of_them = Client(router), Client(router)
+    some.subscribe("a", filters=Filters([("kind", "x")]))
+    all_of_them.subscribe("a")
+    router.in_force()
+    payloads = [b'{"kind":"x"}', b'{"kind":"y"}', b"1", b'{"kind":"x","n":2}']
+    publish(router, "a", *payloads)
+    all_of_them.receives(*payloads)
+    some.receives(payloads[0], payloads[3])
+    assert router.stats.delivered == 6
+
+
+def test_order(make: MakeRouter) -> None:
+    """What one worker publishes arrives in this order at another, over all channels."""
+    publisher, router = make(), make()
+    client = Client(router)
+    for name in "abc":
+        client.subscribe(name)
+    router.in_force()
+    for i in range(3000):
+        publish(publisher, "abc"[i % 3] if i < 1500 else "a", b"%d" % i)
+    client.receives(*[b"%d" % i for i in range(3000)])
+
+
+def test_a_run_is_one_send(router: Router) -> None:
+    first, second = Client(router), Client(router)
+    for client in (first, second):
+        client.subscribe("a")
+        client.subscribe("b", WRAPPED)
+    router.in_force()
+    publish(router, "a", *[b"%d" % i for i in range(100)])  # the parts of one ZeroMQ message come together
+    first.receives(*[b"%d" % i for i in range(100)])
+    assert len(first.sent) == len(second.sent) == 1
+    assert router.channels()["a"] == {"subscribers": 2, "messages": 100}
+
+
+def test_a_sink_sends_once_a_turn(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs and subscriptions put something before it; each encoding is called once a message."""
+    frames = [(name.encode(), Message(name, Kind.JSON, b"1").to_frame()) for name in ("a", "a", "b", "a")]
+    encoded: list[Message] = []
+
+    def encode(message: Message) -> bytes:
+        encoded.append(message)
+        return message.channel.encode() + b"\n"
+
+    clients = [Client(router) for _ in range(3)]
+    shared = Encoding("test", encode)
+    for client in clients:
+        client.subscribe("a", shared)
+        client.subscribe("*", shared)
+    router.in_force()
+    turns = iter([frames])
+    monkeypatch.setattr(router.backend, "receive", lambda: iter(next(turns, [])))
+    router.backend.touched.send()
+    for client in clients:
+        client.wait(lambda client=client: client.sent)
+        assert client.sent == [b"a\na\na\na\nb\na\na\n"]
+    assert len(encoded) == len(frames)
+
+
+def test_the_end_of_a_channel_ends_its_subscriptions(router: Router) -> None:
+    client, other, watcher = Client(router), Client(router), Client(router)
+    ended = [client.subscribe("a"), client.subscribe("a", WRAPPED)]
+    other.subscribe("b")
+    watcher.subscribe("*")
+    router.in_force()
+    publish(router, "a", b"1")
+    end(router, "a")
+    publish(router, "a", b"2")
+    publish(router, "b", b"3")
+    other.receives(b"3")
+    client.wait(lambda: len(client.gone) == 2)
+    assert client.gone == ended and other.gone == watcher.gone == []
+    assert sorted(client.lines()) == [b"1", b'{"channel":"a","data":1}']  # what came before is sent before
+    watcher.receives(b"1", b"2", b"3")
+    assert router.channels().keys() == {"b", "*"}
+    again = Client(router)
+    again.subscribe("a")
+    router.in_force()
+    publish(router, "a", b"4")
+    again.receives(b"4")
+
+
+def test_subscriptions_in_force_miss_nothing(make: MakeRouter) -> None:
+    router, publisher = make(), make()
+    client = Client(router)
+    for i in range(200):
+        name = f"in-force-{i}{'*' if i % 2 else ''}"
+        subscription = client.subscribe(name)
+        router.in_force()
+        publish(publisher, f"in-force-{i}", b"%d" % i)
+        client.receives(b"%d" % i)
+        client.sent.clear()
+        router.unsubscribe(subscription)
+
+
+def test_in_force_for_many_at_once(router: Router) -> None:
+    clients = [Client(router) for _ in range(50)]
+
+    def run(i: int) -> None:
+        clients[i].subscribe(f"many-{i}")
+        router.in_force()
+        publish(router, f"many-{i}", b"%d" % i)
+
+    greenlets = [gevent.spawn(run, i) for i in range(50)]
+    gevent.joinall(greenlets, timeout=10, raise_error=True)
+    for i, client in enumerate(clients):
+        client.receives(b"%d" % i)
+    assert 0 < router.backend.round_trip < 10
+
+
+def test_without_forwarders_nothing_comes_into_force(make: MakeRouter, tmp_path: Path) -> None:
+    router = make(to=Addresses.within(tmp_path))
+    with pytest.raises(NotInForce):
+        router.backend.in_force(timeout=0.05)
+
+
+def test_too_many_channels(make: MakeRouter) -> None:
+    router = make(max_channels=2)
+    client, other = Client(router), Client(router)
+    first = client.subscribe("a")
+    client.subscribe("b*")
+    other.subscribe("a")  # is no further channel
+    with pytest.raises(TooManyChannels):
+        client.subscribe("c")
+    with pytest.raises(TooManyChannels):
+        client.subscribe("c*")
+    assert router.channels().keys() == {"a", "b*"}
+    router.unsubscribe(first)
+    with pytest.raises(TooManyChannels):
+        client.subscribe("c")
+    router.unsubscribe(next(iter(router._channels[b"a\0"].groups.values()))[other])
+    client.subscribe("c")
+
+
+def test_a_bad_frame_is_counted_and_skipped(router: Router) -> None:
+    client = Client(router)
+    client.subscribe("a")
+    router.in_force()
+    router.backend._send(b"a\0nonsense")
+    publish(router, "a", b"1")
+    client.receives(b"1")
+    assert router.stats.bad_frames == 1
+
+
+def test_every_worker_answers_a_question(make: MakeRouter) -> None:
+    routers = [make(workers=3) for _ in range(3)]
+    for i, router in enumerate(routers):
+        Client(router).subscribe(f"c{i}")
+    for router in routers:
+        router.in_force()
+    answers = routers[0].backend.ask(b"channels", timeout=10)
+    assert sorted(answers) == [b'{"c%d":{"subscribers":1,"messages":0}}' % i for i in range(3)]
+    assert len(routers[1].backend.ask(b"stats", timeout=10)) == 3
