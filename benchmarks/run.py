@@ -65,10 +65,10 @@ def run_tool(command: list[str], timeout: float) -> Any:
 class Daemon:
     """A node with one worker, on a port of the kernel's choice; a context that ends with it."""
 
-    def __init__(self) -> None:
+    def __init__(self, **changed: object) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="raiden-bench-"))
         # No keep-alives in between: fanout does not answer pings.
-        settings = {"http_port": 0, "workers": 1, "data_dir": str(self._folder), "keepalive": 600.0}
+        settings = {"http_port": 0, "workers": 1, "data_dir": str(self._folder), "keepalive": 600.0, **changed}
         options = [word for name, value in settings.items() for word in ("-X", f"{name} = {value!r}")]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAIDEN_")}
         self._log = self._folder / "output"
@@ -144,10 +144,12 @@ def paced(messages: int) -> Numbers:
 
 
 def full_speed(messages: int, single: int) -> Numbers:
-    """(b): deliveries a second with 64 publishes outstanding, and with one whose fan-out ends before the next."""
+    """(b): deliveries a second with 64 publishes outstanding, and with one whose fan-out ends before the next.
+
+    For the latter the node does not gather: else it would wait for messages that can't come."""
     with Daemon() as daemon:
         many = daemon.load(subs=SUBSCRIBERS, msgs=messages, window=64)
-    with Daemon() as daemon:
+    with Daemon(max_gather=0.0) as daemon:
         one = daemon.load(subs=SUBSCRIBERS, msgs=single, one_by_one=True)
     return {
         "full_deliveries_per_s": many["deliveries_per_s"],

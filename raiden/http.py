@@ -123,6 +123,7 @@ class RequestParser:
         """Yield `Request`, `CONTINUE` or, last, `HttpError` for each thing that these bytes complete."""
         while data:
             rest = b""
+            body_size = self._body_size
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
@@ -130,7 +131,7 @@ class RequestParser:
                 self._finish_upgrade(rest)
             except httptools.HttpParserError as error:
                 self._events.append(self._refusal(error))
-            if self._state == self._HEAD:
+            if not self._events and (self._state == self._HEAD or self._body_size == body_size):
                 self._count(len(data))
             events, self._events = self._events, []
             for event in events:
@@ -170,10 +171,11 @@ class RequestParser:
         return HttpError(400, f"malformed request: {error}", close=True)
 
     def _count(self, size: int) -> None:
-        """Bound what llhttp gathers of an unfinished head; completed fields are counted as they come."""
+        """Bound what llhttp gathers of an unfinished head, chunk extension or trailer; what is complete is counted as
+        it comes."""
         self._size += size
-        if self._size > self._limits.max_header + self._limits.max_url and not self._events:
-            self._events.append(self._too_large())
+        if self._size > self._limits.max_header + self._limits.max_url:
+            self._events.append(self._too_large() if self._state == self._HEAD else self._body_too_large())
 
     def _too_large(self) -> HttpError:
         if not self._url:
@@ -197,7 +199,8 @@ class RequestParser:
             self._body_size += len(name) + len(value)  # a trailer: counted, then ignored
             self._check_body()
             return
-        self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        # llhttp leaves the white space after a value, which is none of it (RFC 9110 section 5.5).
+        self._headers.append((name.decode("latin-1"), value.decode("latin-1").rstrip(" \t")))
         if len(self._headers) > self._limits.max_headers:
             raise HttpError(431, f"more than {self._limits.max_headers} header fields: send fewer", close=True)
         self._body_size += len(name) + len(value)
@@ -206,7 +209,7 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         self._state = self._BODY
-        self._body_size = 0
+        self._body_size = self._size = 0
         version = self._parser.get_http_version()
         fields = self._fields
         for name, value in self._headers:
@@ -236,6 +239,7 @@ class RequestParser:
                 self._events.append(CONTINUE)
 
     def on_body(self, body: bytes) -> None:
+        self._size = 0
         self._body_size += len(body)
         self._check_body()
         self._body.append(body)

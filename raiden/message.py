@@ -178,11 +178,14 @@ def _reject_constant(name: str) -> NoReturn:
 # ujson accepts `01`, `1.`, NaN and raw control characters, which browsers then refuse: check with the strict one.
 decode_strictly = json.JSONDecoder(parse_constant=_reject_constant).decode
 
+# For a check, numbers need not be made, and may then be as long as they like.
+_check = json.JSONDecoder(parse_constant=_reject_constant, parse_int=str, parse_float=str).decode
+
 
 def json_payload(body: bytes) -> bytes:
     """Check one JSON value (RFC 8259) and return it on one line, its digits untouched; raise InvalidPayload."""
     try:
-        decode_strictly(body.decode())
+        _check(body.decode())
     except UnicodeDecodeError:
         raise InvalidPayload("the body is not UTF-8, which JSON must be") from None
     except RecursionError:

@@ -42,6 +42,7 @@ class Service:
                 started.append(child)
             self.do_start()
         except BaseException:
+            self._greenlets.kill()
             for child in reversed(started):
                 child.stop()
             self.state = "stopped"

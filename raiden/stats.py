@@ -93,7 +93,8 @@ class _Snapshots:
         for name in sorted({name for snapshot in self._snapshots for name in snapshot["gauges"]}):
             gauge = GaugeMetricFamily(f"raiden_{name}", name.replace("_", " "), labels=["worker"])
             for snapshot in self._snapshots:
-                gauge.add_metric([str(snapshot["worker"])], snapshot["gauges"][name])
+                if name in snapshot["gauges"]:
+                    gauge.add_metric([str(snapshot["worker"])], snapshot["gauges"][name])
             yield gauge
         for name in ("publish", "delivery"):
             histogram = HistogramMetricFamily(f"raiden_{name}_seconds", f"{name} latency", labels=["worker"])

@@ -37,8 +37,21 @@ def test_only_top_level_fields_of_objects_match() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [("", ""), ("ä", "ä"), ("1", "1"), (1, "1"), (1.0, "1"), (-2.5, "-2.5"), (10**30, "1" + 30 * "0")]
-    + [(True, "true"), (False, "false"), (None, "null"), ([], None), ({}, None), (float("inf"), "inf")],
+    [
+        ("", ""),
+        ("ä", "ä"),
+        ("1", "1"),
+        (1, "1"),
+        (1.0, "1"),
+        (-2.5, "-2.5"),
+        (10**30, "1" + 30 * "0"),
+        (True, "true"),
+        (False, "false"),
+        (None, "null"),
+        ([], None),
+        ({}, None),
+        (float("inf"), "inf"),
+    ],
 )
 def test_values_as_text(value: object, text: str | None) -> None:
     assert as_text(value) == text

@@ -81,7 +81,7 @@ def refused(data: bytes, limits: HttpLimits | None = None) -> int:
 
 
 def test_a_request() -> None:
-    request = one(head("GET /a%20/%C3%A4?b=%26&b HTTP/1.1", "Host: x:1", "X-A: 1", "x-a:  2 ", "Content-Type: text/a"))
+    request = one(head("GET /a%20/%C3%A4?b=%26&b HTTP/1.1", "Host: x:1", "X-A: 1", "x-a:  2", "Content-Type: text/a"))
     assert (request.method, request.raw_body, request.remote_addr) == ("GET", b"", "1.2.3.4")
     assert (request.path_info, request.query_string) == ("/a /ä", "b=%26&b")
     assert request.environ["raiden.path"] == "/a%20/%C3%A4"
@@ -163,7 +163,7 @@ def test_limits_of_what_has_no_end() -> None:
     assert refused(b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"a" * 300, SMALL) == 431
     assert refused(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a" * 300, SMALL) == 431
     assert refused(chunked() + b"b\r\n01234567890\r\n" * 2, SMALL) == 413
-    assert refused(chunked() + b"0\r\n" + b"A: b\r\n" * 11, SMALL) == 413
+    assert refused(chunked() + b"0\r\n" + b"A: b\r\n" * 12, SMALL) == 413
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,24 @@ def test_upgrades() -> None:
     ignored, following = parse(head("GET /a HTTP/1.1", *fields[:2], "Upgrade: h2c") + GET)
     assert isinstance(ignored, Request) and not ignored.upgrade
     assert isinstance(following, Request)
+
+
+def test_white_space_around_values_is_none_of_theirs() -> None:
+    """RFC 9110 section 5.5."""
+    assert one(head("GET / HTTP/1.1", "Host: a \t", "A: b ")).headers["A"] == "b"
+
+
+def test_a_head_is_not_charged_for_what_came_before_it() -> None:
+    parser = RequestParser(SMALL, "")
+    (first,) = parser.feed(post(b"1" * 20, "A: " + "a" * 90) + GET[:-6])
+    assert isinstance(first, Request)
+    assert list(parser.feed(GET[-6:-5])) == []
+    (second,) = parser.feed(GET[-5:])
+    assert isinstance(second, Request)
+
+
+def test_a_trailer_without_end_is_refused() -> None:
+    assert refused(chunked() + b"0\r\nA: " + b"a" * 1000, SMALL) == 413
 
 
 def split(data: bytes) -> tuple[str, dict[str, str], bytes]:

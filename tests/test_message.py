@@ -178,8 +178,6 @@ def test_newlines_of_json_become_spaces() -> None:
         b'"\t"',
         b"[1,]",
         b"{a:1}",
-    ]
-    + [
         b"1 2",
         b"nul",
         b"\xff",

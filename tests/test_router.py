@@ -240,7 +240,7 @@ def test_a_sink_sends_once_a_turn(router: Router, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(router.backend, "receive", lambda: iter(next(turns, [])))
     router.backend.touched.send()
     for client in clients:
-        client.wait(lambda client=client: client.sent)
+        client.receives(b"a", b"a", b"a", b"a", b"b", b"a", b"a")
         assert client.sent == [b"a\na\na\na\nb\na\na\n"]
     assert len(encoded) == len(frames)
 
@@ -339,3 +339,15 @@ def test_every_worker_answers_a_question(make: MakeRouter) -> None:
     answers = routers[0].backend.ask(b"channels", timeout=10)
     assert sorted(answers) == [b'{"c%d":{"subscribers":1,"messages":0}}' % i for i in range(3)]
     assert len(routers[1].backend.ask(b"stats", timeout=10)) == 3
+
+
+def test_who_subscribes_to_all_takes_no_answers_of_others(make: MakeRouter) -> None:
+    router, other = make(), make()  # of one worker each: the first answer completes a question
+    Client(router).subscribe("*")
+    for each in (router, other):
+        each.in_force()
+        each.in_force()
+    asked_by_other = gevent.spawn(other.backend.ask, b"stats", 10)
+    asked = gevent.spawn(router.backend.ask, b"channels", 10)
+    gevent.joinall([asked_by_other, asked], timeout=10, raise_error=True)
+    assert all(answer.startswith(b'{"*":') or answer == b"{}" for answer in asked.value), asked.value

@@ -124,6 +124,21 @@ def test_greenlets_end_before_the_children_do() -> None:
     assert order == ["+child", "greenlet", "-child"]
 
 
+def test_greenlets_end_with_a_failed_start() -> None:
+    greenlets: list[gevent.Greenlet[..., object]] = []
+
+    class Failing(Service):
+        def do_start(self) -> None:
+            greenlets.append(self.spawn(Event().wait))
+            raise OSError
+
+    with pytest.raises(OSError):
+        Failing().start()
+    ended = greenlets[0].dead
+    greenlets[0].kill()
+    assert ended
+
+
 def test_a_greenlet_that_dies_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gevent.get_hub(), "exception_stream", None)
     service = Recorder("a", [])
