@@ -167,7 +167,9 @@ class Router:
             self._turn()
 
     def _turn(self) -> None:
-        self._gathering = False
+        if self._gathering:
+            self._gathering = False
+            self._readable.start(self._look)
         started = time.perf_counter()
         dirty: list[Sink] = []
         messages: list[Message] = []
@@ -183,6 +185,8 @@ class Router:
             wait = min(time.perf_counter() - started, self.max_gather)
             if wait >= MIN_GATHER:
                 self._gathering = True
+                # Or the loop would spin for as long as what gathers keeps the descriptor readable.
+                self._readable.stop()
                 self._again.close()
                 self._again = self._loop.timer(wait)
                 self._again.start(self._turn, update=True)
