@@ -425,13 +425,12 @@ class Gateway(Service):
         parameters.check_position(request, dict(query))
         if len(names) > self.limits.max_subscriptions:
             raise HttpError(400, f"at most {self.limits.max_subscriptions} channels on a connection")
+        wrapped = len(names) != 1 or names[0].endswith("*")
         if request.upgrade:
-            return self._open_socket(connection, request, names, query)
+            return self._open_socket(connection, request, names, query, wrapped)
         if not names:
             raise HttpError(426, "/-/websocket is a WebSocket", headers={"Upgrade": "websocket"})
-        wrapped = len(names) > 1 or names[0].endswith("*")
-        own = "channel" if request.environ["raiden.path"] == "/-/subscribe" else None
-        filters = Filters((key, value) for key, value in query if not key.startswith("_") and key != own)
+        filters = parameters.filters(request, query)
         wait = parameters.wait(request, dict(query))
         if wait is not None:
             return self._open_poll(connection, request, names, filters, min(wait, self.limits.max_wait), wrapped)
@@ -488,22 +487,20 @@ class Gateway(Service):
         return None
 
     def _open_socket(
-        self, connection: Connection, request: Request, names: list[str], query: list[tuple[str, str]]
+        self, connection: Connection, request: Request, names: list[str], query: list[tuple[str, str]], wrapped: bool
     ) -> webob.Response | None:
         head, extensions = websocket.accept(request, deflate=self.deflate)
         core = WebSocket(extensions, max_message=self.limits.max_ws_message)
         session: Socket
         if names:
             verbatim = dict(query).get("_raw") == "1"
-            wrapped = len(names) > 1 or names[0].endswith("*")
-            own = "channel" if request.environ["raiden.path"] == "/-/subscribe" else None
-            filters = Filters((key, value) for key, value in query if not key.startswith("_") and key != own)
+            filters = parameters.filters(request, query)
             encode = encoding.websocket(wrapped, core.deflate, verbatim)
             channel = names[0] if len(names) == 1 else None
             session = Socket(connection, self.router, self._wheel, self.limits.keepalive, core, channel, verbatim)
         else:
             filters = Filters(())
-            encode = encoding.websocket(True, core.deflate)
+            encode = encoding.websocket(wrapped, core.deflate)
             session = MultiplexSocket(
                 connection, self.router, self._wheel, self.limits.keepalive, core, self.limits.max_subscriptions
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raiden.filters import Filters
 from raiden.http import HttpError, Request
 from raiden.message import Cursor, unquote
 
@@ -10,6 +11,12 @@ def query_pairs(request: Request) -> list[tuple[str, str]]:
     """The query's pairs, strictly decoded; ``+`` is a space."""
     pairs = [part.partition("=") for part in request.query_string.replace("+", " ").split("&") if part]
     return [(unquote(key), unquote(value)) for key, _, value in pairs]
+
+
+def filters(request: Request, query: list[tuple[str, str]]) -> Filters:
+    """What is left of the query: no parameter with ``_`` is a filter, nor ``channel`` where it names what to follow."""
+    own = "channel" if request.environ["raiden.path"] == "/-/subscribe" else None
+    return Filters((key, value) for key, value in query if not key.startswith("_") and key != own)
 
 
 def asks_position(request: Request) -> bool:
