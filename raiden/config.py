@@ -137,7 +137,7 @@ def _read_file(path: str) -> tuple[dict[str, Any], ServiceBuilder | None]:
         raise ConfigError(f"{path}: cannot read it: {error.strerror}") from None
     except SyntaxError as error:
         raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from None
-    except Exception as error:  # the file is the user's own program
+    except (Exception, SystemExit) as error:  # the file is the user's own program
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
     service = namespace.pop("service", None)
     if service is not None and not callable(service):

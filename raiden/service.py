@@ -54,11 +54,13 @@ class Service:
         if self.state != "running":
             return
         self.state = "stopping"
-        self.do_stop()
-        self._greenlets.kill()
-        for child in reversed(self.children):
-            child.stop()
-        self.state = "stopped"
+        try:
+            self.do_stop()
+        finally:
+            self._greenlets.kill()
+            for child in reversed(self.children):
+                child.stop()
+            self.state = "stopped"
 
     def spawn(self, function: Callable[..., Any], *args: Any) -> gevent.Greenlet[..., Any]:
         """Run a function in a greenlet that ends with the service."""

@@ -150,3 +150,16 @@ def test_a_greenlet_that_dies_is_logged(caplog: pytest.LogCaptureFixture, monkey
     assert "a greenlet of Recorder died: IndexError" in caplog.text
     assert service.state == "running"
     service.stop()
+
+
+def test_children_stop_even_if_a_stop_fails() -> None:
+    class Failing(Service):
+        def do_stop(self) -> None:
+            raise OSError
+
+    parent, child = Failing(), Service()
+    parent.add(child)
+    parent.start()
+    with pytest.raises(OSError):
+        parent.stop()
+    assert (parent.state, child.state) == ("stopped", "stopped")
