@@ -170,7 +170,7 @@ class Supervisor:
                 release_pid_file()
                 run(theirs)
                 code = 0
-            except BaseException:
+            except BaseException:  # a child must never return into the supervisor's loop
                 traceback.print_exc()
             finally:
                 sys.stderr.flush()

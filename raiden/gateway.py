@@ -48,7 +48,7 @@ from raiden.message import (
 )
 from raiden.router import Router, TooManyChannels
 from raiden.service import Service
-from raiden.sessions import LINGER, MultiplexSocket, Poll, Session, Socket, Stream, refuse
+from raiden.sessions import LINGER, MultiplexSocket, Poll, Session, Socket, Stream
 from raiden.stats import Stats
 from raiden.websocket import WebSocket
 
@@ -183,7 +183,7 @@ class Gateway(Service):
         self.stats.refused_connections += 1
         error = HttpError(503, "too many connections: try again later", headers={"Retry-After": "5"})
         try:
-            sock.send(refuse(problem(error)))
+            sock.send(serialize(problem(error), keep_alive=False, http10=False))
             sock.shutdown(socket.SHUT_WR)
             sock.recv(65536)  # closing with unread data would reset the connection and might destroy the answer
         except OSError:
@@ -285,7 +285,7 @@ class Gateway(Service):
             response = problem(HttpError(400, str(error)))
         except (BackboneFull, NotInForce, TooManyChannels) as error:
             response = problem(HttpError(503, str(error), headers={"Retry-After": "1"}))
-        except Exception:
+        except Exception:  # a fault of ours, or of the user's channel_builder, ends no more than its request
             log.exception("a request failed", extra={"method": request.method, "path": request.path})
             response = problem(HttpError(500, "the server failed; its log says why"))
         if response is not None:

@@ -41,7 +41,7 @@ class Service:
                 child.start()
                 started.append(child)
             self.do_start()
-        except BaseException:
+        except BaseException:  # raised again: even a kill must not leave half a tree running
             self._greenlets.kill()
             for child in reversed(started):
                 child.stop()

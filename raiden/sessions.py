@@ -17,7 +17,7 @@ from raiden import encoding, websocket
 from raiden.backend import BackboneFull, NotInForce
 from raiden.connection import Connection, Wheel
 from raiden.filters import Filters, as_text
-from raiden.http import Request, serialize
+from raiden.http import Request
 from raiden.message import (
     InvalidChannel,
     InvalidPayload,
@@ -378,8 +378,3 @@ def _filters_of(filters: Any) -> Filters:
                 raise CommandError(400, "filter values are strings, numbers, booleans or null")
             pairs.append((key, text))
     return Filters(pairs)
-
-
-def refuse(response: webob.Response) -> bytes:
-    """A response that ends its connection, before any request was read."""
-    return serialize(response, keep_alive=False, http10=False)

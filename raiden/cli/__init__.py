@@ -96,7 +96,7 @@ def _start(settings: Settings, service: ServiceBuilder | None, source: tuple[str
             print(f"raiden: {error}", file=sys.stderr, flush=True)
         else:
             starter.write(str(error).encode())
-    except BaseException:
+    except BaseException:  # a fork of the command must end here, whatever happens, and its log say why
         traceback.print_exc()
     finally:
         os._exit(code)
