@@ -10,6 +10,7 @@ REQUIRES = [
     "httptools>=0.6.4,!=0.7.0",  # parsing HTTP with llhttp
     "websockets>=14.0",  # the WebSocket handshake, inbound frames and deflate, without I/O
     "prometheus_client>=0.20",  # the metrics' text format
+    "dnspython>=2.6",  # SRV records of the roster's sources
 ]
 TESTS = [
     "pytest>=8.0",  # the tests' runner

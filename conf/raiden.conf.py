@@ -33,6 +33,8 @@
 
 # A stop takes no longer than this: clients are told to come back, requests under way are finished.
 # drain_timeout = 10.0
+# Where there are other nodes to go to, a stop spreads its clients' reconnects over this long.
+# drain_window = 3.0
 
 # Who may use which channel
 
@@ -89,6 +91,28 @@
 
 # Messages that a backbone socket queues.
 # backbone_high_water = 100000
+
+# The cluster; conf/cluster.conf.py is a node of one, docs/cluster.md explains
+
+# Address of the backbone's door, that other nodes connect to.
+# backend_host = "127.0.0.1"
+# Its port; 0 lets the kernel choose.
+# backend_port = 9989
+# Allow backend_host to be more than loopback without keys: whoever reaches it reads all messages and may be a node.
+# open_backbone = False
+# The address that other nodes are told, "host:port"; None: backend_host and backend_port.
+# advertise = None
+# Nodes to know from the start, like "node1.example:9989"; one is enough. This node's own address may be among them.
+# peers = []
+# More sources of nodes, looked at again and again: "dns:NAME:PORT" (all its addresses), "srv:NAME", "file:PATH" (one
+# host:port a line).
+# discovery = []
+# Nodes that must be connected before this one is ready (/-/ready). [reload]
+# min_peers = 0
+# File with this node's secret key, from 'raiden keygen'; None: no encryption.
+# node_key = None
+# Public keys of the nodes that may connect.
+# node_keys = []
 
 # Services of your own: what service(worker) returns, one or a list, starts and stops with each worker, and finds
 # worker.router and worker.gateway there. This one publishes the time on the channel "clock", from worker 0 alone.

@@ -1,35 +1,45 @@
-"""The one way from a router to everything behind it. Today that is the backbone; history and the roster come here too.
+"""The one way from a router to everything behind it: the backbone and the roster. History comes here too.
 
-A frame published by any worker goes up by PUSH and comes down by SUB to the workers that asked for it, the publisher's
-own included: there is one path, local or not.
+A frame published by any worker goes up by PUSH and comes down by SUB to the workers that asked for it, of this node and
+of all others, the publisher's own included: there is one path, local or not.
 
-**In force.** A subscription travels to the forwarder by itself, so some time passes before it holds. A round tells
-when: after the subscriptions, subscribe to a topic that nobody used before, and publish to it until it comes back.
-Pipes are first in, first out, so then everything subscribed earlier holds too. One round serves all that wait.
+**In force.** A subscription travels to the forwarders of all nodes by itself, so some time passes before it holds. A
+round tells when: after the subscriptions, subscribe to a topic that nobody used before, a nonce. This worker publishes
+it until it comes back, and so does each other node when it hears of the subscription, with its id. Pipes are first in,
+first out, so when it has come from a node, everything subscribed earlier holds there too. One round serves all that
+wait. Nodes that are suspected, or don't answer in time, are not waited for but named.
+
+**The roster** comes from the node's backbone process (`raiden.cluster`). Each state of it has a serial number; reports tell
+the roster which one this worker goes by.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import gevent
+import ujson
 import zmq
-from gevent.event import AsyncResult
+from gevent.event import AsyncResult, Event
 
+from raiden import message
+from raiden.encoding import dumps
 from raiden.forwarder import Addresses
-from raiden.message import CONTROL_TOPIC, InvalidFrame, Message
+from raiden.message import OWN_TOPICS, InvalidFrame, Message
+
+log = logging.getLogger(__name__)
 
 TURN_FRAMES = 1024
 TURN_BYTES = 256 * 1024
+# Seconds that a round waits for the other nodes; this node may take until the round's time-out.
+WAIT_FOR_NODES = 3.0
 
 FULL = "the backbone is full: try again later"
-
-_NONCE = CONTROL_TOPIC + b"n"
-_ASK = CONTROL_TOPIC + b"?"
-_ANSWER = CONTROL_TOPIC + b"!"
 
 
 class BackboneFull(Exception):
@@ -41,7 +51,7 @@ class NotInForce(Exception):
 
 
 class Question:
-    """What another worker of this node asks all of them; answer it with `Backend.answer`."""
+    """What a worker asks others, of this node or of all; answer it with `Backend.answer`."""
 
     __slots__ = ("reply_to", "text")
 
@@ -50,11 +60,21 @@ class Question:
         self.text = text
 
 
-class Backend:
-    """A worker's connection to the backbone. One greenlet or callback at a time may call it; none of it blocks but
-    `in_force` and `ask`, which wait in the calling greenlet."""
+class _Waiting:
+    """Something was asked: the answers so far, and `more` when there is another one."""
 
-    def __init__(self, addresses: Addresses, *, workers: int = 1, high_water: int = 100_000) -> None:
+    __slots__ = ("answers", "more")
+
+    def __init__(self) -> None:
+        self.answers: list[bytes] = []
+        self.more = Event()
+
+
+class Backend:
+    """Worker ``worker``'s connection to the backbone. One greenlet or callback at a time may call it; none of it blocks
+    but `in_force`, `ask` and `check`, which wait in the calling greenlet."""
+
+    def __init__(self, addresses: Addresses, *, worker: int = 0, workers: int = 1, high_water: int = 100_000) -> None:
         self._context = zmq.Context()
         self._push = self._context.socket(zmq.PUSH)
         self._sub = self._context.socket(zmq.SUB)
@@ -67,20 +87,27 @@ class Backend:
         self._sub.connect(addresses.downlink)
         # A call on a ZeroMQ socket may swallow the edge of its descriptor: this watcher asks for another look.
         self.touched = gevent.get_hub().loop.async_(ref=False)
+        self.node = addresses.node
+        self._own = addresses.node.encode()
+        self._worker = worker
         self._workers = workers
         self._id = os.urandom(8).hex().encode()
         self._numbers = itertools.count(1)
         self._round: AsyncResult | None = None
         self._next_round: AsyncResult | None = None
-        self._nonces: dict[bytes, AsyncResult] = {}
-        self._answers: dict[bytes, list[bytes]] = {}
-        self._complete: dict[bytes, AsyncResult] = {}
+        self._waiting: dict[bytes, _Waiting] = {}
+        self._serial = 0
+        self._rows: list[dict[str, Any]] = []
+        self._unconfirmed: tuple[str, ...] = ()
         self.pushed = 0
         self.depth = 0
         self.round_trip = 0.0
         self.round_trip_at = 0.0
-        self.subscribe(_ASK)
-        self.subscribe(_ANSWER + self._id)
+        self._answer_topic = message.ANSWER + self._id
+        self._roster_topic = message.ROSTER + self._own
+        self._ask_topics = (message.ASK, message.ASK + b" " + self._own)
+        for topic in (*self._ask_topics, self._answer_topic, self._roster_topic):
+            self.subscribe(topic + b"\0")
 
     @property
     def fileno(self) -> int:
@@ -125,8 +152,8 @@ class Backend:
         try:
             for _ in range(TURN_FRAMES):
                 frame = recv(zmq.NOBLOCK)
-                if frame[:1] == CONTROL_TOPIC:
-                    question = self._control(frame)
+                if frame[:1] in OWN_TOPICS:
+                    question = self._hear(frame)
                     if question:
                         yield question
                     continue
@@ -142,86 +169,157 @@ class Backend:
         """Something waits to be received."""
         return bool(int(self._sub.get(zmq.EVENTS)) & zmq.POLLIN)
 
-    def _control(self, frame: bytes) -> Question | None:
+    def _hear(self, frame: bytes) -> Question | None:
+        """One of Raiden's own messages. A client's pattern may bring those that are meant for others, too."""
         topic, _, text = frame.partition(b"\0")
-        if topic.startswith(_NONCE):
-            waiting = self._nonces.get(topic)
-            if waiting is not None:
-                waiting.set(text)
-        elif topic == _ANSWER + self._id:  # a pattern may bring others' answers too
+        if topic in self._waiting:
+            self._heard(topic, text)
+        elif topic == self._answer_topic:
             number, _, answer = text.partition(b"\0")
-            answers = self._answers.get(number)
-            if answers is not None:
-                answers.append(answer)
-                if len(answers) == self._workers:
-                    self._complete[number].set()
-        elif topic == _ASK:
+            self._heard(number, answer)
+        elif topic in self._ask_topics:
             reply_to, _, question = text.partition(b"\0")
             return Question(reply_to, question)
+        elif topic == self._roster_topic:
+            self._hear_roster(text)
         return None
 
-    def in_force(self, timeout: float = 5.0) -> None:
-        """Wait until every subscription made before this call holds; raise NotInForce after ``timeout`` seconds."""
+    def _heard(self, what: bytes, answer: bytes) -> None:
+        waiting = self._waiting.get(what)
+        if waiting is not None:
+            waiting.answers.append(answer)
+            waiting.more.set()
+
+    # The nodes.
+
+    def _hear_roster(self, text: bytes) -> None:
+        said = ujson.loads(text)
+        self._rows = said["nodes"]
+        if said["serial"] != self._serial:
+            self._serial = said["serial"]
+            self.report({})
+            for waiting in self._waiting.values():
+                waiting.more.set()  # who is waited for may have changed
+
+    def report(self, figures: dict[str, int]) -> None:
+        """Tell the roster how this worker does, and which state of the roster it goes by."""
+        try:
+            line = {"worker": self._worker, "serial": self._serial, **figures}
+            self._send(message.REPORTS + self._own + b"\0" + dumps(line))
+        except BackboneFull:
+            return  # the next one comes soon
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """What is known of the nodes of the cluster, this one first; empty before the roster was heard."""
+        return self._rows
+
+    def _nodes_in(self, *states: str) -> dict[bytes, str]:
+        return {row["id"].encode(): row["address"] for row in self._rows[1:] if row["state"] in states}
+
+    # In force.
+
+    def in_force(self, timeout: float = 5.0) -> tuple[str, ...]:
+        """Wait until every subscription made before this call holds at all nodes. Returns the addresses of the nodes where
+        that could not be found out; raises NotInForce after ``timeout`` seconds without an answer of this node."""
         # A round under way began before this call, so it proves nothing for us: wait for the one after it.
         if self._next_round is None:
             self._next_round = AsyncResult()
             if self._round is None:
                 gevent.spawn(self._run_rounds, timeout)
         try:
-            self._next_round.get(timeout=2 * timeout)
+            unconfirmed: tuple[str, ...] = self._next_round.get(timeout=2 * timeout)
         except gevent.Timeout:
             raise NotInForce("the backbone does not answer") from None
+        return unconfirmed
 
     def _run_rounds(self, timeout: float) -> None:
         while self._next_round is not None:
             self._round, self._next_round = self._next_round, None
             try:
-                self._run_round(timeout)
+                unconfirmed = self._run_round(timeout)
             except (NotInForce, BackboneFull) as error:
                 self._round.set_exception(NotInForce(str(error)))
             else:
-                self._round.set()
+                self._round.set(unconfirmed)
+                if unconfirmed != self._unconfirmed and unconfirmed:
+                    log.warning("subscriptions are not confirmed by all nodes", extra={"nodes": ", ".join(unconfirmed)})
+                self._unconfirmed = unconfirmed
             self._round = None
 
-    def _run_round(self, timeout: float) -> None:
-        topic = _NONCE + self._id + b"%d" % next(self._numbers)
-        back = self._nonces[topic] = AsyncResult()
-        started, wait, pushed = time.monotonic(), 0.001, self.pushed
-        self.subscribe(topic)
+    def _run_round(self, timeout: float) -> tuple[str, ...]:
+        topic = message.NONCE + b"%b %d" % (self._id, next(self._numbers))
+        waiting = self._waiting[topic] = _Waiting()
+        started, wait = time.monotonic(), 0.001
+        self.subscribe(topic + b"\0")
         try:
-            # The nonce may overtake its own subscription and be dropped at the forwarder: repeat it.
-            while time.monotonic() - started < timeout:
-                self._send(topic + b"\0")
-                if back.wait(wait) is not None or back.ready():
-                    self.round_trip_at = time.monotonic()
-                    self.round_trip = self.round_trip_at - started
-                    self.depth = self.pushed - pushed
-                    return
-                self.depth = self.pushed - pushed
+            while True:
+                waiting.more.clear()
+                # Who is waited for is looked up anew each time: nodes come and go meanwhile.
+                missing = self._nodes_in("connecting", "connected", "leaving")
+                for node in waiting.answers:
+                    missing.pop(node, None)
+                passed = time.monotonic() - started
+                if self._own in waiting.answers and self._serial and (not missing or passed > WAIT_FOR_NODES):
+                    return (*missing.values(), *self._nodes_in("suspected").values())
+                if passed > timeout:
+                    raise NotInForce("the backbone does not answer")
+                if self._own not in waiting.answers:
+                    # The nonce may overtake its own subscription and be dropped at the forwarder: repeat it.
+                    self._send(topic + b"\0" + self._own)
+                if not self._serial:
+                    self.report({})  # the roster tells those who don't know it
+                waiting.more.wait(wait)
                 wait = min(2 * wait, 0.25)
-            raise NotInForce("the backbone does not answer")
         finally:
-            del self._nonces[topic]
-            self.unsubscribe(topic)
+            del self._waiting[topic]
+            self.unsubscribe(topic + b"\0")
 
-    def ask(self, text: bytes, timeout: float = 1.0) -> list[bytes]:
-        """The answers of all workers of the node, this one included, or of those that answer within ``timeout``."""
-        number = b"%d" % next(self._numbers)
-        answers = self._answers[number] = []
-        complete = self._complete[number] = AsyncResult()
+    def check(self, timeout: float = 2.0) -> None:
+        """Send a message to this worker itself through the node's uplink and measure its way; raises NotInForce if it does
+        not come back within ``timeout`` seconds."""
+        number = b"check %d" % next(self._numbers)
+        waiting = self._waiting[number] = _Waiting()
+        started, pushed = time.monotonic(), self.pushed
         try:
-            self._send(_ASK + b"\0" + self._id + b" " + number + b"\0" + text)
-            complete.wait(timeout)
-            return answers
-        except BackboneFull:
-            return answers
+            self._send(self._answer_topic + b"\0" + number + b"\0")
+            back = waiting.more.wait(timeout)
+        except BackboneFull as error:
+            raise NotInForce(str(error)) from None
         finally:
-            del self._answers[number], self._complete[number]
+            del self._waiting[number]
+            self.depth = self.pushed - pushed
+        if not back:
+            raise NotInForce("the backbone does not pass messages")
+        self.round_trip_at = time.monotonic()
+        self.round_trip = self.round_trip_at - started
+
+    # Questions.
+
+    def ask(self, text: bytes, timeout: float = 1.0, *, everywhere: bool = False) -> list[bytes]:
+        """The answers of all workers of this node, this one included, or of those that answer within ``timeout``;
+        ``everywhere``: of all nodes."""
+        number = b"%d" % next(self._numbers)
+        waiting = self._waiting[number] = _Waiting()
+        topic, expected = self._ask_topics[1], self._workers
+        if everywhere:
+            topic = self._ask_topics[0]
+            expected += sum(row["workers"] for row in self._rows[1:] if row["state"] != "suspected")
+        deadline = time.monotonic() + timeout
+        try:
+            self._send(topic + b"\0" + self._id + b" " + number + b"\0" + text)
+            while len(waiting.answers) < expected and time.monotonic() < deadline:
+                waiting.more.wait(deadline - time.monotonic())
+                waiting.more.clear()
+        except BackboneFull:
+            pass  # nobody was asked
+        finally:
+            del self._waiting[number]
+        return waiting.answers
 
     def answer(self, question: Question, text: bytes) -> None:
         asker, _, number = question.reply_to.partition(b" ")
         try:
-            self._send(_ANSWER + asker + b"\0" + number + b"\0" + text)
+            self._send(message.ANSWER + asker + b"\0" + number + b"\0" + text)
         except BackboneFull:
             return  # the asker takes those that come in time
 

@@ -20,6 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raiden import discovery
+from raiden.discovery import Address
+from raiden.keys import is_key
+
 # Variables that a container platform makes by itself for a service that is called raiden.
 _FOREIGN = re.compile(r"RAIDEN_(SERVICE_|PORT(_|$)).*")
 
@@ -54,6 +58,9 @@ class Settings:
     log_format: str = _setting("text", "'text' for people, 'json' for machines")
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR", reload=True)
     drain_timeout: float = _setting(10.0, "a stop takes no longer than this", least=0)
+    drain_window: float = _setting(
+        3.0, "where there are other nodes to go to, a stop spreads its clients' reconnects over this long", least=0
+    )
     allowed_origins: list[str] = _setting(
         [], "pages that may use this node, like 'https://example.com'; its own always may; '*': any", reload=True
     )
@@ -79,6 +86,15 @@ class Settings:
     request_timeout: float = _setting(30.0, "from a request's first byte to its last", reload=True, least=0.1)
     idle_timeout: float = _setting(75.0, "between the requests of a connection", reload=True, least=0.1)
     backbone_high_water: int = _setting(100_000, "messages that a backbone socket queues", least=1)
+    backend_host: str = _setting("127.0.0.1", "address of the backbone's door, that other nodes connect to")
+    backend_port: int = _setting(9989, "its port; 0 lets the kernel choose", least=0)
+    open_backbone: bool = _setting(False, "allow backend_host to be more than loopback without keys")
+    advertise: str | None = _setting(None, "the address that other nodes are told; None: backend_host and backend_port")
+    peers: list[str] = _setting([], "'host:port' of nodes to know from the start; one is enough")
+    discovery: list[str] = _setting([], "more sources of nodes: 'dns:NAME:PORT', 'srv:NAME', 'file:PATH'")
+    min_peers: int = _setting(0, "nodes that must be connected before this one is ready", reload=True, least=0)
+    node_key: str | None = _setting(None, "file with this node's secret key, from 'raiden keygen'; None: no encryption")
+    node_keys: list[str] = _setting([], "public keys of the nodes that may connect")
 
     def file(self, name: str) -> Path:
         """The path of the pid or log file: as set, or in data_dir."""
@@ -203,10 +219,37 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"http_port must be at most 65535, not {settings.http_port}")
     if isinstance(settings.channel_builder, str) and settings.channel_builder not in ("path", "host_path"):
         raise ConfigError("channel_builder must be 'path', 'host_path' or a function")
+    _check_cluster(settings)
     if not settings.open_to_the_world and not _is_loopback(settings.http_host):
         raise ConfigError(
             f"http_host = {settings.http_host!r} lets anyone who reaches this machine publish and subscribe; "
             "if that is what you want, set open_to_the_world = True"
+        )
+
+
+def _check_cluster(settings: Settings) -> None:
+    if settings.backend_port > 65535:
+        raise ConfigError(f"backend_port must be at most 65535, not {settings.backend_port}")
+    try:
+        for address in (*settings.peers, *([settings.advertise] if settings.advertise else [])):
+            Address.parse(address)
+        for source in settings.discovery:
+            discovery.source(source, default_port=settings.backend_port or 1)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for key in settings.node_keys:
+        if not is_key(key.encode()):
+            raise ConfigError(f"node_keys: {key!r} is no key: list the public keys that 'raiden keygen' printed")
+    if settings.node_keys and not settings.node_key:
+        raise ConfigError("node_keys without node_key: make this node's key with 'raiden keygen' and set node_key")
+    if not (settings.node_key or settings.open_backbone or _is_loopback(settings.backend_host)):
+        raise ConfigError(
+            f"backend_host = {settings.backend_host!r} without keys lets anyone who reaches it read all messages and be a "
+            "node: set node_key and node_keys ('raiden keygen' makes keys); if the network is trusted, open_backbone = True"
+        )
+    if settings.backend_host in ("0.0.0.0", "::") and not settings.advertise:
+        raise ConfigError(
+            f"backend_host = {settings.backend_host!r} is nothing to connect to: set advertise, 'host:port'"
         )
 
 

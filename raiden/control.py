@@ -7,7 +7,7 @@ from typing import Any
 import ujson
 import webob
 
-from raiden.backend import BackboneFull, NotInForce
+from raiden.backend import NotInForce
 from raiden.encoding import dumps
 from raiden.http import HttpError, Request
 from raiden.message import check_subscription, unquote
@@ -18,9 +18,10 @@ from raiden.stats import Stats, exposition
 class Control:
     """Answers for the whole node: what one worker doesn't know, it asks the others by the backbone."""
 
-    def __init__(self, router: Router, stats: Stats) -> None:
+    def __init__(self, router: Router, stats: Stats, *, min_peers: int = 0) -> None:
         self.router = router
         self.stats = stats
+        self.min_peers = min_peers
 
     def serve(self, request: Request, page: str) -> webob.Response:
         """The page's response; waits for other workers. Raises HttpError 404 for a page that there isn't."""
@@ -30,18 +31,26 @@ class Control:
             return self._ready()
         if page == "metrics":
             return self._metrics()
+        if page == "nodes":
+            return _json({"nodes": self.router.backend.nodes()})
         if page == "channels":
             return _json({"channels": self._channels()})
         if page.startswith("channels/"):
             return self._channel(check_subscription(unquote(page[len("channels/") :])))
-        raise HttpError(404, "no such page: see /-/health, /-/ready, /-/metrics, /-/channels")
+        raise HttpError(404, "no such page: see /-/health, /-/ready, /-/metrics, /-/nodes, /-/channels")
 
     def _ready(self) -> webob.Response:
         try:
-            self.router.backend.in_force(timeout=2.0)
-        except (NotInForce, BackboneFull) as error:
-            raise HttpError(503, f"not ready: {error}", headers={"Retry-After": "1"}) from None
-        return _json({"status": "ready"})
+            self.router.backend.check()
+        except NotInForce as error:
+            raise _not_ready(str(error)) from None
+        states = [row["state"] for row in self.router.backend.nodes()]
+        if "leaving" in states[:1]:
+            raise _not_ready("this node is leaving")
+        connected = states.count("connected")
+        if connected < self.min_peers:
+            raise _not_ready(f"{connected} peers are connected, and min_peers = {self.min_peers}; see /-/nodes")
+        return _json({"status": "ready", "peers": connected})
 
     def _metrics(self) -> webob.Response:
         response = webob.Response(content_type="text/plain", charset="utf-8")
@@ -49,9 +58,10 @@ class Control:
         return response
 
     def _channels(self) -> dict[str, dict[str, int]]:
-        """Subscribers are added up over the workers; each worker that carries a channel saw all of its messages."""
+        """Subscribers are added up over the workers of all nodes; each worker that carries a channel saw all of its
+        messages."""
         total: dict[str, dict[str, int]] = {}
-        for text in self.router.backend.ask(b"channels"):
+        for text in self.router.backend.ask(b"channels", everywhere=True):
             for name, row in ujson.loads(text).items():
                 known = total.setdefault(name, {"subscribers": 0, "messages": 0})
                 known["subscribers"] += row["subscribers"]
@@ -61,6 +71,10 @@ class Control:
     def _channel(self, name: str) -> webob.Response:
         found = self._channels().get(name, {"subscribers": 0, "messages": 0})
         return _json({"channel": name, **found})
+
+
+def _not_ready(why: str) -> HttpError:
+    return HttpError(503, f"not ready: {why}", headers={"Retry-After": "1"})
 
 
 def _json(value: dict[str, Any]) -> webob.Response:

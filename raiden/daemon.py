@@ -1,13 +1,14 @@
 """The supervisor: starts the forwarders and the workers as processes, replaces a worker that dies, passes signals on.
 
-     supervisor ──fork── forwarders   two C threads, no Python in transit
+     supervisor ──fork── backbone     the forwarders, C threads without Python in transit, and the roster
           │
           └─────fork──── worker 0..N  a router and a gateway each
 
 It stays a plain single-threaded process without ZeroMQ or gevent at work, so that it may fork at any time. It opens a
 listening socket for each worker (SO_REUSEPORT) and keeps it: connections that wait there survive a worker's death. A
-socket pair to each child says "ready" in one direction and what to reload in the other; when it closes, the child knows
-that the supervisor is gone, and ends.
+socket pair to each child says "ready" (or why not) in one direction and what to reload in the other; when it closes,
+the child knows that the supervisor is gone, and ends. The backbone is told by it that the node will leave, and then that
+its workers have ended.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from typing import Any
 
 import ujson
 
-from raiden import config, log, worker
+from raiden import cluster, config, log, worker
 from raiden.config import ConfigError, ServiceBuilder, Settings
-from raiden.forwarder import Addresses, Forwarders
+from raiden.forwarder import Addresses
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._listeners: list[socket.socket] = []
         self._folder = ""
+        self._node = os.urandom(8).hex()
         self._reason: str | None = None
         self._stopping = False
         self._announced = False
@@ -107,10 +109,10 @@ class Supervisor:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self) -> None:
-        self._fork("forwarders", None, self._be_forwarders)
+        self._fork("backbone", None, self._be_backbone)
         deadline = time.monotonic() + START_TIMEOUT
         self._wait_ready(deadline)
-        for index in range(self.settings.workers):
+        for index in range(self.settings.workers if not self._stopping else 0):
             self._fork_worker(index)
         self._wait_ready(deadline)
         if self._reason:
@@ -137,20 +139,19 @@ class Supervisor:
             for other in self._listeners:
                 if other is not listener:
                     other.close()
-            worker.run(index, self.settings, self.service, listener, Addresses.within(self._folder), channel)
+            worker.run(index, self.settings, self.service, listener, self._addresses(), channel)
 
         self._fork(f"worker {index}", index, be_worker)
 
-    def _be_forwarders(self, channel: socket.socket) -> None:
+    def _be_backbone(self, channel: socket.socket) -> None:
         for listener in self._listeners:
             listener.close()
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        Forwarders(Addresses.within(self._folder), high_water=self.settings.backbone_high_water).start()
-        channel.sendall(worker.READY)
-        channel.recv(1)  # the supervisor never writes here: this ends when it is gone, and can't tidy up
-        shutil.rmtree(self._folder, ignore_errors=True)
-        os._exit(0)
+        cluster.run(self.settings, self._addresses(), channel, Path(self._folder))
+
+    def _addresses(self) -> Addresses:
+        return Addresses.within(self._folder, self._node)
 
     def _fork(self, name: str, index: int | None, run: Callable[[socket.socket], None]) -> None:
         ours, theirs = socket.socketpair()
@@ -204,7 +205,7 @@ class Supervisor:
         now = time.monotonic()
         self._deaths.append(now)
         if child.index is None:
-            self._give_up("the forwarders died, and with them the backbone")
+            self._give_up("the backbone died, and without it no message passes")
         elif not self._announced and not child.ready:
             self._give_up(f"{child.name} failed to start ({how}); the lines above say why")
         elif len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATHS_WITHIN:
@@ -231,11 +232,13 @@ class Supervisor:
 
     def _hear(self, child: Child) -> None:
         try:
-            said = child.channel.recv(64)
+            said = child.channel.recv(1024)
         except ConnectionResetError:  # it died with a reload unread
             said = b""
-        if said:
+        if said == cluster.READY:
             child.ready = True
+        elif said:
+            self._give_up(said.decode())
         else:
             self._selector.unregister(child.channel)  # dying: SIGCHLD follows
 
@@ -269,12 +272,18 @@ class Supervisor:
         notify("READY=1")
 
     def _stop(self) -> int:
-        """Drain the workers, then end the forwarders; what outlasts the bound is killed."""
+        """Drain the workers, then end the backbone; what outlasts the bound is killed."""
         notify("STOPPING=1")
         logger.info("stopping")
         for listener in self._listeners:
             listener.close()
         workers = [child for child in self._children.values() if child.index is not None]
+        backbone = [child for child in self._children.values() if child.index is None]
+        for child in backbone:
+            try:
+                child.channel.sendall(b"leave\n")
+            except OSError:
+                pass  # it died: nobody is left to be told
         for child in workers:
             os.kill(child.pid, signal.SIGTERM)
         deadline = time.monotonic() + self.settings.drain_timeout + 2.0
@@ -283,6 +292,12 @@ class Supervisor:
         for child in self._children.values():
             if child.index is not None:
                 logger.error("%s did not stop in time: killed", child.name)
+        for child in backbone:
+            if child.pid in self._children:
+                child.channel.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + cluster.GOODBYE + 1.0
+        while any(child.pid in self._children for child in backbone) and time.monotonic() < deadline:
+            self._wait(max(0.0, deadline - time.monotonic()))
         logger.info("stopped")
         if self._reason:
             raise StartError(self._reason)

@@ -31,6 +31,7 @@ from raiden.http import (
     HttpLimits,
     Request,
     RequestParser,
+    add_fields,
     date,
     problem,
     serialize,
@@ -100,6 +101,7 @@ class Gateway(Service):
         allowed_origins: Sequence[str] = (),
         channel_builder: Callable[[Request], str] = path,
         deflate: bool = True,
+        min_peers: int = 0,
     ) -> None:
         super().__init__()
         self.router = router
@@ -108,7 +110,7 @@ class Gateway(Service):
         self.allowed_origins = list(allowed_origins)
         self.channel_builder = channel_builder
         self.deflate = deflate
-        self.control = Control(router, stats)
+        self.control = Control(router, stats, min_peers=min_peers)
         self.connections: set[Connection] = set()
         self.draining = False
         self._addresses: Counter[str] = Counter()
@@ -133,17 +135,25 @@ class Gateway(Service):
             self._close(connection)
         self._listener.close()
 
-    def drain(self, timeout: float) -> None:
-        """Accept no more, tell subscribers to come back, finish requests under way; at most ``timeout`` seconds."""
+    def drain(self, timeout: float, window: float = 0.0) -> None:
+        """Accept no more, tell subscribers to come back, finish requests under way; at most ``timeout`` seconds. The
+        subscribers are told one after the other, spread over ``window`` seconds, so that they don't come to another
+        node all at once."""
         self._accept()  # who got in before now is served
         self._accepting.stop()
         self.draining = True
+        started = time.monotonic()
         for connection in list(self.connections):
-            if connection.session is not None:
-                connection.session.drain()
-            elif not connection.busy and not connection.queue and not connection.receiving:
+            if connection.session is None and not (connection.busy or connection.queue or connection.receiving):
                 self._finish(connection)
-        deadline = time.monotonic() + timeout
+        subscribers = [connection for connection in self.connections if connection.session is not None]
+        for number, connection in enumerate(subscribers):
+            early = started + min(window, timeout) * number / len(subscribers) - time.monotonic()
+            if early > 0:
+                gevent.sleep(early)
+            if not connection.closed and connection.session is not None:
+                connection.session.drain()
+        deadline = started + timeout
         while self.connections and time.monotonic() < deadline:
             gevent.sleep(0.01)
         if self.connections:
@@ -382,7 +392,7 @@ class Gateway(Service):
             return {}
         headers = {
             "Access-Control-Allow-Origin": origin,
-            "Access-Control-Expose-Headers": "Raiden-Cursor, Raiden-Recovered",
+            "Access-Control-Expose-Headers": "Raiden-Cursor, Raiden-Recovered, Raiden-Unconfirmed",
             "Vary": "Origin",
         }
         if request.method == "OPTIONS":
@@ -457,16 +467,21 @@ class Gateway(Service):
         if request.method == "HEAD":
             del response.headers["Content-Length"]
             return response
-        head = serialize_stream_head(response, chunked=chunked, http10=request.http10)
-        if gap and encode.form == "event":
-            missed = encoding.event(b'{"recovered":false}', name="gap")
-            head += encoding.chunk(missed) if chunked else missed
         session = Stream(
             connection, self.router, self._wheel, self.limits.keepalive,
             encoding.chunk(keepalive) if chunked and keepalive else keepalive, END_OF_CHUNKS if chunked else b"",
         )  # fmt: skip
+
+        def opened(fields: dict[str, str]) -> None:
+            response.headers.update(fields)
+            head = serialize_stream_head(response, chunked=chunked, http10=request.http10)
+            if gap and encode.form == "event":
+                missed = encoding.event(b'{"recovered":false}', name="gap")
+                head += encoding.chunk(missed) if chunked else missed
+            session.open(head)
+
         transport = "event" if encode.form == "event" else "stream"
-        self._take_over(connection, request, session, transport, names, encode, filters, lambda: session.open(head))
+        self._take_over(connection, request, session, transport, names, encode, filters, opened)
         return None
 
     def _open_poll(
@@ -474,16 +489,20 @@ class Gateway(Service):
     ) -> webob.Response | None:
         if request.method == "HEAD":
             return webob.Response(content_type="application/json", charset="utf-8")
-        recovered = "false" if parameters.asks_position(request) else None
+        headers = {"Cache-Control": "no-store"}
+        if parameters.asks_position(request):
+            headers["Raiden-Recovered"] = "false"
 
         def answer(connection: Connection, request: Request, response: webob.Response) -> None:
-            response.headers["Cache-Control"] = "no-store"
-            if recovered is not None:
-                response.headers["Raiden-Recovered"] = recovered
+            response.headers.update(headers)
             self._answer(connection, request, response)
 
+        def opened(fields: dict[str, str]) -> None:
+            headers.update(fields)
+            session.open()
+
         session = Poll(connection, self.router, self._wheel, request, wait, answer)
-        self._take_over(connection, request, session, "poll", names, encoding.poll(wrapped), filters, session.open)
+        self._take_over(connection, request, session, "poll", names, encoding.poll(wrapped), filters, opened)
         return None
 
     def _open_socket(
@@ -507,8 +526,8 @@ class Gateway(Service):
         rest = request.environ["raiden.rest"]
         connection.protocol = core
 
-        def opened() -> None:
-            session.open(head)
+        def opened(fields: dict[str, str]) -> None:
+            session.open(add_fields(head, fields))
             for event in core.feed(rest) if rest else ():
                 session.received(event)
             session.settle()
@@ -518,9 +537,10 @@ class Gateway(Service):
 
     def _take_over(
         self, connection: Connection, request: Request, session: Session, transport: str, names: list[str],
-        encode: Encoding, filters: Filters, opened: Callable[[], None],
+        encode: Encoding, filters: Filters, opened: Callable[[dict[str, str]], None],
     ) -> None:  # fmt: skip
-        """Subscribe, wait until that is in force, and only then let the client know; what comes meanwhile is held."""
+        """Subscribe, wait until that is in force, and only then let the client know; what comes meanwhile is held.
+        ``opened`` is given more header fields for the answer."""
         try:
             for name in names:
                 session.subscribe(name, encode, filters)
@@ -531,8 +551,7 @@ class Gateway(Service):
 
         def confirm(connection: Connection, request: Request) -> None:
             try:
-                if names:
-                    self.router.in_force()
+                unconfirmed = self.router.in_force() if names else ()
             except NotInForce:
                 session.close()
                 connection.discard()
@@ -543,7 +562,7 @@ class Gateway(Service):
             self.stats.requests += 1
             connection.become(transport)
             connection.session = session
-            opened()
+            opened({"Raiden-Unconfirmed": ", ".join(unconfirmed)} if unconfirmed else {})
             if self.draining or (names and not session.subscriptions and not connection.closing):
                 session.drain()  # stopping, or the channel was deleted meanwhile
 

@@ -5,7 +5,8 @@ Everything here is pure. On the backbone a message is ONE ZeroMQ frame,
     channel NUL version(1) kind(1) extensions-length(2) microseconds(8) extensions payload
 
 so that a SUB socket subscribes to ``channel NUL`` for exactly one channel, or to a prefix for a pattern. A
-channel's name has no control characters, so topics that begin with ``\\x01`` are free for Raiden's own use.
+channel's name has no control characters and is UTF-8, so topics that begin with ``\\x01`` or ``\\xff`` are free for
+Raiden's own use.
 """
 
 from __future__ import annotations
@@ -20,9 +21,22 @@ from urllib.parse import unquote_to_bytes
 import ujson
 
 MAX_CHANNEL_BYTES = 255
-CONTROL_TOPIC = b"\x01"
+# Of the backbone: of the frame and of what nodes say to each other. Nodes of another version are refused.
+VERSION = 1
 
-_VERSION = 1
+# Raiden's own topics, each followed by NUL and a text. What is one node's own has the id of that node in the topic.
+OWN_TOPICS = frozenset({b"\x01", b"\xff"})
+BEATS = b"\x01beats"  # what a node says of itself, to all others
+INBOX = b"\x01inbox "  # to one node's roster; who subscribes to it has a link to us
+HELLO = b"\x01hello "  # subscribing to this with an introduction asks who is there; the answer comes on the same topic
+REPORTS = b"\x01reports "  # of a node's workers, to its roster
+ROSTER = b"\x01roster "  # of a node's roster, to its workers
+ASK = b"\x01ask"  # questions to all workers, of all nodes or of one
+ANSWER = b"\x01answer "
+# A topic that nobody used before. It sorts behind all others, because a link that is made again sends its subscriptions
+# in the topics' order, and a nonce that comes back must prove that all of them hold.
+NONCE = b"\xffnonce "
+
 _HEADER = struct.Struct("!BBHQ")
 _EXTENSION = struct.Struct("!BH")
 _CURSOR_EXTENSION = 1
@@ -98,7 +112,7 @@ class Message:
         if self.cursor is not None:
             cursor = self.cursor.encode()
             extension = _EXTENSION.pack(_CURSOR_EXTENSION, len(cursor)) + cursor
-        header = _HEADER.pack(_VERSION, self.kind, len(extension), self.published)
+        header = _HEADER.pack(VERSION, self.kind, len(extension), self.published)
         return b"%b\0%b%b%b" % (self.channel.encode(), header, extension, self.payload)
 
     @classmethod
@@ -114,7 +128,7 @@ class Message:
         except (struct.error, UnicodeDecodeError) as error:
             raise InvalidFrame(str(error)) from error
         start = at + _HEADER.size
-        if version != _VERSION or kind > Kind.END or start + length > len(frame):
+        if version != VERSION or kind > Kind.END or start + length > len(frame):
             raise InvalidFrame(f"version {version}, kind {kind}, {len(frame)} bytes")
         cursor = _read_cursor(frame[start : start + length]) if length else None
         return cls(name, kind, frame[start + length :], cursor, published)

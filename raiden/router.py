@@ -144,9 +144,10 @@ class Router:
             self.backend.unsubscribe(key)
             self._measure_patterns()
 
-    def in_force(self) -> None:
-        """Wait until all subscriptions made so far hold everywhere; raises NotInForce."""
-        self.backend.in_force()
+    def in_force(self) -> tuple[str, ...]:
+        """Wait until all subscriptions made so far hold everywhere. Returns the addresses of the nodes that did not say
+        so; raises NotInForce."""
+        return self.backend.in_force()
 
     def channels(self) -> dict[str, dict[str, int]]:
         """This worker's channels and patterns: how many subscribers, how many messages since the first of them."""

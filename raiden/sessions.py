@@ -327,8 +327,10 @@ class MultiplexSocket(Socket):
 
     def _confirm(self, number: Any, name: str) -> None:
         try:
-            self.router.in_force()
+            unconfirmed = self.router.in_force()
             result: dict[str, Any] = {"channel": name, "recovered": False}
+            if unconfirmed:
+                result["unconfirmed"] = unconfirmed
         except NotInForce as error:
             self.unsubscribe(name)
             result = {"error": {"code": 503, "message": f"{error}: try again later"}}

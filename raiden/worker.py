@@ -15,7 +15,8 @@ import gevent.socket
 import ujson
 
 from raiden import gateway, log
-from raiden.backend import Backend
+from raiden.backend import Backend, NotInForce
+from raiden.cluster import READY
 from raiden.config import ServiceBuilder, Settings
 from raiden.forwarder import Addresses
 from raiden.gateway import Gateway, Limits
@@ -25,7 +26,6 @@ from raiden.stats import Stats
 
 logger = logging.getLogger(__name__)
 
-READY = b"ready\n"
 _LIMITS = tuple(Limits.__dataclass_fields__)
 
 
@@ -54,7 +54,7 @@ class Worker(Service):
         super().__init__()
         self.settings = settings
         self.stats = Stats(index)
-        backend = Backend(addresses, workers=settings.workers, high_water=settings.backbone_high_water)
+        backend = Backend(addresses, worker=index, workers=settings.workers, high_water=settings.backbone_high_water)
         self.router = Router(
             backend, stats=self.stats, max_channels=settings.max_channels, max_gather=settings.max_gather
         )
@@ -67,6 +67,7 @@ class Worker(Service):
             allowed_origins=settings.allowed_origins,
             channel_builder=getattr(gateway, builder) if isinstance(builder, str) else builder,
             deflate=settings.ws_deflate,
+            min_peers=settings.min_peers,
         )
         self.stats.gauges = lambda: {
             "backbone_depth": float(backend.depth),
@@ -80,13 +81,22 @@ class Worker(Service):
         self.spawn(self._heartbeat)
 
     def _heartbeat(self) -> None:
-        """Measure the backbone now and then, so that its depth and round trip are known when asked for."""
+        """Measure the backbone now and then, so that its depth and round trip are known when asked for, and tell the
+        roster how this worker does."""
         while True:
             gevent.sleep(1.0)
             try:
-                self.router.in_force()
-            except Exception as error:
+                self.router.backend.check()
+            except NotInForce as error:
                 logger.error("the backbone does not pass messages", extra={"reason": str(error)})
+            self.router.backend.report(
+                {
+                    "connections": sum(self.stats.connections.values()),
+                    "channels": len(self.router.channels()),
+                    "messages_in": self.stats.published,
+                    "messages_out": self.stats.delivered,
+                }
+            )
 
     def reload(self, values: dict[str, Any]) -> None:
         """Apply settings that have changed; limits of requests hold at once, those of connections for new ones."""
@@ -95,6 +105,8 @@ class Worker(Service):
                 setattr(self.gateway.limits, name, value)
             elif name in ("max_channels", "max_gather"):
                 setattr(self.router, name, value)
+            elif name == "min_peers":
+                self.gateway.control.min_peers = value
             elif name == "allowed_origins":
                 self.gateway.allowed_origins = value
             elif name == "ws_deflate":
@@ -126,7 +138,12 @@ def run(
     channel.sendall(READY)
     gevent.spawn(_listen, channel, worker)
     stop.wait()
-    worker.gateway.drain(settings.drain_timeout)
+    others = any(row["state"] == "connected" for row in worker.router.backend.nodes())
+    worker.gateway.drain(settings.drain_timeout, settings.drain_window if others else 0.0)
+    try:
+        worker.router.backend.check()  # what was acknowledged last has left this process
+    except NotInForce as error:
+        logger.error("what was published last may be lost", extra={"reason": str(error)})
     worker.stop()
 
 

@@ -56,7 +56,7 @@ class Daemon:
         extra = ("-C", str(config)) if config else ()
         with open(self._log, "wb") as log, open(self._out, "wb") as out:
             self.process = subprocess.Popen(
-                command(*extra, data_dir=folder, **{"http_port": 0, **settings}),
+                command(*extra, data_dir=folder, **{"http_port": 0, "backend_port": 0, **settings}),
                 stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=environment(), cwd=ROOT,
             )  # fmt: skip
         wait_for(lambda: "ready" in self.log() or self.process.poll() is not None, "the daemon is ready")
@@ -74,9 +74,9 @@ class Daemon:
         return self._out.read_text()
 
     def workers(self) -> dict[str, int]:
-        """The pids of the children by name, in the order they were started: forwarders, worker 0, ..."""
+        """The pids of the children by name, in the order they were started: backbone, worker 0, ..."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return {("forwarders" if i == 0 else f"worker {i - 1}"): int(pid) for i, pid in enumerate(children)}
+        return {("backbone" if i == 0 else f"worker {i - 1}"): int(pid) for i, pid in enumerate(children)}
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

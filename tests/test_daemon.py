@@ -41,7 +41,7 @@ class Node:
         self.configure()
 
     def configure(self, text: str = "") -> None:
-        self.config.write_text(f"http_port = {self.port}\nworkers = 2\n{text}\n")
+        self.config.write_text(f"http_port = {self.port}; backend_port = 0\nworkers = 2\n{text}\n")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         words = command("-C", str(self.config), *arguments, data_dir=self.folder)
@@ -277,11 +277,11 @@ def test_reload_under_load(start: Callable[..., Daemon], tmp_path: Path) -> None
 def test_killed_worker_is_replaced(start: Callable[..., Daemon]) -> None:
     node = start(workers=2)
     with Load(node.port) as load:
-        forwarders, first, second = children(node.pid)
+        backbone, first, second = children(node.pid)
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: len(children(node.pid)) == 3 and first not in children(node.pid), "a new worker")
         wait_for(lambda: "worker 0 replaced" in node.log(), "its replacement is logged")
-        assert {forwarders, second} <= set(children(node.pid))
+        assert {backbone, second} <= set(children(node.pid))
         streams = [Stream(node, "/a") for _ in range(16)]
         node.publish("a", 1)
         assert [stream.value() for stream in streams] == [1] * 16
@@ -293,21 +293,21 @@ def test_killed_worker_is_replaced(start: Callable[..., Daemon]) -> None:
 
 def test_workers_that_keep_dying_end_the_node(start: Callable[..., Daemon]) -> None:
     node = start()
-    forwarders, worker = children(node.pid)
+    backbone, worker = children(node.pid)
     for n in range(5):
         os.kill(worker, signal.SIGKILL)
         if n < 4:
-            seen = {forwarders, worker}
+            seen = {backbone, worker}
             (worker,) = wait_for(lambda seen=seen: set(children(node.pid)) - seen, "a new worker")  # type: ignore[misc]
     assert node.process.wait(20) == 1
     assert "raiden: workers died 5 times" in node.log()
 
 
-def test_forwarders_that_die_end_the_node(start: Callable[..., Daemon]) -> None:
+def test_a_backbone_that_dies_ends_the_node(start: Callable[..., Daemon]) -> None:
     node = start()
     os.kill(children(node.pid)[0], signal.SIGKILL)
     assert node.process.wait(20) == 1
-    assert "raiden: the forwarders died" in node.log()
+    assert "raiden: the backbone died" in node.log()
 
 
 def test_service_that_fails_to_start(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_started_node_logs_why_it_ended(node: Node) -> None:
     wait_for(lambda: "replaced" in node.log(), "it is replaced")
     os.kill(children(pid)[0], signal.SIGKILL)
     wait_for(lambda: not alive(pid), "the node ends")
-    assert "raiden: the forwarders died" in node.log()
+    assert "raiden: the backbone died" in node.log()
 
 
 def test_worker_killed_with_a_reload_unread(start: Callable[..., Daemon], tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_http10(daemon: Daemon, channel: str) -> None:
 
 def test_control_pages(daemon: Daemon, channel: str) -> None:
     assert daemon.json("/-/health") == {"status": "ok"}
-    assert daemon.json("/-/ready") == {"status": "ready"}
+    assert daemon.json("/-/ready") == {"status": "ready", "peers": 0}
     before = daemon.metric("raiden_published_total")
     streams = [Stream(daemon, f"/{channel}") for _ in range(8)]
     for n in range(10):

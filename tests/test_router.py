@@ -1,7 +1,8 @@
-"""The router and its backend, with real forwarders in a process of their own."""
+"""The router and its backend, with a real backbone in a process of their own."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from raiden import encoding
+from raiden import cluster, encoding
 from raiden.backend import Backend, NotInForce
 from raiden.encoding import Encoding
 from raiden.filters import Filters
@@ -21,13 +22,14 @@ from raiden.router import Router, Subscription, TooManyChannels
 from raiden.stats import Stats
 from tests.daemons import ROOT
 
-FORWARD = """
-import sys
-from raiden.forwarder import Addresses, Forwarders
-forwarders = Forwarders(Addresses.within(sys.argv[1]))
-forwarders.start()
-print("ready", flush=True)
-sys.stdin.read()
+BACKBONE = """
+import socket, sys
+from pathlib import Path
+from raiden import cluster
+from raiden.config import Settings
+from raiden.forwarder import Addresses
+folder = sys.argv[1]
+cluster.run(Settings(backend_port=0), Addresses.within(folder, "node"), socket.socket(fileno=0), Path(folder))
 """
 LINE = encoding.line(False, False)
 WRAPPED = encoding.line(True, False)
@@ -76,12 +78,14 @@ class Client:
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     folder = tmp_path_factory.mktemp("ipc")
-    command = [sys.executable, "-c", FORWARD, str(folder)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-        yield Addresses.within(folder)
-        process.communicate(timeout=10)  # the end of its input ends it
-    assert process.returncode == 0
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", BACKBONE, str(folder)]
+    with ours, subprocess.Popen(command, cwd=ROOT, stdin=theirs.fileno()) as process:
+        theirs.close()
+        assert ours.recv(64) == cluster.READY
+        yield Addresses.within(folder, "node")
+        ours.close()  # which ends it
+        assert process.wait(10) == 0
 
 
 @pytest.fixture
@@ -293,11 +297,12 @@ def test_in_force_for_many_at_once(router: Router) -> None:
     gevent.joinall(greenlets, timeout=10, raise_error=True)
     for i, client in enumerate(clients):
         client.receives(b"%d" % i)
+    router.backend.check()
     assert 0 < router.backend.round_trip < 10
 
 
-def test_without_forwarders_nothing_comes_into_force(make: MakeRouter, tmp_path: Path) -> None:
-    router = make(to=Addresses.within(tmp_path))
+def test_without_a_backbone_nothing_comes_into_force(make: MakeRouter, tmp_path: Path) -> None:
+    router = make(to=Addresses.within(tmp_path, "nowhere"))
     with pytest.raises(NotInForce):
         router.backend.in_force(timeout=0.05)
 

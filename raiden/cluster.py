@@ -1,0 +1,558 @@
+"""The node's part in its cluster: finds other nodes, links to them, notices when they are lost, and tells the workers.
+
+An address comes from a source (`raiden.discovery`), from a node that introduced itself, or from a node that tells whom it
+knows. Whatever its source, an address has a greenlet, which walks one path (`_seek`):
+
+1. *Probe*: a SUB socket connects to the address and subscribes to an introduction. The node there hears the subscription
+   and answers with its beat: now both know of each other. It may turn out to be this node itself, or one that is known
+   by another address: so the downlink is connected once to a node, and never to itself.
+2. *Link* (`_link`): tell the workers that there is such a node, wait until all know, connect the downlink, and send a nonce
+   round through it. When the nonce comes back, every subscription of this node holds at the other, and beats say so.
+   Only when both say so of each other are they connected.
+3. *Stay* until the node leaves or is dropped for its silence; then begin again, for as long as anybody names the address.
+
+A node that subscribes to its inbox here has a link to us; when that subscription goes, its link is broken: it is
+suspected at once. What the peers subscribe to comes up through the outlink (`raiden.forwarder`), to the socket `_xpub`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gevent
+import gevent.socket
+import ujson
+import zmq
+import zmq.green
+from gevent.event import Event
+from zmq.utils.monitor import parse_monitor_message
+
+from raiden import __version__, discovery, keys, log, message
+from raiden.config import Settings
+from raiden.discovery import Address, NotFound, Source
+from raiden.encoding import dumps
+from raiden.forwarder import Addresses, Forwarders, link_options
+from raiden.keys import Keys
+from raiden.roster import BEAT, CLOCK_SKEW, GONE, LEAVING, Beat, InvalidBeat, Node, OtherVersion, Roster
+from raiden.service import Service
+
+logger = logging.getLogger(__name__)
+
+READY = b"ready\n"
+
+# Seconds.
+LOOK, LOOK_LATER = 2.0, 30.0  # between two looks at a source; at most, while it names nothing
+PROBE = 3.0
+SEEK_LATER = 5.0  # at most, between two probes of an address where nobody answers
+GOSSIP_HOLDS, LOST_HOLDS = 60.0, 3600.0  # how long an address is tried that no source names
+KNOWN_TO_WORKERS = 2.0
+GOODBYE = 2.0
+
+MAX_ADDRESSES = 1000
+MAX_NONCES = 10_000
+LONGEST_NONCE = 100
+
+
+class Candidate:
+    """An address where there may be a node. It is tried until ``until`` (monotonic seconds), and as long as a source
+    names it. ``key`` is its public key, if anybody said so; ``said`` is what was logged of it last."""
+
+    __slots__ = ("address", "key", "said", "until")
+
+    def __init__(self, address: str, key: str, until: float) -> None:
+        self.address = address
+        self.key = key
+        self.until = until
+        self.said = ""
+
+    def say(self, level: int, text: str) -> None:
+        """Log what there is to say of the address, once for each change."""
+        if text != self.said:
+            self.said = text
+            logger.log(level, text, extra={"peer": self.address})
+
+
+class Link:
+    """What is under way with a known node: `broken` when it is suspected, `gone` when it is forgotten."""
+
+    __slots__ = ("broken", "candidate", "connected", "gone", "skewed")
+
+    def __init__(self, candidate: Candidate) -> None:
+        self.candidate = candidate
+        self.connected = False
+        self.broken = Event()
+        self.gone = Event()
+        self.skewed = False
+
+
+class Cluster(Service):
+    """The roster in action. ``own`` is this node; ``workers`` is how many it has."""
+
+    def __init__(
+        self, forwarders: Forwarders, addresses: Addresses, *, own: Beat, keys: Keys | None = None,
+        sources: Sequence[Source] = (),
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.roster = Roster(own)
+        self._own = own
+        self._forwarders = forwarders
+        self._keys = keys
+        self._sources = sources
+        self._listed: dict[str, set[str]] = {}
+        self._candidates: dict[str, Candidate] = {}
+        self._links: dict[str, Link] = {}
+        self._reports: dict[int, dict[str, Any]] = {}
+        self._serial = 1
+        self._nonces: set[bytes] = set()
+        self._rounds: dict[bytes, tuple[set[str], Event]] = {}
+        self._number = 0
+        self._refused: set[str] = set()
+        self._context = zmq.green.Context()
+        self._push = self._context.socket(zmq.PUSH)
+        self._sub = self._context.socket(zmq.SUB)
+        self._xpub = self._context.socket(zmq.XPUB)
+        for sock in (self._push, self._sub, self._xpub):
+            sock.linger = 0
+        self._sub.sndhwm = self._xpub.rcvhwm = 0  # subscriptions are messages too, and none may be dropped
+        self._push.connect(addresses.publish)
+        self._sub.connect(addresses.uplink)
+        self._sub.connect(addresses.downlink)
+        self._xpub.bind(addresses.roster)
+        self._inbox = message.INBOX + own.id.encode()
+        self._report_topic = message.REPORTS + own.id.encode()
+        for topic in (message.BEATS, self._inbox, self._report_topic):
+            self._sub.subscribe(topic + b"\0")
+
+    # Life.
+
+    def do_start(self) -> None:
+        self.spawn(self._hear_peers_subscriptions)
+        self.spawn(self._hear_messages)
+        self.spawn(self._beat_forever)
+        for source in self._sources:
+            self.spawn(self._follow, source)
+
+    def do_stop(self) -> None:
+        self._context.destroy(linger=0)
+
+    def leave(self) -> None:
+        """This node will stop: its peers are told, and go on to count on it until it is gone."""
+        self._own.phase = LEAVING
+        self._changed()
+
+    def say_goodbye(self) -> None:
+        """This node's workers have ended: peers drop it now. Wait until they have, `GOODBYE` seconds at most."""
+        self._own.phase = GONE
+        # Through the uplink, behind the last message of the workers.
+        self._send(message.BEATS, self._own.to_bytes())
+        deadline = time.monotonic() + GOODBYE
+        while self.roster.nodes and time.monotonic() < deadline:
+            gevent.sleep(0.01)
+
+    # What this node says.
+
+    def _send(self, topic: bytes, text: bytes) -> None:
+        """Publish through the uplink; what doesn't fit now is said again later."""
+        try:
+            self._push.send(topic + b"\0" + text, zmq.NOBLOCK)
+        except zmq.Again:
+            pass
+
+    def _send_to_peers(self, topic: bytes, text: bytes) -> None:
+        """Publish through the outlink only, past what waits in the uplink."""
+        self._xpub.send(topic + b"\0" + text, zmq.NOBLOCK)
+
+    def _beat(self) -> None:
+        self._send_to_peers(message.BEATS, self.roster.beat(time.monotonic(), time.time()).to_bytes())
+
+    def _tell_workers(self) -> None:
+        rows = self.roster.rows(time.time())
+        self._send(message.ROSTER + self._own.id.encode(), dumps({"serial": self._serial, "nodes": rows}))
+
+    def _changed(self) -> None:
+        """Who there is, or what state a node is in, has changed: everybody hears it at once."""
+        self._serial += 1
+        self._tell_workers()
+        self._beat()
+
+    def _beat_forever(self) -> None:
+        last = time.monotonic()
+        while True:
+            gevent.sleep(BEAT)
+            now = time.monotonic()
+            if now - last > 2 * BEAT:
+                self.roster.excuse(now - last)  # this process was stopped: it could not hear anybody
+            last = now
+            suspected, dropped = self.roster.silent(now)
+            for node in suspected:
+                self._suspect(node, "it is silent")
+            for node in dropped:
+                self._forget(node, LOST_HOLDS, logging.WARNING, "dropped a node")
+            self._sum_up()
+            self._tell_workers()
+            self._beat()
+
+    def _sum_up(self) -> None:
+        for name in ("connections", "channels", "messages_in", "messages_out"):
+            setattr(self._own, name, sum(int(report.get(name, 0)) for report in self._reports.values()))
+
+    # What this node hears.
+
+    def _hear_messages(self) -> None:
+        while True:
+            topic, _, text = self._sub.recv().partition(b"\0")
+            try:
+                if topic == message.BEATS:
+                    self._hear_beat(Beat.from_bytes(text))
+                elif topic == self._inbox:
+                    self._hear_echo(ujson.loads(text))
+                elif topic == self._report_topic:
+                    self._hear_report(ujson.loads(text))
+                elif topic in self._rounds:
+                    answered, event = self._rounds[topic]
+                    answered.add(text.decode("ascii", "replace"))
+                    event.set()
+            except (ValueError, TypeError, KeyError) as error:
+                self._refuse("garbage", f"what is no message of a node was ignored: {error!r:.200}")
+
+    def _hear_beat(self, beat: Beat) -> None:
+        now = time.monotonic()
+        if beat.id == self._own.id:
+            return
+        for address, key in beat.peers:
+            self._want(address, key, GOSSIP_HOLDS)
+        node = self.roster.nodes.get(beat.id)
+        if node is None:
+            self._hear_of(beat)
+        elif beat.phase == GONE:
+            self._forget(node, 0.0, logging.INFO, "a node has left")
+        else:
+            self._send_to_peers(message.INBOX + beat.id.encode(), dumps({"from": self._own.id, "stamp": beat.stamp}))
+            self._check_clock(node, beat)
+            was_suspected = node.suspected
+            if self.roster.hear(beat, now):
+                if was_suspected:
+                    logger.info("a node is back", extra={"peer": beat.address, "id": beat.id})
+                self._changed()
+
+    def _hear_of(self, beat: Beat) -> None:
+        """A node that is not known says where it is. If it took another's place, the other is no more."""
+        if beat.phase == GONE:
+            return
+        for node in list(self.roster.nodes.values()):
+            if node.beat.address == beat.address:
+                self._forget(node, LOST_HOLDS, logging.INFO, "a node has restarted")
+        self._want(beat.address, beat.key, GOSSIP_HOLDS)
+
+    def _hear_echo(self, said: dict[str, Any]) -> None:
+        node = self.roster.nodes.get(said["from"])
+        if node is not None:
+            node.lag = round(max(0.0, time.monotonic() - float(said["stamp"])), 6)
+
+    def _hear_report(self, report: dict[str, Any]) -> None:
+        self._reports[int(report["worker"])] = report
+        if report["serial"] < self._serial:
+            self._tell_workers()
+
+    def _check_clock(self, node: Node, beat: Beat) -> None:
+        ahead = beat.clock - time.time()
+        link = self._links[beat.id]
+        if beat.clock and abs(ahead) > CLOCK_SKEW and not link.skewed:
+            link.skewed = True
+            text = "a node's clock is off: synchronise it, or its messages' latencies are wrong"
+            logger.warning(text, extra={"peer": node.beat.address, "seconds": round(ahead)})
+
+    def _hear_peers_subscriptions(self) -> None:
+        while True:
+            frame = self._xpub.recv()
+            there, topic = frame[:1] == b"\x01", frame[1:]
+            if topic.startswith(message.NONCE):
+                if there:
+                    self._answer_nonce(topic)
+                else:
+                    self._nonces.discard(topic)
+            elif topic.startswith(message.HELLO) and there:
+                self._answer_hello(topic)
+            elif topic.startswith(message.INBOX) and not there:
+                self._hear_link_broke(topic[len(message.INBOX) : -1].decode("ascii", "replace"))
+
+    def _hear_link_broke(self, node: str) -> None:
+        known = self.roster.nodes.get(node)
+        if known is not None and self._own.phase == GONE:
+            del self.roster.nodes[node]  # it has heard our goodbye
+        elif known is not None:
+            self._suspect(known, "its link to this node broke")
+
+    def _answer_hello(self, topic: bytes) -> None:
+        try:
+            beat = Beat.from_bytes(topic[len(message.HELLO) : -1])
+        except OtherVersion as error:
+            self._refuse(error.node, f"refused a node: {error}; run releases that speak the same", error.address)
+        except InvalidBeat as error:
+            self._refuse("garbage", f"an introduction of no node was ignored: {error}")
+            return
+        else:
+            if beat.id != self._own.id and beat.id not in self.roster.nodes:
+                self._hear_of(beat)
+        self._xpub.send(topic + self.roster.beat(time.monotonic(), time.time()).to_bytes(), zmq.NOBLOCK)
+
+    def _answer_nonce(self, topic: bytes) -> None:
+        # The answer goes through the uplink and is dropped there until the subscription has arrived: then it holds.
+        if len(self._nonces) < MAX_NONCES and len(topic) < LONGEST_NONCE and topic not in self._nonces:
+            self._nonces.add(topic)
+            self._send(topic[:-1], self._own.id.encode())
+            self.spawn(self._answer_nonce_again, topic)
+
+    def _answer_nonce_again(self, topic: bytes) -> None:
+        pause = 0.001
+        while topic in self._nonces:
+            gevent.sleep(pause)
+            if topic in self._nonces:
+                self._send(topic[:-1], self._own.id.encode())
+            pause = min(2 * pause, 0.25)
+
+    def _refuse(self, who: str, text: str, address: str = "") -> None:
+        """Log what was refused, once for each ``who``."""
+        if who not in self._refused and len(self._refused) < MAX_ADDRESSES:
+            self._refused.add(who)
+            logger.warning(text, extra={"peer": address} if address else None)
+
+    # Nodes that come and go.
+
+    def _suspect(self, node: Node, why: str) -> None:
+        link = self._links[node.beat.id]
+        if self.roster.suspect(node):
+            node.linked = False
+            link.broken.set()
+            logger.warning("suspect a node", extra={"peer": node.beat.address, "id": node.beat.id, "why": why})
+            self._changed()
+
+    def _forget(self, node: Node, holds: float, level: int, text: str) -> None:
+        """Let go of a node; its address is tried for so many seconds more."""
+        del self.roster.nodes[node.beat.id]
+        link = self._links.pop(node.beat.id)
+        link.candidate.until = time.monotonic() + holds
+        link.gone.set()
+        link.broken.set()
+        if link.connected:
+            self._forwarders.disconnect(node.endpoint)
+        logger.log(level, text, extra={"peer": node.beat.address, "id": node.beat.id})
+        self._changed()
+
+    # Addresses.
+
+    def _follow(self, source: Source) -> None:
+        """Look at a source again and again. What it named last holds until it names something else."""
+        pause, said = LOOK, ""
+        while True:
+            try:
+                found = gevent.get_hub().threadpool.apply(source.look)
+            except NotFound as error:
+                if str(error) != said:
+                    said = str(error)
+                    logger.warning("no nodes from %s: %s", source.name, said)
+                pause = min(2 * pause, LOOK_LATER)
+            else:
+                pause, said = LOOK, ""
+                self._listed[source.name] = {str(address) for address in found}
+                for address in found:
+                    self._want(str(address), "", 0.0)
+            gevent.sleep(pause)
+
+    def _want(self, address: str, key: str, holds: float) -> None:
+        """Look for a node at an address, for so many seconds and as long as a source names it."""
+        candidate = self._candidates.get(address)
+        until = time.monotonic() + holds
+        if candidate is not None:
+            candidate.until = max(candidate.until, until)
+            candidate.key = key or candidate.key
+        elif address != self._own.address and len(self._candidates) < MAX_ADDRESSES:
+            try:
+                Address.parse(address)
+            except ValueError:
+                self._refuse(address, "a node's address is no address: it should set advertise", address)
+                return
+            candidate = self._candidates[address] = Candidate(address, key, until)
+            self.spawn(self._seek, candidate)
+
+    def _is_wanted(self, candidate: Candidate) -> bool:
+        listed = any(candidate.address in addresses for addresses in self._listed.values())
+        return listed or time.monotonic() < candidate.until
+
+    def _seek(self, candidate: Candidate) -> None:
+        """Find the node at an address, link to it, stay until it is gone, and begin again."""
+        since = time.monotonic()
+        while self._is_wanted(candidate):
+            found = self._probe(candidate)
+            if found is None:
+                # The longer nobody answers, the longer the pause: after 10 s 0.2 s.
+                gevent.sleep(min(SEEK_LATER, (time.monotonic() - since) / 50))
+                continue
+            endpoint, beat = found
+            if beat.id == self._own.id:
+                candidate.say(logging.INFO, "a peer's address is this node's own: ignored")
+                return
+            if beat.id in self._links:
+                if self._links[beat.id].candidate is not candidate:
+                    candidate.say(logging.INFO, f"a peer is known already, as {beat.address}: ignored")
+                self._links[beat.id].gone.wait()
+            else:
+                self._link(candidate, beat, endpoint)
+            since = time.monotonic()
+        del self._candidates[candidate.address]
+
+    def _probe(self, candidate: Candidate) -> tuple[str, Beat] | None:
+        """Ask who is at an address: the endpoint that answered, and what it said."""
+        try:
+            resolved = gevent.get_hub().threadpool.apply(discovery.resolve, (Address.parse(candidate.address),))
+        except NotFound as error:
+            candidate.say(logging.WARNING, f"a peer's name does not resolve: {error}")
+            gevent.sleep(BEAT)
+            return None
+        why = ""
+        for address in resolved:
+            endpoint = f"tcp://{address}"
+            try:
+                return endpoint, self._ask_who(endpoint, candidate.key)
+            except InvalidBeat as error:
+                why = str(error)
+        candidate.say(logging.WARNING, f"a peer does not answer: {why}")
+        return None
+
+    def _ask_who(self, endpoint: str, key: str) -> Beat:
+        """Introduce this node to whoever is at an endpoint, and return what that says of itself; raise InvalidBeat."""
+        probe = self._context.socket(zmq.SUB)
+        monitor = probe.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED
+            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        )
+        try:
+            link_options(probe, self._keys)
+            self._number += 1
+            topic = message.HELLO + self._own.introduction(self._number) + b"\0"
+            probe.subscribe(topic)
+            for tried in self._keys_of(key):
+                probe.curve_serverkey = tried
+                probe.connect(endpoint)
+            if not self._keys:
+                probe.connect(endpoint)
+            if not probe.poll(int(PROBE * 1000)):
+                raise InvalidBeat(_what_happened(monitor, bool(self._keys)))
+            return Beat.from_bytes(probe.recv()[len(topic) :])
+        finally:
+            probe.disable_monitor()
+            monitor.close(linger=0)
+            probe.close(linger=0)
+
+    def _keys_of(self, key: str) -> Iterable[bytes]:
+        """The public keys that the node at an address may have: what is said, else all that are listed."""
+        if not self._keys:
+            return ()
+        said = key.encode()
+        return [said] if said in self._keys.allowed else self._keys.allowed
+
+    def _link(self, candidate: Candidate, beat: Beat, endpoint: str) -> None:
+        """Connect the downlink to a node and stay until it is gone; whenever the link is made anew, prove it."""
+        for other in [node for node in self.roster.nodes.values() if node.endpoint == endpoint]:
+            self._forget(other, LOST_HOLDS, logging.INFO, "a node has restarted")
+        node = self.roster.add(beat, endpoint, time.monotonic())
+        link = self._links[beat.id] = Link(candidate)
+        self._changed()
+        # From now on the workers' rounds wait for this node too; before that it must not be told that we are linked.
+        self._wait_for_workers(self._serial)
+        if not link.gone.is_set():
+            self._forwarders.connect(endpoint, beat.key.encode() if self._keys else b"")
+            link.connected = True
+        while not link.gone.is_set():
+            link.broken.clear()
+            if self._prove(node, link):
+                node.linked = True
+                candidate.said = ""
+                logger.info("linked to a node", extra={"peer": beat.address, "id": beat.id, "version": beat.version})
+                self._changed()
+            link.broken.wait()
+
+    def _wait_for_workers(self, serial: int) -> None:
+        deadline = time.monotonic() + KNOWN_TO_WORKERS
+        while time.monotonic() < deadline:
+            known = [report["serial"] >= serial for report in self._reports.values()]
+            if len(known) >= self._own.workers and all(known):
+                return
+            gevent.sleep(0.002)
+
+    def _prove(self, node: Node, link: Link) -> bool:
+        """Wait until all of this node's subscriptions hold at a node: a nonce subscribed after them comes back. False if
+        the node is gone before that."""
+        self._number += 1
+        topic = message.NONCE + b"%b %d" % (self._own.id.encode(), self._number)
+        answered, event = self._rounds[topic] = set(), Event()
+        self._sub.subscribe(topic + b"\0")
+        try:
+            while node.beat.id not in answered and not link.gone.is_set():
+                event.wait(0.25)
+                event.clear()
+            return not link.gone.is_set()
+        finally:
+            del self._rounds[topic]
+            self._sub.unsubscribe(topic + b"\0")
+
+
+def _what_happened(monitor: Any, keyed: bool) -> str:
+    """Why nobody answered, by what the probe's socket has seen."""
+    seen = set()
+    while monitor.poll(0):
+        seen.add(parse_monitor_message(monitor.recv_multipart())["event"])
+    if zmq.EVENT_HANDSHAKE_FAILED_AUTH in seen:
+        return "it refuses this node's key: list it there in node_keys"
+    if zmq.EVENT_HANDSHAKE_SUCCEEDED in seen:
+        return "what listens there is no node's backbone"
+    if seen:
+        return "no key in node_keys is its" if keyed else "what listens there speaks no ZeroMQ, or wants a key"
+    return "no connection"
+
+
+def run(settings: Settings, addresses: Addresses, supervisor: socket.socket, folder: Path) -> None:
+    """Be the backbone of a node: its forwarders, and its part in the cluster. ``supervisor`` hears that it is ready, or
+    why it can't start; it says when the node leaves, and when the workers have ended, by closing."""
+    log.setup("backbone", form=settings.log_format, level=settings.log_level)
+    host = f"[{settings.backend_host}]" if ":" in settings.backend_host else settings.backend_host
+    try:
+        own_keys = keys.load(Path(settings.node_key), settings.node_keys) if settings.node_key else None
+        forwarders = Forwarders(
+            addresses, bind=f"tcp://{host}:{settings.backend_port}", keys=own_keys,
+            high_water=settings.backbone_high_water,
+        )  # fmt: skip
+    except keys.InvalidKey as error:
+        supervisor.sendall(str(error).encode())
+        return
+    except zmq.ZMQError as error:
+        text = f"backbone: cannot listen on {host}:{settings.backend_port}: {error.strerror}; set backend_port"
+        supervisor.sendall(text.encode())
+        return
+    port = int(forwarders.endpoint.rpartition(":")[2])
+    own = Beat(
+        addresses.node, settings.advertise or f"{host}:{port}", key=own_keys.public.decode() if own_keys else "",
+        version=__version__, since=time.time(), workers=settings.workers,
+    )  # fmt: skip
+    sources: list[Source] = [discovery.Static([Address.parse(peer) for peer in settings.peers])]
+    sources += [discovery.source(text, default_port=port) for text in settings.discovery]
+    forwarders.start()
+    cluster = Cluster(forwarders, addresses, own=own, keys=own_keys, sources=sources)
+    cluster.start()
+    logger.info("backbone", extra={"address": own.address, "id": own.id, "encrypted": own_keys is not None})
+    channel = gevent.socket.socket(fileno=supervisor.detach())
+    channel.sendall(READY)
+    while channel.recv(64):
+        cluster.leave()
+    cluster.say_goodbye()
+    shutil.rmtree(folder, ignore_errors=True)  # where the supervisor is gone, and can't tidy up
+    os._exit(0)

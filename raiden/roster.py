@@ -1,0 +1,206 @@
+"""Which nodes there are: what they say of themselves, and what this node makes of it. Pure: beats in, decisions out.
+
+A node says of itself, every second and whenever something changes, a beat: who and where it is, how it does, and whom it
+knows. A node is known by the id of its own life, so a restart is another node.
+
+     connecting --link in force both ways--> connected --announces that it stops--> leaving --gone--> (forgotten)
+         any of them --silent for SUSPECT, or its link to us broke--> suspected --silent for DROP--> (forgotten)
+                                                                        |--heard again--> back
+
+Only the nodes that are not suspected are waited for; those that are, are named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+import ujson
+
+from raiden.encoding import dumps
+from raiden.message import VERSION
+
+# Seconds.
+BEAT, SUSPECT, DROP = 1.0, 3.5, 10.0
+# Wall clocks that are further apart than this are worth a warning; nothing here relies on them.
+CLOCK_SKEW = 5.0
+# Nodes that a beat tells of; the next one tells of others, so that a beat's size is bounded.
+TOLD = 16
+
+UP, LEAVING, GONE = "up", "leaving", "gone"
+
+
+class InvalidBeat(ValueError):
+    """The bytes are no beat; the text says why."""
+
+
+class OtherVersion(InvalidBeat):
+    """A node that speaks another version of the backbone."""
+
+    def __init__(self, node: str, address: str, protocol: int) -> None:
+        super().__init__(f"it speaks version {protocol} of the backbone, this node {VERSION}")
+        self.node = node
+        self.address = address
+
+
+@dataclass(slots=True)
+class Beat:
+    """What a node says of itself. ``since`` and ``clock`` are wall-clock seconds; ``stamp`` is the sender's alone, to be
+    sent back to it; ``linked`` are the ids of the nodes that its subscriptions are in force at; ``peers`` are
+    ``[address, key]`` of nodes that it knows."""
+
+    id: str
+    address: str
+    protocol: int = VERSION
+    key: str = ""
+    version: str = ""
+    phase: str = UP
+    since: float = 0.0
+    clock: float = 0.0
+    stamp: float = 0.0
+    workers: int = 0
+    connections: int = 0
+    channels: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
+    linked: list[str] = field(default_factory=list)
+    peers: list[list[str]] = field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        return dumps(dataclasses.asdict(self))
+
+    def introduction(self, number: int) -> bytes:
+        """The short form that a node which is not known yet is asked with; ``number`` makes it unlike any other."""
+        short = {"id": self.id, "address": self.address, "protocol": self.protocol, "key": self.key, "n": number}
+        return dumps(short)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Beat:
+        """Raises InvalidBeat, and for a node of another version OtherVersion. Fields that this version doesn't know are
+        skipped, those that are not there have their defaults."""
+        try:
+            said = ujson.loads(data)
+        except ValueError as error:
+            raise InvalidBeat(f"no JSON: {error}") from None
+        if not isinstance(said, dict):
+            raise InvalidBeat("no object")
+        node, address, protocol = said.get("id"), said.get("address"), said.get("protocol")
+        if not (_is_text(node, 64) and _is_text(address, 300) and isinstance(protocol, int)):
+            raise InvalidBeat("no id, address and protocol")
+        if protocol != VERSION:
+            raise OtherVersion(node, address, protocol)
+        known = {name: said[name] for name in _KINDS if name in said}
+        for name, value in known.items():
+            if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
+                raise InvalidBeat(f"{name} is {value!r:.40}")
+        beat = cls(**known)
+        if not all(_is_text(node, 64) for node in beat.linked):
+            raise InvalidBeat("linked holds something else than ids")
+        for peer in beat.peers:
+            if not (isinstance(peer, list) and len(peer) == 2 and _is_text(peer[0], 300) and isinstance(peer[1], str)):
+                raise InvalidBeat("peers holds something else than addresses with keys")
+        return beat
+
+
+_KINDS: dict[str, Any] = {
+    item.name: {"int": int, "float": (int, float), "str": str}.get(str(item.type), list)
+    for item in dataclasses.fields(Beat)
+}
+
+
+def _is_text(value: object, longest: int) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) <= longest and value.isprintable()
+
+
+class Node:
+    """Another node. ``endpoint`` is where the downlink is connected to it, ``heard`` when (monotonic seconds)."""
+
+    __slots__ = ("beat", "endpoint", "heard", "lag", "linked", "suspected")
+
+    def __init__(self, beat: Beat, endpoint: str, now: float) -> None:
+        self.beat = beat
+        self.endpoint = endpoint
+        self.heard = now
+        self.lag: float | None = None
+        self.linked = False  # this node's subscriptions are in force there
+        self.suspected = False
+
+
+class Roster:
+    """The nodes that this node knows. Methods that may change a node's state return whether they did."""
+
+    def __init__(self, own: Beat) -> None:
+        self.own = own
+        self.nodes: dict[str, Node] = {}
+
+    def state(self, node: Node) -> str:
+        if node.suspected:
+            return "suspected"
+        if node.beat.phase == LEAVING:
+            return "leaving"
+        return "connected" if node.linked and self.own.id in node.beat.linked else "connecting"
+
+    def add(self, beat: Beat, endpoint: str, now: float) -> Node:
+        node = self.nodes[beat.id] = Node(beat, endpoint, now)
+        return node
+
+    def hear(self, beat: Beat, now: float) -> bool:
+        """A known node said something of itself."""
+        node = self.nodes[beat.id]
+        before = self.state(node)
+        node.beat = beat
+        node.heard = now
+        node.suspected = False
+        return self.state(node) != before
+
+    def suspect(self, node: Node) -> bool:
+        changed = not node.suspected
+        node.suspected = True
+        return changed
+
+    def silent(self, now: float) -> tuple[list[Node], list[Node]]:
+        """Those to suspect now, and those to drop."""
+        nodes = self.nodes.values()
+        dropped = [node for node in nodes if now - node.heard > DROP]
+        suspected = [node for node in nodes if SUSPECT < now - node.heard <= DROP and not node.suspected]
+        return suspected, dropped
+
+    def excuse(self, seconds: float) -> None:
+        """This node itself stood still for so long: nobody was silent meanwhile."""
+        for node in self.nodes.values():
+            node.heard += seconds
+
+    def beat(self, now: float, clock: float) -> Beat:
+        """What this node says of itself."""
+        live = [node for node in self.nodes.values() if not node.suspected and node.beat.phase == UP]
+        told = live if len(live) <= TOLD else random.sample(live, TOLD)
+        self.own.stamp, self.own.clock = now, clock
+        self.own.linked = [node.beat.id for node in self.nodes.values() if node.linked]
+        self.own.peers = [[node.beat.address, node.beat.key] for node in told]
+        return self.own
+
+    def rows(self, clock: float) -> list[dict[str, Any]]:
+        """All nodes for people and workers to read, this one first."""
+        rows = [_row(self.own, LEAVING if self.own.phase == LEAVING else "self", clock, None)]
+        for node in sorted(self.nodes.values(), key=lambda node: node.beat.address):
+            rows.append(_row(node.beat, self.state(node), clock, node.lag))
+        return rows
+
+
+def _row(beat: Beat, state: str, clock: float, lag: float | None) -> dict[str, Any]:
+    return {
+        "id": beat.id,
+        "address": beat.address,
+        "state": state,
+        "version": beat.version,
+        "since": round(beat.since, 3),
+        "uptime": round(max(0.0, (beat.clock or clock) - beat.since), 3),
+        "workers": beat.workers,
+        "connections": beat.connections,
+        "channels": beat.channels,
+        "messages_in": beat.messages_in,
+        "messages_out": beat.messages_out,
+        "lag": lag,
+    }
