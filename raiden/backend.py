@@ -9,8 +9,8 @@ it until it comes back, and so does each other node when it hears of the subscri
 first out, so when it has come from a node, everything subscribed earlier holds there too. One round serves all that
 wait. Nodes that are suspected, or don't answer in time, are not waited for but named.
 
-**The roster** comes from the node's backbone process (`raiden.cluster`). Each state of it has a serial number; reports tell
-the roster which one this worker goes by.
+**The roster** comes from the node's backbone process (`raiden.cluster`). Each state of it has a serial number; reports
+tell the roster which one this worker goes by.
 """
 
 from __future__ import annotations
@@ -219,8 +219,9 @@ class Backend:
     # In force.
 
     def in_force(self, timeout: float = 5.0) -> tuple[str, ...]:
-        """Wait until every subscription made before this call holds at all nodes. Returns the addresses of the nodes where
-        that could not be found out; raises NotInForce after ``timeout`` seconds without an answer of this node."""
+        """Wait until every subscription made before this call holds at all nodes. Returns the addresses of the nodes
+        where that could not be found out; raises NotInForce after ``timeout`` seconds without an answer of this
+        node."""
         # A round under way began before this call, so it proves nothing for us: wait for the one after it.
         if self._next_round is None:
             self._next_round = AsyncResult()
@@ -275,8 +276,8 @@ class Backend:
             self.unsubscribe(topic + b"\0")
 
     def check(self, timeout: float = 2.0) -> None:
-        """Send a message to this worker itself through the node's uplink and measure its way; raises NotInForce if it does
-        not come back within ``timeout`` seconds."""
+        """Send a message to this worker itself through the node's uplink and measure its way; raises NotInForce if it
+        does not come back within ``timeout`` seconds."""
         number = b"check %d" % next(self._numbers)
         waiting = self._waiting[number] = _Waiting()
         started, pushed = time.monotonic(), self.pushed

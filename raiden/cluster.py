@@ -1,15 +1,16 @@
 """The node's part in its cluster: finds other nodes, links to them, notices when they are lost, and tells the workers.
 
-An address comes from a source (`raiden.discovery`), from a node that introduced itself, or from a node that tells whom it
-knows. Whatever its source, an address has a greenlet, which walks one path (`_seek`):
+An address comes from a source (`raiden.discovery`), from a node that introduced itself, or from a node that tells whom
+it knows. Whatever its source, an address has a greenlet, which walks one path (`_seek`):
 
-1. *Probe*: a SUB socket connects to the address and subscribes to an introduction. The node there hears the subscription
-   and answers with its beat: now both know of each other. It may turn out to be this node itself, or one that is known
-   by another address: so the downlink is connected once to a node, and never to itself.
-2. *Link* (`_link`): tell the workers that there is such a node, wait until all know, connect the downlink, and send a nonce
-   round through it. When the nonce comes back, every subscription of this node holds at the other, and beats say so.
-   Only when both say so of each other are they connected.
-3. *Stay* until the node leaves or is dropped for its silence; then begin again, for as long as anybody names the address.
+1. *Probe*: a SUB socket connects to the address and subscribes to an introduction. The node there hears the
+   subscription and answers with its beat: now both know of each other. It may turn out to be this node itself, or one
+   that is known by another address: so the downlink is connected once to a node, and never to itself.
+2. *Link* (`_link`): tell the workers that there is such a node, wait until all know, connect the downlink, and send a
+   nonce round through it. When the nonce comes back, every subscription of this node holds at the other, and beats say
+   so. Only when both say so of each other are they connected.
+3. *Stay* until the node leaves or is dropped for its silence; then begin again, for as long as anybody names the
+   address.
 
 A node that subscribes to its inbox here has a link to us; when that subscription goes, its link is broken: it is
 suspected at once. What the peers subscribe to comes up through the outlink (`raiden.forwarder`), to the socket `_xpub`.
@@ -490,8 +491,8 @@ class Cluster(Service):
             gevent.sleep(0.002)
 
     def _prove(self, node: Node, link: Link) -> bool:
-        """Wait until all of this node's subscriptions hold at a node: a nonce subscribed after them comes back. False if
-        the node is gone before that."""
+        """Wait until all of this node's subscriptions hold at a node: a nonce subscribed after them comes back. False
+        if the node is gone before that."""
         self._number += 1
         topic = message.NONCE + b"%b %d" % (self._own.id.encode(), self._number)
         answered, event = self._rounds[topic] = set(), Event()

@@ -244,8 +244,8 @@ def _check_cluster(settings: Settings) -> None:
         raise ConfigError("node_keys without node_key: make this node's key with 'raiden keygen' and set node_key")
     if not (settings.node_key or settings.open_backbone or _is_loopback(settings.backend_host)):
         raise ConfigError(
-            f"backend_host = {settings.backend_host!r} without keys lets anyone who reaches it read all messages and be a "
-            "node: set node_key and node_keys ('raiden keygen' makes keys); if the network is trusted, open_backbone = True"
+            f"backend_host = {settings.backend_host!r} without keys lets anyone who reaches it read all and be a node: "
+            "set node_key and node_keys ('raiden keygen' makes keys), or in a trusted network open_backbone = True"
         )
     if settings.backend_host in ("0.0.0.0", "::") and not settings.advertise:
         raise ConfigError(

@@ -7,8 +7,8 @@
 It stays a plain single-threaded process without ZeroMQ or gevent at work, so that it may fork at any time. It opens a
 listening socket for each worker (SO_REUSEPORT) and keeps it: connections that wait there survive a worker's death. A
 socket pair to each child says "ready" (or why not) in one direction and what to reload in the other; when it closes,
-the child knows that the supervisor is gone, and ends. The backbone is told by it that the node will leave, and then that
-its workers have ended.
+the child knows that the supervisor is gone, and ends. The backbone is told by it that the node will leave, and then
+that its workers have ended.
 """
 
 from __future__ import annotations

@@ -146,8 +146,8 @@ class Forwarders:
         self._steer(lambda: self._peers.disconnect(endpoint))
 
     def _steer(self, job: Callable[[], None]) -> None:
-        """Run a job in the downlink's thread, which a socket belongs to, while its proxy stands still; it is some 0.5 ms
-        until it is done, and what comes meanwhile waits in the sockets."""
+        """Run a job in the downlink's thread, which a socket belongs to, while its proxy stands still; it is some 0.5
+        ms until it is done, and what comes meanwhile waits in the sockets."""
         done = threading.Event()
         failure: list[Exception] = []
 

@@ -1,7 +1,7 @@
 """Which nodes there are: what they say of themselves, and what this node makes of it. Pure: beats in, decisions out.
 
-A node says of itself, every second and whenever something changes, a beat: who and where it is, how it does, and whom it
-knows. A node is known by the id of its own life, so a restart is another node.
+A node says of itself, every second and whenever something changes, a beat: who and where it is, how it does, and whom
+it knows. A node is known by the id of its own life, so a restart is another node.
 
      connecting --link in force both ways--> connected --announces that it stops--> leaving --gone--> (forgotten)
          any of them --silent for SUSPECT, or its link to us broke--> suspected --silent for DROP--> (forgotten)
@@ -47,8 +47,8 @@ class OtherVersion(InvalidBeat):
 
 @dataclass(slots=True)
 class Beat:
-    """What a node says of itself. ``since`` and ``clock`` are wall-clock seconds; ``stamp`` is the sender's alone, to be
-    sent back to it; ``linked`` are the ids of the nodes that its subscriptions are in force at; ``peers`` are
+    """What a node says of itself. ``since`` and ``clock`` are wall-clock seconds; ``stamp`` is the sender's alone, to
+    be sent back to it; ``linked`` are the ids of the nodes that its subscriptions are in force at; ``peers`` are
     ``[address, key]`` of nodes that it knows."""
 
     id: str
