@@ -131,7 +131,17 @@ class Message:
         if version != VERSION or kind > Kind.END or start + length > len(frame):
             raise InvalidFrame(f"version {version}, kind {kind}, {len(frame)} bytes")
         cursor = _read_cursor(frame[start : start + length]) if length else None
-        return cls(name, kind, frame[start + length :], cursor, published)
+        payload = frame[start + length :]
+        if kind == Kind.TEXT:
+            _check_text(payload)
+        return cls(name, kind, payload, cursor, published)
+
+
+def _check_text(payload: bytes) -> None:
+    try:
+        payload.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidFrame(f"a text that is no UTF-8: {error}") from None
 
 
 def _read_cursor(extensions: bytes) -> str | None:

@@ -1,4 +1,4 @@
-"""The command line: ``raiden [-C FILE] [-X 'name = value'] [start|stop|restart|reload|status|check]``."""
+"""The command line: ``raiden [-C FILE] [-X 'name = value'] [start|stop|restart|reload|status|check|nodes|keygen]``."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from raiden import __version__, config, daemon
+from raiden import __version__, config, daemon, keys
+from raiden.cli import nodes
+from raiden.cli.nodes import NoAnswer
 from raiden.config import ConfigError, ServiceBuilder, Settings
 from raiden.daemon import StartError
+from raiden.keys import InvalidKey
 
 NOT_RUNNING = 3
 
@@ -28,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         command: Callable[[Settings, ServiceBuilder | None, tuple[str | None, list[str]]], int]
         command = _COMMANDS[options.command]
         return command(settings, service, (path, options.set))
-    except (ConfigError, StartError) as error:
+    except (ConfigError, StartError, InvalidKey, NoAnswer) as error:
         print(f"raiden: {error}", file=sys.stderr)
         return 1
 
@@ -42,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"raiden {__version__}")
     parser.add_argument(
         "command", nargs="?", default="run", choices=list(_COMMANDS), metavar="COMMAND",
-        help="run (the default: in the foreground), start, stop, restart, reload, status, check",
+        help="run (the default: in the foreground), start, stop, restart, reload, status, check, "
+        "nodes (of the cluster), keygen (makes this node's key)",
     )  # fmt: skip
     return parser
 
@@ -160,6 +164,20 @@ def _check(settings: Settings, service: ServiceBuilder | None, source: tuple[str
     return 0
 
 
+def _nodes(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+    print(nodes.table(nodes.fetch(settings)))
+    return 0
+
+
+def _keygen(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+    path = settings.file("key")
+    public = keys.generate(path)
+    print(f"{public}", flush=True)
+    print(f"the secret key is in {path}: set node_key = {str(path)!r}", file=sys.stderr)
+    print("list the line above in node_keys of all nodes", file=sys.stderr)
+    return 0
+
+
 def _running(settings: Settings) -> int:
     path = settings.file("pid")
     pid = daemon.read_pid(path)
@@ -171,5 +189,5 @@ def _running(settings: Settings) -> int:
 
 _COMMANDS = {
     "run": _run, "start": _start, "stop": _stop, "restart": _restart, "reload": _reload, "status": _status,
-    "check": _check,
+    "check": _check, "nodes": _nodes, "keygen": _keygen,
 }  # fmt: skip

@@ -1,0 +1,54 @@
+"""``raiden nodes``: the cluster as a running node of it sees it, in a table."""
+
+from __future__ import annotations
+
+import http.client
+from typing import Any
+
+import ujson
+
+from raiden.config import Settings
+
+TIMEOUT = 10.0
+HEADER = ("ADDRESS", "STATE", "VERSION", "UPTIME", "WORKERS", "CONNECTIONS", "CHANNELS", "IN", "OUT", "LAG", "ID")
+
+
+class NoAnswer(Exception):
+    """The node could not be asked; the text says why and what to do."""
+
+
+def fetch(settings: Settings) -> list[dict[str, Any]]:
+    """The rows of ``/-/nodes`` of the node that these settings are of; raises NoAnswer."""
+    host, port = settings.http_host, settings.http_port
+    connection = http.client.HTTPConnection(
+        {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=TIMEOUT
+    )
+    try:
+        connection.request("GET", "/-/nodes")
+        response = connection.getresponse()
+        nodes: list[dict[str, Any]] = ujson.loads(response.read())["nodes"]
+        return nodes
+    except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        raise NoAnswer(f"no node answers at {host}:{port}: {error}; name it with -X 'http_port = ...' or -C") from None
+    finally:
+        connection.close()
+
+
+def table(nodes: list[dict[str, Any]]) -> str:
+    """The rows for people to read."""
+    rows = [HEADER, *map(_cells, nodes)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
+
+
+def _cells(node: dict[str, Any]) -> tuple[str, ...]:
+    lag = "-" if node["lag"] is None else f"{node['lag'] * 1000:.1f} ms"
+    counts = [str(node[name]) for name in ("workers", "connections", "channels", "messages_in", "messages_out")]
+    return (node["address"], node["state"], node["version"], _duration(node["uptime"]), *counts, lag, node["id"])
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s"
