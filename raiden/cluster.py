@@ -23,7 +23,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -353,11 +353,10 @@ class Cluster(Service):
         """Look at a source again and again. What it named last holds until it names something else."""
         pause, said = LOOK, ""
         while True:
-            try:
-                found = gevent.get_hub().threadpool.apply(source.look)
-            except NotFound as error:
-                if str(error) != said:
-                    said = str(error)
+            found = _in_a_thread(source.look)
+            if isinstance(found, NotFound):
+                if str(found) != said:
+                    said = str(found)
                     logger.warning("no nodes from %s: %s", source.name, said)
                 pause = min(2 * pause, LOOK_LATER)
             else:
@@ -411,10 +410,9 @@ class Cluster(Service):
 
     def _probe(self, candidate: Candidate) -> tuple[str, Beat] | None:
         """Ask who is at an address: the endpoint that answered, and what it said."""
-        try:
-            resolved = gevent.get_hub().threadpool.apply(discovery.resolve, (Address.parse(candidate.address),))
-        except NotFound as error:
-            candidate.say(logging.WARNING, f"a peer's name does not resolve: {error}")
+        resolved = _in_a_thread(discovery.resolve, Address.parse(candidate.address))
+        if isinstance(resolved, NotFound):
+            candidate.say(logging.WARNING, f"a peer's name does not resolve: {resolved}")
             gevent.sleep(BEAT)
             return None
         why = ""
@@ -505,6 +503,19 @@ class Cluster(Service):
         finally:
             del self._rounds[topic]
             self._sub.unsubscribe(topic + b"\0")
+
+
+def _in_a_thread(look: Callable[..., list[Address]], *args: Any) -> list[Address] | NotFound:
+    """What a call that blocks returns, or the NotFound that it raises: the thread pool would print a traceback."""
+
+    def run() -> list[Address] | NotFound:
+        try:
+            return look(*args)
+        except NotFound as error:
+            return error
+
+    found: list[Address] | NotFound = gevent.get_hub().threadpool.apply(run)
+    return found
 
 
 def _what_happened(monitor: Any, keyed: bool) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -56,7 +57,7 @@ class Daemon:
         extra = ("-C", str(config)) if config else ()
         with open(self._log, "wb") as log, open(self._out, "wb") as out:
             self.process = subprocess.Popen(
-                command(*extra, data_dir=folder, **{"http_port": 0, "backend_port": 0, **settings}),
+                self.command_line(command(*extra, data_dir=folder, **{"http_port": 0, "backend_port": 0, **settings})),
                 stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=environment(), cwd=ROOT,
             )  # fmt: skip
         wait_for(lambda: "ready" in self.log() or self.process.poll() is not None, "the daemon is ready")
@@ -65,7 +66,24 @@ class Daemon:
         self.port = int(found.group(1))
         self.url = f"http://{self.host}:{self.port}"
         self.pid = self.process.pid
-        self._publisher = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        self._publisher = self.open()
+
+    def command_line(self, argv: list[str]) -> list[str]:
+        """What is run to start the node."""
+        return argv
+
+    def connect(self, timeout: float = 20.0) -> socket.socket:
+        """A connection to the node's HTTP door."""
+        return socket.create_connection((self.host, self.port), timeout)
+
+    def open(self) -> http.client.HTTPConnection:
+        """A connection for requests; it does not connect again when it was closed."""
+        connection = http.client.HTTPConnection(self.host, self.port)
+        connection.sock = self.connect()
+        # The head and the body of a request are sent one after the other.
+        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.auto_open = 0  # only the node knows how to connect
+        return connection
 
     def log(self) -> str:
         return self._log.read_text()
@@ -81,23 +99,35 @@ class Daemon:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
+    def signal_all(self, number: int) -> None:
+        """Signal all processes of the node, as if its machine were struck."""
+        for pid in (self.pid, *self.workers().values()):
+            os.kill(pid, number)
+
     def stop(self, timeout: float = 20.0) -> int:
-        self._publisher.close()
+        self.hang_up()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
+
+    def hang_up(self) -> None:
+        """Close the connection that this object keeps: a node that stops waits a while for its clients to close."""
+        self._publisher.close()
 
     def request(
         self, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
         """One request on a connection of its own."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
+        connection = self.open()
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
         finally:
             connection.close()
+
+    def post_json(self, path: str, value: Any) -> tuple[int, dict[str, str], bytes]:
+        return self.request("POST", path, json.dumps(value), {"Content-Type": "application/json"})
 
     def json(self, path: str) -> Any:
         status, _, body = self.request("GET", path)
@@ -106,16 +136,14 @@ class Daemon:
 
     def publish(self, channel: str, value: Any) -> None:
         """Publish on the one connection that this object keeps: order holds per connection."""
-        reused = self._publisher.sock is not None
         try:
             self._publisher.request("POST", f"/{channel}", json.dumps(value), {"Content-Type": "application/json"})
             response = self._publisher.getresponse()
         except (ConnectionError, http.client.HTTPException):
-            self._publisher.close()
-            if not reused:
-                raise
-            self.publish(channel, value)  # a kept connection may have been closed meanwhile
-            return
+            self._publisher.close()  # a kept connection may have been closed meanwhile
+            self._publisher = self.open()
+            self._publisher.request("POST", f"/{channel}", json.dumps(value), {"Content-Type": "application/json"})
+            response = self._publisher.getresponse()
         body = response.read()
         assert response.status == 202, body
 
@@ -134,7 +162,7 @@ class Stream:
     """A subscription by HTTP: its head has come, so it is in force. Iterate `lines`."""
 
     def __init__(self, daemon: Daemon, path: str, headers: dict[str, str] | None = None) -> None:
-        self._connection = http.client.HTTPConnection(daemon.host, daemon.port, timeout=20)
+        self._connection = daemon.open()
         self._connection.request("GET", path, headers=headers or {})
         self.response = self._connection.getresponse()
         self.status = self.response.status

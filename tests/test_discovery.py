@@ -180,9 +180,8 @@ class Names:
 
         etc = Path("/etc/netns", name)  # its files take the place of those in /etc
         if not etc.parent.exists():
-            etc.parent.mkdir()
-            cleanup.callback(etc.parent.rmdir)
-        etc.mkdir()
+            cleanup.callback(subprocess.run, ["rmdir", "--ignore-fail-on-non-empty", "/etc/netns"], check=True)
+        etc.mkdir(parents=True)
         cleanup.callback(shutil.rmtree, etc)
         (etc / "resolv.conf").write_text("nameserver 127.0.0.1\nsearch cluster.example\n")
         (etc / "nsswitch.conf").write_text("hosts: files dns\n")
