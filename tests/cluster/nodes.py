@@ -103,7 +103,7 @@ class Nodes:
         for node in running:
             node.hang_up()
             node.signal(signal.SIGTERM)
-        codes = [node.stop() for node in running]
+        codes = [node.process.wait(20) for node in running]
         assert not any(codes), self.logs()
         assert "Traceback" not in self.logs() and "died" not in self.logs(), self.logs()
 

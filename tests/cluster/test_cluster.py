@@ -122,7 +122,7 @@ def test_joining_and_leaving_under_load(cluster: MakeNodes) -> None:
         third.signal(signal.SIGTERM)
         wait_for(lambda: first.sees(second) and second.sees(first), "the third has left")
         assert time.monotonic() - left < 5, "it said so, and nobody waited for its silence"
-        assert third.stop() == 0
+        assert third.process.wait(20) == 0
         published(publishers)
     judge(checker)
 
@@ -230,14 +230,14 @@ def test_many_channels_survive_a_reconnect(cluster: MakeNodes) -> None:
 
         def everything_comes() -> None:
             got.clear()
-            with_names = threading.Thread(target=lambda: got.extend(stream.value()["channel"] for _ in names))
-            with_names.start()
+            reader = threading.Thread(target=lambda: got.extend(stream.value()["channel"] for _ in names))
+            reader.start()
             for start in range(0, len(names), 1000):
                 body = {"channels": names[start : start + 1000], "data": start}
                 status, _, answer = other.post_json("/-/publish", body)
                 assert status == 202, answer
-            with_names.join(60)
-            assert got == names
+            reader.join(60)
+            assert sorted(got) == sorted(names)
 
         everything_comes()
         one.on.cut()

@@ -27,7 +27,7 @@ class Local:
         self.daemon = daemon
 
     def connect(self) -> socket.socket:
-        return socket.create_connection((self.daemon.host, self.daemon.port), 20)
+        return self.daemon.connect()
 
 
 @pytest.fixture
@@ -128,13 +128,13 @@ def test_a_node_that_is_killed(start: Callable[..., Daemon], checker: Checker, s
     ):
         wait_for(lambda: mortal.acknowledged and persistent.acknowledged and churn.added > 5, "they are at it")
         killed = time.monotonic()
-        for pid in (*daemon.workers().values(), daemon.pid):
-            os.kill(pid, signal.SIGKILL)
+        daemon.signal_all(signal.SIGKILL)
         mortal.join(20)
         assert isinstance(mortal.error, OSError | HTTPException)
         wait_for(lambda: all(other.ended for other in others), "it has been noticed")
         wait_for(lambda: churn.failures, "nobody can subscribe")
         assert persistent.is_alive()
+    assert daemon.stop() == -signal.SIGKILL
     assert persistent.error is None
     checker.excuse("node", None, killed - 1, time.monotonic())
     report = checker.report()
