@@ -24,6 +24,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ GOSSIP_HOLDS, LOST_HOLDS = 60.0, 3600.0  # how long an address is tried that no 
 KNOWN_TO_WORKERS = 2.0
 GOODBYE = 2.0
 
+HANDSHAKES = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 MAX_ADDRESSES = 1000
 MAX_NONCES = 10_000
 LONGEST_NONCE = 100
@@ -427,35 +434,34 @@ class Cluster(Service):
 
     def _ask_who(self, endpoint: str, key: str) -> Beat:
         """Introduce this node to whoever is at an endpoint, and return what that says of itself; raise InvalidBeat."""
-        probe = self._context.socket(zmq.SUB)
-        monitor = probe.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED
-            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-        )
-        try:
-            link_options(probe, self._keys)
-            self._number += 1
-            topic = message.HELLO + self._own.introduction(self._number) + b"\0"
-            probe.subscribe(topic)
+        self._number += 1
+        topic = message.HELLO + self._own.introduction(self._number) + b"\0"
+        poller = zmq.green.Poller()
+        with ExitStack() as stack:
+            monitors = []
+            # One socket for each key that it may have: a SUB socket connects to an endpoint only once.
             for tried in self._keys_of(key):
-                probe.curve_serverkey = tried
+                probe = stack.enter_context(self._context.socket(zmq.SUB))
+                monitors.append(probe.get_monitor_socket(HANDSHAKES))
+                stack.callback(monitors[-1].close, linger=0)
+                stack.callback(probe.disable_monitor)
+                link_options(probe, self._keys)
+                if tried:
+                    probe.curve_serverkey = tried
+                probe.subscribe(topic)
                 probe.connect(endpoint)
-            if not self._keys:
-                probe.connect(endpoint)
-            if not probe.poll(int(PROBE * 1000)):
-                raise InvalidBeat(_what_happened(monitor, bool(self._keys)))
-            return Beat.from_bytes(probe.recv()[len(topic) :])
-        finally:
-            probe.disable_monitor()
-            monitor.close(linger=0)
-            probe.close(linger=0)
+                poller.register(probe, zmq.POLLIN)
+            for probe, _ in poller.poll(int(PROBE * 1000)):
+                beat = Beat.from_bytes(probe.recv()[len(topic) :])
+                if beat.phase == GONE:
+                    raise InvalidBeat("it has just left")
+                return beat
+            raise InvalidBeat(_what_happened(monitors, bool(self._keys)))
 
     def _keys_of(self, key: str) -> Iterable[bytes]:
-        """The public keys that the node at an address may have: what is said, else all that are listed."""
+        """The public keys that the node at an address may have: what is said, else all that are listed; b"": none."""
         if not self._keys:
-            return ()
+            return [b""]
         said = key.encode()
         return [said] if said in self._keys.allowed else self._keys.allowed
 
@@ -518,11 +524,12 @@ def _in_a_thread(look: Callable[..., list[Address]], *args: Any) -> list[Address
     return found
 
 
-def _what_happened(monitor: Any, keyed: bool) -> str:
-    """Why nobody answered, by what the probe's socket has seen."""
+def _what_happened(monitors: Sequence[Any], keyed: bool) -> str:
+    """Why nobody answered, by what the probe's sockets have seen."""
     seen = set()
-    while monitor.poll(0):
-        seen.add(parse_monitor_message(monitor.recv_multipart())["event"])
+    for monitor in monitors:
+        while monitor.poll(0):
+            seen.add(parse_monitor_message(monitor.recv_multipart())["event"])
     if zmq.EVENT_HANDSHAKE_FAILED_AUTH in seen:
         return "it refuses this node's key: list it there in node_keys"
     if zmq.EVENT_HANDSHAKE_SUCCEEDED in seen:
