@@ -5,13 +5,12 @@
 the first node, and reads the stream of the one subscriber that the cluster has, on the last. It is one thread of
 Python, whose own CPU stands in the table: it takes little, so it is not what limits.
 
-- *As fast as it goes*: publishes for some seconds, in NDJSON batches or one POST a message (pipelined on one
-  connection), while no more than so many messages are on their way: that is what keeps them below all high-water marks
-  and bounds. What arrived is compared with what was sent, byte by byte: a message that is lost, doubled or out of order
-  fails the run.
+- *As fast as it goes*: publishes for some seconds, in NDJSON batches or one POST a message, pipelined on a connection.
+  At most 4000 messages are on their way at a time, which is what keeps them below all high-water marks and bounds. What
+  arrived is compared with what was sent, byte by byte: a message that is lost, doubled or out of order fails the run.
 - *At a pace*: one POST every 5 ms. Latency is from just before the POST is sent until the subscriber has the message.
 
-CPU is user and system time of all of a cluster's processes, by /proc.
+CPU is user and system time of all of a cluster's processes, by /proc; at a pace, it includes what idling costs.
 
 **The chain** is what a message's hops cost without Raiden: the same sockets over the same transports, with proxies of
 `zmq.proxy`, in processes as Raiden's backbones are, and pyzmq at both ends, in a process each.
@@ -20,8 +19,7 @@ CPU is user and system time of all of a cluster's processes, by /proc.
     across nodes    PUSH =ipc=> [PULL, PUB =inproc=> XSUB, XPUB] =tcp=> [XSUB, XPUB] =ipc=> SUB
 
 Its frames are a topic and 128 bytes, sent one by one, or as parts of multipart messages, which is how a batch travels.
-The receiver tells the sender what has arrived, which keeps to the same bound of messages on their way, and checks what
-it gets. At a pace, one frame is on its way at a time.
+The receiver checks what it gets, and tells the sender what has arrived, which keeps to the same bound.
 
 **Idle**: five nodes with two workers each, in network namespaces (so it takes root), that have found each other and
 have no clients. CPU is in percent of a core; traffic is what eth0 counts, Ethernet headers included.
@@ -63,8 +61,8 @@ CHANNEL = "bench"
 BYTES = 128
 BATCH = 100
 RATE = 200
-# Messages that may be on their way. The subscriber's outbox is bounded too (`max_outbox`).
-ON_THEIR_WAY = {"batches": 4000, "singles": 64}
+# Messages that may be on their way: fewer than a high-water mark, and less than a subscriber's outbox may hold.
+ON_THEIR_WAY = 4000
 ACKNOWLEDGED = 500  # messages, by the chain's receiver
 SIZES = (1, 2, 3)
 IDLE_NODES, IDLE_WORKERS = 5, 2
@@ -210,7 +208,7 @@ class Client:
         self._answers.append(data)
         return data.count(b"}")
 
-    def at_full_speed(self, batch: int, on_their_way: int, seconds: float) -> tuple[int, float]:
+    def at_full_speed(self, batch: int, seconds: float) -> tuple[int, float]:
         """Publish for so long; the number of messages, and the seconds until the last of them had arrived."""
         requests = self.requests(batch)
         poll = select.poll()
@@ -222,7 +220,7 @@ class Client:
         started = last = time.monotonic()
         while True:
             now = time.monotonic()
-            room = (on_their_way - (published * batch - arrived)) // batch
+            room = (ON_THEIR_WAY - (published * batch - arrived)) // batch
             if now - started < seconds and room and not unsent:
                 at = published % len(requests)
                 some = requests[at : at + room]
@@ -244,7 +242,6 @@ class Client:
                     answered += self._hear()
             if now - last > PATIENCE:
                 raise Failed(f"{published * batch - arrived} messages did not arrive")
-        self._publisher.setblocking(True)
         self._check(published, batch)
         return arrived, last - started
 
@@ -299,7 +296,7 @@ def measure_cluster(samples: Samples, size: int, lengths: Lengths) -> None:
         for kind, batch in (("batches", BATCH), ("singles", 1)):
             with Client(first, last) as client:
                 meter = Meter(groups)
-                count, seconds = client.at_full_speed(batch, ON_THEIR_WAY[kind], lengths.full)
+                count, seconds = client.at_full_speed(batch, lengths.full)
                 add_full_speed(samples, f"{size} {kind}", count, seconds, meter.taken())
         with Client(first, last) as client:
             meter = Meter(groups)
@@ -360,7 +357,7 @@ def be_sender(folder: str, pipe: Connection) -> None:
             sent = acknowledged = 0
             until = time.monotonic() + seconds
             while time.monotonic() < until:
-                while sent + BATCH - acknowledged > ON_THEIR_WAY["batches"]:
+                while sent + BATCH - acknowledged > ON_THEIR_WAY:
                     pipe.recv_bytes()
                     acknowledged += ACKNOWLEDGED
                 at = sent % len(frames)
@@ -555,10 +552,10 @@ def measure_idle(samples: Samples, seconds: float) -> None:
                 passed = [(b - a) / elapsed for a, b in zip(before, node.on.traffic(), strict=True)]
                 for name, rate in zip(before._fields, passed, strict=True):
                     samples[f"idle {name}"].append(rate)
-                shares = [taken[f"{node.name} {name}"] / elapsed * 100 for name in ("supervisor", "backbone", "workers")]
-                samples["idle cpu"].append(sum(shares))
-                samples["idle backbone"].append(shares[1])
-                samples["idle workers"].append(shares[2])
+                parts = ("supervisor", "backbone", "workers")
+                shares = {name: taken[f"{node.name} {name}"] / elapsed * 100 for name in parts}
+                for name, share in {**shares, "cpu": sum(shares.values())}.items():
+                    samples[f"idle {name}"].append(share)
                 samples["idle pss_mb"].append(pss_of(node.workers()["backbone"]) / 1024)
         finally:
             nodes.close()
@@ -605,13 +602,12 @@ def print_full_speed(samples: Samples) -> None:
         for label, name, chain in cases():
             case = f"{name} {kind}"
             row = [f"{label}, {published}", cell(samples[f"{case} per_s"], "{:,.0f}")]
-            row += [cell(ratios(samples, f"{case} per_s", f"{chain} {kind} per_s"), "{:.2f}")]
+            row += [cell(ratios(samples, f"{case} per_s", f"{chain} {kind} per_s"), "{:.2f}") if name != chain else "-"]
             row += [cell(samples[f"{case} {what}_us"], "{:.2f}") for what in ("cpu", "backbone", "ends")]
             row += [cell(samples[f"{case} client_us"], "{:.2f}") if name != chain else "-"]
             rows.append(row)
     print_rows(
-        ("", "messages/s", "to the chain's", "CPU us/message", "of that backbones", "of that workers or ends", "client"),
-        rows,
+        ("", "messages/s", "to the chain's", "CPU us/message", "of that backbones", "workers or ends", "client"), rows
     )
 
 
@@ -620,14 +616,23 @@ def print_pace(samples: Samples) -> None:
     rows = []
     for label, name, chain in cases():
         row = [label, *[cell(samples[f"{name} pace {what}"], "{:,.0f}") for what in ("p50_us", "p99_us")]]
-        row += [cell(ratios(samples, f"{name} pace p50_us", f"{chain} pace p50_us"), "{:.1f}")]
+        row += [
+            cell(ratios(samples, f"{name} pace p50_us", f"{chain} pace p50_us"), "{:.1f}") if name != chain else "-"
+        ]
         row += [cell(samples[f"{name} pace {what}_us"], "{:.0f}") for what in ("cpu", "backbone", "ends")]
         rows.append(row)
     print_rows(
-        ("", "latency p50, us", "p99, us", "p50 to the chain's", "CPU us/message, idling included",
-         "of that backbones", "of that workers or ends"),
+        (
+            "",
+            "latency p50, us",
+            "p99, us",
+            "p50 to the chain's",
+            "CPU us/message",
+            "of that backbones",
+            "workers or ends",
+        ),
         rows,
-    )  # fmt: skip
+    )
 
 
 def print_idle(samples: Samples, seconds: float) -> None:
@@ -657,17 +662,16 @@ def main() -> int:
         skipped = why_not_idle()
         for number in range(1, rounds + 1):
             for size in SIZES:
-                print(f"\rround {number} of {rounds}: {size} nodes ", end="", file=sys.stderr, flush=True)
                 measure_cluster(samples, size, lengths)
-            print(f"\rround {number} of {rounds}: the chain ", end="", file=sys.stderr, flush=True)
             measure_chain(samples, lengths)
             if not skipped:
-                print(f"\rround {number} of {rounds}: idle      ", end="", file=sys.stderr, flush=True)
                 measure_idle(samples, lengths.idle)
+            print(f"\rround {number} of {rounds}: {len(samples)} numbers ", end="", file=sys.stderr, flush=True)
     except (Failed, AssertionError, subprocess.SubprocessError, OSError, zmq.ZMQError) as error:
         print(f"\n{error or type(error).__name__}", file=sys.stderr)
         return 1
     print(file=sys.stderr)
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, ZeroMQ {zmq.zmq_version()}; {rounds} rounds")
     print_full_speed(samples)
     print_pace(samples)
     if skipped:

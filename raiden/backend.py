@@ -193,10 +193,16 @@ class Backend:
     # The nodes.
 
     def _hear_roster(self, text: bytes) -> None:
-        said = ujson.loads(text)
-        self._rows = said["nodes"]
-        if said["serial"] != self._serial:
-            self._serial = said["serial"]
+        try:
+            said = ujson.loads(text)
+            serial, rows = int(said["serial"]), [dict(row) for row in said["nodes"]]
+            if not rows or any(not row.keys() >= {"id", "address", "state", "workers"} for row in rows):
+                return
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return  # not from this node's roster
+        self._rows = rows
+        if serial != self._serial:
+            self._serial = serial
             self.report({})
             for waiting in self._waiting.values():
                 waiting.more.set()  # who is waited for may have changed

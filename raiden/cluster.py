@@ -265,9 +265,11 @@ class Cluster(Service):
             node.lag = round(max(0.0, time.monotonic() - float(said["stamp"])), 6)
 
     def _hear_report(self, report: dict[str, Any]) -> None:
-        self._reports[int(report["worker"])] = report
-        if report["serial"] < self._serial:
-            self._tell_workers()
+        worker, serial = int(report["worker"]), int(report["serial"])
+        if 0 <= worker < self._own.workers:
+            self._reports[worker] = {**report, "serial": serial}
+            if serial < self._serial:
+                self._tell_workers()
 
     def _check_clock(self, node: Node, beat: Beat) -> None:
         ahead = beat.clock - time.time()
