@@ -70,7 +70,7 @@ LONGEST_NONCE = 100
 
 class Candidate:
     """An address where there may be a node. It is tried until ``until`` (monotonic seconds), and as long as a source
-    names it. ``key`` is its public key, if anybody said so; ``said`` is what was logged of it last."""
+    names it. ``key`` is its public key, if anybody said so; ``said`` is what was logged of it already."""
 
     __slots__ = ("address", "key", "said", "until")
 
@@ -78,12 +78,12 @@ class Candidate:
         self.address = address
         self.key = key
         self.until = until
-        self.said = ""
+        self.said: set[str] = set()
 
     def say(self, level: int, text: str) -> None:
-        """Log what there is to say of the address, once for each change."""
-        if text != self.said:
-            self.said = text
+        """Log what there is to say of the address, once until a node is linked there."""
+        if text not in self.said:
+            self.said.add(text)
             logger.log(level, text, extra={"peer": self.address})
 
 
@@ -483,7 +483,7 @@ class Cluster(Service):
             link.broken.clear()
             if self._prove(node, link):
                 node.linked = True
-                candidate.said = ""
+                candidate.said.clear()
                 logger.info("linked to a node", extra={"peer": beat.address, "id": beat.id, "version": beat.version})
                 self._changed()
             link.broken.wait()

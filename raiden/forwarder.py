@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 # Milliseconds. A peer that is silent for HEARTBEAT_TIMEOUT is disconnected, so that it is found again soon after a
 # network's failure, when TCP's own retransmissions have backed off for long.
 HEARTBEAT, HEARTBEAT_TIMEOUT = 500, 3000
-RECONNECT, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT = 100, 700, 3000
+RECONNECT, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT = 100, 700, 2000
 # Bytes that a peer may send to the outlink at once: subscriptions are all that it takes.
 MAX_SUBSCRIPTION = 8192
 

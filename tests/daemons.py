@@ -60,7 +60,7 @@ class Daemon:
                 self.command_line(command(*extra, data_dir=folder, **{"http_port": 0, "backend_port": 0, **settings})),
                 stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=environment(), cwd=ROOT,
             )  # fmt: skip
-        wait_for(lambda: "ready" in self.log() or self.process.poll() is not None, "the daemon is ready")
+        wait_for(lambda: re.search(r"\bready\b", self.log()) or self.process.poll() is not None, "the daemon is ready")
         found = re.search(r"http://127\.0\.0\.1:(\d+)$", self.banner(), re.MULTILINE)
         assert found, f"the daemon did not start: {self.log()}"
         self.port = int(found.group(1))

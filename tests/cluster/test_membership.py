@@ -137,25 +137,26 @@ def test_a_node_that_stops_spreads_its_clients(start: Start) -> None:
     first = start(drain_window=0)
     second = start(peers=[address(first)], drain_window=2.0)
     connected(first, second)
-    clients = [connect(f"ws://127.0.0.1:{second.port}/a") for _ in range(8)]
-    ends: list[tuple[float, int | None]] = []
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(f"ws://127.0.0.1:{second.port}/a")) for _ in range(8)]
+        ends: list[tuple[float, int | None]] = []
 
-    def wait_for_end(client: Any) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                client.recv()
-        ends.append((time.monotonic(), client.close_code))
+        def wait_for_end(client: Any) -> None:
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    client.recv()
+            ends.append((time.monotonic(), client.close_code))
 
-    threads = [threading.Thread(target=wait_for_end, args=(client,)) for client in clients]
-    for thread in threads:
-        thread.start()
-    second.hang_up()
-    second.signal(signal.SIGTERM)
-    wait_for(lambda: states(first) in (["leaving"], []), "it says that it leaves")
-    first.publish("a", 1)  # reaches those that are still there
-    for thread in threads:
-        thread.join(10)
-    assert second.process.wait(20) == 0
+        threads = [threading.Thread(target=wait_for_end, args=(client,)) for client in clients]
+        for thread in threads:
+            thread.start()
+        second.hang_up()
+        second.signal(signal.SIGTERM)
+        wait_for(lambda: states(first) in (["leaving"], []), "it says that it leaves")
+        first.publish("a", 1)  # reaches those that are still there
+        for thread in threads:
+            thread.join(10)
+        assert second.process.wait(20) == 0
     times = sorted(end for end, _ in ends)
     assert [code for _, code in ends] == [4002] * 8
     assert times[-1] - times[0] > 1.0, "one after the other"
