@@ -16,7 +16,7 @@ ENV PATH=/opt/raiden/bin:$PATH \
 USER raiden
 WORKDIR /var/lib/raiden
 VOLUME /var/lib/raiden
-EXPOSE 8088
+EXPOSE 8088 9989
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
     CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8088/-/health', timeout=4)"]

@@ -36,8 +36,9 @@ log = logging.getLogger(__name__)
 
 TURN_FRAMES = 1024
 TURN_BYTES = 256 * 1024
-# Seconds that a round waits for the other nodes; this node may take until the round's time-out.
-WAIT_FOR_NODES = 3.0
+# Seconds that a round waits for the other nodes, and for those that did not answer the last one; this node may take
+# until the round's time-out.
+WAIT_FOR_NODES, WAIT_FOR_LATE_NODES = 3.0, 0.3
 
 FULL = "the backbone is full: try again later"
 
@@ -98,6 +99,7 @@ class Backend:
         self._waiting: dict[bytes, _Waiting] = {}
         self._serial = 0
         self._rows: list[dict[str, Any]] = []
+        self._late: set[bytes] = set()
         self._unconfirmed: tuple[str, ...] = ()
         self.pushed = 0
         self.depth = 0
@@ -266,7 +268,9 @@ class Backend:
                 for node in waiting.answers:
                     missing.pop(node, None)
                 passed = time.monotonic() - started
-                if self._own in waiting.answers and self._serial and (not missing or passed > WAIT_FOR_NODES):
+                patience = WAIT_FOR_LATE_NODES if missing.keys() <= self._late else WAIT_FOR_NODES
+                if self._own in waiting.answers and self._serial and (not missing or passed > patience):
+                    self._late = set(missing)
                     return (*missing.values(), *self._nodes_in("suspected").values())
                 if passed > timeout:
                     raise NotInForce("the backbone does not answer")

@@ -72,6 +72,7 @@ class Worker(Service):
         self.stats.gauges = lambda: {
             "backbone_depth": float(backend.depth),
             "backbone_round_trip_seconds": backend.round_trip,
+            "peers": float(sum(row["state"] == "connected" for row in backend.nodes())),
             "channels": float(len(self.router.channels())),
         }
         self.add(RouterService(self.router))
