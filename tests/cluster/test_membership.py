@@ -190,6 +190,14 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
     assert "raiden: backbone: cannot listen" in done.stderr and "set backend_port" in done.stderr, done.stderr
 
 
+def test_nodes_by_ipv6(start: Start) -> None:
+    first = start(backend_host="::1")
+    second = start(backend_host="::1", peers=[address(first)])
+    connected(first, second)
+    assert address(first).startswith("[::1]:")
+    passes(first, second)
+
+
 # Keys.
 
 
