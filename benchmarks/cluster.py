@@ -137,7 +137,7 @@ def cluster(size: int) -> Iterator[list[Daemon]]:
             wait_for(lambda: all(connected_to(node) == size - 1 for node in nodes), "the nodes are connected")
             yield nodes
         finally:
-            codes = end(nodes)
+            codes = stop_all(nodes)
         if any(codes):
             raise Failed(f"a node ended with {codes}: {[node.log() for node in nodes]}")
 
@@ -146,7 +146,7 @@ def connected_to(node: Daemon) -> int:
     return [row["state"] for row in node.json("/-/nodes")["nodes"]].count("connected")
 
 
-def end(nodes: list[Daemon]) -> list[int]:
+def stop_all(nodes: list[Daemon]) -> list[int]:
     """Stop nodes, and return their exit codes."""
     for node in nodes:
         node.hang_up()
@@ -288,7 +288,7 @@ def unchunked(data: bytes) -> bytes:
 def measure_cluster(samples: Samples, size: int, lengths: Lengths) -> None:
     with cluster(size) as nodes:
         first, last = nodes[0], nodes[-1]
-        groups: dict[str, list[int]] = {
+        groups = {
             "backbone": [node.workers()["backbone"] for node in nodes],
             "ends": [node.workers()["worker 0"] for node in nodes],
             "rest": [node.pid for node in nodes],
@@ -658,6 +658,8 @@ def main() -> int:
     lengths = Lengths(1.0, 200, 5.0) if arguments.quick else Lengths(3.0, 1000, 30.0)
     rounds = 1 if arguments.quick else 3
     samples: Samples = defaultdict(list)
+    # So that what was started is ended then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         skipped = why_not_idle()
         for number in range(1, rounds + 1):
