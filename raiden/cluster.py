@@ -3,9 +3,9 @@
 An address comes from a source (`raiden.discovery`), from a node that introduced itself, or from a node that tells whom
 it knows. Whatever its source, an address has a greenlet, which walks one path (`_seek`):
 
-1. *Probe*: a SUB socket connects to the address and subscribes to an introduction. The node there hears the
-   subscription and answers with its beat: now both know of each other. It may turn out to be this node itself, or one
-   that is known by another address: so the downlink is connected once to a node, and never to itself.
+1. *Probe* (`raiden.probe`): introduce this node and hear who is there; now both know of each other. It may turn out to
+   be this node itself, or one that is known by another address: so the downlink is connected once to a node, and never
+   to itself.
 2. *Link* (`_link`): tell the workers that there is such a node, wait until all know, connect the downlink, and send a
    nonce round through it. When the nonce comes back, every subscription of this node holds at the other, and beats say
    so. Only when both say so of each other are they connected.
@@ -19,50 +19,34 @@ suspected at once. What the peers subscribe to comes up through the outlink (`ra
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gevent
-import gevent.socket
 import ujson
 import zmq
 import zmq.green
 from gevent.event import Event
-from zmq.utils.monitor import parse_monitor_message
 
-from raiden import __version__, discovery, keys, log, message
-from raiden.config import Settings
+from raiden import discovery, message
 from raiden.discovery import Address, NotFound, Source
 from raiden.encoding import dumps
-from raiden.forwarder import Addresses, Forwarders, link_options
+from raiden.forwarder import Addresses, Forwarders
 from raiden.keys import Keys
+from raiden.probe import ask_who
 from raiden.roster import BEAT, CLOCK_SKEW, GONE, LEAVING, Beat, InvalidBeat, Node, OtherVersion, Roster
 from raiden.service import Service
 
 logger = logging.getLogger(__name__)
 
-READY = b"ready\n"
-
 # Seconds.
 LOOK, LOOK_LATER = 2.0, 30.0  # between two looks at a source; at most, while it names nothing
-PROBE = 3.0
 SEEK_LATER = 5.0  # at most, between two probes of an address where nobody answers
 GOSSIP_HOLDS, LOST_HOLDS = 60.0, 3600.0  # how long an address is tried that no source names
 KNOWN_TO_WORKERS = 2.0
 GOODBYE = 2.0
 
-HANDSHAKES = (
-    zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-)
 MAX_ADDRESSES = 1000
 MAX_NONCES = 10_000
 LONGEST_NONCE = 100
@@ -428,44 +412,13 @@ class Cluster(Service):
         for address in resolved:
             endpoint = f"tcp://{address}"
             try:
-                return endpoint, self._ask_who(endpoint, candidate.key)
+                self._number += 1
+                introduction = self._own.introduction(self._number)
+                return endpoint, ask_who(self._context, endpoint, introduction, self._keys, candidate.key)
             except InvalidBeat as error:
                 why = str(error)
         candidate.say(logging.WARNING, f"a peer does not answer: {why}")
         return None
-
-    def _ask_who(self, endpoint: str, key: str) -> Beat:
-        """Introduce this node to whoever is at an endpoint, and return what that says of itself; raise InvalidBeat."""
-        self._number += 1
-        topic = message.HELLO + self._own.introduction(self._number) + b"\0"
-        poller = zmq.green.Poller()
-        with ExitStack() as stack:
-            monitors = []
-            # One socket for each key that it may have: a SUB socket connects to an endpoint only once.
-            for tried in self._keys_of(key):
-                probe = stack.enter_context(self._context.socket(zmq.SUB))
-                monitors.append(probe.get_monitor_socket(HANDSHAKES))
-                stack.callback(monitors[-1].close, linger=0)
-                stack.callback(probe.disable_monitor)
-                link_options(probe, self._keys)
-                if tried:
-                    probe.curve_serverkey = tried
-                probe.subscribe(topic)
-                probe.connect(endpoint)
-                poller.register(probe, zmq.POLLIN)
-            for probe, _ in poller.poll(int(PROBE * 1000)):
-                beat = Beat.from_bytes(probe.recv()[len(topic) :])
-                if beat.phase == GONE:
-                    raise InvalidBeat("it has just left")
-                return beat
-            raise InvalidBeat(_what_happened(monitors, bool(self._keys)))
-
-    def _keys_of(self, key: str) -> Iterable[bytes]:
-        """The public keys that the node at an address may have: what is said, else all that are listed; b"": none."""
-        if not self._keys:
-            return [b""]
-        said = key.encode()
-        return [said] if said in self._keys.allowed else self._keys.allowed
 
     def _link(self, candidate: Candidate, beat: Beat, endpoint: str) -> None:
         """Connect the downlink to a node and stay until it is gone; whenever the link is made anew, prove it."""
@@ -524,56 +477,3 @@ def _in_a_thread(look: Callable[..., list[Address]], *args: Any) -> list[Address
 
     found: list[Address] | NotFound = gevent.get_hub().threadpool.apply(run)
     return found
-
-
-def _what_happened(monitors: Sequence[Any], keyed: bool) -> str:
-    """Why nobody answered, by what the probe's sockets have seen."""
-    seen = set()
-    for monitor in monitors:
-        while monitor.poll(0):
-            seen.add(parse_monitor_message(monitor.recv_multipart())["event"])
-    if zmq.EVENT_HANDSHAKE_FAILED_AUTH in seen:
-        return "it refuses this node's key: list it there in node_keys"
-    if zmq.EVENT_HANDSHAKE_SUCCEEDED in seen:
-        return "what listens there is no node's backbone"
-    if seen:
-        return "no key in node_keys is its" if keyed else "what listens there speaks no ZeroMQ, or wants a key"
-    return "no connection"
-
-
-def run(settings: Settings, addresses: Addresses, supervisor: socket.socket, folder: Path) -> None:
-    """Be the backbone of a node: its forwarders, and its part in the cluster. ``supervisor`` hears that it is ready, or
-    why it can't start; it says when the node leaves, and when the workers have ended, by closing."""
-    log.setup("backbone", form=settings.log_format, level=settings.log_level)
-    host = f"[{settings.backend_host}]" if ":" in settings.backend_host else settings.backend_host
-    try:
-        own_keys = keys.load(Path(settings.node_key), settings.node_keys) if settings.node_key else None
-        forwarders = Forwarders(
-            addresses, bind=f"tcp://{host}:{settings.backend_port}", keys=own_keys,
-            high_water=settings.backbone_high_water,
-        )  # fmt: skip
-    except keys.InvalidKey as error:
-        supervisor.sendall(str(error).encode())
-        return
-    except zmq.ZMQError as error:
-        text = f"backbone: cannot listen on {host}:{settings.backend_port}: {error.strerror}; set backend_port"
-        supervisor.sendall(text.encode())
-        return
-    port = int(forwarders.endpoint.rpartition(":")[2])
-    own = Beat(
-        addresses.node, settings.advertise or f"{host}:{port}", key=own_keys.public.decode() if own_keys else "",
-        version=__version__, since=time.time(), workers=settings.workers,
-    )  # fmt: skip
-    sources: list[Source] = [discovery.Static([Address.parse(peer) for peer in settings.peers])]
-    sources += [discovery.source(text, default_port=port) for text in settings.discovery]
-    forwarders.start()
-    cluster = Cluster(forwarders, addresses, own=own, keys=own_keys, sources=sources)
-    cluster.start()
-    logger.info("backbone", extra={"address": own.address, "id": own.id, "encrypted": own_keys is not None})
-    channel = gevent.socket.socket(fileno=supervisor.detach())
-    channel.sendall(READY)
-    while channel.recv(64):
-        cluster.leave()
-    cluster.say_goodbye()
-    shutil.rmtree(folder, ignore_errors=True)  # where the supervisor is gone, and can't tidy up
-    os._exit(0)

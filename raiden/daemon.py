@@ -33,9 +33,11 @@ from typing import Any
 
 import ujson
 
-from raiden import cluster, config, log, worker
+from raiden import backbone, config, log, worker
+from raiden.cluster import GOODBYE
 from raiden.config import ConfigError, ServiceBuilder, Settings
 from raiden.forwarder import Addresses
+from raiden.service import READY
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +150,7 @@ class Supervisor:
             listener.close()
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
-        cluster.run(self.settings, self._addresses(), channel, Path(self._folder))
+        backbone.run(self.settings, self._addresses(), channel, Path(self._folder))
 
     def _addresses(self) -> Addresses:
         return Addresses.within(self._folder, self._node)
@@ -235,7 +237,7 @@ class Supervisor:
             said = child.channel.recv(1024)
         except ConnectionResetError:  # it died with a reload unread
             said = b""
-        if said == cluster.READY:
+        if said == READY:
             child.ready = True
         elif said:
             self._give_up(said.decode())
@@ -278,8 +280,8 @@ class Supervisor:
         for listener in self._listeners:
             listener.close()
         workers = [child for child in self._children.values() if child.index is not None]
-        backbone = [child for child in self._children.values() if child.index is None]
-        for child in backbone:
+        backbones = [child for child in self._children.values() if child.index is None]
+        for child in backbones:
             try:
                 child.channel.sendall(b"leave\n")
             except OSError:
@@ -292,11 +294,11 @@ class Supervisor:
         for child in self._children.values():
             if child.index is not None:
                 logger.error("%s did not stop in time: killed", child.name)
-        for child in backbone:
+        for child in backbones:
             if child.pid in self._children:
                 child.channel.shutdown(socket.SHUT_WR)
-        deadline = time.monotonic() + cluster.GOODBYE + 1.0
-        while any(child.pid in self._children for child in backbone) and time.monotonic() < deadline:
+        deadline = time.monotonic() + GOODBYE + 1.0
+        while any(child.pid in self._children for child in backbones) and time.monotonic() < deadline:
             self._wait(max(0.0, deadline - time.monotonic()))
         logger.info("stopped")
         if self._reason:

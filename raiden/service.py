@@ -18,6 +18,9 @@ from gevent.pool import Group
 
 log = logging.getLogger(__name__)
 
+# What a process tells who started it when its services run; anything else is why they don't.
+READY = b"ready\n"
+
 
 class Service:
     """Override `do_start` and `do_stop`; add children with `add`; start greenlets with `spawn`."""

@@ -16,12 +16,11 @@ import ujson
 
 from raiden import gateway, log
 from raiden.backend import Backend, NotInForce
-from raiden.cluster import READY
 from raiden.config import ServiceBuilder, Settings
 from raiden.forwarder import Addresses
 from raiden.gateway import Gateway, Limits
 from raiden.router import Router
-from raiden.service import Service
+from raiden.service import READY, Service
 from raiden.stats import Stats
 
 logger = logging.getLogger(__name__)

@@ -12,24 +12,25 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from raiden import cluster, encoding
+from raiden import encoding
 from raiden.backend import Backend, NotInForce
 from raiden.encoding import Encoding
 from raiden.filters import Filters
 from raiden.forwarder import Addresses
 from raiden.message import Kind, Message
 from raiden.router import Router, Subscription, TooManyChannels
+from raiden.service import READY
 from raiden.stats import Stats
 from tests.daemons import ROOT
 
 BACKBONE = """
 import socket, sys
 from pathlib import Path
-from raiden import cluster
+from raiden import backbone
 from raiden.config import Settings
 from raiden.forwarder import Addresses
 folder = sys.argv[1]
-cluster.run(Settings(backend_port=0), Addresses.within(folder, "node"), socket.socket(fileno=0), Path(folder))
+backbone.run(Settings(backend_port=0), Addresses.within(folder, "node"), socket.socket(fileno=0), Path(folder))
 """
 LINE = encoding.line(False, False)
 WRAPPED = encoding.line(True, False)
@@ -82,7 +83,7 @@ def addresses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addresses]:
     command = [sys.executable, "-c", BACKBONE, str(folder)]
     with ours, subprocess.Popen(command, cwd=ROOT, stdin=theirs.fileno()) as process:
         theirs.close()
-        assert ours.recv(64) == cluster.READY
+        assert ours.recv(64) == READY
         yield Addresses.within(folder, "node")
         ours.close()  # which ends it
         assert process.wait(10) == 0

@@ -187,14 +187,17 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
         words = command(data_dir=tmp_path, http_port=0, backend_port=taken.getsockname()[1])
         done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=60)
     assert done.returncode == 1
-    assert "raiden: backbone: cannot listen" in done.stderr and "set backend_port" in done.stderr, done.stderr
+    assert "raiden: backbone: cannot listen" in done.stderr and "set backend_host or backend_port" in done.stderr, (
+        done.stderr
+    )
 
 
-def test_nodes_by_ipv6(start: Start) -> None:
-    first = start(backend_host="::1")
-    second = start(backend_host="::1", peers=[address(first)])
+@pytest.mark.parametrize(("host", "told"), [("::1", "[::1]:"), ("localhost", "localhost:")])
+def test_nodes_by_ipv6_and_by_name(start: Start, host: str, told: str) -> None:
+    first = start(backend_host=host)
+    second = start(backend_host=host, peers=[address(first)])
     connected(first, second)
-    assert address(first).startswith("[::1]:")
+    assert address(first).startswith(told)
     passes(first, second)
 
 

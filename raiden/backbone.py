@@ -1,0 +1,60 @@
+"""The backbone process of a node: its forwarders, and its part in the cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import gevent.socket
+import zmq
+
+from raiden import __version__, discovery, keys, log
+from raiden.cluster import Cluster
+from raiden.config import Settings
+from raiden.discovery import Address, NotFound, Source
+from raiden.forwarder import Addresses, Forwarders
+from raiden.roster import Beat
+from raiden.service import READY
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: Settings, addresses: Addresses, supervisor: socket.socket, folder: Path) -> None:
+    """Be the backbone of a node: its forwarders, and its part in the cluster. ``supervisor`` hears that it is ready, or
+    why it can't start; it says when the node leaves, and when the workers have ended, by closing."""
+    log.setup("backbone", form=settings.log_format, level=settings.log_level)
+    door = Address(settings.backend_host, settings.backend_port)
+    try:
+        here = discovery.resolve(door)[0]  # ZeroMQ binds to no names
+        own_keys = keys.load(Path(settings.node_key), settings.node_keys) if settings.node_key else None
+        forwarders = Forwarders(
+            addresses, bind=f"tcp://{here}", keys=own_keys, high_water=settings.backbone_high_water
+        )  # fmt: skip
+    except keys.InvalidKey as error:
+        supervisor.sendall(str(error).encode())
+        return
+    except (zmq.ZMQError, NotFound) as error:
+        supervisor.sendall(f"backbone: cannot listen on {door}: {error}; set backend_host or backend_port".encode())
+        return
+    door = door._replace(port=int(forwarders.endpoint.rpartition(":")[2]))
+    own = Beat(
+        addresses.node, settings.advertise or str(door), key=own_keys.public.decode() if own_keys else "",
+        version=__version__, since=time.time(), workers=settings.workers,
+    )  # fmt: skip
+    sources: list[Source] = [discovery.Static([Address.parse(peer) for peer in settings.peers])]
+    sources += [discovery.source(text, default_port=door.port) for text in settings.discovery]
+    forwarders.start()
+    cluster = Cluster(forwarders, addresses, own=own, keys=own_keys, sources=sources)
+    cluster.start()
+    logger.info("backbone", extra={"address": own.address, "id": own.id, "encrypted": own_keys is not None})
+    channel = gevent.socket.socket(fileno=supervisor.detach())
+    channel.sendall(READY)
+    while channel.recv(64):
+        cluster.leave()
+    cluster.say_goodbye()
+    shutil.rmtree(folder, ignore_errors=True)  # where the supervisor is gone, and can't tidy up
+    os._exit(0)

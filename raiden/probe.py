@@ -1,0 +1,79 @@
+"""Who is at an address: a question to a node that is not known yet.
+
+A SUB socket connects and subscribes to an introduction of this node. The node there hears the subscription through its
+outlink, learns of this node, and answers on that very topic with its beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import zmq
+import zmq.green
+from zmq.utils.monitor import parse_monitor_message
+
+from raiden.forwarder import link_options
+from raiden.keys import Keys
+from raiden.message import HELLO
+from raiden.roster import GONE, Beat, InvalidBeat
+
+TIMEOUT = 3.0  # seconds
+
+_HANDSHAKES = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
+
+
+def ask_who(context: zmq.green.Context, endpoint: str, introduction: bytes, keys: Keys | None, key: str) -> Beat:
+    """What the node at an endpoint says of itself. ``key`` is its public key, if that is known. Waits up to `TIMEOUT`;
+    raises InvalidBeat, which says why there is no answer, or OtherVersion."""
+    topic = HELLO + introduction + b"\0"
+    poller = zmq.green.Poller()
+    with ExitStack() as stack:
+        monitors = []
+        # One socket for each key that it may have: a SUB socket connects to an endpoint only once.
+        for tried in _keys_of(keys, key):
+            probe = stack.enter_context(context.socket(zmq.SUB))
+            monitors.append(probe.get_monitor_socket(_HANDSHAKES))
+            stack.callback(monitors[-1].close, linger=0)
+            stack.callback(probe.disable_monitor)
+            link_options(probe, keys)
+            if tried:
+                probe.curve_serverkey = tried
+            probe.subscribe(topic)
+            probe.connect(endpoint)
+            poller.register(probe, zmq.POLLIN)
+        for probe, _ in poller.poll(int(TIMEOUT * 1000)):
+            beat = Beat.from_bytes(probe.recv()[len(topic) :])
+            if beat.phase == GONE:
+                raise InvalidBeat("it has just left")
+            return beat
+        raise InvalidBeat(_what_happened(monitors, keys is not None))
+
+
+def _keys_of(keys: Keys | None, key: str) -> Iterable[bytes]:
+    """The public keys that the node may have: what is said, else all that are listed; b"": none."""
+    if keys is None:
+        return [b""]
+    said = key.encode()
+    return [said] if said in keys.allowed else keys.allowed
+
+
+def _what_happened(monitors: Sequence[Any], keyed: bool) -> str:
+    """Why nobody answered, by what the sockets have seen."""
+    seen = set()
+    for monitor in monitors:
+        while monitor.poll(0):
+            seen.add(parse_monitor_message(monitor.recv_multipart())["event"])
+    if zmq.EVENT_HANDSHAKE_FAILED_AUTH in seen:
+        return "it refuses this node's key: list it there in node_keys"
+    if zmq.EVENT_HANDSHAKE_SUCCEEDED in seen:
+        return "what listens there is no node's backbone"
+    if seen:
+        return "no key in node_keys is its" if keyed else "what listens there speaks no ZeroMQ, or wants a key"
+    return "no connection"
