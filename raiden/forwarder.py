@@ -29,8 +29,9 @@ from raiden.keys import Keys
 log = logging.getLogger(__name__)
 
 # Milliseconds. A peer that is silent for HEARTBEAT_TIMEOUT is disconnected, so that it is found again soon after a
-# network's failure, when TCP's own retransmissions have backed off for long.
-HEARTBEAT, HEARTBEAT_TIMEOUT = 500, 3000
+# network's failure, when TCP's own retransmissions have backed off for long. The connecting side asks, and tells the
+# other when to give up.
+HEARTBEAT, HEARTBEAT_TIMEOUT = 1000, 3000
 RECONNECT, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT = 100, 700, 2000
 # Bytes that a peer may send to the outlink at once: subscriptions are all that it takes.
 MAX_SUBSCRIPTION = 8192
@@ -51,15 +52,16 @@ class Addresses(NamedTuple):
         return cls(node, *(f"ipc://{folder}/{name}" for name in cls._fields[1:]))
 
 
-def link_options(socket: zmq.Socket[bytes], keys: Keys | None) -> None:
-    """What every connecting socket between nodes needs; the peer's own key is set before each connect."""
+def link_options(socket: zmq.Socket[bytes], keys: Keys | None, *, connects: bool = True) -> None:
+    """What a socket between nodes needs; where it connects, the peer's key is set before each connect."""
     socket.ipv6 = True
     socket.linger = 0
-    socket.heartbeat_ivl = HEARTBEAT
-    socket.heartbeat_timeout = HEARTBEAT_TIMEOUT
     socket.handshake_ivl = HANDSHAKE_TIMEOUT
-    socket.reconnect_ivl = RECONNECT
-    socket.connect_timeout = CONNECT_TIMEOUT
+    if connects:
+        socket.reconnect_ivl = RECONNECT
+        socket.connect_timeout = CONNECT_TIMEOUT
+        socket.heartbeat_ivl = HEARTBEAT
+        socket.heartbeat_timeout = socket.heartbeat_ttl = HEARTBEAT_TIMEOUT
     if keys:
         socket.curve_publickey, socket.curve_secretkey = keys.public, keys.secret
 
@@ -83,7 +85,7 @@ class Forwarders:
         inner.connect(addresses.roster)
         outer = self._socket(zmq.XPUB)
         outer.maxmsgsize = MAX_SUBSCRIPTION
-        link_options(outer, keys)
+        link_options(outer, keys, connects=False)
         if keys:
             outer.curve_server = True
             outer.zap_domain = b"nodes"

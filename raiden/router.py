@@ -184,7 +184,7 @@ class Router:
         if messages:
             self.stats.observe_deliveries(messages)
             wait = min(time.perf_counter() - started, self.max_gather)
-            if wait >= MIN_GATHER:
+            if wait >= MIN_GATHER and not self.backend.more:
                 self._gathering = True
                 # Or the loop would spin for as long as what gathers keeps the descriptor readable.
                 self._readable.stop()

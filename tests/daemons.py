@@ -60,13 +60,21 @@ class Daemon:
                 self.command_line(command(*extra, data_dir=folder, **{"http_port": 0, "backend_port": 0, **settings})),
                 stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=environment(), cwd=ROOT,
             )  # fmt: skip
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.process.kill()  # its children notice
+            self.process.wait()
+            raise
+        self.url = f"http://{self.host}:{self.port}"
+        self.pid = self.process.pid
+        self._publisher = self.open()
+
+    def _wait_until_ready(self) -> None:
         wait_for(lambda: re.search(r"\bready\b", self.log()) or self.process.poll() is not None, "the daemon is ready")
         found = re.search(r"http://127\.0\.0\.1:(\d+)$", self.banner(), re.MULTILINE)
         assert found, f"the daemon did not start: {self.log()}"
         self.port = int(found.group(1))
-        self.url = f"http://{self.host}:{self.port}"
-        self.pid = self.process.pid
-        self._publisher = self.open()
 
     def command_line(self, argv: list[str]) -> list[str]:
         """What is run to start the node."""
