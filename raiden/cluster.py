@@ -85,7 +85,7 @@ class Link:
 
 
 class Cluster(Service):
-    """The roster in action. ``own`` is this node; ``workers`` is how many it has."""
+    """The roster in action. ``own`` is what this node says of itself to begin with."""
 
     def __init__(
         self, forwarders: Forwarders, addresses: Addresses, *, own: Beat, keys: Keys | None = None,
@@ -235,11 +235,11 @@ class Cluster(Service):
                 self._changed()
 
     def _hear_of(self, beat: Beat) -> None:
-        """A node that is not known says where it is. If it took another's place, the other is no more."""
+        """A node that is not known says where it is. If one that is missed was there, that one is no more."""
         if beat.phase == GONE:
             return
         for node in list(self.roster.nodes.values()):
-            if node.beat.address == beat.address:
+            if node.beat.address == beat.address and node.suspected:
                 self._forget(node, LOST_HOLDS, logging.INFO, "a node has restarted")
         self._want(beat.address, beat.key, GOSSIP_HOLDS)
 
