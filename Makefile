@@ -20,6 +20,7 @@ autobahn: .venv/test
 
 bench: .venv/test
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/cluster.py
 
 .venv/run: setup.py pyproject.toml
 	@$(PYTHON) -m venv .venv
