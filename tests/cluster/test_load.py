@@ -40,7 +40,8 @@ def subscribers(checker: Checker) -> Iterator[Subscribers]:
     descriptors = len(os.listdir("/proc/self/fd"))
     with Subscribers(checker) as subscribers:
         yield subscribers
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    # Fewer, where something of an earlier test was collected meanwhile.
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
     assert not [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import random
 import signal
 import socket
@@ -21,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from raiden import keys
-from raiden.message import BEATS, HELLO, INBOX, NONCE, VERSION, Kind, Message
+from raiden.message import ANSWER, ASK, BEATS, HELLO, INBOX, NONCE, REPORTS, ROSTER, VERSION, Kind, Message
 from raiden.roster import Beat
 from tests.daemons import Daemon, Stream, command, environment, wait_for
 
@@ -371,50 +372,106 @@ def test_garbage_on_the_backbones_port(start: Start) -> None:
     assert "Traceback" not in first.log() and "died" not in first.log()
 
 
+class Rogue(threading.Thread):
+    """Something that introduces itself to a node as one should, says beats, and then does what it is told to."""
+
+    def __init__(self, node: Daemon, *, confirms: bool) -> None:
+        super().__init__()
+        self.linked = threading.Event()
+        self.frames: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._confirms = confirms
+        self._stopping = threading.Event()
+        self._to = f"tcp://{address(node)}"
+        self._inbox = INBOX + str(rows(node)[0]["id"]).encode()
+        self._context = zmq.Context()
+        self._xpub = self._context.socket(zmq.XPUB)
+        self.address = f"127.0.0.1:{self._xpub.bind_to_random_port('tcp://127.0.0.1')}"
+
+    def __enter__(self) -> Rogue:
+        self.start()
+        assert self.linked.wait(20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self.join()
+        self._context.destroy(linger=0)
+
+    def run(self) -> None:
+        beat = Beat("rogue", self.address, workers=0)
+        sub = self._context.socket(zmq.SUB)
+        sub.subscribe(HELLO + beat.introduction(1) + b"\0")
+        sub.connect(self._to)
+        while not self._stopping.is_set():
+            while self._xpub.poll(20):
+                there, topic = self._xpub.recv().partition(b"\x01")[1:]
+                if there and topic.startswith(HELLO):
+                    self._xpub.send(topic + beat.to_bytes())
+                elif there and topic.startswith(NONCE) and self._confirms:
+                    self._xpub.send(topic + b"rogue")
+                elif there and topic.startswith(self._inbox):
+                    self.linked.set()
+            self._xpub.send(BEATS + b"\0" + beat.to_bytes())
+            while not self.frames.empty():
+                self._xpub.send(self.frames.get())
+
+
+def test_a_node_that_does_not_confirm_is_named(start: Start) -> None:
+    node = start()
+    with Rogue(node, confirms=False) as rogue:
+        began = time.monotonic()
+        with Stream(node, "/a") as stream:
+            assert stream.response.headers["Raiden-Unconfirmed"] == rogue.address
+            assert 2.5 < time.monotonic() - began < 10
+            node.publish("a", 1)
+            assert stream.value() == 1
+        began = time.monotonic()
+        status, headers, _ = node.request("GET", "/a?_wait=0")
+        assert (status, headers["raiden-unconfirmed"]) == (204, rogue.address)
+        assert time.monotonic() - began < 2.5, "who was late is waited for a shorter time"
+        with connect(f"ws://127.0.0.1:{node.port}/a") as socket:
+            assert socket.response and socket.response.headers["Raiden-Unconfirmed"] == rogue.address
+        with connect(f"ws://127.0.0.1:{node.port}/-/websocket") as socket:
+            socket.send('{"id": 1, "cmd": "subscribe", "channel": "a"}')
+            reply = {"id": 1, "channel": "a", "recovered": False, "unconfirmed": [rogue.address]}
+            assert ujson.loads(socket.recv()) == reply
+        logged(node, "subscriptions are not confirmed by all nodes")
+    wait_for(lambda: states(node) in (["suspected"], []), "it is missed")
+    with Stream(node, "/a") as stream:
+        assert stream.response.headers["Raiden-Unconfirmed"] == rogue.address
+    wait_for(lambda: states(node) == [], "it is dropped")
+    with Stream(node, "/a") as stream:
+        assert "Raiden-Unconfirmed" not in stream.response.headers
+
+
 def test_a_node_that_says_garbage(start: Start) -> None:
     """Something that introduces itself well, and then sends what no node would."""
     first = start()
     second = start(peers=[address(first)])
     connected(first, second)
-    with zmq.Context() as context, context.socket(zmq.XPUB) as rogue, context.socket(zmq.SUB) as sub:
-        rogue.linger = sub.linger = 0
-        port = rogue.bind_to_random_port("tcp://127.0.0.1")
-        beat = Beat("rogue", f"127.0.0.1:{port}", workers=1)
-        sub.subscribe(HELLO + beat.introduction(1) + b"\0")
-        sub.connect(f"tcp://{address(first)}")
-        id_of_first = rows(first)[0]["id"].encode()
-        linked: set[bytes] = set()
-
-        def answer() -> set[bytes]:
-            while rogue.poll(50):
-                frame = rogue.recv()
-                if frame[:1] == b"\x01" and frame[1:].startswith(HELLO):
-                    rogue.send(frame[1:] + beat.to_bytes())
-                elif frame[:1] == b"\x01" and frame[1:].startswith(NONCE):
-                    rogue.send(frame[1:] + b"rogue")
-                elif frame[:1] == b"\x01" and frame[1:].startswith(INBOX + id_of_first):
-                    linked.add(frame)
-            return linked
-
-        with Stream(first, "/a") as stream:
-            wait_for(answer, "the rogue is linked to")
-            chance = random.Random(5)
-            good = Message("a", Kind.JSON, b'"rogue"').to_frame()
-            for text in (b"", b"{}", b"[]", b"null", b'{"from":[]}', b'{"from":"rogue","stamp":"x"}', b"\xff" * 50):
-                for topic in (BEATS, INBOX + id_of_first, b"\x01reports " + id_of_first, b"\x01roster " + id_of_first,
-                              b"\x01ask", b"\x01answer x"):  # fmt: skip
-                    rogue.send(topic + b"\0" + text)
-            frames = [good[:n] for n in range(2, len(good) - 7)]
-            frames += [b"a\0" + chance.randbytes(chance.randrange(60)) for _ in range(300)]
-            frames += [Message("a", Kind.TEXT, b"\xff\xfe").to_frame()]
-            for frame in frames:
-                rogue.send(frame)
-            rogue.send(good)
-            seen = [stream.value()]
-            while seen[-1] != "rogue":
-                seen.append(stream.value())
-            assert first.metric("raiden_bad_frames_total") > 250
-    passes(first, second)
+    id_of_first = str(rows(first)[0]["id"]).encode()
+    with Rogue(first, confirms=True) as rogue, Stream(first, "/a") as stream:
+        chance = random.Random(5)
+        good = Message("a", Kind.JSON, b'"rogue"').to_frame()
+        topics = [BEATS, INBOX + id_of_first, REPORTS + id_of_first, ROSTER + id_of_first, ASK, ANSWER + b"x"]
+        texts = [b"", b"{}", b"[]", b"null", b'{"from":[]}', b'{"from":"rogue","stamp":"x"}', b"\xff" * 50]
+        texts += [
+            b'{"serial":1,"nodes":[{}]}',
+            b'{"serial":1,"nodes":[1]}',
+            b'{"worker":0}',
+            b'{"worker":"x","serial":1}',
+        ]
+        frames = [topic + b"\0" + text for topic in topics for text in texts]
+        frames += [good[:n] for n in range(2, len(good) - 7)]
+        frames += [b"a\0" + chance.randbytes(chance.randrange(60)) for _ in range(300)]
+        frames += [Message("a", Kind.TEXT, b"\xff\xfe").to_frame(), good]
+        for frame in frames:
+            rogue.frames.put(frame)
+        seen = [stream.value()]
+        while seen[-1] != "rogue":
+            seen.append(stream.value())
+        assert first.metric("raiden_bad_frames_total") > 250
+        passes(first, second)
     passes(second, first)
     connected(first, second)
     assert "Traceback" not in first.log() and "died" not in first.log(), first.log()
