@@ -24,8 +24,9 @@ from raiden import discovery
 from raiden.discovery import Address
 from raiden.keys import is_key
 
-# Variables that a container platform makes by itself for a service that is called raiden.
-_FOREIGN = re.compile(r"RAIDEN_(SERVICE_|PORT(_|$)).*")
+# Variables that a container platform makes by itself for services that are called raiden, or raiden-something.
+_FOREIGN = re.compile(r"RAIDEN_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)|RAIDEN_PORT")
+_FOREIGN_VALUE = re.compile(r"(tcp|udp|sctp)://.*")
 
 
 class ConfigError(Exception):
@@ -116,7 +117,8 @@ def load(
     if path is not None:
         values, service = _read_file(path)
     for variable, text in (os.environ if environ is None else environ).items():
-        if variable.startswith("RAIDEN_") and not _FOREIGN.fullmatch(variable):
+        foreign = _FOREIGN.fullmatch(variable) or _FOREIGN_VALUE.fullmatch(text)
+        if variable.startswith("RAIDEN_") and not foreign:
             name = _known(variable[len("RAIDEN_") :].lower(), variable)
             values[name] = _parse(name, text, variable)
     for override in overrides:
