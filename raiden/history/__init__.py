@@ -1,0 +1,115 @@
+"""The history of channels: what a store promises, whatever engine it is.
+
+A store appends messages and gives out their offsets, and reads them again. It knows no sockets, routers or clients; its
+calls block, so they are for a thread.
+
+- The offsets of a channel begin at 1 and have no holes, in one epoch. An epoch ends when the channel's history is
+cleared or forgotten as a whole; then offsets begin anew under another epoch, and cursors of the old one are `Gap`s.
+- An append is done when `Store.append` returns: its messages survive what their `Durability` says. If it raises, none
+of them was appended.
+- What was appended under a key is not appended again under that key within `KEY_WINDOW` seconds, on whichever node: the
+  first answer is given again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+from raiden.message import Cursor
+
+KEY_WINDOW = 300.0  # seconds
+MAX_KEY_BYTES = 255
+
+
+class StoreFailed(Exception):
+    """The store can't be used now; nothing was appended. The text says why."""
+
+
+class Durability(IntEnum):
+    """What an acknowledged message survives."""
+
+    STORED = 0  # the end of any process
+    SYNCED = 1  # the end of the machine: it was flushed to the disk before the answer
+    SHARED = 2  # the end of the node: another machine has it
+
+
+class Record(NamedTuple):
+    """A message as it is stored; ``published`` is wall-clock microseconds since 1970."""
+
+    offset: int
+    kind: int
+    payload: bytes
+    published: int
+
+
+@dataclass(slots=True)
+class Append:
+    """Messages ``(kind, payload, published)`` for one channel, all or none. ``size`` messages at the most are kept,
+    each for ``ttl`` seconds; ``key`` is the publisher's, for which they are appended once."""
+
+    channel: str
+    messages: Sequence[tuple[int, bytes, int]]
+    size: int = 100
+    ttl: float = 300.0
+    key: str | None = None
+    durability: Durability = Durability.STORED
+
+
+class Appended(NamedTuple):
+    """Where the messages of an `Append` stand, in their order. ``repeated``: they were appended before, under the same
+    key."""
+
+    epoch: str
+    offsets: range
+    repeated: bool = False
+
+    def cursors(self) -> list[Cursor]:
+        return [Cursor(self.epoch, offset) for offset in self.offsets]
+
+
+class Gap(NamedTuple):
+    """What was asked for and is not there: offsets from ``first`` to ``last`` of ``epoch``, or, where another epoch or
+    a position of the future was asked for, nobody knows how much (``first`` is 0)."""
+
+    epoch: str
+    first: int
+    last: int
+
+
+@dataclass(slots=True)
+class Page:
+    """Records in the order of their offsets. ``position`` is the newest of the channel's (None: it has no history);
+    ``gap`` is what is missing before the first of them; ``more`` says that the limit cut it short."""
+
+    records: list[Record] = field(default_factory=list)
+    epoch: str = ""
+    position: Cursor | None = None
+    gap: Gap | None = None
+    more: bool = False
+
+
+class Store(Protocol):
+    """An engine. Its methods block, may be called by one thread at a time, and raise `StoreFailed`."""
+
+    def append(self, appends: Sequence[Append]) -> list[Appended]:
+        """Append all in one go, in this order; they are as durable as the most demanding of them asks."""
+
+    def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
+        """The first ``limit`` records after a cursor; None: from the earliest on."""
+
+    def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
+        """The last ``limit`` records before a cursor; None: the newest."""
+
+    def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
+        """The newest position of each channel that has a history."""
+
+    def clear(self, channel: str) -> None:
+        """Forget a channel's history; its epoch ends."""
+
+    def tidy(self, limit: int) -> int:
+        """Remove up to ``limit`` rows of what has expired, and return how many there were."""
+
+    def close(self) -> None: ...
