@@ -116,7 +116,7 @@ class Router:
         table = self._patterns if name.endswith("*") else self._channels
         found = table.get(key)
         if found is None:
-            if len(self._channels) + len(self._patterns) >= self.max_channels:
+            if self.carried >= self.max_channels:
                 raise TooManyChannels(f"this worker carries {self.max_channels} channels already: try again later")
             # First in: nothing yields between the table's change and the backbone's.
             found = table[key] = Topic()
@@ -148,6 +148,11 @@ class Router:
         """Wait until all subscriptions made so far hold everywhere. Returns the addresses of the nodes that did not say
         so; raises NotInForce."""
         return self.backend.in_force()
+
+    @property
+    def carried(self) -> int:
+        """How many channels and patterns have subscribers here."""
+        return len(self._channels) + len(self._patterns)
 
     def channels(self) -> dict[str, dict[str, int]]:
         """This worker's channels and patterns: how many subscribers, how many messages since the first of them."""

@@ -72,7 +72,7 @@ class Worker(Service):
             "backbone_depth": float(backend.depth),
             "backbone_round_trip_seconds": backend.round_trip,
             "peers": float(sum(row["state"] == "connected" for row in backend.nodes())),
-            "channels": float(len(self.router.channels())),
+            "channels": float(self.router.carried),
         }
         self.add(RouterService(self.router))
         self.add(self.gateway)
@@ -92,7 +92,7 @@ class Worker(Service):
             self.router.backend.report(
                 {
                     "connections": sum(self.stats.connections.values()),
-                    "channels": len(self.router.channels()),
+                    "channels": self.router.carried,
                     "messages_in": self.stats.published,
                     "messages_out": self.stats.delivered,
                 }
