@@ -68,7 +68,8 @@ class Daemon:
     def __init__(self, **changed: object) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="raiden-bench-"))
         # No keep-alives in between: fanout does not answer pings.
-        settings = {"http_port": 0, "workers": 1, "data_dir": str(self._folder), "keepalive": 600.0, **changed}
+        settings = {"http_port": 0, "backend_port": 0, "workers": 1, "data_dir": str(self._folder)}
+        settings |= {"keepalive": 600.0, **changed}
         options = [word for name, value in settings.items() for word in ("-X", f"{name} = {value!r}")]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAIDEN_")}
         self._log = self._folder / "output"
