@@ -11,6 +11,7 @@ REQUIRES = [
     "websockets>=14.0",  # the WebSocket handshake, inbound frames and deflate, without I/O
     "prometheus_client>=0.20",  # the metrics' text format
     "dnspython>=2.6",  # SRV records of the roster's sources
+    "redis>=5.1",  # the shared store
 ]
 TESTS = [
     "pytest>=8.0",  # the tests' runner

@@ -1,5 +1,5 @@
-"""The history's store: offsets, pages, keys, expiry; what it survives, and what it makes of a file that is not as it
-should be."""
+"""The history's store: what all engines promise, tried with each; what they survive; and what becomes of a file that is
+not as it should be, and of a server that is away."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
+import redis
 
-from raiden.history import KEY_WINDOW, Append, Appended, Durability, Gap, Page, StoreFailed
-from raiden.history.sqlite import FORGET, SLACK, Sqlite
+from raiden.history import FORGET, KEY_WINDOW, Append, Appended, Durability, Gap, Page, Store, StoreFailed
+from raiden.history.redis import Redis
+from raiden.history.sqlite import SLACK, Sqlite
 from raiden.message import Cursor
-from tests.daemons import ROOT, environment
+from tests.daemons import ROOT, environment, wait_for
 
 
 class Clock:
@@ -41,25 +46,123 @@ def clock() -> Clock:
     return Clock()
 
 
+class RedisServer:
+    """A server that flushes every append to the disk, on a socket in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"unix://{folder / 'socket'}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it with what an earlier life left, and return when it answers."""
+        command = ["redis-server", "--port", "0", "--unixsocket", str(self.folder / "socket")]
+        command += ["--dir", str(self.folder), "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
+        with open(self.folder / "log", "ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            wait_for(self._answers, f"redis-server answers; its log is {self.folder / 'log'}")
+        except BaseException:  # raised again: nobody else will end it
+            self.kill()
+            raise
+
+    def _answers(self) -> bool:
+        store = Redis(self.url)
+        try:
+            store.positions(["a"])
+        except StoreFailed:
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            return False
+        finally:
+            store.close()
+        return True
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def installed_redis() -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("needs redis-server")
+
+
+@pytest.fixture(scope="session")
+def shared_server(installed_redis: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def open_store(tmp_path: Path, clock: Clock) -> Iterator[Callable[[], Sqlite]]:
+def redis_server(shared_server: RedisServer) -> RedisServer:
+    """An empty one."""
+    with redis.Redis.from_url(shared_server.url) as client:
+        client.flushall()
+    return shared_server
+
+
+@pytest.fixture
+def own_server(installed_redis: None, tmp_path: Path) -> Iterator[RedisServer]:
+    """One that the test may kill."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def open_sqlite(tmp_path: Path, clock: Clock) -> Iterator[Callable[[], Sqlite]]:
     stores = []
 
-    def open_store() -> Sqlite:
+    def open_sqlite() -> Sqlite:
         stores.append(Sqlite(tmp_path / "state" / "history.db", clock=clock))
         return stores[-1]
 
-    yield open_store
+    yield open_sqlite
     for store in stores:
         store.close()
 
 
 @pytest.fixture
-def store(open_store: Callable[[], Sqlite]) -> Sqlite:
+def sqlite_store(open_sqlite: Callable[[], Sqlite]) -> Sqlite:
+    return open_sqlite()
+
+
+@pytest.fixture
+def open_redis(redis_server: RedisServer) -> Iterator[Callable[[], Redis]]:
+    stores = []
+
+    def open_redis() -> Redis:
+        stores.append(Redis(redis_server.url))
+        return stores[-1]
+
+    yield open_redis
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def redis_store(open_redis: Callable[[], Redis]) -> Redis:
+    return open_redis()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def open_store(request: pytest.FixtureRequest) -> Callable[[], Store]:
+    """Opens stores on the same history, with each engine."""
+    return request.getfixturevalue(f"open_{request.param}")
+
+
+@pytest.fixture
+def store(open_store: Callable[[], Store]) -> Store:
     return open_store()
 
 
-def append(store: Sqlite, channel: str, *payloads: bytes, size: int = 100, ttl: float = 300.0, key: str | None = None,
+def append(store: Store, channel: str, *payloads: bytes, size: int = 100, ttl: float = 300.0, key: str | None = None,
            durability: Durability = Durability.STORED) -> Appended:  # fmt: skip
     messages = [(0, payload, 7) for payload in payloads]
     (appended,) = store.append([Append(channel, messages, size=size, ttl=ttl, key=key, durability=durability)])
@@ -73,7 +176,7 @@ def payloads(page: Page) -> list[bytes]:
 # Offsets.
 
 
-def test_offsets_have_no_holes(store: Sqlite) -> None:
+def test_offsets_have_no_holes(store: Store) -> None:
     first = append(store, "a", b"1")
     second = append(store, "a", b"2", b"3")
     other = append(store, "b", b"x")
@@ -83,20 +186,20 @@ def test_offsets_have_no_holes(store: Sqlite) -> None:
     assert store.positions(["a", "b", "none"]) == {"a": Cursor(first.epoch, 3), "b": Cursor(other.epoch, 1)}
 
 
-def test_a_group_keeps_its_order(store: Sqlite) -> None:
+def test_a_group_keeps_its_order(store: Store) -> None:
     group = [Append(f"c{n % 3}", [(0, b"%d" % n, 7)]) for n in range(30)]
     appended = store.append(group)
     assert [a.offsets[0] for a in appended] == [n // 3 + 1 for n in range(30)]
     assert payloads(store.after("c1", None, 100)) == [b"%d" % n for n in range(1, 30, 3)]
 
 
-def test_what_was_appended_comes_back_as_it_was(store: Sqlite) -> None:
+def test_what_was_appended_comes_back_as_it_was(store: Store) -> None:
     store.append([Append("ä", [(2, b"\0\xff" * 1000, 123), (0, b"", 456)])])
     first, second = store.after("ä", None, 10).records
     assert first == (1, 2, b"\0\xff" * 1000, 123) and second == (2, 0, b"", 456)
 
 
-def test_the_next_life_goes_on(open_store: Callable[[], Sqlite]) -> None:
+def test_the_next_life_goes_on(open_store: Callable[[], Store]) -> None:
     store = open_store()
     before = append(store, "a", b"1")
     store.close()
@@ -104,12 +207,12 @@ def test_the_next_life_goes_on(open_store: Callable[[], Sqlite]) -> None:
     assert (after.epoch, after.offsets) == (before.epoch, range(2, 3))
 
 
-def test_two_stores_on_one_file(open_store: Callable[[], Sqlite]) -> None:
+def test_two_stores_on_one_history(open_store: Callable[[], Store]) -> None:
     """As two processes have them: every offset once."""
     stores = [open_store(), open_store()]
     taken: list[int] = []
 
-    def work(store: Sqlite) -> None:
+    def work(store: Store) -> None:
         for _ in range(200):
             taken.extend(append(store, "a", b"x", b"y", size=1000).offsets)
 
@@ -124,7 +227,7 @@ def test_two_stores_on_one_file(open_store: Callable[[], Sqlite]) -> None:
 # Pages.
 
 
-def test_pages_forwards_and_backwards(store: Sqlite) -> None:
+def test_pages_forwards_and_backwards(store: Store) -> None:
     epoch = append(store, "a", *[b"%d" % n for n in range(1, 11)]).epoch
     page = store.after("a", None, 4)
     assert (payloads(page), page.more, page.gap) == ([b"1", b"2", b"3", b"4"], True, None)
@@ -139,7 +242,7 @@ def test_pages_forwards_and_backwards(store: Sqlite) -> None:
     assert (payloads(page), page.more) == ([b"1", b"2"], False)
 
 
-def test_cursors_that_lead_nowhere(store: Sqlite) -> None:
+def test_cursors_that_lead_nowhere(store: Store) -> None:
     assert store.after("a", None, 9) == Page()
     assert store.after("a", Cursor("gone", 3), 9).gap == Gap("gone", 0, 0)
     epoch = append(store, "a", b"1", b"2").epoch
@@ -149,7 +252,7 @@ def test_cursors_that_lead_nowhere(store: Sqlite) -> None:
     assert store.before("a", Cursor("foreign", 1), 9).gap is None
 
 
-def test_size_is_kept_and_a_gap_is_told(store: Sqlite) -> None:
+def test_size_is_kept_and_a_gap_is_told(store: Store) -> None:
     for n in range(1, 3 * SLACK):
         epoch = append(store, "a", b"%d" % n, size=10).epoch
     newest = 3 * SLACK - 1
@@ -158,36 +261,73 @@ def test_size_is_kept_and_a_gap_is_told(store: Sqlite) -> None:
     page = store.after("a", Cursor(epoch, 5), 1000)
     assert page.gap == Gap(epoch, 6, newest - 10) and len(page.records) == 10
     assert store.after("a", Cursor(epoch, newest - 10), 1000).gap is None
-    (rows,) = store._db.execute("SELECT count(*) FROM messages").fetchone()
-    assert rows <= 10 + SLACK, "what is hidden is removed now and then"
 
 
-def test_age_is_kept_and_a_gap_is_told(store: Sqlite, clock: Clock) -> None:
-    epoch = append(store, "a", b"1", b"2", ttl=10).epoch
+def test_sqlite_removes_what_is_over_the_size_now_and_then(sqlite_store: Sqlite) -> None:
+    for n in range(3 * SLACK):
+        append(sqlite_store, "a", b"%d" % n, size=10)
+    (rows,) = sqlite_store._db.execute("SELECT count(*) FROM messages").fetchone()
+    assert rows <= 10 + SLACK
+
+
+def test_sqlite_keeps_age_and_tells_a_gap(sqlite_store: Sqlite, clock: Clock) -> None:
+    epoch = append(sqlite_store, "a", b"1", b"2", ttl=10).epoch
     clock.pass_by(6)
-    append(store, "a", b"3", ttl=10)
+    append(sqlite_store, "a", b"3", ttl=10)
     clock.pass_by(5)
-    page = store.after("a", Cursor(epoch, 1), 9)
+    page = sqlite_store.after("a", Cursor(epoch, 1), 9)
     assert (payloads(page), page.gap) == ([b"3"], Gap(epoch, 2, 2))
     clock.pass_by(6)
-    page = store.after("a", Cursor(epoch, 1), 9)
+    page = sqlite_store.after("a", Cursor(epoch, 1), 9)
     assert (payloads(page), page.gap, page.position) == ([], Gap(epoch, 2, 3), Cursor(epoch, 3))
-    assert store.after("a", Cursor(epoch, 3), 9).gap is None, "nothing was missed"
-    assert store.tidy(2) == 2 and store.tidy(9) == 1 and store.tidy(9) == 0
-    assert append(store, "a", b"4").offsets == range(4, 5)
+    assert sqlite_store.after("a", Cursor(epoch, 3), 9).gap is None, "nothing was missed"
+    assert sqlite_store.tidy(2) == 2 and sqlite_store.tidy(9) == 1 and sqlite_store.tidy(9) == 0
+    assert append(sqlite_store, "a", b"4").offsets == range(4, 5)
 
 
-def test_a_channel_is_forgotten_long_after_its_last_message(store: Sqlite, clock: Clock) -> None:
-    epoch = append(store, "a", b"1", ttl=10).epoch
+def test_redis_keeps_age_and_tells_a_gap(redis_store: Redis, redis_server: RedisServer) -> None:
+    store = redis_store
+    epoch = append(store, "a", b"1", b"2", ttl=0.2).epoch
+    append(store, "a", b"3", ttl=60)
+    wait_for(lambda: payloads(store.after("a", None, 9)) == [b"3"], "two of three are too old")
+    page = store.after("a", Cursor(epoch, 1), 9)
+    assert (payloads(page), page.gap, page.more) == ([b"3"], Gap(epoch, 2, 2), False)
+    assert payloads(store.before("a", None, 1)) == [b"3"]
+    append(store, "a", b"4", ttl=0.2)
+    with redis.Redis.from_url(redis_server.url) as client:
+        assert client.xlen("raiden:{a}:stream") == 2, "what is too old is removed"
+        assert 40 < client.ttl("raiden:{a}:stream") <= 60, "the last of all ages counts"
+
+
+def test_redis_removes_an_idle_channel(redis_store: Redis, redis_server: RedisServer) -> None:
+    store = redis_store
+    epoch = append(store, "a", b"1", b"2", ttl=0.2).epoch
+    with redis.Redis.from_url(redis_server.url) as client:
+        wait_for(lambda: not client.exists("raiden:{a}:stream"), "the messages are gone")
+        page = store.after("a", Cursor(epoch, 1), 9)
+        assert (payloads(page), page.gap, page.position) == ([], Gap(epoch, 2, 2), Cursor(epoch, 2))
+        assert store.after("a", Cursor(epoch, 2), 9).gap is None, "nothing was missed"
+        assert append(store, "a", b"3").cursors() == [Cursor(epoch, 3)], "the offsets go on"
+        assert FORGET - 20 < client.ttl("raiden:{a}:meta") <= FORGET
+        append(store, "a", b"4", ttl=2 * FORGET)
+        assert client.ttl("raiden:{a}:meta") > FORGET + 20, "not before its last message"
+        client.delete("raiden:{a}:meta")
+    after = append(store, "a", b"5")
+    assert after.epoch != epoch and after.offsets == range(1, 2)
+    assert payloads(store.after("a", None, 9)) == [b"5"], "no messages of another epoch"
+
+
+def test_sqlite_forgets_a_channel_long_after_its_last_message(sqlite_store: Sqlite, clock: Clock) -> None:
+    epoch = append(sqlite_store, "a", b"1", ttl=10).epoch
     clock.pass_by(FORGET - 1)
-    store.tidy(9)
-    assert store.positions(["a"]) == {"a": Cursor(epoch, 1)}
+    sqlite_store.tidy(9)
+    assert sqlite_store.positions(["a"]) == {"a": Cursor(epoch, 1)}
     clock.pass_by(2)
-    assert store.tidy(9) == 1 and store.positions(["a"]) == {}
-    assert append(store, "a", b"2").epoch != epoch
+    assert sqlite_store.tidy(9) == 1 and sqlite_store.positions(["a"]) == {}
+    assert append(sqlite_store, "a", b"2").epoch != epoch
 
 
-def test_clear_ends_the_epoch(store: Sqlite) -> None:
+def test_clear_ends_the_epoch(store: Store) -> None:
     before = append(store, "a", b"1", key="k")
     store.clear("a")
     store.clear("none")
@@ -196,32 +336,79 @@ def test_clear_ends_the_epoch(store: Sqlite) -> None:
     assert after.epoch != before.epoch and after.offsets == range(1, 2) and not after.repeated
 
 
+def test_the_engines_answer_alike(sqlite_store: Sqlite, redis_store: Redis) -> None:
+    """A thousand random calls; epochs are named by their order."""
+    random, stores = Random(3), (sqlite_store, redis_store)
+    epochs: tuple[list[str], list[str]] = ([], [])
+
+    def plain(engine: int, page: Page) -> tuple[object, ...]:
+        names = {epoch: str(number) for number, epoch in enumerate(epochs[engine])}
+        position = page.position and page.position._replace(epoch=names[page.position.epoch])
+        gap = page.gap and page.gap._replace(epoch=names[page.gap.epoch])
+        return page.records, names.get(page.epoch), position, gap, page.more
+
+    for _ in range(1000):
+        call, size, limit = random.random(), random.choice([0, 5, *[200] * 30]), random.choice([1, 2, 7, 150])
+        if call < 0.02:
+            for store in stores:
+                store.clear("a")
+        elif call < 0.5:
+            key = random.choice([None, None, f"k{random.randrange(100)}"])
+            messages = [b"%d" % random.randrange(1000) for _ in range(random.choice([1, 1, 2, 9]))]
+            first, second = (append(store, "a", *messages, size=size, key=key) for store in stores)
+            assert (first.offsets, first.repeated) == (second.offsets, second.repeated)
+            if first.epoch not in epochs[0]:
+                epochs[0].append(first.epoch)
+                epochs[1].append(second.epoch)
+        elif epochs[0]:
+            epoch = random.choice([None, random.randrange(len(epochs[0])), -1, -1, -1])
+            offset = random.randrange(300)
+            cursors = [None if epoch is None else Cursor(known[epoch], offset) for known in epochs]
+            first_pages = [plain(n, stores[n].after("a", cursors[n], limit)) for n in (0, 1)]
+            assert first_pages[0] == first_pages[1], cursors
+            last_pages = [plain(n, stores[n].before("a", cursors[n], limit)) for n in (0, 1)]
+            assert last_pages[0] == last_pages[1], cursors
+
+
 # Keys.
 
 
-def test_a_key_appends_once(store: Sqlite, clock: Clock) -> None:
+def test_a_key_appends_once(store: Store) -> None:
     first = append(store, "a", b"1", b"2", key="k")
     again = append(store, "a", b"1", b"2", key="k")
     assert again == (first.epoch, first.offsets, True) and not first.repeated
     assert append(store, "b", b"1", key="k").repeated is False, "another channel's"
+    assert append(store, "a", b"3").offsets == range(3, 4), "without a key"
+
+
+def test_sqlite_forgets_a_key_after_its_window(sqlite_store: Sqlite, clock: Clock) -> None:
+    append(sqlite_store, "a", b"1", b"2", key="k")
     clock.pass_by(KEY_WINDOW - 1)
-    assert append(store, "a", b"1", b"2", key="k").repeated
+    assert append(sqlite_store, "a", b"1", b"2", key="k").repeated
     clock.pass_by(2)
-    assert append(store, "a", b"1", b"2", key="k").offsets == range(3, 5)
+    assert append(sqlite_store, "a", b"1", b"2", key="k").offsets == range(3, 5)
 
 
-def test_a_key_twice_in_one_group(store: Sqlite) -> None:
+def test_redis_forgets_a_key_after_its_window(redis_store: Redis, redis_server: RedisServer) -> None:
+    append(redis_store, "a", b"1", key="k")
+    with redis.Redis.from_url(redis_server.url) as client:
+        assert KEY_WINDOW - 20 < client.ttl("raiden:{a}:key:k") <= KEY_WINDOW
+        client.delete("raiden:{a}:key:k")
+    assert append(redis_store, "a", b"1", key="k").offsets == range(2, 3)
+
+
+def test_a_key_twice_in_one_group(store: Store) -> None:
     first, second = store.append([Append("a", [(0, b"1", 7)], key="k")] * 2)
     assert second == (first.epoch, first.offsets, True)
     assert payloads(store.after("a", None, 9)) == [b"1"]
 
 
-def test_a_key_at_the_same_time_in_two_stores(open_store: Callable[[], Sqlite]) -> None:
+def test_a_key_at_the_same_time_in_four_stores(open_store: Callable[[], Store]) -> None:
     stores = [open_store() for _ in range(4)]
     barrier = threading.Barrier(len(stores))
     results: list[list[Appended]] = [[] for _ in range(50)]
 
-    def work(store: Sqlite) -> None:
+    def work(store: Store) -> None:
         for number, result in enumerate(results):
             barrier.wait()
             result.append(append(store, "a", b"x", key=f"k{number}"))
@@ -284,6 +471,44 @@ def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
     store.close()
 
 
+def test_what_was_acknowledged_survives_kills_of_redis(own_server: RedisServer) -> None:
+    """Killed five times while two clients append groups, of which all or none is there."""
+    acknowledged: list[tuple[int, bytes]] = []
+    numbers = itertools.count()
+
+    def work(store: Redis) -> None:
+        while True:
+            group = [Append("a", [(0, b"%d" % next(numbers), 7)] * 2, size=10**9) for _ in range(10)]
+            try:
+                appended = store.append(group)
+            except StoreFailed:
+                return
+            for append, result in zip(group, appended, strict=True):
+                acknowledged.extend(zip(result.offsets, [payload for _, payload, _ in append.messages], strict=True))
+
+    stores = [Redis(own_server.url) for _ in range(2)]
+    for life in range(1, 6):
+        threads = [threading.Thread(target=work, args=(store,)) for store in stores]
+        for thread in threads:
+            thread.start()
+        while len(acknowledged) < life * 1000 and any(thread.is_alive() for thread in threads):
+            threads[0].join(0.01)
+        own_server.kill()
+        for thread in threads:
+            thread.join()
+        begin = time.monotonic()
+        with pytest.raises(StoreFailed, match=r"the history at unix://.* fails: Error 111 "):
+            append(stores[0], "a", b"x")
+        assert time.monotonic() - begin < 1
+        own_server.start()
+    stored = {record.offset: record.payload for record in stores[0].after("a", None, 10**6).records}
+    assert list(stored) == list(range(1, len(stored) + 1)) and len(stored) % 20 == 0
+    assert len(acknowledged) >= 5000 and len(dict(acknowledged)) == len(acknowledged), "no offset twice"
+    assert set(acknowledged) <= stored.items()
+    for store in stores:
+        store.close()
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize("durability", [Durability.STORED, Durability.SYNCED])
 def test_synced_is_flushed_before_the_answer(tmp_path: Path, durability: Durability) -> None:
@@ -315,8 +540,8 @@ def test_synced_is_flushed_before_the_answer(tmp_path: Path, durability: Durabil
 # Files that are not as they should be.
 
 
-def test_a_damaged_file_is_set_aside(open_store: Callable[[], Sqlite], caplog: pytest.LogCaptureFixture) -> None:
-    store = open_store()
+def test_a_damaged_file_is_set_aside(open_sqlite: Callable[[], Sqlite], caplog: pytest.LogCaptureFixture) -> None:
+    store = open_sqlite()
     before = append(store, "a", *[b"x" * 1000] * 100)
     store.close()
     path = store._path
@@ -324,7 +549,7 @@ def test_a_damaged_file_is_set_aside(open_store: Callable[[], Sqlite], caplog: p
     data[4096:40960] = b"\xa5" * 36864
     path.write_bytes(data)
     with caplog.at_level(logging.ERROR):
-        store = open_store()
+        store = open_sqlite()
     assert "was damaged and set aside" in caplog.text
     (aside,) = [file for file in path.parent.iterdir() if re.search(r"\.damaged-[\d-]+$", file.name)]
     assert aside.read_bytes() == data
@@ -341,13 +566,13 @@ def test_what_is_no_database_is_set_aside(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.damaged-*"))) == 1
 
 
-def test_a_later_schema_is_left_alone(open_store: Callable[[], Sqlite]) -> None:
-    store = open_store()
+def test_a_later_schema_is_left_alone(open_sqlite: Callable[[], Sqlite]) -> None:
+    store = open_sqlite()
     append(store, "a", b"1")
     store._db.execute("PRAGMA user_version = 99")
     store.close()
     with pytest.raises(StoreFailed, match=r"written by a later release .*another data_dir"):
-        open_store()
+        open_sqlite()
     with sqlite3.connect(store._path) as db:
         assert db.execute("SELECT count(*) FROM messages").fetchone() == (1,)
     db.close()
@@ -363,8 +588,8 @@ def test_a_place_that_can_not_be_written(tmp_path: Path) -> None:
     assert list((tmp_path / "folder").iterdir()) == []
 
 
-def test_a_full_disk_fails_the_append_and_nothing_else(open_store: Callable[[], Sqlite]) -> None:
-    store = open_store()
+def test_a_full_disk_fails_the_append_and_nothing_else(open_sqlite: Callable[[], Sqlite]) -> None:
+    store = open_sqlite()
     append(store, "a", b"1")
     (pages,) = store._db.execute("PRAGMA page_count").fetchone()
     store._db.execute(f"PRAGMA max_page_count = {pages}")
@@ -375,8 +600,8 @@ def test_a_full_disk_fails_the_append_and_nothing_else(open_store: Callable[[], 
     assert append(store, "a", b"2").offsets == range(2, 3)
 
 
-def test_a_file_that_others_keep_locked(open_store: Callable[[], Sqlite]) -> None:
-    store = open_store()
+def test_a_file_that_others_keep_locked(open_sqlite: Callable[[], Sqlite]) -> None:
+    store = open_sqlite()
     append(store, "a", b"1")
     store._db.execute("PRAGMA busy_timeout = 50")
     with sqlite3.connect(store._path, isolation_level=None) as other:
@@ -389,7 +614,63 @@ def test_a_file_that_others_keep_locked(open_store: Callable[[], Sqlite]) -> Non
     assert append(store, "a", b"2").offsets == range(2, 3)
 
 
-def test_nobody_else_may_read_it(store: Sqlite) -> None:
-    for file in store._path.parent.iterdir():
+def test_nobody_else_may_read_it(sqlite_store: Sqlite) -> None:
+    for file in sqlite_store._path.parent.iterdir():
         assert file.stat().st_mode & 0o077 == 0, file
-    assert os.stat(store._path.parent).st_mode & 0o777 == 0o700
+    assert os.stat(sqlite_store._path.parent).st_mode & 0o777 == 0o700
+
+
+# Servers that are not as they should be.
+
+
+def test_redis_fails_a_group_as_a_whole(redis_store: Redis, redis_server: RedisServer) -> None:
+    append(redis_store, "a", b"1")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(StoreFailed, match=r"fails: .*maxmemory") as failure:
+                redis_store.append([Append("a", [(0, b"secret", 7)]), Append("b", [(0, b"2", 7)])])
+        finally:
+            client.config_set("maxmemory", 0)
+    assert "secret" not in str(failure.value) and len(str(failure.value)) < 300
+    assert payloads(redis_store.after("a", None, 9)) == [b"1"] and redis_store.positions(["b"]) == {}
+    assert append(redis_store, "a", b"2").offsets == range(2, 3)
+
+
+def test_redis_takes_its_scripts_again(redis_store: Redis, redis_server: RedisServer) -> None:
+    append(redis_store, "a", b"1")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.script_flush()
+    redis_store.append([Append("a", [(0, b"2", 7)]), Append("a", [(0, b"3", 7)])])
+    assert payloads(redis_store.after("a", None, 9)) == [b"1", b"2", b"3"]
+
+
+def test_a_stopped_redis_fails_in_time(own_server: RedisServer) -> None:
+    store = Redis(own_server.url, timeout=0.2)
+    append(store, "a", b"1")
+    own_server.process.send_signal(signal.SIGSTOP)
+    begin = time.monotonic()
+    try:
+        with pytest.raises(StoreFailed, match="Timeout"):
+            store.after("a", None, 9)
+    finally:
+        own_server.process.send_signal(signal.SIGCONT)
+    assert time.monotonic() - begin < 2
+    assert payloads(store.after("a", None, 9)) == [b"1"], "the late answer is nobody's"
+    store.close()
+
+
+def test_redis_tells_no_password() -> None:
+    store = Redis("redis://user:secret@127.0.0.1:1/0")
+    with pytest.raises(StoreFailed, match=r"the history at redis://127\.0\.0\.1:1/0 fails: ") as failure:
+        store.clear("a")
+    assert "secret" not in str(failure.value)
+    with pytest.raises(StoreFailed, match="scheme"):
+        Redis("ftp://somewhere")
+
+
+def test_names_in_redis_are_never_two_channels(redis_store: Redis) -> None:
+    names = ["a", "}", "a}:stream", "{a}", "a%7D:stream", "a}:key:k", "%"]
+    for name in names:
+        append(redis_store, name, name.encode(), key="k}:meta")
+    assert [payloads(redis_store.after(name, None, 9)) for name in names] == [[name.encode()] for name in names]

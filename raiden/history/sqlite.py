@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raiden.history import KEY_WINDOW, Append, Appended, Durability, Gap, Page, Record, StoreFailed
+from raiden.history import FORGET, KEY_WINDOW, Append, Appended, Durability, Gap, Page, Record, StoreFailed
 from raiden.message import Cursor
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,6 @@ APPLICATION_ID = 0x52616964  # "Raid", so that `file` knows it
 BUSY_TIMEOUT = 5.0  # seconds that a commit waits for other processes' commits
 # Messages over a channel's size that are left until it is worth removing them.
 SLACK = 64
-# Seconds after which a channel that nothing was appended to, and that has no messages left, is forgotten; until then
-# its offsets go on.
-FORGET = 7 * 86400.0
 
 _SCHEMA = """
 CREATE TABLE channels (
