@@ -28,7 +28,8 @@ FORGET = 7 * 86400.0
 
 
 class StoreFailed(Exception):
-    """The store can't be used now; nothing was appended. The text says why."""
+    """The store can't be used now. Nothing was appended, unless the connection to a shared store ended before its answer
+    came: then nobody knows, and only a key makes it safe to ask again. The text says why."""
 
 
 class Durability(IntEnum):
