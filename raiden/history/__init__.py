@@ -5,8 +5,8 @@ calls block, so they are for a thread.
 
 - The offsets of a channel begin at 1 and have no holes, in one epoch. An epoch ends when the channel's history is
 cleared or forgotten as a whole; then offsets begin anew under another epoch, and cursors of the old one are `Gap`s.
-- An append is done when `Store.append` returns: its messages survive what their `Durability` says. If it raises, none
-of them was appended.
+- An append is done when `Store.append` returns: its messages survive what their `Durability` says. If it raises
+  `StoreFailed`, none of them was appended, as far as anybody can know.
 - What was appended under a key is not appended again under that key within `KEY_WINDOW` seconds, on whichever node: the
   first answer is given again.
 """
@@ -28,8 +28,8 @@ FORGET = 7 * 86400.0
 
 
 class StoreFailed(Exception):
-    """The store can't be used now. Nothing was appended, unless the connection to a shared store ended before its answer
-    came: then nobody knows, and only a key makes it safe to ask again. The text says why."""
+    """The store can't be used now; the text says why. Nothing was appended, unless the connection to a shared store
+    ended before its answer came: then nobody knows, and only a key makes it safe to ask again."""
 
 
 class Durability(IntEnum):
