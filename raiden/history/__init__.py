@@ -4,7 +4,7 @@ A store appends messages and gives out their offsets, and reads them again. It k
 calls block, so they are for a thread.
 
 - The offsets of a channel begin at 1 and have no holes, in one epoch. An epoch ends when the channel's history is
-cleared or forgotten as a whole; then offsets begin anew under another epoch, and cursors of the old one are `Gap`s.
+  cleared or forgotten as a whole; then offsets begin anew under another epoch, and cursors of the old one are `Gap`s.
 - An append is done when `Store.append` returns: its messages survive what their `Durability` says. If it raises
   `StoreFailed`, none of them was appended, as far as anybody can know.
 - What was appended under a key is not appended again under that key within `KEY_WINDOW` seconds, on whichever node: the
