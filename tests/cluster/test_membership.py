@@ -143,10 +143,11 @@ def test_a_node_that_stops_spreads_its_clients(start: Start) -> None:
         ends: list[tuple[float, int | None]] = []
 
         def wait_for_end(client: Any) -> None:
-            with contextlib.suppress(ConnectionClosed):
+            try:
                 while True:
                     client.recv()
-            ends.append((time.monotonic(), client.close_code))
+            except ConnectionClosed as closed:
+                ends.append((time.monotonic(), closed.rcvd.code if closed.rcvd else None))
 
         threads = [threading.Thread(target=wait_for_end, args=(client,)) for client in clients]
         for thread in threads:
