@@ -91,7 +91,6 @@ class Backend:
         self._sub.connect(addresses.downlink)
         # A call on a ZeroMQ socket may swallow the edge of its descriptor: this watcher asks for another look.
         self.touched = gevent.get_hub().loop.async_(ref=False)
-        self.node = addresses.node
         self._own = addresses.node.encode()
         self._worker = worker
         self._workers = workers

@@ -98,8 +98,8 @@ class Settings:
     node_keys: list[str] = _setting([], "public keys of the nodes that may connect")
 
     def file(self, name: str) -> Path:
-        """The path of the pid, log or key file: as set, or in data_dir."""
-        told = self.node_key if name == "key" else getattr(self, f"{name}_file")
+        """The path of the pid or log file: as set, or in data_dir."""
+        told = getattr(self, f"{name}_file")
         return Path(told) if told else Path(self.data_dir) / f"raiden.{name}"
 
 

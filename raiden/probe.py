@@ -36,6 +36,7 @@ def ask_who(context: zmq.green.Context, endpoint: str, introduction: bytes, keys
     poller = zmq.green.Poller()
     with ExitStack() as stack:
         monitors = []
+        tried_by: dict[Any, bytes] = {}
         # One socket for each key that it may have: a SUB socket connects to an endpoint only once.
         for tried in _keys_of(keys, key):
             probe = stack.enter_context(context.socket(zmq.SUB))
@@ -48,10 +49,12 @@ def ask_who(context: zmq.green.Context, endpoint: str, introduction: bytes, keys
             probe.subscribe(topic)
             probe.connect(endpoint)
             poller.register(probe, zmq.POLLIN)
+            tried_by[probe] = tried
         for probe, _ in poller.poll(int(TIMEOUT * 1000)):
             beat = Beat.from_bytes(probe.recv()[len(topic) :])
             if beat.phase == GONE:
                 raise InvalidBeat("it has just left")
+            beat.key = tried_by[probe].decode()  # the one that it has proved to have, whatever it says
             return beat
         raise InvalidBeat(_what_happened(monitors, keys is not None))
 

@@ -144,14 +144,17 @@ class Daemon:
 
     def publish(self, channel: str, value: Any) -> None:
         """Publish on the one connection that this object keeps: order holds per connection."""
-        try:
+
+        def post() -> http.client.HTTPResponse:
             self._publisher.request("POST", f"/{channel}", json.dumps(value), {"Content-Type": "application/json"})
-            response = self._publisher.getresponse()
+            return self._publisher.getresponse()
+
+        try:
+            response = post()
         except (ConnectionError, http.client.HTTPException):
             self._publisher.close()  # a kept connection may have been closed meanwhile
             self._publisher = self.open()
-            self._publisher.request("POST", f"/{channel}", json.dumps(value), {"Content-Type": "application/json"})
-            response = self._publisher.getresponse()
+            response = post()
         body = response.read()
         assert response.status == 202, body
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PURE = ["message", "encoding", "filters", "http", "websocket", "stats"]
+PURE = ["message", "encoding", "filters", "http", "websocket", "stats", "roster", "history"]
 
 
 def module_name(path: Path) -> str:

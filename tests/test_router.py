@@ -10,10 +10,11 @@ from pathlib import Path
 
 import gevent
 import pytest
+import zmq
 from gevent.event import Event
 
 from raiden import encoding
-from raiden.backend import Backend, NotInForce
+from raiden.backend import BackboneFull, Backend, NotInForce
 from raiden.encoding import Encoding
 from raiden.filters import Filters
 from raiden.forwarder import Addresses
@@ -306,6 +307,23 @@ def test_without_a_backbone_nothing_comes_into_force(make: MakeRouter, tmp_path:
     router = make(to=Addresses.within(tmp_path, "nowhere"))
     with pytest.raises(NotInForce):
         router.backend.in_force(timeout=0.05)
+
+
+def test_a_batch_is_refused_whole_when_the_backbone_is_full(tmp_path: Path) -> None:
+    backend = Backend(Addresses.within(tmp_path, "nowhere"), high_water=10)
+    batch = [Message("a", Kind.JSON, b"%d" % n) for n in range(5)]
+    taken = 0
+    with pytest.raises(BackboneFull):
+        while True:
+            backend.publish(batch)
+            taken += 1
+    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
+        pull.bind(Addresses.within(tmp_path, "nowhere").publish)
+        got = [pull.recv_multipart() for _ in range(taken) if pull.poll(5000)]
+        assert [len(parts) for parts in got] == [5] * taken and 0 < taken <= 20
+        backend.publish(batch)
+        assert pull.poll(5000) and len(pull.recv_multipart()) == 5, "the refused one left nothing behind"
+    backend.close()
 
 
 def test_too_many_channels(make: MakeRouter) -> None:

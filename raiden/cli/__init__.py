@@ -170,9 +170,8 @@ def _nodes(settings: Settings, service: ServiceBuilder | None, source: tuple[str
 
 
 def _keygen(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
-    path = settings.file("key")
-    public = keys.generate(path)
-    print(f"{public}", flush=True)
+    path = Path(settings.node_key or Path(settings.data_dir) / "raiden.key")
+    print(keys.generate(path), flush=True)
     print(f"the secret key is in {path}: set node_key = {str(path)!r}", file=sys.stderr)
     print("list the line above in node_keys of all nodes", file=sys.stderr)
     return 0

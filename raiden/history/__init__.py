@@ -21,7 +21,6 @@ from typing import NamedTuple, Protocol
 from raiden.message import Cursor
 
 KEY_WINDOW = 300.0  # seconds
-MAX_KEY_BYTES = 255
 # Seconds after which a channel that nothing was appended to, and that has no messages left, is forgotten; until then
 # its offsets go on.
 FORGET = 7 * 86400.0
