@@ -93,6 +93,32 @@ class Page:
     gap: Gap | None = None
     more: bool = False
 
+    @classmethod
+    def nothing(cls, cursor: Cursor | None, *, forward: bool) -> Page:
+        """The page of a channel that has no history."""
+        return cls(gap=Gap(cursor.epoch, 0, 0) if cursor and forward else None)
+
+    @classmethod
+    def found(
+        cls, records: list[Record], epoch: str, next_offset: int, cursor: Cursor | None, limit: int, *, forward: bool
+    ) -> Page:
+        """What an engine has found from a cursor on, up to one record more than the limit; backwards, newest first."""
+        page = cls(records[:limit], epoch, Cursor(epoch, next_offset - 1), more=len(records) > limit)
+        if not forward:
+            page.records.reverse()
+        elif cursor is not None and not is_in(cursor, epoch, next_offset):
+            page.gap = Gap(cursor.epoch, 0, 0)
+        elif cursor is not None:
+            begin = page.records[0].offset if page.records else next_offset
+            if begin > cursor.offset + 1:
+                page.gap = Gap(epoch, cursor.offset + 1, begin - 1)
+        return page
+
+
+def is_in(cursor: Cursor, epoch: str, next_offset: int) -> bool:
+    """Whether a cursor is a place in this life of a history, up to its end."""
+    return cursor.epoch == epoch and cursor.offset < next_offset
+
 
 class Store(Protocol):
     """An engine. Its methods block, may be called by one thread at a time, and raise `StoreFailed`."""

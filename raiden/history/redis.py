@@ -32,7 +32,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from raiden.history import FORGET, KEY_WINDOW, Append, Appended, Gap, Page, Record, StoreFailed
+from raiden.history import FORGET, KEY_WINDOW, Append, Appended, Page, Record, StoreFailed
 from raiden.message import Cursor
 
 # Numbers become text by `format`: Lua's own way keeps 14 digits.
@@ -78,8 +78,7 @@ return done
 """
 
 # KEYS: the hash and the stream. ARGV: 1 for forwards, how many, and epoch and offset of the cursor if there is one.
-# The answer: epoch, the next offset, whether the cursor is a place in this epoch, and for each record a text of offset,
-# kind and time, and the payload.
+# The answer: epoch, the next offset, and for each record a text of offset, kind and time, and the payload.
 _PAGE = f"""{_NOW}
 if not epoch then return {{}} end
 local forward, limit, offset = ARGV[1] == '1', tonumber(ARGV[2]), tonumber(ARGV[4])
@@ -105,7 +104,7 @@ while #found < 2 * limit and low <= high do
     end
     if #entries < count then break end
 end
-return {{epoch, next, known and 1 or 0, found}}
+return {{epoch, next, found}}
 """
 
 _APPEND_SHA = hashlib.sha1(_APPEND.encode(), usedforsecurity=False).hexdigest()
@@ -182,23 +181,13 @@ class Redis:
         arguments = (int(forward), limit + 1, *(cursor or ()))
         answer = self._guarded(lambda: self._redis.eval(_PAGE, 2, *keys, *arguments))
         if not answer:
-            return Page(gap=Gap(cursor.epoch, 0, 0) if cursor and forward else None)
-        name, next_, known, rows = answer
-        epoch = name.decode()
+            return Page.nothing(cursor, forward=forward)
+        epoch, next_, rows = answer
         records = []
         for head, payload in zip(rows[::2], rows[1::2], strict=True):
             offset, kind, published = map(int, head.split())
             records.append(Record(offset, kind, payload, published))
-        page = Page(records[:limit], epoch, Cursor(epoch, next_ - 1), more=len(records) > limit)
-        if not forward:
-            page.records.reverse()
-        elif cursor is not None and not known:
-            page.gap = Gap(cursor.epoch, 0, 0)
-        elif cursor is not None:
-            begin = page.records[0].offset if page.records else next_
-            if begin > cursor.offset + 1:
-                page.gap = Gap(epoch, cursor.offset + 1, begin - 1)
-        return page
+        return Page.found(records, epoch.decode(), next_, cursor, limit, forward=forward)
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raiden.history import FORGET, KEY_WINDOW, Append, Appended, Durability, Gap, Page, Record, StoreFailed
+from raiden.history import FORGET, KEY_WINDOW, Append, Appended, Durability, Page, Record, StoreFailed, is_in
 from raiden.message import Cursor
 
 log = logging.getLogger(__name__)
@@ -221,10 +221,8 @@ class Sqlite:
         try:
             channel = self._channel(name)
             if channel is None:
-                return Page(gap=Gap(cursor.epoch, 0, 0) if cursor and forward else None)
-            page = Page(epoch=channel.epoch, position=Cursor(channel.epoch, channel.next - 1))
-            known = cursor is None or (cursor.epoch == channel.epoch and cursor.offset < channel.next)
-            offset = cursor.offset if cursor and known else None
+                return Page.nothing(cursor, forward=forward)
+            offset = cursor.offset if cursor and is_in(cursor, channel.epoch, channel.next) else None
             if forward:
                 low, high, order = (offset or 0) + 1, channel.next, "ASC"
             else:
@@ -237,17 +235,8 @@ class Sqlite:
             ).fetchall()
         finally:
             self._db.execute("COMMIT")
-        page.more = len(rows) > limit
-        page.records = [Record(*row) for row in rows[:limit]]
-        if not forward:
-            page.records.reverse()
-        elif cursor is not None and not known:
-            page.gap = Gap(cursor.epoch, 0, 0)
-        elif cursor is not None:
-            begin = page.records[0].offset if page.records else channel.next
-            if begin > low:
-                page.gap = Gap(channel.epoch, low, begin - 1)
-        return page
+        records = [Record(*row) for row in rows]
+        return Page.found(records, channel.epoch, channel.next, cursor, limit, forward=forward)
 
     # The file.
 
