@@ -1,7 +1,10 @@
-"""The one way from a router to everything behind it: the backbone and the roster. History comes here too.
+"""The one way from a router to everything behind it: the backbone, the roster and the history.
 
 A frame published by any worker goes up by PUSH and comes down by SUB to the workers that asked for it, of this node and
 of all others, the publisher's own included: there is one path, local or not.
+
+**History.** A message of a channel with history is appended first and goes to the backbone with its cursor; then it is
+acknowledged. If it is lost on the way there, the routers miss it and fetch it (`raiden.repair`).
 
 **In force.** A subscription travels to the forwarders of all nodes by itself, so some time passes before it holds. A
 round tells when: after the subscriptions, subscribe to a topic that nobody used before, a nonce. This worker publishes
@@ -19,7 +22,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gevent
@@ -28,9 +31,12 @@ import zmq
 from gevent.event import AsyncResult, Event
 
 from raiden import message
+from raiden.channels import Channels
 from raiden.encoding import dumps
 from raiden.forwarder import Addresses
-from raiden.message import OWN_TOPICS, InvalidFrame, Message
+from raiden.history import Append, Appended, StoreFailed
+from raiden.history.client import History
+from raiden.message import OWN_TOPICS, Cursor, InvalidFrame, Message
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +81,14 @@ class _Waiting:
 
 
 class Backend:
-    """Worker ``worker``'s connection to the backbone. One greenlet or callback at a time may call it; none of it blocks
+    """Worker ``worker``'s connection to the backbone, and to the node's history process where there is one
+    (``channels`` tells which channels keep history). One greenlet or callback at a time may call it; none of it blocks
     but `in_force`, `ask` and `check`, which wait in the calling greenlet."""
 
-    def __init__(self, addresses: Addresses, *, worker: int = 0, workers: int = 1, high_water: int = 100_000) -> None:
+    def __init__(
+        self, addresses: Addresses, *, worker: int = 0, workers: int = 1, high_water: int = 100_000,
+        channels: Channels | None = None,
+    ) -> None:  # fmt: skip
         self._context = zmq.Context()
         self._push = self._context.socket(zmq.PUSH)
         self._sub = self._context.socket(zmq.SUB)
@@ -91,6 +101,8 @@ class Backend:
         self._sub.connect(addresses.downlink)
         # A call on a ZeroMQ socket may swallow the edge of its descriptor: this watcher asks for another look.
         self.touched = gevent.get_hub().loop.async_(ref=False)
+        self.channels = channels
+        self.history = History(self._context, addresses.history) if channels else None
         self._own = addresses.node.encode()
         self._worker = worker
         self._workers = workers
@@ -122,6 +134,8 @@ class Backend:
 
     def close(self) -> None:
         self.touched.close()
+        if self.history is not None:
+            self.history.close()
         self._context.destroy(linger=0)
 
     def publish(self, messages: Sequence[Message]) -> None:
@@ -133,6 +147,52 @@ class Backend:
             self._send(frame, _MORE)
         self._send(last)
         self.pushed += len(messages)
+
+    def keeps(self, channel: str) -> bool:
+        """The channel has a history."""
+        return self.channels is not None and self.channels.of(channel).keeps
+
+    def store(
+        self,
+        groups: Sequence[Sequence[Message]],
+        key: str | None,
+        done: Callable[[list[list[Cursor]] | StoreFailed], None],
+    ) -> None:
+        """Append groups of messages, each of one channel with history, all or none; publish them; and call ``done``
+        with their cursors, or with why they were not appended. What was appended under ``key`` before is not published
+        again. Raises StoreFailed where too much waits already."""
+        assert self.history is not None
+        self.history.append(
+            [self._append(group, key) for group in groups], lambda result: self._stored(groups, result, done)
+        )
+
+    def _append(self, messages: Sequence[Message], key: str | None) -> Append:
+        assert self.channels is not None
+        channel = messages[0].channel
+        options = self.channels.of(channel)
+        return Append(
+            channel, [(int(each.kind), each.payload, each.published) for each in messages],
+            size=options.history_size, ttl=options.history_ttl, key=key, durability=options.durability,
+        )  # fmt: skip
+
+    def _stored(
+        self, groups: Sequence[Sequence[Message]], result: list[Appended] | StoreFailed,
+        done: Callable[[list[list[Cursor]] | StoreFailed], None],
+    ) -> None:  # fmt: skip
+        if isinstance(result, StoreFailed):
+            done(result)
+            return
+        cursors = [appended.cursors() for appended in result]
+        for messages, places, appended in zip(groups, cursors, result, strict=True):
+            if appended.repeated:
+                continue
+            for each, cursor in zip(messages, places, strict=True):
+                each.cursor = cursor
+            try:
+                self.publish(messages)
+            except BackboneFull:
+                pass  # the routers find it in the history
+        done(cursors)
 
     def _send(self, frame: bytes, flags: int = _LAST) -> None:
         try:

@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from raiden import discovery
+from raiden.channels import Channels
 from raiden.discovery import Address
+from raiden.history import Durability
+from raiden.history.redis import Redis
 from raiden.keys import is_key
 
 # Variables that a container platform makes by itself for services that are called raiden, or raiden-something.
@@ -35,8 +38,8 @@ class ConfigError(Exception):
 
 def _setting(default: Any, doc: str, *, reload: bool = False, least: float | None = None) -> Any:
     metadata = {"doc": doc, "reload": reload, "least": least}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -53,7 +56,7 @@ class Settings:
     http_port: int = _setting(8088, "its port; 0 lets the kernel choose", least=0)
     open_to_the_world: bool = _setting(False, "allow http_host to be more than loopback: anyone may publish")
     workers: int = _setting(1, "worker processes that share the port", least=1)
-    data_dir: str = _setting(_state_directory(), "where pid and log files live")
+    data_dir: str = _setting(_state_directory(), "where the history, pid and log files live")
     pid_file: str | None = _setting(None, "of a node started with 'raiden start'; None: raiden.pid in data_dir")
     log_file: str | None = _setting(None, "None: standard error; for 'raiden start' raiden.log in data_dir")
     log_format: str = _setting("text", "'text' for people, 'json' for machines")
@@ -68,6 +71,12 @@ class Settings:
     channel_builder: str | Callable[..., str] = _setting(
         "path", "the channel of a request: 'path', 'host_path', or a function of the webob request"
     )
+    store: str = _setting("sqlite", "where history lives: 'sqlite' (in data_dir), 'redis://...', 'unix://...', 'none'")
+    channels: dict[str, Any] = _setting(
+        {"*": {}}, "options by channel pattern, like history_size; the longest match wins"
+    )
+    gap_time: float = _setting(0.05, "a message that others overtook is waited for so long, then fetched", least=0)
+    position_check: float = _setting(5.0, "between looks whether a channel's last messages were lost", least=0.1)
     ws_deflate: bool = _setting(True, "compress WebSocket messages for clients that offer it", reload=True)
     keepalive: float = _setting(25.0, "between pings or keep-alive lines", reload=True, least=0.5)
     max_gather: float = _setting(
@@ -101,6 +110,11 @@ class Settings:
         """The path of the pid or log file: as set, or in data_dir."""
         told = getattr(self, f"{name}_file")
         return Path(told) if told else Path(self.data_dir) / f"raiden.{name}"
+
+    @property
+    def keeps_history(self) -> bool:
+        """Some channels have a history."""
+        return self.store != "none" and any(options.keeps for options in Channels(self.channels).all())
 
 
 FIELDS = {setting.name: setting for setting in dataclasses.fields(Settings)}
@@ -222,6 +236,7 @@ def _check_together(settings: Settings) -> None:
     if isinstance(settings.channel_builder, str) and settings.channel_builder not in ("path", "host_path"):
         raise ConfigError("channel_builder must be 'path', 'host_path' or a function")
     _check_cluster(settings)
+    _check_history(settings)
     if not settings.open_to_the_world and not _is_loopback(settings.http_host):
         raise ConfigError(
             f"http_host = {settings.http_host!r} lets anyone who reaches this machine publish and subscribe; "
@@ -252,6 +267,31 @@ def _check_cluster(settings: Settings) -> None:
     if settings.backend_host in ("0.0.0.0", "::") and not settings.advertise:
         raise ConfigError(
             f"backend_host = {settings.backend_host!r} is nothing to connect to: set advertise, 'host:port'"
+        )
+
+
+def _check_history(settings: Settings) -> None:
+    try:
+        options = [found for found in Channels(settings.channels).all() if found.keeps]
+        if settings.store not in ("sqlite", "none"):
+            Redis(settings.store).close()
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if not settings.keeps_history:
+        return
+    asked = {found.durability for found in options}
+    if settings.store != "sqlite":
+        if Durability.SYNCED in asked:
+            raise ConfigError(
+                "channels: ack = 'synced' is the promise of store = 'sqlite'; what a Redis server survives is its own "
+                "configuration (appendfsync always): set ack = 'shared'"
+            )
+    elif Durability.SHARED in asked:
+        raise ConfigError("channels: ack = 'shared' needs a store that nodes share: set store = 'redis://...'")
+    elif settings.peers or settings.discovery:
+        raise ConfigError(
+            "the channels of a cluster can keep history only in a store that its nodes share: set store = "
+            "'redis://host:port/0', or store = 'none' for a cluster without history"
         )
 
 

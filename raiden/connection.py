@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import gevent
+from gevent.event import Event
 
 from raiden.stats import Stats
 
@@ -44,13 +45,13 @@ class Connection:
         "__weakref__",
         "_outbox",
         "_reader",
+        "_sent",
         "_stats",
         "_writer",
         "busy",
         "closed",
         "closing",
         "due",
-        "held",
         "max_outbox",
         "outbox_size",
         "overflown",
@@ -74,7 +75,6 @@ class Connection:
         self.busy = False
         self.receiving = False
         self.pending: list[bytes] = []
-        self.held = False
         self.closing = False
         self.closed = False
         self.overflown = False
@@ -86,6 +86,7 @@ class Connection:
         self._outbox: deque[bytes | memoryview] | None = None
         self._reader = gevent.get_hub().loop.io(sock.fileno(), READ)
         self._writer: Any = None
+        self._sent: Event | None = None
         self._stats = stats
         stats.connections["http"] += 1
 
@@ -139,7 +140,7 @@ class Connection:
         pending.clear()
         if self.closing or self.closed:
             return
-        if self.held or self._outbox:
+        if self._outbox:
             self._keep(data)
             return
         try:
@@ -152,21 +153,16 @@ class Connection:
         if sent != len(data):
             self._keep(memoryview(data)[sent:])
 
-    def open(self, head: bytes) -> None:
-        """Let go what was held back, after ``head``."""
-        self.held = False
-        if self._outbox is None:
-            self._outbox = deque()
-        self._outbox.appendleft(head)
-        self.outbox_size += len(head)
-        self._drain()
-
-    def discard(self) -> None:
-        """Forget what was held back."""
-        self.held = False
-        self.pending.clear()
-        self._outbox = None
-        self.outbox_size = 0
+    def wait_until_sent(self, timeout: float) -> bool:
+        """Wait in the calling greenlet until nothing waits for the peer any more. False after ``timeout`` seconds, and
+        where the connection has ended."""
+        while self._outbox and not self.closed:
+            if self._sent is None:
+                self._sent = Event()
+            self._sent.clear()
+            if not self._sent.wait(timeout):
+                return False
+        return not (self.closed or self.closing)
 
     def finish(self, goodbye: bytes = b"") -> None:
         """Send what waits and ``goodbye``, then close; from a slow consumer, only what it has begun to get is kept."""
@@ -178,7 +174,6 @@ class Connection:
             if isinstance(first, memoryview):
                 self._outbox.append(first)
             self.outbox_size = sum(map(len, self._outbox))
-        self.held = False
         self.overflown = False
         self.send(goodbye)
         self.closing = True
@@ -198,6 +193,8 @@ class Connection:
             self._writer.close()
             self._writer = None
         self.socket.close()
+        if self._sent is not None:
+            self._sent.set()
         self._outbox = None
         self.outbox_size = 0
         self.pending.clear()
@@ -211,7 +208,7 @@ class Connection:
             self._outbox = deque()
         self._outbox.append(data)
         self.outbox_size += len(data)
-        if self._writer is None and not self.held:
+        if self._writer is None:
             self._writer = gevent.get_hub().loop.io(self.socket.fileno(), WRITE)
             self._writer.start(self._drain)
         if self.outbox_size > self.max_outbox and not self.overflown:
@@ -244,6 +241,8 @@ class Connection:
                 self._writer.start(self._drain)
             return
         self._outbox = None
+        if self._sent is not None:
+            self._sent.set()
         if self._writer is not None:
             self._writer.stop()
             self._writer.close()

@@ -1,7 +1,7 @@
 """The supervisor: starts the forwarders and the workers as processes, replaces a worker that dies, passes signals on.
 
      supervisor ──fork── backbone     the forwarders, C threads without Python in transit, and the roster
-          │
+          ├─────fork──── history      the store of the channels' history, if any keeps one
           └─────fork──── worker 0..N  a router and a gateway each
 
 It stays a plain single-threaded process without ZeroMQ or gevent at work, so that it may fork at any time. It opens a
@@ -37,6 +37,7 @@ from raiden import backbone, config, log, worker
 from raiden.cluster import GOODBYE
 from raiden.config import ConfigError, ServiceBuilder, Settings
 from raiden.forwarder import Addresses
+from raiden.history import process as history
 from raiden.service import READY
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,9 @@ class Supervisor:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self) -> None:
-        self._fork("backbone", None, self._be_backbone)
+        self._fork("backbone", self._be_backbone)
+        if self.settings.keeps_history:
+            self._fork("history", self._be_history)
         deadline = time.monotonic() + START_TIMEOUT
         self._wait_ready(deadline)
         for index in range(self.settings.workers if not self._stopping else 0):
@@ -143,7 +146,7 @@ class Supervisor:
                     other.close()
             worker.run(index, self.settings, self.service, listener, self._addresses(), channel)
 
-        self._fork(f"worker {index}", index, be_worker)
+        self._fork(f"worker {index}", be_worker, index)
 
     def _be_backbone(self, channel: socket.socket) -> None:
         for listener in self._listeners:
@@ -152,10 +155,15 @@ class Supervisor:
             signal.signal(number, signal.SIG_IGN)
         backbone.run(self.settings, self._addresses(), channel, Path(self._folder))
 
+    def _be_history(self, channel: socket.socket) -> None:
+        for listener in self._listeners:
+            listener.close()
+        history.run(self.settings, self._addresses(), channel)
+
     def _addresses(self) -> Addresses:
         return Addresses.within(self._folder, self._node)
 
-    def _fork(self, name: str, index: int | None, run: Callable[[socket.socket], None]) -> None:
+    def _fork(self, name: str, run: Callable[[socket.socket], None], index: int | None = None) -> None:
         ours, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -206,14 +214,17 @@ class Supervisor:
         logger.error("%s died", child.name, extra={"pid": child.pid, "how": how})
         now = time.monotonic()
         self._deaths.append(now)
-        if child.index is None:
+        if child.name == "backbone":
             self._give_up("the backbone died, and without it no message passes")
         elif not self._announced and not child.ready:
             self._give_up(f"{child.name} failed to start ({how}); the lines above say why")
         elif len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATHS_WITHIN:
-            self._give_up(f"workers died {MAX_DEATHS} times within {DEATHS_WITHIN:.0f} s, the last by {how}")
+            self._give_up(f"processes died {MAX_DEATHS} times within {DEATHS_WITHIN:.0f} s, the last by {how}")
         else:
-            self._fork_worker(child.index)
+            if child.index is None:
+                self._fork(child.name, self._be_history)
+            else:
+                self._fork_worker(child.index)
             logger.info("%s replaced", child.name)
 
     def _give_up(self, reason: str) -> None:
@@ -280,10 +291,11 @@ class Supervisor:
         for listener in self._listeners:
             listener.close()
         workers = [child for child in self._children.values() if child.index is not None]
-        backbones = [child for child in self._children.values() if child.index is None]
-        for child in backbones:
+        others = [child for child in self._children.values() if child.index is None]
+        for child in others:
             try:
-                child.channel.sendall(b"leave\n")
+                if child.name == "backbone":
+                    child.channel.sendall(b"leave\n")
             except OSError:
                 pass  # it died: nobody is left to be told
         for child in workers:
@@ -294,11 +306,11 @@ class Supervisor:
         for child in self._children.values():
             if child.index is not None:
                 logger.error("%s did not stop in time: killed", child.name)
-        for child in backbones:
+        for child in others:
             if child.pid in self._children:
                 child.channel.shutdown(socket.SHUT_WR)
         deadline = time.monotonic() + GOODBYE + 1.0
-        while any(child.pid in self._children for child in backbones) and time.monotonic() < deadline:
+        while any(child.pid in self._children for child in others) and time.monotonic() < deadline:
             self._wait(max(0.0, deadline - time.monotonic()))
         logger.info("stopped")
         if self._reason:

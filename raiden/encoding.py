@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import ujson
 
+from raiden.history import Gap
 from raiden.message import Kind, Message
 
 END_OF_CHUNKS = b"0\r\n\r\n"
@@ -58,11 +59,11 @@ def json_value(message: Message) -> bytes:
 def _item(message: Message) -> bytes:
     if message.cursor is None:
         return b'{"data":%b}' % json_value(message)
-    return b'{"data":%b,"cursor":"%b"}' % (json_value(message), message.cursor.encode())
+    return b'{"data":%b,"cursor":"%b"}' % (json_value(message), str(message.cursor).encode())
 
 
 def _wrapped(message: Message) -> bytes:
-    cursor = b"" if message.cursor is None else b',"cursor":"%b"' % message.cursor.encode()
+    cursor = b"" if message.cursor is None else b',"cursor":"%b"' % str(message.cursor).encode()
     return b'{"channel":%b,"data":%b%b}' % (dumps(message.channel), json_value(message), cursor)
 
 
@@ -71,12 +72,19 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def event(data: bytes, cursor: str | None = None, name: str | None = None) -> bytes:
+def event(data: bytes, cursor: object = None, name: str | None = None) -> bytes:
     """One server-sent event; ``data`` must be a single line."""
     head = (b"" if name is None else b"event: %b\n" % name.encode()) + (
-        b"" if cursor is None else b"id: %b\n" % cursor.encode()
+        b"" if cursor is None else b"id: %b\n" % str(cursor).encode()
     )
     return b"%bdata: %b\n\n" % (head, data)
+
+
+def gap(channel: str | None, missing: Gap) -> bytes:
+    """What a subscriber is told of messages that it can't get, as JSON; ``channel`` where it may have several."""
+    what = {"epoch": missing.epoch, "first": missing.first, "last": missing.last} if missing.first else None
+    named = {} if channel is None else {"channel": channel}
+    return dumps({**named, "recovered": False, "missing": what})
 
 
 def _frame(opcode: int, data: bytes) -> bytes:
@@ -113,12 +121,15 @@ def line(wrapped: bool, chunked: bool) -> Encoding:
 
 
 @functools.cache
-def sse(wrapped: bool, chunked: bool) -> Encoding:
-    """Server-sent events, with the cursor as the event's id."""
+def sse(wrapped: bool, chunked: bool, merged: bool = False) -> Encoding:
+    """Server-sent events, with the cursor as the event's id unless several channels are ``merged``."""
     value = _wrapped if wrapped else json_value
-    if chunked:
-        return Encoding("event", lambda message: chunk(event(value(message), message.cursor)))
-    return Encoding("event", lambda message: event(value(message), message.cursor))
+
+    def encode(message: Message) -> bytes:
+        data = event(value(message), None if merged else message.cursor)
+        return chunk(data) if chunked else data
+
+    return Encoding("event", encode)
 
 
 @functools.cache

@@ -38,14 +38,15 @@ MAX_SUBSCRIPTION = 8192
 
 
 class Addresses(NamedTuple):
-    """Where the processes of a node meet its forwarders: ``ipc://`` endpoints in a folder that only the node's user may
-    enter. ``node`` is the id of the node's life."""
+    """Where the processes of a node meet its forwarders and its history: ``ipc://`` endpoints in a folder that only
+    the node's user may enter. ``node`` is the id of the node's life."""
 
     node: str
     publish: str
     uplink: str
     downlink: str
     roster: str
+    history: str
 
     @classmethod
     def within(cls, folder: str | Path, node: str) -> Addresses:

@@ -1,8 +1,9 @@
 """The door for HTTP and WebSocket clients: what a request means.
 
-Watchers call `_readable`; requests wait in the connection's queue and are served in order (pipelining). A publish is
-answered on the spot, without a greenlet; what must wait for the backbone is served in one, and a connection that has
-subscribed needs none: its `Session` takes over. Answers are webob responses; errors are problem+json.
+Watchers call `_readable`; requests wait in the connection's queue and are served in order (pipelining). A publish
+costs no greenlet: it is answered on the spot, or when the history has taken it. What must wait otherwise is served in
+one, and a connection that has subscribed needs none: its `Session` takes over. Answers are webob responses; errors are
+problem+json.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import gevent
 import ujson
@@ -24,6 +26,7 @@ from raiden.connection import TICK, Connection, Gone, Overflow, Wheel
 from raiden.control import Control
 from raiden.encoding import END_OF_CHUNKS, Encoding, dumps
 from raiden.filters import Filters
+from raiden.history import Gap, Start, StoreFailed
 from raiden.http import (
     CONTINUE,
     CONTINUE_BYTES,
@@ -38,6 +41,7 @@ from raiden.http import (
     serialize_stream_head,
 )
 from raiden.message import (
+    Cursor,
     InvalidChannel,
     InvalidPayload,
     Kind,
@@ -47,9 +51,20 @@ from raiden.message import (
     json_payload,
     unquote,
 )
+from raiden.recovery import Recovery
 from raiden.router import Router, TooManyChannels
 from raiden.service import Service
-from raiden.sessions import LINGER, MultiplexSocket, Poll, Session, Socket, Stream
+from raiden.sessions import (
+    LINGER,
+    MergedEvents,
+    MultiplexSocket,
+    Poll,
+    Session,
+    Socket,
+    Stream,
+    check_key,
+    position_of,
+)
 from raiden.stats import Stats
 from raiden.websocket import WebSocket
 
@@ -58,9 +73,21 @@ log = logging.getLogger(__name__)
 ACCEPT_AT_ONCE = 64
 MAX_PIPELINED = 32
 ALLOW = "GET, HEAD, POST, DELETE, OPTIONS"
-# The answer to a publish where no history is kept: taken, and on its way.
-ACCEPTED = webob.Response(status=202, body=b"{}", content_type="application/json", charset="utf-8")
 ALLOW_HEADERS = "Content-Type, Prefer, Last-Event-ID, Idempotency-Key, Authorization"
+
+
+class Published(NamedTuple):
+    """The answer to a publish, as JSON."""
+
+    status: int
+    body: bytes
+
+
+Answer: TypeAlias = "webob.Response | Published"
+Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"
+
+# Where no history is kept: taken, and on its way.
+ACCEPTED = Published(202, b"{}")
 
 
 @dataclass(slots=True)
@@ -86,6 +113,15 @@ def path(request: Request) -> str:
 def host_path(request: Request) -> str:
     """A `channel_builder` for virtual hosts: ``example.com/news`` for a request for ``/news`` at example.com."""
     return f"{request.host.partition(':')[0]}/{path(request)}"
+
+
+class Asked(NamedTuple):
+    """What a subscriber asks for; ``wrapped``: each message says its channel and cursor."""
+
+    names: list[str]
+    filters: Filters
+    starts: dict[str, Start]
+    wrapped: bool
 
 
 class Gateway(Service):
@@ -285,6 +321,7 @@ class Gateway(Service):
 
     def _serve(self, connection: Connection, request: Request, handle: Handler) -> None:
         """Answer a request; ``handle`` returns the response, or None where the connection is taken care of."""
+        response: Answer | None
         try:
             response = handle(connection, request)
         except HttpError as error:
@@ -293,7 +330,7 @@ class Gateway(Service):
                 request.environ["raiden.keep_alive"] = False
         except (InvalidChannel, InvalidPayload) as error:
             response = problem(HttpError(400, str(error)))
-        except (BackboneFull, NotInForce, TooManyChannels) as error:
+        except (BackboneFull, NotInForce, StoreFailed, TooManyChannels) as error:
             response = problem(HttpError(503, str(error), headers={"Retry-After": "1"}))
         except Exception:  # a fault of ours, or of the user's channel_builder, ends no more than its request
             log.exception("a request failed", extra={"method": request.method, "path": request.path})
@@ -302,27 +339,32 @@ class Gateway(Service):
             self._answer(connection, request, response)
 
     def _serve_waiting(self, connection: Connection, request: Request, handle: Handler) -> None:
-        """Serve in a greenlet of its own what must wait for the backbone."""
+        """Serve in a greenlet of its own what must wait for the backbone or the history."""
         connection.busy = True
         self.spawn(self._wait_and_serve, connection, request, handle)
 
     def _wait_and_serve(self, connection: Connection, request: Request, handle: Handler) -> None:
         self._serve(connection, request, handle)
+        self._go_on(connection)
+
+    def _go_on(self, connection: Connection) -> None:
         connection.busy = False
         if not connection.closed and connection.session is None:
             self._serve_queue(connection)
 
-    def _answer(self, connection: Connection, request: Request | None, response: webob.Response) -> None:
+    def _answer(self, connection: Connection, request: Request | None, response: Answer) -> None:
         """Send a response, and close after it where the connection can't go on."""
         if connection.closed:
             return
         self.stats.requests += 1
-        if response is ACCEPTED and request is not None and self._is_plain(request):
-            # The hot path of publishing: nothing to be made or serialized.
-            connection.send(accepted_bytes())
-            return
-        if response is ACCEPTED:
-            response = ACCEPTED.copy()
+        if isinstance(response, Published):
+            if request is not None and self._is_plain(request):
+                # The hot path of publishing: only the body is made.
+                connection.send(published_bytes(response))
+                return
+            response = webob.Response(
+                status=response.status, body=response.body, content_type="application/json", charset="utf-8"
+            )
         keep_alive = request is not None and request.keep_alive and not self.draining
         head = request is not None and request.method == "HEAD"
         if request is not None:
@@ -332,7 +374,6 @@ class Gateway(Service):
             session.close()
             connection.become("http")
         http10 = request is not None and request.http10
-        connection.held = False
         connection.send(serialize(response, keep_alive=keep_alive, http10=http10, head=head))
         if not keep_alive:
             self._finish(connection)
@@ -343,7 +384,7 @@ class Gateway(Service):
         """Nothing about the answer depends on the request."""
         return request.keep_alive and not request.http10 and not self.draining and "origin" not in request.fields
 
-    def _dispatch(self, connection: Connection, request: Request) -> webob.Response | None:
+    def _dispatch(self, connection: Connection, request: Request) -> Answer | None:
         self._check_origin(request)
         method, target = request.method, request.environ["raiden.path"]
         if method == "OPTIONS":
@@ -353,16 +394,24 @@ class Gateway(Service):
         if target.startswith("/-/"):
             return self._dispatch_own(connection, request, target[3:])
         if method == "POST":
-            return self._publish(request, [self._channel(request)])
+            channel = self._channel(request)
+            messages = [Message(channel, kind, data) for kind, data in payload.payloads(request)]
+            batch = request.fields.get("content-type", "").startswith("application/x-ndjson")
+            return self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
         if method == "DELETE":
-            self.router.publish([Message(self._channel(request), Kind.END, b"")])
-            return ACCEPTED
+            channel = self._channel(request)
+            self._serve_waiting(connection, request, lambda *_: self._delete(channel))
+            return None
         return self._subscribe(connection, request, [check_subscription(self.channel_builder(request))])
 
-    def _dispatch_own(self, connection: Connection, request: Request, page: str) -> webob.Response | None:
+    def _delete(self, channel: str) -> Answer:
+        self.router.clear(channel)
+        return ACCEPTED
+
+    def _dispatch_own(self, connection: Connection, request: Request, page: str) -> Answer | None:
         if page == "publish":
             _require(request, "POST")
-            return self._publish_to_many(request)
+            return self._publish_to_many(connection, request)
         _require(request, "GET", "HEAD")
         if page == "subscribe":
             names = [value for key, value in parameters.query_pairs(request) if key == "channel"]
@@ -406,15 +455,33 @@ class Gateway(Service):
 
     # Publish.
 
-    def _publish(self, request: Request, channels: list[str]) -> webob.Response:
+    def _publish(
+        self, connection: Connection, request: Request, groups: list[list[Message]],
+        body: Callable[[list[list[Cursor]]], bytes],
+    ) -> Answer | None:  # fmt: skip
+        """Publish groups of messages, each of one channel; ``body`` makes the answer where they have cursors."""
         started = time.perf_counter()
-        payloads = payload.payloads(request)
-        for channel in channels:
-            self.router.publish([Message(channel, kind, data) for kind, data in payloads])
-        self.stats.publish_latency.observe(time.perf_counter() - started)
-        return ACCEPTED
+        key = request.fields.get("idempotency-key")
+        if key is not None:
+            check_key(key, all(self.router.keeps(messages[0].channel) for messages in groups))
 
-    def _publish_to_many(self, request: Request) -> webob.Response:
+        def published(outcome: list[list[Cursor]] | Exception) -> None:
+            def answer(*_: object) -> Answer:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                return Published(200, body(outcome))
+
+            self.stats.publish_latency.observe(time.perf_counter() - started)
+            self._serve(connection, request, answer)
+            self._go_on(connection)
+
+        if self.router.publish(*groups, key=key, done=published):
+            self.stats.publish_latency.observe(time.perf_counter() - started)
+            return ACCEPTED
+        connection.busy = True
+        return None
+
+    def _publish_to_many(self, connection: Connection, request: Request) -> Answer | None:
         body = json_payload(request.raw_body)
         order = ujson.loads(body)
         if not isinstance(order, dict) or not isinstance(order.get("channels"), list) or "data" not in order:
@@ -423,37 +490,45 @@ class Gateway(Service):
         if not names or len(names) > self.limits.max_subscriptions or not all(isinstance(n, str) for n in names):
             raise HttpError(400, f"channels must be 1 to {self.limits.max_subscriptions} names")
         data = json_payload(dumps(order["data"]))
-        for channel in [check_channel(name) for name in dict.fromkeys(names)]:
-            self.router.publish([Message(channel, Kind.JSON, data)])
-        return ACCEPTED
+        channels = [check_channel(name) for name in dict.fromkeys(names)]
+        groups = [[Message(channel, Kind.JSON, data)] for channel in channels]
+
+        def answer(cursors: list[list[Cursor]]) -> bytes:
+            places = zip(channels, cursors, strict=True)
+            return dumps({"cursors": {channel: str(found[0]) if found else None for channel, found in places}})
+
+        return self._publish(connection, request, groups, answer)
 
     # Subscribe.
 
     def _subscribe(self, connection: Connection, request: Request, names: list[str]) -> webob.Response | None:
         """One of the four transports; ``names`` is empty for the WebSocket that takes commands."""
-        query = parameters.query_pairs(request)
-        parameters.check_position(request, dict(query))
+        query = dict(parameters.query_pairs(request))
         if len(names) > self.limits.max_subscriptions:
             raise HttpError(400, f"at most {self.limits.max_subscriptions} channels on a connection")
-        wrapped = len(names) != 1 or names[0].endswith("*")
+        asked = Asked(
+            names, parameters.filters(request, parameters.query_pairs(request)),
+            parameters.starts(request, query, names),
+            len(names) != 1 or names[0].endswith("*") or query.get("_wrap") == "1",
+        )  # fmt: skip
         if request.upgrade:
-            return self._open_socket(connection, request, names, query, wrapped)
+            return self._open_socket(connection, request, asked, verbatim=query.get("_raw") == "1")
         if not names:
             raise HttpError(426, "/-/websocket is a WebSocket", headers={"Upgrade": "websocket"})
-        filters = parameters.filters(request, query)
-        wait = parameters.wait(request, dict(query))
+        wait = parameters.wait(request, query)
         if wait is not None:
-            return self._open_poll(connection, request, names, filters, min(wait, self.limits.max_wait), wrapped)
-        return self._open_stream(connection, request, names, filters, wrapped)
+            return self._open_poll(connection, request, asked, min(wait, self.limits.max_wait))
+        return self._open_stream(connection, request, asked)
 
-    def _open_stream(
-        self, connection: Connection, request: Request, names: list[str], filters: Filters, wrapped: bool
-    ) -> webob.Response | None:
+    def _open_stream(self, connection: Connection, request: Request, asked: Asked) -> webob.Response | None:
+        wrapped = asked.wrapped
         chunked = not request.http10
         accept = request.fields.get("accept", "").lower()
         keepalive: bytes
+        merged = "text/event-stream" in accept and len(asked.names) > 1
         if "text/event-stream" in accept:
-            encode, content_type, keepalive = encoding.sse(wrapped, chunked), "text/event-stream", b": keep-alive\n\n"
+            encode = encoding.sse(wrapped, chunked, merged)
+            content_type, keepalive = "text/event-stream", b": keep-alive\n\n"
         elif "application/octet-stream" in accept and not wrapped:
             encode, content_type, keepalive = encoding.raw(chunked), "application/octet-stream", b""
         else:
@@ -461,65 +536,58 @@ class Gateway(Service):
         response = webob.Response(content_type=content_type, charset=None)
         response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         response.headers.update(self._cors(request))
-        gap = parameters.asks_position(request)
-        if gap:
-            response.headers["Raiden-Recovered"] = "false"
         if request.method == "HEAD":
             del response.headers["Content-Length"]
             return response
-        session = Stream(
-            connection, self.router, self._wheel, self.limits.keepalive,
-            encoding.chunk(keepalive) if chunked and keepalive else keepalive, END_OF_CHUNKS if chunked else b"",
-        )  # fmt: skip
+
+        def tell_gap(channel: str, gap: Gap) -> bytes:
+            data = encoding.gap(channel if wrapped else None, gap)
+            data = encoding.event(data, name="gap") if encode.form == "event" else data + b"\n"
+            return encoding.chunk(data) if chunked else data
+
+        end = END_OF_CHUNKS if chunked else b""
+        keepalive = encoding.chunk(keepalive) if chunked and keepalive else keepalive
+        told = tell_gap if encode.form == "event" or wrapped else None
+        arguments = (connection, self.router, self._wheel, self.limits.keepalive, keepalive, end, told)
+        session = MergedEvents(*arguments, names=asked.names) if merged else Stream(*arguments)
 
         def opened(fields: dict[str, str]) -> None:
             response.headers.update(fields)
-            head = serialize_stream_head(response, chunked=chunked, http10=request.http10)
-            if gap and encode.form == "event":
-                missed = encoding.event(b'{"recovered":false}', name="gap")
-                head += encoding.chunk(missed) if chunked else missed
-            session.open(head)
+            session.open(serialize_stream_head(response, chunked=chunked, http10=request.http10))
 
         transport = "event" if encode.form == "event" else "stream"
-        self._take_over(connection, request, session, transport, names, encode, filters, opened)
+        self._take_over(connection, request, session, transport, asked, encode, opened)
         return None
 
-    def _open_poll(
-        self, connection: Connection, request: Request, names: list[str], filters: Filters, wait: float, wrapped: bool
-    ) -> webob.Response | None:
+    def _open_poll(self, connection: Connection, request: Request, asked: Asked, wait: float) -> webob.Response | None:
         if request.method == "HEAD":
             return webob.Response(content_type="application/json", charset="utf-8")
         headers = {"Cache-Control": "no-store"}
-        if parameters.asks_position(request):
-            headers["Raiden-Recovered"] = "false"
 
         def answer(connection: Connection, request: Request, response: webob.Response) -> None:
-            response.headers.update(headers)
+            for name, value in headers.items():
+                response.headers.setdefault(name, value)
             self._answer(connection, request, response)
 
-        def opened(fields: dict[str, str]) -> None:
-            headers.update(fields)
-            session.open()
-
-        session = Poll(connection, self.router, self._wheel, request, wait, answer)
-        self._take_over(connection, request, session, "poll", names, encoding.poll(wrapped), filters, opened)
+        session = Poll(connection, self.router, self._wheel, request, wait, asked.names, answer)
+        encode = encoding.poll(asked.wrapped)
+        self._take_over(connection, request, session, "poll", asked, encode, headers.update)
         return None
 
     def _open_socket(
-        self, connection: Connection, request: Request, names: list[str], query: list[tuple[str, str]], wrapped: bool
+        self, connection: Connection, request: Request, asked: Asked, *, verbatim: bool
     ) -> webob.Response | None:
         head, extensions = websocket.accept(request, deflate=self.deflate)
         core = WebSocket(extensions, max_message=self.limits.max_ws_message)
+        encode = encoding.websocket(asked.wrapped, core.deflate, verbatim and bool(asked.names))
         session: Socket
-        if names:
-            verbatim = dict(query).get("_raw") == "1"
-            filters = parameters.filters(request, query)
-            encode = encoding.websocket(wrapped, core.deflate, verbatim)
-            channel = names[0] if len(names) == 1 else None
-            session = Socket(connection, self.router, self._wheel, self.limits.keepalive, core, channel, verbatim)
+        if asked.names:
+            channel = asked.names[0] if len(asked.names) == 1 else None
+            session = Socket(
+                connection, self.router, self._wheel, self.limits.keepalive, core, channel, wrapped=asked.wrapped,
+                verbatim=verbatim,
+            )  # fmt: skip
         else:
-            filters = Filters(())
-            encode = encoding.websocket(wrapped, core.deflate)
             session = MultiplexSocket(
                 connection, self.router, self._wheel, self.limits.keepalive, core, self.limits.max_subscriptions
             )
@@ -532,29 +600,31 @@ class Gateway(Service):
                 session.received(event)
             session.settle()
 
-        self._take_over(connection, request, session, "websocket", names, encode, filters, opened)
+        self._take_over(connection, request, session, "websocket", asked, encode, opened)
         return None
 
     def _take_over(
-        self, connection: Connection, request: Request, session: Session, transport: str, names: list[str],
-        encode: Encoding, filters: Filters, opened: Callable[[dict[str, str]], None],
+        self, connection: Connection, request: Request, session: Session, transport: str, asked: Asked,
+        encode: Encoding, opened: Callable[[dict[str, str]], None],
     ) -> None:  # fmt: skip
-        """Subscribe, wait until that is in force, and only then let the client know; what comes meanwhile is held.
-        ``opened`` is given more header fields for the answer."""
+        """Subscribe, wait until that is in force, and only then let the client know: ``opened`` is given more header
+        fields for the answer. Then send what the client missed, and let the subscriptions go on from there."""
         try:
-            for name in names:
-                session.subscribe(name, encode, filters)
+            for name in asked.names:
+                session.subscribe(name, encode, asked.filters)
         except TooManyChannels:
             session.close()
             raise
-        connection.held = transport != "poll"
 
         def confirm(connection: Connection, request: Request) -> None:
+            recoveries: dict[str, Recovery] = {}
             try:
-                unconfirmed = self.router.in_force() if names else ()
-            except NotInForce:
+                unconfirmed = self.router.in_force(asked.names) if asked.names else ()
+                for name, start in asked.starts.items():
+                    if self.router.position(name) is not None:
+                        recoveries[name] = Recovery(self.router, name, start)
+            except (NotInForce, StoreFailed):
                 session.close()
-                connection.discard()
                 raise
             if connection.closed:
                 session.close()
@@ -562,26 +632,62 @@ class Gateway(Service):
             self.stats.requests += 1
             connection.become(transport)
             connection.session = session
-            opened({"Raiden-Unconfirmed": ", ".join(unconfirmed)} if unconfirmed else {})
-            if self.draining or (names and not session.subscriptions and not connection.closing):
-                session.drain()  # stopping, or the channel was deleted meanwhile
+            opened(self._fields(asked, recoveries, unconfirmed))
+            self._begin(session, asked.names, recoveries)
+            if isinstance(session, Poll) and connection.session is session:
+                session.open()
+            if self.draining and connection.session is session:
+                session.drain()
 
         self._serve_waiting(connection, request, confirm)
 
+    def _fields(self, asked: Asked, recoveries: dict[str, Recovery], unconfirmed: Sequence[str]) -> dict[str, str]:
+        """What the answer to a subscriber tells of its beginning."""
+        fields = {}
+        if unconfirmed:
+            fields["Raiden-Unconfirmed"] = ", ".join(unconfirmed)
+        position = position_of(self.router, asked.names, {name: found.begin for name, found in recoveries.items()})
+        if position is not None:
+            fields["Raiden-Cursor"] = position
+        if asked.starts:
+            recovered = all(name in recoveries and recoveries[name].gap is None for name in asked.names)
+            fields["Raiden-Recovered"] = "true" if recovered else "false"
+        return fields
 
-_accepted = ("", b"")
+    def _begin(self, session: Session, names: Sequence[str], recoveries: dict[str, Recovery]) -> None:
+        # First those that miss nothing: nothing has yielded since their positions were told.
+        for name in names:
+            if name not in recoveries:
+                session.attach(name)
+        try:
+            for name, recovery in recoveries.items():
+                if not session.replay(name, recovery):
+                    return
+        except StoreFailed:
+            session.fail()
 
 
-def accepted_bytes() -> bytes:
-    """`ACCEPTED` for a connection that goes on, serialized once a second."""
-    global _accepted
+_heads: dict[int, tuple[str, bytes]] = {}
+
+
+def published_bytes(answer: Published) -> bytes:
+    """The answer for a connection that goes on; its head is serialized once a second."""
+    made, head = _heads.get(answer.status, ("", b""))
     now = date()
-    if _accepted[0] != now:
-        _accepted = (now, serialize(ACCEPTED.copy(), keep_alive=True, http10=False))
-    return _accepted[1]
+    if made != now:
+        response = webob.Response(status=answer.status, content_type="application/json", charset="utf-8")
+        del response.headers["Content-Length"]
+        head = serialize(response, keep_alive=True, http10=False)[:-2]
+        _heads[answer.status] = now, head
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(answer.body), answer.body)
 
 
-Handler = Callable[[Connection, Request], "webob.Response | None"]
+def _cursor(cursors: list[list[Cursor]]) -> bytes:
+    return b'{"cursor":"%b"}' % str(cursors[0][0]).encode()
+
+
+def _cursors_of_a_batch(cursors: list[list[Cursor]]) -> bytes:
+    return dumps({"cursors": [str(cursor) for cursor in cursors[0]]})
 
 
 def _require(request: Request, *methods: str) -> None:

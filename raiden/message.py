@@ -87,7 +87,7 @@ class Message:
     __slots__ = ("_fields", "channel", "cursor", "encoded", "kind", "payload", "published")
 
     def __init__(
-        self, channel: str, kind: int, payload: bytes, cursor: str | None = None, published: int | None = None
+        self, channel: str, kind: int, payload: bytes, cursor: Cursor | None = None, published: int | None = None
     ) -> None:
         self.channel = channel
         self.kind = kind
@@ -110,7 +110,7 @@ class Message:
     def to_frame(self) -> bytes:
         extension = b""
         if self.cursor is not None:
-            cursor = self.cursor.encode()
+            cursor = str(self.cursor).encode()
             extension = _EXTENSION.pack(_CURSOR_EXTENSION, len(cursor)) + cursor
         header = _HEADER.pack(VERSION, self.kind, len(extension), self.published)
         return b"%b\0%b%b%b" % (self.channel.encode(), header, extension, self.payload)
@@ -119,7 +119,7 @@ class Message:
     def from_frame(cls, channel: bytes, frame: bytes) -> Message:
         """Read the frame whose part before the NUL is ``channel``. Unknown extensions are skipped.
 
-        Raises InvalidFrame for a truncated frame, another version or a name that is no UTF-8.
+        Raises InvalidFrame for a truncated frame, another version, a name that is no UTF-8 or a cursor that is none.
         """
         at = len(channel) + 1
         try:
@@ -144,13 +144,17 @@ def _check_text(payload: bytes) -> None:
         raise InvalidFrame(f"a text that is no UTF-8: {error}") from None
 
 
-def _read_cursor(extensions: bytes) -> str | None:
+def _read_cursor(extensions: bytes) -> Cursor | None:
     at = 0
     while at + _EXTENSION.size <= len(extensions):
         tag, length = _EXTENSION.unpack_from(extensions, at)
         at += _EXTENSION.size
         if tag == _CURSOR_EXTENSION:
-            return extensions[at : at + length].decode("ascii", "replace")
+            epoch, _, offset = extensions[at : at + length].partition(b":")
+            try:
+                return Cursor(epoch.decode("ascii"), int(offset))
+            except ValueError as error:
+                raise InvalidFrame(f"a cursor that is none: {error}") from None
         at += length
     return None
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from raiden.filters import Filters
+from raiden.history import Start
 from raiden.http import HttpError, Request
 from raiden.message import Cursor, unquote
+
+# Messages that `_last` may ask for; a page of the history has at most as many.
+MAX_LAST = 1000
 
 
 def query_pairs(request: Request) -> list[tuple[str, str]]:
@@ -19,21 +25,32 @@ def filters(request: Request, query: list[tuple[str, str]]) -> Filters:
     return Filters((key, value) for key, value in query if not key.startswith("_") and key != own)
 
 
-def asks_position(request: Request) -> bool:
-    query = dict(query_pairs(request))
-    return "last-event-id" in request.fields or "_since" in query or "_last" in query
+def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dict[str, Start]:
+    """Where each name begins, if the request says so: ``Last-Event-ID``, which a browser sends when it comes back,
+    else ``_since``, else ``_last``. For several names a position is a cursor for each, in their order. HttpError 400
+    for what is no position."""
+    since = request.fields.get("last-event-id") or query.get("_since")
+    try:
+        if since == "earliest":
+            return dict.fromkeys(names, Start())
+        if since is not None:
+            cursors = [Cursor.parse(text) for text in since.split(",")]
+            if names and len(cursors) != len(names):
+                raise ValueError(f"a position in {len(names)} channels has a cursor for each, like 'k3x9:41,m2d8:7'")
+            return {name: Start(cursor) for name, cursor in zip(names, cursors, strict=False)}
+        if "_last" in query:
+            return dict.fromkeys(names, Start(last=number(query, "_last", MAX_LAST)))
+    except ValueError as error:
+        raise HttpError(400, str(error)) from None
+    return {}
 
 
-def check_position(request: Request, query: dict[str, str]) -> None:
-    """Refuse a position that is none; without history no position can be gone back to."""
-    for cursor in (request.fields.get("last-event-id") or "earliest", query.get("_since", "earliest")):
-        try:
-            if cursor != "earliest":
-                Cursor.parse(cursor)
-        except ValueError as error:
-            raise HttpError(400, str(error)) from None
-    if not query.get("_last", "0").isdecimal():
-        raise HttpError(400, "_last is a number of messages, like _last=10")
+def number(query: dict[str, str], name: str, most: int) -> int:
+    """A parameter that is a number of messages, from 1 to ``most``; raises ValueError."""
+    text = query[name]
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 0 < int(text) <= most):
+        raise ValueError(f"{name} is a number of messages from 1 to {most}, like {name}=10")
+    return int(text)
 
 
 def wait(request: Request, query: dict[str, str]) -> float | None:

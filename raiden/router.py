@@ -1,7 +1,8 @@
 """The worker's table of channels and subscriptions, and the fan-out to them.
 
 Two dictionaries are the whole of it: topic by name, and in a topic the sinks by encoding and filters. The first
-subscription of a name subscribes the backbone, the last to go unsubscribes it.
+subscription of a name subscribes the backbone, the last to go unsubscribes it. A subscription gets messages once it is
+attached: then the backbone's is in force, and the channel's order (`raiden.repair`) tells where it begins.
 
 A turn takes what the backbone has, in order. Consecutive messages of one channel are a run: a run is encoded once per
 encoding, joined once, and the same bytes are put before every sink. At the end of the turn each sink that got something
@@ -11,15 +12,17 @@ sends it, in one piece. So idle, a message leaves at once; loaded, runs grow by 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import gevent
 
-from raiden.backend import Backend, Question
+from raiden.backend import BackboneFull, Backend, Question
 from raiden.encoding import Encoding, dumps
 from raiden.filters import Filters
-from raiden.message import Kind, Message, topic
+from raiden.history import Gap, StoreFailed
+from raiden.message import Cursor, Kind, Message, topic
+from raiden.repair import Orders, Repaired
 from raiden.stats import Stats
 
 # Seconds; the event loop's timers are no finer, and a shorter turn is not worth the wait.
@@ -28,6 +31,9 @@ MIN_GATHER = 0.001
 
 class TooManyChannels(Exception):
     """The worker carries as many channels as it may (`max_channels`)."""
+
+
+Published = Callable[[list[list[Cursor]] | Exception], None]
 
 
 class Sink(Protocol):
@@ -42,18 +48,26 @@ class Sink(Protocol):
 
 
 class Subscriber(Protocol):
-    """Who holds subscriptions, and is told when one ends because its channel was deleted."""
+    """Who holds subscriptions, and is told what happens to them. It may end them, and may not yield to another
+    greenlet."""
 
-    def ended(self, subscription: Subscription) -> None: ...
+    def ended(self, subscription: Subscription) -> None:
+        """The channel was deleted, and the subscription with it."""
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        """Messages of the channel were lost; those that come next follow the gap."""
 
 
 class Subscription:
-    """One channel or pattern of one sink, with its encoding and filters."""
+    """One channel or pattern of one sink, with its encoding and filters. ``topic`` is None when it has ended."""
 
-    __slots__ = ("encoding", "filters", "name", "owner", "sink")
+    __slots__ = ("encoding", "filters", "name", "owner", "sink", "topic")
 
-    def __init__(self, name: str, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None) -> None:
+    def __init__(
+        self, name: str, topic: Topic, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None
+    ) -> None:
         self.name = name
+        self.topic: Topic | None = topic
         self.sink = sink
         self.owner = owner
         self.encoding = encoding
@@ -61,11 +75,13 @@ class Subscription:
 
 
 class Topic:
-    """The subscriptions of one name, grouped by what they are sent: equal groups get equal bytes."""
+    """The subscriptions of one name: how many, and those that are attached, grouped by what they are sent: equal groups
+    get equal bytes."""
 
-    __slots__ = ("groups", "messages")
+    __slots__ = ("count", "groups", "messages")
 
     def __init__(self) -> None:
+        self.count = 0
         self.groups: dict[tuple[Encoding, Filters | None], dict[Sink, Subscription]] = {}
         self.messages = 0
 
@@ -74,12 +90,14 @@ class Topic:
 
 
 class Router:
-    """Fans messages out to this worker's subscribers. ``max_gather`` (seconds) bounds how long a turn may be put off to
-    let messages gather: after a turn that took d, the next one waits up to d."""
+    """Fans messages out to this worker's subscribers. Times are seconds: ``max_gather`` bounds how long a turn may be
+    put off to let messages gather: after a turn that took d, the next one waits up to d. ``gap_time`` and
+    ``check_every`` are those of `Orders`."""
 
     def __init__(
-        self, backend: Backend, *, stats: Stats, max_channels: int = 100_000, max_gather: float = 0.02
-    ) -> None:
+        self, backend: Backend, *, stats: Stats, max_channels: int = 100_000, max_gather: float = 0.02,
+        gap_time: float = 0.05, check_every: float = 5.0,
+    ) -> None:  # fmt: skip
         self.backend = backend
         self.stats = stats
         self.max_channels = max_channels
@@ -87,6 +105,7 @@ class Router:
         self._channels: dict[bytes, Topic] = {}
         self._patterns: dict[bytes, Topic] = {}
         self._pattern_sizes: list[int] = []
+        self._orders = Orders(backend, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
         self._loop = gevent.get_hub().loop
         self._readable = self._loop.io(backend.fileno, 1)
         self._again = self._loop.timer(0)
@@ -102,16 +121,65 @@ class Router:
             watcher.close()
         self.backend.touched.stop()
 
-    def publish(self, messages: Sequence[Message]) -> None:
-        """Hand messages of one channel to the backbone, all or, raising BackboneFull, none."""
+    def keeps(self, channel: str) -> bool:
+        """The channel has a history."""
+        return self.backend.keeps(channel)
+
+    def clear(self, channel: str) -> None:
+        """Delete a channel: clear its history and end its subscriptions. Waits; raises StoreFailed and BackboneFull."""
+        if self.backend.history is not None and self.backend.keeps(channel):
+            self.backend.history.clear(channel)
+        self._publish([Message(channel, Kind.END, b"")])
+
+    def repair(self) -> None:
+        """Deliver what the backbone lost, where there is a history; endless, for a greenlet."""
+        if self.backend.history is not None:
+            for repaired in self._orders.repairs():
+                self._deliver(repaired)
+
+    def publish(self, *groups: Sequence[Message], key: str | None = None, done: Published | None = None) -> bool:
+        """Publish groups of messages, each of one channel: a group, and all that are of channels with history, as a
+        whole or not at all. True if it is done: no channel has a history; raises BackboneFull. Else ``done`` is called
+        later, with the cursors of each group or why it was not published; raises StoreFailed. What was published under
+        ``key`` in the last five minutes is not published again, and gets the cursors that it got then."""
+        kept = [group for group in groups if self.backend.keeps(group[0].channel)]
+        if not kept:
+            for group in groups:
+                self._publish(group)
+            return True
+        others = [group for group in groups if group not in kept] if len(kept) < len(groups) else []
+
+        def stored(result: list[list[Cursor]] | StoreFailed) -> None:
+            outcome: list[list[Cursor]] | Exception = result
+            if isinstance(result, list):
+                places = iter(result)
+                outcome = [next(places) if group in kept else [] for group in groups] if others else result
+                self._count(kept)
+                try:
+                    for group in others:
+                        self._publish(group)
+                except BackboneFull as error:
+                    outcome = error
+            if done is not None:
+                done(outcome)
+
+        self.backend.store(kept, key, stored)
+        return False
+
+    def _publish(self, messages: Sequence[Message]) -> None:
         self.backend.publish(messages)
-        self.stats.published += len(messages)
-        self.stats.bytes_in += sum([len(message.payload) for message in messages])
+        self._count([messages])
+
+    def _count(self, groups: Sequence[Sequence[Message]]) -> None:
+        for messages in groups:
+            self.stats.published += len(messages)
+            self.stats.bytes_in += sum([len(message.payload) for message in messages])
 
     def subscribe(
         self, name: str, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None = None
     ) -> Subscription:
-        """Add a subscription; messages may reach the sink from the next turn on, surely after `in_force`."""
+        """Add a subscription: the backbone brings its messages from now on, surely after `in_force`; the sink gets them
+        once it is attached."""
         key = topic(name)
         table = self._patterns if name.endswith("*") else self._channels
         found = table.get(key)
@@ -122,32 +190,60 @@ class Router:
             found = table[key] = Topic()
             self.backend.subscribe(key)
             self._measure_patterns()
-        subscription = Subscription(name, sink, owner, encoding, filters)
-        found.groups.setdefault((encoding, filters), {})[sink] = subscription
-        return subscription
+            if table is self._channels:
+                self._orders.carry(name)
+        found.count += 1
+        return Subscription(name, found, sink, owner, encoding, filters)
+
+    def attach(self, subscription: Subscription) -> None:
+        """Let the sink get what comes next; on a channel with history, what follows its `position`."""
+        found = subscription.topic
+        if found is not None:
+            found.groups.setdefault((subscription.encoding, subscription.filters), {})[subscription.sink] = subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Remove a subscription; one that is not there any more is ignored."""
-        key = topic(subscription.name)
-        table = self._patterns if subscription.name.endswith("*") else self._channels
-        found = table.get(key)
-        group_key = (subscription.encoding, subscription.filters)
-        group = found.groups.get(group_key) if found else None
-        if found is None or group is None or group.get(subscription.sink) is not subscription:
+        found, subscription.topic = subscription.topic, None
+        if found is None:
             return
-        del group[subscription.sink]
-        if not group:
-            del found.groups[group_key]
-        if not found.groups:
+        group_key = (subscription.encoding, subscription.filters)
+        group = found.groups.get(group_key)
+        if group is not None and group.get(subscription.sink) is subscription:
+            del group[subscription.sink]
+            if not group:
+                del found.groups[group_key]
+        found.count -= 1
+        if not found.count:
             # Last out: nothing yields between the table's change and the backbone's.
+            key = topic(subscription.name)
+            table = self._patterns if subscription.name.endswith("*") else self._channels
             del table[key]
             self.backend.unsubscribe(key)
             self._measure_patterns()
+            self._forget_orders(key[:-1] if table is self._channels else None)
 
-    def in_force(self) -> tuple[str, ...]:
-        """Wait until all subscriptions made so far hold everywhere. Returns the addresses of the nodes that did not say
-        so; raises NotInForce."""
-        return self.backend.in_force()
+    def _forget_orders(self, channel: bytes | None) -> None:
+        """Keep no order of the channel, or after a pattern of any, that nobody subscribes to any more."""
+        for each in self._orders if channel is None else (channel,):
+            if not self._topics(each):
+                self._orders.drop(each)
+
+    def in_force(self, names: Sequence[str] = ()) -> tuple[str, ...]:
+        """Wait until all subscriptions made so far hold everywhere, and the positions of these names are known. Returns
+        the addresses of the nodes that did not say so; raises NotInForce and StoreFailed."""
+        unconfirmed = self.backend.in_force()
+        for repaired in self._orders.open(names):
+            self._deliver(repaired)
+        return unconfirmed
+
+    def position(self, name: str) -> Cursor | None:
+        """Where who is attached now begins: behind this message. None where no order is kept: the channel has no
+        history, or it is a pattern."""
+        return self._orders.position(name)
+
+    def expect(self, name: str, newest: Cursor) -> None:
+        """A channel's history goes as far as this: what is missing will be fetched."""
+        self._orders.expect(name, newest)
 
     @property
     def carried(self) -> int:
@@ -158,10 +254,7 @@ class Router:
         """This worker's channels and patterns: how many subscribers, how many messages since the first of them."""
         rows = [(key[:-1], found) for key, found in self._channels.items()]
         rows += [(key + b"*", found) for key, found in self._patterns.items()]
-        return {
-            key.decode(): {"subscribers": sum(map(len, found.groups.values())), "messages": found.messages}
-            for key, found in rows
-        }
+        return {key.decode(): {"subscribers": found.count, "messages": found.messages} for key, found in rows}
 
     def _measure_patterns(self) -> None:
         self._pattern_sizes = sorted({len(prefix) for prefix in self._patterns})
@@ -181,9 +274,7 @@ class Router:
         messages: list[Message] = []
         for channel, run in self._runs():
             messages += run
-            for found in self._topics(channel):
-                found.messages += len(run)
-                self._put(found, run, dirty)
+            self._fan_out(channel, run, dirty)
         for sink in dirty:
             sink.flush()
         if messages:
@@ -221,10 +312,33 @@ class Router:
                 self._end(channel)
                 continue
             current = channel
-            run.append(message)
+            if message.cursor is None:
+                run.append(message)
+            else:
+                run += self._orders.take(channel, message)
         if run:
             assert current is not None
             yield current, run
+
+    def _fan_out(self, channel: bytes, run: list[Message], dirty: list[Sink]) -> None:
+        for found in self._topics(channel):
+            found.messages += len(run)
+            self._put(found, run, dirty)
+
+    def _deliver(self, repaired: Repaired) -> None:
+        """What did not come by the backbone as it should."""
+        channel, gap, messages = repaired
+        if gap is not None:
+            self.stats.gaps += 1
+            for found in self._topics(channel):
+                for subscription in found.subscriptions():
+                    subscription.owner.missed(subscription, channel.decode(), gap)
+        if messages:
+            dirty: list[Sink] = []
+            self._fan_out(channel, messages, dirty)
+            for sink in dirty:
+                sink.flush()
+            self.stats.repaired += len(messages)
 
     def _topics(self, channel: bytes) -> list[Topic]:
         exact = self._channels.get(channel + b"\0")
@@ -252,6 +366,7 @@ class Router:
                 pending.append(data)
 
     def _end(self, channel: bytes) -> None:
+        self._orders.ended(channel)
         found = self._channels.get(channel + b"\0")
         for subscription in found.subscriptions() if found else []:
             self.unsubscribe(subscription)

@@ -2,12 +2,13 @@
 
 The gateway makes a session, and from then on hands it what happens to its connection: `received` for an event of the
 protocol, `tick` when the connection is due, `drain` when the node stops, `overflow` when it was too slow, and `close`
-when it is gone. A session holds the connection's subscriptions and gives them back in `close`.
+when it is gone. A session holds the connection's subscriptions and gives them back in `close`. What was missed before
+the live messages is sent by `replay`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gevent
@@ -17,8 +18,10 @@ from raiden import encoding, websocket
 from raiden.backend import BackboneFull, NotInForce
 from raiden.connection import Connection, Wheel
 from raiden.filters import Filters, as_text
+from raiden.history import EARLIEST, MAX_KEY, Gap, Start, StoreFailed
 from raiden.http import Request
 from raiden.message import (
+    Cursor,
     InvalidChannel,
     InvalidPayload,
     Kind,
@@ -28,11 +31,15 @@ from raiden.message import (
     decode_strictly,
     json_payload,
 )
+from raiden.parameters import MAX_LAST
+from raiden.recovery import Recovery
 from raiden.router import Router, Subscription, TooManyChannels
 from raiden.websocket import Closed, WebSocket
 
 # What is said to the peer, and how long it may take to read it (seconds).
 LINGER = 2.0
+# Of what was missed, so many bytes are sent at once, and the peer may take so many seconds to read them.
+REPLAY_BYTES, REPLAY_PATIENCE = 65536, 30.0
 
 
 class Session:
@@ -49,6 +56,47 @@ class Session:
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         self.subscriptions[name] = self.router.subscribe(name, sink or self.connection, self, encode, filters or None)
+
+    def attach(self, name: str) -> None:
+        """Get what comes next on a channel or pattern."""
+        if name in self.subscriptions:
+            self.router.attach(self.subscriptions[name])
+
+    def replay(self, name: str, recovery: Recovery) -> bool:
+        """Send what was missed on a channel, as fast as the peer reads it, then attach. False where the session has
+        ended meanwhile; raises StoreFailed."""
+        subscription = self.subscriptions.get(name)
+        for batch in recovery.batches():
+            if subscription is None or self.subscriptions.get(name) is not subscription:
+                return False
+            if batch.gap is not None:
+                self.missed(subscription, name, batch.gap)
+            if not self._send_past(subscription, batch.messages):
+                return False
+            self.reached(name, batch.cursor)
+        self.attach(name)
+        self.reached(name, None)
+        return True
+
+    def reached(self, name: str, place: Cursor | None) -> None:
+        """What was missed on a channel was sent up to here; None: it is attached."""
+
+    def _send_past(self, subscription: Subscription, messages: list[Message]) -> bool:
+        """Whether all was sent."""
+        sink, size = subscription.sink, 0
+        for number, message in enumerate(messages, 1):
+            if subscription.filters is None or subscription.filters.match(message):
+                data = subscription.encoding(message)
+                sink.pending.append(data)
+                size += len(data)
+            if size > REPLAY_BYTES or number == len(messages):
+                size = 0
+                sink.flush()
+                if not self.connection.wait_until_sent(REPLAY_PATIENCE):
+                    if not (self.connection.closed or self.connection.closing):
+                        self.overflow()
+                    return False
+        return True
 
     def unsubscribe(self, name: str) -> None:
         subscription = self.subscriptions.pop(name, None)
@@ -71,6 +119,14 @@ class Session:
         """The client reads too slowly: end the connection."""
         raise NotImplementedError
 
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        """Tell the client that messages were lost: those that come next follow the gap."""
+        raise NotImplementedError
+
+    def fail(self) -> None:
+        """What was promised can't be had: end the connection so that the client comes back."""
+        raise NotImplementedError
+
     def finish(self, goodbye: bytes) -> None:
         """Give back the subscriptions, say goodbye, and close."""
         self.close()
@@ -83,20 +139,23 @@ class Session:
 
 
 class Stream(Session):
-    """An HTTP stream or server-sent events. ``keepalive_bytes`` are sent when it is due, ``end`` as its last bytes."""
+    """An HTTP stream or server-sent events. ``keepalive_bytes`` are sent when it is due, ``end`` as its last bytes;
+    ``tell_gap`` makes what tells of a gap, or is None where that can't be told in band: then the stream breaks off."""
 
-    __slots__ = ("end", "keepalive_bytes")
+    __slots__ = ("end", "keepalive_bytes", "tell_gap")
 
     def __init__(
-        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, keepalive_bytes: bytes, end: bytes
-    ) -> None:
+        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, keepalive_bytes: bytes,
+        end: bytes, tell_gap: Callable[[str, Gap], bytes] | None,
+    ) -> None:  # fmt: skip
         super().__init__(connection, router, wheel, keepalive)
         self.keepalive_bytes = keepalive_bytes
         self.end = end
+        self.tell_gap = tell_gap
 
     def open(self, head: bytes) -> None:
-        """The subscriptions are in force: send the response's head, and what has come since."""
-        self.connection.open(head)
+        """The subscriptions are in force: send the response's head."""
+        self.connection.send(head)
         self.wheel.schedule(self.connection, self.keepalive)
 
     def tick(self) -> None:
@@ -109,25 +168,80 @@ class Stream(Session):
     def overflow(self) -> None:
         self.drain()
 
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        if self.tell_gap is None:
+            self.fail()
+        else:
+            self.connection.send(self.tell_gap(channel, gap))
+
+    def fail(self) -> None:
+        self.finish(b"")  # without its end: the client sees that it broke off
+
     def ended(self, subscription: Subscription) -> None:
         super().ended(subscription)
         if not self.subscriptions and self.connection.session is self:
             self.finish(self.end)
 
 
-class Poll(Session):
-    """A long-poll: answered by the first turn that brings something, or with 204 when its time is up."""
+class MergedEvents(Stream):
+    """Server-sent events of several channels. What a turn brings is followed by the position in all of them, as the id
+    with which the browser comes back; an event without data only sets that (the HTML standard, section 9.2.6)."""
 
-    __slots__ = ("answer", "early", "pending", "ready", "request")
+    __slots__ = ("names", "pending", "places")
+
+    def __init__(self, *args: Any, names: list[str]) -> None:
+        super().__init__(*args)
+        self.names = names
+        self.pending = self.connection.pending
+        self.places: dict[str, Cursor] = {}
+
+    def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
+        super().subscribe(name, encode, filters, self)
+
+    def replay(self, name: str, recovery: Recovery) -> bool:
+        self.places[name] = recovery.begin
+        return super().replay(name, recovery)
+
+    def reached(self, name: str, place: Cursor | None) -> None:
+        if place is not None:
+            self.places[name] = place
+        else:
+            self.places.pop(name, None)
+
+    def flush(self) -> None:
+        position = position_of(self.router, self.names, self.places)
+        if position is not None and self.pending:
+            data = b"id: %b\n\n" % position.encode()
+            self.pending.append(encoding.chunk(data) if self.end else data)
+        self.connection.flush()
+
+
+def position_of(router: Router, names: Sequence[str], places: Mapping[str, Cursor] | None = None) -> str | None:
+    """A position in several channels: a cursor for each, in their order, as it is or as ``places`` says. None where
+    none of them has a history."""
+    cursors = [(places or {}).get(name) or router.position(name) for name in names]
+    if not any(cursors):
+        return None
+    return ",".join(str(cursor or EARLIEST) for cursor in cursors)
+
+
+class Poll(Session):
+    """A long-poll: answered with what it missed, else by the first turn that brings something, or with 204 when its
+    time is up; always with the position from which the next one goes on."""
+
+    __slots__ = ("answer", "early", "gap", "names", "pending", "places", "ready", "request")
 
     def __init__(
-        self, connection: Connection, router: Router, wheel: Wheel, request: Request, wait: float,
+        self, connection: Connection, router: Router, wheel: Wheel, request: Request, wait: float, names: list[str],
         answer: Callable[[Connection, Request, webob.Response], None],
     ) -> None:  # fmt: skip
         super().__init__(connection, router, wheel, wait)
         self.request = request
+        self.names = names
         self.pending: list[bytes] = []
         self.early: list[bytes] = []
+        self.gap: bytes | None = None
+        self.places: dict[str, Cursor] = {}
         self.ready = False
         self.answer = answer
 
@@ -135,27 +249,52 @@ class Poll(Session):
         super().subscribe(name, encode, filters, self)
 
     def open(self) -> None:
-        """The subscriptions are in force: wait from now on."""
+        """The subscriptions are in force, and what was missed is known: wait from now on."""
         self.ready = True
         self.wheel.schedule(self.connection, self.keepalive)
+        self.flush()
+
+    def replay(self, name: str, recovery: Recovery) -> bool:
+        """Take one page of what was missed; only where there is none, messages to come are waited for."""
+        subscription = self.subscriptions[name]
+        for batch in recovery.batches():
+            self.places[name] = batch.cursor
+            if batch.gap is not None:
+                self.missed(subscription, name, batch.gap)
+            filters = subscription.filters
+            self.early += [subscription.encoding(m) for m in batch.messages if filters is None or filters.match(m)]
+            if self.early:
+                return True
+        self.places.pop(name, None)
+        self.attach(name)
+        return True
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        self.gap = encoding.gap(channel if len(self.names) > 1 else None, gap)
         self.flush()
 
     def flush(self) -> None:
         self.early += self.pending
         self.pending.clear()
         if not self.ready:
-            # Not in force yet: keep it for the answer, as much as an outbox may hold.
+            # Another channel is still read: keep it for the answer, as much as an outbox may hold.
             if sum(map(len, self.early)) > self.connection.max_outbox:
                 self.close()
             return
-        if self.early:
-            items = b"".join(self.early)[:-1]
+        if self.early or self.gap:
+            cursor = position_of(self.router, self.names, self.places)
+            body = b"" if cursor is None else b'"cursor":"%b",' % cursor.encode()
+            if self.gap is not None:
+                body += b'"gap":%b,' % self.gap
             response = webob.Response(content_type="application/json", charset="utf-8")
-            response.body = b'{"messages":[%b]}' % items
+            response.body = b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1])
             self._answer(response)
 
     def tick(self) -> None:
         self._answer(webob.Response(status=204, content_type=None))
+
+    def fail(self) -> None:
+        self.tick()
 
     def drain(self) -> None:
         self.tick()
@@ -169,6 +308,11 @@ class Poll(Session):
             self.tick()
 
     def _answer(self, response: webob.Response) -> None:
+        cursor = position_of(self.router, self.names, self.places)
+        if cursor is not None:
+            response.headers["Raiden-Cursor"] = cursor
+        if self.gap is not None:
+            response.headers["Raiden-Recovered"] = "false"
         self.close()
         self.early.clear()
         self.ready = False
@@ -176,21 +320,23 @@ class Poll(Session):
 
 
 class Socket(Session):
-    """A WebSocket of one channel: a message per frame; a frame sent by the client is published."""
+    """A WebSocket of one channel: a message per frame; a frame sent by the client is published. ``wrapped``: each
+    message says its channel and cursor, and gaps are told in band; else a gap closes the socket."""
 
-    __slots__ = ("channel", "verbatim", "websocket")
+    __slots__ = ("channel", "verbatim", "websocket", "wrapped")
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket,
-        channel: str | None, verbatim: bool,
+        channel: str | None, *, wrapped: bool, verbatim: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(connection, router, wheel, keepalive)
         self.websocket = socket
         self.channel = channel
+        self.wrapped = wrapped
         self.verbatim = verbatim
 
     def open(self, head: bytes) -> None:
-        self.connection.open(head)
+        self.connection.send(head)
         self.wheel.schedule(self.connection, self.keepalive)
 
     def received(self, event: object) -> None:
@@ -200,7 +346,7 @@ class Socket(Session):
         else:
             try:
                 self.message(event)  # type: ignore[arg-type]
-            except BackboneFull as error:
+            except (BackboneFull, StoreFailed) as error:
                 self.goodbye(websocket.TRY_LATER, str(error))
 
     def settle(self) -> None:
@@ -213,7 +359,11 @@ class Socket(Session):
         if self.channel is None or self.channel.endswith("*"):
             self.goodbye(websocket.POLICY, "this socket follows a pattern: publish on a channel's own socket")
         else:
-            self.router.publish([_as_message(self.channel, data, self.verbatim)])
+            self.router.publish([_as_message(self.channel, data, self.verbatim)], done=self._published)
+
+    def _published(self, outcome: list[list[Cursor]] | Exception) -> None:
+        if isinstance(outcome, Exception):
+            self.goodbye(websocket.TRY_LATER, str(outcome))
 
     def tick(self) -> None:
         if not self.websocket.ponged:
@@ -229,9 +379,18 @@ class Socket(Session):
     def overflow(self) -> None:
         self.goodbye(websocket.SLOW_CONSUMER, "slow consumer: reconnect, and read faster")
 
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        if self.wrapped:
+            self.connection.send(encoding.text_frame(encoding.gap(channel, gap)))
+        else:
+            self.goodbye(websocket.MISSED, "messages were lost: reconnect")
+
+    def fail(self) -> None:
+        self.goodbye(websocket.TRY_LATER, "the history does not answer: reconnect")
+
     def goodbye(self, code: int, reason: str) -> None:
         """Close with a code and a reason (RFC 6455 section 7.4)."""
-        self.websocket.close(code, reason)
+        self.websocket.close(code, reason[:120])
         self.finish(self.websocket.data_to_send())
 
     def ended(self, subscription: Subscription) -> None:
@@ -270,7 +429,7 @@ class MultiplexSocket(Socket):
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket,
         max_subscriptions: int,
     ) -> None:  # fmt: skip
-        super().__init__(connection, router, wheel, keepalive, socket, None, False)
+        super().__init__(connection, router, wheel, keepalive, socket, None, wrapped=True)
         self.max_subscriptions = max_subscriptions
         self.confirming = 0
 
@@ -288,7 +447,7 @@ class MultiplexSocket(Socket):
             self.reply(number, {"error": {"code": error.code, "message": str(error)}})
         except (InvalidChannel, InvalidPayload) as error:
             self.reply(number, {"error": {"code": 400, "message": str(error)}})
-        except (BackboneFull, TooManyChannels) as error:
+        except (BackboneFull, StoreFailed, TooManyChannels) as error:
             self.reply(number, {"error": {"code": 503, "message": str(error)}})
         else:
             if result is not None:
@@ -320,23 +479,46 @@ class MultiplexSocket(Socket):
         if self.confirming >= self.max_subscriptions:
             raise CommandError(429, "too many subscribe commands at once: wait for their replies")
         filters = _filters_of(command.get("filters") or {})
+        start = _start_of(command)
         self.subscribe(name, encoding.websocket(True, self.websocket.deflate), filters)
         # It ends by itself: `in_force` is bounded, and so is the number of those that wait.
         self.confirming += 1
-        gevent.spawn(self._confirm, command.get("id"), name)
+        gevent.spawn(self._confirm, command.get("id"), name, start)
 
-    def _confirm(self, number: Any, name: str) -> None:
+    def _confirm(self, number: Any, name: str, start: Start | None) -> None:
+        """Reply when the subscription is in force, send what was missed, and let it go on."""
+        subscription = self.subscriptions.get(name)
         try:
-            unconfirmed = self.router.in_force()
-            result: dict[str, Any] = {"channel": name, "recovered": False}
+            unconfirmed = self.router.in_force([name])
+            result: dict[str, Any] = {"channel": name}
+            recovery = None
+            if start is not None and self.router.position(name) is not None:
+                recovery = Recovery(self.router, name, start)
+            place = recovery.begin if recovery else self.router.position(name)
+            if place is not None:
+                result["cursor"] = str(place)
+            if start is not None:
+                result["recovered"] = recovery is not None and recovery.gap is None
             if unconfirmed:
                 result["unconfirmed"] = unconfirmed
-        except NotInForce as error:
+        except (NotInForce, StoreFailed) as error:
             self.unsubscribe(name)
             result = {"error": {"code": 503, "message": f"{error}: try again later"}}
-        self.confirming -= 1
-        if not self.connection.closed:
-            self.reply(number, result)
+            subscription = None
+        finally:
+            self.confirming -= 1
+        if self.connection.closed:
+            return
+        self.reply(number, result)
+        if subscription is None or self.subscriptions.get(name) is not subscription:
+            return
+        if recovery is None:
+            self.attach(name)
+            return
+        try:
+            self.replay(name, recovery)
+        except StoreFailed:
+            self.fail()
 
     def _unsubscribe(self, command: dict[str, Any]) -> dict[str, Any]:
         name = _channel_of(command)
@@ -345,12 +527,22 @@ class MultiplexSocket(Socket):
         self.unsubscribe(name)
         return {"channel": name}
 
-    def _publish(self, command: dict[str, Any]) -> dict[str, Any]:
+    def _publish(self, command: dict[str, Any]) -> dict[str, Any] | None:
         name = check_channel(_channel_of(command))
         if "data" not in command:
             raise CommandError(400, "publish needs data: any JSON value")
-        self.router.publish([Message(name, Kind.JSON, json_payload(encoding.dumps(command["data"])))])
-        return {}
+        key = command.get("key")
+        if key is not None:
+            check_key(key, self.router.keeps(name))
+        message = Message(name, Kind.JSON, json_payload(encoding.dumps(command["data"])))
+
+        def published(outcome: list[list[Cursor]] | Exception) -> None:
+            if isinstance(outcome, Exception):
+                self.reply(command.get("id"), {"error": {"code": 503, "message": str(outcome)}})
+            else:
+                self.reply(command.get("id"), {"cursor": str(outcome[0][0])})
+
+        return {} if self.router.publish([message], key=key, done=published) else None
 
     def _ping(self, command: dict[str, Any]) -> dict[str, Any]:
         return {}
@@ -367,6 +559,30 @@ def _channel_of(command: dict[str, Any]) -> str:
     if not isinstance(name, str):
         raise CommandError(400, "channel must be a string")
     return name
+
+
+def check_key(key: Any, keeps: bool) -> None:
+    """Raise InvalidPayload unless this may be the key of a publish, to channels that keep history or not."""
+    if not isinstance(key, str) or not 0 < len(key.encode("utf-8", "surrogatepass")) <= MAX_KEY:
+        raise InvalidPayload(f"a key has 1 to {MAX_KEY} bytes: make one for each message, a UUID for example")
+    if not keeps:
+        raise InvalidPayload("a key needs a channel with history, which remembers it; this one keeps none")
+
+
+def _start_of(command: dict[str, Any]) -> Start | None:
+    since, last = command.get("since"), command.get("last")
+    if last is not None:
+        if not isinstance(last, int) or isinstance(last, bool) or not 0 < last <= MAX_LAST:
+            raise CommandError(400, f"last is a number of messages from 1 to {MAX_LAST}")
+        return Start(last=last)
+    if since is None:
+        return None
+    if since == "earliest":
+        return Start()
+    try:
+        return Start(Cursor.parse(since if isinstance(since, str) else ""))
+    except ValueError as error:
+        raise CommandError(400, str(error)) from None
 
 
 def _filters_of(filters: Any) -> Filters:

@@ -23,6 +23,8 @@ COUNTERS = {
     "slow_consumers": "connections closed because their outbox was full",
     "refused_connections": "connections refused for a limit",
     "bad_frames": "backbone frames that could not be read",
+    "repaired": "messages fetched from the history because the backbone did not bring them",
+    "gaps": "gaps that could not be filled",
 }
 TRANSPORTS = ("http", "stream", "event", "poll", "websocket")
 
@@ -50,6 +52,7 @@ class Stats:
         self.worker = worker
         self.published = self.delivered = self.bytes_in = self.bytes_out = 0
         self.requests = self.slow_consumers = self.refused_connections = self.bad_frames = 0
+        self.repaired = self.gaps = 0
         self.connections = dict.fromkeys(TRANSPORTS, 0)
         self.publish_latency = Histogram()
         self.delivery_latency = Histogram()

@@ -16,6 +16,7 @@ import ujson
 
 from raiden import gateway, log
 from raiden.backend import Backend, NotInForce
+from raiden.channels import Channels
 from raiden.config import ServiceBuilder, Settings
 from raiden.forwarder import Addresses
 from raiden.gateway import Gateway, Limits
@@ -37,6 +38,7 @@ class RouterService(Service):
 
     def do_start(self) -> None:
         self.router.start()
+        self.spawn(self.router.repair)
 
     def do_stop(self) -> None:
         self.router.stop()
@@ -53,10 +55,14 @@ class Worker(Service):
         super().__init__()
         self.settings = settings
         self.stats = Stats(index)
-        backend = Backend(addresses, worker=index, workers=settings.workers, high_water=settings.backbone_high_water)
+        backend = Backend(
+            addresses, worker=index, workers=settings.workers, high_water=settings.backbone_high_water,
+            channels=Channels(settings.channels) if settings.keeps_history else None,
+        )  # fmt: skip
         self.router = Router(
-            backend, stats=self.stats, max_channels=settings.max_channels, max_gather=settings.max_gather
-        )
+            backend, stats=self.stats, max_channels=settings.max_channels, max_gather=settings.max_gather,
+            gap_time=settings.gap_time, check_every=settings.position_check,
+        )  # fmt: skip
         builder = settings.channel_builder
         self.gateway = Gateway(
             listener,

@@ -26,6 +26,11 @@ KEY_WINDOW = 300.0  # seconds
 FORGET = 7 * 86400.0
 
 
+# A place before the first message of a history, whatever epoch it has.
+MAX_KEY = 256  # bytes
+EARLIEST = Cursor("0", 0)
+
+
 class StoreFailed(Exception):
     """The store can't be used now; the text says why. Nothing was appended, unless the connection to a shared store
     ended before its answer came: then nobody knows, and only a key makes it safe to ask again."""
@@ -80,6 +85,13 @@ class Gap(NamedTuple):
     epoch: str
     first: int
     last: int
+
+
+class Start(NamedTuple):
+    """Where a reader begins: behind a cursor, or with the last so many messages; neither: with the earliest."""
+
+    cursor: Cursor | None = None
+    last: int | None = None
 
 
 @dataclass(slots=True)

@@ -1,0 +1,92 @@
+"""What the configuration says of channels: options by pattern, the longest match wins. Pure."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from raiden.history import Durability
+from raiden.message import InvalidChannel, check_subscription
+
+# Channels whose options are remembered; finding them anew costs a look at each pattern.
+REMEMBERED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of a channel. Times are seconds; ``history_size`` messages at the most are kept, each for
+    ``history_ttl``; the last one for ``retain``, if that is longer. ``ack`` is what an acknowledged message survives
+    (`Durability`, in small letters)."""
+
+    history_size: int = 100
+    history_ttl: float = 300.0
+    retain: float = 0.0
+    ack: str = "stored"
+
+    @property
+    def keeps(self) -> bool:
+        """The channel has a history."""
+        return (self.history_size > 0 and self.history_ttl > 0) or self.retain > 0
+
+    @property
+    def durability(self) -> Durability:
+        return Durability[self.ack.upper()]
+
+
+_NAMES = {option.name: option for option in fields(Options)}
+_ACKS = [durability.name.lower() for durability in Durability]
+
+
+class Channels:
+    """Options by channel: ``{"news.*": {"history_size": 1000}}``. What a pattern doesn't say has the default, whatever
+    shorter patterns say; raises ValueError, which says what is wrong, for what is no option."""
+
+    def __init__(self, patterns: Mapping[str, Any] | None = None) -> None:
+        self._patterns = {pattern: _options(pattern, values) for pattern, values in (patterns or {}).items()}
+        self._prefixes = sorted((p[:-1] for p in self._patterns if p.endswith("*")), key=len, reverse=True)
+        self._found: dict[str, Options] = {}
+
+    def of(self, channel: str) -> Options:
+        found = self._found.get(channel)
+        if found is None:
+            if len(self._found) >= REMEMBERED:
+                self._found.clear()
+            found = self._found[channel] = self._find(channel)
+        return found
+
+    def _find(self, channel: str) -> Options:
+        exact = self._patterns.get(channel)
+        if exact is not None:
+            return exact
+        for prefix in self._prefixes:
+            if channel.startswith(prefix):
+                return self._patterns[prefix + "*"]
+        return Options()
+
+    def all(self) -> list[Options]:
+        """The options that channels may have."""
+        return [*self._patterns.values(), *([] if "*" in self._patterns else [Options()])]
+
+
+def _options(pattern: Any, values: Any) -> Options:
+    try:
+        check_subscription(pattern)
+    except (InvalidChannel, AttributeError):
+        raise ValueError(f"channels: {pattern!r} is no channel and no pattern") from None
+    if not isinstance(values, Mapping):
+        raise ValueError(f"channels: the options of {pattern!r} must be a dict, like {{'history_size': 100}}")
+    for name, value in values.items():
+        if name not in _NAMES:
+            near = difflib.get_close_matches(str(name), _NAMES, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_NAMES)}"
+            raise ValueError(f"channels: {pattern!r} has an unknown option {name!r}; {hint}")
+        if name == "ack":
+            if value not in _ACKS:
+                raise ValueError(f"channels: ack of {pattern!r} must be one of {', '.join(_ACKS)}, not {value!r}")
+        elif isinstance(value, bool) or not isinstance(value, int if name == "history_size" else (int, float)):
+            raise ValueError(f"channels: {name} of {pattern!r} must be a number, not {value!r}")
+        elif not 0 <= value < 1e10:  # also not NaN
+            raise ValueError(f"channels: {name} of {pattern!r} must be from 0 to 10,000,000,000, not {value!r}")
+    return Options(**values)

@@ -1,0 +1,173 @@
+"""A worker's line to the history process of its node (`raiden.history.server`).
+
+What one turn of the event loop asks goes in one message. Answers come in the order of the questions: one that is passed
+over was lost with the process that should have answered, and fails at once; else a question fails after `TIMEOUT`.
+"""
+
+from __future__ import annotations
+
+import marshal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gevent
+import zmq
+from gevent.event import AsyncResult
+
+from raiden.history import Append, Appended, Gap, Page, Record, StoreFailed
+from raiden.message import Cursor
+
+# Seconds. The engines bound their own time to 5 s, and another group may be before.
+TIMEOUT = 8.0
+# What may wait for an answer, of one worker.
+MAX_WAITING, MAX_WAITING_BYTES = 50_000, 64 << 20
+
+BUSY = "the history has too much to do: try again later"
+LOST = "the history does not answer: try again later"
+
+Done = Callable[[str | None, Any], None]
+_NOBLOCK = int(zmq.NOBLOCK)
+
+
+class _Asked:
+    """A message of calls that waits for its answer."""
+
+    __slots__ = ("number", "since", "size", "waiting")
+
+    def __init__(self, number: int, waiting: list[Done], size: int) -> None:
+        self.number = number
+        self.waiting = waiting
+        self.size = size
+        self.since = time.monotonic()
+
+
+class History:
+    """Asks at ``address``. `append` never waits; the others wait in the calling greenlet, and raise StoreFailed."""
+
+    def __init__(self, context: zmq.Context[Any], address: str) -> None:
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.sndhwm = self._socket.rcvhwm = 0  # bounded here, in calls and bytes
+        self._socket.reconnect_ivl = 20
+        self._socket.connect(address)
+        self._loop = gevent.get_hub().loop
+        self._readable = self._loop.io(self._socket.fileno(), 1)
+        self._readable.start(self._receive)
+        self._clock = self._loop.timer(1.0, repeat=1.0)
+        self._clock.start(self._expire)
+        self._calls: list[tuple[str, Any]] = []
+        self._dones: list[Done] = []
+        self._size = 0
+        self._asked: deque[_Asked] = deque()
+        self._number = 0
+        self.waiting = 0
+        self.waiting_bytes = 0
+
+    def close(self) -> None:
+        for watcher in (self._readable, self._clock):
+            watcher.stop()
+            watcher.close()
+        self._socket.close()
+
+    # Calls.
+
+    def append(self, appends: Sequence[Append], done: Callable[[list[Appended] | StoreFailed], None]) -> None:
+        """Append all in one go, and call ``done`` with where they stand or why they failed. Raises StoreFailed where
+        too much waits already."""
+
+        def answered(why: str | None, rows: Any) -> None:
+            if why is not None:
+                done(StoreFailed(why))
+            else:
+                done([Appended(epoch, range(first, end), repeated) for epoch, first, end, repeated in rows])
+
+        size = sum([len(message[1]) for append in appends for message in append.messages])
+        self._ask("append", [_plain(append) for append in appends], answered, size)
+
+    def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
+        return self._page("after", channel, cursor, limit)
+
+    def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
+        return self._page("before", channel, cursor, limit)
+
+    def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
+        return {name: Cursor(*place) for name, place in self._call("positions", list(channels)).items()}
+
+    def clear(self, channel: str) -> None:
+        self._call("clear", channel)
+
+    def _page(self, name: str, channel: str, cursor: Cursor | None, limit: int) -> Page:
+        rows, epoch, position, gap, more = self._call(name, channel, cursor and tuple(cursor), limit)
+        records = [Record(*row) for row in rows]
+        return Page(records, epoch, position and Cursor(*position), gap and Gap(*gap), more)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        result: AsyncResult[Any] = AsyncResult()
+
+        def answered(why: str | None, value: Any) -> None:
+            # An exception is raised by who waits, not here.
+            result.set((why, value))
+
+        self._ask(name, arguments, answered, 0)
+        why, value = result.get()
+        if why is not None:
+            raise StoreFailed(why)
+        return value
+
+    # Messages.
+
+    def _ask(self, name: str, arguments: Any, done: Done, size: int) -> None:
+        if self.waiting >= MAX_WAITING or self.waiting_bytes + size > MAX_WAITING_BYTES:
+            raise StoreFailed(BUSY)
+        if not self._calls:
+            self._loop.run_callback(self._send)  # behind all that this turn brings
+        self._calls.append((name, arguments))
+        self._dones.append(done)
+        self.waiting += 1
+        self.waiting_bytes += size
+        self._size += size
+
+    def _send(self) -> None:
+        self._number += 1
+        calls, self._calls = self._calls, []
+        self._asked.append(_Asked(self._number, self._dones, self._size))
+        self._dones, self._size = [], 0
+        self._socket.send(marshal.dumps((self._number, calls)), _NOBLOCK)
+        self._receive()  # a call on the socket may swallow the edge of its descriptor
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                data = self._socket.recv(_NOBLOCK)
+            except zmq.Again:
+                return
+            number, answers = marshal.loads(data)
+            while self._asked and self._asked[0].number < number:
+                self._fail(self._asked.popleft())
+            if self._asked and self._asked[0].number == number:
+                asked = self._asked.popleft()
+                self._forget(asked)
+                for done, (why, value) in zip(asked.waiting, answers, strict=True):
+                    done(why, value)
+
+    def _expire(self) -> None:
+        while self._asked and time.monotonic() - self._asked[0].since > TIMEOUT:
+            self._fail(self._asked.popleft())
+
+    def _fail(self, asked: _Asked) -> None:
+        self._forget(asked)
+        for done in asked.waiting:
+            done(LOST, None)
+
+    def _forget(self, asked: _Asked) -> None:
+        self.waiting -= len(asked.waiting)
+        self.waiting_bytes -= asked.size
+
+
+def _plain(append: Append) -> tuple[Any, ...]:
+    """The fields of an `Append`, in their order."""
+    return (
+        append.channel, append.messages, append.size, append.ttl, append.key, int(append.durability),
+    )  # fmt: skip

@@ -1,0 +1,68 @@
+"""The history process of a node: it alone has the store, and answers the workers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from raiden import log
+from raiden.config import Settings
+from raiden.forwarder import Addresses
+from raiden.history import Store, StoreFailed
+from raiden.history.redis import Redis
+from raiden.history.server import TIDY_EVERY, Server
+from raiden.history.sqlite import Sqlite
+from raiden.service import READY
+
+
+def run(settings: Settings, addresses: Addresses, supervisor: socket.socket) -> None:
+    """Be the history process of a node. ``supervisor`` hears that it is ready, or why it can't start; when it closes,
+    nobody will ask any more, and the process ends."""
+    log.setup("history", form=settings.log_format, level=settings.log_level)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    lock = None
+    try:
+        if settings.store == "sqlite":
+            lock = _claim(Path(settings.data_dir))
+            store: Store = Sqlite(Path(settings.data_dir) / "history.sqlite")
+        else:
+            store = Redis(settings.store)
+    except (StoreFailed, OSError) as error:
+        supervisor.sendall(f"history: {error}".encode())
+        return
+    router = zmq.Context().socket(zmq.ROUTER)
+    router.linger = 0
+    router.sndhwm = router.rcvhwm = 0  # workers bound what they ask
+    router.bind(addresses.history)
+    server = Server(store, router)
+    poller = zmq.Poller()
+    poller.register(router, zmq.POLLIN)
+    poller.register(supervisor, zmq.POLLIN)
+    supervisor.sendall(READY)
+    more = False
+    while supervisor.fileno() not in dict(poller.poll(0 if more else int(TIDY_EVERY * 1000))):
+        server.serve()
+        more = server.tidy()
+    store.close()
+    del lock  # held until here
+    os._exit(0)
+
+
+def _claim(data_dir: Path) -> Any:
+    """A lock for as long as what is returned is kept; raises StoreFailed if another process holds it."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = open(data_dir / "history.lock", "a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreFailed(
+            f"another raiden keeps its history in {data_dir}: give this one another data_dir, or store = 'none'"
+        ) from None
+    return file

@@ -1,0 +1,135 @@
+"""The one who asks a node's store, for all its workers.
+
+Workers connect a DEALER each (`raiden.history.client`) and send lists of calls; each list is answered by a list, in the
+order they came. What waits at the same time, from whichever worker, is one group for the store: one commit, one round
+trip. So while a commit takes its time the next group gathers. When nothing waits, and at least once a second, the store
+is tidied. One process writes because SQLite's writers sleep while they wait for each other (`raiden.history.sqlite`).
+
+Calls and answers are marshalled: both ends are forked by one supervisor, and the folder of the socket is its user's
+alone. A call is ``(name, arguments)``, its answer ``(None, result)`` or ``(why it failed, None)``.
+"""
+
+from __future__ import annotations
+
+import logging
+import marshal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from raiden.history import Append, Page, Store, StoreFailed
+from raiden.message import Cursor
+
+logger = logging.getLogger(__name__)
+
+# What is taken in one go, so that no answer waits long: lists, and bytes.
+GROUP_LISTS, GROUP_BYTES = 1000, 4 << 20
+TIDY_ROWS = 1000
+TIDY_EVERY, TIDY_TIME = 1.0, 0.02  # seconds
+
+Call = tuple[str, tuple[Any, ...]]
+Answer = tuple[str | None, Any]
+
+
+class Server:
+    """Answers what has come at ``router``, a ROUTER socket, with ``store``."""
+
+    def __init__(self, store: Store, router: zmq.Socket[bytes]) -> None:
+        self._store = store
+        self._router = router
+        self._failed = False
+        self._tidied = time.monotonic()
+
+    def serve(self) -> None:
+        """Answer all that waits."""
+        waiting = self._take()
+        if not waiting:
+            return
+        # Appends first, all of them in one group; each list is answered as soon as it can be.
+        appends = [Append(*values) for _, _, calls in waiting for name, group in calls if name == "append"
+                   for values in group]  # fmt: skip
+        appended: list[Answer] | None = None
+        why = ""
+        if appends:
+            try:
+                appended = [(None, (epoch, offsets.start, offsets.stop, repeated))
+                            for epoch, offsets, repeated in self._store.append(appends)]  # fmt: skip
+                self._note(None)
+            except StoreFailed as error:
+                why = str(error)
+                self._note(error)
+        at = 0
+        for worker, number, calls in waiting:
+            answers: list[Answer] = []
+            for name, arguments in calls:
+                if name != "append":
+                    answers.append(self._answer(name, arguments))
+                elif appended is None:
+                    answers.append((why, None))
+                else:
+                    answers.append((None, [done for _, done in appended[at : at + len(arguments)]]))
+                    at += len(arguments)
+            try:
+                self._router.send_multipart((worker, marshal.dumps((number, answers))), zmq.NOBLOCK)
+            except zmq.ZMQError:
+                continue  # the worker died
+
+    def tidy(self) -> bool:
+        """Remove some of what has expired, if it is time; whether there is more."""
+        started = time.monotonic()
+        if started - self._tidied < TIDY_EVERY:
+            return False
+        try:
+            while self._store.tidy(TIDY_ROWS) >= TIDY_ROWS:
+                if time.monotonic() - started > TIDY_TIME:
+                    return True
+        except StoreFailed as error:
+            self._note(error)
+        self._tidied = time.monotonic()
+        return False
+
+    def _take(self) -> list[tuple[bytes, int, list[Call]]]:
+        waiting: list[tuple[bytes, int, list[Call]]] = []
+        size = 0
+        while len(waiting) < GROUP_LISTS and size < GROUP_BYTES:
+            try:
+                worker, data = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            size += len(data)
+            waiting.append((worker, *marshal.loads(data)))
+        return waiting
+
+    def _answer(self, name: str, arguments: tuple[Any, ...]) -> Answer:
+        try:
+            return None, _CALLS[name](self._store, *arguments)
+        except StoreFailed as error:
+            return str(error), None
+
+    def _note(self, error: StoreFailed | None) -> None:
+        """Log that the store fails, and that it works again, once."""
+        if error is not None and not self._failed:
+            logger.error("the history can't be written", extra={"reason": str(error)})
+        elif error is None and self._failed:
+            logger.info("the history can be written again")
+        self._failed = error is not None
+
+
+def _cursor(cursor: tuple[str, int] | None) -> Cursor | None:
+    return Cursor(*cursor) if cursor else None
+
+
+def _plain(page: Page) -> tuple[Any, ...]:
+    """A page of plain tuples, which can be marshalled."""
+    position, gap = page.position and tuple(page.position), page.gap and tuple(page.gap)
+    return [tuple(record) for record in page.records], page.epoch, position, gap, page.more
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "after": lambda store, channel, cursor, limit: _plain(store.after(channel, _cursor(cursor), limit)),
+    "before": lambda store, channel, cursor, limit: _plain(store.before(channel, _cursor(cursor), limit)),
+    "positions": lambda store, channels: {n: tuple(c) for n, c in store.positions(channels).items()},
+    "clear": lambda store, channel: store.clear(channel),
+}

@@ -1,0 +1,134 @@
+"""The order of a channel with history: what may be delivered next, what is held back, what is missing. Pure.
+
+     opening --open--> live --a later offset--> behind --the missing ones, or their loss--> live
+
+Messages of a channel may overtake each other on the backbone, come twice or not at all; their cursors tell. A router
+keeps an `Order` for each channel that it carries, and delivers only what that lets through: each offset once, in order.
+"""
+
+from __future__ import annotations
+
+from raiden.history import EARLIEST, Gap, Page, Record, is_in
+from raiden.message import Cursor, Message
+
+# Messages that are held back; what is beyond can be fetched like what is missing.
+MAX_HELD = 1000
+
+
+def message_of(channel: str, epoch: str, record: Record) -> Message:
+    """The message that was stored."""
+    return Message(channel, record.kind, record.payload, Cursor(epoch, record.offset), record.published)
+
+
+class Order:
+    """Where a channel stands for the subscribers of this worker. Offset ``next`` of ``epoch`` is the next to deliver;
+    an empty epoch: the channel has no history yet."""
+
+    __slots__ = ("_held", "_newest", "epoch", "next")
+
+    def __init__(self) -> None:
+        self.epoch = ""
+        self.next = 0  # opening
+        self._held: dict[Cursor, Message] = {}
+        self._newest: Cursor | None = None
+
+    @property
+    def position(self) -> Cursor | None:
+        """The last message that was delivered, or a place before the first; None while opening."""
+        if not self.next:
+            return None
+        return Cursor(self.epoch, self.next - 1) if self.epoch else EARLIEST
+
+    @property
+    def behind(self) -> bool:
+        """Messages are known of that were not delivered."""
+        newest = self._newest
+        return newest is not None and (newest.epoch != self.epoch or newest.offset >= self.next)
+
+    def open(self, position: Cursor | None) -> list[Message]:
+        """The channel's position is this one (None: it has no history): go on behind it, or from the first message that
+        has come meanwhile. Returns what may be delivered."""
+        if self.next:
+            return []
+        self.epoch, self.next = (position.epoch, position.offset + 1) if position else ("", 1)
+        if not self.epoch and self._newest:
+            self.epoch = self._newest.epoch
+        held = [cursor.offset for cursor in self._held if cursor.epoch == self.epoch]
+        self.next = min([self.next, *held])
+        return self._release()
+
+    def take(self, message: Message) -> list[Message]:
+        """What may be delivered now that this message, which has a cursor, has come."""
+        cursor = message.cursor
+        assert cursor is not None
+        epoch, offset = cursor
+        if not self.epoch and self.next:
+            self.epoch = epoch
+        if epoch == self.epoch:
+            if offset == self.next:
+                self.next = offset + 1
+                return [message, *self._release()] if self._held else [message]
+            if offset < self.next:
+                return []
+        self.expect(cursor)
+        if len(self._held) < MAX_HELD:
+            self._held[cursor] = message
+        return []
+
+    def expect(self, newest: Cursor) -> None:
+        """The channel's history goes as far as this."""
+        if self._newest is None or newest.epoch != self._newest.epoch or newest.offset > self._newest.offset:
+            self._newest = newest
+
+    def vanished(self) -> None:
+        """The channel has no history any more; whatever comes next begins anew."""
+        self.epoch, self.next = "", 1
+        self._held.clear()
+        self._newest = None
+
+    @property
+    def newest(self) -> Cursor | None:
+        """The furthest place that is known of, by what was overtaken or by `expect`."""
+        return self._newest
+
+    def fill(self, channel: str, page: Page, known: Cursor | None) -> tuple[Gap | None, list[Message]]:
+        """A page of the history after `position`, and `newest` as it was when the page was asked for. Returns what
+        can't be had any more, and what may be delivered."""
+        if page.position is None:
+            self.vanished()
+            return None, []
+        gap = None
+        if page.epoch != self.epoch:
+            gap = Gap(self.epoch, 0, 0) if self.epoch else None
+            self.epoch, self.next = page.epoch, 1
+        messages = []
+        for record in page.records:
+            if record.offset < self.next:
+                continue
+            if record.offset > self.next:
+                gap = gap or Gap(self.epoch, self.next, record.offset - 1)
+            self.next = record.offset + 1
+            messages.append(message_of(channel, page.epoch, record))
+        if not page.more and self.next <= page.position.offset:
+            gap = gap or Gap(self.epoch, self.next, page.position.offset)
+            self.next = page.position.offset + 1
+        messages += self._release()
+        if not page.more and known and not is_in(known, page.epoch, page.position.offset + 1) and self.behind:
+            # A message of an epoch that is over was late; or the store lost its last ones, and what is held is real.
+            self._held = {cursor: held for cursor, held in self._held.items() if cursor.epoch == self.epoch}
+            self._newest = max(self._held, default=None)
+            if self._held and known.epoch == self.epoch:
+                first = min(self._held).offset
+                gap = gap or Gap(self.epoch, self.next, first - 1)
+                self.next = first
+                messages += self._release()
+        return gap, messages
+
+    def _release(self) -> list[Message]:
+        released = []
+        while (message := self._held.pop(Cursor(self.epoch, self.next), None)) is not None:
+            released.append(message)
+            self.next += 1
+        if self._held and not self.behind:
+            self._held.clear()
+        return released

@@ -1,0 +1,102 @@
+"""What a subscriber missed: from where it asks to begin up to where the live messages do, without gap or duplicate.
+
+The backbone's subscription comes first, then the pages of the history, up to the position that the channel's order has
+on this worker (`raiden.repair`); there the subscription is attached, and nothing yields in between. What is in the
+history already and not yet delivered here is left for the live messages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import gevent
+
+from raiden.history import EARLIEST, Gap, Page, Start, StoreFailed
+from raiden.history.client import History
+from raiden.message import Cursor, Message
+from raiden.order import message_of
+from raiden.repair import PAGE
+from raiden.router import Router
+
+# Seconds within which this worker must have got what the history has.
+CATCH_UP = 5.0
+
+
+class Batch(NamedTuple):
+    """Messages in their order, what is missing before them, and the place behind them."""
+
+    messages: list[Message]
+    gap: Gap | None
+    cursor: Cursor
+
+
+def read(history: History, name: str, start: Start) -> Batch:
+    """The next page of a channel's history; raises StoreFailed."""
+    page = _page(history, name, start)
+    messages = [message_of(name, page.epoch, record) for record in page.records]
+    end = messages[-1].cursor if page.more and messages else page.position
+    return Batch(messages, page.gap, end or EARLIEST)
+
+
+class Recovery:
+    """The messages of a channel from ``start`` on; the router carries it, and its position is known. The first page is
+    read at once: ``gap`` is what is missing before it. Raises StoreFailed, as `batches` does."""
+
+    def __init__(self, router: Router, name: str, start: Start) -> None:
+        self._router = router
+        self._name = name
+        self._first = self._read(start)
+        self.gap = self._first.gap
+
+    @property
+    def begin(self) -> Cursor:
+        """The place behind which the messages begin."""
+        first = self._first.messages[0].cursor if self._first.messages else None
+        return first._replace(offset=first.offset - 1) if first else self._first.cursor
+
+    def batches(self) -> Iterator[Batch]:
+        """All that was missed. When it ends, attach the subscription before anything yields."""
+        batch = self._first
+        while True:
+            if batch.messages or batch.gap:
+                yield batch
+            if batch.cursor == self._router.position(self._name):
+                return
+            batch = self._read(Start(batch.cursor))
+
+    def _read(self, start: Start) -> Batch:
+        live = self._router.position(self._name)
+        if start.cursor is not None and start.cursor == live:
+            return Batch([], None, live)
+        history = self._router.backend.history
+        assert history is not None
+        deadline = time.monotonic() + CATCH_UP
+        while True:
+            page = _page(history, self._name, start)
+            live = self._router.position(self._name)
+            if live is None or page.position is None:
+                return Batch([], page.gap, live or EARLIEST)
+            asked = start.cursor if page.gap is None and start.cursor else EARLIEST
+            if page.epoch == live.epoch and (asked.offset <= live.offset):
+                break
+            # This worker is behind the history, or behind what the subscriber got elsewhere.
+            self._router.expect(self._name, page.position)
+            if time.monotonic() > deadline:
+                raise StoreFailed("this node is behind the history: try again later")
+            gevent.sleep(0.01)
+        messages = [
+            message_of(self._name, page.epoch, record) for record in page.records if record.offset <= live.offset
+        ]
+        # Whichever is further behind: this worker may have got more since the page was read.
+        end = min(live, page.position)
+        if messages and (page.more or len(messages) < len(page.records)):
+            end = messages[-1].cursor or end
+        return Batch(messages, page.gap, end)
+
+
+def _page(history: History, name: str, start: Start) -> Page:
+    if start.last is not None:
+        return history.before(name, None, start.last)
+    return history.after(name, start.cursor, PAGE)

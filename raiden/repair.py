@@ -1,0 +1,172 @@
+"""The orders of the channels that a router carries, and the search for what the backbone lost.
+
+A message that others overtook is waited for as long as ``gap_time``, then fetched from the history. The last messages
+of a channel are overtaken by none: so every ``check_every`` seconds the positions are compared with the history's.
+Where a message can't be had any more, a `Gap` says so.
+
+Channels that only a pattern brings begin with the first message that comes; nobody knows what came before it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import gevent
+from gevent.event import Event
+
+from raiden.backend import Backend
+from raiden.history import Gap, StoreFailed
+from raiden.message import Cursor, Message
+from raiden.order import Order
+
+# How many messages a page of the history has; how many positions are asked for in one go, and compared in one look.
+PAGE, POSITIONS, CHECKED = 500, 500, 10_000
+# Seconds until a history that failed is asked again.
+RETRY = 0.5
+
+
+class Repaired(NamedTuple):
+    """Messages of a channel that are next, and what is missing before them."""
+
+    channel: bytes
+    gap: Gap | None
+    messages: list[Message]
+
+
+class Orders:
+    """The orders of a worker's channels, by name in bytes. ``limit`` bounds those that only patterns bring."""
+
+    def __init__(self, backend: Backend, *, gap_time: float, check_every: float, limit: int) -> None:
+        self._backend = backend
+        self.gap_time = gap_time
+        self.check_every = check_every
+        self._limit = limit
+        self._orders: dict[bytes, Order] = {}
+        self._late: dict[bytes, float] = {}
+        self._wake = Event()
+        self._checked = 0
+
+    def __contains__(self, channel: bytes) -> bool:
+        return channel in self._orders
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(list(self._orders))
+
+    def carry(self, name: str) -> None:
+        """Keep the order of a channel, if it has a history; `open` it before anything is delivered."""
+        if self._backend.keeps(name):
+            self._orders.setdefault(name.encode(), Order())
+
+    def drop(self, channel: bytes) -> None:
+        self._orders.pop(channel, None)
+
+    def position(self, name: str) -> Cursor | None:
+        """The last message of a channel that was delivered; None where no order is kept, or it is not open yet."""
+        order = self._orders.get(name.encode())
+        return order.position if order else None
+
+    def open(self, names: Sequence[str]) -> Iterator[Repaired]:
+        """Find out where channels stand, in one go; raises StoreFailed. Yields what has come meanwhile."""
+        opening = [name for name in names if (order := self._orders.get(name.encode())) and not order.next]
+        if not opening:
+            return
+        assert self._backend.history is not None
+        positions = self._backend.history.positions(opening)
+        for name in opening:
+            order = self._orders.get(name.encode())
+            if order is not None:
+                yield Repaired(name.encode(), None, order.open(positions.get(name)))
+
+    def take(self, channel: bytes, message: Message) -> Sequence[Message]:
+        """What may be delivered now that this message, which has a cursor, has come."""
+        order = self._orders.get(channel)
+        if order is None:
+            if not self._backend.keeps(message.channel) or len(self._orders) >= self._limit:
+                return (message,)
+            assert message.cursor is not None
+            order = self._orders[channel] = Order()
+            order.open(message.cursor._replace(offset=message.cursor.offset - 1))
+        ready = order.take(message)
+        if not ready and order.next and order.behind:
+            self._suspect(channel)
+        return ready
+
+    def expect(self, name: str, newest: Cursor) -> None:
+        """A channel's history goes as far as this."""
+        order = self._orders.get(name.encode())
+        if order is not None:
+            order.expect(newest)
+            if order.behind:
+                self._suspect(name.encode())
+
+    def ended(self, channel: bytes) -> None:
+        """The channel was deleted."""
+        order = self._orders.get(channel)
+        if order is not None:
+            order.vanished()
+
+    def repairs(self) -> Iterator[Repaired]:
+        """Wait for gaps, and yield what fills them; endless."""
+        check = time.monotonic() + self.check_every
+        while True:
+            if self._late:
+                gevent.sleep(max(self.gap_time / 2, 0.001))
+            else:
+                self._wake.wait(max(0.0, check - time.monotonic()))
+            self._wake.clear()
+            now = time.monotonic()
+            for channel in [channel for channel, since in self._late.items() if now - since >= self.gap_time]:
+                yield from self._repair(channel)
+            if time.monotonic() >= check:
+                self._check()
+                check = time.monotonic() + self.check_every
+
+    def _suspect(self, channel: bytes) -> None:
+        if channel not in self._late:
+            self._late[channel] = time.monotonic()
+            self._wake.set()
+
+    def _repair(self, channel: bytes) -> Iterator[Repaired]:
+        """One page of what a channel misses, if it still does."""
+        assert self._backend.history is not None
+        del self._late[channel]
+        order = self._orders.get(channel)
+        if order is None or not order.behind:
+            return
+        name, known = channel.decode(), order.newest
+        try:
+            page = self._backend.history.after(name, order.position, PAGE)
+        except StoreFailed:
+            self._late[channel] = time.monotonic() + RETRY
+            return
+        if self._orders.get(channel) is not order:
+            return
+        gap, messages = order.fill(name, page, known)
+        yield Repaired(channel, gap, messages)
+        if order.behind:
+            self._suspect(channel)
+
+    def _check(self) -> None:
+        """Compare positions with the history's; some of the channels, if there are many."""
+        assert self._backend.history is not None
+        opened = [channel for channel, order in self._orders.items() if order.next]
+        if len(opened) > CHECKED:
+            at = self._checked % len(opened)
+            opened = (opened[at:] + opened[:at])[:CHECKED]
+            self._checked = at + CHECKED
+        for start in range(0, len(opened), POSITIONS):
+            names = [channel.decode() for channel in opened[start : start + POSITIONS]]
+            try:
+                positions = self._backend.history.positions(names)
+            except StoreFailed:
+                return  # the next look is soon
+            for name in names:
+                order = self._orders.get(name.encode())
+                if order is None:
+                    continue
+                if name in positions:
+                    self.expect(name, positions[name])
+                elif order.epoch:
+                    order.vanished()
