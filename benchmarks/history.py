@@ -12,9 +12,11 @@ it is answered, after a warm-up that fills the channels' 100 messages, so that e
 alone gets XADD from `redis-benchmark`, in the same way: 64 connections, nothing pipelined. What was not accepted fails
 the run; so does an answer of Raiden's that is not what it says where a channel keeps history. There are no subscribers.
 
-**Replay.** One channel that holds 100,000 messages is read from the earliest to the last on one connection: Raiden's
-and Nchan's HTTP stream, Redis's XRANGE. What was read is compared with what was published. The channel was filled in
-NDJSON batches (Raiden), POST by POST on one connection (Nchan, which has no batches), and in pipelines (Redis).
+**Replay.** One channel that holds 10,000 or 100,000 messages is read from the earliest to the last on one connection,
+again and again for some seconds: Raiden's and Nchan's HTTP stream, Redis's XRANGE. What was read is compared with what
+was published. The channel was filled in NDJSON batches (Raiden), POST by POST on one connection (Nchan, which has no
+batches), and in pipelines (Redis). The more messages a channel of Nchan's holds, the more it takes for each; with
+Redis, which makes it slower still, it is spared the larger channel.
 
 CPU is user and system time, by /proc, of all processes of a system, Redis's included where it is the store; Redis's
 part stands beside it. Rounds have every measurement once, each with servers of its own; the tables have the medians
@@ -31,6 +33,7 @@ import os
 import platform
 import pwd
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -57,7 +60,7 @@ CONNECTIONS = 64
 CHANNELS = 100
 SIZE = 100  # messages that a channel keeps
 TTL = 300  # seconds
-REPLAYED = 100_000
+REPLAYED = (10_000, 100_000)  # messages
 BATCH = 1000
 CHANNEL = "bench0"  # the first of those that publish.c makes
 MARK = b"~"  # the end of each message of publish.c, and of nothing else
@@ -66,11 +69,12 @@ SEARCHED = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/u
 
 
 class Lengths(NamedTuple):
-    """How long the measurements take: seconds of publishing, and how often a channel is read."""
+    """How long the measurements take: seconds, and the messages that channels hold."""
 
     warm_up: float
     publishing: float
-    replays: int
+    replaying: float
+    replayed: Sequence[int]
 
 
 class Target(NamedTuple):
@@ -85,7 +89,7 @@ class Kind(NamedTuple):
     """How a system is spoken to."""
 
     publish: Callable[[Target, float, float], dict[str, Any]]  # for seconds of warm-up, and of the measurement
-    fill: Callable[[Target], None]
+    fill: Callable[[Target, int], None]  # with so many messages
     replay: bytes  # the request that reads the channel
 
 
@@ -96,7 +100,7 @@ class System(NamedTuple):
     start: Callable[[Path, int], AbstractContextManager[Target]]  # with that many messages kept
     needs: Sequence[Callable[[], str | None]]  # what say what is missing
     base: str | None = None  # the same without history
-    keeps: bool = True
+    most: int = REPLAYED[-1]  # messages that are replayed, if any
 
 
 # Processes.
@@ -221,7 +225,20 @@ def nchan(folder: Path, size: int, *, store: str) -> Iterator[Target]:
             return [program("nginx"), "-p", str(own), "-c", "nginx.conf", "-e", "error.log"]
 
         with server(own, command) as target:
+            if processes:
+                wait_until_stored(target.port, url)
             yield Target(target.port, {**target.processes, **processes})
+
+
+def wait_until_stored(port: int, url: str) -> None:
+    """Nchan accepts messages, and loses them, while it is not yet connected to its Redis server."""
+    with redis.Redis.from_url(url, socket_timeout=PATIENCE) as client:
+
+        def stored() -> bool:
+            run_tool([str(BUILD / "publish"), "--port", str(port), "--prefix", "/pub/ready", "--messages", "1"], 20)
+            return bool(client.dbsize())
+
+        wait_for(stored, "Nchan stores messages in Redis")
 
 
 def nginx_configuration(port: int, keeping: str, through: str) -> str:
@@ -309,7 +326,9 @@ def xadd(target: Target, count: int) -> dict[str, Any]:
     command = [program("redis-benchmark"), "-h", "127.0.0.1", "-p", str(target.port), "-c", str(CONNECTIONS)]
     command += ["-n", str(count), "-r", str(CHANNELS), "--csv", "--precision", "3"]
     command += ["XADD", "s:__rand_int__", "MAXLEN", "~", str(SIZE), "*", "payload", "." * BYTES]
+    before = children_cpu()
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    used = children_cpu() - before
     lines = [line for line in done.stdout.splitlines() if line.startswith('"')]
     if done.returncode or len(lines) != 2:
         raise Failed(f"redis-benchmark: {done.stdout}{done.stderr}")
@@ -324,8 +343,14 @@ def xadd(target: Target, count: int) -> dict[str, Any]:
         "publishes_per_s": float(row["rps"]),
         "p50_us": float(row["p50_latency_ms"]) * 1000,
         "p99_us": float(row["p99_latency_ms"]) * 1000,
-        "tool_cpu_s": None,
+        "tool_cpu_s": used,
     }
+
+
+def children_cpu() -> float:
+    """Seconds of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def redis_client(target: Target) -> redis.Redis:
@@ -340,8 +365,7 @@ def measure_publishing(samples: Samples, system: System, lengths: Lengths) -> No
     samples[f"{case} p50_ms"].append(result["p50_us"] / 1000)
     samples[f"{case} p99_ms"].append(result["p99_us"] / 1000)
     add_cpu(samples, case, result["published"], result["cpu"])
-    if result["tool_cpu_s"] is not None:
-        samples[f"{case} client_us"].append(result["tool_cpu_s"] / result["published"] * 1e6)
+    samples[f"{case} client_us"].append(result["tool_cpu_s"] / result["published"] * 1e6)
 
 
 def add_cpu(samples: Samples, case: str, count: int, cpu: dict[str, float]) -> None:
@@ -358,11 +382,11 @@ def message(number: int) -> bytes:
     return b'"%b%09d~"' % (b"." * (BYTES - 12), number)
 
 
-def fill_raiden(target: Target) -> None:
+def fill_raiden(target: Target, size: int) -> None:
     assert target.daemon
     connection = target.daemon.open()
     try:
-        for at in range(0, REPLAYED, BATCH):
+        for at in range(0, size, BATCH):
             body = b"\n".join(message(number) for number in range(at, at + BATCH))
             connection.request("POST", f"/{CHANNEL}", body, {"Content-Type": "application/x-ndjson"})
             response = connection.getresponse()
@@ -373,27 +397,27 @@ def fill_raiden(target: Target) -> None:
         connection.close()
 
 
-def fill_nchan(target: Target) -> None:
-    options = ["--port", str(target.port), "--prefix", "/pub/", "--size", str(BYTES), "--messages", str(REPLAYED)]
+def fill_nchan(target: Target, size: int) -> None:
+    options = ["--port", str(target.port), "--prefix", "/pub/", "--size", str(BYTES), "--messages", str(size)]
     run_tool([str(BUILD / "publish"), *options], 120)
 
 
-def fill_redis(target: Target) -> None:
+def fill_redis(target: Target, size: int) -> None:
     with redis_client(target) as client:
-        for at in range(0, REPLAYED, BATCH):
+        for at in range(0, size, BATCH):
             pipeline = client.pipeline(transaction=False)
             for number in range(at, at + BATCH):
-                pipeline.xadd(CHANNEL, {"payload": message(number)}, maxlen=REPLAYED, approximate=True)
+                pipeline.xadd(CHANNEL, {"payload": message(number)}, maxlen=size, approximate=True)
             pipeline.execute()
 
 
-def replay(port: int, request: bytes) -> tuple[bytes, float]:
-    """All that came until the last message had come, and how long that took."""
+def replay(port: int, request: bytes, size: int) -> tuple[bytes, float]:
+    """All that came until the last of so many messages had come, and how long that took."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         parts: list[bytes] = []
         count, started = 0, time.monotonic()
         connection.sendall(request)
-        while count < REPLAYED:
+        while count < size:
             data = connection.recv(1 << 18)
             if not data:
                 raise Failed(f"the connection was closed after {count} messages: {b''.join(parts)[:200]!r}")
@@ -402,13 +426,13 @@ def replay(port: int, request: bytes) -> tuple[bytes, float]:
         return b"".join(parts), time.monotonic() - started
 
 
-def check_replay(data: bytes) -> None:
+def check_replay(data: bytes, size: int) -> None:
     if data.startswith(b"HTTP/"):
         head, _, data = data.partition(b"\r\n\r\n")
         if b"\r\ntransfer-encoding: chunked" in head.lower():
             data = whole_chunks(data)
     numbers = [int(number) for number in re.findall(rb"\.(\d{9})~", data)]
-    if numbers != list(range(REPLAYED)):
+    if numbers != list(range(size)):
         raise Failed(f"what was read is not what was published: {len(numbers)} messages, the first are {numbers[:3]}")
 
 
@@ -418,21 +442,22 @@ def whole_chunks(data: bytes) -> bytes:
     return unchunked(data[:end])
 
 
-def measure_replay(samples: Samples, system: System, lengths: Lengths) -> None:
-    case = f"{system.name} replay"
-    with tempfile.TemporaryDirectory(prefix="raiden-bench-") as folder, system.start(Path(folder), REPLAYED) as target:
+def measure_replay(samples: Samples, system: System, lengths: Lengths, size: int) -> None:
+    case = f"{system.name} replay {size}"
+    with tempfile.TemporaryDirectory(prefix="raiden-bench-") as folder, system.start(Path(folder), size) as target:
         started = time.monotonic()
-        system.kind.fill(target)
-        samples[f"{case} filled_per_s"].append(REPLAYED / (time.monotonic() - started))
-        meter, seconds, read = Meter(target.processes), 0.0, []
-        for _ in range(lengths.replays):
-            data, took = replay(target.port, system.kind.replay)
+        system.kind.fill(target, size)
+        samples[f"{case} filled_per_s"].append(size / (time.monotonic() - started))
+        read: list[bytes] = []
+        meter, seconds = Meter(target.processes), 0.0
+        while seconds < lengths.replaying and len(read) < 50:
+            data, took = replay(target.port, system.kind.replay, size)
             seconds += took
             read.append(data)
         cpu = meter.taken()
     for data in read:
-        check_replay(data)
-    count = REPLAYED * lengths.replays
+        check_replay(data, size)
+    count = size * len(read)
     samples[f"{case} per_s"].append(count / seconds)
     samples[f"{case} client_us"].append(cpu["client"] / count * 1e6)
     add_cpu(samples, case, count, cpu)
@@ -463,20 +488,31 @@ SQLITE_STORED = partial(raiden, store="sqlite", ack="stored")
 SQLITE_SYNCED = partial(raiden, store="sqlite", ack="synced")
 REDIS_MEMORY = partial(raiden, store="redis", ack="shared")
 REDIS_ALWAYS = partial(raiden, store="redis flushing", ack="shared")
+NCHAN_REDIS = partial(nchan, store="redis")
+REDIS_ALONE = partial(redis_server, flushes=False)
+REDIS_ALONE_ALWAYS = partial(redis_server, flushes=True)
 SYSTEMS = (
-    System("raiden", "Raiden, no history", RAIDEN_WITHOUT, partial(raiden, store="none"), (), keeps=False),
+    System("raiden", "Raiden, no history", RAIDEN_WITHOUT, partial(raiden, store="none"), (), most=0),
     System("raiden-stored", "Raiden, SQLite, `stored`", RAIDEN, SQLITE_STORED, (), "raiden"),
-    System("raiden-synced", "Raiden, SQLite, `synced`", RAIDEN, SQLITE_SYNCED, (), "raiden"),
+    System("raiden-synced", "Raiden, SQLite, `synced`", RAIDEN, SQLITE_SYNCED, (), "raiden", 0),
     System("raiden-redis", "Raiden, Redis in memory", RAIDEN, REDIS_MEMORY, (no_redis,), "raiden"),
-    System("raiden-redis-always", "Raiden, Redis, `always`", RAIDEN, REDIS_ALWAYS, (no_redis,), "raiden"),
-    System("nchan", "Nchan, no buffer", NCHAN, partial(nchan, store="none"), (no_nchan,), keeps=False),
+    System("raiden-redis-always", "Raiden, Redis, `always`", RAIDEN, REDIS_ALWAYS, (no_redis,), "raiden", 0),
+    System("nchan", "Nchan, no buffer", NCHAN, partial(nchan, store="none"), (no_nchan,), most=0),
     System("nchan-memory", "Nchan, memory", NCHAN, partial(nchan, store="memory"), (no_nchan,), "nchan"),
-    System(
-        "nchan-redis", "Nchan, Redis in memory", NCHAN, partial(nchan, store="redis"), (no_nchan, no_redis), "nchan"
-    ),
-    System("redis", "Redis alone, in memory", REDIS, partial(redis_server, flushes=False), (no_redis,)),
-    System("redis-always", "Redis alone, `always`", REDIS, partial(redis_server, flushes=True), (no_redis,)),
+    System("nchan-redis", "Nchan, Redis in memory", NCHAN, NCHAN_REDIS, (no_nchan, no_redis), "nchan", REPLAYED[0]),
+    System("redis", "Redis alone, in memory", REDIS, REDIS_ALONE, (no_redis,)),
+    System("redis-always", "Redis alone, `always`", REDIS, REDIS_ALONE_ALWAYS, (no_redis,), None, 0),
 )
+
+
+def plan(samples: Samples, systems: Sequence[System], lengths: Lengths) -> Iterator[tuple[str, Callable[[], None]]]:
+    """The measurements of a round."""
+    for system in systems:
+        yield f"{system.label}, publishing", partial(measure_publishing, samples, system, lengths)
+    for size in lengths.replayed:
+        for system in systems:
+            if size <= system.most:
+                yield f"{system.label}, replay of {size:,}", partial(measure_replay, samples, system, lengths, size)
 
 
 def measure_disk(samples: Samples, seconds: float) -> None:
@@ -522,15 +558,16 @@ def print_publishing(samples: Samples, systems: Sequence[System]) -> None:
     )
 
 
-def print_replay(samples: Samples, systems: Sequence[System]) -> None:
-    print(f"\n## Replay of {REPLAYED:,} messages of {BYTES} bytes\n")
+def print_replay(samples: Samples, systems: Sequence[System], sizes: Sequence[int]) -> None:
+    print(f"\n## Replay of messages of {BYTES} bytes\n")
     rows = []
-    for system in systems:
-        case = f"{system.name} replay"
-        row = [system.label, cell(samples[f"{case} per_s"], "{:,.0f}")]
-        row += [cell_or_not(samples, f"{case} {what}") for what in ("cpu_us", "redis_us", "client_us")]
-        row += [cell(samples[f"{case} filled_per_s"], "{:,.0f}")]
-        rows.append(row)
+    for size in sizes:
+        for system in systems:
+            case = f"{system.name} replay {size}"
+            if f"{case} per_s" in samples:
+                row = [f"{system.label}: {size:,}", cell(samples[f"{case} per_s"], "{:,.0f}")]
+                row += [cell_or_not(samples, f"{case} {what}") for what in ("cpu_us", "redis_us", "client_us")]
+                rows.append([*row, cell(samples[f"{case} filled_per_s"], "{:,.0f}")])
     print_rows(("", "messages/s", "CPU us/message", "of that Redis", "client", "filled, messages/s"), rows)
 
 
@@ -547,12 +584,11 @@ def main() -> int:
         "--only", action="append", choices=names, metavar="NAME", help=f"measure only these: {', '.join(names)}"
     )
     arguments = parser.parse_args()
-    lengths = Lengths(0.5, 1.0, 1) if arguments.quick else Lengths(2.0, 5.0, 5)
+    lengths = Lengths(0.5, 1.0, 0.2, REPLAYED[:1]) if arguments.quick else Lengths(2.0, 5.0, 2.0, REPLAYED)
     rounds = 1 if arguments.quick else 3
     asked = [system for system in SYSTEMS if not arguments.only or system.name in arguments.only]
     missing = {system.label: [why for need in system.needs if (why := need())] for system in asked}
     systems = [system for system in asked if not missing[system.label]]
-    keeping = [system for system in systems if system.keeps]
     samples: Samples = defaultdict(list)
     # So that what was started is ended then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -560,19 +596,20 @@ def main() -> int:
         compile_tools("publish")
         for number in range(1, rounds + 1):
             measure_disk(samples, lengths.publishing / 5)
-            for measure, whom in ((measure_publishing, systems), (measure_replay, keeping)):
-                for system in whom:
-                    doing = f"{measure.__name__} {system.name}"
-                    print(f"\r\033[Kround {number} of {rounds}: {doing} ", end="", file=sys.stderr, flush=True)
-                    measure(samples, system, lengths)
-    except (Failed, AssertionError, subprocess.SubprocessError, redis.RedisError, OSError) as error:
-        print(f"\n{error or type(error).__name__}", file=sys.stderr)
+            for doing, measure in plan(samples, systems, lengths):
+                print(f"\r\033[Kround {number} of {rounds}: {doing} ", end="", file=sys.stderr, flush=True)
+                try:
+                    measure()
+                except (Failed, AssertionError, subprocess.SubprocessError, redis.RedisError, OSError) as error:
+                    raise Failed(f"{doing}: {error or type(error).__name__}") from error
+    except (Failed, subprocess.SubprocessError, OSError) as error:
+        print(f"\n{error}", file=sys.stderr)
         return 1
     print("\r\033[K", end="", file=sys.stderr)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}; {rounds} rounds; ", end="")
     print(f"in {tempfile.gettempdir()} a flush takes {cell(samples['disk flush_us'], '{:,.0f}')} us")
     print_publishing(samples, systems)
-    print_replay(samples, keeping)
+    print_replay(samples, systems, lengths.replayed)
     for label, needed in missing.items():
         if needed:
             print(f"\n{label} was not measured: it needs {' and '.join(needed)}.")
