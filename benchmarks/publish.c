@@ -1,9 +1,9 @@
 /* publish: POST to an HTTP server on loopback as fast as it answers, and say what came of it, as one JSON object.
  *
- * Every connection is kept alive and has one request outstanding: a closed loop, so latency and throughput are two sides
- * of one thing, and the number of connections is how many publishes the server can take together. The messages are JSON
- * strings that end with their number and a tilde, and go to the channels in turn. An answer counts when all of it has
- * come; 2xx is a publish, everything else is counted by its status. The clock is CLOCK_MONOTONIC.
+ * Every connection is kept alive and has one request outstanding: a closed loop, so latency and throughput are two
+ * sides of one thing, and the number of connections is how many publishes the server can take together. The messages
+ * are JSON strings that end with their number and a tilde, and go to the channels in turn. An answer counts when all of
+ * it has come; 2xx is a publish, everything else is counted by its status. The clock is CLOCK_MONOTONIC.
  *
  *     cc -O2 -std=c11 -o publish publish.c
  *     publish --port 8088 --connections 64 --channels 100 --seconds 5
