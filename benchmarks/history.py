@@ -79,11 +79,15 @@ class Lengths(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A running system: where it listens, and its processes: its own, and of the Redis server that is its store."""
+    """A running system: where it listens, and the process of its `server` and of the `redis` that is its store."""
 
     port: int
-    processes: dict[str, list[int]]
+    processes: dict[str, int]
     daemon: Daemon | None = None
+
+    def meter(self) -> Meter:
+        """The CPU that it takes from now on, with the processes that its processes have started."""
+        return Meter({name: tree(pid) for name, pid in self.processes.items()})
 
 
 class Kind(NamedTuple):
@@ -134,7 +138,7 @@ def server(folder: Path, command: Callable[[int], list[str]]) -> Iterator[Target
         wait_for(lambda: accepts(port) or process.poll() is not None, f"{words[0]} is up")
         if process.poll() is not None:
             raise Failed(f"{words[0]} did not start: {log.read_text()}")
-        yield Target(port, {"server": tree(process.pid)})
+        yield Target(port, {"server": process.pid})
     finally:
         end(process)
 
@@ -184,7 +188,7 @@ def redis_server(folder: Path, size: int = SIZE, *, flushes: bool) -> Iterator[T
 
 
 @contextmanager
-def store_of(folder: Path, store: str) -> Iterator[tuple[str, dict[str, list[int]]]]:
+def store_of(folder: Path, store: str) -> Iterator[tuple[str, dict[str, int]]]:
     """The URL and the processes of what a system stores in: itself, or a Redis server that is started for it."""
     if not store.startswith("redis"):
         yield store, {}
@@ -202,7 +206,7 @@ def raiden(folder: Path, size: int, *, store: str, ack: str | None = None) -> It
             settings["channels"] = {"*": {"history_size": size, "history_ttl": TTL, "ack": ack}}
         daemon = Daemon(folder / "raiden", **settings)
         try:
-            yield Target(daemon.port, {"server": tree(daemon.pid), **processes}, daemon)
+            yield Target(daemon.port, {"server": daemon.pid, **processes}, daemon)
         finally:
             codes = stop_all([daemon])
         if any(codes):
@@ -304,7 +308,7 @@ def publish_by_http(
     options += ["--connections", str(CONNECTIONS), "--channels", str(CHANNELS)]
     tool = [str(BUILD / "publish"), *options]
     run_tool([*tool, "--messages", str(warm_up)], 120)
-    meter = Meter(target.processes)
+    meter = target.meter()
     result: dict[str, Any] = run_tool([*tool, "--seconds", str(seconds)], seconds + PATIENCE)
     result["cpu"] = meter.taken()
     if not set(result["statuses"]) <= set(expected):
@@ -315,7 +319,7 @@ def publish_by_http(
 def publish_by_xadd(target: Target, warm_up: int, seconds: float) -> dict[str, Any]:
     """As many messages as take about so long."""
     rate = xadd(target, warm_up)["publishes_per_s"]
-    meter = Meter(target.processes)
+    meter = target.meter()
     result = xadd(target, int(rate * seconds))
     result["cpu"] = meter.taken()
     return result
@@ -449,7 +453,7 @@ def measure_replay(samples: Samples, system: System, lengths: Lengths, size: int
         system.kind.fill(target, size)
         samples[f"{case} filled_per_s"].append(size / (time.monotonic() - started))
         read: list[bytes] = []
-        meter, seconds = Meter(target.processes), 0.0
+        meter, seconds = target.meter(), 0.0
         while seconds < lengths.replaying and len(read) < 50:
             data, took = replay(target.port, system.kind.replay, size)
             seconds += took
@@ -610,6 +614,10 @@ def main() -> int:
         print(f"\n{error}", file=sys.stderr)
         return 1
     print("\r\033[K", end="", file=sys.stderr)
+    if arguments.json:
+        machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
+        result = {"machine": machine, "quick": arguments.quick, "samples": samples}
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}; {rounds} rounds; ", end="")
     print(f"in {tempfile.gettempdir()} a flush takes {cell(samples['disk flush_us'], '{:,.0f}')} us")
     print_publishing(samples, systems)
@@ -617,10 +625,6 @@ def main() -> int:
     for label, needed in missing.items():
         if needed:
             print(f"\n{label} was not measured: it needs {' and '.join(needed)}.")
-    if arguments.json:
-        machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
-        result = {"machine": machine, "quick": arguments.quick, "samples": samples}
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
     return 0
 
 
