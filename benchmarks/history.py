@@ -609,7 +609,7 @@ def main() -> int:
                 try:
                     measure()
                 except (Failed, AssertionError, subprocess.SubprocessError, redis.RedisError, OSError) as error:
-                    raise Failed(f"{doing}: {error or type(error).__name__}") from error
+                    raise Failed(f"{doing}: {str(error) or type(error).__name__}") from error
     except (Failed, subprocess.SubprocessError, OSError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
