@@ -21,6 +21,7 @@ autobahn: .venv/test
 bench: .venv/test
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/cluster.py
+	$(BIN)/python benchmarks/history.py
 
 .venv/run: setup.py pyproject.toml
 	@$(PYTHON) -m venv .venv

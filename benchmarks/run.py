@@ -46,9 +46,9 @@ class Failed(Exception):
     """A measurement can't be made, or messages were lost."""
 
 
-def compile_tools() -> None:
+def compile_tools(*names: str) -> None:
     BUILD.mkdir(exist_ok=True)
-    for name in ("fanout", "sendloop"):
+    for name in names:
         source, target = ROOT / "benchmarks" / f"{name}.c", BUILD / name
         if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
             subprocess.run(["cc", "-O2", "-std=c11", "-o", target, source], check=True, timeout=120)
@@ -265,7 +265,7 @@ def main() -> int:
     rounds = 1 if quick else 3
     samples: list[Numbers] = []
     try:
-        compile_tools()
+        compile_tools("fanout", "sendloop")
         for number in range(rounds):
             sample: Numbers = {}
             for measure in measurements:
