@@ -8,7 +8,8 @@ never wait. A commit is written to the WAL: with ``synchronous = NORMAL`` that s
 (sqlite.org/pragma.html#pragma_synchronous). The caller makes groups: one `append` is one commit, whatever it holds.
 
 Messages beyond a channel's size are hidden at once and removed some at a time (`SLACK`), those beyond their age are
-hidden at once and removed by `tidy`.
+hidden at once and removed by `tidy`. The file does not become smaller: others get the room. The WAL is `WAL_SIZE` bytes
+and as much as one group more.
 """
 
 from __future__ import annotations
@@ -22,7 +23,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raiden.history import FORGET, KEY_WINDOW, Append, Appended, Durability, Page, Record, StoreFailed, is_in
+from raiden.history import (
+    FORGET,
+    KEY_WINDOW,
+    Append,
+    Appended,
+    Claimed,
+    Durability,
+    Page,
+    Record,
+    StoreFailed,
+    durables,
+    is_in,
+)
 from raiden.message import Cursor
 
 log = logging.getLogger(__name__)
@@ -30,9 +43,13 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x52616964  # "Raid", so that `file` knows it
 BUSY_TIMEOUT = 5.0  # seconds that a commit waits for other processes' commits
+WAL_SIZE = 4 << 20  # bytes
+# The part of the largest size that appends leave: to claims, kept values, and what it takes to remove messages.
+RESERVE = 1 / 16
 # Messages over a channel's size that are left until it is worth removing them.
 SLACK = 64
 
+# Times are microseconds since 1970, by this machine's clock.
 _SCHEMA = """
 CREATE TABLE channels (
     id INTEGER PRIMARY KEY,
@@ -41,9 +58,10 @@ CREATE TABLE channels (
     next INTEGER NOT NULL,       -- the offset that the next message gets
     first INTEGER NOT NULL,      -- offsets below are hidden
     removed INTEGER NOT NULL,    -- offsets below are removed
-    used INTEGER NOT NULL        -- when something was appended last: microseconds since 1970, by this machine's clock
+    fades INTEGER NOT NULL,      -- when the last message expires as soon as another follows; 0: no other time
+    ends INTEGER NOT NULL        -- when it is forgotten, if no messages are left
 );
-CREATE INDEX channels_by_use ON channels (used);
+CREATE INDEX channels_by_end ON channels (ends);
 CREATE TABLE messages (
     channel INTEGER NOT NULL,
     position INTEGER NOT NULL,
@@ -64,35 +82,52 @@ CREATE TABLE keys (
     PRIMARY KEY (channel, key)
 ) WITHOUT ROWID;
 CREATE INDEX keys_by_age ON keys (expires);
+CREATE TABLE kept (
+    name TEXT PRIMARY KEY,
+    expires INTEGER NOT NULL,
+    value BLOB NOT NULL
+);
+CREATE INDEX kept_by_age ON kept (expires);
 """
+
+_EXPIRES = 4  # the column of messages
 
 T = TypeVar("T")
 
 
 class _Channel:
-    """A row of channels, as this transaction leaves it."""
+    """A row of channels, as this transaction leaves it; ``last`` is the row of its last message, if that is new."""
 
-    __slots__ = ("epoch", "first", "id", "next", "removed")
+    __slots__ = ("ends", "epoch", "fades", "first", "id", "last", "next", "removed")
+    COLUMNS = "id, epoch, next, first, removed, fades, ends"
 
     def __init__(self, row: Sequence[Any]) -> None:
-        self.id, self.epoch, self.next, self.first, self.removed = row
+        self.id, self.epoch, self.next, self.first, self.removed, self.fades, self.ends = row
+        self.last: list[Any] | None = None
 
 
 class Sqlite:
     """The store in the file ``path``, which is made if it is not there; raises StoreFailed where that can't be. A file
-    that is damaged is set aside, and said so; one of a later schema is left alone. ``clock`` gives microseconds."""
+    that is damaged is set aside, and said so; one of a later schema is left alone. ``max_size`` bytes are what the file
+    may take (0: the disk is the limit); an append that needs more fails. ``clock`` gives microseconds."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
+    def __init__(
+        self, path: Path, max_size: int = 0, *, clock: Callable[[], int] = lambda: time.time_ns() // 1000
+    ) -> None:
         self._path = path
+        self._max_size = max_size
+        self._max_pages = 0
         self._clock = clock
         self._synchronous = -1
         self._db = self._guarded(self._open)
+        self._file = os.stat(path)
+        self._page_size = self._pragma("page_size")
 
     # What `Store` promises.
 
     def append(self, appends: Sequence[Append]) -> list[Appended]:
-        self._synchronize(any(append.durability == Durability.SYNCED for append in appends))
-        return self._guarded(lambda: self._append(appends))
+        synced = any(append.durability == Durability.SYNCED for append in appends)
+        return self._write(lambda: self._append(appends), synced=synced, reserve=RESERVE)
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         return self._guarded(lambda: self._page(channel, cursor, limit, forward=True))
@@ -112,7 +147,37 @@ class Sqlite:
                 self._db.execute("DELETE FROM keys WHERE channel = ?", (row.id,))
                 self._db.execute("DELETE FROM channels WHERE id = ?", (row.id,))
 
-        self._guarded(lambda: self._transaction(clear))
+        self._write(clear)
+
+    def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
+        now = self._clock()
+        if place := self._guarded(lambda: durables.idle(self._db, channel, durable, now)):
+            return Claimed([], place)
+        return self._write(lambda: durables.claim(self._db, channel, durable, limit, wait, since, self._clock()))
+
+    def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
+        return self._write(lambda: durables.acknowledge(self._db, channel, durable, epoch, claims))
+
+    def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
+        self._write(lambda: durables.release(self._db, channel, durable, epoch, claims, self._clock()))
+
+    def forget(self, channel: str, durable: str) -> None:
+        self._write(lambda: durables.forget(self._db, channel, durable))
+
+    def keep(self, name: str, value: bytes, ttl: float) -> None:
+        def keep() -> None:
+            expires = self._clock() + int(ttl * 1_000_000)
+            if ttl > 0:
+                self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (name, expires, value))
+            else:
+                self._db.execute("DELETE FROM kept WHERE name = ?", (name,))
+
+        self._write(keep)
+
+    def kept(self, name: str) -> bytes | None:
+        command = "SELECT value FROM kept WHERE name = ? AND expires > ?"
+        row = self._guarded(lambda: self._db.execute(command, (name, self._clock())).fetchone())
+        return row[0] if row else None
 
     def tidy(self, limit: int) -> int:
         def tidy() -> int:
@@ -127,13 +192,32 @@ class Sqlite:
                 (now, limit),
             ).rowcount
             removed += self._db.execute(
-                "DELETE FROM channels WHERE id IN (SELECT id FROM channels WHERE used <= ?"
+                "DELETE FROM channels WHERE id IN (SELECT id FROM channels WHERE ends <= ?"
                 " AND NOT EXISTS (SELECT 1 FROM messages WHERE channel = channels.id) LIMIT ?)",
-                (now - int(FORGET * 1_000_000), limit),
+                (now, limit),
             ).rowcount
-            return removed
+            removed += self._db.execute(
+                "DELETE FROM kept WHERE name IN (SELECT name FROM kept WHERE expires <= ? LIMIT ?)", (now, limit)
+            ).rowcount
+            return removed + durables.tidy(self._db, limit, now)
 
-        return self._guarded(lambda: self._transaction(tidy))
+        return self._write(tidy)
+
+    def check(self) -> None:
+        def check() -> None:
+            if not os.path.samestat(os.stat(self._path), self._file):
+                raise OSError("the file was replaced while it was in use")
+            used = self._pragma("page_count") - self._pragma("freelist_count")
+            if self._max_size and used >= self._pages(RESERVE):
+                raise StoreFailed(f"the history at {self._path} fails: {self._full()}")
+
+        # Nothing but a commit reaches the disk.
+        self._write(lambda: self._db.execute("INSERT OR REPLACE INTO kept VALUES ('', 0, x'')"))
+        self._guarded(check)
+
+    def size(self) -> int:
+        parts = (self._path.with_name(self._path.name + suffix) for suffix in ("", "-wal", "-shm"))
+        return self._guarded(lambda: sum(part.stat().st_size for part in parts if part.exists()))
 
     def close(self) -> None:
         self._db.close()
@@ -141,19 +225,16 @@ class Sqlite:
     # Appending.
 
     def _append(self, appends: Sequence[Append]) -> list[Appended]:
-        def work() -> list[Appended]:
-            now = self._clock()
-            channels: dict[str, _Channel] = {}
-            rows: list[tuple[Any, ...]] = []
-            results = [self._place(append, channels, rows, now) for append in appends]
-            self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", rows)
-            for channel in channels.values():
-                self._trim(channel, now)
-            return results
+        now = self._clock()
+        channels: dict[str, _Channel] = {}
+        rows: list[list[Any]] = []
+        results = [self._place(append, channels, rows, now) for append in appends]
+        self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", rows)
+        for channel in channels.values():
+            self._trim(channel)
+        return results
 
-        return self._transaction(work)
-
-    def _place(self, append: Append, channels: dict[str, _Channel], rows: list[tuple[Any, ...]], now: int) -> Appended:
+    def _place(self, append: Append, channels: dict[str, _Channel], rows: list[list[Any]], now: int) -> Appended:
         """Give an append its offsets, and add its rows."""
         channel = channels.get(append.channel)
         if channel is None:
@@ -166,11 +247,18 @@ class Sqlite:
             if known:
                 epoch, first, count = known
                 return Appended(epoch, range(first, first + count), repeated=True)
-        first, expires = channel.next, now + int(append.ttl * 1_000_000)
-        for kind, payload, published in append.messages:
-            rows.append((channel.id, channel.next, kind, published, expires, payload))
-            channel.next += 1
-        channel.first = max(channel.first, channel.next - append.size)
+        size, ttl, retain = append.limits()
+        first, expires = channel.next, now + int(ttl * 1_000_000)
+        if append.messages:
+            self._fade(channel)
+            for kind, payload, published in append.messages:
+                rows.append([channel.id, channel.next, kind, published, expires, payload])
+                channel.next += 1
+            channel.last = rows[-1]
+            if retain > ttl:
+                channel.fades, channel.last[_EXPIRES] = expires, now + int(retain * 1_000_000)
+            channel.ends = max(now + int(FORGET * 1_000_000), channel.last[_EXPIRES])
+        channel.first = max(channel.first, channel.next - size)
         offsets = range(first, channel.next)
         if append.key is not None:
             window = now + int(KEY_WINDOW * 1_000_000)
@@ -178,41 +266,39 @@ class Sqlite:
             self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?)", values)
         return Appended(channel.epoch, offsets)
 
-    def _trim(self, channel: _Channel, now: int) -> None:
+    def _fade(self, channel: _Channel) -> None:
+        """The last message is the last no more, and expires as all others do."""
+        if channel.fades and channel.last:
+            channel.last[_EXPIRES] = channel.fades
+        elif channel.fades:
+            self._db.execute(
+                "UPDATE messages SET expires = ? WHERE channel = ? AND position = ?",
+                (channel.fades, channel.id, channel.next - 1),
+            )
+        channel.fades = 0
+
+    def _trim(self, channel: _Channel) -> None:
         """Write where a channel stands, and remove what is hidden, once that is worth it."""
         if channel.first - channel.removed >= SLACK:
             self._db.execute("DELETE FROM messages WHERE channel = ? AND position < ?", (channel.id, channel.first))
             channel.removed = channel.first
         self._db.execute(
-            "UPDATE channels SET next = ?, first = ?, removed = ?, used = ? WHERE id = ?",
-            (channel.next, channel.first, channel.removed, now, channel.id),
+            "UPDATE channels SET next = ?, first = ?, removed = ?, fades = ?, ends = ? WHERE id = ?",
+            (channel.next, channel.first, channel.removed, channel.fades, channel.ends, channel.id),
         )
 
     def _channel(self, name: str) -> _Channel | None:
-        row = self._db.execute(
-            "SELECT id, epoch, next, first, removed FROM channels WHERE name = ?", (name,)
-        ).fetchone()
+        row = self._db.execute(f"SELECT {_Channel.COLUMNS} FROM channels WHERE name = ?", (name,)).fetchone()
         return _Channel(row) if row else None
 
     def _new_channel(self, name: str) -> _Channel:
         epoch = secrets.token_hex(4)
         row = self._db.execute(
-            "INSERT INTO channels (name, epoch, next, first, removed, used) VALUES (?, ?, 1, 1, 1, 0)"
-            " RETURNING id, epoch, next, first, removed",
-            (name, epoch),
+            "INSERT INTO channels (name, epoch, next, first, removed, fades, ends) VALUES (?, ?, 1, 1, 1, 0, ?)"
+            f" RETURNING {_Channel.COLUMNS}",
+            (name, epoch, self._clock() + int(FORGET * 1_000_000)),
         ).fetchone()
         return _Channel(row)
-
-    def _transaction(self, work: Callable[[], T]) -> T:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            result = work()
-            self._db.execute("COMMIT")
-        except BaseException:  # raised again: what was begun must not stay open
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        return result
 
     # Reading.
 
@@ -256,6 +342,9 @@ class Sqlite:
         db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
+            page_size = db.execute("PRAGMA page_size").fetchone()[0]
+            db.execute(f"PRAGMA wal_autocheckpoint = {WAL_SIZE // page_size // 2}")
             damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if damage != "ok":
                 raise sqlite3.DatabaseError(damage)
@@ -276,7 +365,7 @@ class Sqlite:
     def _create(db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")
         if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was faster
-            for statement in _SCHEMA.split(";\n"):
+            for statement in (_SCHEMA + durables.SCHEMA).split(";\n"):
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -294,14 +383,49 @@ class Sqlite:
             "the history was damaged and set aside; a new one begins", extra={"file": str(aside), "why": str(error)}
         )
 
-    def _synchronize(self, synced: bool) -> None:
-        wanted = 2 if synced else 1  # FULL, NORMAL
-        if wanted != self._synchronous:
-            self._guarded(lambda: self._db.execute(f"PRAGMA synchronous = {wanted}"))
-            self._synchronous = wanted
+    # Writing.
+
+    def _write(self, work: Callable[[], T], *, synced: bool = False, reserve: float = 0.0) -> T:
+        """Do work in a transaction that leaves a part of the largest size unused."""
+
+        def write() -> T:
+            self._prepare(2 if synced else 1, self._pages(reserve))  # FULL, NORMAL
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                result = work()
+                self._db.execute("COMMIT")
+            except BaseException:  # raised again: what was begun must not stay open
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+            return result
+
+        return self._guarded(write)
+
+    def _prepare(self, synchronous: int, max_pages: int) -> None:
+        if synchronous != self._synchronous:
+            self._db.execute(f"PRAGMA synchronous = {synchronous}")
+            self._synchronous = synchronous
+        if max_pages != self._max_pages:
+            self._db.execute(f"PRAGMA max_page_count = {max_pages}")
+            self._max_pages = max_pages
+
+    def _pages(self, reserve: float) -> int:
+        """How many pages the file may have; 0: any number."""
+        return int(self._max_size * (1 - reserve) // self._page_size)
+
+    def _pragma(self, name: str) -> int:
+        return self._guarded(lambda: self._db.execute(f"PRAGMA {name}").fetchone()[0])
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
             return work()
         except (sqlite3.Error, OSError) as error:
-            raise StoreFailed(f"the history at {self._path} fails: {error}") from error
+            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL and self._max_size
+            raise StoreFailed(f"the history at {self._path} fails: {self._full() if full else error}") from error
+
+    def _full(self) -> str:
+        return (
+            f"it is full: raise max_data (it may take {self._max_size} bytes), keep less history (history_size,"
+            " history_ttl), or make room on its disk"
+        )
