@@ -9,8 +9,8 @@ calls block, so they are for a thread.
   `StoreFailed`, none of them was appended, as far as anybody can know.
 - What was appended under a key is not appended again under that key within `KEY_WINDOW` seconds, on whichever node: the
   first answer is given again.
-- A durable is a place in a channel's history that many consumers share. Each message after it is claimed by one of them,
-  and again by one when it was not acknowledged in time: at least once, for as long as the history has it.
+- A durable is a place in a channel's history that many consumers share. Each message after it is claimed by one of
+  them, and again if that one did not acknowledge it in time: at least once, for as long as the history has it.
 - A store also keeps values under a name for a while, for who comes back.
 """
 
@@ -168,10 +168,10 @@ class Store(Protocol):
         """Forget a channel's history; its epoch ends."""
 
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
-        """Claim up to ``limit`` messages for ``wait`` seconds: first those that were claimed before, and neither
-        acknowledged in their time nor kept, then new ones while fewer than `MAX_PENDING` are claimed. The first claim
-        makes the durable, after ``since``: None is the channel's end, and a cursor of another epoch is a gap from
-        which on the earliest come. One that nobody claims from for `FORGET` seconds is forgotten."""
+        """Claim up to ``limit`` messages for ``wait`` seconds: first those whose claim is over, then new ones,
+        while fewer than `MAX_PENDING` are claimed. The first claim makes the durable, after ``since`` (None: at the
+        channel's end; a cursor that leads nowhere is a gap, and the earliest come). One that nobody claims from for
+        `FORGET` seconds is forgotten."""
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         """Be done with claims, which are offsets and attempts (0: whichever it is), and return the offsets of those

@@ -1,8 +1,8 @@
 """Durables in SQLite: where each stands, and which messages are claimed. Whoever calls has begun a transaction.
 
-A durable names its channel, not the channel's row, so it outlives that; its epoch tells that the channel is another one.
-Its place is that of `EARLIEST` until the channel has a history. Messages are lost only to who would claim them now: one
-that is gone while it is claimed may still be acknowledged.
+A durable names its channel, not the channel's row, so it outlives that; its epoch tells that the history is another
+one. Its place is `EARLIEST` until the channel has a history. A message that is gone while it is claimed may still be
+acknowledged; it is lost when it would come again.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ CREATE INDEX claims_by_deadline ON claims (durable, deadline);
 """
 
 _FORGET, _TOUCH = int(FORGET * 1_000_000), int(TOUCH * 1_000_000)
+_Row = tuple[int, str, int, int]
 _COLUMNS = "position, kind, payload, published"
 
 
@@ -58,24 +59,26 @@ class _Durable:
         """Find it, or make it; one whose time is over is another one."""
         self._db = db
         self._now = now
-        row = db.execute("SELECT id, epoch, next, ends FROM durables WHERE channel = ? AND name = ?", (channel, name))
-        self.id, self._epoch, self._next, self._ends = row.fetchone() or (0, "", 0, 0)
+        command = "SELECT id, epoch, next, ends FROM durables WHERE channel = ? AND name = ?"
+        known: _Row = db.execute(command, (channel, name)).fetchone() or (0, "", 0, 0)
+        self.id, self._epoch, self._next, self._ends = known
         if self.id and self._ends <= now:
             forget(db, channel, name)
             self.id = 0
         # A channel without a history has its next offset before it.
-        row = db.execute("SELECT id, epoch, next, first FROM channels WHERE name = ?", (channel,))
-        self.channel, self.epoch, self._end, self._first = row.fetchone() or (0, EARLIEST.epoch, 1, 1)
+        command = "SELECT id, epoch, next, first FROM channels WHERE name = ?"
+        history: _Row = db.execute(command, (channel,)).fetchone() or (0, EARLIEST.epoch, 1, 1)
+        self.channel, self.epoch, self._end, self._first = history
         place = Cursor(self._epoch, self._next - 1) if self.id else since or Cursor(self.epoch, self._end - 1)
-        self.next, self.gap = place.offset + 1, None
+        self.next = place.offset + 1
+        self.gap: Gap | None = None
         if not is_in(place, self.epoch, self._end):
             self.next, self.gap = 1, Gap(place.epoch, 0, 0)
             db.execute("DELETE FROM claims WHERE durable = ?", (self.id,))
         if not self.id:
             values = (channel, name, self.epoch, self.next, now)
-            self.id = db.execute(
-                "INSERT INTO durables (channel, name, epoch, next, ends) VALUES (?, ?, ?, ?, ?)", values
-            ).lastrowid
+            command = "INSERT INTO durables (channel, name, epoch, next, ends) VALUES (?, ?, ?, ?, ?) RETURNING id"
+            (self.id,) = db.execute(command, values).fetchone()
 
     def overdue(self, limit: int) -> list[tuple[Record, int]]:
         """Records whose claims are over, each with its next attempt; claims of what is gone end."""

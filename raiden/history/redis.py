@@ -16,6 +16,9 @@ second; without a file, a restart loses all. Where the last messages were lost, 
 was behind, their offsets are given out again in the same epoch: use ``always``, and fail over only to replicas that
 have all. ``maxmemory-policy`` should be ``noeviction``; what is evicted is a gap or the end of the epoch.
 
+A durable is ``raiden:{channel}:durable:NAME`` and ``raiden:{channel}:pending:NAME``; it, too, expires by itself. What
+is kept under a name is ``raiden:kept:NAME``.
+
 A group is one transaction in one round trip. Commands are not sent twice: where the connection ends before the answer
 came, `StoreFailed` can't say whether the group was appended, and a publisher's key makes it safe to ask again.
 """
@@ -23,16 +26,28 @@ came, `StoreFailed` can't say whether the group was appended, and a publisher's 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from raiden.history import FORGET, KEY_WINDOW, Append, Appended, Page, Record, StoreFailed, scripts
+from raiden.history import (
+    FORGET,
+    KEY_WINDOW,
+    MAX_PENDING,
+    TOUCH,
+    Append,
+    Appended,
+    Claimed,
+    Gap,
+    Page,
+    Record,
+    StoreFailed,
+    redis_url,
+    scripts,
+)
 from raiden.message import Cursor
 
 _APPEND_SHA = hashlib.sha1(scripts.APPEND.encode(), usedforsecurity=False).hexdigest()
@@ -41,20 +56,17 @@ T = TypeVar("T")
 
 
 class Redis:
-    """The store on the server at ``url``: ``redis://``, ``rediss://`` or ``unix://``, as redis-py reads it. The server
-    is first asked by the first call, and again by the next one after it failed; ``timeout`` seconds bound connecting
-    and each answer."""
+    """The store on the server at ``url``: ``redis://``, ``rediss://``, ``unix://`` or ``redis+sentinel://`` (see
+    `redis_url`); raises ValueError for any other, so making one judges a configuration. The server is first asked by
+    the first call, and again by the next one after it failed; ``timeout`` seconds bound connecting and each answer."""
 
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
-        parts = urlsplit(url)
-        # Without the password.
-        self._where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        # redis-py would send an append again that may have been done.
-        never = Retry(NoBackoff(), 0)
-        self._redis = self._guarded(
-            lambda: redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=never)
-        )
+        self._redis, *self._sentinels = redis_url.clients(url, timeout)
+        self._where = redis_url.without_password(url)
         self._page_script = self._redis.register_script(scripts.PAGE)
+        self._claim_script = self._redis.register_script(scripts.CLAIM)
+        self._acknowledge_script = self._redis.register_script(scripts.ACKNOWLEDGE)
+        self._release_script = self._redis.register_script(scripts.RELEASE)
 
     # What `Store` promises.
 
@@ -99,11 +111,51 @@ class Redis:
     def clear(self, channel: str) -> None:
         self._guarded(lambda: self._redis.unlink(_name(channel, "meta"), _name(channel, "stream")))
 
+    def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
+        times = (int(FORGET * 1000), int(TOUCH * 1000))
+        arguments = (limit, int(wait * 1_000_000), MAX_PENDING, *times, *(since or ()))
+        keys = _durable_names(channel, durable)
+        epoch, gap, rows = self._guarded(lambda: self._claim_script(keys, arguments))
+        records = []
+        for head, payload in zip(rows[::2], rows[1::2], strict=True):
+            offset, kind, published, attempt = map(int, head.split())
+            records.append((Record(offset, kind, payload, published), attempt))
+        return Claimed(records, epoch.decode(), gap and Gap(gap[0].decode(), *gap[1:]))
+
+    def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
+        arguments = (epoch, *itertools.chain(*claims))
+        return self._guarded(lambda: self._acknowledge_script(_durable_names(channel, durable), arguments))
+
+    def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
+        arguments = (epoch, *itertools.chain(*claims))
+        self._guarded(lambda: self._release_script(_durable_names(channel, durable), arguments))
+
+    def forget(self, channel: str, durable: str) -> None:
+        self._guarded(lambda: self._redis.unlink(*_durable_names(channel, durable)[2:]))
+
+    def keep(self, name: str, value: bytes, ttl: float) -> None:
+        key = f"raiden:kept:{name}"
+        if ttl > 0:
+            self._guarded(lambda: self._redis.set(key, value, px=max(1, int(ttl * 1000))))
+        else:
+            self._guarded(lambda: self._redis.delete(key))
+
+    def kept(self, name: str) -> bytes | None:
+        return self._guarded(lambda: self._redis.get(f"raiden:kept:{name}"))
+
     def tidy(self, limit: int) -> int:
         return 0
 
+    def check(self) -> None:
+        # Only a write shows that the server has room, a disk, and is no replica.
+        self._guarded(lambda: self._redis.set("raiden:check", b"", px=1000))
+
+    def size(self) -> int:
+        return 0
+
     def close(self) -> None:
-        self._redis.close()
+        for client in (self._redis, *self._sentinels):
+            client.close()
 
     def _page(self, channel: str, cursor: Cursor | None, limit: int, *, forward: bool) -> Page:
         keys = (_name(channel, "meta"), _name(channel, "stream"))
@@ -130,6 +182,10 @@ class Redis:
 def _name(channel: str, what: str) -> str:
     """A key's name. Its first closing brace ends the channel, so that no two names are the same."""
     return f"raiden:{{{channel.replace('%', '%25').replace('}', '%7D')}}}:{what}"
+
+
+def _durable_names(channel: str, durable: str) -> list[str]:
+    return [_name(channel, what) for what in ("meta", "stream", f"durable:{durable}", f"pending:{durable}")]
 
 
 def _append_arguments(append: Append) -> list[Any]:

@@ -1,5 +1,5 @@
-"""What the Redis server runs: a script is one step for all who use the server. Each begins with the hash and the stream of
-a channel as its first keys, and answers with texts, which cost the client less than lists."""
+"""What the Redis server runs, in Lua: a script is one step for all who use the server. The first keys of each are the
+hash and the stream of a channel; it answers with texts where it can, which cost the client less than lists."""
 
 from __future__ import annotations
 
@@ -94,3 +94,102 @@ for _, entry in ipairs(find(low, high, tonumber(ARGV[2]), forward)) do
 end
 return {{epoch, next, found}}
 """
+
+# A durable is a hash with its epoch, the first offset that was never claimed, and a field for each offset that is
+# claimed: how often it was. A sorted set has the same offsets by the deadline of their claim. Where that has passed, it
+# is the offset below zero instead, so that the first of these is the one to come again.
+# KEYS: the channel's hash and stream, the durable and its claims.
+_OVERDUE = "local function overdue(at) return whole(at - 9007199254740992) end\n"
+
+# ARGV: how many, for how many microseconds, how many may be claimed, milliseconds after which the durable is forgotten,
+# milliseconds more that it may last, and epoch and offset of the place to begin at if there is one. The answer: epoch;
+# epoch, first and last of the gap if there is one; and for each record a text of offset, kind, time and attempt, and
+# the payload.
+CLAIM = f"""{_CHANNEL}{_FIND}{_OVERDUE}
+local limit, deadline = tonumber(ARGV[1]), now + ARGV[2]
+local place = redis.call('HMGET', KEYS[3], 'epoch', 'next')
+local known, changed = place[1], not place[1]
+-- A channel without a history has its next offset before it.
+if not epoch then epoch, next = '0', 1 end
+local begin, from = known or ARGV[6] or epoch, tonumber(place[2])
+if not known then from = ARGV[7] and ARGV[7] + 1 or next end
+local gap, first, last
+if begin ~= epoch or from > next then
+    changed = true
+    if begin ~= '0' or from ~= 1 then
+        gap, from = begin, 1
+        redis.call('DEL', KEYS[3], KEYS[4])
+    end
+end
+local function lose(low, high)
+    if low <= high and (not gap or gap == epoch) then
+        gap, first, last = epoch, math.min(first or low, low), math.max(last or high, high)
+    end
+end
+local answer, taken = {{}}, 0
+local function take(entry)
+    local at = offset_of(entry)
+    local attempt = redis.call('HINCRBY', KEYS[3], whole(at), 1)
+    redis.call('ZADD', KEYS[4], whole(deadline), whole(at))
+    taken, changed = taken + 1, true
+    answer[2 * taken - 1] = whole(at) .. ' ' .. entry[2][2] .. ' ' .. entry[2][4] .. ' ' .. attempt
+    answer[2 * taken] = entry[2][8]
+end
+for _, at in ipairs(redis.call('ZRANGE', KEYS[4], 0, whole(now), 'BYSCORE')) do
+    redis.call('ZADD', KEYS[4], overdue(at), at)
+end
+local again
+repeat
+    again = redis.call('ZRANGE', KEYS[4], '-inf', '(0', 'BYSCORE', 'LIMIT', 0, limit - taken)
+    for _, at in ipairs(again) do
+        local found = find(tonumber(at), tonumber(at), 1, true)
+        if #found > 0 then
+            take(found[1])
+        else
+            redis.call('ZREM', KEYS[4], at)
+            redis.call('HDEL', KEYS[3], at)
+            lose(tonumber(at), tonumber(at))
+            changed = true
+        end
+    end
+until #again == 0 or taken >= limit
+local room = math.min(limit - taken, ARGV[3] - redis.call('ZCARD', KEYS[4]))
+if room > 0 and from < next then
+    local found = find(from, next - 1, room, true)
+    for _, entry in ipairs(found) do
+        lose(from, offset_of(entry) - 1)
+        from = offset_of(entry) + 1
+        take(entry)
+    end
+    if #found < room then
+        lose(from, next - 1)
+        from, changed = next, true
+    end
+end
+if changed then redis.call('HSET', KEYS[3], 'epoch', epoch, 'next', whole(from)) end
+if changed or redis.call('PTTL', KEYS[3]) < tonumber(ARGV[4]) then
+    redis.call('PEXPIRE', KEYS[3], ARGV[4] + ARGV[5])
+    redis.call('PEXPIRE', KEYS[4], ARGV[4] + ARGV[5])
+end
+return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer}}
+"""
+
+
+def _of_held(action: str) -> str:
+    """ARGV: the epoch, and each claim's offset and attempt. The answer: the offsets of those that were in force."""
+    return f"""{_CHANNEL}{_OVERDUE}
+local held = {{}}
+if redis.call('HGET', KEYS[3], 'epoch') ~= ARGV[1] then return held end
+for n = 2, #ARGV, 2 do
+    local at, attempt = ARGV[n], redis.call('HGET', KEYS[3], ARGV[n])
+    if attempt and (attempt == ARGV[n + 1] or ARGV[n + 1] == '0') then
+        {action}
+        held[#held + 1] = tonumber(at)
+    end
+end
+return held
+"""
+
+
+ACKNOWLEDGE = _of_held("redis.call('HDEL', KEYS[3], at) redis.call('ZREM', KEYS[4], at)")
+RELEASE = _of_held("redis.call('ZADD', KEYS[4], overdue(at), at)")

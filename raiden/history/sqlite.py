@@ -212,7 +212,7 @@ class Sqlite:
                 raise StoreFailed(f"the history at {self._path} fails: {self._full()}")
 
         # Nothing but a commit reaches the disk.
-        self._write(lambda: self._db.execute("INSERT OR REPLACE INTO kept VALUES ('', 0, x'')"))
+        self._write(lambda: self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}"))
         self._guarded(check)
 
     def size(self) -> int:
@@ -344,7 +344,7 @@ class Sqlite:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
             page_size = db.execute("PRAGMA page_size").fetchone()[0]
-            db.execute(f"PRAGMA wal_autocheckpoint = {WAL_SIZE // page_size // 2}")
+            db.execute(f"PRAGMA wal_autocheckpoint = {WAL_SIZE // page_size}")
             damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if damage != "ok":
                 raise sqlite3.DatabaseError(damage)
@@ -412,7 +412,7 @@ class Sqlite:
 
     def _pages(self, reserve: float) -> int:
         """How many pages the file may have; 0: any number."""
-        return int(self._max_size * (1 - reserve) // self._page_size)
+        return max(1, int(self._max_size * (1 - reserve) // self._page_size)) if self._max_size else 0
 
     def _pragma(self, name: str) -> int:
         return self._guarded(lambda: self._db.execute(f"PRAGMA {name}").fetchone()[0])
