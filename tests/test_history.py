@@ -23,8 +23,9 @@ import pytest
 import redis
 
 from raiden.history import EARLIEST, FORGET, KEY_WINDOW, Append, Appended, Durability, Gap, Page, Store, StoreFailed
+from raiden.history.file import WAL_SIZE
 from raiden.history.redis import Redis
-from raiden.history.sqlite import SLACK, WAL_SIZE, Sqlite
+from raiden.history.sqlite import SLACK, Sqlite
 from raiden.message import Cursor
 from tests.daemons import ROOT, environment, wait_for
 from tests.stores import Clock, RedisServer, Soon, append, payloads
@@ -508,7 +509,7 @@ def test_a_damaged_file_is_set_aside(open_sqlite: Callable[[], Sqlite], caplog: 
     store = open_sqlite()
     before = append(store, "a", *[b"x" * 1000] * 100)
     store.close()
-    path = store._path
+    path = store._file.path
     data = bytearray(path.read_bytes())
     data[4096:40960] = b"\xa5" * 36864
     path.write_bytes(data)
@@ -537,7 +538,7 @@ def test_a_later_schema_is_left_alone(open_sqlite: Callable[[], Sqlite]) -> None
     store.close()
     with pytest.raises(StoreFailed, match=r"written by a later release .*another data_dir"):
         open_sqlite()
-    with sqlite3.connect(store._path) as db:
+    with sqlite3.connect(store._file.path) as db:
         assert db.execute("SELECT count(*) FROM messages").fetchone() == (1,)
     db.close()
 
@@ -585,12 +586,12 @@ def test_a_file_of_a_largest_size(tmp_path: Path, clock: Clock) -> None:
         pass
     for _ in range(held - 1):
         append(store, "b", b"x" * 10_000, size=10**9)
-    assert store._path.stat().st_size <= most < store.size() <= most + WAL_SIZE + 100_000
+    assert store._file.path.stat().st_size <= most < store.size() <= most + WAL_SIZE + 100_000
     store.close()
 
 
 def test_the_wal_does_not_keep_the_size_of_a_large_group(sqlite_store: Sqlite) -> None:
-    wal = sqlite_store._path.with_name("history.db-wal")
+    wal = sqlite_store._file.path.with_name("history.db-wal")
     append(sqlite_store, "a", *[b"x" * 1_000_000] * 10)
     assert wal.stat().st_size > 2 * WAL_SIZE
     for n in range(3):
@@ -618,13 +619,13 @@ def test_a_file_that_can_not_be_written_now(open_sqlite: Callable[[], Sqlite]) -
         with pytest.raises(StoreFailed):
             append(store, "a", b"2")
     store.check()
-    aside = store._path.rename(store._path.with_name("aside"))
+    aside = store._file.path.rename(store._file.path.with_name("aside"))
     with pytest.raises(StoreFailed, match="No such file"):
         store.check()
-    store._path.touch()
+    store._file.path.touch()
     with pytest.raises(StoreFailed, match="was replaced"):
         store.check()
-    aside.rename(store._path)
+    aside.rename(store._file.path)
     store.check()
 
 
@@ -656,7 +657,7 @@ def test_a_file_that_others_keep_locked(open_sqlite: Callable[[], Sqlite]) -> No
     store = open_sqlite()
     append(store, "a", b"1")
     store._db.execute("PRAGMA busy_timeout = 50")
-    with sqlite3.connect(store._path, isolation_level=None) as other:
+    with sqlite3.connect(store._file.path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreFailed, match="locked"):
             append(store, "a", b"2")
@@ -667,6 +668,6 @@ def test_a_file_that_others_keep_locked(open_sqlite: Callable[[], Sqlite]) -> No
 
 
 def test_nobody_else_may_read_it(sqlite_store: Sqlite) -> None:
-    for file in sqlite_store._path.parent.iterdir():
+    for file in sqlite_store._file.path.parent.iterdir():
         assert file.stat().st_mode & 0o077 == 0, file
-    assert os.stat(sqlite_store._path.parent).st_mode & 0o777 == 0o700
+    assert os.stat(sqlite_store._file.path.parent).st_mode & 0o777 == 0o700

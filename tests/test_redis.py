@@ -79,7 +79,6 @@ def test_names_in_redis_are_never_two_channels(redis_store: Redis) -> None:
     assert [payloads(redis_store.after(name, None, 9)) for name in names] == [[name.encode()] for name in names]
 
 
-@pytest.mark.usefixtures("installed_redis")
 def test_a_server_that_refuses_writes_is_not_ready(redis_store: Redis, redis_server: RedisServer) -> None:
     redis_store.check()
     with redis.Redis.from_url(redis_server.url) as client:
@@ -173,21 +172,22 @@ def test_tls(tmp_path: Path) -> None:
     files = {"cert": "server.pem", "key": "server.key", "ca-cert": "ca.pem"}
     options = [word for name, file in files.items() for word in (f"--tls-{name}-file", str(tmp_path / file))]
     url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={tmp_path}"
-    server = RedisServer(
-        tmp_path, "--tls-port", str(port), "--tls-auth-clients", "no", *options, url=f"{url}/ca.pem"
-    )  # it answers
+    options += ["--tls-port", str(port), "--tls-auth-clients", "no"]
+    server = RedisServer(tmp_path, *options, url=f"{url}/ca.pem")
     store, stranger = Redis(server.url), Redis(f"{url}/another.pem")
-    assert append(store, "a", b"1").offsets == range(1, 2)
-    with pytest.raises(StoreFailed, match=r"the history at rediss://127\.0\.0\.1:\d+/0 fails: .*certificate"):
-        append(stranger, "a", b"2")
-    for one in (store, stranger):
-        one.close()
-    server.stop()
+    try:
+        assert append(store, "a", b"1").offsets == range(1, 2)
+        with pytest.raises(StoreFailed, match=r"the history at rediss://127\.0\.0\.1:\d+/0 fails: .*certificate"):
+            append(stranger, "a", b"2")
+    finally:
+        store.close()
+        stranger.close()
+        server.stop()
 
 
 @pytest.fixture
 def watched_servers(installed_redis: None, tmp_path: Path) -> Iterator[tuple[list[RedisServer], str]]:
-    """A master, its replica, and the URL of a Sentinel that watches them."""
+    """A master and its replica, and the URL of a Sentinel that watches them."""
     servers: list[RedisServer] = []
     master, replica, watcher = (free_port() for _ in range(3))
     for port, options in [(master, ()), (replica, ("--replicaof", "127.0.0.1", str(master)))]:
@@ -206,7 +206,7 @@ def watched_servers(installed_redis: None, tmp_path: Path) -> Iterator[tuple[lis
     sentinel.terminate()
     sentinel.wait(20)
     for server in servers:
-        server.stop()
+        server.kill()  # in order, they would wait for each other
 
 
 def test_sentinels_tell_which_server(watched_servers: tuple[list[RedisServer], str]) -> None:

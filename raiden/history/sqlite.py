@@ -3,25 +3,19 @@
 Any number of processes may append: a transaction takes the write lock first (``BEGIN IMMEDIATE``), reads where the
 channels stand, and so gives out offsets in one order. But one that finds the lock taken sleeps before it looks again:
 with two writers the slowest commits took 330 ms, so let one process write for all. Readers see the last commit and
-never wait. A commit is written to the WAL: with ``synchronous = NORMAL`` that survives the end of every process, with
-``FULL`` it is flushed to the disk first and survives the end of the machine
-(sqlite.org/pragma.html#pragma_synchronous). The caller makes groups: one `append` is one commit, whatever it holds.
+never wait. The caller makes groups: one `append` is one commit, whatever it holds.
 
 Messages beyond a channel's size are hidden at once and removed some at a time (`SLACK`), those beyond their age are
-hidden at once and removed by `tidy`. The file does not become smaller: others get the room. The WAL is `WAL_SIZE` bytes
-and as much as one group more.
+hidden at once and removed by `tidy`.
 """
 
 from __future__ import annotations
 
-import logging
-import os
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from raiden.history import (
     FORGET,
@@ -32,20 +26,12 @@ from raiden.history import (
     Durability,
     Page,
     Record,
-    StoreFailed,
     durables,
     is_in,
 )
+from raiden.history.file import File
 from raiden.message import Cursor
 
-log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x52616964  # "Raid", so that `file` knows it
-BUSY_TIMEOUT = 5.0  # seconds that a commit waits for other processes' commits
-WAL_SIZE = 4 << 20  # bytes
-# The part of the largest size that appends leave: to claims, kept values, and what it takes to remove messages.
-RESERVE = 1 / 16
 # Messages over a channel's size that are left until it is worth removing them.
 SLACK = 64
 
@@ -92,8 +78,6 @@ CREATE INDEX kept_by_age ON kept (expires);
 
 _EXPIRES = 4  # the column of messages
 
-T = TypeVar("T")
-
 
 class _Channel:
     """A row of channels, as this transaction leaves it; ``last`` is the row of its last message, if that is new."""
@@ -107,36 +91,30 @@ class _Channel:
 
 
 class Sqlite:
-    """The store in the file ``path``, which is made if it is not there; raises StoreFailed where that can't be. A file
-    that is damaged is set aside, and said so; one of a later schema is left alone. ``max_size`` bytes are what the file
-    may take (0: the disk is the limit); an append that needs more fails. ``clock`` gives microseconds."""
+    """The store in the file ``path``, which is a `File`; ``max_size`` bytes are what it may take (0: the disk is the
+    limit), and an append that needs more fails. ``clock`` gives microseconds."""
 
     def __init__(
         self, path: Path, max_size: int = 0, *, clock: Callable[[], int] = lambda: time.time_ns() // 1000
     ) -> None:
-        self._path = path
-        self._max_size = max_size
-        self._max_pages = 0
         self._clock = clock
-        self._synchronous = -1
-        self._db = self._guarded(self._open)
-        self._file = os.stat(path)
-        self._page_size = self._pragma("page_size")
+        self._file = File(path, _SCHEMA + durables.SCHEMA, max_size)
+        self._db = self._file.db
 
     # What `Store` promises.
 
     def append(self, appends: Sequence[Append]) -> list[Appended]:
         synced = any(append.durability == Durability.SYNCED for append in appends)
-        return self._write(lambda: self._append(appends), synced=synced, reserve=RESERVE)
+        return self._file.write(lambda: self._append(appends), synced=synced, grows=True)
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        return self._guarded(lambda: self._page(channel, cursor, limit, forward=True))
+        return self._file.read(lambda: self._page(channel, cursor, limit, forward=True))
 
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        return self._guarded(lambda: self._page(channel, cursor, limit, forward=False))
+        return self._file.read(lambda: self._page(channel, cursor, limit, forward=False))
 
     def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
-        found = self._guarded(lambda: [(name, self._channel(name)) for name in channels])
+        found = self._file.read(lambda: [(name, self._channel(name)) for name in channels])
         return {name: Cursor(row.epoch, row.next - 1) for name, row in found if row}
 
     def clear(self, channel: str) -> None:
@@ -147,22 +125,22 @@ class Sqlite:
                 self._db.execute("DELETE FROM keys WHERE channel = ?", (row.id,))
                 self._db.execute("DELETE FROM channels WHERE id = ?", (row.id,))
 
-        self._write(clear)
+        self._file.write(clear)
 
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
         now = self._clock()
-        if place := self._guarded(lambda: durables.idle(self._db, channel, durable, now)):
+        if place := self._file.read(lambda: durables.idle(self._db, channel, durable, now)):
             return Claimed([], place)
-        return self._write(lambda: durables.claim(self._db, channel, durable, limit, wait, since, self._clock()))
+        return self._file.write(lambda: durables.claim(self._db, channel, durable, limit, wait, since, self._clock()))
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
-        return self._write(lambda: durables.acknowledge(self._db, channel, durable, epoch, claims))
+        return self._file.write(lambda: durables.acknowledge(self._db, channel, durable, epoch, claims))
 
     def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
-        self._write(lambda: durables.release(self._db, channel, durable, epoch, claims, self._clock()))
+        self._file.write(lambda: durables.release(self._db, channel, durable, epoch, claims, self._clock()))
 
     def forget(self, channel: str, durable: str) -> None:
-        self._write(lambda: durables.forget(self._db, channel, durable))
+        self._file.write(lambda: durables.forget(self._db, channel, durable))
 
     def keep(self, name: str, value: bytes, ttl: float) -> None:
         def keep() -> None:
@@ -172,11 +150,11 @@ class Sqlite:
             else:
                 self._db.execute("DELETE FROM kept WHERE name = ?", (name,))
 
-        self._write(keep)
+        self._file.write(keep)
 
     def kept(self, name: str) -> bytes | None:
         command = "SELECT value FROM kept WHERE name = ? AND expires > ?"
-        row = self._guarded(lambda: self._db.execute(command, (name, self._clock())).fetchone())
+        row = self._file.read(lambda: self._db.execute(command, (name, self._clock())).fetchone())
         return row[0] if row else None
 
     def tidy(self, limit: int) -> int:
@@ -201,26 +179,16 @@ class Sqlite:
             ).rowcount
             return removed + durables.tidy(self._db, limit, now)
 
-        return self._write(tidy)
+        return self._file.write(tidy)
 
     def check(self) -> None:
-        def check() -> None:
-            if not os.path.samestat(os.stat(self._path), self._file):
-                raise OSError("the file was replaced while it was in use")
-            used = self._pragma("page_count") - self._pragma("freelist_count")
-            if self._max_size and used >= self._pages(RESERVE):
-                raise StoreFailed(f"the history at {self._path} fails: {self._full()}")
-
-        # Nothing but a commit reaches the disk.
-        self._write(lambda: self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}"))
-        self._guarded(check)
+        self._file.check()
 
     def size(self) -> int:
-        parts = (self._path.with_name(self._path.name + suffix) for suffix in ("", "-wal", "-shm"))
-        return self._guarded(lambda: sum(part.stat().st_size for part in parts if part.exists()))
+        return self._file.size()
 
     def close(self) -> None:
-        self._db.close()
+        self._file.close()
 
     # Appending.
 
@@ -323,109 +291,3 @@ class Sqlite:
             self._db.execute("COMMIT")
         records = [Record(*row) for row in rows]
         return Page.found(records, channel.epoch, channel.next, cursor, limit, forward=forward)
-
-    # The file.
-
-    def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite's other files get the mode of this one.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-        try:
-            return self._connect()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise  # it can't be opened or written; that does not make it damaged
-            self._set_aside(error)
-        return self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
-            page_size = db.execute("PRAGMA page_size").fetchone()[0]
-            db.execute(f"PRAGMA wal_autocheckpoint = {WAL_SIZE // page_size}")
-            damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if damage != "ok":
-                raise sqlite3.DatabaseError(damage)
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise StoreFailed(
-                    f"{self._path} was written by a later release (schema {version}, this one knows {SCHEMA_VERSION}): "
-                    "run that release, or give this one another data_dir"
-                )
-            if version == 0:
-                self._create(db)
-        except BaseException:  # raised again: nobody else will close it
-            db.close()
-            raise
-        return db
-
-    @staticmethod
-    def _create(db: sqlite3.Connection) -> None:
-        db.execute("BEGIN IMMEDIATE")
-        if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was faster
-            for statement in (_SCHEMA + durables.SCHEMA).split(";\n"):
-                db.execute(statement)
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.execute("COMMIT")
-
-    def _set_aside(self, error: Exception) -> None:
-        """Keep a damaged file for who wants to look at it, and begin anew: with other epochs, so that nobody takes the
-        new offsets for the old ones."""
-        aside = self._path.with_name(f"{self._path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-        for suffix in ("", "-wal", "-shm"):
-            part = self._path.with_name(self._path.name + suffix)
-            if part.exists():
-                os.replace(part, aside.with_name(aside.name + suffix))
-        log.error(
-            "the history was damaged and set aside; a new one begins", extra={"file": str(aside), "why": str(error)}
-        )
-
-    # Writing.
-
-    def _write(self, work: Callable[[], T], *, synced: bool = False, reserve: float = 0.0) -> T:
-        """Do work in a transaction that leaves a part of the largest size unused."""
-
-        def write() -> T:
-            self._prepare(2 if synced else 1, self._pages(reserve))  # FULL, NORMAL
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                result = work()
-                self._db.execute("COMMIT")
-            except BaseException:  # raised again: what was begun must not stay open
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-            return result
-
-        return self._guarded(write)
-
-    def _prepare(self, synchronous: int, max_pages: int) -> None:
-        if synchronous != self._synchronous:
-            self._db.execute(f"PRAGMA synchronous = {synchronous}")
-            self._synchronous = synchronous
-        if max_pages != self._max_pages:
-            self._db.execute(f"PRAGMA max_page_count = {max_pages}")
-            self._max_pages = max_pages
-
-    def _pages(self, reserve: float) -> int:
-        """How many pages the file may have; 0: any number."""
-        return max(1, int(self._max_size * (1 - reserve) // self._page_size)) if self._max_size else 0
-
-    def _pragma(self, name: str) -> int:
-        return self._guarded(lambda: self._db.execute(f"PRAGMA {name}").fetchone()[0])
-
-    def _guarded(self, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except (sqlite3.Error, OSError) as error:
-            full = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL and self._max_size
-            raise StoreFailed(f"the history at {self._path} fails: {self._full() if full else error}") from error
-
-    def _full(self) -> str:
-        return (
-            f"it is full: raise max_data (it may take {self._max_size} bytes), keep less history (history_size,"
-            " history_ttl), or make room on its disk"
-        )
