@@ -29,7 +29,7 @@ CREATE TABLE claims (
     durable INTEGER NOT NULL,
     position INTEGER NOT NULL,
     attempt INTEGER NOT NULL,
-    deadline INTEGER NOT NULL,
+    deadline INTEGER NOT NULL,   -- 0: it has passed, so that those come by their position
     PRIMARY KEY (durable, position)
 ) WITHOUT ROWID;
 CREATE INDEX claims_by_deadline ON claims (durable, deadline);
@@ -82,22 +82,26 @@ class _Durable:
 
     def overdue(self, limit: int) -> list[tuple[Record, int]]:
         """Records whose claims are over, each with its next attempt; claims of what is gone end."""
+        self._db.execute(
+            "UPDATE claims SET deadline = 0 WHERE durable = ? AND deadline > 0 AND deadline <= ?", (self.id, self._now)
+        )
         found: list[tuple[Record, int]] = []
-        for position, attempt in self._db.execute(
-            "SELECT position, attempt FROM claims WHERE durable = ? AND deadline <= ? ORDER BY position",
-            (self.id, self._now),
-        ).fetchall():
-            if len(found) == limit:
+        position = 0
+        while len(found) < limit:
+            rows = self._db.execute(
+                "SELECT claims.position, attempt, kind, payload, published FROM claims LEFT JOIN messages"
+                " ON channel = ? AND messages.position = claims.position AND messages.position >= ? AND expires > ?"
+                " WHERE durable = ? AND deadline = 0 AND claims.position > ? ORDER BY claims.position LIMIT ?",
+                (self.channel, self._first, self._now, self.id, position, limit - len(found)),
+            ).fetchall()
+            if not rows:
                 break
-            row = self._db.execute(
-                f"SELECT {_COLUMNS} FROM messages WHERE channel = ? AND position = ? AND expires > ?",
-                (self.channel, position, self._now),
-            ).fetchone()
-            if row and position >= self._first:
-                found.append((Record(*row), attempt + 1))
-            else:
-                self._db.execute("DELETE FROM claims WHERE durable = ? AND position = ?", (self.id, position))
-                self._lose(position, position)
+            for position, attempt, *message in rows:
+                if message[0] is not None:
+                    found.append((Record(position, *message), attempt + 1))
+                else:
+                    self._db.execute("DELETE FROM claims WHERE durable = ? AND position = ?", (self.id, position))
+                    self._lose(position, position)
         return found
 
     def new(self, limit: int) -> list[tuple[Record, int]]:
@@ -156,13 +160,11 @@ def acknowledge(
     return [offset for offset, attempt in claims if db.execute(command, (id, offset, attempt)).rowcount]
 
 
-def release(
-    db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]], now: int
-) -> None:
+def release(db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
     id = _find(db, channel, name, epoch)
     db.executemany(
-        "UPDATE claims SET deadline = ? WHERE durable = ? AND position = ? AND ? IN (0, attempt)",
-        [(now, id, offset, attempt) for offset, attempt in claims],
+        "UPDATE claims SET deadline = 0 WHERE durable = ? AND position = ? AND ? IN (0, attempt)",
+        [(id, offset, attempt) for offset, attempt in claims],
     )
 
 

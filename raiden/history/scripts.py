@@ -19,9 +19,10 @@ end
 # Up to `limit` visible entries between two offsets.
 _FIND = """
 local function find(low, high, limit, forward)
-    local found = {}
+    local found, least = {}, 1
     while #found < limit and low <= high do
-        local count, entries = math.max(limit - #found, 100), nil
+        local count, entries = math.max(limit - #found, least), nil
+        least = 100  -- where some are hidden, many may be
         if forward then
             entries = redis.call('XRANGE', KEYS[2], whole(low), whole(high), 'COUNT', count)
         else

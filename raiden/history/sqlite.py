@@ -137,7 +137,7 @@ class Sqlite:
         return self._file.write(lambda: durables.acknowledge(self._db, channel, durable, epoch, claims))
 
     def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
-        self._file.write(lambda: durables.release(self._db, channel, durable, epoch, claims, self._clock()))
+        self._file.write(lambda: durables.release(self._db, channel, durable, epoch, claims))
 
     def forget(self, channel: str, durable: str) -> None:
         self._file.write(lambda: durables.forget(self._db, channel, durable))
