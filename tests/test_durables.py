@@ -188,6 +188,17 @@ def test_what_is_too_old_is_lost(store: Store, soon: Soon) -> None:
     assert (offsets(claimed), claimed.gap) == ([(6, 1)], None)
 
 
+def test_what_is_retained_is_claimed(store: Store, soon: Soon) -> None:
+    epoch = append(store, "a", b"1", b"2", ttl=0.1, retain=60).epoch
+    claim(store, limit=0)
+    soon(lambda: len(store.after("a", None, 9).records) == 1, "one is too old")
+    claimed = claim(store, wait=0.0)
+    assert (offsets(claimed), claimed.gap) == ([(2, 1)], Gap(epoch, 1, 1))
+    append(store, "a", b"3")
+    claimed = claim(store)
+    assert (offsets(claimed), claimed.gap) == ([(3, 1)], Gap(epoch, 2, 2))
+
+
 def test_the_first_are_gone_before_a_durable_begins(store: Store) -> None:
     epoch = append(store, "a", b"1", b"2", b"3", size=1).epoch
     claimed = claim(store)

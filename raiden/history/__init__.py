@@ -156,7 +156,8 @@ class Store(Protocol):
         """Append all in one go, in this order; they are as durable as the most demanding of them asks."""
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        """The first ``limit`` records after a cursor; None: from the earliest on, and no gap is told."""
+        """The first ``limit`` records after a cursor. From the earliest on: `EARLIEST`, where what is gone before it is
+        a gap, or None, where it is none."""
 
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         """The last ``limit`` records before a cursor; None: the newest."""
