@@ -1,4 +1,4 @@
-"""Fixtures: a real daemon with two workers for each test module that asks for one."""
+"""Fixtures: a real daemon with two workers for each test module that asks for one; and the stores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ from typing import Any
 import pytest
 
 from tests.daemons import Daemon
+from tests.stores import (  # noqa: F401
+    clock,
+    installed_redis,
+    open_redis,
+    open_sqlite,
+    open_store,
+    own_server,
+    redis_server,
+    redis_store,
+    shared_server,
+    soon,
+    sqlite_store,
+    store,
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,171 +7,28 @@ import itertools
 import logging
 import os
 import re
+import resource
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
 import pytest
 import redis
 
-from raiden.history import FORGET, KEY_WINDOW, Append, Appended, Durability, Gap, Page, Store, StoreFailed
+from raiden.history import EARLIEST, FORGET, KEY_WINDOW, Append, Appended, Durability, Gap, Page, Store, StoreFailed
+from raiden.history.file import WAL_SIZE
 from raiden.history.redis import Redis
 from raiden.history.sqlite import SLACK, Sqlite
 from raiden.message import Cursor
 from tests.daemons import ROOT, environment, wait_for
-
-
-class Clock:
-    """Microseconds that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
-
-    def pass_by(self, seconds: float) -> None:
-        self.now += int(seconds * 1_000_000)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-class RedisServer:
-    """A server that flushes every append to the disk, on a socket in ``folder``."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.url = f"unix://{folder / 'socket'}"
-        self.start()
-
-    def start(self) -> None:
-        """Start it with what an earlier life left, and return when it answers."""
-        command = ["redis-server", "--port", "0", "--unixsocket", str(self.folder / "socket")]
-        command += ["--dir", str(self.folder), "--save", "", "--appendonly", "yes", "--appendfsync", "always"]
-        with open(self.folder / "log", "ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            wait_for(self._answers, f"redis-server answers; its log is {self.folder / 'log'}")
-        except BaseException:  # raised again: nobody else will end it
-            self.kill()
-            raise
-
-    def _answers(self) -> bool:
-        store = Redis(self.url)
-        try:
-            store.positions(["a"])
-        except StoreFailed:
-            assert self.process.poll() is None, (self.folder / "log").read_text()
-            return False
-        finally:
-            store.close()
-        return True
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(20)
-
-
-@pytest.fixture(scope="session")
-def installed_redis() -> None:
-    if shutil.which("redis-server") is None:
-        pytest.skip("needs redis-server")
-
-
-@pytest.fixture(scope="session")
-def shared_server(installed_redis: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def redis_server(shared_server: RedisServer) -> RedisServer:
-    """An empty one."""
-    with redis.Redis.from_url(shared_server.url) as client:
-        client.flushall()
-    return shared_server
-
-
-@pytest.fixture
-def own_server(installed_redis: None, tmp_path: Path) -> Iterator[RedisServer]:
-    """One that the test may kill."""
-    server = RedisServer(tmp_path)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def open_sqlite(tmp_path: Path, clock: Clock) -> Iterator[Callable[[], Sqlite]]:
-    stores = []
-
-    def open_sqlite() -> Sqlite:
-        stores.append(Sqlite(tmp_path / "state" / "history.db", clock=clock))
-        return stores[-1]
-
-    yield open_sqlite
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def sqlite_store(open_sqlite: Callable[[], Sqlite]) -> Sqlite:
-    return open_sqlite()
-
-
-@pytest.fixture
-def open_redis(redis_server: RedisServer) -> Iterator[Callable[[], Redis]]:
-    stores = []
-
-    def open_redis() -> Redis:
-        stores.append(Redis(redis_server.url))
-        return stores[-1]
-
-    yield open_redis
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def redis_store(open_redis: Callable[[], Redis]) -> Redis:
-    return open_redis()
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def open_store(request: pytest.FixtureRequest) -> Callable[[], Store]:
-    """Opens stores on the same history, with each engine."""
-    return request.getfixturevalue(f"open_{request.param}")
-
-
-@pytest.fixture
-def store(open_store: Callable[[], Store]) -> Store:
-    return open_store()
-
-
-def append(store: Store, channel: str, *payloads: bytes, size: int = 100, ttl: float = 300.0, key: str | None = None,
-           durability: Durability = Durability.STORED) -> Appended:  # fmt: skip
-    messages = [(0, payload, 7) for payload in payloads]
-    (appended,) = store.append([Append(channel, messages, size=size, ttl=ttl, key=key, durability=durability)])
-    return appended
-
-
-def payloads(page: Page) -> list[bytes]:
-    return [record.payload for record in page.records]
-
+from tests.stores import Clock, RedisServer, Soon, append, payloads
 
 # Offsets.
 
@@ -327,6 +184,88 @@ def test_sqlite_forgets_a_channel_long_after_its_last_message(sqlite_store: Sqli
     assert append(sqlite_store, "a", b"2").epoch != epoch
 
 
+def test_the_earliest_place_is_in_every_epoch(store: Store) -> None:
+    assert store.after("a", EARLIEST, 9) == Page() == store.before("a", EARLIEST, 9)
+    epoch = append(store, "a", b"1", b"2", size=2).epoch
+    page = store.after("a", EARLIEST, 1)
+    assert (payloads(page), page.gap, page.more) == ([b"1"], None, True)
+    append(store, "a", b"3", b"4", size=3)
+    page = store.after("a", EARLIEST, 9)
+    assert (payloads(page), page.gap) == ([b"2", b"3", b"4"], Gap(epoch, 1, 1))
+    assert store.after("a", None, 9).gap is None
+    append(store, "a", b"5", size=0)
+    assert store.after("a", EARLIEST, 9).gap == Gap(epoch, 1, 5)
+    store.clear("a")
+    append(store, "a", b"new")
+    assert store.after("a", EARLIEST, 9).gap is None
+    assert store.after("a", Cursor(EARLIEST.epoch, 1), 9).gap == Gap(EARLIEST.epoch, 0, 0)
+
+
+# The last message.
+
+
+def test_the_last_message_is_retained(store: Store, soon: Soon) -> None:
+    epoch = append(store, "a", b"1", b"2", ttl=0.2, retain=60).epoch
+    soon(lambda: payloads(store.after("a", None, 9)) == [b"2"], "only the last is left")
+    while store.tidy(1):
+        pass
+    assert payloads(store.after("a", None, 9)) == payloads(store.before("a", None, 9)) == [b"2"]
+    append(store, "a", b"3", ttl=60)
+    page = store.after("a", Cursor(epoch, 1), 9)
+    assert (payloads(page), page.gap) == ([b"3"], Gap(epoch, 2, 2)), "it was the last no more"
+    append(store, "a", b"4", ttl=60)
+    assert payloads(store.before("a", None, 9)) == [b"3", b"4"]
+
+
+def test_retained_or_not_a_message_is_as_old_as_others(store: Store, soon: Soon) -> None:
+    append(store, "a", b"1", ttl=60, retain=0.2)
+    append(store, "b", b"1", ttl=0.2, retain=0.3)
+    soon(lambda: payloads(store.after("b", None, 9)) == [], "retain ends, too")
+    assert payloads(store.after("a", None, 9)) == [b"1"], "the longer one counts"
+    append(store, "a", b"2", ttl=60, retain=90)
+    append(store, "a", b"3", ttl=60)
+    assert payloads(store.after("a", None, 9)) == [b"1", b"2", b"3"]
+
+
+def test_without_a_history_the_last_message_is_retained(store: Store, soon: Soon) -> None:
+    append(store, "a", b"1", b"2", size=0, retain=60)
+    assert payloads(store.after("a", None, 9)) == [b"2"]
+    append(store, "a", b"3", size=0, ttl=60, retain=0.2)
+    assert payloads(store.after("a", None, 9)) == [b"3"]
+    soon(lambda: payloads(store.after("a", None, 9)) == [], "for as long as it is retained")
+    append(store, "a", b"4", size=0, retain=60)
+    append(store, "a", b"5", size=0)
+    assert payloads(store.after("a", None, 9)) == []
+
+
+def test_a_group_retains_its_last_message(store: Store, soon: Soon) -> None:
+    """Also where the one before is of the same group, and where a group adds nothing."""
+    groups = [Append("a", [(0, b"%d" % n, 7)], ttl=0.2, retain=60) for n in range(3)]
+    store.append([*groups, Append("a", [])])
+    soon(lambda: payloads(store.after("a", None, 9)) == [b"2"], "one is left of three")
+
+
+def test_sqlite_does_not_forget_what_is_retained(sqlite_store: Sqlite, clock: Clock) -> None:
+    epoch = append(sqlite_store, "a", b"1", ttl=10, retain=3 * FORGET).epoch
+    clock.pass_by(2 * FORGET)
+    assert sqlite_store.tidy(9) == 0 and payloads(sqlite_store.after("a", None, 9)) == [b"1"]
+    assert append(sqlite_store, "a", b"2").epoch == epoch
+    assert sqlite_store.tidy(9) == 1, "the first is too old now"
+    clock.pass_by(FORGET + 1)
+    assert sqlite_store.tidy(9) == 2 and sqlite_store.positions(["a"]) == {}
+
+
+def test_redis_does_not_forget_what_is_retained(redis_store: Redis, redis_server: RedisServer, soon: Soon) -> None:
+    append(redis_store, "a", b"1", b"2", ttl=0.1, retain=2 * FORGET)
+    with redis.Redis.from_url(redis_server.url) as client:
+        assert min(client.ttl("raiden:{a}:meta"), client.ttl("raiden:{a}:stream")) > FORGET + 20
+        soon(lambda: payloads(redis_store.after("a", None, 9)) == [b"2"], "only the last is left")
+        append(redis_store, "a", b"3", ttl=60)
+        append(redis_store, "a", b"4", ttl=60)
+        assert client.xlen("raiden:{a}:stream") == 2, "what was retained is removed"
+        assert not client.hexists("raiden:{a}:meta", "retained")
+
+
 def test_clear_ends_the_epoch(store: Store) -> None:
     before = append(store, "a", b"1", key="k")
     store.clear("a")
@@ -353,9 +292,10 @@ def test_the_engines_answer_alike(sqlite_store: Sqlite, redis_store: Redis) -> N
             for store in stores:
                 store.clear("a")
         elif call < 0.5:
+            retain = random.choice([0, 0, 0, 900])
             key = random.choice([None, None, f"k{random.randrange(100)}"])
             messages = [b"%d" % random.randrange(1000) for _ in range(random.choice([1, 1, 2, 9]))]
-            first, second = (append(store, "a", *messages, size=size, key=key) for store in stores)
+            first, second = (append(store, "a", *messages, size=size, key=key, retain=retain) for store in stores)
             assert (first.offsets, first.repeated) == (second.offsets, second.repeated)
             if first.epoch not in epochs[0]:
                 epochs[0].append(first.epoch)
@@ -423,6 +363,31 @@ def test_a_key_at_the_same_time_in_four_stores(open_store: Callable[[], Store]) 
         assert sorted(appended.repeated for appended in result) == [False, True, True, True]
 
 
+# Values.
+
+
+def test_values_are_kept_for_a_while(store: Store, soon: Soon) -> None:
+    assert store.kept("a") is None
+    store.keep("a", b"1\0\xff", 60)
+    store.keep("b", b"2", 0.1)
+    store.keep("c", b"3", 60)
+    assert (store.kept("a"), store.kept("b")) == (b"1\0\xff", b"2")
+    soon(lambda: store.kept("b") is None, "its time is over")
+    while store.tidy(1):
+        pass
+    store.keep("a", b"", 60)
+    store.keep("c", b"4", 0)
+    store.keep("none", b"", 0)
+    assert (store.kept("a"), store.kept("c")) == (b"", None)
+
+
+def test_sqlite_tidies_values(sqlite_store: Sqlite, clock: Clock) -> None:
+    sqlite_store.keep("a", b"1", 1)
+    sqlite_store.keep("b", b"2", 3)
+    clock.pass_by(2)
+    assert sqlite_store.tidy(9) == 1 and sqlite_store.tidy(9) == 0
+
+
 # What it survives.
 
 WRITER = """
@@ -483,8 +448,8 @@ def test_what_was_acknowledged_survives_kills_of_redis(own_server: RedisServer) 
                 appended = store.append(group)
             except StoreFailed:
                 return
-            for append, result in zip(group, appended, strict=True):
-                acknowledged.extend(zip(result.offsets, [payload for _, payload, _ in append.messages], strict=True))
+            for one, result in zip(group, appended, strict=True):
+                acknowledged.extend(zip(result.offsets, [payload for _, payload, _ in one.messages], strict=True))
 
     stores = [Redis(own_server.url) for _ in range(2)]
     for life in range(1, 6):
@@ -544,7 +509,7 @@ def test_a_damaged_file_is_set_aside(open_sqlite: Callable[[], Sqlite], caplog: 
     store = open_sqlite()
     before = append(store, "a", *[b"x" * 1000] * 100)
     store.close()
-    path = store._path
+    path = store._file.path
     data = bytearray(path.read_bytes())
     data[4096:40960] = b"\xa5" * 36864
     path.write_bytes(data)
@@ -573,7 +538,7 @@ def test_a_later_schema_is_left_alone(open_sqlite: Callable[[], Sqlite]) -> None
     store.close()
     with pytest.raises(StoreFailed, match=r"written by a later release .*another data_dir"):
         open_sqlite()
-    with sqlite3.connect(store._path) as db:
+    with sqlite3.connect(store._file.path) as db:
         assert db.execute("SELECT count(*) FROM messages").fetchone() == (1,)
     db.close()
 
@@ -600,11 +565,99 @@ def test_a_full_disk_fails_the_append_and_nothing_else(open_sqlite: Callable[[],
     assert append(store, "a", b"2").offsets == range(2, 3)
 
 
+def test_a_file_of_a_largest_size(tmp_path: Path, clock: Clock) -> None:
+    """Appends fail over it, and work again after the old messages' time."""
+    most = 1 << 20
+    store = Sqlite(tmp_path / "history.db", most, clock=clock)
+    append(store, "a", b"x", ttl=60)
+    store.claim("a", "d", 0, 60, EARLIEST)
+    with pytest.raises(StoreFailed, match=r"is full: raise max_data \(it may take 1048576 bytes\), keep less history"):
+        while True:
+            append(store, "a", b"x" * 10_000, size=10**9, ttl=60)
+    with pytest.raises(StoreFailed, match="is full"):
+        append(store, "b", b"x" * 50_000)
+    held = len(store.after("a", None, 10**9).records)
+    assert held > 60 and store.positions(["b"]) == {}
+    claimed = store.claim("a", "d", 1000, 60)
+    assert len(claimed.records) == held, "claims have room left"
+    store.acknowledge("a", "d", claimed.epoch, [(offset, 0) for (offset, *_), _ in claimed.records])
+    clock.pass_by(61)
+    while store.tidy(10):
+        pass
+    for _ in range(held - 1):
+        append(store, "b", b"x" * 10_000, size=10**9)
+    assert store._file.path.stat().st_size <= most < store.size() <= most + WAL_SIZE + 100_000
+    store.close()
+
+
+def test_the_wal_does_not_keep_the_size_of_a_large_group(sqlite_store: Sqlite) -> None:
+    wal = sqlite_store._file.path.with_name("history.db-wal")
+    append(sqlite_store, "a", *[b"x" * 1_000_000] * 10)
+    assert wal.stat().st_size > 2 * WAL_SIZE
+    for n in range(3):
+        append(sqlite_store, "a", b"%d" % n, size=3)
+    assert wal.stat().st_size <= WAL_SIZE < sqlite_store.size()
+
+
+def test_a_store_that_can_be_written(store: Store) -> None:
+    store.check()
+    append(store, "a", b"1")
+    store.check()
+    assert payloads(store.after("a", None, 9)) == [b"1"] and store.size() >= 0
+
+
+def test_a_file_that_can_not_be_written_now(open_sqlite: Callable[[], Sqlite]) -> None:
+    store = open_sqlite()
+    append(store, "a", b"1")
+    store._db.execute("PRAGMA query_only = 1")
+    with pytest.raises(StoreFailed, match="readonly"):
+        store.check()
+    store._db.execute("PRAGMA query_only = 0")
+    with limited_files():
+        with pytest.raises(StoreFailed):
+            store.check()
+        with pytest.raises(StoreFailed):
+            append(store, "a", b"2")
+    store.check()
+    aside = store._file.path.rename(store._file.path.with_name("aside"))
+    with pytest.raises(StoreFailed, match="No such file"):
+        store.check()
+    store._file.path.touch()
+    with pytest.raises(StoreFailed, match="was replaced"):
+        store.check()
+    aside.rename(store._file.path)
+    store.check()
+
+
+@contextmanager
+def limited_files() -> Iterator[None]:
+    """No file may be written beyond its first page, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_file_is_not_ready(tmp_path: Path) -> None:
+    store = Sqlite(tmp_path / "history.db", 1 << 18)
+    store.check()
+    with pytest.raises(StoreFailed, match="is full"):
+        while True:
+            append(store, "a", b"x" * 3000, size=10**9)
+    with pytest.raises(StoreFailed, match="is full: raise max_data"):
+        store.check()
+    store.clear("a")
+    store.check()
+    store.close()
+
+
 def test_a_file_that_others_keep_locked(open_sqlite: Callable[[], Sqlite]) -> None:
     store = open_sqlite()
     append(store, "a", b"1")
     store._db.execute("PRAGMA busy_timeout = 50")
-    with sqlite3.connect(store._path, isolation_level=None) as other:
+    with sqlite3.connect(store._file.path, isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreFailed, match="locked"):
             append(store, "a", b"2")
@@ -615,62 +668,6 @@ def test_a_file_that_others_keep_locked(open_sqlite: Callable[[], Sqlite]) -> No
 
 
 def test_nobody_else_may_read_it(sqlite_store: Sqlite) -> None:
-    for file in sqlite_store._path.parent.iterdir():
+    for file in sqlite_store._file.path.parent.iterdir():
         assert file.stat().st_mode & 0o077 == 0, file
-    assert os.stat(sqlite_store._path.parent).st_mode & 0o777 == 0o700
-
-
-# Servers that are not as they should be.
-
-
-def test_redis_fails_a_group_as_a_whole(redis_store: Redis, redis_server: RedisServer) -> None:
-    append(redis_store, "a", b"1")
-    with redis.Redis.from_url(redis_server.url) as client:
-        client.config_set("maxmemory", 1)
-        try:
-            with pytest.raises(StoreFailed, match=r"fails: .*maxmemory") as failure:
-                redis_store.append([Append("a", [(0, b"secret", 7)]), Append("b", [(0, b"2", 7)])])
-        finally:
-            client.config_set("maxmemory", 0)
-    assert "secret" not in str(failure.value) and len(str(failure.value)) < 300
-    assert payloads(redis_store.after("a", None, 9)) == [b"1"] and redis_store.positions(["b"]) == {}
-    assert append(redis_store, "a", b"2").offsets == range(2, 3)
-
-
-def test_redis_takes_its_scripts_again(redis_store: Redis, redis_server: RedisServer) -> None:
-    append(redis_store, "a", b"1")
-    with redis.Redis.from_url(redis_server.url) as client:
-        client.script_flush()
-    redis_store.append([Append("a", [(0, b"2", 7)]), Append("a", [(0, b"3", 7)])])
-    assert payloads(redis_store.after("a", None, 9)) == [b"1", b"2", b"3"]
-
-
-def test_a_stopped_redis_fails_in_time(own_server: RedisServer) -> None:
-    store = Redis(own_server.url, timeout=0.2)
-    append(store, "a", b"1")
-    own_server.process.send_signal(signal.SIGSTOP)
-    begin = time.monotonic()
-    try:
-        with pytest.raises(StoreFailed, match="Timeout"):
-            store.after("a", None, 9)
-    finally:
-        own_server.process.send_signal(signal.SIGCONT)
-    assert time.monotonic() - begin < 2
-    assert payloads(store.after("a", None, 9)) == [b"1"], "the late answer is nobody's"
-    store.close()
-
-
-def test_redis_tells_no_password() -> None:
-    store = Redis("redis://user:secret@127.0.0.1:1/0")
-    with pytest.raises(StoreFailed, match=r"the history at redis://127\.0\.0\.1:1/0 fails: ") as failure:
-        store.clear("a")
-    assert "secret" not in str(failure.value)
-    with pytest.raises(StoreFailed, match="scheme"):
-        Redis("ftp://somewhere")
-
-
-def test_names_in_redis_are_never_two_channels(redis_store: Redis) -> None:
-    names = ["a", "}", "a}:stream", "{a}", "a%7D:stream", "a}:key:k", "%"]
-    for name in names:
-        append(redis_store, name, name.encode(), key="k}:meta")
-    assert [payloads(redis_store.after(name, None, 9)) for name in names] == [[name.encode()] for name in names]
+    assert os.stat(sqlite_store._file.path.parent).st_mode & 0o777 == 0o700

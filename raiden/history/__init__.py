@@ -9,6 +9,9 @@ calls block, so they are for a thread.
   `StoreFailed`, none of them was appended, as far as anybody can know.
 - What was appended under a key is not appended again under that key within `KEY_WINDOW` seconds, on whichever node: the
   first answer is given again.
+- A durable is a place in a channel's history that many consumers share. Each message after it is claimed by one of
+  them, and again if that one did not acknowledge it in time: at least once, for as long as the history has it.
+- A store also keeps values under a name for a while, for who comes back.
 """
 
 from __future__ import annotations
@@ -24,6 +27,12 @@ KEY_WINDOW = 300.0  # seconds
 # Seconds after which a channel that nothing was appended to, and that has no messages left, is forgotten; until then
 # its offsets go on.
 FORGET = 7 * 86400.0
+# Seconds that a durable may be forgotten later than that, so that those who ask for nothing new need not write.
+TOUCH = 3600.0
+MAX_KEY = 256  # bytes of a publisher's key; who takes it from outside checks it
+MAX_PENDING = 10_000  # messages of a durable that are claimed and not acknowledged
+# The place before the first message of whatever epoch; no epoch is called so.
+EARLIEST = Cursor("0", 0)
 
 
 # A place before the first message of a history, whatever epoch it has.
@@ -56,7 +65,8 @@ class Record(NamedTuple):
 @dataclass(slots=True)
 class Append:
     """Messages ``(kind, payload, published)`` for one channel, all or none. ``size`` messages at the most are kept,
-    each for ``ttl`` seconds; ``key`` is the publisher's, for which they are appended once."""
+    each for ``ttl`` seconds. While no other message follows, the last one is there for ``retain`` seconds, if that is
+    longer; also where the size is 0. ``key`` is the publisher's, for which they are appended once."""
 
     channel: str
     messages: Sequence[tuple[int, bytes, int]]
@@ -64,6 +74,13 @@ class Append:
     ttl: float = 300.0
     key: str | None = None
     durability: Durability = Durability.STORED
+    retain: float = 0.0
+
+    def limits(self) -> tuple[int, float, float]:
+        """How many messages are kept, for how many seconds, and for how many the last one while it is the last."""
+        if self.size == 0 and self.retain > 0:
+            return 1, 0.0, self.retain
+        return self.size, self.ttl, max(self.ttl, self.retain)
 
 
 class Appended(NamedTuple):
@@ -108,7 +125,7 @@ class Page:
     @classmethod
     def nothing(cls, cursor: Cursor | None, *, forward: bool) -> Page:
         """The page of a channel that has no history."""
-        return cls(gap=Gap(cursor.epoch, 0, 0) if cursor and forward else None)
+        return cls(gap=Gap(cursor.epoch, 0, 0) if cursor and cursor != EARLIEST and forward else None)
 
     @classmethod
     def found(
@@ -129,7 +146,19 @@ class Page:
 
 def is_in(cursor: Cursor, epoch: str, next_offset: int) -> bool:
     """Whether a cursor is a place in this life of a history, up to its end."""
-    return cursor.epoch == epoch and cursor.offset < next_offset
+    return cursor == EARLIEST or (cursor.epoch == epoch and cursor.offset < next_offset)
+
+
+class Claimed(NamedTuple):
+    """Records that are now the caller's, each with the number of times that it was claimed, in the order of their
+    offsets: first those that come again. ``epoch`` is theirs ("0": the channel has no history yet). ``gap`` is what
+    the durable lost since the last claim: from the lowest to the highest offset of messages that were gone before they
+    were claimed or acknowledged (others between them may be fine); or, where the epoch is another one than the
+    durable's, all that was left of the old one (``first`` is 0)."""
+
+    records: list[tuple[Record, int]]
+    epoch: str
+    gap: Gap | None = None
 
 
 class Store(Protocol):
@@ -139,7 +168,8 @@ class Store(Protocol):
         """Append all in one go, in this order; they are as durable as the most demanding of them asks."""
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        """The first ``limit`` records after a cursor; None: from the earliest on."""
+        """The first ``limit`` records after a cursor. From the earliest on: `EARLIEST`, where what is gone before it is
+        a gap, or None, where it is none."""
 
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         """The last ``limit`` records before a cursor; None: the newest."""
@@ -150,7 +180,35 @@ class Store(Protocol):
     def clear(self, channel: str) -> None:
         """Forget a channel's history; its epoch ends."""
 
+    def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
+        """Claim up to ``limit`` messages for ``wait`` seconds: first those whose claim is over, then new ones,
+        while fewer than `MAX_PENDING` are claimed. The first claim makes the durable, after ``since`` (None: at the
+        channel's end; a cursor that leads nowhere is a gap, and the earliest come). One that nobody claims from for
+        `FORGET` seconds is forgotten."""
+
+    def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
+        """Be done with claims, which are offsets and attempts (0: whichever it is), and return the offsets of those
+        that were the caller's to acknowledge, in this order: not of what was claimed again meanwhile, or is done."""
+
+    def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
+        """Give claims back: they can be claimed again now."""
+
+    def forget(self, channel: str, durable: str) -> None:
+        """End a durable, if there is one."""
+
+    def keep(self, name: str, value: bytes, ttl: float) -> None:
+        """Keep a value for ``ttl`` seconds in place of what was kept under this name; 0: keep none."""
+
+    def kept(self, name: str) -> bytes | None:
+        """The value that is kept under a name."""
+
     def tidy(self, limit: int) -> int:
-        """Remove up to ``limit`` rows of what has expired, and return how many there were."""
+        """Remove up to ``limit`` rows of each kind of what has expired, and return how many there were."""
+
+    def check(self) -> None:
+        """Raise StoreFailed if nothing can be written now."""
+
+    def size(self) -> int:
+        """How many bytes of the data directory it takes."""
 
     def close(self) -> None: ...

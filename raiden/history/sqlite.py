@@ -3,9 +3,7 @@
 Any number of processes may append: a transaction takes the write lock first (``BEGIN IMMEDIATE``), reads where the
 channels stand, and so gives out offsets in one order. But one that finds the lock taken sleeps before it looks again:
 with two writers the slowest commits took 330 ms, so let one process write for all. Readers see the last commit and
-never wait. A commit is written to the WAL: with ``synchronous = NORMAL`` that survives the end of every process, with
-``FULL`` it is flushed to the disk first and survives the end of the machine
-(sqlite.org/pragma.html#pragma_synchronous). The caller makes groups: one `append` is one commit, whatever it holds.
+never wait. The caller makes groups: one `append` is one commit, whatever it holds.
 
 Messages beyond a channel's size are hidden at once and removed some at a time (`SLACK`), those beyond their age are
 hidden at once and removed by `tidy`.
@@ -13,26 +11,31 @@ hidden at once and removed by `tidy`.
 
 from __future__ import annotations
 
-import logging
-import os
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from raiden.history import FORGET, KEY_WINDOW, Append, Appended, Durability, Page, Record, StoreFailed, is_in
+from raiden.history import (
+    FORGET,
+    KEY_WINDOW,
+    Append,
+    Appended,
+    Claimed,
+    Durability,
+    Page,
+    Record,
+    durables,
+    is_in,
+)
+from raiden.history.file import File
 from raiden.message import Cursor
 
-log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x52616964  # "Raid", so that `file` knows it
-BUSY_TIMEOUT = 5.0  # seconds that a commit waits for other processes' commits
 # Messages over a channel's size that are left until it is worth removing them.
 SLACK = 64
 
+# Times are microseconds since 1970, by this machine's clock.
 _SCHEMA = """
 CREATE TABLE channels (
     id INTEGER PRIMARY KEY,
@@ -41,9 +44,10 @@ CREATE TABLE channels (
     next INTEGER NOT NULL,       -- the offset that the next message gets
     first INTEGER NOT NULL,      -- offsets below are hidden
     removed INTEGER NOT NULL,    -- offsets below are removed
-    used INTEGER NOT NULL        -- when something was appended last: microseconds since 1970, by this machine's clock
+    fades INTEGER NOT NULL,      -- when the last message expires as soon as another follows; 0: no other time
+    ends INTEGER NOT NULL        -- when it is forgotten, if no messages are left
 );
-CREATE INDEX channels_by_use ON channels (used);
+CREATE INDEX channels_by_end ON channels (ends);
 CREATE TABLE messages (
     channel INTEGER NOT NULL,
     position INTEGER NOT NULL,
@@ -64,44 +68,53 @@ CREATE TABLE keys (
     PRIMARY KEY (channel, key)
 ) WITHOUT ROWID;
 CREATE INDEX keys_by_age ON keys (expires);
+CREATE TABLE kept (
+    name TEXT PRIMARY KEY,
+    expires INTEGER NOT NULL,
+    value BLOB NOT NULL
+);
+CREATE INDEX kept_by_age ON kept (expires);
 """
 
-T = TypeVar("T")
+_EXPIRES = 4  # the column of messages
 
 
 class _Channel:
-    """A row of channels, as this transaction leaves it."""
+    """A row of channels, as this transaction leaves it; ``last`` is the row of its last message, if that is new."""
 
-    __slots__ = ("epoch", "first", "id", "next", "removed")
+    __slots__ = ("ends", "epoch", "fades", "first", "id", "last", "next", "removed")
+    COLUMNS = "id, epoch, next, first, removed, fades, ends"
 
     def __init__(self, row: Sequence[Any]) -> None:
-        self.id, self.epoch, self.next, self.first, self.removed = row
+        self.id, self.epoch, self.next, self.first, self.removed, self.fades, self.ends = row
+        self.last: list[Any] | None = None
 
 
 class Sqlite:
-    """The store in the file ``path``, which is made if it is not there; raises StoreFailed where that can't be. A file
-    that is damaged is set aside, and said so; one of a later schema is left alone. ``clock`` gives microseconds."""
+    """The store in the file ``path``, which is a `File`; ``max_size`` bytes are what it may take (0: the disk is the
+    limit), and an append that needs more fails. ``clock`` gives microseconds."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], int] = lambda: time.time_ns() // 1000) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, max_size: int = 0, *, clock: Callable[[], int] = lambda: time.time_ns() // 1000
+    ) -> None:
         self._clock = clock
-        self._synchronous = -1
-        self._db = self._guarded(self._open)
+        self._file = File(path, _SCHEMA + durables.SCHEMA, max_size)
+        self._db = self._file.db
 
     # What `Store` promises.
 
     def append(self, appends: Sequence[Append]) -> list[Appended]:
-        self._synchronize(any(append.durability == Durability.SYNCED for append in appends))
-        return self._guarded(lambda: self._append(appends))
+        synced = any(append.durability == Durability.SYNCED for append in appends)
+        return self._file.write(lambda: self._append(appends), synced=synced, grows=True)
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        return self._guarded(lambda: self._page(channel, cursor, limit, forward=True))
+        return self._file.read(lambda: self._page(channel, cursor, limit, forward=True))
 
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        return self._guarded(lambda: self._page(channel, cursor, limit, forward=False))
+        return self._file.read(lambda: self._page(channel, cursor, limit, forward=False))
 
     def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
-        found = self._guarded(lambda: [(name, self._channel(name)) for name in channels])
+        found = self._file.read(lambda: [(name, self._channel(name)) for name in channels])
         return {name: Cursor(row.epoch, row.next - 1) for name, row in found if row}
 
     def clear(self, channel: str) -> None:
@@ -112,7 +125,37 @@ class Sqlite:
                 self._db.execute("DELETE FROM keys WHERE channel = ?", (row.id,))
                 self._db.execute("DELETE FROM channels WHERE id = ?", (row.id,))
 
-        self._guarded(lambda: self._transaction(clear))
+        self._file.write(clear)
+
+    def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
+        now = self._clock()
+        if place := self._file.read(lambda: durables.idle(self._db, channel, durable, now)):
+            return Claimed([], place)
+        return self._file.write(lambda: durables.claim(self._db, channel, durable, limit, wait, since, self._clock()))
+
+    def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
+        return self._file.write(lambda: durables.acknowledge(self._db, channel, durable, epoch, claims))
+
+    def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
+        self._file.write(lambda: durables.release(self._db, channel, durable, epoch, claims))
+
+    def forget(self, channel: str, durable: str) -> None:
+        self._file.write(lambda: durables.forget(self._db, channel, durable))
+
+    def keep(self, name: str, value: bytes, ttl: float) -> None:
+        def keep() -> None:
+            expires = self._clock() + int(ttl * 1_000_000)
+            if ttl > 0:
+                self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (name, expires, value))
+            else:
+                self._db.execute("DELETE FROM kept WHERE name = ?", (name,))
+
+        self._file.write(keep)
+
+    def kept(self, name: str) -> bytes | None:
+        command = "SELECT value FROM kept WHERE name = ? AND expires > ?"
+        row = self._file.read(lambda: self._db.execute(command, (name, self._clock())).fetchone())
+        return row[0] if row else None
 
     def tidy(self, limit: int) -> int:
         def tidy() -> int:
@@ -127,33 +170,39 @@ class Sqlite:
                 (now, limit),
             ).rowcount
             removed += self._db.execute(
-                "DELETE FROM channels WHERE id IN (SELECT id FROM channels WHERE used <= ?"
+                "DELETE FROM channels WHERE id IN (SELECT id FROM channels WHERE ends <= ?"
                 " AND NOT EXISTS (SELECT 1 FROM messages WHERE channel = channels.id) LIMIT ?)",
-                (now - int(FORGET * 1_000_000), limit),
+                (now, limit),
             ).rowcount
-            return removed
+            removed += self._db.execute(
+                "DELETE FROM kept WHERE name IN (SELECT name FROM kept WHERE expires <= ? LIMIT ?)", (now, limit)
+            ).rowcount
+            return removed + durables.tidy(self._db, limit, now)
 
-        return self._guarded(lambda: self._transaction(tidy))
+        return self._file.write(tidy)
+
+    def check(self) -> None:
+        self._file.check()
+
+    def size(self) -> int:
+        return self._file.size()
 
     def close(self) -> None:
-        self._db.close()
+        self._file.close()
 
     # Appending.
 
     def _append(self, appends: Sequence[Append]) -> list[Appended]:
-        def work() -> list[Appended]:
-            now = self._clock()
-            channels: dict[str, _Channel] = {}
-            rows: list[tuple[Any, ...]] = []
-            results = [self._place(append, channels, rows, now) for append in appends]
-            self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", rows)
-            for channel in channels.values():
-                self._trim(channel, now)
-            return results
+        now = self._clock()
+        channels: dict[str, _Channel] = {}
+        rows: list[list[Any]] = []
+        results = [self._place(append, channels, rows, now) for append in appends]
+        self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", rows)
+        for channel in channels.values():
+            self._trim(channel)
+        return results
 
-        return self._transaction(work)
-
-    def _place(self, append: Append, channels: dict[str, _Channel], rows: list[tuple[Any, ...]], now: int) -> Appended:
+    def _place(self, append: Append, channels: dict[str, _Channel], rows: list[list[Any]], now: int) -> Appended:
         """Give an append its offsets, and add its rows."""
         channel = channels.get(append.channel)
         if channel is None:
@@ -166,11 +215,18 @@ class Sqlite:
             if known:
                 epoch, first, count = known
                 return Appended(epoch, range(first, first + count), repeated=True)
-        first, expires = channel.next, now + int(append.ttl * 1_000_000)
-        for kind, payload, published in append.messages:
-            rows.append((channel.id, channel.next, kind, published, expires, payload))
-            channel.next += 1
-        channel.first = max(channel.first, channel.next - append.size)
+        size, ttl, retain = append.limits()
+        first, expires = channel.next, now + int(ttl * 1_000_000)
+        if append.messages:
+            self._fade(channel)
+            for kind, payload, published in append.messages:
+                rows.append([channel.id, channel.next, kind, published, expires, payload])
+                channel.next += 1
+            channel.last = rows[-1]
+            if retain > ttl:
+                channel.fades, channel.last[_EXPIRES] = expires, now + int(retain * 1_000_000)
+            channel.ends = max(now + int(FORGET * 1_000_000), channel.last[_EXPIRES])
+        channel.first = max(channel.first, channel.next - size)
         offsets = range(first, channel.next)
         if append.key is not None:
             window = now + int(KEY_WINDOW * 1_000_000)
@@ -178,41 +234,39 @@ class Sqlite:
             self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?)", values)
         return Appended(channel.epoch, offsets)
 
-    def _trim(self, channel: _Channel, now: int) -> None:
+    def _fade(self, channel: _Channel) -> None:
+        """The last message is the last no more, and expires as all others do."""
+        if channel.fades and channel.last:
+            channel.last[_EXPIRES] = channel.fades
+        elif channel.fades:
+            self._db.execute(
+                "UPDATE messages SET expires = ? WHERE channel = ? AND position = ?",
+                (channel.fades, channel.id, channel.next - 1),
+            )
+        channel.fades = 0
+
+    def _trim(self, channel: _Channel) -> None:
         """Write where a channel stands, and remove what is hidden, once that is worth it."""
         if channel.first - channel.removed >= SLACK:
             self._db.execute("DELETE FROM messages WHERE channel = ? AND position < ?", (channel.id, channel.first))
             channel.removed = channel.first
         self._db.execute(
-            "UPDATE channels SET next = ?, first = ?, removed = ?, used = ? WHERE id = ?",
-            (channel.next, channel.first, channel.removed, now, channel.id),
+            "UPDATE channels SET next = ?, first = ?, removed = ?, fades = ?, ends = ? WHERE id = ?",
+            (channel.next, channel.first, channel.removed, channel.fades, channel.ends, channel.id),
         )
 
     def _channel(self, name: str) -> _Channel | None:
-        row = self._db.execute(
-            "SELECT id, epoch, next, first, removed FROM channels WHERE name = ?", (name,)
-        ).fetchone()
+        row = self._db.execute(f"SELECT {_Channel.COLUMNS} FROM channels WHERE name = ?", (name,)).fetchone()
         return _Channel(row) if row else None
 
     def _new_channel(self, name: str) -> _Channel:
         epoch = secrets.token_hex(4)
         row = self._db.execute(
-            "INSERT INTO channels (name, epoch, next, first, removed, used) VALUES (?, ?, 1, 1, 1, 0)"
-            " RETURNING id, epoch, next, first, removed",
-            (name, epoch),
+            "INSERT INTO channels (name, epoch, next, first, removed, fades, ends) VALUES (?, ?, 1, 1, 1, 0, ?)"
+            f" RETURNING {_Channel.COLUMNS}",
+            (name, epoch, self._clock() + int(FORGET * 1_000_000)),
         ).fetchone()
         return _Channel(row)
-
-    def _transaction(self, work: Callable[[], T]) -> T:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            result = work()
-            self._db.execute("COMMIT")
-        except BaseException:  # raised again: what was begun must not stay open
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
-        return result
 
     # Reading.
 
@@ -237,71 +291,3 @@ class Sqlite:
             self._db.execute("COMMIT")
         records = [Record(*row) for row in rows]
         return Page.found(records, channel.epoch, channel.next, cursor, limit, forward=forward)
-
-    # The file.
-
-    def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite's other files get the mode of this one.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-        try:
-            return self._connect()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise  # it can't be opened or written; that does not make it damaged
-            self._set_aside(error)
-        return self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if damage != "ok":
-                raise sqlite3.DatabaseError(damage)
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise StoreFailed(
-                    f"{self._path} was written by a later release (schema {version}, this one knows {SCHEMA_VERSION}): "
-                    "run that release, or give this one another data_dir"
-                )
-            if version == 0:
-                self._create(db)
-        except BaseException:  # raised again: nobody else will close it
-            db.close()
-            raise
-        return db
-
-    @staticmethod
-    def _create(db: sqlite3.Connection) -> None:
-        db.execute("BEGIN IMMEDIATE")
-        if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was faster
-            for statement in _SCHEMA.split(";\n"):
-                db.execute(statement)
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.execute("COMMIT")
-
-    def _set_aside(self, error: Exception) -> None:
-        """Keep a damaged file for who wants to look at it, and begin anew: with other epochs, so that nobody takes the
-        new offsets for the old ones."""
-        aside = self._path.with_name(f"{self._path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-        for suffix in ("", "-wal", "-shm"):
-            part = self._path.with_name(self._path.name + suffix)
-            if part.exists():
-                os.replace(part, aside.with_name(aside.name + suffix))
-        log.error(
-            "the history was damaged and set aside; a new one begins", extra={"file": str(aside), "why": str(error)}
-        )
-
-    def _synchronize(self, synced: bool) -> None:
-        wanted = 2 if synced else 1  # FULL, NORMAL
-        if wanted != self._synchronous:
-            self._guarded(lambda: self._db.execute(f"PRAGMA synchronous = {wanted}"))
-            self._synchronous = wanted
-
-    def _guarded(self, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except (sqlite3.Error, OSError) as error:
-            raise StoreFailed(f"the history at {self._path} fails: {error}") from error

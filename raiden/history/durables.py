@@ -1,0 +1,196 @@
+"""Durables in SQLite: where each stands, and which messages are claimed. Whoever calls has begun a transaction.
+
+A durable names its channel, not the channel's row, so it outlives that; its epoch tells that the history is another
+one. Its place is `EARLIEST` until the channel has a history. A message that is gone while it is claimed may still be
+acknowledged; it is lost when it would come again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from raiden.history import EARLIEST, FORGET, MAX_PENDING, TOUCH, Claimed, Gap, Record, is_in
+from raiden.message import Cursor
+
+SCHEMA = """
+CREATE TABLE durables (
+    id INTEGER PRIMARY KEY,
+    channel TEXT NOT NULL,
+    name TEXT NOT NULL,
+    epoch TEXT NOT NULL,
+    next INTEGER NOT NULL,       -- the first offset that was never claimed
+    ends INTEGER NOT NULL,       -- when it is forgotten
+    UNIQUE (channel, name)
+);
+CREATE INDEX durables_by_end ON durables (ends);
+CREATE TABLE claims (
+    durable INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    deadline INTEGER NOT NULL,   -- 0: it has passed, so that those come by their position
+    PRIMARY KEY (durable, position)
+) WITHOUT ROWID;
+CREATE INDEX claims_by_deadline ON claims (durable, deadline);
+"""
+
+_FORGET, _TOUCH = int(FORGET * 1_000_000), int(TOUCH * 1_000_000)
+_Row = tuple[int, str, int, int]
+_COLUMNS = "position, kind, payload, published"
+
+
+def idle(db: sqlite3.Connection, channel: str, name: str, now: int) -> str | None:
+    """The epoch of a durable, if a claim would change nothing: there is such a durable, and nothing for it."""
+    row = db.execute(
+        "SELECT durables.epoch FROM durables LEFT JOIN channels ON channels.name = durables.channel"
+        " WHERE durables.channel = ? AND durables.name = ? AND durables.ends >= ?"
+        " AND durables.epoch = coalesce(channels.epoch, ?) AND durables.next = coalesce(channels.next, 1)"
+        " AND NOT EXISTS (SELECT 1 FROM claims WHERE durable = durables.id AND deadline <= ?)",
+        (channel, name, now + _FORGET, EARLIEST.epoch, now),
+    ).fetchone()
+    return row[0] if row else None
+
+
+class _Durable:
+    """A row of durables, as this transaction leaves it, with what it has lost."""
+
+    def __init__(self, db: sqlite3.Connection, channel: str, name: str, since: Cursor | None, now: int) -> None:
+        """Find it, or make it; one whose time is over is another one."""
+        self._db = db
+        self._now = now
+        command = "SELECT id, epoch, next, ends FROM durables WHERE channel = ? AND name = ?"
+        known: _Row = db.execute(command, (channel, name)).fetchone() or (0, "", 0, 0)
+        self.id, self._epoch, self._next, self._ends = known
+        if self.id and self._ends <= now:
+            forget(db, channel, name)
+            self.id = 0
+        # A channel without a history has its next offset before it.
+        command = "SELECT id, epoch, next, first FROM channels WHERE name = ?"
+        history: _Row = db.execute(command, (channel,)).fetchone() or (0, EARLIEST.epoch, 1, 1)
+        self.channel, self.epoch, self._end, self._first = history
+        place = Cursor(self._epoch, self._next - 1) if self.id else since or Cursor(self.epoch, self._end - 1)
+        self.next = place.offset + 1
+        self.gap: Gap | None = None
+        if not is_in(place, self.epoch, self._end):
+            self.next, self.gap = 1, Gap(place.epoch, 0, 0)
+            db.execute("DELETE FROM claims WHERE durable = ?", (self.id,))
+        if not self.id:
+            values = (channel, name, self.epoch, self.next, now)
+            command = "INSERT INTO durables (channel, name, epoch, next, ends) VALUES (?, ?, ?, ?, ?) RETURNING id"
+            (self.id,) = db.execute(command, values).fetchone()
+
+    def overdue(self, limit: int) -> list[tuple[Record, int]]:
+        """Records whose claims are over, each with its next attempt; claims of what is gone end."""
+        self._db.execute(
+            "UPDATE claims SET deadline = 0 WHERE durable = ? AND deadline > 0 AND deadline <= ?", (self.id, self._now)
+        )
+        found: list[tuple[Record, int]] = []
+        position = 0
+        while len(found) < limit:
+            rows = self._db.execute(
+                "SELECT claims.position, attempt, kind, payload, published FROM claims LEFT JOIN messages"
+                " ON channel = ? AND messages.position = claims.position AND messages.position >= ? AND expires > ?"
+                " WHERE durable = ? AND deadline = 0 AND claims.position > ? ORDER BY claims.position LIMIT ?",
+                (self.channel, self._first, self._now, self.id, position, limit - len(found)),
+            ).fetchall()
+            if not rows:
+                break
+            for position, attempt, *message in rows:
+                if message[0] is not None:
+                    found.append((Record(position, *message), attempt + 1))
+                else:
+                    self._db.execute("DELETE FROM claims WHERE durable = ? AND position = ?", (self.id, position))
+                    self._lose(position, position)
+        return found
+
+    def new(self, limit: int) -> list[tuple[Record, int]]:
+        """Records that were never claimed."""
+        if self.next == self._end or limit <= 0:
+            return []
+        (pending,) = self._db.execute("SELECT count(*) FROM claims WHERE durable = ?", (self.id,)).fetchone()
+        limit = min(limit, MAX_PENDING - pending)
+        if limit <= 0:
+            return []
+        rows = self._db.execute(
+            f"SELECT {_COLUMNS} FROM messages WHERE channel = ? AND position >= ? AND expires > ?"
+            " ORDER BY position LIMIT ?",
+            (self.channel, max(self.next, self._first), self._now, limit),
+        ).fetchall()
+        for position, *_ in rows:
+            self._lose(self.next, position - 1)
+            self.next = position + 1
+        if len(rows) < limit:
+            self._lose(self.next, self._end - 1)
+            self.next = self._end
+        return [(Record(*row), 1) for row in rows]
+
+    def _lose(self, first: int, last: int) -> None:
+        if first <= last and (self.gap is None or self.gap.epoch == self.epoch):
+            known = self.gap or Gap(self.epoch, first, last)
+            self.gap = Gap(self.epoch, min(known.first, first), max(known.last, last))
+
+    def write(self, records: Sequence[tuple[Record, int]], deadline: int) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
+            [(self.id, record.offset, attempt, deadline) for record, attempt in records],
+        )
+        if (self.epoch, self.next) != (self._epoch, self._next) or self._ends < self._now + _FORGET:
+            self._db.execute(
+                "UPDATE durables SET epoch = ?, next = ?, ends = ? WHERE id = ?",
+                (self.epoch, self.next, self._now + _FORGET + _TOUCH, self.id),
+            )
+
+
+def claim(
+    db: sqlite3.Connection, channel: str, name: str, limit: int, wait: float, since: Cursor | None, now: int
+) -> Claimed:
+    durable = _Durable(db, channel, name, since, now)
+    records = durable.overdue(limit)
+    records += durable.new(limit - len(records))
+    durable.write(records, now + int(wait * 1_000_000))
+    return Claimed(records, durable.epoch, durable.gap)
+
+
+def acknowledge(
+    db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]]
+) -> list[int]:
+    command = "DELETE FROM claims WHERE durable = ? AND position = ? AND ? IN (0, attempt)"
+    id = _find(db, channel, name, epoch)
+    return [offset for offset, attempt in claims if db.execute(command, (id, offset, attempt)).rowcount]
+
+
+def release(db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
+    id = _find(db, channel, name, epoch)
+    db.executemany(
+        "UPDATE claims SET deadline = 0 WHERE durable = ? AND position = ? AND ? IN (0, attempt)",
+        [(id, offset, attempt) for offset, attempt in claims],
+    )
+
+
+def forget(db: sqlite3.Connection, channel: str, name: str) -> None:
+    db.execute(
+        "DELETE FROM claims WHERE durable = (SELECT id FROM durables WHERE channel = ? AND name = ?)", (channel, name)
+    )
+    db.execute("DELETE FROM durables WHERE channel = ? AND name = ?", (channel, name))
+
+
+def tidy(db: sqlite3.Connection, limit: int, now: int) -> int:
+    removed = db.execute(
+        "DELETE FROM claims WHERE (durable, position) IN"
+        " (SELECT durable, position FROM durables JOIN claims ON durable = id WHERE ends <= ? LIMIT ?)",
+        (now, limit),
+    ).rowcount
+    removed += db.execute(
+        "DELETE FROM durables WHERE id IN (SELECT id FROM durables WHERE ends <= ?"
+        " AND NOT EXISTS (SELECT 1 FROM claims WHERE durable = durables.id) LIMIT ?)",
+        (now, limit),
+    ).rowcount
+    return removed
+
+
+def _find(db: sqlite3.Connection, channel: str, name: str, epoch: str) -> int | None:
+    row: Sequence[Any] | None = db.execute(
+        "SELECT id FROM durables WHERE channel = ? AND name = ? AND epoch = ?", (channel, name, epoch)
+    ).fetchone()
+    return row[0] if row else None

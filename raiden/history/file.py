@@ -1,0 +1,172 @@
+"""The file of the embedded store: how it is opened, what becomes of a damaged one, how large it may be, and what a
+transaction is.
+
+A commit is written to the WAL: with ``synchronous = NORMAL`` that survives the end of every process, with ``FULL`` it
+is flushed to the disk first and survives the end of the machine (sqlite.org/pragma.html#pragma_synchronous). The file
+does not become smaller: what is removed makes room for others. The WAL takes `WAL_SIZE` bytes, and as much as the
+largest transaction until the next one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from raiden.history import StoreFailed
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x52616964  # "Raid", so that `file` knows it
+BUSY_TIMEOUT = 5.0  # seconds that a commit waits for other processes' commits
+WAL_SIZE = 4 << 20  # bytes
+# The part of the largest size that growing work leaves to what must go on: claims, kept values, and removing.
+RESERVE = 1 / 16
+
+T = TypeVar("T")
+
+
+class File:
+    """A database at ``path`` with a schema, made if it is not there; raises StoreFailed where that can't be. One that
+    is damaged is set aside, and said so; one of a later schema is left alone. ``max_size`` bytes are what it may take;
+    0: the disk is the limit."""
+
+    def __init__(self, path: Path, schema: str, max_size: int) -> None:
+        self.path = path
+        self._schema = schema
+        self._max_size = max_size
+        self._max_pages = 0
+        self._synchronous = -1
+        self.db = self.read(self._open)
+        self._stat = os.stat(path)
+        self._page_size = self._pragma("page_size")
+
+    def read(self, work: Callable[[], T]) -> T:
+        """Do work, whose errors are StoreFailed."""
+        try:
+            return work()
+        except (sqlite3.Error, OSError) as error:
+            full = self._max_size and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            raise self._failed(self._full() if full else error) from error
+
+    def write(self, work: Callable[[], T], *, synced: bool = False, grows: bool = False) -> T:
+        """Do work in a transaction, all or nothing; ``synced``: it is flushed to the disk; ``grows``: the file may not
+        become larger by it than all but the `RESERVE`."""
+
+        def write() -> T:
+            self._prepare(2 if synced else 1, self._pages(grows=grows))  # FULL, NORMAL
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                result = work()
+                self.db.execute("COMMIT")
+            except BaseException:  # raised again: what was begun must not stay open
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+            return result
+
+        return self.read(write)
+
+    def check(self) -> None:
+        """Raise StoreFailed if nothing can be written now, or nothing more may be, or if nobody will find it."""
+        # Nothing but a commit reaches the disk.
+        self.write(lambda: self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}"))
+        if not os.path.samestat(self.read(lambda: os.stat(self.path)), self._stat):
+            raise self._failed("the file was replaced while it was in use")
+        used = self._pragma("page_count") - self._pragma("freelist_count")
+        if self._max_size and used >= self._pages(grows=True):
+            raise self._failed(self._full())
+
+    def size(self) -> int:
+        """Bytes on the disk."""
+        parts = (self.path.with_name(self.path.name + suffix) for suffix in ("", "-wal", "-shm"))
+        return self.read(lambda: sum(part.stat().st_size for part in parts if part.exists()))
+
+    def close(self) -> None:
+        self.db.close()
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite's other files get the mode of this one.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise  # it can't be opened or written; that does not make it damaged
+            self._set_aside(error)
+        return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
+            page_size = db.execute("PRAGMA page_size").fetchone()[0]
+            db.execute(f"PRAGMA wal_autocheckpoint = {WAL_SIZE // page_size}")
+            damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if damage != "ok":
+                raise sqlite3.DatabaseError(damage)
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise StoreFailed(
+                    f"{self.path} was written by a later release (schema {version}, this one knows {SCHEMA_VERSION}): "
+                    "run that release, or give this one another data_dir"
+                )
+            if version == 0:
+                self._create(db)
+        except BaseException:  # raised again: nobody else will close it
+            db.close()
+            raise
+        return db
+
+    def _create(self, db: sqlite3.Connection) -> None:
+        db.execute("BEGIN IMMEDIATE")
+        if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was faster
+            for statement in self._schema.split(";\n"):
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+
+    def _set_aside(self, error: Exception) -> None:
+        """Keep a damaged file for who wants to look at it, and begin anew: with other epochs, so that nobody takes the
+        new offsets for the old ones."""
+        aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+        for suffix in ("", "-wal", "-shm"):
+            part = self.path.with_name(self.path.name + suffix)
+            if part.exists():
+                os.replace(part, aside.with_name(aside.name + suffix))
+        log.error(
+            "the history was damaged and set aside; a new one begins", extra={"file": str(aside), "why": str(error)}
+        )
+
+    def _prepare(self, synchronous: int, max_pages: int) -> None:
+        if synchronous != self._synchronous:
+            self.db.execute(f"PRAGMA synchronous = {synchronous}")
+            self._synchronous = synchronous
+        if max_pages != self._max_pages:
+            self.db.execute(f"PRAGMA max_page_count = {max_pages}")
+            self._max_pages = max_pages
+
+    def _pages(self, *, grows: bool) -> int:
+        """How many pages it may have; 0: any number."""
+        size = self._max_size * (1 - RESERVE) if grows else self._max_size
+        return max(1, int(size // self._page_size)) if size else 0
+
+    def _pragma(self, name: str) -> int:
+        return self.read(lambda: self.db.execute(f"PRAGMA {name}").fetchone()[0])
+
+    def _failed(self, why: object) -> StoreFailed:
+        return StoreFailed(f"the history at {self.path} fails: {why}")
+
+    def _full(self) -> str:
+        return (
+            f"it is full: raise max_data (it may take {self._max_size} bytes), keep less history (history_size,"
+            " history_ttl), or make room on its disk"
+        )

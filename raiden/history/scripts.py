@@ -1,0 +1,196 @@
+"""What the Redis server runs, in Lua: a script is one step for all who use the server. The first keys of each are the
+hash and the stream of a channel; it answers with texts where it can, which cost the client less than lists."""
+
+from __future__ import annotations
+
+# Numbers become text by `format`: Lua's own way keeps 14 digits.
+_CHANNEL = """
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'next', 'retained')
+local epoch, next, retained = state[1], tonumber(state[2]), tonumber(state[3] or 0)
+local function whole(number) return string.format('%.0f', number) end
+local function offset_of(entry) return tonumber(string.match(entry[1], '^%d+')) end
+local function visible(entry)
+    return tonumber(entry[2][6]) > now or (retained > now and offset_of(entry) == next - 1)
+end
+"""
+
+# Up to `limit` visible entries between two offsets.
+_FIND = """
+local function find(low, high, limit, forward)
+    local found, least = {}, 1
+    while #found < limit and low <= high do
+        local count, entries = math.max(limit - #found, least), nil
+        least = 100  -- where some are hidden, many may be
+        if forward then
+            entries = redis.call('XRANGE', KEYS[2], whole(low), whole(high), 'COUNT', count)
+        else
+            entries = redis.call('XREVRANGE', KEYS[2], whole(high), whole(low), 'COUNT', count)
+        end
+        for _, entry in ipairs(entries) do
+            local at = offset_of(entry)
+            if forward then low = at + 1 else high = at - 1 end
+            if visible(entry) and #found < limit then found[#found + 1] = entry end
+        end
+        if #entries < count then break end
+    end
+    return found
+end
+"""
+
+# KEYS: the hash, the stream, and the publisher's key if there is one. ARGV: the epoch of a new channel, its size, and
+# in microseconds its messages' age, the last one's age while it is the last (0: no other), and the time after which the
+# channel is forgotten; the seconds for which the key is kept; then kind, time and payload of each message.
+APPEND = f"""{_CHANNEL}
+if not epoch then
+    epoch, next = ARGV[1], 1
+    redis.call('DEL', KEYS[2])
+elseif KEYS[3] then
+    local done = redis.call('GET', KEYS[3])
+    if done and string.match(done, '^%w+') == epoch then return done .. ' repeated' end
+end
+local first, count, expires = next, (#ARGV - 6) / 3, now + ARGV[3]
+next = first + count
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'next', whole(next))
+if count > 0 and ARGV[4] ~= '0' then
+    retained = now + ARGV[4]
+    redis.call('HSET', KEYS[1], 'retained', whole(retained))
+elseif count > 0 and retained > 0 then
+    retained = 0
+    redis.call('HDEL', KEYS[1], 'retained')
+end
+for n = 0, count - 1 do
+    redis.call('XADD', KEYS[2], whole(first + n) .. '-0', 'kind', ARGV[7 + 3 * n], 'published', ARGV[8 + 3 * n],
+        'expires', whole(expires), 'payload', ARGV[9 + 3 * n])
+end
+-- Looking at one more than came, again and again, finds all that are too old.
+local keep = math.max(1, next - ARGV[2])
+for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', count + 1)) do
+    if visible(entry) then break end
+    keep = math.max(keep, offset_of(entry) + 1)
+end
+redis.call('XTRIM', KEYS[2], 'MINID', whole(keep))
+local last = math.max(redis.call('PEXPIRETIME', KEYS[2]), math.ceil(math.max(expires, retained) / 1000))
+redis.call('PEXPIREAT', KEYS[2], whole(last))
+redis.call('PEXPIREAT', KEYS[1], whole(math.max(last, math.ceil((now + ARGV[5]) / 1000))))
+local done = epoch .. ' ' .. whole(first) .. ' ' .. whole(next)
+if KEYS[3] then redis.call('SET', KEYS[3], done, 'EX', ARGV[6]) end
+return done
+"""
+
+# KEYS: the hash and the stream. ARGV: 1 for forwards, how many, and epoch and offset of the cursor if there is one; the
+# place before all epochs is of epoch 0. The answer: epoch, the next offset, and for each record a text of offset, kind
+# and time, and the payload.
+PAGE = f"""{_CHANNEL}{_FIND}
+if not epoch then return {{}} end
+local forward, offset = ARGV[1] == '1', tonumber(ARGV[4])
+local known = epoch == ARGV[3] and offset < next or ARGV[3] == '0' and offset == 0
+local low, high = 1, next - 1
+if known and forward then low = offset + 1 elseif known then high = offset - 1 end
+local found = {{}}
+for _, entry in ipairs(find(low, high, tonumber(ARGV[2]), forward)) do
+    found[#found + 1] = whole(offset_of(entry)) .. ' ' .. entry[2][2] .. ' ' .. entry[2][4]
+    found[#found + 1] = entry[2][8]
+end
+return {{epoch, next, found}}
+"""
+
+# A durable is a hash with its epoch, the first offset that was never claimed, and a field for each offset that is
+# claimed: how often it was. A sorted set has the same offsets by the deadline of their claim. Where that has passed, it
+# is the offset below zero instead, so that the first of these is the one to come again.
+# KEYS: the channel's hash and stream, the durable and its claims.
+_OVERDUE = "local function overdue(at) return whole(at - 9007199254740992) end\n"
+
+# ARGV: how many, for how many microseconds, how many may be claimed, milliseconds after which the durable is forgotten,
+# milliseconds more that it may last, and epoch and offset of the place to begin at if there is one. The answer: epoch;
+# epoch, first and last of the gap if there is one; and for each record a text of offset, kind, time and attempt, and
+# the payload.
+CLAIM = f"""{_CHANNEL}{_FIND}{_OVERDUE}
+local limit, deadline = tonumber(ARGV[1]), now + ARGV[2]
+local place = redis.call('HMGET', KEYS[3], 'epoch', 'next')
+local known, changed = place[1], not place[1]
+-- A channel without a history has its next offset before it.
+if not epoch then epoch, next = '0', 1 end
+local begin, from = known or ARGV[6] or epoch, tonumber(place[2])
+if not known then from = ARGV[7] and ARGV[7] + 1 or next end
+local gap, first, last
+if begin ~= epoch or from > next then
+    changed = true
+    if begin ~= '0' or from ~= 1 then
+        gap, from = begin, 1
+        redis.call('DEL', KEYS[3], KEYS[4])
+    end
+end
+local function lose(low, high)
+    if low <= high and (not gap or gap == epoch) then
+        gap, first, last = epoch, math.min(first or low, low), math.max(last or high, high)
+    end
+end
+local answer, taken = {{}}, 0
+local function take(entry)
+    local at = offset_of(entry)
+    local attempt = redis.call('HINCRBY', KEYS[3], whole(at), 1)
+    redis.call('ZADD', KEYS[4], whole(deadline), whole(at))
+    taken, changed = taken + 1, true
+    answer[2 * taken - 1] = whole(at) .. ' ' .. entry[2][2] .. ' ' .. entry[2][4] .. ' ' .. attempt
+    answer[2 * taken] = entry[2][8]
+end
+for _, at in ipairs(redis.call('ZRANGE', KEYS[4], 0, whole(now), 'BYSCORE')) do
+    redis.call('ZADD', KEYS[4], overdue(at), at)
+end
+local again
+repeat
+    again = redis.call('ZRANGE', KEYS[4], '-inf', '(0', 'BYSCORE', 'LIMIT', 0, limit - taken)
+    for _, at in ipairs(again) do
+        local found = find(tonumber(at), tonumber(at), 1, true)
+        if #found > 0 then
+            take(found[1])
+        else
+            redis.call('ZREM', KEYS[4], at)
+            redis.call('HDEL', KEYS[3], at)
+            lose(tonumber(at), tonumber(at))
+            changed = true
+        end
+    end
+until #again == 0 or taken >= limit
+local room = math.min(limit - taken, ARGV[3] - redis.call('ZCARD', KEYS[4]))
+if room > 0 and from < next then
+    local found = find(from, next - 1, room, true)
+    for _, entry in ipairs(found) do
+        lose(from, offset_of(entry) - 1)
+        from = offset_of(entry) + 1
+        take(entry)
+    end
+    if #found < room then
+        lose(from, next - 1)
+        from, changed = next, true
+    end
+end
+if changed then redis.call('HSET', KEYS[3], 'epoch', epoch, 'next', whole(from)) end
+if changed or redis.call('PTTL', KEYS[3]) < tonumber(ARGV[4]) then
+    redis.call('PEXPIRE', KEYS[3], ARGV[4] + ARGV[5])
+    redis.call('PEXPIRE', KEYS[4], ARGV[4] + ARGV[5])
+end
+return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer}}
+"""
+
+
+def _of_held(action: str) -> str:
+    """ARGV: the epoch, and each claim's offset and attempt. The answer: the offsets of those that were in force."""
+    return f"""{_CHANNEL}{_OVERDUE}
+local held = {{}}
+if redis.call('HGET', KEYS[3], 'epoch') ~= ARGV[1] then return held end
+for n = 2, #ARGV, 2 do
+    local at, attempt = ARGV[n], redis.call('HGET', KEYS[3], ARGV[n])
+    if attempt and (attempt == ARGV[n + 1] or ARGV[n + 1] == '0') then
+        {action}
+        held[#held + 1] = tonumber(at)
+    end
+end
+return held
+"""
+
+
+ACKNOWLEDGE = _of_held("redis.call('HDEL', KEYS[3], at) redis.call('ZREM', KEYS[4], at)")
+RELEASE = _of_held("redis.call('ZADD', KEYS[4], overdue(at), at)")

@@ -1,0 +1,243 @@
+"""Redis as a server: where it is, who may use it, what it refuses, and another that takes its place."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from raiden.history import Append, StoreFailed
+from raiden.history.redis import Redis
+from tests.daemons import wait_for
+from tests.stores import RedisServer, append, payloads
+
+
+def free_port() -> int:
+    """Redis can't be asked which port the kernel chose."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+# Servers that are not as they should be.
+
+
+def test_redis_fails_a_group_as_a_whole(redis_store: Redis, redis_server: RedisServer) -> None:
+    append(redis_store, "a", b"1")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(StoreFailed, match=r"fails: .*maxmemory") as failure:
+                redis_store.append([Append("a", [(0, b"secret", 7)]), Append("b", [(0, b"2", 7)])])
+        finally:
+            client.config_set("maxmemory", 0)
+    assert "secret" not in str(failure.value) and len(str(failure.value)) < 300
+    assert payloads(redis_store.after("a", None, 9)) == [b"1"] and redis_store.positions(["b"]) == {}
+    assert append(redis_store, "a", b"2").offsets == range(2, 3)
+
+
+def test_redis_takes_its_scripts_again(redis_store: Redis, redis_server: RedisServer) -> None:
+    append(redis_store, "a", b"1")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.script_flush()
+    redis_store.append([Append("a", [(0, b"2", 7)]), Append("a", [(0, b"3", 7)])])
+    assert payloads(redis_store.after("a", None, 9)) == [b"1", b"2", b"3"]
+
+
+def test_a_stopped_redis_fails_in_time(own_server: RedisServer) -> None:
+    store = Redis(own_server.url, timeout=0.2)
+    append(store, "a", b"1")
+    own_server.process.send_signal(signal.SIGSTOP)
+    begin = time.monotonic()
+    try:
+        with pytest.raises(StoreFailed, match="Timeout"):
+            store.after("a", None, 9)
+    finally:
+        own_server.process.send_signal(signal.SIGCONT)
+    assert time.monotonic() - begin < 2
+    assert payloads(store.after("a", None, 9)) == [b"1"], "the late answer is nobody's"
+    store.close()
+
+
+def test_redis_tells_no_password() -> None:
+    store = Redis("redis://user:secret@127.0.0.1:1/0")
+    with pytest.raises(StoreFailed, match=r"the history at redis://127\.0\.0\.1:1/0 fails: ") as failure:
+        store.clear("a")
+    assert "secret" not in str(failure.value)
+
+
+def test_names_in_redis_are_never_two_channels(redis_store: Redis) -> None:
+    names = ["a", "}", "a}:stream", "{a}", "a%7D:stream", "a}:key:k", "%"]
+    for name in names:
+        append(redis_store, name, name.encode(), key="k}:meta")
+    assert [payloads(redis_store.after(name, None, 9)) for name in names] == [[name.encode()] for name in names]
+
+
+def test_a_server_that_refuses_writes_is_not_ready(redis_store: Redis, redis_server: RedisServer) -> None:
+    redis_store.check()
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("maxmemory", 1)
+        with pytest.raises(StoreFailed, match="maxmemory"):
+            redis_store.check()
+        client.config_set("maxmemory", 0)
+        client.replicaof("127.0.0.1", 1)
+        try:
+            with pytest.raises(StoreFailed, match=r"read.?only"):
+                redis_store.check()
+        finally:
+            client.replicaof("NO", "ONE")
+    redis_store.check()
+
+
+# Where it is, and who may use it.
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://somewhere", "sqlite", "", "redis:/host", "redis://host:secret", "redis://host:99999", "redis://host:0",
+        "redis://host/secret", "redis://:pass/secret@host", "redis://[::1", "unix://", "unix://host/path",
+        "redis://host?secret=1", "redis://host?socket_timeout=secret", "redis+sentinel://host", "redis+sentinel://host/",
+        "redis+sentinel:///secret", "redis+sentinel://a:1,b:secret/s", "redis+sentinel://a,,b/s",
+        "redis+sentinel://a/s/secret", "redis+sentinel://a/s?x=1",
+    ],
+)  # fmt: skip
+def test_a_url_is_judged_without_connecting(url: str) -> None:
+    with pytest.raises(ValueError, match=r"is no URL of a Redis server: write redis://HOST:PORT/DB, ") as failure:
+        Redis(url)
+    assert "secret" not in str(failure.value) and failure.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://host", "redis://user:p%40ss@[::1]:6379/3", "rediss://host:6380/0?ssl_ca_certs=/ca.pem",
+        "unix:///run/redis?db=2", "unix://user:pass@/run/redis", "redis+sentinel://host/service",
+        "redis+sentinel://user:p%40ss@[::1]:26379,b/service/3",
+    ],
+)  # fmt: skip
+def test_a_good_url(url: str) -> None:
+    store = Redis(url)
+    assert "p%40ss" not in store._where and "pass" not in store._where
+    store.close()
+
+
+@pytest.fixture
+def secured_server(installed_redis: None, tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path, "--requirepass", "right", url=f"unix://:right@{tmp_path / 'socket'}")
+    yield server
+    server.stop()
+
+
+def test_a_password(secured_server: RedisServer) -> None:
+    store = Redis(secured_server.url)
+    assert append(store, "a", b"1").offsets == range(1, 2)
+    store.close()
+    for login, why in [(":wrong@", "invalid username-password pair"), ("", "Authentication required")]:
+        store = Redis(f"unix://{login}{secured_server.folder / 'socket'}")
+        with pytest.raises(StoreFailed, match=rf"the history at unix:///.* fails: {why}") as failure:
+            append(store, "a", b"2")
+        assert "wrong" not in str(failure.value)
+        with pytest.raises(StoreFailed, match=why):
+            store.check()
+        store.close()
+
+
+def certify(folder: Path) -> None:
+    """An authority, and a server's certificate for 127.0.0.1."""
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    for command in (
+        [*new, "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"],
+        [*new, "-subj", "/CN=server", "-keyout", "server.key", "-out", "server.pem", "-CA", "ca.pem", "-CAkey",
+         "ca.key", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"],
+        [*new, "-subj", "/CN=another", "-keyout", "another.key", "-out", "another.pem"],
+    ):  # fmt: skip
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+@pytest.mark.usefixtures("installed_redis")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+def test_tls(tmp_path: Path) -> None:
+    refused = subprocess.run(["redis-server", "--port", "0", "--tls-replication", "x"], capture_output=True, text=True)
+    if "argument must be 'yes' or 'no'" not in refused.stdout + refused.stderr:
+        pytest.skip("this redis-server has no TLS")
+    certify(tmp_path)
+    port = free_port()
+    files = {"cert": "server.pem", "key": "server.key", "ca-cert": "ca.pem"}
+    options = [word for name, file in files.items() for word in (f"--tls-{name}-file", str(tmp_path / file))]
+    url = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={tmp_path}"
+    options += ["--tls-port", str(port), "--tls-auth-clients", "no"]
+    server = RedisServer(tmp_path, *options, url=f"{url}/ca.pem")
+    store, stranger = Redis(server.url), Redis(f"{url}/another.pem")
+    try:
+        assert append(store, "a", b"1").offsets == range(1, 2)
+        with pytest.raises(StoreFailed, match=r"the history at rediss://127\.0\.0\.1:\d+/0 fails: .*certificate"):
+            append(stranger, "a", b"2")
+    finally:
+        store.close()
+        stranger.close()
+        server.stop()
+
+
+@pytest.fixture
+def watched_servers(installed_redis: None, tmp_path: Path) -> Iterator[tuple[list[RedisServer], str]]:
+    """A master and its replica, and the URL of a Sentinel that watches them."""
+    servers: list[RedisServer] = []
+    master, replica, watcher = (free_port() for _ in range(3))
+    for port, options in [(master, ()), (replica, ("--replicaof", "127.0.0.1", str(master)))]:
+        folder = tmp_path / str(port)
+        folder.mkdir()
+        # "--port 0" stands before it: the last one counts.
+        servers.append(RedisServer(folder, "--port", str(port), "--repl-diskless-sync-delay", "0", *options))
+    config = tmp_path / "sentinel.conf"
+    config.write_text(
+        f"port {watcher}\nbind 127.0.0.1\ndir {tmp_path}\nsentinel monitor history 127.0.0.1 {master} 1\n"
+        "sentinel down-after-milliseconds history 500\nsentinel failover-timeout history 5000\n"
+    )
+    with open(tmp_path / "sentinel.log", "wb") as log:
+        sentinel = subprocess.Popen(["redis-server", str(config), "--sentinel"], stdout=log, stderr=log)
+    yield servers, f"redis+sentinel://127.0.0.1:{watcher}/history/0"
+    sentinel.terminate()
+    sentinel.wait(20)
+    for server in servers:
+        server.kill()  # in order, they would wait for each other
+
+
+def test_sentinels_tell_which_server(watched_servers: tuple[list[RedisServer], str]) -> None:
+    """The master is killed, and the replica takes its place."""
+    (master, replica), url = watched_servers
+    store = Redis(url, timeout=1.0)
+
+    def works() -> bool:
+        try:
+            store.check()
+        except StoreFailed:
+            return False
+        return True
+
+    wait_for(works, "the Sentinel knows the master")
+    epoch = append(store, "a", b"1", b"2").epoch
+    with redis.Redis.from_url(f"{url.replace('+sentinel', '').removesuffix('/history/0')}") as client:
+        wait_for(lambda: client.sentinel_master("history")["num-slaves"] == 1, "the Sentinel knows the replica")
+    with redis.Redis.from_url(replica.url) as client:
+        wait_for(lambda: client.exists("raiden:{a}:stream"), "the replica has what was appended")
+    master.kill()
+    with pytest.raises(StoreFailed, match=r"the history at redis\+sentinel://.*/history/0 fails: "):
+        store.check()
+    wait_for(works, "the replica is the master")
+    assert append(store, "a", b"3").cursors() == [(epoch, 3)]
+    store.close()
+
+
+def test_a_service_that_sentinels_do_not_know(watched_servers: tuple[list[RedisServer], str]) -> None:
+    _, url = watched_servers
+    store = Redis(url.replace("history", "other"), timeout=1.0)
+    with pytest.raises(StoreFailed, match="other"):
+        store.check()
+    store.close()
