@@ -172,7 +172,7 @@ class Backend:
         options = self.channels.of(channel)
         return Append(
             channel, [(int(each.kind), each.payload, each.published) for each in messages],
-            size=options.history_size, ttl=options.history_ttl, key=key, durability=options.durability,
+            size=options.history_size, ttl=options.history_ttl, key=key, durability=options.durability, retain=options.retain,
         )  # fmt: skip
 
     def _stored(

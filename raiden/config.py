@@ -72,6 +72,7 @@ class Settings:
         "path", "the channel of a request: 'path', 'host_path', or a function of the webob request"
     )
     store: str = _setting("sqlite", "where history lives: 'sqlite' (in data_dir), 'redis://...', 'unix://...', 'none'")
+    max_data: int = _setting(1 << 30, "of the history in data_dir; 0: no limit", least=0)
     channels: dict[str, Any] = _setting(
         {"*": {}}, "options by channel pattern, like history_size; the longest match wins"
     )

@@ -30,13 +30,10 @@ FORGET = 7 * 86400.0
 # Seconds that a durable may be forgotten later than that, so that those who ask for nothing new need not write.
 TOUCH = 3600.0
 MAX_KEY = 256  # bytes of a publisher's key; who takes it from outside checks it
+# A page ends with the record whose payload goes over this.
+PAGE_BYTES = 1 << 20
 MAX_PENDING = 10_000  # messages of a durable that are claimed and not acknowledged
 # The place before the first message of whatever epoch; no epoch is called so.
-EARLIEST = Cursor("0", 0)
-
-
-# A place before the first message of a history, whatever epoch it has.
-MAX_KEY = 256  # bytes
 EARLIEST = Cursor("0", 0)
 
 
@@ -114,7 +111,7 @@ class Start(NamedTuple):
 @dataclass(slots=True)
 class Page:
     """Records in the order of their offsets. ``position`` is the newest of the channel's (None: it has no history);
-    ``gap`` is what is missing before the first of them; ``more`` says that the limit cut it short."""
+    ``gap`` is what is missing before the first of them; ``more`` says that the limit, or `PAGE_BYTES`, cut it short."""
 
     records: list[Record] = field(default_factory=list)
     epoch: str = ""
@@ -131,7 +128,14 @@ class Page:
     def found(
         cls, records: list[Record], epoch: str, next_offset: int, cursor: Cursor | None, limit: int, *, forward: bool
     ) -> Page:
-        """What an engine has found from a cursor on, up to one record more than the limit; backwards, newest first."""
+        """What an engine has found from a cursor on, up to one record more than the limit, or than `PAGE_BYTES` allows;
+        backwards, newest first."""
+        size = 0
+        for number, record in enumerate(records[:limit]):
+            if size > PAGE_BYTES:
+                limit = number
+                break
+            size += len(record.payload)
         page = cls(records[:limit], epoch, Cursor(epoch, next_offset - 1), more=len(records) > limit)
         if not forward:
             page.records.reverse()

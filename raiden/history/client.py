@@ -16,7 +16,7 @@ import gevent
 import zmq
 from gevent.event import AsyncResult
 
-from raiden.history import Append, Appended, Gap, Page, Record, StoreFailed
+from raiden.history import Append, Appended, Claimed, Gap, Page, Record, StoreFailed
 from raiden.message import Cursor
 
 # Seconds. The engines bound their own time to 5 s, and another group may be before.
@@ -98,6 +98,34 @@ class History:
     def clear(self, channel: str) -> None:
         self._call("clear", channel)
 
+    def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None) -> Claimed:
+        rows, epoch, gap = self._call("claim", channel, durable, limit, wait, since and tuple(since))
+        return Claimed([(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap))
+
+    def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
+        acknowledged: list[int] = self._call("acknowledge", channel, durable, epoch, list(claims))
+        return acknowledged
+
+    def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
+        self._call("release", channel, durable, epoch, list(claims))
+
+    def forget(self, channel: str, durable: str) -> None:
+        self._call("forget", channel, durable)
+
+    def keep(self, name: str, value: bytes, ttl: float) -> None:
+        self._call("keep", name, value, ttl)
+
+    def kept(self, name: str) -> bytes | None:
+        value: bytes | None = self._call("kept", name)
+        return value
+
+    def check(self) -> None:
+        self._call("check")
+
+    def size(self) -> int:
+        size: int = self._call("size")
+        return size
+
     def _page(self, name: str, channel: str, cursor: Cursor | None, limit: int) -> Page:
         rows, epoch, position, gap, more = self._call(name, channel, cursor and tuple(cursor), limit)
         records = [Record(*row) for row in rows]
@@ -169,5 +197,5 @@ class History:
 def _plain(append: Append) -> tuple[Any, ...]:
     """The fields of an `Append`, in their order."""
     return (
-        append.channel, append.messages, append.size, append.ttl, append.key, int(append.durability),
+        append.channel, append.messages, append.size, append.ttl, append.key, int(append.durability), append.retain,
     )  # fmt: skip

@@ -31,7 +31,7 @@ def run(settings: Settings, addresses: Addresses, supervisor: socket.socket) -> 
     try:
         if settings.store == "sqlite":
             lock = _claim(Path(settings.data_dir))
-            store: Store = Sqlite(Path(settings.data_dir) / "history.sqlite")
+            store: Store = Sqlite(Path(settings.data_dir) / "history.sqlite", settings.max_data)
         else:
             store = Redis(settings.store)
     except (StoreFailed, OSError) as error:

@@ -3,6 +3,8 @@ hash and the stream of a channel; it answers with texts where it can, which cost
 
 from __future__ import annotations
 
+from raiden.history import PAGE_BYTES
+
 # Numbers become text by `format`: Lua's own way keeps 14 digits.
 _CHANNEL = """
 local time = redis.call('TIME')
@@ -88,10 +90,13 @@ local forward, offset = ARGV[1] == '1', tonumber(ARGV[4])
 local known = epoch == ARGV[3] and offset < next or ARGV[3] == '0' and offset == 0
 local low, high = 1, next - 1
 if known and forward then low = offset + 1 elseif known then high = offset - 1 end
-local found = {{}}
+local found, size = {{}}, 0
 for _, entry in ipairs(find(low, high, tonumber(ARGV[2]), forward)) do
     found[#found + 1] = whole(offset_of(entry)) .. ' ' .. entry[2][2] .. ' ' .. entry[2][4]
     found[#found + 1] = entry[2][8]
+    -- One more than the page has, which tells that there is more.
+    if size > {PAGE_BYTES} then break end
+    size = size + #entry[2][8]
 end
 return {{epoch, next, found}}
 """

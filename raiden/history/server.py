@@ -19,7 +19,7 @@ from typing import Any
 
 import zmq
 
-from raiden.history import Append, Page, Store, StoreFailed
+from raiden.history import Append, Claimed, Page, Store, StoreFailed
 from raiden.message import Cursor
 
 logger = logging.getLogger(__name__)
@@ -127,9 +127,24 @@ def _plain(page: Page) -> tuple[Any, ...]:
     return [tuple(record) for record in page.records], page.epoch, position, gap, page.more
 
 
+def _claimed(claimed: Claimed) -> tuple[Any, ...]:
+    records, epoch, gap = claimed
+    return [(tuple(record), attempt) for record, attempt in records], epoch, gap and tuple(gap)
+
+
 _CALLS: dict[str, Callable[..., Any]] = {
     "after": lambda store, channel, cursor, limit: _plain(store.after(channel, _cursor(cursor), limit)),
     "before": lambda store, channel, cursor, limit: _plain(store.before(channel, _cursor(cursor), limit)),
     "positions": lambda store, channels: {n: tuple(c) for n, c in store.positions(channels).items()},
     "clear": lambda store, channel: store.clear(channel),
+    "claim": lambda store, channel, durable, limit, wait, since: _claimed(
+        store.claim(channel, durable, limit, wait, _cursor(since))
+    ),
+    "acknowledge": lambda store, channel, durable, epoch, claims: store.acknowledge(channel, durable, epoch, claims),
+    "release": lambda store, channel, durable, epoch, claims: store.release(channel, durable, epoch, claims),
+    "forget": lambda store, channel, durable: store.forget(channel, durable),
+    "keep": lambda store, name, value, ttl: store.keep(name, value, ttl),
+    "kept": lambda store, name: store.kept(name),
+    "check": lambda store: store.check(),
+    "size": lambda store: store.size(),
 }

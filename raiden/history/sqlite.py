@@ -20,6 +20,7 @@ from typing import Any
 from raiden.history import (
     FORGET,
     KEY_WINDOW,
+    PAGE_BYTES,
     Append,
     Appended,
     Claimed,
@@ -281,13 +282,17 @@ class Sqlite:
                 low, high, order = (offset or 0) + 1, channel.next, "ASC"
             else:
                 low, high, order = 1, channel.next if offset is None else offset, "DESC"
-            rows = self._db.execute(
+            records, size = [], 0
+            for row in self._db.execute(
                 "SELECT position, kind, payload, published FROM messages"
                 " WHERE channel = ? AND position >= ? AND position < ? AND expires > ?"
                 f" ORDER BY position {order} LIMIT ?",
                 (channel.id, max(low, channel.first), high, self._clock(), limit + 1),
-            ).fetchall()
+            ):
+                records.append(Record(*row))
+                if size > PAGE_BYTES:
+                    break  # one more than the page has, which tells that there is more
+                size += len(records[-1].payload)
         finally:
             self._db.execute("COMMIT")
-        records = [Record(*row) for row in rows]
         return Page.found(records, channel.epoch, channel.next, cursor, limit, forward=forward)
