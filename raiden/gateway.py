@@ -655,6 +655,7 @@ class Gateway(Service):
         return fields
 
     def _begin(self, session: Session, names: Sequence[str], recoveries: dict[str, Recovery]) -> None:
+        session.begin({name: recovery.begin for name, recovery in recoveries.items()})
         # First those that miss nothing: nothing has yielded since their positions were told.
         for name in names:
             if name not in recoveries:

@@ -78,6 +78,9 @@ class Session:
         self.reached(name, None)
         return True
 
+    def begin(self, places: Mapping[str, Cursor]) -> None:
+        """Where the channels stand whose missed messages will be replayed, one channel after the other."""
+
     def reached(self, name: str, place: Cursor | None) -> None:
         """What was missed on a channel was sent up to here; None: it is attached."""
 
@@ -198,9 +201,8 @@ class MergedEvents(Stream):
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, self)
 
-    def replay(self, name: str, recovery: Recovery) -> bool:
-        self.places[name] = recovery.begin
-        return super().replay(name, recovery)
+    def begin(self, places: Mapping[str, Cursor]) -> None:
+        self.places.update(places)
 
     def reached(self, name: str, place: Cursor | None) -> None:
         if place is not None:
@@ -248,6 +250,9 @@ class Poll(Session):
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, self)
 
+    def begin(self, places: Mapping[str, Cursor]) -> None:
+        self.places.update(places)
+
     def open(self) -> None:
         """The subscriptions are in force, and what was missed is known: wait from now on."""
         self.ready = True
@@ -256,8 +261,10 @@ class Poll(Session):
 
     def replay(self, name: str, recovery: Recovery) -> bool:
         """Take one page of what was missed; only where there is none, messages to come are waited for."""
-        subscription = self.subscriptions[name]
+        subscription = self.subscriptions.get(name)
         for batch in recovery.batches():
+            if subscription is None or self.subscriptions.get(name) is not subscription:
+                return False
             self.places[name] = batch.cursor
             if batch.gap is not None:
                 self.missed(subscription, name, batch.gap)
@@ -270,17 +277,14 @@ class Poll(Session):
         return True
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        # The answer leaves with what follows the gap, in `flush`: its position is behind that already.
         self.gap = encoding.gap(channel if len(self.names) > 1 else None, gap)
-        self.flush()
 
     def flush(self) -> None:
         self.early += self.pending
         self.pending.clear()
-        if not self.ready:
-            # Another channel is still read: keep it for the answer, as much as an outbox may hold.
-            if sum(map(len, self.early)) > self.connection.max_outbox:
-                self.close()
-            return
+        if not self.ready and sum(map(len, self.early)) <= self.connection.max_outbox:
+            return  # another channel is still read, or it was answered
         if self.early or self.gap:
             cursor = position_of(self.router, self.names, self.places)
             body = b"" if cursor is None else b'"cursor":"%b",' % cursor.encode()
@@ -291,7 +295,10 @@ class Poll(Session):
             self._answer(response)
 
     def tick(self) -> None:
-        self._answer(webob.Response(status=204, content_type=None))
+        self.ready = True
+        self.flush()
+        if self.ready:
+            self._answer(webob.Response(status=204, content_type=None))
 
     def fail(self) -> None:
         self.tick()
