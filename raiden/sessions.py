@@ -32,7 +32,7 @@ from raiden.message import (
     json_payload,
 )
 from raiden.parameters import MAX_LAST
-from raiden.recovery import Recovery
+from raiden.recovery import Batch, Recovery
 from raiden.router import Router, Subscription, TooManyChannels
 from raiden.websocket import Closed, WebSocket
 
@@ -43,7 +43,8 @@ REPLAY_BYTES, REPLAY_PATIENCE = 65536, 30.0
 
 
 class Session:
-    """What all sessions share: the connection, and its subscriptions by name."""
+    """What all sessions share: the connection, and its subscriptions by name. ``told_by_head``: what is missing before
+    the first message was told by the answer's head, and need not be told in band."""
 
     __slots__ = ("connection", "keepalive", "router", "subscriptions", "wheel")
 
@@ -53,6 +54,10 @@ class Session:
         self.wheel = wheel
         self.keepalive = keepalive
         self.subscriptions: dict[str, Subscription] = {}
+
+    @property
+    def told_by_head(self) -> bool:
+        return False
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         self.subscriptions[name] = self.router.subscribe(name, sink or self.connection, self, encode, filters or None)
@@ -69,9 +74,9 @@ class Session:
         for batch in recovery.batches():
             if subscription is None or self.subscriptions.get(name) is not subscription:
                 return False
-            if batch.gap is not None:
+            if batch.gap is not None and (batch.gap is not recovery.gap or not self.told_by_head):
                 self.missed(subscription, name, batch.gap)
-            if not self._send_past(subscription, batch.messages):
+            if not self._send_past(subscription, batch):
                 return False
             self.reached(name, batch.cursor)
         self.attach(name)
@@ -84,16 +89,18 @@ class Session:
     def reached(self, name: str, place: Cursor | None) -> None:
         """What was missed on a channel was sent up to here; None: it is attached."""
 
-    def _send_past(self, subscription: Subscription, messages: list[Message]) -> bool:
+    def _send_past(self, subscription: Subscription, batch: Batch) -> bool:
         """Whether all was sent."""
         sink, size = subscription.sink, 0
-        for number, message in enumerate(messages, 1):
+        for number, message in enumerate(batch.messages, 1):
             if subscription.filters is None or subscription.filters.match(message):
                 data = subscription.encoding(message)
                 sink.pending.append(data)
                 size += len(data)
-            if size > REPLAY_BYTES or number == len(messages):
+            last = number == len(batch.messages)
+            if size > REPLAY_BYTES or last:
                 size = 0
+                self.reached(subscription.name, batch.cursor if last else message.cursor)
                 sink.flush()
                 if not self.connection.wait_until_sent(REPLAY_PATIENCE):
                     if not (self.connection.closed or self.connection.closing):
@@ -155,6 +162,10 @@ class Stream(Session):
         self.keepalive_bytes = keepalive_bytes
         self.end = end
         self.tell_gap = tell_gap
+
+    @property
+    def told_by_head(self) -> bool:
+        return self.tell_gap is None
 
     def open(self, head: bytes) -> None:
         """The subscriptions are in force: send the response's head."""
