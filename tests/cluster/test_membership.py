@@ -293,7 +293,7 @@ class Patched(Daemon):
 
     def __init__(self, folder: Path, patch: str, **settings: Any) -> None:
         self._patch = patch
-        super().__init__(folder, **settings)
+        super().__init__(folder, store="none", **settings)
 
     def command_line(self, argv: list[str]) -> list[str]:
         assert argv[1:3] == ["-m", "raiden"]
