@@ -327,7 +327,7 @@ class Router:
 
     def _deliver(self, repaired: Repaired) -> None:
         """What did not come by the backbone as it should."""
-        channel, gap, messages = repaired
+        channel, gap, messages, fetched = repaired
         if gap is not None:
             self.stats.gaps += 1
             for found in self._topics(channel):
@@ -338,7 +338,7 @@ class Router:
             self._fan_out(channel, messages, dirty)
             for sink in dirty:
                 sink.flush()
-            self.stats.repaired += len(messages)
+            self.stats.repaired += fetched
 
     def _topics(self, channel: bytes) -> list[Topic]:
         exact = self._channels.get(channel + b"\0")
