@@ -172,7 +172,8 @@ class Backend:
         options = self.channels.of(channel)
         return Append(
             channel, [(int(each.kind), each.payload, each.published) for each in messages],
-            size=options.history_size, ttl=options.history_ttl, key=key, durability=options.durability, retain=options.retain,
+            size=options.history_size, ttl=options.history_ttl, key=key, durability=options.durability,
+            retain=options.retain,
         )  # fmt: skip
 
     def _stored(

@@ -51,6 +51,7 @@ class Daemon:
 
     def __init__(self, folder: Path, *, config: Path | None = None, **settings: Any) -> None:
         self.folder = folder
+        self.keeps_history = settings.get("store") != "none"
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "stderr"
         self._out = folder / "stdout"
@@ -100,9 +101,12 @@ class Daemon:
         return self._out.read_text()
 
     def workers(self) -> dict[str, int]:
-        """The pids of the children by name, in the order they were started: backbone, worker 0, ..."""
+        """The pids of the children by name: backbone, history if there is one, worker 0, ... This is the order in which
+        they are started, so ask before any is replaced."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return {("backbone" if i == 0 else f"worker {i - 1}"): int(pid) for i, pid in enumerate(children)}
+        names = ["backbone", *(["history"] if self.keeps_history else [])]
+        names += [f"worker {number}" for number in range(len(children) - len(names))]
+        return dict(zip(names, map(int, children), strict=True))
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -156,7 +160,7 @@ class Daemon:
             self._publisher = self.open()
             response = post()
         body = response.read()
-        assert response.status == 202, body
+        assert response.status in (200, 202), body
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples over the workers."""

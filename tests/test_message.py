@@ -82,9 +82,9 @@ def test_cursors_that_are_none(text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("cursor", [None, "k3x9:41"])
+@pytest.mark.parametrize("cursor", [None, Cursor("k3x9", 41)])
 @pytest.mark.parametrize("payload", [b"", b"1", b"\0\xff" * 70000])
-def test_frames_round_trip(kind: Kind, cursor: str | None, payload: bytes) -> None:
+def test_frames_round_trip(kind: Kind, cursor: Cursor | None, payload: bytes) -> None:
     if kind == Kind.TEXT:
         payload = payload.decode("latin-1").encode()
     frame = Message("a€", kind, payload, cursor, published=1 << 50).to_frame()
@@ -99,8 +99,8 @@ def test_unknown_extensions_are_skipped() -> None:
     unknown, cursor = extension(9, b"?" * 300), extension(1, b"e:1")
     for extensions, expected in [
         (unknown, None),
-        (unknown + cursor, "e:1"),
-        (cursor + unknown, "e:1"),
+        (unknown + cursor, Cursor("e", 1)),
+        (cursor + unknown, Cursor("e", 1)),
         (b"\x09", None),
     ]:
         message = Message.from_frame(b"a", b"a\0" + header(1, Kind.TEXT, extensions) + b"payload")
@@ -114,6 +114,8 @@ def test_unknown_extensions_are_skipped() -> None:
         (b"a", b"a\0" + header(1, 0, b"12345")[:-1]),
         (b"a", b"a\0" + header(2, 0, b"")),
         (b"a", b"a\0" + header(1, 4, b"")),
+        (b"a", b"a\0" + header(1, 0, extension(1, b"e:x"))),
+        (b"a", b"a\0" + header(1, 0, extension(1, b"\xff:1"))),
         (b"a", b"a\0" + header(1, Kind.TEXT, b"") + b"no \xff text"),
         (b"\xff", b"\xff\0" + header(1, 0, b"")),
         (b"", b""),
@@ -126,7 +128,7 @@ def test_bad_frames(name: bytes, frame: bytes) -> None:
 
 def test_garbage_is_a_message_or_an_invalid_frame() -> None:
     chance = random.Random(1)
-    valid = Message("a", Kind.TEXT, b"payload", "e:1").to_frame()
+    valid = Message("a", Kind.TEXT, b"payload", Cursor("e", 1)).to_frame()
     read = 0
     for _ in range(5000):
         frame = bytearray(valid)

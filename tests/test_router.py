@@ -18,6 +18,7 @@ from raiden.backend import BackboneFull, Backend, NotInForce
 from raiden.encoding import Encoding
 from raiden.filters import Filters
 from raiden.forwarder import Addresses
+from raiden.history import Gap
 from raiden.message import Kind, Message
 from raiden.router import Router, Subscription, TooManyChannels
 from raiden.service import READY
@@ -59,8 +60,13 @@ class Client:
         self.gone.append(subscription)
         self._changed.set()
 
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        raise AssertionError("there is no history here")
+
     def subscribe(self, name: str, encoding: Encoding = LINE, filters: Filters | None = None) -> Subscription:
-        return self.router.subscribe(name, self, self, encoding, filters)
+        subscription = self.router.subscribe(name, self, self, encoding, filters)
+        self.router.attach(subscription)
+        return subscription
 
     def lines(self) -> list[bytes]:
         return b"".join(self.sent).splitlines()
