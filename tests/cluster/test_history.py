@@ -145,6 +145,8 @@ def test_every_offset_once_and_in_order(nodes: Nodes, store: Store) -> None:
             follower.leaving()
     verdict = offsets.report()
     print(verdict, followers.begun, followers.ended)
+    third = next(node for node in nodes if node.name == "3")
+    assert third.metric("raiden_repaired_total") > 0, "it was cut off, and had the store"
     assert (followers.error, [publisher.error for publisher in publishers]) == (None, [None] * PUBLISHERS)
     assert storm.acknowledged() == MESSAGES
     assert verdict.clean, f"{verdict}\n{nodes.logs()}"

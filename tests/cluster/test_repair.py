@@ -10,6 +10,8 @@ from http.client import IncompleteRead
 from typing import Any
 
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from tests.cluster.link import Link
 from tests.daemons import Daemon, Stream, wait_for
@@ -197,3 +199,24 @@ def test_what_can_not_be_had_any_more_is_told(pair: MakePair, link: Link) -> Non
         with pytest.raises(IncompleteRead):
             bare.response.read()
     assert second.metric("raiden_gaps_total") == 1
+
+
+def test_subscribers_are_told_to_try_later_while_the_store_is_away(
+    start: Callable[..., Daemon], own_server: RedisServer
+) -> None:
+    node = start(store=own_server.url)
+    own_server.kill()
+    for path in ("/a", "/a?_wait=0"):
+        assert node.request("GET", path)[0] == 503
+    for path in ("/a", "/-/subscribe?channel=a&channel=b"):
+        with pytest.raises(InvalidStatus, match="503"):
+            connect(f"ws://127.0.0.1:{node.port}{path}")
+    with connect(f"ws://127.0.0.1:{node.port}/-/websocket") as socket:
+        socket.send('{"id": 1, "cmd": "subscribe", "channel": "a"}')
+        assert json.loads(socket.recv())["error"]["code"] == 503
+        own_server.start()
+        socket.send('{"id": 2, "cmd": "subscribe", "channel": "a"}')
+        assert json.loads(socket.recv()) == {"id": 2, "channel": "a", "cursor": "0:0"}
+        node.publish("a", 1)
+        assert json.loads(socket.recv())["data"] == 1
+    assert "Traceback" not in node.log(), node.log()
