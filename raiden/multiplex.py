@@ -412,7 +412,8 @@ class MultiplexSocket(Socket):
 
     def _resume(self, command: dict[str, Any]) -> None:
         """``resume``: get the subscriptions of a session back, each from where it was, or from where ``since`` says."""
-        session, since = command.get("session"), command.get("since") or {}
+        session, since = command.get("session"), command.get("since")
+        since = {} if since is None else since
         if not isinstance(session, str) or not _SESSION.fullmatch(session) or not isinstance(since, dict):
             raise CommandError(400, 'resume is like {"cmd": "resume", "session": "...", "since": {"a": "k3x9:41"}}')
         if self.subscriptions:
