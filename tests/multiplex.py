@@ -88,6 +88,7 @@ class Client:
             self.ws.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # the node was faster
+        self.ws.close_timeout = 0.1  # what it has and nobody took keeps it from noticing
         self.close()
 
     def close(self) -> None:
