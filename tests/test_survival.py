@@ -1,4 +1,4 @@
-"""What a node's history survives: kills in the middle of the work, and data directories that are not as they should be."""
+"""What a node's history survives: kills in the middle of the work, and data directories that are not as they should."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
