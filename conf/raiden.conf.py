@@ -17,8 +17,8 @@
 
 # Files and the log
 
-# Where pid and log files live. The default is $XDG_STATE_HOME/raiden, or else ~/.local/state/raiden ("~" itself is
-# not expanded); conf/raiden.service sets systemd's state directory.
+# Where the history, pid and log files live. The default is $XDG_STATE_HOME/raiden, or else ~/.local/state/raiden ("~"
+# itself is not expanded); conf/raiden.service sets systemd's state directory.
 # data_dir = "/var/lib/raiden"
 # Pid file of a node started with 'raiden start'; None: raiden.pid in data_dir.
 # pid_file = None
@@ -42,6 +42,25 @@
 # allowed_origins = []
 # The channel of a request: "path", "host_path", or a function of the webob request.
 # channel_builder = "path"
+
+# History
+
+# Where it lives: "sqlite" (in data_dir), "none", or a Redis or Valkey server (7 or later) that the nodes of a cluster
+# share: "redis://[user:password@]host:port/0", "rediss://..." (TLS), "unix:///path", or by its Sentinels
+# "redis+sentinel://host:port,host:port/service/0".
+# store = "sqlite"
+# Of the history in data_dir; beyond it, publishes are refused. 0: no limit.
+# max_data = 1073741824
+# Options by channel pattern, the longest match wins: history_size (messages that are kept; 0: none), history_ttl (for
+# how many seconds), retain (for how many seconds the last one is kept, if that is longer), and ack: what an
+# acknowledged message survives: "stored" (the end of any process), "synced" (the end of the machine), "shared" (the
+# end of the node; where nodes share a store). What a pattern doesn't say is: history_size 100, history_ttl 300,
+# retain 0, ack "stored".
+# channels = {"*": {}}
+# A message that others overtook is waited for so long, then fetched from the history.
+# gap_time = 0.05
+# Between looks whether a channel's last messages were lost on the way.
+# position_check = 5.0
 
 # Delivery
 
@@ -82,6 +101,8 @@
 
 # A long-poll waits no longer, whatever it asks for. [reload]
 # max_wait = 120.0
+# A WebSocket's session can be resumed for so long after it was lost. [reload]
+# session_window = 120.0
 # From a request's first byte to its last. [reload]
 # request_timeout = 30.0
 # Between the requests of a connection. [reload]

@@ -94,6 +94,9 @@ class Settings:
     max_headers: int = _setting(100, "header fields of a request", reload=True, least=1)
     max_ws_message: int = _setting(1 << 20, "of a WebSocket message, counted after inflating", reload=True, least=1)
     max_wait: float = _setting(120.0, "a long-poll waits no longer, whatever it asks for", reload=True, least=0)
+    session_window: float = _setting(
+        120.0, "a WebSocket's session can be resumed for so long after it was lost", reload=True, least=1
+    )
     request_timeout: float = _setting(30.0, "from a request's first byte to its last", reload=True, least=0.1)
     idle_timeout: float = _setting(75.0, "between the requests of a connection", reload=True, least=0.1)
     backbone_high_water: int = _setting(100_000, "messages that a backbone socket queues", least=1)

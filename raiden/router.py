@@ -254,7 +254,10 @@ class Router:
         """This worker's channels and patterns: how many subscribers, how many messages since the first of them."""
         rows = [(key[:-1], found) for key, found in self._channels.items()]
         rows += [(key + b"*", found) for key, found in self._patterns.items()]
-        return {key.decode(): {"subscribers": found.count, "messages": found.messages} for key, found in rows}
+        return {
+            key.decode(): {"subscribers": sum(map(len, found.groups.values())), "messages": found.messages}
+            for key, found in rows
+        }
 
     def _measure_patterns(self) -> None:
         self._pattern_sizes = sorted({len(prefix) for prefix in self._patterns})

@@ -82,8 +82,8 @@ def test_delete_ends_subscriptions(daemon: Daemon, channel: str) -> None:
 def test_event_stream(daemon: Daemon, channel: str) -> None:
     with Stream(daemon, f"/{channel}", SSE) as stream:
         assert stream.response.headers["Content-Type"] == "text/event-stream"
-        daemon.publish(channel, {"n": 1})
-        assert stream.line() == b'data: {"n": 1}'
+        answer = json.loads(daemon.post_json(f"/{channel}", {"n": 1})[2])
+        assert [stream.line(), stream.line()] == [b"id: %b" % answer["cursor"].encode(), b'data: {"n": 1}']
 
 
 def test_event_stream_tells_of_a_gap(daemon: Daemon, channel: str) -> None:
@@ -112,10 +112,10 @@ def test_long_poll(daemon: Daemon, channel: str, headers: dict[str, str]) -> Non
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(poll, daemon, path, headers)
         wait_for(lambda: subscribers(daemon, channel) == 1, "the poll waits")
-        daemon.publish(channel, {"n": 1})
-        status, _, body = answer.result()
-    assert status == 200
-    assert json.loads(body) == {"messages": [{"data": {"n": 1}}]}
+        cursor = json.loads(daemon.post_json(f"/{channel}", {"n": 1})[2])["cursor"]
+        status, fields, body = answer.result()
+    assert (status, fields["raiden-cursor"]) == (200, cursor)
+    assert json.loads(body) == {"cursor": cursor, "messages": [{"data": {"n": 1}, "cursor": cursor}]}
     assert subscribers(daemon, channel) == 0
 
 
@@ -129,10 +129,9 @@ def test_multiplexed_and_patterns(daemon: Daemon, channel: str) -> None:
         daemon.publish(f"{channel}.a", 1)
         daemon.publish(f"{channel}.c", 2)
         daemon.publish(f"{channel}.b.x", 3)
-        assert [stream.value(), stream.value()] == [
-            {"channel": f"{channel}.a", "data": 1},
-            {"channel": f"{channel}.b.x", "data": 3},
-        ]
+        first, second = stream.value(), stream.value()
+        assert (first["channel"], first["data"]) == (f"{channel}.a", 1) and first["cursor"].endswith(":1")
+        assert (second["channel"], second["data"]) == (f"{channel}.b.x", 3) and second["cursor"].endswith(":1")
 
 
 def test_filters(daemon: Daemon, channel: str) -> None:
@@ -183,7 +182,7 @@ def test_channel_socket(daemon: Daemon, channel: str, compression: str | None) -
 def test_pattern_socket_cannot_publish(daemon: Daemon, channel: str) -> None:
     with ws(daemon, f"/{channel}*") as socket_:
         daemon.publish(channel, 1)
-        assert json.loads(socket_.recv()) == {"channel": channel, "data": 1}
+        assert json.loads(socket_.recv())["data"] == 1
         socket_.send("1")
         with pytest.raises(ConnectionClosed) as closed:
             socket_.recv()
@@ -200,13 +199,13 @@ def test_multiplex_socket(daemon: Daemon, channel: str) -> None:
         assert ask(id=1, cmd="ping") == {"id": 1}
         assert ask(id=2, cmd="subscribe", channel=channel, filters={"n": [1, 3]})["channel"] == channel
         assert ask(id=3, cmd="subscribe", channel=channel)["error"]["code"] == 409
-        for n in (1, 2, 3):
-            daemon.publish(channel, {"n": n})
-        assert json.loads(socket_.recv()) == {"channel": channel, "data": {"n": 1}}
-        assert json.loads(socket_.recv()) == {"channel": channel, "data": {"n": 3}}
+        cursors = [json.loads(daemon.post_json(f"/{channel}", {"n": n})[2])["cursor"] for n in (1, 2, 3)]
+        assert json.loads(socket_.recv()) == {"channel": channel, "data": {"n": 1}, "cursor": cursors[0]}
+        assert json.loads(socket_.recv()) == {"channel": channel, "data": {"n": 3}, "cursor": cursors[2]}
         assert ask(id=4, cmd="unsubscribe", channel=channel) == {"id": 4, "channel": channel}
         with Stream(daemon, f"/{channel}") as stream:
-            assert ask(id="five", cmd="publish", channel=channel, data={"x": 1}) == {"id": "five"}
+            reply = ask(id="five", cmd="publish", channel=channel, data={"x": 1})
+            assert (reply["id"], reply["cursor"].partition(":")[2]) == ("five", "4")
             assert stream.value() == {"x": 1}
         assert ask(id=6, cmd="unsubscribe", channel=channel)["error"]["code"] == 404
 

@@ -1,4 +1,4 @@
-"""What a node's history survives: kills in the middle of the work, and data directories that are not as they should."""
+"""What a node's history survives: kills amid the work, and data directories that are not as they should be."""
 
 from __future__ import annotations
 

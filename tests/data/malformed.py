@@ -218,7 +218,7 @@ UNSERVED = [
     Case("HTTP/2.0 preface", head("PRI * HTTP/2.0") + b"SM\r\n\r\n", (400, 505), True),
     Case("HTTP/3.1", version("HTTP/3.1"), (400, 505), True),
     # llhttp reads it as HTTP/1.0, whose framing is the same.
-    Case("RTSP/1.0", version("RTSP/1.0", "POST"), (202, 400, 505), True),
+    Case("RTSP/1.0", version("RTSP/1.0", "POST"), (200, 400, 505), True),
     Case("ICE/1.0", version("ICE/1.0", "SOURCE"), (400, 405, 505), True),
     Case("method in lower case", method("get"), (400, 405, 501), True),
     Case("method FOO", method("FOO"), (400, 405, 501), True),
