@@ -639,6 +639,7 @@ class Gateway(Service):
             )  # fmt: skip
         rest = request.environ["raiden.rest"]
         connection.protocol = core
+        request.environ["raiden.keep_alive"] = False  # once refused, the connection has no protocol to go on with
 
         def opened(fields: dict[str, str]) -> None:
             session.open(add_fields(head, fields))

@@ -28,11 +28,13 @@ RETRY = 0.5
 
 
 class Repaired(NamedTuple):
-    """Messages of a channel that are next, and what is missing before them."""
+    """Messages of a channel that are next, and what is missing before them; ``fetched`` of them came from the history,
+    the others had waited for them."""
 
     channel: bytes
     gap: Gap | None
     messages: list[Message]
+    fetched: int = 0
 
 
 class Orders:
@@ -147,8 +149,9 @@ class Orders:
             if order.behind:
                 self._suspect(channel)
             return
+        held = order.held
         gap, messages = order.fill(name, page, known)
-        yield Repaired(channel, gap, messages)
+        yield Repaired(channel, gap, messages, sum(message.cursor not in held for message in messages))
         if order.behind:
             self._suspect(channel)
 

@@ -330,7 +330,7 @@ class Router:
 
     def _deliver(self, repaired: Repaired) -> None:
         """What did not come by the backbone as it should."""
-        channel, gap, messages = repaired
+        channel, gap, messages, fetched = repaired
         dirty: list[Sink] = []
         if gap is not None:
             self.stats.gaps += 1
@@ -340,7 +340,7 @@ class Router:
                     dirty.append(subscription.sink)
         if messages:
             self._fan_out(channel, messages, dirty)
-            self.stats.repaired += len(messages)
+            self.stats.repaired += fetched
         for sink in dirty:
             sink.flush()
 
