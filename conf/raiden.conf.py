@@ -101,6 +101,8 @@
 
 # A long-poll waits no longer, whatever it asks for. [reload]
 # max_wait = 120.0
+# A WebSocket's session can be resumed for so long after it was lost. [reload]
+# session_window = 120.0
 # From a request's first byte to its last. [reload]
 # request_timeout = 30.0
 # Between the requests of a connection. [reload]

@@ -94,6 +94,9 @@ class Settings:
     max_headers: int = _setting(100, "header fields of a request", reload=True, least=1)
     max_ws_message: int = _setting(1 << 20, "of a WebSocket message, counted after inflating", reload=True, least=1)
     max_wait: float = _setting(120.0, "a long-poll waits no longer, whatever it asks for", reload=True, least=0)
+    session_window: float = _setting(
+        120.0, "a WebSocket's session can be resumed for so long after it was lost", reload=True, least=1
+    )
     request_timeout: float = _setting(30.0, "from a request's first byte to its last", reload=True, least=0.1)
     idle_timeout: float = _setting(75.0, "between the requests of a connection", reload=True, least=0.1)
     backbone_high_water: int = _setting(100_000, "messages that a backbone socket queues", least=1)
@@ -274,10 +277,13 @@ def _check_cluster(settings: Settings) -> None:
 def _check_history(settings: Settings) -> None:
     try:
         options = [found for found in Channels(settings.channels).all() if found.keeps]
-        if settings.store not in ("sqlite", "none"):
-            Redis(settings.store).close()
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if settings.store not in ("sqlite", "none"):
+        try:
+            Redis(settings.store).close()
+        except ValueError as error:
+            raise ConfigError(f"store must be 'sqlite', 'none' or a URL: {error}") from None
     if not settings.keeps_history:
         return
     asked = {found.durability for found in options}

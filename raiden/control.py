@@ -7,12 +7,17 @@ from typing import Any
 import ujson
 import webob
 
+from raiden import encoding, parameters
 from raiden.backend import NotInForce
 from raiden.encoding import dumps
+from raiden.history import StoreFailed
 from raiden.http import HttpError, Request
-from raiden.message import check_subscription, unquote
+from raiden.message import Cursor, check_channel, check_subscription, unquote
 from raiden.router import Router
 from raiden.stats import Stats, exposition
+
+# Messages of a page of history where no limit is asked for.
+PAGE = 100
 
 
 class Control:
@@ -35,14 +40,39 @@ class Control:
             return _json({"nodes": self.router.backend.nodes()})
         if page == "channels":
             return _json({"channels": self._channels()})
+        if page.startswith("channels/") and page.endswith("/history"):
+            name = page[len("channels/") : -len("/history")]
+            return self._history(request, check_channel(unquote(name)))
         if page.startswith("channels/"):
             return self._channel(check_subscription(unquote(page[len("channels/") :])))
         raise HttpError(404, "no such page: see /-/health, /-/ready, /-/metrics, /-/nodes, /-/channels")
 
+    def _history(self, request: Request, name: str) -> webob.Response:
+        """A page after ``_since`` (at first the earliest), or before ``_before``; ``_last``: the newest."""
+        if not self.router.keeps(name):
+            raise HttpError(404, "the channel keeps no history: set its history_size")
+        history = self.router.backend.history
+        assert history is not None
+        query = dict(parameters.query_pairs(request))
+        try:
+            limit = parameters.number(query, "_limit", parameters.MAX_LAST) if "_limit" in query else PAGE
+            if "_last" in query:
+                found = history.before(name, None, parameters.number(query, "_last", parameters.MAX_LAST))
+            elif "_before" in query:
+                found = history.before(name, Cursor.parse(query["_before"]), limit)
+            else:
+                since = query.get("_since", "earliest")
+                found = history.after(name, None if since == "earliest" else Cursor.parse(since), limit)
+        except ValueError as error:
+            raise HttpError(400, str(error)) from None
+        return _json(encoding.page(name, found))
+
     def _ready(self) -> webob.Response:
         try:
             self.router.backend.check()
-        except NotInForce as error:
+            if self.router.backend.history is not None:
+                self.router.backend.history.check()
+        except (NotInForce, StoreFailed) as error:
             raise _not_ready(str(error)) from None
         states = [row["state"] for row in self.router.backend.nodes()]
         if "leaving" in states[:1]:
@@ -69,7 +99,10 @@ class Control:
         return total
 
     def _channel(self, name: str) -> webob.Response:
-        found = self._channels().get(name, {"subscribers": 0, "messages": 0})
+        found: dict[str, Any] = dict(self._channels().get(name, {"subscribers": 0, "messages": 0}))
+        if self.router.backend.history is not None and self.router.keeps(name):
+            position = self.router.backend.history.positions([name]).get(name)
+            found["cursor"] = None if position is None else str(position)
         return _json({"channel": name, **found})
 
 
@@ -77,7 +110,7 @@ def _not_ready(why: str) -> HttpError:
     return HttpError(503, f"not ready: {why}", headers={"Retry-After": "1"})
 
 
-def _json(value: dict[str, Any]) -> webob.Response:
+def _json(value: dict[str, Any] | bytes) -> webob.Response:
     response = webob.Response(content_type="application/json", charset="utf-8")
-    response.body = dumps(value)
+    response.body = value if isinstance(value, bytes) else dumps(value)
     return response

@@ -12,10 +12,11 @@ import functools
 import struct
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import ujson
 
-from raiden.history import Gap
+from raiden.history import Gap, Page
 from raiden.message import Kind, Message
 
 END_OF_CHUNKS = b"0\r\n\r\n"
@@ -80,11 +81,29 @@ def event(data: bytes, cursor: object = None, name: str | None = None) -> bytes:
     return b"%bdata: %b\n\n" % (head, data)
 
 
-def gap(channel: str | None, missing: Gap) -> bytes:
-    """What a subscriber is told of messages that it can't get, as JSON; ``channel`` where it may have several."""
+def gap(channel: str | None, missing: Gap) -> dict[str, Any]:
+    """What a subscriber is told of messages that it can't get; ``channel`` where it may have several."""
     what = {"epoch": missing.epoch, "first": missing.first, "last": missing.last} if missing.first else None
     named = {} if channel is None else {"channel": channel}
-    return dumps({**named, "recovered": False, "missing": what})
+    return {**named, "recovered": False, "missing": what}
+
+
+def page(channel: str, found: Page) -> bytes:
+    """A page of a channel's history, as JSON. ``cursor`` is the channel's position; ``more``: there is another page,
+    after the last message, or before the first one."""
+    items = b",".join([_item(record.to_message(channel, found.epoch)) for record in found.records])
+    told = {} if found.gap is None else {"gap": gap(None, found.gap)}
+    rest = {"cursor": None if found.position is None else str(found.position), "more": found.more, **told}
+    return b'{"channel":%b,"messages":[%b],%b' % (dumps(channel), items, dumps(rest)[1:])
+
+
+def claim(durable: str | None, message: Message, attempt: int) -> bytes:
+    """A message that a consumer has to acknowledge, as JSON; with the channel and ``durable`` where it may have several
+    subscriptions."""
+    named = b"" if durable is None else b'"channel":%b,"durable":%b,' % (dumps(message.channel), dumps(durable))
+    return b'{%b"data":%b,"cursor":"%b","attempt":%d}' % (
+        named, json_value(message), str(message.cursor).encode(), attempt,
+    )  # fmt: skip
 
 
 def _frame(opcode: int, data: bytes) -> bytes:

@@ -32,6 +32,10 @@ class Filters:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Filters) and self._wanted == other._wanted
 
+    def pairs(self) -> list[tuple[str, str]]:
+        """The conditions, as they were given."""
+        return [(key, value) for key, values in self._wanted.items() for value in values]
+
     def match(self, message: Message) -> bool:
         fields = message.fields()
         if fields is None:

@@ -20,10 +20,11 @@ import gevent
 import ujson
 import webob
 
-from raiden import encoding, parameters, payload, websocket
+from raiden import durable, encoding, parameters, payload, websocket
 from raiden.backend import BackboneFull, NotInForce
 from raiden.connection import TICK, Connection, Gone, Overflow, Wheel
 from raiden.control import Control
+from raiden.durable import Consumer
 from raiden.encoding import END_OF_CHUNKS, Encoding, dumps
 from raiden.filters import Filters
 from raiden.history import Gap, Start, StoreFailed
@@ -51,19 +52,19 @@ from raiden.message import (
     json_payload,
     unquote,
 )
-from raiden.recovery import Recovery
+from raiden.multiplex import MultiplexSocket
+from raiden.payload import check_key
+from raiden.recovery import Beginning
 from raiden.router import Router, TooManyChannels
 from raiden.service import Service
 from raiden.sessions import (
     LINGER,
     MergedEvents,
-    MultiplexSocket,
     Poll,
     Session,
     Socket,
     Stream,
-    check_key,
-    position_of,
+    joined,
 )
 from raiden.stats import Stats
 from raiden.websocket import WebSocket
@@ -100,6 +101,7 @@ class Limits(HttpLimits):
     max_outbox: int = 1 << 20
     max_ws_message: int = 1 << 20
     max_wait: float = 120.0
+    session_window: float = 120.0
     request_timeout: float = 30.0
     idle_timeout: float = 75.0
     keepalive: float = 25.0
@@ -516,6 +518,9 @@ class Gateway(Service):
         if not names:
             raise HttpError(426, "/-/websocket is a WebSocket", headers={"Upgrade": "websocket"})
         wait = parameters.wait(request, query)
+        if "_durable" in query:
+            self._open_durable_poll(connection, request, names, query, min(wait or 0.0, self.limits.max_wait))
+            return None
         if wait is not None:
             return self._open_poll(connection, request, asked, min(wait, self.limits.max_wait))
         return self._open_stream(connection, request, asked)
@@ -541,7 +546,7 @@ class Gateway(Service):
             return response
 
         def tell_gap(channel: str, gap: Gap) -> bytes:
-            data = encoding.gap(channel if wrapped else None, gap)
+            data = dumps(encoding.gap(channel if wrapped else None, gap))
             data = encoding.event(data, name="gap") if encode.form == "event" else data + b"\n"
             return encoding.chunk(data) if chunked else data
 
@@ -574,6 +579,46 @@ class Gateway(Service):
         self._take_over(connection, request, session, "poll", asked, encode, headers.update)
         return None
 
+    def _open_durable_poll(
+        self, connection: Connection, request: Request, names: list[str], query: dict[str, str], wait: float
+    ) -> None:
+        """A long-poll of a consumer: acknowledges what ``_ack`` says, then claims messages, or waits for some."""
+        if len(names) != 1 or not self.router.keeps(check_channel(names[0])):
+            raise HttpError(400, "a durable subscription is to one channel, which has a history")
+        try:
+            asked = parameters.durable(query)
+        except ValueError as error:
+            raise HttpError(400, str(error)) from None
+
+        def answer(connection: Connection, request: Request) -> Answer | None:
+            history = self.router.backend.history
+            assert history is not None
+            if asked.acks:
+                durable.acknowledge(history, names[0], asked.name, [(cursor, 0) for cursor in asked.acks])
+            consumer = Consumer(
+                self.router, names[0], asked.name, window=asked.limit, ack_wait=asked.ack_wait, since=asked.since
+            )
+            deadline = time.monotonic() + wait
+            claims, gap = consumer.claim()
+            while not (claims or gap or connection.closed or self.draining or consumer.over):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                consumer.wait(left)
+                claims, gap = consumer.claim()
+            # What nobody hears of is given back.
+            consumer.end(release=connection.closed)
+            if not claims and gap is None:
+                return webob.Response(status=204, content_type=None, headerlist=[("Cache-Control", "no-store")])
+            items = b",".join([encoding.claim(None, message, attempt) for message, attempt in claims])
+            told = b"" if gap is None else b'"gap":%b,' % dumps(encoding.gap(None, gap))
+            response = webob.Response(content_type="application/json", charset="utf-8")
+            response.body = b'{%b"messages":[%b]}' % (told, items)
+            response.headers["Cache-Control"] = "no-store"
+            return response
+
+        self._serve_waiting(connection, request, answer)
+
     def _open_socket(
         self, connection: Connection, request: Request, asked: Asked, *, verbatim: bool
     ) -> webob.Response | None:
@@ -589,8 +634,9 @@ class Gateway(Service):
             )  # fmt: skip
         else:
             session = MultiplexSocket(
-                connection, self.router, self._wheel, self.limits.keepalive, core, self.limits.max_subscriptions
-            )
+                connection, self.router, self._wheel, self.limits.keepalive, core,
+                max_subscriptions=self.limits.max_subscriptions, session_window=self.limits.session_window,
+            )  # fmt: skip
         rest = request.environ["raiden.rest"]
         connection.protocol = core
         request.environ["raiden.keep_alive"] = False  # once refused, the connection has no protocol to go on with
@@ -618,12 +664,8 @@ class Gateway(Service):
             raise
 
         def confirm(connection: Connection, request: Request) -> None:
-            recoveries: dict[str, Recovery] = {}
             try:
-                unconfirmed = self.router.in_force(asked.names) if asked.names else ()
-                for name, start in asked.starts.items():
-                    if self.router.position(name) is not None:
-                        recoveries[name] = Recovery(self.router, name, start)
+                beginning = Beginning(self.router, asked.names, asked.starts)
             except (NotInForce, StoreFailed):
                 session.close()
                 raise
@@ -633,8 +675,8 @@ class Gateway(Service):
             self.stats.requests += 1
             connection.become(transport)
             connection.session = session
-            opened(self._fields(asked, recoveries, unconfirmed))
-            self._begin(session, asked.names, recoveries)
+            opened(self._fields(asked, beginning))
+            session.begin(beginning)
             if isinstance(session, Poll) and connection.session is session:
                 session.open()
             if self.draining and connection.session is session:
@@ -642,30 +684,19 @@ class Gateway(Service):
 
         self._serve_waiting(connection, request, confirm)
 
-    def _fields(self, asked: Asked, recoveries: dict[str, Recovery], unconfirmed: Sequence[str]) -> dict[str, str]:
+    @staticmethod
+    def _fields(asked: Asked, beginning: Beginning) -> dict[str, str]:
         """What the answer to a subscriber tells of its beginning."""
         fields = {}
-        if unconfirmed:
-            fields["Raiden-Unconfirmed"] = ", ".join(unconfirmed)
-        position = position_of(self.router, asked.names, {name: found.begin for name, found in recoveries.items()})
+        if beginning.unconfirmed:
+            fields["Raiden-Unconfirmed"] = ", ".join(beginning.unconfirmed)
+        position = joined([beginning.place(name) for name in asked.names])
         if position is not None:
             fields["Raiden-Cursor"] = position
         if asked.starts:
-            recovered = all(name in recoveries and recoveries[name].gap is None for name in asked.names)
+            recovered = all(beginning.recovered(name) for name in asked.names)
             fields["Raiden-Recovered"] = "true" if recovered else "false"
         return fields
-
-    def _begin(self, session: Session, names: Sequence[str], recoveries: dict[str, Recovery]) -> None:
-        # First those that miss nothing: nothing has yielded since their positions were told.
-        for name in names:
-            if name not in recoveries:
-                session.attach(name)
-        try:
-            for name, recovery in recoveries.items():
-                if not session.replay(name, recovery):
-                    return
-        except StoreFailed:
-            session.fail()
 
 
 _heads: dict[int, tuple[str, bytes]] = {}

@@ -8,16 +8,11 @@ keeps an `Order` for each channel that it carries, and delivers only what that l
 
 from __future__ import annotations
 
-from raiden.history import EARLIEST, Gap, Page, Record, is_in
+from raiden.history import EARLIEST, Gap, Page, is_in
 from raiden.message import Cursor, Message
 
 # Messages that are held back; what is beyond can be fetched like what is missing.
 MAX_HELD = 1000
-
-
-def message_of(channel: str, epoch: str, record: Record) -> Message:
-    """The message that was stored."""
-    return Message(channel, record.kind, record.payload, Cursor(epoch, record.offset), record.published)
 
 
 class Order:
@@ -113,7 +108,7 @@ class Order:
             if record.offset > self.next:
                 gap = gap or Gap(self.epoch, self.next, record.offset - 1)
             self.next = record.offset + 1
-            messages.append(message_of(channel, page.epoch, record))
+            messages.append(record.to_message(channel, page.epoch))
         if not page.more and self.next <= page.position.offset:
             gap = gap or Gap(self.epoch, self.next, page.position.offset)
             self.next = page.position.offset + 1

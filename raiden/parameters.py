@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from raiden.durable import ACK_WAIT, MAX_ACK_WAIT, MAX_WINDOW, WINDOW, check_name
 from raiden.filters import Filters
-from raiden.history import Start
+from raiden.history import EARLIEST, Start
 from raiden.http import HttpError, Request
 from raiden.message import Cursor, unquote
 
@@ -65,3 +67,25 @@ def wait(request: Request, query: dict[str, str]) -> float | None:
     if not (text.isascii() and text.isdigit()) or len(text) > 6:
         raise HttpError(400, "wait is a number of seconds, like _wait=25 or Prefer: wait=25")
     return float(text)
+
+
+class Durable(NamedTuple):
+    """What a long-poll of a durable subscription asks for."""
+
+    name: str
+    limit: int
+    ack_wait: float
+    since: Cursor | None
+    acks: list[Cursor]
+
+
+def durable(query: dict[str, str]) -> Durable:
+    """``_durable``, ``_limit``, ``_ack_wait``, ``_since`` and ``_ack``; raises ValueError."""
+    since = query.get("_since")
+    return Durable(
+        check_name(query["_durable"]),
+        number(query, "_limit", MAX_WINDOW) if "_limit" in query else WINDOW,
+        float(number(query, "_ack_wait", int(MAX_ACK_WAIT))) if "_ack_wait" in query else ACK_WAIT,
+        None if since is None else EARLIEST if since == "earliest" else Cursor.parse(since),
+        [Cursor.parse(text) for text in query.get("_ack", "").split(",") if text],
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import parse_qsl
 
 from raiden.encoding import dumps
+from raiden.history import MAX_KEY
 from raiden.http import Request
 from raiden.message import InvalidPayload, Kind, json_payload
 
@@ -53,3 +55,11 @@ def _text(body: bytes, parameters: str) -> bytes:
         return body.decode(charset).encode()
     except (LookupError, UnicodeError):
         raise InvalidPayload(f"the text is not {charset[:40]}: send UTF-8, or name its charset") from None
+
+
+def check_key(key: Any, keeps: bool) -> None:
+    """Raise InvalidPayload unless this may be the key of a publish, to channels that keep history or not."""
+    if not isinstance(key, str) or not 0 < len(key.encode("utf-8", "surrogatepass")) <= MAX_KEY:
+        raise InvalidPayload(f"a key has 1 to {MAX_KEY} bytes: make one for each message, a UUID for example")
+    if not keeps:
+        raise InvalidPayload("a key needs a channel with history, which remembers it; this one keeps none")

@@ -8,7 +8,7 @@ history already and not yet delivered here is left for the live messages.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import gevent
@@ -16,7 +16,6 @@ import gevent
 from raiden.history import EARLIEST, Gap, Page, Start, StoreFailed
 from raiden.history.client import History
 from raiden.message import Cursor, Message
-from raiden.order import message_of
 from raiden.repair import PAGE
 from raiden.router import Router
 
@@ -30,14 +29,6 @@ class Batch(NamedTuple):
     messages: list[Message]
     gap: Gap | None
     cursor: Cursor
-
-
-def read(history: History, name: str, start: Start) -> Batch:
-    """The next page of a channel's history; raises StoreFailed."""
-    page = _page(history, name, start)
-    messages = [message_of(name, page.epoch, record) for record in page.records]
-    end = messages[-1].cursor if page.more and messages else page.position
-    return Batch(messages, page.gap, end or EARLIEST)
 
 
 class Recovery:
@@ -86,14 +77,38 @@ class Recovery:
             if time.monotonic() > deadline:
                 raise StoreFailed("this node is behind the history: try again later")
             gevent.sleep(0.01)
-        messages = [
-            message_of(self._name, page.epoch, record) for record in page.records if record.offset <= live.offset
-        ]
+        due = [record for record in page.records if record.offset <= live.offset]
+        messages = [record.to_message(self._name, page.epoch) for record in due]
         # Whichever is further behind: this worker may have got more since the page was read.
         end = min(live, page.position)
         if messages and (page.more or len(messages) < len(page.records)):
             end = messages[-1].cursor or end
         return Batch(messages, page.gap, end)
+
+
+class Beginning:
+    """Waits until the subscriptions to ``names`` are in force, and reads what those miss that begin earlier, as
+    ``starts`` says. Raises NotInForce and StoreFailed. ``unconfirmed`` are the nodes that did not say so."""
+
+    def __init__(self, router: Router, names: Sequence[str], starts: Mapping[str, Start]) -> None:
+        self._router = router
+        self._starts = starts
+        self.names = names
+        self.unconfirmed = router.in_force(names) if names else ()
+        self.recoveries = {
+            name: Recovery(router, name, start) for name, start in starts.items() if router.position(name) is not None
+        }
+
+    def place(self, name: str) -> Cursor | None:
+        """Behind which message a subscription begins; None without history."""
+        recovery = self.recoveries.get(name)
+        return recovery.begin if recovery else self._router.position(name)
+
+    def recovered(self, name: str) -> bool | None:
+        """Whether a subscription gets all that it asked for; None where it asked for nothing."""
+        if name not in self._starts:
+            return None
+        return name in self.recoveries and self.recoveries[name].gap is None
 
 
 def _page(history: History, name: str, start: Start) -> Page:

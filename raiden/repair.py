@@ -137,13 +137,17 @@ class Orders:
         order = self._orders.get(channel)
         if order is None or not order.behind:
             return
-        name, known = channel.decode(), order.newest
+        name, known, epoch = channel.decode(), order.newest, order.epoch
         try:
             page = self._backend.history.after(name, order.position, PAGE)
         except StoreFailed:
             self._late[channel] = time.monotonic() + RETRY
             return
         if self._orders.get(channel) is not order:
+            return
+        if order.epoch != epoch:  # the channel was deleted meanwhile: this is not its page any more
+            if order.behind:
+                self._suspect(channel)
             return
         held = order.held
         gap, messages = order.fill(name, page, known)
@@ -160,16 +164,18 @@ class Orders:
             opened = (opened[at:] + opened[:at])[:CHECKED]
             self._checked = at + CHECKED
         for start in range(0, len(opened), POSITIONS):
-            names = [channel.decode() for channel in opened[start : start + POSITIONS]]
+            asked = opened[start : start + POSITIONS]
+            names = [channel.decode() for channel in asked]
+            epochs = [self._orders[channel].epoch if channel in self._orders else "" for channel in asked]
             try:
                 positions = self._backend.history.positions(names)
             except StoreFailed:
                 return  # the next look is soon
-            for name in names:
+            for name, epoch in zip(names, epochs, strict=True):
                 order = self._orders.get(name.encode())
                 if order is None:
                     continue
                 if name in positions:
                     self.expect(name, positions[name])
-                elif order.epoch:
+                elif order.epoch and order.epoch == epoch:  # else its history began meanwhile
                     order.vanished()

@@ -331,17 +331,18 @@ class Router:
     def _deliver(self, repaired: Repaired) -> None:
         """What did not come by the backbone as it should."""
         channel, gap, messages, fetched = repaired
+        dirty: list[Sink] = []
         if gap is not None:
             self.stats.gaps += 1
             for found in self._topics(channel):
                 for subscription in found.subscriptions():
                     subscription.owner.missed(subscription, channel.decode(), gap)
+                    dirty.append(subscription.sink)
         if messages:
-            dirty: list[Sink] = []
             self._fan_out(channel, messages, dirty)
-            for sink in dirty:
-                sink.flush()
             self.stats.repaired += fetched
+        for sink in dirty:
+            sink.flush()
 
     def _topics(self, channel: bytes) -> list[Topic]:
         exact = self._channels.get(channel + b"\0")

@@ -20,6 +20,7 @@ from raiden.channels import Channels
 from raiden.config import ServiceBuilder, Settings
 from raiden.forwarder import Addresses
 from raiden.gateway import Gateway, Limits
+from raiden.history import StoreFailed
 from raiden.router import Router
 from raiden.service import READY, Service
 from raiden.stats import Stats
@@ -55,6 +56,7 @@ class Worker(Service):
         super().__init__()
         self.settings = settings
         self.stats = Stats(index)
+        self._history_bytes: float | None = None
         backend = Backend(
             addresses, worker=index, workers=settings.workers, high_water=settings.backbone_high_water,
             channels=Channels(settings.channels) if settings.keeps_history else None,
@@ -79,12 +81,22 @@ class Worker(Service):
             "backbone_round_trip_seconds": backend.round_trip,
             "peers": float(sum(row["state"] == "connected" for row in backend.nodes())),
             "channels": float(self.router.carried),
+            **self._history_gauges(),
         }
         self.add(RouterService(self.router))
         self.add(self.gateway)
 
     def do_start(self) -> None:
         self.spawn(self._heartbeat)
+
+    def _history_gauges(self) -> dict[str, float]:
+        history = self.router.backend.history
+        if history is None:
+            return {}
+        gauges = {"history_waiting": float(history.waiting)}
+        if self._history_bytes is not None:
+            gauges["history_bytes"] = self._history_bytes
+        return gauges
 
     def _heartbeat(self) -> None:
         """Measure the backbone now and then, so that its depth and round trip are known when asked for, and tell the
@@ -95,6 +107,7 @@ class Worker(Service):
                 self.router.backend.check()
             except NotInForce as error:
                 logger.error("the backbone does not pass messages", extra={"reason": str(error)})
+            self._measure_history()
             self.router.backend.report(
                 {
                     "connections": sum(self.stats.connections.values()),
@@ -103,6 +116,15 @@ class Worker(Service):
                     "messages_out": self.stats.delivered,
                 }
             )
+
+    def _measure_history(self) -> None:
+        """How much of the data directory the history takes: the node's figure, told by its first worker."""
+        history = self.router.backend.history
+        if history is not None and self.stats.worker == 0:
+            try:
+                self._history_bytes = float(history.size())
+            except StoreFailed:
+                pass  # the history process says so in the log
 
     def reload(self, values: dict[str, Any]) -> None:
         """Apply settings that have changed; limits of requests hold at once, those of connections for new ones."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-from raiden.message import Cursor
+from raiden.message import Cursor, Message
 
 KEY_WINDOW = 300.0  # seconds
 # Seconds after which a channel that nothing was appended to, and that has no messages left, is forgotten; until then
@@ -57,6 +57,9 @@ class Record(NamedTuple):
     kind: int
     payload: bytes
     published: int
+
+    def to_message(self, channel: str, epoch: str) -> Message:
+        return Message(channel, self.kind, self.payload, Cursor(epoch, self.offset), self.published)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,502 @@
+"""``/-/websocket``: commands as JSON text, many channels on one socket.
+
+A command that need not wait is answered at once. The others are answered from a greenlet; what follows from one, like
+the messages of a subscription, comes after its reply.
+
+**Sessions.** ``session`` makes the socket's subscriptions outlive it: they are kept in the store with the places up to
+which the client has surely got everything. A pong tells that, because it comes behind all that was sent before its
+ping. Whoever brings the session's id gets them back in one round trip, on any node; the client knows better what it got
+last, and may say so.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeAlias
+
+import gevent
+import ujson
+
+from raiden import encoding
+from raiden.backend import BackboneFull, NotInForce
+from raiden.connection import Connection, Wheel
+from raiden.durable import ACK_WAIT, MAX_ACK_WAIT, MAX_WINDOW, MIN_ACK_WAIT, WINDOW, Consumer, check_name
+from raiden.filters import Filters, as_text
+from raiden.history import EARLIEST, Start, StoreFailed
+from raiden.history.client import History
+from raiden.message import (
+    Cursor,
+    InvalidChannel,
+    InvalidPayload,
+    Kind,
+    Message,
+    check_channel,
+    check_subscription,
+    decode_strictly,
+    json_payload,
+)
+from raiden.parameters import MAX_LAST
+from raiden.payload import check_key
+from raiden.recovery import Beginning
+from raiden.router import Router, Subscription, TooManyChannels
+from raiden.sessions import Socket
+from raiden.websocket import WebSocket
+
+log = logging.getLogger(__name__)
+
+# Messages that `history` returns where no limit is asked for.
+PAGE = 100
+
+# An object, or its JSON.
+Result: TypeAlias = "dict[str, Any] | bytes"
+
+
+class CommandError(Exception):
+    """What a client's command is answered with instead of a result."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class MultiplexSocket(Socket):
+    """A WebSocket that takes commands. ``session_window`` is for how many seconds its session can be resumed."""
+
+    __slots__ = ("consumers", "max_subscriptions", "places", "sent", "session", "session_window", "waiting")
+
+    def __init__(
+        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket, *,
+        max_subscriptions: int, session_window: float,
+    ) -> None:  # fmt: skip
+        super().__init__(connection, router, wheel, keepalive, socket, None, wrapped=True)
+        self.max_subscriptions = max_subscriptions
+        self.session_window = session_window
+        self.waiting = 0
+        self.consumers: dict[tuple[str, str], Consumer] = {}
+        self.session: str | None = None
+        # Up to where the client has got everything for sure, and up to where it had been sent when it was pinged last.
+        self.places: dict[str, Cursor] = {}
+        self.sent: dict[str, Cursor] = {}
+
+    def message(self, data: str | bytes) -> None:
+        number: Any = None
+
+        def perform() -> Result | None:
+            nonlocal number
+            command = _parse(data)
+            number = command.get("id")
+            known = self._COMMANDS.get(command["cmd"])
+            if known is None:
+                raise CommandError(400, f"unknown cmd: use one of {', '.join(sorted(self._COMMANDS))}")
+            return known(self, command)
+
+        result = _guarded(perform)
+        if result is not None:
+            self.reply(number, result)
+
+    def reply(self, number: Any, result: Result) -> None:
+        data = result if isinstance(result, bytes) else encoding.dumps(result)
+        if number is not None:
+            data = b'{"id":%b%b%b' % (encoding.dumps(number), b"," if len(data) > 2 else b"", data[1:])
+        self.connection.send(encoding.text_frame(data))
+
+    def _later(
+        self, command: dict[str, Any], work: Callable[[], Result | None], after: Callable[[], None] | None = None
+    ) -> None:
+        """Reply with what ``work``, which waits, returns, if anything; ``after`` is called behind the reply of one that
+        succeeds."""
+        if self.waiting >= self.max_subscriptions:
+            raise CommandError(429, "too many commands at once: wait for their replies")
+        self.waiting += 1
+
+        def answer() -> None:
+            try:
+                result = _guarded(work)
+            finally:
+                self.waiting -= 1
+            if result is not None and not self.connection.closed:
+                self.reply(command.get("id"), result)
+                if after is not None and not (isinstance(result, dict) and "error" in result):
+                    after()
+
+        # It ends by itself: what it waits for is bounded, and so is the number of those that wait.
+        gevent.spawn(answer)
+
+    def tick(self) -> None:
+        if self.session is not None and self.websocket.ponged:
+            self.places.update(self.sent)
+            gevent.spawn(self._keep)
+        self.sent = {name: place for name in self.subscriptions if (place := self.router.position(name))}
+        super().tick()
+
+    def close(self) -> None:
+        if self.session is not None and self.subscriptions:
+            gevent.spawn(_keep, self._history(), self.session, self._state(), self.session_window)
+        for consumer in self.consumers.values():
+            consumer.end()
+        self.consumers.clear()
+        super().close()
+
+    def ended(self, subscription: Subscription) -> None:
+        self.subscriptions.pop(subscription.name, None)
+        self.reply(None, {"channel": subscription.name, "ended": True})
+
+    # Subscriptions.
+
+    def _subscribe(self, command: dict[str, Any]) -> None:
+        if "durable" in command:
+            self._consume(command)
+            return
+        name = check_subscription(_channel_of(command))
+        if name in self.subscriptions:
+            raise CommandError(409, "already subscribed: unsubscribe first to change filters")
+        if len(self.subscriptions) + len(self.consumers) >= self.max_subscriptions:
+            raise CommandError(403, f"at most {self.max_subscriptions} subscriptions on a connection")
+        starts = _starts_of(command, name)
+        filters = _filters_of(command.get("filters") or {})
+        self._begin_later(command, {name: filters}, starts, lambda told: {"channel": name, **told[name]})
+
+    def _begin_later(
+        self, command: dict[str, Any], wanted: dict[str, Filters], starts: dict[str, Start],
+        result_of: Callable[[dict[str, Any]], dict[str, Any]],
+    ) -> None:  # fmt: skip
+        """Subscribe, reply when that is in force, send what was missed, and let the subscriptions go on."""
+        encode = encoding.websocket(True, self.websocket.deflate)
+        try:
+            for name, filters in wanted.items():
+                self.subscribe(name, encode, filters)
+        except TooManyChannels:
+            self._give_back(wanted)
+            raise
+        mine = {name: self.subscriptions[name] for name in wanted}
+        beginnings: list[Beginning] = []
+
+        def work() -> Result:
+            try:
+                beginning = Beginning(self.router, list(wanted), starts)
+            except (NotInForce, StoreFailed):
+                self._give_back(wanted)
+                raise
+            beginnings.append(beginning)
+            told: dict[str, Any] = {}
+            for name in wanted:
+                place, recovered = beginning.place(name), beginning.recovered(name)
+                told[name] = {} if place is None else {"cursor": str(place)}
+                if recovered is not None:
+                    told[name]["recovered"] = recovered
+                if place is not None:
+                    self.places[name] = place
+            result = result_of(told)
+            if beginning.unconfirmed:
+                result["unconfirmed"] = beginning.unconfirmed
+            return result
+
+        def after() -> None:
+            if any(self.subscriptions.get(name) is subscription for name, subscription in mine.items()):
+                self.begin(beginnings[0])
+            if self.session is not None:
+                self._keep()
+
+        try:
+            self._later(command, work, after)
+        except CommandError:
+            self._give_back(wanted)
+            raise
+
+    def _give_back(self, names: Any) -> None:
+        for name in names:
+            self.unsubscribe(name)
+
+    def _unsubscribe(self, command: dict[str, Any]) -> Result | None:
+        name = _channel_of(command)
+        if "durable" in command:
+            return self._unconsume(command, name)
+        if name not in self.subscriptions:
+            raise CommandError(404, "not subscribed to that channel")
+        self.unsubscribe(name)
+        self.places.pop(name, None)
+        if self.session is not None:
+            gevent.spawn(self._keep)
+        return {"channel": name}
+
+    # Messages.
+
+    def _publish(self, command: dict[str, Any]) -> Result | None:
+        name = check_channel(_channel_of(command))
+        if "data" not in command:
+            raise CommandError(400, "publish needs data: any JSON value")
+        key = command.get("key")
+        if key is not None:
+            check_key(key, self.router.keeps(name))
+        message = Message(name, Kind.JSON, json_payload(encoding.dumps(command["data"])))
+
+        def published(outcome: list[list[Cursor]] | Exception) -> None:
+            if isinstance(outcome, Exception):
+                self.reply(command.get("id"), {"error": {"code": 503, "message": str(outcome)}})
+            else:
+                self.reply(command.get("id"), {"cursor": str(outcome[0][0])})
+
+        return {} if self.router.publish([message], key=key, done=published) else None
+
+    def _past(self, command: dict[str, Any]) -> None:
+        """``history``: a page after ``since``, or before ``before`` (a cursor, or null for the newest)."""
+        name = check_channel(_channel_of(command))
+        history = self._history_of(name)
+        limit = _number_of(command, "limit", PAGE, 1, MAX_LAST)
+        cursor = _cursor_of(command, "before" if "before" in command else "since")
+        read = history.before if "before" in command else history.after
+        self._later(command, lambda: encoding.page(name, read(name, cursor, limit)))
+
+    # Durable subscriptions.
+
+    def _consume(self, command: dict[str, Any]) -> None:
+        name, durable = check_channel(_channel_of(command)), _durable_of(command)
+        self._history_of(name)
+        if command.get("filters"):
+            raise CommandError(400, "a durable subscription has no filters: its messages are shared out as they are")
+        if (name, durable) in self.consumers:
+            raise CommandError(409, "already subscribed: unsubscribe first")
+        if len(self.subscriptions) + len(self.consumers) >= self.max_subscriptions:
+            raise CommandError(403, f"at most {self.max_subscriptions} subscriptions on a connection")
+        consumer = Consumer(
+            self.router, name, durable,
+            window=_number_of(command, "window", WINDOW, 1, MAX_WINDOW),
+            ack_wait=_number_of(command, "ack_wait", ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT),
+            since=EARLIEST if command.get("since") == "earliest" else _cursor_of(command, "since"),
+        )  # fmt: skip
+        self.consumers[name, durable] = consumer
+
+        def work() -> Result:
+            try:
+                consumer.claim(0)
+            except StoreFailed:
+                self._end_consumer(name, durable)
+                raise
+            return {"channel": name, "durable": durable}
+
+        self._later(command, work, lambda: self._serve(consumer, name, durable, acknowledged=bool(command.get("ack"))))
+
+    def _serve(self, consumer: Consumer, name: str, durable: str, *, acknowledged: bool) -> None:
+        """Send what the consumer claims, for as long as it lasts. Who does not acknowledge has got what was sent."""
+        while not consumer.over:
+            try:
+                claims, gap = consumer.claim()
+                if gap is not None:
+                    self.reply(None, {"durable": durable, **encoding.gap(name, gap)})
+                for message, attempt in claims:
+                    self.connection.send(encoding.text_frame(encoding.claim(durable, message, attempt)))
+                if claims and not acknowledged:
+                    consumer.acknowledge([message.cursor for message, _ in claims if message.cursor])
+            except StoreFailed:
+                claims = []  # ask again soon
+            if not claims:
+                consumer.wait()
+            elif not self.connection.wait_until_sent(consumer.ack_wait):
+                break
+        if self._end_consumer(name, durable) and not self.connection.closed:
+            self.reply(None, {"channel": name, "durable": durable, "ended": True})
+
+    def _end_consumer(self, name: str, durable: str) -> bool:
+        consumer = self.consumers.pop((name, durable), None)
+        if consumer is not None:
+            consumer.end()
+        return consumer is not None
+
+    def _ack(self, command: dict[str, Any]) -> None:
+        """``ack``: messages of a durable subscription are done with."""
+        name, durable = _channel_of(command), _durable_of(command)
+        consumer = self.consumers.get((name, durable))
+        if consumer is None:
+            raise CommandError(404, "not subscribed to that channel by that name")
+        texts = command.get("cursors", [command.get("cursor")])
+        if not isinstance(texts, list) or not 0 < len(texts) <= MAX_WINDOW:
+            raise CommandError(400, "ack needs the cursor of a message, or a list of cursors")
+        cursors = [_parse_cursor(text) for text in texts]
+
+        def work() -> Result:
+            done = consumer.acknowledge(cursors)
+            late = [str(cursor) for cursor in cursors if cursor not in done]
+            return {"acknowledged": len(done), **({"late": late} if late else {})}
+
+        self._later(command, work)
+
+    def _unconsume(self, command: dict[str, Any], name: str) -> Result | None:
+        durable = _durable_of(command)
+        history = self._history_of(name)
+        if not self._end_consumer(name, durable) and not command.get("forget"):
+            raise CommandError(404, "not subscribed to that channel by that name")
+        result = {"channel": name, "durable": durable}
+        if not command.get("forget"):
+            return result
+
+        def work() -> Result:
+            history.forget(name, durable)
+            return result
+
+        self._later(command, work)
+        return None
+
+    # Sessions.
+
+    def _open_session(self, command: dict[str, Any]) -> None:
+        """``session``: let the subscriptions outlive this socket."""
+        self._history()
+        self.session = self.session or secrets.token_urlsafe(18)
+
+        def work() -> Result:
+            self._keep()
+            return {"session": self.session, "window": self.session_window}
+
+        self._later(command, work)
+
+    def _resume(self, command: dict[str, Any]) -> None:
+        """``resume``: get the subscriptions of a session back, each from where it was, or from where ``since`` says."""
+        session, since = command.get("session"), command.get("since") or {}
+        if not isinstance(session, str) or not 0 < len(session) <= 64 or not isinstance(since, dict):
+            raise CommandError(400, 'resume is like {"cmd": "resume", "session": "...", "since": {"a": "k3x9:41"}}')
+        if self.subscriptions:
+            raise CommandError(409, "resume before anything is subscribed")
+        told = {name: _parse_cursor(text) for name, text in since.items()}
+        history = self._history()
+
+        def work() -> None:
+            kept = history.kept(f"session {session}")
+            if kept is None:
+                raise CommandError(404, "no such session, or it is over: subscribe anew")
+            if self.subscriptions:
+                raise CommandError(409, "resume before anything is subscribed")
+            state = ujson.loads(kept)
+            starts = {name: Start(Cursor.parse(row["cursor"])) for name, row in state.items() if row["cursor"]}
+            starts.update({name: Start(place) for name, place in told.items() if name in state})
+            self.session = session
+            wanted = {name: Filters([tuple(pair) for pair in row["filters"]]) for name, row in state.items()}
+            self._begin_later(command, wanted, starts, lambda told: {"session": session, "subscriptions": told})
+
+        self._later(command, work)
+
+    def _state(self) -> bytes:
+        rows = {}
+        for name, subscription in self.subscriptions.items():
+            place = self.places.get(name)
+            pairs = subscription.filters.pairs() if subscription.filters else []
+            rows[name] = {"filters": pairs, "cursor": None if place is None else str(place)}
+        return encoding.dumps(rows)
+
+    def _keep(self) -> None:
+        """Keep the session's state; it is over ``session_window`` after it was kept last, which every ping does."""
+        if self.session is not None and not self.connection.closed:
+            _keep(self._history(), self.session, self._state(), self.session_window + self.keepalive)
+
+    def _history(self) -> History:
+        history = self.router.backend.history
+        if history is None:
+            raise CommandError(400, "this node keeps no history (store = 'none')")
+        return history
+
+    def _history_of(self, name: str) -> History:
+        if not self.router.keeps(name):
+            raise CommandError(400, "the channel keeps no history (history_size)")
+        return self._history()
+
+    _COMMANDS: ClassVar[dict[str, Callable[..., Result | None]]] = {
+        "subscribe": _subscribe,
+        "unsubscribe": _unsubscribe,
+        "publish": _publish,
+        "history": _past,
+        "ack": _ack,
+        "session": _open_session,
+        "resume": _resume,
+        "ping": lambda self, command: {},
+    }
+
+
+def _keep(history: History, session: str, state: bytes, seconds: float) -> None:
+    try:
+        history.keep(f"session {session}", state, seconds)
+    except StoreFailed as error:
+        log.warning("a session was not kept", extra={"reason": str(error)})
+
+
+def _guarded(work: Callable[[], Result | None]) -> Result | None:
+    """What ``work`` returns, or the error that answers the command."""
+    try:
+        return work()
+    except CommandError as error:
+        code, text = error.code, str(error)
+    except (InvalidChannel, InvalidPayload) as error:
+        code, text = 400, str(error)
+    except (BackboneFull, NotInForce, StoreFailed, TooManyChannels) as error:
+        code, text = 503, str(error)
+    return {"error": {"code": code, "message": text}}
+
+
+def _parse(data: str | bytes) -> dict[str, Any]:
+    if isinstance(data, bytes):
+        raise CommandError(400, "commands are JSON text frames; this frame was binary")
+    try:
+        command = decode_strictly(data)
+    except (ValueError, RecursionError) as error:
+        raise CommandError(400, f"not JSON: {error}") from None
+    if not isinstance(command, dict):
+        raise CommandError(400, 'a command is an object, like {"id": 1, "cmd": "ping"}')
+    if not isinstance(command.get("cmd"), str) or not isinstance(command.get("id"), str | int | float | None):
+        raise CommandError(400, "cmd must be a string, id a string or a number")
+    return command
+
+
+def _channel_of(command: dict[str, Any]) -> str:
+    name = command.get("channel")
+    if not isinstance(name, str):
+        raise CommandError(400, "channel must be a string")
+    return name
+
+
+def _durable_of(command: dict[str, Any]) -> str:
+    try:
+        return check_name(command.get("durable"))
+    except ValueError as error:
+        raise CommandError(400, str(error)) from None
+
+
+def _parse_cursor(text: Any) -> Cursor:
+    try:
+        return Cursor.parse(text if isinstance(text, str) else "")
+    except ValueError as error:
+        raise CommandError(400, str(error)) from None
+
+
+def _cursor_of(command: dict[str, Any], name: str) -> Cursor | None:
+    return None if command.get(name) is None else _parse_cursor(command[name])
+
+
+def _number_of(command: dict[str, Any], name: str, default: float, least: float, most: float) -> Any:
+    value = command.get(name, default)
+    kind = int if isinstance(least, int) else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+        raise CommandError(400, f"{name} is a number from {least:g} to {most:g}")
+    return value
+
+
+def _starts_of(command: dict[str, Any], name: str) -> dict[str, Start]:
+    """Where a subscription begins, if the command says so."""
+    if command.get("last") is not None:
+        return {name: Start(last=_number_of(command, "last", 0, 1, MAX_LAST))}
+    since = command.get("since")
+    if since is None:
+        return {}
+    return {name: Start() if since == "earliest" else Start(_parse_cursor(since))}
+
+
+def _filters_of(filters: Any) -> Filters:
+    if not isinstance(filters, dict):
+        raise CommandError(400, 'filters is an object, like {"team": ["a", "b"]}')
+    pairs = []
+    for key, values in filters.items():
+        for value in values if isinstance(values, list) else [values]:
+            text = as_text(value)
+            if text is None:
+                raise CommandError(400, "filter values are strings, numbers, booleans or null")
+            pairs.append((key, text))
+    return Filters(pairs)
