@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from raiden import encoding
-from raiden.encoding import chunk
+from raiden.encoding import chunk, dumps
 from raiden.history import Gap
 from raiden.message import Cursor, Kind, Message
 from tests.cluster.checker import Checker
@@ -28,18 +28,18 @@ MESSAGES = [
 
 
 def of_lines() -> bytes:
-    told = chunk(encoding.gap(CHANNEL, GAP) + b"\n")
+    told = chunk(dumps(encoding.gap(CHANNEL, GAP)) + b"\n")
     return b"".join([encoding.line(True, True)(message) for message in MESSAGES]) + chunk(b"\n") + told
 
 
 def of_events() -> bytes:
-    told = chunk(encoding.event(encoding.gap(None, GAP), name="gap"))
+    told = chunk(encoding.event(dumps(encoding.gap(None, GAP)), name="gap"))
     keepalive = chunk(b": keep-alive\n\n")
     return b"".join([encoding.sse(False, True)(message) for message in MESSAGES]) + keepalive + told
 
 
 def of_frames() -> bytes:
-    told = encoding.text_frame(encoding.gap(CHANNEL, GAP))
+    told = encoding.text_frame(dumps(encoding.gap(CHANNEL, GAP)))
     return b"".join([encoding.websocket(True, False)(message) for message in MESSAGES]) + b"\x89\0" + told
 
 
