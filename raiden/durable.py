@@ -70,6 +70,7 @@ class Consumer:
         self.ack_wait = ack_wait
         self._since = since
         self._claimed: dict[Cursor, tuple[int, float]] = {}
+        self._made = False
         self._wake = Event()
         self._subscription: Subscription | None = router.subscribe(channel, self, self, _KNOCK)
         router.attach(self._subscription)
@@ -80,14 +81,16 @@ class Consumer:
         return self._subscription is None
 
     def claim(self, limit: int | None = None) -> tuple[list[Claim], Gap | None]:
-        """What there is now, and what is lost; waits for the history, raises StoreFailed."""
+        """What there is now, and what is lost; waits for the history, raises StoreFailed. With ``limit`` 0, the durable
+        is there for sure, and nothing is claimed."""
         self._forget_late()
-        room = self._window - len(self._claimed)
+        room = max(0, self._window - len(self._claimed))
         limit = room if limit is None else min(room, limit)
-        if limit <= 0:
+        if limit == 0 and self._made:
             return [], None
         deadline = time.monotonic() + self.ack_wait
         records, epoch, gap = self._history.claim(self._channel, self._name, limit, self.ack_wait, self._since)
+        self._made = True
         claims = [Claim(record.to_message(self._channel, epoch), attempt) for record, attempt in records]
         for message, attempt in claims:
             assert message.cursor is not None
