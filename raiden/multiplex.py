@@ -71,7 +71,8 @@ class MultiplexSocket(Socket):
     """A WebSocket that takes commands. ``session_window`` is for how many seconds its session can be resumed."""
 
     __slots__ = (
-        "consumers", "holder", "max_subscriptions", "places", "replayed", "sent", "session", "session_window", "waiting",
+        "consumers", "holder", "max_subscriptions", "places", "replayed", "sent", "session", "session_window",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
