@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import gevent
 from gevent.event import Event
 
+from raiden.backend import NotInForce
 from raiden.encoding import Encoding
 from raiden.history import Gap, StoreFailed
 from raiden.history.client import History
@@ -70,7 +71,7 @@ class Consumer:
         self.ack_wait = ack_wait
         self._since = since
         self._claimed: dict[Cursor, tuple[int, float]] = {}
-        self._made = False
+        self._made = self._in_force = False
         self._wake = Event()
         self._subscription: Subscription | None = router.subscribe(channel, self, self, _KNOCK)
         router.attach(self._subscription)
@@ -102,6 +103,15 @@ class Consumer:
 
     def wait(self, timeout: float = LOOK) -> None:
         """Wait until there may be something to claim, at most so many seconds."""
+        if not self._in_force:
+            # From here on new messages wake it; what came before may be there now.
+            try:
+                self._router.in_force([self._channel])
+            except (NotInForce, StoreFailed):
+                pass  # the look now and then finds them
+            else:
+                self._in_force = True
+                return
         self._wake.wait(min(timeout, LOOK))
         self._wake.clear()
 

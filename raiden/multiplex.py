@@ -337,13 +337,17 @@ class MultiplexSocket(Socket):
                 claims = []  # ask again soon
             if not claims:
                 consumer.wait()
-        if self._end_consumer(name, durable) and not self.connection.closed:
+        # Unsubscribed meanwhile, it may have a successor.
+        mine = self.consumers.get((name, durable)) is consumer
+        if mine and self._end_consumer(name, durable) and not self.connection.closed:
             self.reply(None, {"channel": name, "durable": durable, "ended": True})
 
     def _send_claims(self, consumer: Consumer, durable: str, claims: list[Claim]) -> bool:
-        """Send claims as fast as the peer reads them; False where it does not."""
+        """Send claims as fast as the peer reads them; False where it does not, or unsubscribes meanwhile."""
         size = 0
         for number, (message, attempt) in enumerate(claims, 1):
+            if consumer.over:
+                return False
             data = encoding.text_frame(encoding.claim(durable, message, attempt))
             self.connection.send(data)
             size += len(data)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import socket
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.daemons import Daemon
+from tests.daemons import Daemon, wait_for
 
 
 class Client:
@@ -97,6 +101,40 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@contextmanager
+def two_nodes(
+    folder: Path, url: str, *, second: dict[str, Any] | None = None, **settings: Any
+) -> Iterator[list[Daemon]]:
+    """Two nodes that know each other and share a store; ``second`` are settings of the second one alone. Those that are
+    not killed meanwhile must end in order."""
+    nodes: list[Daemon] = []
+    settings = {"store": url, "drain_window": 0, **settings}
+    try:
+        nodes.append(Daemon(folder / "one", **settings))
+        address = nodes[0].json("/-/nodes")["nodes"][0]["address"]
+        nodes.append(Daemon(folder / "two", **{**settings, "peers": [address], **(second or {})}))
+        for node in nodes:
+            wait_for(partial(_has_a_peer, node), "the nodes are connected")
+        yield nodes
+    finally:
+        for node in nodes:
+            killed = node.process.poll() is not None
+            assert node.stop() == 0 or killed
+            assert "Traceback" not in node.log(), node.log()
+
+
+def _has_a_peer(node: Daemon) -> bool:
+    status, _, body = node.request("GET", "/-/ready")
+    return status == 200 and json.loads(body)["peers"] == 1
+
+
+def kill(node: Daemon) -> None:
+    """End all processes of a node at once, as if its machine had lost its power."""
+    node.signal_all(signal.SIGKILL)
+    node.process.wait()
+    node.hang_up()
 
 
 def _descriptors(pid: int) -> set[str]:
