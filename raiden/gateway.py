@@ -602,15 +602,8 @@ class Gateway(Service):
             consumer = Consumer(
                 self.router, names[0], asked.name, window=asked.limit, ack_wait=asked.ack_wait, since=asked.since
             )
-            deadline = time.monotonic() + wait
             try:
-                claims, gap = consumer.claim()
-                while not (claims or gap or connection.closed or self.draining or consumer.over):
-                    left = deadline - time.monotonic()
-                    if left <= 0:
-                        break
-                    consumer.wait(left)
-                    claims, gap = consumer.claim()
+                claims, gap = consumer.claim_within(wait, lambda: connection.closed or self.draining)
             finally:
                 # What nobody hears of is given back.
                 consumer.end(release=connection.closed)
