@@ -277,10 +277,13 @@ def _check_cluster(settings: Settings) -> None:
 def _check_history(settings: Settings) -> None:
     try:
         options = [found for found in Channels(settings.channels).all() if found.keeps]
-        if settings.store not in ("sqlite", "none"):
-            Redis(settings.store).close()
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if settings.store not in ("sqlite", "none"):
+        try:
+            Redis(settings.store).close()
+        except ValueError as error:
+            raise ConfigError(f"store must be 'sqlite', 'none' or a URL: {error}") from None
     if not settings.keeps_history:
         return
     asked = {found.durability for found in options}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import gevent
 from gevent.event import Event
 
+from raiden.backend import NotInForce
 from raiden.encoding import Encoding
 from raiden.history import Gap, StoreFailed
 from raiden.history.client import History
@@ -70,6 +71,7 @@ class Consumer:
         self.ack_wait = ack_wait
         self._since = since
         self._claimed: dict[Cursor, tuple[int, float]] = {}
+        self._made = self._in_force = False
         self._wake = Event()
         self._subscription: Subscription | None = router.subscribe(channel, self, self, _KNOCK)
         router.attach(self._subscription)
@@ -80,14 +82,16 @@ class Consumer:
         return self._subscription is None
 
     def claim(self, limit: int | None = None) -> tuple[list[Claim], Gap | None]:
-        """What there is now, and what is lost; waits for the history, raises StoreFailed."""
+        """What there is now, and what is lost; waits for the history, raises StoreFailed. With ``limit`` 0, the durable
+        is there for sure, and nothing is claimed."""
         self._forget_late()
-        room = self._window - len(self._claimed)
+        room = max(0, self._window - len(self._claimed))
         limit = room if limit is None else min(room, limit)
-        if limit <= 0:
+        if limit == 0 and self._made:
             return [], None
         deadline = time.monotonic() + self.ack_wait
         records, epoch, gap = self._history.claim(self._channel, self._name, limit, self.ack_wait, self._since)
+        self._made = True
         claims = [Claim(record.to_message(self._channel, epoch), attempt) for record, attempt in records]
         for message, attempt in claims:
             assert message.cursor is not None
@@ -99,6 +103,15 @@ class Consumer:
 
     def wait(self, timeout: float = LOOK) -> None:
         """Wait until there may be something to claim, at most so many seconds."""
+        if not self._in_force:
+            # From here on new messages wake it; what came before may be there now.
+            try:
+                self._router.in_force([self._channel])
+            except (NotInForce, StoreFailed):
+                pass  # the look now and then finds them
+            else:
+                self._in_force = True
+                return
         self._wake.wait(min(timeout, LOOK))
         self._wake.clear()
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import gevent
-import ujson
 import webob
 
 from raiden import durable, encoding, parameters, payload, websocket
@@ -49,6 +48,7 @@ from raiden.message import (
     Message,
     check_channel,
     check_subscription,
+    decode_exactly,
     json_payload,
     unquote,
 )
@@ -485,7 +485,7 @@ class Gateway(Service):
 
     def _publish_to_many(self, connection: Connection, request: Request) -> Answer | None:
         body = json_payload(request.raw_body)
-        order = ujson.loads(body)
+        order = decode_exactly(body.decode())
         if not isinstance(order, dict) or not isinstance(order.get("channels"), list) or "data" not in order:
             raise HttpError(400, 'the body must be like {"channels": ["a", "b"], "data": ...}')
         names = order["channels"]
@@ -513,14 +513,16 @@ class Gateway(Service):
             parameters.starts(request, query, names),
             len(names) != 1 or names[0].endswith("*") or query.get("_wrap") == "1",
         )  # fmt: skip
+        if "_durable" in query and (request.upgrade or asked.filters):
+            what = "a long-poll, or a command of /-/websocket" if request.upgrade else "without filters"
+            raise HttpError(400, f"a durable subscription is {what}")
         if request.upgrade:
             return self._open_socket(connection, request, asked, verbatim=query.get("_raw") == "1")
         if not names:
             raise HttpError(426, "/-/websocket is a WebSocket", headers={"Upgrade": "websocket"})
         wait = parameters.wait(request, query)
         if "_durable" in query:
-            self._open_durable_poll(connection, request, names, query, min(wait or 0.0, self.limits.max_wait))
-            return None
+            return self._open_durable_poll(connection, request, names, query, min(wait or 0.0, self.limits.max_wait))
         if wait is not None:
             return self._open_poll(connection, request, asked, min(wait, self.limits.max_wait))
         return self._open_stream(connection, request, asked)
@@ -581,7 +583,7 @@ class Gateway(Service):
 
     def _open_durable_poll(
         self, connection: Connection, request: Request, names: list[str], query: dict[str, str], wait: float
-    ) -> None:
+    ) -> Answer | None:
         """A long-poll of a consumer: acknowledges what ``_ack`` says, then claims messages, or waits for some."""
         if len(names) != 1 or not self.router.keeps(check_channel(names[0])):
             raise HttpError(400, "a durable subscription is to one channel, which has a history")
@@ -589,6 +591,8 @@ class Gateway(Service):
             asked = parameters.durable(query)
         except ValueError as error:
             raise HttpError(400, str(error)) from None
+        if request.method == "HEAD":
+            return webob.Response(content_type="application/json", charset="utf-8")
 
         def answer(connection: Connection, request: Request) -> Answer | None:
             history = self.router.backend.history
@@ -599,15 +603,17 @@ class Gateway(Service):
                 self.router, names[0], asked.name, window=asked.limit, ack_wait=asked.ack_wait, since=asked.since
             )
             deadline = time.monotonic() + wait
-            claims, gap = consumer.claim()
-            while not (claims or gap or connection.closed or self.draining or consumer.over):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-                consumer.wait(left)
+            try:
                 claims, gap = consumer.claim()
-            # What nobody hears of is given back.
-            consumer.end(release=connection.closed)
+                while not (claims or gap or connection.closed or self.draining or consumer.over):
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        break
+                    consumer.wait(left)
+                    claims, gap = consumer.claim()
+            finally:
+                # What nobody hears of is given back.
+                consumer.end(release=connection.closed)
             if not claims and gap is None:
                 return webob.Response(status=204, content_type=None, headerlist=[("Cache-Control", "no-store")])
             items = b",".join([encoding.claim(None, message, attempt) for message, attempt in claims])
@@ -618,6 +624,7 @@ class Gateway(Service):
             return response
 
         self._serve_waiting(connection, request, answer)
+        return None
 
     def _open_socket(
         self, connection: Connection, request: Request, asked: Asked, *, verbatim: bool
@@ -639,6 +646,7 @@ class Gateway(Service):
             )  # fmt: skip
         rest = request.environ["raiden.rest"]
         connection.protocol = core
+        request.environ["raiden.keep_alive"] = False  # once refused, the connection has no protocol to go on with
 
         def opened(fields: dict[str, str]) -> None:
             session.open(add_fields(head, fields))

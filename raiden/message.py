@@ -73,7 +73,8 @@ class Cursor(NamedTuple):
     def parse(cls, text: str) -> Cursor:
         """Raise ValueError unless the text is ``epoch:offset`` with a decimal offset below 2^63."""
         epoch, colon, offset = text.rpartition(":")
-        if not (colon and epoch.isalnum() and offset.isascii() and offset.isdigit() and len(offset) < 20):
+        number = colon and epoch.isalnum() and offset.isascii() and offset.isdigit() and len(offset) < 20
+        if not number or int(offset) >= 1 << 63:
             raise ValueError(f"{text[:64]!r} is no cursor: pass one as it was received, like 'k3x9:41'")
         return cls(epoch, int(offset))
 
@@ -159,6 +160,15 @@ def _read_cursor(extensions: bytes) -> Cursor | None:
     return None
 
 
+def is_unicode(text: str) -> bool:
+    """It has no lone surrogates, which JSON can write and UTF-8 can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_channel(name: str) -> str:
     """Return the name if a message may be published to it, else raise InvalidChannel."""
     if name.endswith("*"):
@@ -205,6 +215,23 @@ def _reject_constant(name: str) -> NoReturn:
 
 # ujson accepts `01`, `1.`, NaN and raw control characters, which browsers then refuse: check with the strict one.
 decode_strictly = json.JSONDecoder(parse_constant=_reject_constant).decode
+
+
+class Digits:
+    """A number that is no integer, as it was written."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __json__(self) -> str:
+        """What ujson writes."""
+        return self.text
+
+
+# For what is written again: no digit is lost.
+decode_exactly = json.JSONDecoder(parse_constant=_reject_constant, parse_float=Digits).decode
 
 # For a check, numbers need not be made, and may then be as long as they like.
 _check = json.JSONDecoder(parse_constant=_reject_constant, parse_int=str, parse_float=str).decode

@@ -12,6 +12,7 @@ last, and may say so.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Callable
 from typing import Any, ClassVar, TypeAlias
@@ -22,29 +23,34 @@ import ujson
 from raiden import encoding
 from raiden.backend import BackboneFull, NotInForce
 from raiden.connection import Connection, Wheel
-from raiden.durable import ACK_WAIT, MAX_ACK_WAIT, MAX_WINDOW, MIN_ACK_WAIT, WINDOW, Consumer, check_name
+from raiden.durable import ACK_WAIT, MAX_ACK_WAIT, MAX_WINDOW, MIN_ACK_WAIT, WINDOW, Claim, Consumer, check_name
 from raiden.filters import Filters, as_text
-from raiden.history import EARLIEST, Start, StoreFailed
+from raiden.history import EARLIEST, Gap, Start, StoreFailed
 from raiden.history.client import History
 from raiden.message import (
     Cursor,
+    Digits,
     InvalidChannel,
     InvalidPayload,
     Kind,
     Message,
     check_channel,
     check_subscription,
+    decode_exactly,
     decode_strictly,
+    is_unicode,
     json_payload,
 )
 from raiden.parameters import MAX_LAST
 from raiden.payload import check_key
 from raiden.recovery import Beginning
 from raiden.router import Router, Subscription, TooManyChannels
-from raiden.sessions import Socket
+from raiden.sessions import REPLAY_BYTES, Socket
 from raiden.websocket import WebSocket
 
 log = logging.getLogger(__name__)
+
+_SESSION = re.compile("[A-Za-z0-9_-]{1,64}")
 
 # Messages that `history` returns where no limit is asked for.
 PAGE = 100
@@ -64,7 +70,10 @@ class CommandError(Exception):
 class MultiplexSocket(Socket):
     """A WebSocket that takes commands. ``session_window`` is for how many seconds its session can be resumed."""
 
-    __slots__ = ("consumers", "max_subscriptions", "places", "sent", "session", "session_window", "waiting")
+    __slots__ = (
+        "consumers", "holder", "max_subscriptions", "places", "replayed", "sent", "session", "session_window",
+        "waiting",
+    )  # fmt: skip
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket, *,
@@ -79,6 +88,9 @@ class MultiplexSocket(Socket):
         # Up to where the client has got everything for sure, and up to where it had been sent when it was pinged last.
         self.places: dict[str, Cursor] = {}
         self.sent: dict[str, Cursor] = {}
+        # Where those stand that are not attached yet, as far as that is known; the others are where the router is.
+        self.replayed: dict[str, Cursor | None] = {}
+        self.holder = secrets.token_urlsafe(6)
 
     def message(self, data: str | bytes) -> None:
         number: Any = None
@@ -128,22 +140,40 @@ class MultiplexSocket(Socket):
         if self.session is not None and self.websocket.ponged:
             self.places.update(self.sent)
             gevent.spawn(self._keep)
-        self.sent = {name: place for name in self.subscriptions if (place := self.router.position(name))}
+        places = {name: self.router.position(name) for name in self.subscriptions} | self.replayed
+        self.sent = {name: place for name, place in places.items() if place}
         super().tick()
 
     def close(self) -> None:
         if self.session is not None and self.subscriptions:
-            gevent.spawn(_keep, self._history(), self.session, self._state(), self.session_window)
+            gevent.spawn(_keep, self._history(), self.session, self.holder, self._rows(), self.session_window)
         for consumer in self.consumers.values():
             consumer.end()
         self.consumers.clear()
         super().close()
 
     def ended(self, subscription: Subscription) -> None:
-        self.subscriptions.pop(subscription.name, None)
+        self.unsubscribe(subscription.name)
         self.reply(None, {"channel": subscription.name, "ended": True})
 
     # Subscriptions.
+
+    def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
+        super().subscribe(name, encode, filters, sink)
+        self.replayed[name] = None
+
+    def attach(self, name: str) -> None:
+        super().attach(name)
+        self.replayed.pop(name, None)
+
+    def reached(self, name: str, place: Cursor | None) -> None:
+        if place is not None:
+            self.replayed[name] = place
+
+    def unsubscribe(self, name: str) -> None:
+        super().unsubscribe(name)
+        for table in (self.places, self.sent, self.replayed):
+            table.pop(name, None)
 
     def _subscribe(self, command: dict[str, Any]) -> None:
         if "durable" in command:
@@ -160,9 +190,10 @@ class MultiplexSocket(Socket):
 
     def _begin_later(
         self, command: dict[str, Any], wanted: dict[str, Filters], starts: dict[str, Start],
-        result_of: Callable[[dict[str, Any]], dict[str, Any]],
+        result_of: Callable[[dict[str, Any]], dict[str, Any]], session: str | None = None,
     ) -> None:  # fmt: skip
-        """Subscribe, reply when that is in force, send what was missed, and let the subscriptions go on."""
+        """Subscribe, reply when that is in force, send what was missed, and let the subscriptions go on. From the reply
+        on, ``session`` is this socket's."""
         encode = encoding.websocket(True, self.websocket.deflate)
         try:
             for name, filters in wanted.items():
@@ -194,10 +225,11 @@ class MultiplexSocket(Socket):
             return result
 
         def after() -> None:
+            self.session = session or self.session
+            if self.session is not None:
+                gevent.spawn(self._keep, take=session is not None)
             if any(self.subscriptions.get(name) is subscription for name, subscription in mine.items()):
                 self.begin(beginnings[0])
-            if self.session is not None:
-                self._keep()
 
         try:
             self._later(command, work, after)
@@ -216,7 +248,6 @@ class MultiplexSocket(Socket):
         if name not in self.subscriptions:
             raise CommandError(404, "not subscribed to that channel")
         self.unsubscribe(name)
-        self.places.pop(name, None)
         if self.session is not None:
             gevent.spawn(self._keep)
         return {"channel": name}
@@ -268,15 +299,28 @@ class MultiplexSocket(Socket):
         )  # fmt: skip
         self.consumers[name, durable] = consumer
 
+        lost: list[Gap] = []
+
         def work() -> Result:
             try:
-                consumer.claim(0)
+                # A new durable has its place before the reply: what is published after that is for its consumers.
+                _, gap = consumer.claim(0)
             except StoreFailed:
                 self._end_consumer(name, durable)
                 raise
+            lost.extend([gap] if gap else [])
             return {"channel": name, "durable": durable}
 
-        self._later(command, work, lambda: self._serve(consumer, name, durable, acknowledged=bool(command.get("ack"))))
+        def after() -> None:
+            for gap in lost:
+                self.reply(None, {"durable": durable, **encoding.gap(name, gap)})
+            self._serve(consumer, name, durable, acknowledged=bool(command.get("ack")))
+
+        try:
+            self._later(command, work, after)
+        except CommandError:
+            self._end_consumer(name, durable)
+            raise
 
     def _serve(self, consumer: Consumer, name: str, durable: str, *, acknowledged: bool) -> None:
         """Send what the consumer claims, for as long as it lasts. Who does not acknowledge has got what was sent."""
@@ -285,18 +329,33 @@ class MultiplexSocket(Socket):
                 claims, gap = consumer.claim()
                 if gap is not None:
                     self.reply(None, {"durable": durable, **encoding.gap(name, gap)})
-                for message, attempt in claims:
-                    self.connection.send(encoding.text_frame(encoding.claim(durable, message, attempt)))
+                if not self._send_claims(consumer, durable, claims):
+                    break
                 if claims and not acknowledged:
                     consumer.acknowledge([message.cursor for message, _ in claims if message.cursor])
             except StoreFailed:
                 claims = []  # ask again soon
             if not claims:
                 consumer.wait()
-            elif not self.connection.wait_until_sent(consumer.ack_wait):
-                break
-        if self._end_consumer(name, durable) and not self.connection.closed:
+        # Unsubscribed meanwhile, it may have a successor.
+        mine = self.consumers.get((name, durable)) is consumer
+        if mine and self._end_consumer(name, durable) and not self.connection.closed:
             self.reply(None, {"channel": name, "durable": durable, "ended": True})
+
+    def _send_claims(self, consumer: Consumer, durable: str, claims: list[Claim]) -> bool:
+        """Send claims as fast as the peer reads them; False where it does not, or unsubscribes meanwhile."""
+        size = 0
+        for number, (message, attempt) in enumerate(claims, 1):
+            if consumer.over:
+                return False
+            data = encoding.text_frame(encoding.claim(durable, message, attempt))
+            self.connection.send(data)
+            size += len(data)
+            if size > REPLAY_BYTES or number == len(claims):
+                size = 0
+                if not self.connection.wait_until_sent(consumer.ack_wait):
+                    return False
+        return True
 
     def _end_consumer(self, name: str, durable: str) -> bool:
         consumer = self.consumers.pop((name, durable), None)
@@ -354,7 +413,7 @@ class MultiplexSocket(Socket):
     def _resume(self, command: dict[str, Any]) -> None:
         """``resume``: get the subscriptions of a session back, each from where it was, or from where ``since`` says."""
         session, since = command.get("session"), command.get("since") or {}
-        if not isinstance(session, str) or not 0 < len(session) <= 64 or not isinstance(since, dict):
+        if not isinstance(session, str) or not _SESSION.fullmatch(session) or not isinstance(since, dict):
             raise CommandError(400, 'resume is like {"cmd": "resume", "session": "...", "since": {"a": "k3x9:41"}}')
         if self.subscriptions:
             raise CommandError(409, "resume before anything is subscribed")
@@ -367,27 +426,34 @@ class MultiplexSocket(Socket):
                 raise CommandError(404, "no such session, or it is over: subscribe anew")
             if self.subscriptions:
                 raise CommandError(409, "resume before anything is subscribed")
-            state = ujson.loads(kept)
+            state = ujson.loads(kept)["subscriptions"]
             starts = {name: Start(Cursor.parse(row["cursor"])) for name, row in state.items() if row["cursor"]}
             starts.update({name: Start(place) for name, place in told.items() if name in state})
-            self.session = session
             wanted = {name: Filters([tuple(pair) for pair in row["filters"]]) for name, row in state.items()}
-            self._begin_later(command, wanted, starts, lambda told: {"session": session, "subscriptions": told})
+
+            def result_of(told: dict[str, Any]) -> dict[str, Any]:
+                for row in told.values():
+                    row.setdefault("recovered", False)  # where there is no history, nothing is
+                return {"session": session, "subscriptions": told}
+
+            self._begin_later(command, wanted, starts, result_of, session)
 
         self._later(command, work)
 
-    def _state(self) -> bytes:
+    def _rows(self) -> dict[str, Any]:
         rows = {}
         for name, subscription in self.subscriptions.items():
             place = self.places.get(name)
             pairs = subscription.filters.pairs() if subscription.filters else []
             rows[name] = {"filters": pairs, "cursor": None if place is None else str(place)}
-        return encoding.dumps(rows)
+        return rows
 
-    def _keep(self) -> None:
-        """Keep the session's state; it is over ``session_window`` after it was kept last, which every ping does."""
+    def _keep(self, *, take: bool = False) -> None:
+        """Keep the session's state; it is over ``session_window`` after it was kept last, which every ping does.
+        ``take``: it is this socket's from now on, whosoever it was."""
         if self.session is not None and not self.connection.closed:
-            _keep(self._history(), self.session, self._state(), self.session_window + self.keepalive)
+            seconds = self.session_window + self.keepalive
+            _keep(self._history(), self.session, self.holder, self._rows(), seconds, take=take)
 
     def _history(self) -> History:
         history = self.router.backend.history
@@ -412,9 +478,15 @@ class MultiplexSocket(Socket):
     }
 
 
-def _keep(history: History, session: str, state: bytes, seconds: float) -> None:
+def _keep(
+    history: History, session: str, holder: str, rows: dict[str, Any], seconds: float, *, take: bool = False
+) -> None:
+    """Keep the state of a session, unless another socket has resumed it."""
+    name = f"session {session}"
     try:
-        history.keep(f"session {session}", state, seconds)
+        kept = None if take else history.kept(name)
+        if kept is None or ujson.loads(kept)["holder"] == holder:
+            history.keep(name, ujson.dumps({"holder": holder, "subscriptions": rows}).encode(), seconds)
     except StoreFailed as error:
         log.warning("a session was not kept", extra={"reason": str(error)})
 
@@ -436,12 +508,18 @@ def _parse(data: str | bytes) -> dict[str, Any]:
     if isinstance(data, bytes):
         raise CommandError(400, "commands are JSON text frames; this frame was binary")
     try:
-        command = decode_strictly(data)
+        command = decode_exactly(data)
+        # What is not written again needs its numbers.
+        if isinstance(command, dict) and command.get("cmd") != "publish":
+            command = {**decode_strictly(data), "id": command.get("id")}
     except (ValueError, RecursionError) as error:
         raise CommandError(400, f"not JSON: {error}") from None
     if not isinstance(command, dict):
         raise CommandError(400, 'a command is an object, like {"id": 1, "cmd": "ping"}')
-    if not isinstance(command.get("cmd"), str) or not isinstance(command.get("id"), str | int | float | None):
+    number = command.get("id")
+    if isinstance(number, str) and not is_unicode(number):
+        raise CommandError(400, "id must be valid Unicode, without lone surrogates")
+    if not isinstance(command.get("cmd"), str) or not isinstance(number, str | int | Digits | None):
         raise CommandError(400, "cmd must be a string, id a string or a number")
     return command
 

@@ -86,6 +86,11 @@ class Order:
         """The furthest place that is known of, by what was overtaken or by `expect`."""
         return self._newest
 
+    @property
+    def held(self) -> frozenset[Cursor]:
+        """The messages that were held back, and can be delivered once those before them are there."""
+        return frozenset(self._held)
+
     def fill(self, channel: str, page: Page, known: Cursor | None) -> tuple[Gap | None, list[Message]]:
         """A page of the history after `position`, and `newest` as it was when the page was asked for. Returns what
         can't be had any more, and what may be delivered."""

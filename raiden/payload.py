@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from raiden.encoding import dumps
 from raiden.history import MAX_KEY
 from raiden.http import Request
-from raiden.message import InvalidPayload, Kind, json_payload
+from raiden.message import InvalidPayload, Kind, is_unicode, json_payload
 
 
 def payloads(request: Request) -> list[tuple[Kind, bytes]]:
@@ -59,7 +59,7 @@ def _text(body: bytes, parameters: str) -> bytes:
 
 def check_key(key: Any, keeps: bool) -> None:
     """Raise InvalidPayload unless this may be the key of a publish, to channels that keep history or not."""
-    if not isinstance(key, str) or not 0 < len(key.encode("utf-8", "surrogatepass")) <= MAX_KEY:
-        raise InvalidPayload(f"a key has 1 to {MAX_KEY} bytes: make one for each message, a UUID for example")
+    if not isinstance(key, str) or not 0 < len(key.encode("utf-8", "replace")) <= MAX_KEY or not is_unicode(key):
+        raise InvalidPayload(f"a key has 1 to {MAX_KEY} bytes of UTF-8: make one for each message, a UUID for example")
     if not keeps:
         raise InvalidPayload("a key needs a channel with history, which remembers it; this one keeps none")

@@ -28,11 +28,13 @@ RETRY = 0.5
 
 
 class Repaired(NamedTuple):
-    """Messages of a channel that are next, and what is missing before them."""
+    """Messages of a channel that are next, and what is missing before them; ``fetched`` of them came from the history,
+    the others had waited for them."""
 
     channel: bytes
     gap: Gap | None
     messages: list[Message]
+    fetched: int = 0
 
 
 class Orders:
@@ -129,23 +131,26 @@ class Orders:
             self._wake.set()
 
     def _repair(self, channel: bytes) -> Iterator[Repaired]:
-        """One page of what a channel misses, if it still does."""
+        """What a channel misses, if it still does."""
         assert self._backend.history is not None
         del self._late[channel]
         order = self._orders.get(channel)
-        if order is None or not order.behind:
-            return
-        name, known = channel.decode(), order.newest
-        try:
-            page = self._backend.history.after(name, order.position, PAGE)
-        except StoreFailed:
-            self._late[channel] = time.monotonic() + RETRY
-            return
-        if self._orders.get(channel) is not order:
-            return
-        gap, messages = order.fill(name, page, known)
-        yield Repaired(channel, gap, messages)
-        if order.behind:
+        name, more = channel.decode(), True
+        while more and order is not None and order.behind:
+            known, epoch = order.newest, order.epoch
+            try:
+                page = self._backend.history.after(name, order.position, PAGE)
+            except StoreFailed:
+                self._late[channel] = time.monotonic() + RETRY
+                return
+            if self._orders.get(channel) is not order:
+                return
+            if order.epoch != epoch:
+                break  # the channel was deleted meanwhile: this is not its page any more
+            held, more = order.held, page.more
+            gap, messages = order.fill(name, page, known)
+            yield Repaired(channel, gap, messages, sum(message.cursor not in held for message in messages))
+        if order is not None and order.behind:
             self._suspect(channel)
 
     def _check(self) -> None:
@@ -157,16 +162,18 @@ class Orders:
             opened = (opened[at:] + opened[:at])[:CHECKED]
             self._checked = at + CHECKED
         for start in range(0, len(opened), POSITIONS):
-            names = [channel.decode() for channel in opened[start : start + POSITIONS]]
+            asked = opened[start : start + POSITIONS]
+            names = [channel.decode() for channel in asked]
+            epochs = [self._orders[channel].epoch if channel in self._orders else "" for channel in asked]
             try:
                 positions = self._backend.history.positions(names)
             except StoreFailed:
                 return  # the next look is soon
-            for name in names:
+            for name, epoch in zip(names, epochs, strict=True):
                 order = self._orders.get(name.encode())
                 if order is None:
                     continue
                 if name in positions:
                     self.expect(name, positions[name])
-                elif order.epoch:
+                elif order.epoch and order.epoch == epoch:  # else its history began meanwhile
                     order.vanished()

@@ -257,6 +257,7 @@ class Router:
         return {
             key.decode(): {"subscribers": sum(map(len, found.groups.values())), "messages": found.messages}
             for key, found in rows
+            if found.groups
         }
 
     def _measure_patterns(self) -> None:
@@ -330,18 +331,19 @@ class Router:
 
     def _deliver(self, repaired: Repaired) -> None:
         """What did not come by the backbone as it should."""
-        channel, gap, messages = repaired
+        channel, gap, messages, fetched = repaired
+        dirty: list[Sink] = []
         if gap is not None:
             self.stats.gaps += 1
             for found in self._topics(channel):
                 for subscription in found.subscriptions():
                     subscription.owner.missed(subscription, channel.decode(), gap)
+                    dirty.append(subscription.sink)
         if messages:
-            dirty: list[Sink] = []
             self._fan_out(channel, messages, dirty)
-            for sink in dirty:
-                sink.flush()
-            self.stats.repaired += len(messages)
+            self.stats.repaired += fetched
+        for sink in dirty:
+            sink.flush()
 
     def _topics(self, channel: bytes) -> list[Topic]:
         exact = self._channels.get(channel + b"\0")

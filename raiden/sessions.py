@@ -26,7 +26,7 @@ from raiden.message import (
     Message,
     json_payload,
 )
-from raiden.recovery import Beginning, Recovery
+from raiden.recovery import Batch, Beginning, Recovery
 from raiden.router import Router, Subscription
 from raiden.websocket import Closed, WebSocket
 
@@ -37,7 +37,8 @@ REPLAY_BYTES, REPLAY_PATIENCE = 65536, 30.0
 
 
 class Session:
-    """What all sessions share: the connection, and its subscriptions by name."""
+    """What all sessions share: the connection, and its subscriptions by name. ``told_by_head``: what is missing before
+    the first message was told by the answer's head, and need not be told in band."""
 
     __slots__ = ("connection", "keepalive", "router", "subscriptions", "wheel")
 
@@ -47,6 +48,10 @@ class Session:
         self.wheel = wheel
         self.keepalive = keepalive
         self.subscriptions: dict[str, Subscription] = {}
+
+    @property
+    def told_by_head(self) -> bool:
+        return False
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         self.subscriptions[name] = self.router.subscribe(name, sink or self.connection, self, encode, filters or None)
@@ -58,6 +63,8 @@ class Session:
 
     def begin(self, beginning: Beginning) -> None:
         """Let subscriptions go on from where they begin; in a greenlet, if some miss something."""
+        for name, recovery in beginning.recoveries.items():
+            self.reached(name, recovery.begin)
         # First those that miss nothing: nothing has yielded since their places were told.
         for name in beginning.names:
             if name not in beginning.recoveries:
@@ -76,9 +83,9 @@ class Session:
         for batch in recovery.batches():
             if subscription is None or self.subscriptions.get(name) is not subscription:
                 return False
-            if batch.gap is not None:
+            if batch.gap is not None and (batch.gap is not recovery.gap or not self.told_by_head):
                 self.missed(subscription, name, batch.gap)
-            if not self._send_past(subscription, batch.messages):
+            if not self._send_past(subscription, batch):
                 return False
             self.reached(name, batch.cursor)
         self.attach(name)
@@ -88,16 +95,18 @@ class Session:
     def reached(self, name: str, place: Cursor | None) -> None:
         """What was missed on a channel was sent up to here; None: it is attached."""
 
-    def _send_past(self, subscription: Subscription, messages: list[Message]) -> bool:
+    def _send_past(self, subscription: Subscription, batch: Batch) -> bool:
         """Whether all was sent."""
         sink, size = subscription.sink, 0
-        for number, message in enumerate(messages, 1):
+        for number, message in enumerate(batch.messages, 1):
             if subscription.filters is None or subscription.filters.match(message):
                 data = subscription.encoding(message)
                 sink.pending.append(data)
                 size += len(data)
-            if size > REPLAY_BYTES or number == len(messages):
+            last = number == len(batch.messages)
+            if size > REPLAY_BYTES or last:
                 size = 0
+                self.reached(subscription.name, batch.cursor if last else message.cursor)
                 sink.flush()
                 if not self.connection.wait_until_sent(REPLAY_PATIENCE):
                     if not (self.connection.closed or self.connection.closing):
@@ -160,6 +169,10 @@ class Stream(Session):
         self.end = end
         self.tell_gap = tell_gap
 
+    @property
+    def told_by_head(self) -> bool:
+        return self.tell_gap is None
+
     def open(self, head: bytes) -> None:
         """The subscriptions are in force: send the response's head."""
         self.connection.send(head)
@@ -205,15 +218,8 @@ class MergedEvents(Stream):
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, self)
 
-    def replay(self, name: str, recovery: Recovery) -> bool:
-        self.places[name] = recovery.begin
-        return super().replay(name, recovery)
-
     def reached(self, name: str, place: Cursor | None) -> None:
-        if place is not None:
-            self.places[name] = place
-        else:
-            self.places.pop(name, None)
+        _move(self.places, name, place)
 
     def flush(self) -> None:
         position = joined([self.places.get(name) or self.router.position(name) for name in self.names])
@@ -221,6 +227,14 @@ class MergedEvents(Stream):
             data = b"id: %b\n\n" % position.encode()
             self.pending.append(encoding.chunk(data) if self.end else data)
         self.connection.flush()
+
+
+def _move(places: dict[str, Cursor], name: str, place: Cursor | None) -> None:
+    """A channel that is not attached yet has got so far; None: it is attached, and the router knows."""
+    if place is not None:
+        places[name] = place
+    else:
+        places.pop(name, None)
 
 
 def joined(cursors: Sequence[Cursor | None]) -> str | None:
@@ -261,31 +275,33 @@ class Poll(Session):
 
     def replay(self, name: str, recovery: Recovery) -> bool:
         """Take one page of what was missed; only where there is none, messages to come are waited for."""
-        subscription = self.subscriptions[name]
+        subscription = self.subscriptions.get(name)
         for batch in recovery.batches():
-            self.places[name] = batch.cursor
+            if subscription is None or self.subscriptions.get(name) is not subscription:
+                return False
+            self.reached(name, batch.cursor)
             if batch.gap is not None:
                 self.missed(subscription, name, batch.gap)
             filters = subscription.filters
             self.early += [subscription.encoding(m) for m in batch.messages if filters is None or filters.match(m)]
             if self.early:
                 return True
-        self.places.pop(name, None)
         self.attach(name)
+        self.reached(name, None)
         return True
 
+    def reached(self, name: str, place: Cursor | None) -> None:
+        _move(self.places, name, place)
+
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        # The answer leaves with what follows the gap, in `flush`: its position is behind that already.
         self.gap = encoding.dumps(encoding.gap(channel if len(self.names) > 1 else None, gap))
-        self.flush()
 
     def flush(self) -> None:
         self.early += self.pending
         self.pending.clear()
-        if not self.ready:
-            # Another channel is still read: keep it for the answer, as much as an outbox may hold.
-            if sum(map(len, self.early)) > self.connection.max_outbox:
-                self.close()
-            return
+        if not self.ready and sum(map(len, self.early)) <= self.connection.max_outbox:
+            return  # another channel is still read, or it was answered
         if self.early or self.gap:
             cursor = self._position()
             body = b"" if cursor is None else b'"cursor":"%b",' % cursor.encode()
@@ -296,7 +312,10 @@ class Poll(Session):
             self._answer(response)
 
     def tick(self) -> None:
-        self._answer(webob.Response(status=204, content_type=None))
+        self.ready = True
+        self.flush()
+        if self.ready:
+            self._answer(webob.Response(status=204, content_type=None))
 
     def fail(self) -> None:
         self.tick()

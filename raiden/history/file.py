@@ -50,7 +50,8 @@ class File:
         """Do work, whose errors are StoreFailed."""
         try:
             return work()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
+            # The last two: a value that SQLite can't take. It must not end the process that serves all others.
             full = self._max_size and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
             raise self._failed(self._full() if full else error) from error
 

@@ -34,7 +34,7 @@ def run(settings: Settings, addresses: Addresses, supervisor: socket.socket) -> 
             store: Store = Sqlite(Path(settings.data_dir) / "history.sqlite", settings.max_data)
         else:
             store = Redis(settings.store)
-    except (StoreFailed, OSError) as error:
+    except StoreFailed as error:
         supervisor.sendall(f"history: {error}".encode())
         return
     router = zmq.Context().socket(zmq.ROUTER)
@@ -56,9 +56,15 @@ def run(settings: Settings, addresses: Addresses, supervisor: socket.socket) -> 
 
 
 def _claim(data_dir: Path) -> Any:
-    """A lock for as long as what is returned is kept; raises StoreFailed if another process holds it."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = open(data_dir / "history.lock", "a")
+    """A lock for as long as what is returned is kept; raises StoreFailed if another process holds it, or where there
+    can be none."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = open(data_dir / "history.lock", "a")
+    except OSError as error:
+        raise StoreFailed(
+            f"cannot write in {data_dir}: {error.strerror}; set data_dir to a directory of your own, or store = 'none'"
+        ) from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

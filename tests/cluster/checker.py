@@ -14,6 +14,8 @@ which has all the rules:
 - Nothing comes that was refused, that belongs to another channel, or that nobody has sent.
 - Where a fault between the two nodes is an excuse, a message may be missing; the other rules hold.
 
+What comes of channels with history, to subscribers that come back, has stricter rules: `tests.cluster.offsets`.
+
 Times are of `time.monotonic`. Each publication and subscription may be used by a thread of its own; `owed` by any.
 """
 
@@ -25,8 +27,11 @@ import threading
 import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from raiden.message import Cursor
 
 # How many failures of each kind a report shows.
 EXAMPLES = 5
@@ -41,6 +46,8 @@ class Checker:
         self.excuses: list[Excuse] = []
         self.messages: dict[bytes, Message] = {}
         self.batches: defaultdict[str, list[Batch]] = defaultdict(list)
+        # Of each channel, the last place that was acknowledged.
+        self.newest: dict[str, Cursor] = {}
         # Held where a time is taken and noted: what happened before a noted time is visible, and lists are in order.
         self.noting = threading.Lock()
 
@@ -137,7 +144,8 @@ class Batch:
     """Messages that are sent at once. Until it is told `acknowledged` or `refused`, anything may come of them."""
 
     __slots__ = (
-        "acknowledged_at", "channel", "checker", "is_refused", "numbers", "payloads", "publication", "started",
+        "acknowledged_at", "channel", "checker", "cursors", "is_refused", "numbers", "payloads", "publication",
+        "started",
     )  # fmt: skip
 
     def __init__(
@@ -152,10 +160,17 @@ class Batch:
         self.started = started
         self.acknowledged_at: float | None = None
         self.is_refused = False
+        # What the acknowledgement said, where the channel keeps history.
+        self.cursors: list[Cursor] = []
 
-    def acknowledged(self) -> None:
+    def acknowledged(self, cursors: Sequence[str] = ()) -> None:
+        self.cursors = [Cursor.parse(cursor) for cursor in cursors]
         with self.checker.noting:
             self.acknowledged_at = time.monotonic()
+            for cursor in self.cursors[-1:]:
+                newest = self.checker.newest.get(self.channel)
+                if newest is None or newest.epoch != cursor.epoch or newest.offset < cursor.offset:
+                    self.checker.newest[self.channel] = cursor
 
     def refused(self) -> None:
         self.is_refused = True

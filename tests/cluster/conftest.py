@@ -1,4 +1,5 @@
-"""Fixtures: a network for each test, and a cluster on it."""
+"""Fixtures: a network for each test, and a cluster on it; and nodes on this host. They keep no history unless a test
+gives them a store that they share."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.cluster.network import Impairment, Network
 from tests.cluster.nodes import Nodes
+from tests.daemons import Daemon
 
 
 @pytest.fixture
@@ -25,3 +27,9 @@ def cluster(tmp_path: Path) -> Iterator[Callable[..., Nodes]]:
             return nodes
 
         yield make
+
+
+@pytest.fixture
+def start(start: Callable[..., Daemon]) -> Callable[..., Daemon]:
+    """Starts nodes that may be of a cluster."""
+    return lambda **settings: start(**{"store": "none", **settings})

@@ -107,7 +107,7 @@ class Subscribers:
         """Subscribe; it is in force. Raises `Refused`, or OSError where the node can't be reached."""
         sock = node.connect()
         try:
-            sock.sendall(f"GET {_path(channel)} HTTP/1.1\r\nHost: {node.name}\r\n\r\n".encode())
+            sock.sendall(f"GET {path(channel)} HTTP/1.1\r\nHost: {node.name}\r\n\r\n".encode())
             body = _head(sock)
             subscription = self._checker.subscription(channel, node.name)
             subscription.in_force()
@@ -208,11 +208,11 @@ def _head(sock: socket.socket) -> bytes:
     return body
 
 
-def _path(channel: str) -> str:
+def path(channel: str) -> str:
     return f"/{quote(channel, safe='')}"
 
 
-class _Client(threading.Thread):
+class Client(threading.Thread):
     """A thread that does one thing after the other, ``rate`` of them a second (None: as fast as it can); as a context,
     it is started, and stopped in the end."""
 
@@ -240,7 +240,7 @@ class _Client(threading.Thread):
             self._stopping.wait(max(since + done / self._rate - time.monotonic(), 0))
 
 
-class Publisher(_Client):
+class Publisher(Client):
     """Publishes ``total`` messages on a node, or until it is stopped: ``batch`` of them a request, on one connection,
     to one channel after the other, or with a ``seed``, at random.
 
@@ -260,7 +260,7 @@ class Publisher(_Client):
         self.unanswered = 0
         self.error: Exception | None = None
         self._publication = checker.publisher(self.name, node.name)
-        self._channels = itertools.cycle(channels) if seed is None else _at_random(channels, seed)
+        self._channels = itertools.cycle(channels) if seed is None else at_random(channels, seed)
         self._batch = batch
         self._total = total
         self._persistent = persistent
@@ -297,7 +297,7 @@ class Publisher(_Client):
         count = len(batch.payloads)
         self.unanswered += count
         body = "\n".join(batch.payloads).encode()
-        connection.request("POST", _path(batch.channel), body, {"Content-Type": "application/x-ndjson"})
+        connection.request("POST", path(batch.channel), body, {"Content-Type": "application/x-ndjson"})
         response = connection.getresponse()
         answer = response.read()
         if response.status in (200, 202):
@@ -314,7 +314,7 @@ class Publisher(_Client):
             raise Refused(response.status, answer)
 
 
-class Churn(_Client):
+class Churn(Client):
     """Subscribes and leaves at random, until it is stopped; then it leaves what it still has. It has up to ``keep``
     subscriptions at a time. Where it can't subscribe, it counts why, and goes on."""
 
@@ -351,7 +351,7 @@ class Churn(_Client):
         self._subscribers.remove(*mine)
 
 
-def _at_random(channels: Sequence[str], seed: int) -> Iterator[str]:
+def at_random(channels: Sequence[str], seed: int) -> Iterator[str]:
     chance = random.Random(seed)
     while True:
         yield chance.choice(channels)

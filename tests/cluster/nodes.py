@@ -18,14 +18,14 @@ PORT = 9989
 
 
 class Node(Daemon):
-    """A node on a host; ``name`` is its number."""
+    """A node on a host; ``name`` is its number. It keeps no history, unless it is given a store."""
 
     def __init__(self, number: int, host: Host, folder: Path, **settings: Any) -> None:
         self.on = host
         self.name = str(number)
         self.address = f"{host.address}:{PORT}"
         defaults: dict[str, Any] = {"backend_host": host.address, "backend_port": PORT, "open_backbone": True}
-        defaults |= {"workers": 2, "drain_window": 0}
+        defaults |= {"workers": 2, "drain_window": 0, "store": "none"}
         super().__init__(folder, **{**defaults, **settings})
 
     def command_line(self, argv: list[str]) -> list[str]:

@@ -293,7 +293,7 @@ class Patched(Daemon):
 
     def __init__(self, folder: Path, patch: str, **settings: Any) -> None:
         self._patch = patch
-        super().__init__(folder, **settings)
+        super().__init__(folder, store="none", **settings)
 
     def command_line(self, argv: list[str]) -> list[str]:
         assert argv[1:3] == ["-m", "raiden"]
@@ -434,7 +434,7 @@ def test_a_node_that_does_not_confirm_is_named(start: Start) -> None:
             assert socket.response and socket.response.headers["Raiden-Unconfirmed"] == rogue.address
         with connect(f"ws://127.0.0.1:{node.port}/-/websocket") as socket:
             socket.send('{"id": 1, "cmd": "subscribe", "channel": "a"}')
-            reply = {"id": 1, "channel": "a", "recovered": False, "unconfirmed": [rogue.address]}
+            reply = {"id": 1, "channel": "a", "unconfirmed": [rogue.address]}
             assert ujson.loads(socket.recv()) == reply
         logged(node, "subscriptions are not confirmed by all nodes")
     wait_for(lambda: states(node) in (["suspected"], []), "it is missed")

@@ -1,0 +1,194 @@
+"""The search for what the backbone lost, with a history that answers what the test says, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from raiden.backend import Backend
+from raiden.history import Gap, Page, Record, StoreFailed
+from raiden.message import Cursor, Kind, Message
+from raiden.repair import Orders, Repaired
+
+
+class Answers:
+    """A backend whose history has these offsets of each channel's epoch; ``meanwhile`` happens between a question and
+    its answer."""
+
+    def __init__(self) -> None:
+        self.history = self
+        self.channels: dict[str, tuple[str, list[int]]] = {}
+        self.meanwhile: list[Callable[[], object]] = []
+        self.failures = 0
+        self.asked = 0
+
+    def keeps(self, channel: str) -> bool:
+        return channel != "none"
+
+    def positions(self, names: Sequence[str]) -> dict[str, Cursor]:
+        return self._answer({
+            name: Cursor(epoch, offsets[-1])
+            for name, (epoch, offsets) in self.channels.items() if name in names
+        })  # fmt: skip
+
+    def after(self, name: str, cursor: Cursor | None, limit: int) -> Page:
+        epoch, offsets = self.channels.get(name, ("", []))
+        begin = cursor.offset if cursor and cursor.epoch == epoch else 0
+        records = [Record(offset, Kind.JSON, b"%d" % offset, 7) for offset in offsets if offset > begin]
+        if not epoch:
+            return self._answer(Page())
+        return self._answer(Page(records[:limit], epoch, Cursor(epoch, offsets[-1]), more=len(records) > limit))
+
+    def _answer(self, answer: Any) -> Any:
+        self.asked += 1
+        if self.failures:
+            self.failures -= 1
+            raise StoreFailed("away")
+        for happen in self.meanwhile:
+            happen()
+        self.meanwhile.clear()
+        return answer
+
+
+@pytest.fixture
+def backend() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def orders(backend: Answers) -> Orders:
+    return Orders(cast(Backend, backend), gap_time=0.0, check_every=0.1, limit=3)
+
+
+def message(offset: int, epoch: str = "e", channel: str = "a") -> Message:
+    return Message(channel, Kind.JSON, b"%d" % offset, Cursor(epoch, offset), 7)
+
+
+def take(orders: Orders, *offsets: int, epoch: str = "e", channel: str = "a") -> list[int]:
+    taken = [orders.take(channel.encode(), message(offset, epoch, channel)) for offset in offsets]
+    return [int(each.payload) for messages in taken for each in messages]
+
+
+def opened(orders: Orders, *names: str) -> None:
+    for name in names:
+        orders.carry(name)
+    assert not any(repaired.messages for repaired in orders.open(names))
+
+
+def told(repaired: Repaired) -> tuple[bytes, Gap | None, list[int]]:
+    return repaired.channel, repaired.gap, [int(each.payload) for each in repaired.messages]
+
+
+def until(repairs: Iterator[Repaired], messages: int) -> list[tuple[bytes, Gap | None, list[int]]]:
+    """The repairs that say something, up to so many messages."""
+    found: list[tuple[bytes, Gap | None, list[int]]] = []
+    while sum(len(each[2]) for each in found) < messages:
+        repaired = told(next(repairs))
+        found += [repaired] if repaired[1] or repaired[2] else []
+    return found
+
+
+def test_a_gap_is_filled(backend: Answers, orders: Orders) -> None:
+    opened(orders, "a")
+    backend.channels["a"] = ("e", [1, 2, 3])
+    assert take(orders, 3) == []
+    assert until(orders.repairs(), 3) == [(b"a", None, [1, 2, 3])]
+
+
+def test_a_lost_last_message_is_found(backend: Answers, orders: Orders) -> None:
+    backend.channels["a"] = ("e", [1, 2])
+    opened(orders, "a")
+    backend.channels["a"] = ("e", [1, 2, 3, 4])
+    assert until(orders.repairs(), 2) == [(b"a", None, [3, 4])]
+
+
+def test_what_is_missing_is_asked_for_until_the_history_answers(backend: Answers, orders: Orders) -> None:
+    opened(orders, "a")
+    backend.channels["a"] = ("e", [1, 2])
+    take(orders, 2)
+    backend.failures = 1
+    assert until(orders.repairs(), 2) == [(b"a", None, [1, 2])]
+    assert backend.asked >= 2
+
+
+def test_more_than_a_page(backend: Answers, orders: Orders) -> None:
+    opened(orders, "a")
+    backend.channels["a"] = ("e", list(range(1, 2001)))
+    take(orders, 2000)
+    found = until(orders.repairs(), 2000)
+    assert [offset for _, gap, offsets in found for offset in offsets if not gap] == list(range(1, 2001))
+
+
+def test_a_gap_that_cannot_be_filled(backend: Answers, orders: Orders) -> None:
+    opened(orders, "a")
+    backend.channels["a"] = ("e", [4, 5])
+    take(orders, 5)
+    assert until(orders.repairs(), 2) == [(b"a", Gap("e", 1, 3), [4, 5])]
+
+
+def test_what_comes_while_the_page_is_read(backend: Answers, orders: Orders) -> None:
+    opened(orders, "a")
+    backend.channels["a"] = ("e", [1, 2, 3])
+    take(orders, 3)
+    early: list[int] = []
+    backend.meanwhile.append(lambda: early.extend(take(orders, 1, 4)))
+    assert until(orders.repairs(), 3) == [(b"a", None, [2, 3, 4])]
+    assert early == [1]
+
+
+def test_a_page_of_a_channel_that_was_deleted_meanwhile(backend: Answers, orders: Orders) -> None:
+    """What is read of the old history is not delivered as the new one's."""
+    backend.channels["a"] = ("e", [1, 2, 3])
+    opened(orders, "a")
+    backend.channels["a"] = ("e", [1, 2, 3, 4, 5])
+    take(orders, 5)
+
+    def delete() -> None:
+        orders.ended(b"a")
+        backend.channels["a"] = ("f", [1, 2])
+
+    backend.meanwhile.append(delete)
+    assert until(orders.repairs(), 2) == [(b"a", None, [1, 2])]
+    assert orders.position("a") == Cursor("f", 2)
+
+
+def test_a_history_that_begins_while_positions_are_compared(backend: Answers, orders: Orders) -> None:
+    """Its first message is not delivered again."""
+    opened(orders, "a")
+
+    def begin() -> None:
+        backend.channels["a"] = ("e", [1, 2])
+        assert take(orders, 1) == [1]
+
+    backend.meanwhile.append(begin)
+    assert until(orders.repairs(), 1) == [(b"a", None, [2])]
+
+
+def test_a_history_that_is_forgotten(backend: Answers, orders: Orders) -> None:
+    backend.channels["a"] = ("e", [1])
+    opened(orders, "a")
+    del backend.channels["a"]
+
+    def begin_anew() -> None:
+        backend.channels["b"] = ("e", [1])
+
+    opened(orders, "b")
+    backend.meanwhile.append(begin_anew)
+    assert until(orders.repairs(), 1) == [(b"b", None, [1])]
+    assert take(orders, 1, 2, epoch="f") == [1, 2]
+
+
+def test_channels_that_only_a_pattern_brings(orders: Orders) -> None:
+    assert take(orders, 7, 8, 8) == [7, 8]
+    assert take(orders, 9, channel="none") == [9]
+    assert list(orders) == [b"a"]
+
+
+def test_the_orders_that_patterns_bring_are_bounded(orders: Orders) -> None:
+    for channel in ("a", "b", "c", "d"):
+        assert take(orders, 1, channel=channel) == [1]
+    assert len(list(orders)) == 3
+    orders.drop(b"b")
+    assert b"b" not in orders and take(orders, 1, channel="e") == [1] and b"e" in orders
