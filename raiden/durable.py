@@ -105,7 +105,7 @@ class Consumer:
         """What there is within so many seconds, or until ``enough``."""
         deadline = time.monotonic() + seconds
         claims, gap = self.claim()
-        while not (claims or gap or self.over or enough() or time.monotonic() >= deadline):
+        while self._window and not (claims or gap or self.over or enough() or time.monotonic() >= deadline):
             self.wait(deadline - time.monotonic())
             claims, gap = self.claim()
         return claims, gap

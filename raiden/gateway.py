@@ -532,7 +532,8 @@ class Gateway(Service):
         chunked = not request.http10
         accept = request.fields.get("accept", "").lower()
         keepalive: bytes
-        merged = "text/event-stream" in accept and len(asked.names) > 1
+        # Of a pattern's messages, none has a position to come back with.
+        merged = "text/event-stream" in accept and (len(asked.names) > 1 or asked.names[0].endswith("*"))
         if "text/event-stream" in accept:
             encode = encoding.sse(wrapped, chunked, merged)
             content_type, keepalive = "text/event-stream", b": keep-alive\n\n"
