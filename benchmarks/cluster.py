@@ -132,7 +132,14 @@ def cluster(size: int) -> Iterator[list[Daemon]]:
                 peers = [node.json("/-/nodes")["nodes"][0]["address"] for node in nodes[:1]]
                 # Keep-alives would be no messages.
                 nodes.append(
-                    Daemon(Path(folder, f"node{number}"), workers=1, peers=peers, drain_window=0, keepalive=600.0)
+                    Daemon(
+                        Path(folder, f"node{number}"),
+                        workers=1,
+                        peers=peers,
+                        store="none",
+                        drain_window=0,
+                        keepalive=600.0,
+                    )
                 )
             wait_for(lambda: all(connected_to(node) == size - 1 for node in nodes), "the nodes are connected")
             yield nodes

@@ -17,6 +17,11 @@ peers = ["10.0.0.1:9989", "10.0.0.2:9989"]
 # Or by name, with as many addresses as there are nodes:
 # discovery = ["dns:raiden.example:9989"]
 
+# Where the nodes keep their channels' history together: a Redis (7 or later) or Valkey server with appendfsync always.
+store = "redis://10.0.0.9:6379/0"
+# Without history:
+# store = "none"
+
 # Ready (/-/ready) when this many other nodes are connected.
 min_peers = 1
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import gevent
@@ -43,6 +43,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_callback",
         "_outbox",
         "_reader",
         "_sent",
@@ -85,13 +86,16 @@ class Connection:
         self.transport = "http"
         self._outbox: deque[bytes | memoryview] | None = None
         self._reader = gevent.get_hub().loop.io(sock.fileno(), READ)
+        # A watcher that is stopped forgets what it calls.
+        self._callback: Callable[[Connection], None] = _nothing
         self._writer: Any = None
         self._sent: Event | None = None
         self._stats = stats
         stats.connections["http"] += 1
 
-    def start(self, callback: Any) -> None:
+    def start(self, callback: Callable[[Connection], None]) -> None:
         """Call ``callback(connection)`` whenever `receive` may have something."""
+        self._callback = callback
         self._reader.start(callback, self)
 
     def become(self, transport: str) -> None:
@@ -106,7 +110,7 @@ class Connection:
 
     def resume(self) -> None:
         if not self._reader.active and not self.closed:
-            self._reader.start(self._reader.callback or _nothing, *(self._reader.args or ()))
+            self._reader.start(self._callback, self)
 
     def receive(self) -> Iterator[object]:
         """What has come since the last call: the protocol's events, `Overflow`, and as the last thing `Gone`."""
@@ -213,7 +217,7 @@ class Connection:
             self._writer.start(self._drain)
         if self.outbox_size > self.max_outbox and not self.overflown:
             self.overflown = True
-            self._reader.feed(READ, self._reader.callback or _nothing, *(self._reader.args or ()))
+            self._reader.feed(READ, self._callback, self)
 
     def _drain(self) -> None:
         if self.closed:

@@ -100,7 +100,7 @@ class Control:
 
     def _channel(self, name: str) -> webob.Response:
         found: dict[str, Any] = dict(self._channels().get(name, {"subscribers": 0, "messages": 0}))
-        if self.router.backend.history is not None and self.router.keeps(name):
+        if self.router.backend.history is not None and not name.endswith("*") and self.router.keeps(name):
             position = self.router.backend.history.positions([name]).get(name)
             found["cursor"] = None if position is None else str(position)
         return _json({"channel": name, **found})

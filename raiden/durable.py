@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gevent
@@ -99,6 +99,15 @@ class Consumer:
         if self.over:
             self._give_back()
             return [], None
+        return claims, gap
+
+    def claim_within(self, seconds: float, enough: Callable[[], bool]) -> tuple[list[Claim], Gap | None]:
+        """What there is within so many seconds, or until ``enough``."""
+        deadline = time.monotonic() + seconds
+        claims, gap = self.claim()
+        while self._window and not (claims or gap or self.over or enough() or time.monotonic() >= deadline):
+            self.wait(deadline - time.monotonic())
+            claims, gap = self.claim()
         return claims, gap
 
     def wait(self, timeout: float = LOOK) -> None:

@@ -532,7 +532,8 @@ class Gateway(Service):
         chunked = not request.http10
         accept = request.fields.get("accept", "").lower()
         keepalive: bytes
-        merged = "text/event-stream" in accept and len(asked.names) > 1
+        # Of a pattern's messages, none has a position to come back with.
+        merged = "text/event-stream" in accept and (len(asked.names) > 1 or asked.names[0].endswith("*"))
         if "text/event-stream" in accept:
             encode = encoding.sse(wrapped, chunked, merged)
             content_type, keepalive = "text/event-stream", b": keep-alive\n\n"
@@ -602,15 +603,8 @@ class Gateway(Service):
             consumer = Consumer(
                 self.router, names[0], asked.name, window=asked.limit, ack_wait=asked.ack_wait, since=asked.since
             )
-            deadline = time.monotonic() + wait
             try:
-                claims, gap = consumer.claim()
-                while not (claims or gap or connection.closed or self.draining or consumer.over):
-                    left = deadline - time.monotonic()
-                    if left <= 0:
-                        break
-                    consumer.wait(left)
-                    claims, gap = consumer.claim()
+                claims, gap = consumer.claim_within(wait, lambda: connection.closed or self.draining)
             finally:
                 # What nobody hears of is given back.
                 consumer.end(release=connection.closed)

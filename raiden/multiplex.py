@@ -276,7 +276,8 @@ class MultiplexSocket(Socket):
         name = check_channel(_channel_of(command))
         history = self._history_of(name)
         limit = _number_of(command, "limit", PAGE, 1, MAX_LAST)
-        cursor = _cursor_of(command, "before" if "before" in command else "since")
+        since = None if command.get("since") == "earliest" else _cursor_of(command, "since")
+        cursor = _cursor_of(command, "before") if "before" in command else since
         read = history.before if "before" in command else history.after
         self._later(command, lambda: encoding.page(name, read(name, cursor, limit)))
 

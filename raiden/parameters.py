@@ -47,11 +47,11 @@ def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dic
     return {}
 
 
-def number(query: dict[str, str], name: str, most: int) -> int:
-    """A parameter that is a number of messages, from 1 to ``most``; raises ValueError."""
+def number(query: dict[str, str], name: str, most: int, least: int = 1) -> int:
+    """A parameter that is a whole number from ``least`` to ``most``; raises ValueError."""
     text = query[name]
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 0 < int(text) <= most):
-        raise ValueError(f"{name} is a number of messages from 1 to {most}, like {name}=10")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
+        raise ValueError(f"{name} is a whole number from {least} to {most}, like {name}=10")
     return int(text)
 
 
@@ -84,7 +84,7 @@ def durable(query: dict[str, str]) -> Durable:
     since = query.get("_since")
     return Durable(
         check_name(query["_durable"]),
-        number(query, "_limit", MAX_WINDOW) if "_limit" in query else WINDOW,
+        number(query, "_limit", MAX_WINDOW, least=0) if "_limit" in query else WINDOW,
         float(number(query, "_ack_wait", int(MAX_ACK_WAIT))) if "_ack_wait" in query else ACK_WAIT,
         None if since is None else EARLIEST if since == "earliest" else Cursor.parse(since),
         [Cursor.parse(text) for text in query.get("_ack", "").split(",") if text],

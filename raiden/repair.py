@@ -131,28 +131,26 @@ class Orders:
             self._wake.set()
 
     def _repair(self, channel: bytes) -> Iterator[Repaired]:
-        """One page of what a channel misses, if it still does."""
+        """What a channel misses, if it still does."""
         assert self._backend.history is not None
         del self._late[channel]
         order = self._orders.get(channel)
-        if order is None or not order.behind:
-            return
-        name, known, epoch = channel.decode(), order.newest, order.epoch
-        try:
-            page = self._backend.history.after(name, order.position, PAGE)
-        except StoreFailed:
-            self._late[channel] = time.monotonic() + RETRY
-            return
-        if self._orders.get(channel) is not order:
-            return
-        if order.epoch != epoch:  # the channel was deleted meanwhile: this is not its page any more
-            if order.behind:
-                self._suspect(channel)
-            return
-        held = order.held
-        gap, messages = order.fill(name, page, known)
-        yield Repaired(channel, gap, messages, sum(message.cursor not in held for message in messages))
-        if order.behind:
+        name, more = channel.decode(), True
+        while more and order is not None and order.behind:
+            known, epoch = order.newest, order.epoch
+            try:
+                page = self._backend.history.after(name, order.position, PAGE)
+            except StoreFailed:
+                self._late[channel] = time.monotonic() + RETRY
+                return
+            if self._orders.get(channel) is not order:
+                return
+            if order.epoch != epoch:
+                break  # the channel was deleted meanwhile: this is not its page any more
+            held, more = order.held, page.more
+            gap, messages = order.fill(name, page, known)
+            yield Repaired(channel, gap, messages, sum(message.cursor not in held for message in messages))
+        if order is not None and order.behind:
             self._suspect(channel)
 
     def _check(self) -> None:

@@ -257,6 +257,7 @@ class Router:
         return {
             key.decode(): {"subscribers": sum(map(len, found.groups.values())), "messages": found.messages}
             for key, found in rows
+            if found.groups
         }
 
     def _measure_patterns(self) -> None:

@@ -35,6 +35,9 @@ LINGER = 2.0
 # Of what was missed, so many bytes are sent at once, and the peer may take so many seconds to read them.
 REPLAY_BYTES, REPLAY_PATIENCE = 65536, 30.0
 
+# What who asks for the past of a channel without one misses.
+NO_HISTORY = Gap("", 0, 0)
+
 
 class Session:
     """What all sessions share: the connection, and its subscriptions by name. ``told_by_head``: what is missing before
@@ -65,10 +68,12 @@ class Session:
         """Let subscriptions go on from where they begin; in a greenlet, if some miss something."""
         for name, recovery in beginning.recoveries.items():
             self.reached(name, recovery.begin)
-        # First those that miss nothing: nothing has yielded since their places were told.
+        # First those that miss nothing, or have no history: nothing has yielded since their places were told.
         for name in beginning.names:
             if name not in beginning.recoveries:
                 self.attach(name)
+                if beginning.recovered(name) is False and not self.told_by_head and name in self.subscriptions:
+                    self.missed(self.subscriptions[name], name, NO_HISTORY)
         try:
             for name, recovery in beginning.recoveries.items():
                 if not self.replay(name, recovery):
@@ -248,7 +253,7 @@ class Poll(Session):
     """A long-poll: answered with what it missed, else by the first turn that brings something, or with 204 when its
     time is up; always with the position from which the next one goes on."""
 
-    __slots__ = ("answer", "early", "gap", "names", "pending", "places", "ready", "request")
+    __slots__ = ("answer", "early", "gaps", "names", "pending", "places", "ready", "request")
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, request: Request, wait: float, names: list[str],
@@ -259,13 +264,17 @@ class Poll(Session):
         self.names = names
         self.pending: list[bytes] = []
         self.early: list[bytes] = []
-        self.gap: bytes | None = None
+        self.gaps: list[dict[str, Any]] = []
         self.places: dict[str, Cursor] = {}
         self.ready = False
         self.answer = answer
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, self)
+
+    @property
+    def told_by_head(self) -> bool:
+        return True
 
     def open(self) -> None:
         """The subscriptions are in force, and what was missed is known: wait from now on."""
@@ -295,18 +304,20 @@ class Poll(Session):
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         # The answer leaves with what follows the gap, in `flush`: its position is behind that already.
-        self.gap = encoding.dumps(encoding.gap(channel if len(self.names) > 1 else None, gap))
+        self.gaps.append(encoding.gap(channel if len(self.names) > 1 else None, gap))
 
     def flush(self) -> None:
         self.early += self.pending
         self.pending.clear()
         if not self.ready and sum(map(len, self.early)) <= self.connection.max_outbox:
             return  # another channel is still read, or it was answered
-        if self.early or self.gap:
+        if self.early or self.gaps:
             cursor = self._position()
             body = b"" if cursor is None else b'"cursor":"%b",' % cursor.encode()
-            if self.gap is not None:
-                body += b'"gap":%b,' % self.gap
+            if self.gaps and len(self.names) == 1:
+                body += b'"gap":%b,' % encoding.dumps(self.gaps[-1])
+            elif self.gaps:
+                body += b'"gaps":%b,' % encoding.dumps(self.gaps)
             response = webob.Response(content_type="application/json", charset="utf-8")
             response.body = b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1])
             self._answer(response)
@@ -338,7 +349,7 @@ class Poll(Session):
         cursor = self._position()
         if cursor is not None:
             response.headers["Raiden-Cursor"] = cursor
-        if self.gap is not None:
+        if self.gaps:
             response.headers["Raiden-Recovered"] = "false"
         self.close()
         self.early.clear()
@@ -409,7 +420,7 @@ class Socket(Session):
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         if self.wrapped:
             self.connection.send(encoding.text_frame(encoding.dumps(encoding.gap(channel, gap))))
-        else:
+        elif gap is not NO_HISTORY:  # that would be so again and again
             self.goodbye(websocket.MISSED, "messages were lost: reconnect")
 
     def fail(self) -> None:

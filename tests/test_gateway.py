@@ -276,6 +276,17 @@ def test_pipelining(daemon: Daemon, channel: str) -> None:
         assert [stream.value() for _ in range(201)] == list(range(201))
 
 
+def test_pipelining_goes_on_after_a_pause(daemon: Daemon, channel: str) -> None:
+    """More requests at once than wait for a connection, again and again on one connection."""
+    with daemon.connect() as sock:
+        for _ in range(3):
+            sock.sendall(b"".join(post(channel, b"%d" % i) for i in range(100)))
+            answers = b""
+            while answers.count(b'{"cursor":"') < 100 or not answers.endswith(b'"}'):
+                answers += sock.recv(65536)
+            assert answers.count(b"HTTP/1.1 200 OK\r\n") == 100
+
+
 def test_chunked_body_and_continue(daemon: Daemon, channel: str) -> None:
     head = f"POST /{channel} HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nConnection: close\r\n".encode()
     with Stream(daemon, f"/{channel}") as stream:

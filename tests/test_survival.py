@@ -11,6 +11,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -62,7 +63,15 @@ class Publisher(threading.Thread):
         return False
 
 
-def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
+@pytest.fixture
+def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nodes make their sockets where they are removed after the test: who is killed can't."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        yield
+
+
+def test_what_was_acknowledged_survives_kills(tmp_path: Path, sockets: None) -> None:
     """100,000 messages, and all processes of the node killed 20 times in the middle of it. After each, a client that
     comes back misses nothing of what was acknowledged."""
     settings: dict[str, Any] = {"workers": 2, "channels": {"*": {"history_size": 10**7, "history_ttl": 3600}}}

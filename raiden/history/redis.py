@@ -14,7 +14,9 @@ What an acknowledged message survives is the server's configuration, whatever it
 yes`` and ``appendfsync always`` it survives the end of the server's machine; with ``everysec`` that may lose the last
 second; without a file, a restart loses all. Where the last messages were lost, so too in a failover to a replica that
 was behind, their offsets are given out again in the same epoch: use ``always``, and fail over only to replicas that
-have all. ``maxmemory-policy`` should be ``noeviction``; what is evicted is a gap or the end of the epoch.
+have all. A server that was killed amid a write may keep the beginning of that transaction in its file, and take what
+follows for a part of it when it starts once more (valkey pull request 4342): run ``redis-check-aof --fix`` before it
+starts after a crash. ``maxmemory-policy`` should be ``noeviction``; what is evicted is a gap or the end of the epoch.
 
 A durable is ``raiden:{channel}:durable:NAME`` and ``raiden:{channel}:pending:NAME``; it, too, expires by itself. What
 is kept under a name is ``raiden:kept:NAME``.

@@ -33,8 +33,6 @@ from tests.cluster.offsets import Follower, Offsets
 TRANSPORTS = ("lines", "events", "socket")
 # Seconds that a node may take to answer a subscriber.
 PATIENCE = 20.0
-# Seconds that a follower stays, at the least and at the most.
-STAY = 0.5, 8.0
 
 
 class Said(NamedTuple):
@@ -167,17 +165,20 @@ class _Connection:
 
 
 class Followers:
-    """Followers of these channels, ``each`` of every channel, on whichever of ``nodes`` there are at the time."""
+    """Followers of these channels, ``each`` of every channel, on whichever of ``nodes`` there are at the time. They
+    stay for ``stay`` seconds, at the least and at the most."""
 
     def __init__(
-        self, offsets: Offsets, nodes: Iterable[Node], channels: Sequence[str], *, each: int = 1, seed: int = 1
-    ) -> None:
+        self, offsets: Offsets, nodes: Iterable[Node], channels: Sequence[str], *, each: int = 1,
+        stay: tuple[float, float] = (0.5, 8.0), seed: int = 1,
+    ) -> None:  # fmt: skip
         self.followers = [offsets.follower(channel) for channel in channels for _ in range(each)]
         # How often each transport was begun with, and why connections ended that should not have.
         self.begun: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self.error: Exception | None = None
         self._nodes = nodes
+        self._stay = stay
         self._random = random.Random(seed)
         self._staying = threading.Event()
         self._connections: dict[int, _Connection] = {}
@@ -267,7 +268,7 @@ class Followers:
         elif not begun and connection.body is not None:
             self.begun[connection.transport] += 1
             self._attached.add(connection.follower)
-            connection.until = time.monotonic() + self._random.uniform(*STAY)
+            connection.until = time.monotonic() + self._random.uniform(*self._stay)
 
     def _end(self, connection: _Connection, why: str | None = None) -> None:
         if why is not None:

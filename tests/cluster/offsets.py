@@ -8,9 +8,10 @@ it is. `Offsets.report` then judges:
 - An offset of an epoch has one value, whoever says it: acknowledgements and followers agree, and no message has two
   offsets.
 - What a publisher sends to a channel stands there in that order.
-- A follower that comes back and is told that it was recovered, gets what follows its cursor; else, what follows the
-  place that it was told. From there on each message has the next offset of the same epoch.
-- Only what a gap, told in band, names may be left out. After one that names nothing, anything may come.
+- A follower that comes gets what follows the place that it was told; one that comes back, what follows its cursor. From
+  there on each message has the next offset of the same epoch.
+- Only what a gap, told in band, names may be left out, also where it was told that it was not recovered. After one that
+  names nothing, anything may come.
 - What was acknowledged before a follower left for good, has come.
 - Nothing comes twice, after what follows it, from another channel, or from nobody.
 """
@@ -116,7 +117,7 @@ class Follower:
         self._messages = checker.messages
 
     def begins(self, since: Cursor | None, cursor: Cursor, recovered: bool | None, node: str) -> None:
-        """It is subscribed; what comes from now on follows ``cursor``, or ``since`` if that was recovered."""
+        """It is subscribed, and was told where that begins, and whether all since its cursor was recovered."""
         self.events.append(Begin(since, cursor, recovered, node))
         self.position = since if recovered and since else cursor
 
@@ -170,7 +171,7 @@ class _Trial:
         verdict = self._verdict
         verdict.counts["resumed"] += begin.since is not None
         verdict.counts["recovered"] += begin.recovered is True
-        self._place = begin.since if begin.since and begin.recovered is not False else begin.cursor
+        self._place = begin.since or begin.cursor
         self._epochs.add(self._place.epoch)
 
     def _missed(self, gap: Gap | None) -> None:
@@ -193,7 +194,8 @@ class _Trial:
         self._truth.note(cursor, message, self._follower.name, self._verdict)
         if cursor in self._came or message in self._messages:
             self._note("duplicated", f"{message.payload} at {cursor}")
-            return
+            if cursor in self._came:
+                return
         self._came.add(cursor)
         self._messages.add(message)
         if self._follows(cursor, message.payload):

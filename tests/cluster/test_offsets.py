@@ -178,16 +178,26 @@ def test_lost_while_away_at_the_end(world: World) -> None:
 
 
 def test_not_recovered(world: World) -> None:
-    """It was told so, and where it begins: nothing is owed but what follows."""
+    """It was told so, and what is missing: nothing else may be."""
     world.receive(world.sent())
     world.sent()
     world.follower.begins(at(15), at(20), False, "c")
+    assert not world.follower.is_behind()
+    world.follower.missed(Gap("e", 16, 20))
     batch = world.sent()
     world.receive(batch, 0, 1, first=21)
     world.report(lost=3)
     world.receive(batch, 2, 3, 4, first=21)
     counts = world.report().counts
-    assert (counts["resumed"], counts["recovered"]) == (1, 0)
+    assert (counts["resumed"], counts["recovered"], counts["gaps"]) == (1, 0, 1)
+
+
+def test_not_recovered_and_not_told_what_is_missing(world: World) -> None:
+    world.receive(world.sent())
+    world.sent()
+    world.follower.begins(at(15), at(20), False, "c")
+    world.receive(world.sent(), first=21)
+    world.report(lost=5)
 
 
 def test_once_over_all_connections(world: World) -> None:

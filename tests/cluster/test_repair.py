@@ -80,8 +80,8 @@ def link() -> Iterator[Link]:
 
 
 @pytest.fixture
-def pair(start: Callable[..., Daemon], redis_server: RedisServer, link: Link) -> MakePair:
-    """Starts two nodes; what is published at the first comes to the second by way of the link."""
+def pair(redis_server: RedisServer, link: Link, start: Callable[..., Daemon]) -> MakePair:
+    """Starts two nodes; what is published at the first comes to the second by way of the link, which outlives them."""
 
     def pair(**settings: Any) -> tuple[Daemon, Daemon]:
         with socket.create_server(("127.0.0.1", 0)) as probe:
