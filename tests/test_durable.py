@@ -435,7 +435,7 @@ def test_refused_subscriptions(node: Daemon, code: int, options: dict[str, Any])
 @pytest.mark.parametrize(
     "path",
     ["none?_durable=d", "a*?_durable=d", "a?_durable=", "a?_durable=" + "n" * 7000, "a?_durable=a%0A",
-     "a?_durable=d&x=1", "a?_durable=d&_limit=0", "a?_durable=d&_limit=1001", "a?_durable=d&_ack_wait=0",
+     "a?_durable=d&x=1", "a?_durable=d&_limit=-1", "a?_durable=d&_limit=1001", "a?_durable=d&_ack_wait=0",
      "a?_durable=d&_ack_wait=1e3",
      "a?_durable=d&_ack=x", "a?_durable=d&_ack=x:9223372036854775808", "a?_durable=d&_since=x", "a?_durable=d&_wait=x",
      "-/subscribe?channel=a&channel=b&_durable=d"],
@@ -452,6 +452,15 @@ def test_a_poll_acknowledges_what_there_is(node: Daemon, channel: str) -> None:
     epoch = cursor.partition(":")[0]
     assert [message["cursor"] for message in poll(node, channel)[1]] == [cursor]
     assert poll(node, channel, f"&_ack=abc:1,{epoch}:9223372036854775807,{cursor},{cursor}")[0] == 204
+
+
+def test_a_poll_that_only_acknowledges(node: Daemon, channel: str) -> None:
+    """With a limit of none it claims none, and does not wait."""
+    poll(node, channel)
+    (cursor, _) = post(node, channel, 1, 2)
+    assert len(poll(node, channel, "&_limit=1")[1]) == 1
+    assert poll(node, channel, f"&_limit=0&_wait=20&_ack={cursor}")[0] == 204
+    assert [(each["data"], each["attempt"]) for each in poll(node, channel)[1]] == [(2, 1)]
 
 
 def test_head_claims_nothing(node: Daemon, channel: str) -> None:
