@@ -146,7 +146,7 @@ class MultiplexSocket(Socket):
 
     def close(self) -> None:
         if self.session is not None and self.subscriptions:
-            gevent.spawn(_keep, self._history(), self.session, self.holder, self._rows(), self.session_window)
+            gevent.spawn(_try_to_keep, self._history(), self.session, self.holder, self._rows(), self.session_window)
         for consumer in self.consumers.values():
             consumer.end()
         self.consumers.clear()
@@ -402,18 +402,19 @@ class MultiplexSocket(Socket):
 
     def _open_session(self, command: dict[str, Any]) -> None:
         """``session``: let the subscriptions outlive this socket."""
-        self._history()
-        self.session = self.session or secrets.token_urlsafe(18)
+        history, session = self._history(), self.session or secrets.token_urlsafe(18)
 
         def work() -> Result:
-            self._keep()
-            return {"session": self.session, "window": self.session_window}
+            _keep(history, session, self.holder, self._rows(), self.session_window + self.keepalive)
+            self.session = session
+            return {"session": session, "window": self.session_window}
 
         self._later(command, work)
 
     def _resume(self, command: dict[str, Any]) -> None:
         """``resume``: get the subscriptions of a session back, each from where it was, or from where ``since`` says."""
-        session, since = command.get("session"), command.get("since") or {}
+        session, since = command.get("session"), command.get("since")
+        since = {} if since is None else since
         if not isinstance(session, str) or not _SESSION.fullmatch(session) or not isinstance(since, dict):
             raise CommandError(400, 'resume is like {"cmd": "resume", "session": "...", "since": {"a": "k3x9:41"}}')
         if self.subscriptions:
@@ -454,7 +455,7 @@ class MultiplexSocket(Socket):
         ``take``: it is this socket's from now on, whosoever it was."""
         if self.session is not None and not self.connection.closed:
             seconds = self.session_window + self.keepalive
-            _keep(self._history(), self.session, self.holder, self._rows(), seconds, take=take)
+            _try_to_keep(self._history(), self.session, self.holder, self._rows(), seconds, take=take)
 
     def _history(self) -> History:
         history = self.router.backend.history
@@ -482,12 +483,16 @@ class MultiplexSocket(Socket):
 def _keep(
     history: History, session: str, holder: str, rows: dict[str, Any], seconds: float, *, take: bool = False
 ) -> None:
-    """Keep the state of a session, unless another socket has resumed it."""
+    """Keep the state of a session, unless another socket has resumed it; raises StoreFailed."""
     name = f"session {session}"
+    kept = None if take else history.kept(name)
+    if kept is None or ujson.loads(kept)["holder"] == holder:
+        history.keep(name, ujson.dumps({"holder": holder, "subscriptions": rows}).encode(), seconds)
+
+
+def _try_to_keep(*arguments: Any, take: bool = False) -> None:
     try:
-        kept = None if take else history.kept(name)
-        if kept is None or ujson.loads(kept)["holder"] == holder:
-            history.keep(name, ujson.dumps({"holder": holder, "subscriptions": rows}).encode(), seconds)
+        _keep(*arguments, take=take)
     except StoreFailed as error:
         log.warning("a session was not kept", extra={"reason": str(error)})
 

@@ -21,16 +21,22 @@ from tests.daemons import Daemon, wait_for
 
 
 class Client:
-    """One socket: `ask` sends a command and returns its reply; what is pushed meanwhile waits for `push`."""
+    """One socket: `ask` sends a command and returns its reply; what is pushed meanwhile waits for `push`. ``buffer``
+    bounds what the kernel has received and nobody has read, in bytes."""
 
-    def __init__(self, node: Daemon) -> None:
-        sock = node.connect()
+    def __init__(self, node: Daemon, *, buffer: int | None = None) -> None:
+        sock = socket.socket()
+        if buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        sock.settimeout(20)
+        sock.connect((node.host, node.port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._numbers = itertools.count(1)
         self._replies: dict[Any, Any] = {}
         self.pushes: deque[Any] = deque()
         url = f"ws://{node.host}:{node.port}/-/websocket"
-        self.ws = connect(url, sock=sock, compression=None, max_size=None).__enter__()
+        # A client that has not taken all that it got does not notice the end.
+        self.ws = connect(url, sock=sock, compression=None, max_size=None, close_timeout=0.5).__enter__()
 
     def send(self, **command: Any) -> int:
         """Send a command; its id."""
