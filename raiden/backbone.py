@@ -23,6 +23,12 @@ from raiden.service import READY
 logger = logging.getLogger(__name__)
 
 
+def _kind_of_store(settings: Settings) -> str:
+    if not settings.keeps_history:
+        return "none"
+    return settings.store if settings.store == "sqlite" else "redis"
+
+
 def run(settings: Settings, addresses: Addresses, supervisor: socket.socket, folder: Path) -> None:
     """Be the backbone of a node: its forwarders, and its part in the cluster. ``supervisor`` hears that it is ready, or
     why it can't start; it says when the node leaves, and when the workers have ended, by closing."""
@@ -44,6 +50,7 @@ def run(settings: Settings, addresses: Addresses, supervisor: socket.socket, fol
     own = Beat(
         addresses.node, settings.advertise or str(door), key=own_keys.public.decode() if own_keys else "",
         version=__version__, since=time.time(), workers=settings.workers,
+        store=_kind_of_store(settings),
     )  # fmt: skip
     sources: list[Source] = [discovery.Static([Address.parse(peer) for peer in settings.peers])]
     sources += [discovery.source(text, default_port=door.port) for text in settings.discovery]

@@ -35,7 +35,7 @@ from raiden.encoding import dumps
 from raiden.forwarder import Addresses, Forwarders
 from raiden.keys import Keys
 from raiden.probe import ask_who
-from raiden.roster import BEAT, CLOCK_SKEW, GONE, LEAVING, Beat, InvalidBeat, Node, OtherVersion, Roster
+from raiden.roster import BEAT, CLOCK_SKEW, GONE, LEAVING, Beat, InvalidBeat, Node, OtherVersion, Roster, share_history
 from raiden.service import Service
 
 logger = logging.getLogger(__name__)
@@ -438,6 +438,12 @@ class Cluster(Service):
                 node.linked = True
                 candidate.said.clear()
                 logger.info("linked to a node", extra={"peer": beat.address, "id": beat.id, "version": beat.version})
+                if not share_history(self._own, node.beat):
+                    logger.error(
+                        "a node keeps history elsewhere, and messages will be missing from it: set the same shared "
+                        "store on all nodes, or store = 'none' on all",
+                        extra={"peer": beat.address, "its_store": node.beat.store, "store": self._own.store},
+                    )
                 self._changed()
             link.broken.wait()
 

@@ -47,15 +47,16 @@ class OtherVersion(InvalidBeat):
 
 @dataclass(slots=True)
 class Beat:
-    """What a node says of itself. ``since`` and ``clock`` are wall-clock seconds; ``stamp`` is the sender's alone, to
-    be sent back to it; ``linked`` are the ids of the nodes that its subscriptions are in force at; ``peers`` are
-    ``[address, key]`` of nodes that it knows."""
+    """What a node says of itself. ``store`` is the kind of its history's store: redis, sqlite, none; ``since`` and
+    ``clock`` are wall-clock seconds; ``stamp`` is the sender's alone, to be sent back to it; ``linked`` are the ids of
+    the nodes that its subscriptions are in force at; ``peers`` are ``[address, key]`` of nodes that it knows."""
 
     id: str
     address: str
     protocol: int = VERSION
     key: str = ""
     version: str = ""
+    store: str = ""
     phase: str = UP
     since: float = 0.0
     clock: float = 0.0
@@ -112,6 +113,12 @@ _KINDS: dict[str, Any] = {
 
 def _is_text(value: object, longest: int) -> TypeGuard[str]:
     return isinstance(value, str) and 0 < len(value) <= longest and value.isprintable()
+
+
+def share_history(one: Beat, other: Beat) -> bool:
+    """Whether two nodes may keep the same history: the file of a node is its own. A node that doesn't say is not
+    judged."""
+    return not one.store or not other.store or (one.store == other.store and one.store != "sqlite")
 
 
 class Node:
@@ -195,6 +202,7 @@ def _row(beat: Beat, state: str, clock: float, lag: float | None) -> dict[str, A
         "address": beat.address,
         "state": state,
         "version": beat.version,
+        "store": beat.store,
         "since": round(beat.since, 3),
         "uptime": round(max(0.0, (beat.clock or clock) - beat.since), 3),
         "workers": beat.workers,

@@ -331,6 +331,19 @@ def test_a_clock_that_is_off_is_named(start: Start, tmp_path: Path) -> None:
         assert second.stop() == 0
 
 
+def test_a_node_with_a_history_of_its_own_is_named(start: Start) -> None:
+    first = start(store="sqlite")
+    second = start(peers=[address(first)])
+    connected(first, second)
+    for node, its_store, own in ((first, "none", "sqlite"), (second, "sqlite", "none")):
+        logged(node, "a node keeps history elsewhere")
+        assert f"its_store='{its_store}' store='{own}'" in node.log()
+    third = start(peers=[address(first)])
+    connected(first, second, third)
+    assert f"linked to a node peer='{address(third)}'" in second.log()
+    assert second.log().count("a node keeps history elsewhere") == 1
+
+
 def test_garbage_on_the_backbones_port(start: Start) -> None:
     first = start()
     second = start(peers=[address(first)])
