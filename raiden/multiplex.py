@@ -20,25 +20,22 @@ from typing import Any, ClassVar, TypeAlias
 import gevent
 import ujson
 
-from raiden import encoding
+from raiden import commands, encoding
 from raiden.backend import BackboneFull, NotInForce
+from raiden.commands import CommandError
 from raiden.connection import Connection, Wheel
-from raiden.durable import ACK_WAIT, MAX_ACK_WAIT, MAX_WINDOW, MIN_ACK_WAIT, WINDOW, Claim, Consumer, check_name
-from raiden.filters import Filters, as_text
+from raiden.durable import ACK_WAIT, MAX_ACK_WAIT, MAX_WINDOW, MIN_ACK_WAIT, WINDOW, Claim, Consumer
+from raiden.filters import Filters
 from raiden.history import EARLIEST, Gap, Start, StoreFailed
 from raiden.history.client import History
 from raiden.message import (
     Cursor,
-    Digits,
     InvalidChannel,
     InvalidPayload,
     Kind,
     Message,
     check_channel,
     check_subscription,
-    decode_exactly,
-    decode_strictly,
-    is_unicode,
     json_payload,
 )
 from raiden.parameters import MAX_LAST
@@ -57,14 +54,6 @@ PAGE = 100
 
 # An object, or its JSON.
 Result: TypeAlias = "dict[str, Any] | bytes"
-
-
-class CommandError(Exception):
-    """What a client's command is answered with instead of a result."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class MultiplexSocket(Socket):
@@ -97,7 +86,7 @@ class MultiplexSocket(Socket):
 
         def perform() -> Result | None:
             nonlocal number
-            command = _parse(data)
+            command = commands.parse(data)
             number = command.get("id")
             known = self._COMMANDS.get(command["cmd"])
             if known is None:
@@ -179,13 +168,13 @@ class MultiplexSocket(Socket):
         if "durable" in command:
             self._consume(command)
             return
-        name = check_subscription(_channel_of(command))
+        name = check_subscription(commands.channel_of(command))
         if name in self.subscriptions:
             raise CommandError(409, "already subscribed: unsubscribe first to change filters")
         if len(self.subscriptions) + len(self.consumers) >= self.max_subscriptions:
             raise CommandError(403, f"at most {self.max_subscriptions} subscriptions on a connection")
-        starts = _starts_of(command, name)
-        filters = _filters_of(command.get("filters") or {})
+        starts = commands.starts_of(command, name)
+        filters = commands.filters_of(command.get("filters") or {})
         self._begin_later(command, {name: filters}, starts, lambda told: {"channel": name, **told[name]})
 
     def _begin_later(
@@ -242,7 +231,7 @@ class MultiplexSocket(Socket):
             self.unsubscribe(name)
 
     def _unsubscribe(self, command: dict[str, Any]) -> Result | None:
-        name = _channel_of(command)
+        name = commands.channel_of(command)
         if "durable" in command:
             return self._unconsume(command, name)
         if name not in self.subscriptions:
@@ -255,7 +244,7 @@ class MultiplexSocket(Socket):
     # Messages.
 
     def _publish(self, command: dict[str, Any]) -> Result | None:
-        name = check_channel(_channel_of(command))
+        name = check_channel(commands.channel_of(command))
         if "data" not in command:
             raise CommandError(400, "publish needs data: any JSON value")
         key = command.get("key")
@@ -273,18 +262,18 @@ class MultiplexSocket(Socket):
 
     def _past(self, command: dict[str, Any]) -> None:
         """``history``: a page after ``since``, or before ``before`` (a cursor, or null for the newest)."""
-        name = check_channel(_channel_of(command))
+        name = check_channel(commands.channel_of(command))
         history = self._history_of(name)
-        limit = _number_of(command, "limit", PAGE, 1, MAX_LAST)
-        since = None if command.get("since") == "earliest" else _cursor_of(command, "since")
-        cursor = _cursor_of(command, "before") if "before" in command else since
+        limit = commands.number_of(command, "limit", PAGE, 1, MAX_LAST)
+        since = None if command.get("since") == "earliest" else commands.cursor_of(command, "since")
+        cursor = commands.cursor_of(command, "before") if "before" in command else since
         read = history.before if "before" in command else history.after
         self._later(command, lambda: encoding.page(name, read(name, cursor, limit)))
 
     # Durable subscriptions.
 
     def _consume(self, command: dict[str, Any]) -> None:
-        name, durable = check_channel(_channel_of(command)), _durable_of(command)
+        name, durable = check_channel(commands.channel_of(command)), commands.durable_of(command)
         self._history_of(name)
         if command.get("filters"):
             raise CommandError(400, "a durable subscription has no filters: its messages are shared out as they are")
@@ -294,9 +283,9 @@ class MultiplexSocket(Socket):
             raise CommandError(403, f"at most {self.max_subscriptions} subscriptions on a connection")
         consumer = Consumer(
             self.router, name, durable,
-            window=_number_of(command, "window", WINDOW, 1, MAX_WINDOW),
-            ack_wait=_number_of(command, "ack_wait", ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT),
-            since=EARLIEST if command.get("since") == "earliest" else _cursor_of(command, "since"),
+            window=commands.number_of(command, "window", WINDOW, 1, MAX_WINDOW),
+            ack_wait=commands.number_of(command, "ack_wait", ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT),
+            since=EARLIEST if command.get("since") == "earliest" else commands.cursor_of(command, "since"),
         )  # fmt: skip
         self.consumers[name, durable] = consumer
 
@@ -366,14 +355,14 @@ class MultiplexSocket(Socket):
 
     def _ack(self, command: dict[str, Any]) -> None:
         """``ack``: messages of a durable subscription are done with."""
-        name, durable = _channel_of(command), _durable_of(command)
+        name, durable = commands.channel_of(command), commands.durable_of(command)
         consumer = self.consumers.get((name, durable))
         if consumer is None:
             raise CommandError(404, "not subscribed to that channel by that name")
         texts = command.get("cursors", [command.get("cursor")])
         if not isinstance(texts, list) or not 0 < len(texts) <= MAX_WINDOW:
             raise CommandError(400, "ack needs the cursor of a message, or a list of cursors")
-        cursors = [_parse_cursor(text) for text in texts]
+        cursors = [commands.parse_cursor(text) for text in texts]
 
         def work() -> Result:
             done = consumer.acknowledge(cursors)
@@ -383,7 +372,7 @@ class MultiplexSocket(Socket):
         self._later(command, work)
 
     def _unconsume(self, command: dict[str, Any], name: str) -> Result | None:
-        durable = _durable_of(command)
+        durable = commands.durable_of(command)
         history = self._history_of(name)
         if not self._end_consumer(name, durable) and not command.get("forget"):
             raise CommandError(404, "not subscribed to that channel by that name")
@@ -419,7 +408,7 @@ class MultiplexSocket(Socket):
             raise CommandError(400, 'resume is like {"cmd": "resume", "session": "...", "since": {"a": "k3x9:41"}}')
         if self.subscriptions:
             raise CommandError(409, "resume before anything is subscribed")
-        told = {name: _parse_cursor(text) for name, text in since.items()}
+        told = {name: commands.parse_cursor(text) for name, text in since.items()}
         history = self._history()
 
         def work() -> None:
@@ -508,79 +497,3 @@ def _guarded(work: Callable[[], Result | None]) -> Result | None:
     except (BackboneFull, NotInForce, StoreFailed, TooManyChannels) as error:
         code, text = 503, str(error)
     return {"error": {"code": code, "message": text}}
-
-
-def _parse(data: str | bytes) -> dict[str, Any]:
-    if isinstance(data, bytes):
-        raise CommandError(400, "commands are JSON text frames; this frame was binary")
-    try:
-        command = decode_exactly(data)
-        # What is not written again needs its numbers.
-        if isinstance(command, dict) and command.get("cmd") != "publish":
-            command = {**decode_strictly(data), "id": command.get("id")}
-    except (ValueError, RecursionError) as error:
-        raise CommandError(400, f"not JSON: {error}") from None
-    if not isinstance(command, dict):
-        raise CommandError(400, 'a command is an object, like {"id": 1, "cmd": "ping"}')
-    number = command.get("id")
-    if isinstance(number, str) and not is_unicode(number):
-        raise CommandError(400, "id must be valid Unicode, without lone surrogates")
-    if not isinstance(command.get("cmd"), str) or not isinstance(number, str | int | Digits | None):
-        raise CommandError(400, "cmd must be a string, id a string or a number")
-    return command
-
-
-def _channel_of(command: dict[str, Any]) -> str:
-    name = command.get("channel")
-    if not isinstance(name, str):
-        raise CommandError(400, "channel must be a string")
-    return name
-
-
-def _durable_of(command: dict[str, Any]) -> str:
-    try:
-        return check_name(command.get("durable"))
-    except ValueError as error:
-        raise CommandError(400, str(error)) from None
-
-
-def _parse_cursor(text: Any) -> Cursor:
-    try:
-        return Cursor.parse(text if isinstance(text, str) else "")
-    except ValueError as error:
-        raise CommandError(400, str(error)) from None
-
-
-def _cursor_of(command: dict[str, Any], name: str) -> Cursor | None:
-    return None if command.get(name) is None else _parse_cursor(command[name])
-
-
-def _number_of(command: dict[str, Any], name: str, default: float, least: float, most: float) -> Any:
-    value = command.get(name, default)
-    kind = int if isinstance(least, int) else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
-        raise CommandError(400, f"{name} is a number from {least:g} to {most:g}")
-    return value
-
-
-def _starts_of(command: dict[str, Any], name: str) -> dict[str, Start]:
-    """Where a subscription begins, if the command says so."""
-    if command.get("last") is not None:
-        return {name: Start(last=_number_of(command, "last", 0, 1, MAX_LAST))}
-    since = command.get("since")
-    if since is None:
-        return {}
-    return {name: Start() if since == "earliest" else Start(_parse_cursor(since))}
-
-
-def _filters_of(filters: Any) -> Filters:
-    if not isinstance(filters, dict):
-        raise CommandError(400, 'filters is an object, like {"team": ["a", "b"]}')
-    pairs = []
-    for key, values in filters.items():
-        for value in values if isinstance(values, list) else [values]:
-            text = as_text(value)
-            if text is None:
-                raise CommandError(400, "filter values are strings, numbers, booleans or null")
-            pairs.append((key, text))
-    return Filters(pairs)

@@ -1,0 +1,103 @@
+"""What a command of ``/-/websocket`` says: its parts, or the `CommandError` that answers it. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raiden.durable import check_name
+from raiden.filters import Filters, as_text
+from raiden.history import Start
+from raiden.message import Cursor, Digits, decode_exactly, decode_strictly, is_unicode
+from raiden.parameters import MAX_LAST
+
+
+class CommandError(Exception):
+    """What a client's command is answered with instead of a result."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def parse(data: str | bytes) -> dict[str, Any]:
+    """The command in a frame. The numbers of what is published, and its id, are `Digits`."""
+    if isinstance(data, bytes):
+        raise CommandError(400, "commands are JSON text frames; this frame was binary")
+    try:
+        command = decode_exactly(data)
+        # What is not written again needs its numbers.
+        if isinstance(command, dict) and command.get("cmd") != "publish":
+            command = {**decode_strictly(data), "id": command.get("id")}
+    except (ValueError, RecursionError) as error:
+        raise CommandError(400, f"not JSON: {error}") from None
+    if not isinstance(command, dict):
+        raise CommandError(400, 'a command is an object, like {"id": 1, "cmd": "ping"}')
+    number = command.get("id")
+    if isinstance(number, str) and not is_unicode(number):
+        raise CommandError(400, "id must be valid Unicode, without lone surrogates")
+    if not isinstance(command.get("cmd"), str) or not isinstance(number, str | int | Digits | None):
+        raise CommandError(400, "cmd must be a string, id a string or a number")
+    return command
+
+
+def channel_of(command: dict[str, Any]) -> str:
+    """The name in it, which is not checked yet."""
+    name = command.get("channel")
+    if not isinstance(name, str):
+        raise CommandError(400, "channel must be a string")
+    return name
+
+
+def durable_of(command: dict[str, Any]) -> str:
+    """The name of a durable subscription."""
+    try:
+        return check_name(command.get("durable"))
+    except ValueError as error:
+        raise CommandError(400, str(error)) from None
+
+
+def parse_cursor(text: Any) -> Cursor:
+    if not isinstance(text, str):
+        raise CommandError(400, "a cursor is a string: pass one as it was received, like 'k3x9:41'")
+    try:
+        return Cursor.parse(text)
+    except ValueError as error:
+        raise CommandError(400, str(error)) from None
+
+
+def cursor_of(command: dict[str, Any], name: str) -> Cursor | None:
+    """The cursor that is called so; None where there is none."""
+    return None if command.get(name) is None else parse_cursor(command[name])
+
+
+def number_of(command: dict[str, Any], name: str, default: float, least: float, most: float) -> Any:
+    """A number from ``least`` to ``most``; a whole one, if ``least`` is an int."""
+    value = command.get(name, default)
+    kind = int if isinstance(least, int) else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+        raise CommandError(400, f"{name} is a number from {least:g} to {most:g}")
+    return value
+
+
+def starts_of(command: dict[str, Any], name: str) -> dict[str, Start]:
+    """Where a subscription begins, if the command says so."""
+    if command.get("last") is not None:
+        return {name: Start(last=number_of(command, "last", 0, 1, MAX_LAST))}
+    since = command.get("since")
+    if since is None:
+        return {}
+    return {name: Start() if since == "earliest" else Start(parse_cursor(since))}
+
+
+def filters_of(filters: Any) -> Filters:
+    """The conditions in an object of alternatives by key."""
+    if not isinstance(filters, dict):
+        raise CommandError(400, 'filters is an object, like {"team": ["a", "b"]}')
+    pairs = []
+    for key, values in filters.items():
+        for value in values if isinstance(values, list) else [values]:
+            text = as_text(value)
+            if text is None:
+                raise CommandError(400, "filter values are strings, numbers, booleans or null")
+            pairs.append((key, text))
+    return Filters(pairs)
