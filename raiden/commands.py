@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from raiden.durable import check_name
 from raiden.filters import Filters, as_text
-from raiden.history import Start
+from raiden.history import Start, check_durable
 from raiden.message import Cursor, Digits, decode_exactly, decode_strictly, is_unicode
 from raiden.parameters import MAX_LAST
 
@@ -51,7 +50,7 @@ def channel_of(command: dict[str, Any]) -> str:
 def durable_of(command: dict[str, Any]) -> str:
     """The name of a durable subscription."""
     try:
-        return check_name(command.get("durable"))
+        return check_durable(command.get("durable"))
     except ValueError as error:
         raise CommandError(400, str(error)) from None
 

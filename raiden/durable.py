@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gevent
 from gevent.event import Event
@@ -24,25 +24,11 @@ from raiden.router import Router, Subscription
 
 log = logging.getLogger(__name__)
 
-MAX_NAME = 128  # bytes of a durable's name
-# Claimed and not acknowledged messages of one consumer.
-WINDOW, MAX_WINDOW = 16, 1000
-# Seconds for which a claim holds.
-ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT = 30.0, 1.0, 3600.0
 # Seconds between looks for what others did not acknowledge.
 LOOK = 1.0
 
 # What a consumer is woken by has no content.
 _KNOCK = Encoding("knock", lambda message: b"")
-
-
-def check_name(name: Any) -> str:
-    """Return the name of a durable subscription if it may be one, else raise ValueError."""
-    if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "surrogatepass")) <= MAX_NAME:
-        raise ValueError(f"durable is a name of 1 to {MAX_NAME} bytes, which consumers share")
-    if not name.isprintable():
-        raise ValueError("the name of a durable subscription must be printable")
-    return name
 
 
 class Claim(NamedTuple):
@@ -57,7 +43,7 @@ class Consumer:
     acknowledged, each for ``ack_wait`` seconds. A durable that is new begins at ``since`` (None: now)."""
 
     def __init__(
-        self, router: Router, channel: str, name: str, *, window: int = WINDOW, ack_wait: float = ACK_WAIT,
+        self, router: Router, channel: str, name: str, *, window: int, ack_wait: float,
         since: Cursor | None = None,
     ) -> None:  # fmt: skip
         history = router.backend.history

@@ -24,7 +24,7 @@ from raiden import commands, encoding
 from raiden.backend import BackboneFull, NotInForce
 from raiden.commands import CommandError
 from raiden.connection import Connection, Wheel
-from raiden.durable import ACK_WAIT, MAX_ACK_WAIT, MAX_WINDOW, MIN_ACK_WAIT, WINDOW, Claim, Consumer
+from raiden.durable import Claim, Consumer
 from raiden.filters import Filters
 from raiden.history import EARLIEST, Gap, Start, StoreFailed
 from raiden.history.client import History
@@ -38,7 +38,7 @@ from raiden.message import (
     check_subscription,
     json_payload,
 )
-from raiden.parameters import MAX_LAST
+from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
 from raiden.payload import check_key
 from raiden.recovery import Beginning
 from raiden.router import Router, Subscription, TooManyChannels

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from raiden.durable import ACK_WAIT, MAX_ACK_WAIT, MAX_WINDOW, WINDOW, check_name
 from raiden.filters import Filters
-from raiden.history import EARLIEST, Start
+from raiden.history import EARLIEST, Start, check_durable
 from raiden.http import HttpError, Request
 from raiden.message import Cursor, unquote
 
 # Messages that `_last` may ask for; a page of the history has at most as many.
 MAX_LAST = 1000
+# Claimed and not acknowledged messages of one consumer.
+WINDOW, MAX_WINDOW = 16, 1000
+# Seconds for which a claim holds.
+ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT = 30.0, 1.0, 3600.0
 
 
 def query_pairs(request: Request) -> list[tuple[str, str]]:
@@ -83,7 +86,7 @@ def durable(query: dict[str, str]) -> Durable:
     """``_durable``, ``_limit``, ``_ack_wait``, ``_since`` and ``_ack``; raises ValueError."""
     since = query.get("_since")
     return Durable(
-        check_name(query["_durable"]),
+        check_durable(query["_durable"]),
         number(query, "_limit", MAX_WINDOW, least=0) if "_limit" in query else WINDOW,
         float(number(query, "_ack_wait", int(MAX_ACK_WAIT))) if "_ack_wait" in query else ACK_WAIT,
         None if since is None else EARLIEST if since == "earliest" else Cursor.parse(since),

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PURE = ["message", "encoding", "filters", "http", "websocket", "stats", "roster", "history"]
+PURE = [
+    "message", "encoding", "filters", "http", "websocket", "stats", "roster", "history", "channels", "order",
+    "parameters", "commands", "payload",
+]  # fmt: skip
 
 
 def module_name(path: Path) -> str:

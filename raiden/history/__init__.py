@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from raiden.message import Cursor, Message
 
@@ -32,9 +32,19 @@ TOUCH = 3600.0
 MAX_KEY = 256  # bytes of a publisher's key; who takes it from outside checks it
 # A page ends with the record whose payload goes over this.
 PAGE_BYTES = 1 << 20
+MAX_NAME = 128  # bytes of a durable's name
 MAX_PENDING = 10_000  # messages of a durable that are claimed and not acknowledged
 # The place before the first message of whatever epoch; no epoch is called so.
 EARLIEST = Cursor("0", 0)
+
+
+def check_durable(name: Any) -> str:
+    """Return the name of a durable subscription if it may be one, else raise ValueError."""
+    if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "surrogatepass")) <= MAX_NAME:
+        raise ValueError(f"durable is a name of 1 to {MAX_NAME} bytes, which consumers share")
+    if not name.isprintable():
+        raise ValueError("the name of a durable subscription must be printable")
+    return name
 
 
 class StoreFailed(Exception):
