@@ -205,7 +205,7 @@ def test_a_worker_is_killed(start: Callable[..., Daemon]) -> None:
 
 def test_long_polls_share(node: Daemon, channel: str) -> None:
     """Four consumers; a fifth has got some and never comes back, so they come again."""
-    work = Work(2000)
+    work = Work(1000)
     poll(node, channel)
     publish_all(node, channel, work.total)
     status, messages = poll(node, channel, "&_limit=50&_ack_wait=1")
