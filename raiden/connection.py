@@ -215,7 +215,8 @@ class Connection:
         if self._writer is None:
             self._writer = gevent.get_hub().loop.io(self.socket.fileno(), WRITE)
             self._writer.start(self._drain)
-        if self.outbox_size > self.max_outbox and not self.overflown:
+        # One piece may be larger than the bound: it is what this turn brought, or an answer.
+        if self.outbox_size > self.max_outbox and len(self._outbox) > 1 and not self.overflown:
             self.overflown = True
             self._reader.feed(READ, self._callback, self)
 

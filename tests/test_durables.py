@@ -10,7 +10,7 @@ from random import Random
 import pytest
 import redis
 
-from raiden.history import EARLIEST, FORGET, MAX_PENDING, TOUCH, Append, Claimed, Gap, Store
+from raiden.history import EARLIEST, FORGET, MAX_PENDING, PAGE_BYTES, TOUCH, Append, Claimed, Gap, Store
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
 from raiden.message import Cursor
@@ -358,3 +358,14 @@ def test_the_engines_claim_alike(sqlite_store: Sqlite, redis_store: Redis) -> No
                 for n in (0, 1):
                     stores[n].release("a", durable, epochs[n][number], asked)
     assert min(seen["records"], seen["gaps"], seen["acknowledged"]) > 20, seen
+
+
+def test_what_is_claimed_at_once_is_bounded_in_bytes(store: Store) -> None:
+    store.append([Append("a", [(0, b"%d" % n * (PAGE_BYTES // 4), n) for n in range(10)])])
+    first = store.claim("a", "d", 100, 60, EARLIEST)
+    assert [(record.offset, attempt) for record, attempt in first.records] == [(n, 1) for n in range(1, 6)]
+    store.release("a", "d", first.epoch, [(record.offset, attempt) for record, attempt in first.records])
+    again, rest = store.claim("a", "d", 100, 60), store.claim("a", "d", 100, 60)
+    assert [(record.offset, attempt) for record, attempt in again.records] == [(n, 2) for n in range(1, 6)]
+    assert [(record.offset, attempt) for record, attempt in rest.records] == [(n, 1) for n in range(6, 11)]
+    assert (first.gap, again.gap, rest.gap) == (None, None, None)

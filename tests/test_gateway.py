@@ -119,6 +119,23 @@ def test_long_poll(daemon: Daemon, channel: str, headers: dict[str, str]) -> Non
     assert subscribers(daemon, channel) == 0
 
 
+def test_a_long_answer_is_not_cut(start: Callable[..., Daemon]) -> None:
+    """An answer may be larger than what may wait for a subscriber, also where the connection goes on."""
+    node = start(max_outbox=100_000)
+    for _ in range(12):
+        node.request("POST", "/long", b"x" * 900_000, {"Content-Type": "text/plain"})
+    connection = node.open()
+    for path in (
+        "/long?_wait=0&_since=earliest",
+        "/long?_wait=0&_durable=d&_since=earliest",
+        "/-/channels/long/history",
+    ):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        assert response.status == 200 and json.loads(response.read())["messages"][0]["data"] == "x" * 900_000
+    connection.close()
+
+
 def test_long_poll_times_out(daemon: Daemon, channel: str) -> None:
     status, fields, body = poll(daemon, f"/{channel}?_wait=0")
     assert (status, body) == (204, b"") and "content-length" not in fields

@@ -30,7 +30,7 @@ FORGET = 7 * 86400.0
 # Seconds that a durable may be forgotten later than that, so that those who ask for nothing new need not write.
 TOUCH = 3600.0
 MAX_KEY = 256  # bytes of a publisher's key; who takes it from outside checks it
-# A page ends with the record whose payload goes over this.
+# A page, and what is claimed at once, ends with the record whose payload goes over this.
 PAGE_BYTES = 1 << 20
 MAX_NAME = 128  # bytes of a durable's name
 MAX_PENDING = 10_000  # messages of a durable that are claimed and not acknowledged
@@ -198,10 +198,10 @@ class Store(Protocol):
         """Forget a channel's history; its epoch ends."""
 
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
-        """Claim up to ``limit`` messages for ``wait`` seconds: first those whose claim is over, then new ones,
-        while fewer than `MAX_PENDING` are claimed. The first claim makes the durable, after ``since`` (None: at the
-        channel's end; a cursor that leads nowhere is a gap, and the earliest come). One that nobody claims from for
-        `FORGET` seconds is forgotten."""
+        """Claim up to ``limit`` messages, or up to the one that goes over `PAGE_BYTES`, for ``wait`` seconds: first
+        those whose claim is over, then new ones, while fewer than `MAX_PENDING` are claimed. The first claim makes the
+        durable, after ``since`` (None: at the channel's end; a cursor that leads nowhere is a gap, and the earliest
+        come). One that nobody claims from for `FORGET` seconds is forgotten."""
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         """Be done with claims, which are offsets and attempts (0: whichever it is), and return the offsets of those

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from raiden.history import EARLIEST, FORGET, MAX_PENDING, TOUCH, Claimed, Gap, Record, is_in
+from raiden.history import EARLIEST, FORGET, MAX_PENDING, PAGE_BYTES, TOUCH, Claimed, Gap, Record, is_in
 from raiden.message import Cursor
 
 SCHEMA = """
@@ -72,6 +72,7 @@ class _Durable:
         place = Cursor(self._epoch, self._next - 1) if self.id else since or Cursor(self.epoch, self._end - 1)
         self.next = place.offset + 1
         self.gap: Gap | None = None
+        self._size = 0
         if not is_in(place, self.epoch, self._end):
             self.next, self.gap = 1, Gap(place.epoch, 0, 0)
             db.execute("DELETE FROM claims WHERE durable = ?", (self.id,))
@@ -99,6 +100,9 @@ class _Durable:
             for position, attempt, *message in rows:
                 if message[0] is not None:
                     found.append((Record(position, *message), attempt + 1))
+                    self._size += len(found[-1][0].payload)
+                    if self._size > PAGE_BYTES:
+                        return found
                 else:
                     self._db.execute("DELETE FROM claims WHERE durable = ? AND position = ?", (self.id, position))
                     self._lose(position, position)
@@ -106,7 +110,7 @@ class _Durable:
 
     def new(self, limit: int) -> list[tuple[Record, int]]:
         """Records that were never claimed."""
-        if self.next == self._end or limit <= 0:
+        if self.next == self._end or limit <= 0 or self._size > PAGE_BYTES:
             return []
         (pending,) = self._db.execute("SELECT count(*) FROM claims WHERE durable = ?", (self.id,)).fetchone()
         limit = min(limit, MAX_PENDING - pending)
@@ -116,14 +120,19 @@ class _Durable:
             f"SELECT {_COLUMNS} FROM messages WHERE channel = ? AND position >= ? AND expires > ?"
             " ORDER BY position LIMIT ?",
             (self.channel, max(self.next, self._first), self._now, limit),
-        ).fetchall()
-        for position, *_ in rows:
-            self._lose(self.next, position - 1)
-            self.next = position + 1
-        if len(rows) < limit:
+        )
+        found: list[tuple[Record, int]] = []
+        for record in map(Record._make, rows):
+            self._lose(self.next, record.offset - 1)
+            self.next = record.offset + 1
+            found.append((record, 1))
+            self._size += len(record.payload)
+            if self._size > PAGE_BYTES:
+                return found
+        if len(found) < limit:
             self._lose(self.next, self._end - 1)
             self.next = self._end
-        return [(Record(*row), 1) for row in rows]
+        return found
 
     def _lose(self, first: int, last: int) -> None:
         if first <= last and (self.gap is None or self.gap.epoch == self.epoch):

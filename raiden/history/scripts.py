@@ -132,7 +132,7 @@ local function lose(low, high)
         gap, first, last = epoch, math.min(first or low, low), math.max(last or high, high)
     end
 end
-local answer, taken = {{}}, 0
+local answer, taken, size = {{}}, 0, 0
 local function take(entry)
     local at = offset_of(entry)
     local attempt = redis.call('HINCRBY', KEYS[3], whole(at), 1)
@@ -140,6 +140,7 @@ local function take(entry)
     taken, changed = taken + 1, true
     answer[2 * taken - 1] = whole(at) .. ' ' .. entry[2][2] .. ' ' .. entry[2][4] .. ' ' .. attempt
     answer[2 * taken] = entry[2][8]
+    size = size + #entry[2][8]
 end
 for _, at in ipairs(redis.call('ZRANGE', KEYS[4], 0, whole(now), 'BYSCORE')) do
     redis.call('ZADD', KEYS[4], overdue(at), at)
@@ -157,17 +158,19 @@ repeat
             lose(tonumber(at), tonumber(at))
             changed = true
         end
+        if size > {PAGE_BYTES} then break end
     end
-until #again == 0 or taken >= limit
+until #again == 0 or taken >= limit or size > {PAGE_BYTES}
 local room = math.min(limit - taken, ARGV[3] - redis.call('ZCARD', KEYS[4]))
-if room > 0 and from < next then
+if room > 0 and from < next and size <= {PAGE_BYTES} then
     local found = find(from, next - 1, room, true)
     for _, entry in ipairs(found) do
         lose(from, offset_of(entry) - 1)
         from = offset_of(entry) + 1
         take(entry)
+        if size > {PAGE_BYTES} then break end
     end
-    if #found < room then
+    if #found < room and size <= {PAGE_BYTES} then
         lose(from, next - 1)
         from, changed = next, true
     end
