@@ -36,7 +36,7 @@ from raiden.encoding import dumps
 from raiden.forwarder import Addresses
 from raiden.history import Append, Appended, StoreFailed
 from raiden.history.client import History
-from raiden.message import OWN_TOPICS, Cursor, InvalidFrame, Message
+from raiden.message import OWN_TOPICS, InvalidFrame, Message
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,9 @@ FULL = "the backbone is full: try again later"
 
 # As plain numbers: an operation on pyzmq's enumerations takes longer than to send.
 _LAST, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+
+
+Stored = Callable[[list[Appended] | StoreFailed], None]
 
 
 class BackboneFull(Exception):
@@ -152,19 +155,18 @@ class Backend:
         """The channel has a history."""
         return self.channels is not None and self.channels.of(channel).keeps
 
-    def store(
-        self,
-        groups: Sequence[Sequence[Message]],
-        key: str | None,
-        done: Callable[[list[list[Cursor]] | StoreFailed], None],
-    ) -> None:
+    def store(self, groups: Sequence[Sequence[Message]], key: str | None, done: Stored) -> None:
         """Append groups of messages, each of one channel with history, all or none; publish them; and call ``done``
-        with their cursors, or with why they were not appended. What was appended under ``key`` before is not published
-        again. Raises StoreFailed where too much waits already."""
+        with where they stand, or with why they were not appended. What was appended under ``key`` before is not
+        published again. Raises StoreFailed where too much waits already."""
         assert self.history is not None
-        self.history.append(
-            [self._append(group, key) for group in groups], lambda result: self._stored(groups, result, done)
-        )
+
+        def stored(result: list[Appended] | StoreFailed) -> None:
+            if isinstance(result, list):
+                self._publish_stored(groups, result)
+            done(result)
+
+        self.history.append([self._append(group, key) for group in groups], stored)
 
     def _append(self, messages: Sequence[Message], key: str | None) -> Append:
         assert self.channels is not None
@@ -176,24 +178,16 @@ class Backend:
             retain=options.retain,
         )  # fmt: skip
 
-    def _stored(
-        self, groups: Sequence[Sequence[Message]], result: list[Appended] | StoreFailed,
-        done: Callable[[list[list[Cursor]] | StoreFailed], None],
-    ) -> None:  # fmt: skip
-        if isinstance(result, StoreFailed):
-            done(result)
-            return
-        cursors = [appended.cursors() for appended in result]
-        for messages, places, appended in zip(groups, cursors, result, strict=True):
+    def _publish_stored(self, groups: Sequence[Sequence[Message]], result: Sequence[Appended]) -> None:
+        for messages, appended in zip(groups, result, strict=True):
             if appended.repeated:
                 continue
-            for each, cursor in zip(messages, places, strict=True):
+            for each, cursor in zip(messages, appended.cursors(), strict=True):
                 each.cursor = cursor
             try:
                 self.publish(messages)
             except BackboneFull:
                 pass  # the routers find it in the history
-        done(cursors)
 
     def _send(self, frame: bytes, flags: int = _LAST) -> None:
         try:

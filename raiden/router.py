@@ -20,7 +20,7 @@ import gevent
 from raiden.backend import BackboneFull, Backend, Question
 from raiden.encoding import Encoding, dumps
 from raiden.filters import Filters
-from raiden.history import Gap, StoreFailed
+from raiden.history import Appended, Gap, StoreFailed
 from raiden.message import Cursor, Kind, Message, topic
 from raiden.repair import Orders, Repaired
 from raiden.stats import Stats
@@ -142,38 +142,47 @@ class Router:
         whole or not at all. True if it is done: no channel has a history; raises BackboneFull. Else ``done`` is called
         later, with the cursors of each group or why it was not published; raises StoreFailed. What was published under
         ``key`` in the last five minutes is not published again, and gets the cursors that it got then."""
-        kept = [group for group in groups if self.backend.keeps(group[0].channel)]
-        if not kept:
+        keeps = [self.backend.keeps(group[0].channel) for group in groups]
+        if not any(keeps):
             for group in groups:
                 self._publish(group)
             return True
-        others = [group for group in groups if group not in kept] if len(kept) < len(groups) else []
 
-        def stored(result: list[list[Cursor]] | StoreFailed) -> None:
-            outcome: list[list[Cursor]] | Exception = result
-            if isinstance(result, list):
-                places = iter(result)
-                outcome = [next(places) if group in kept else [] for group in groups] if others else result
-                self._count(kept)
-                try:
-                    for group in others:
-                        self._publish(group)
-                except BackboneFull as error:
-                    outcome = error
+        def stored(result: list[Appended] | StoreFailed) -> None:
+            outcome = self._finish(groups, keeps, result) if isinstance(result, list) else result
             if done is not None:
                 done(outcome)
 
-        self.backend.store(kept, key, stored)
+        self.backend.store([group for group, kept in zip(groups, keeps, strict=True) if kept], key, stored)
         return False
+
+    def _finish(
+        self, groups: Sequence[Sequence[Message]], keeps: Sequence[bool], result: Sequence[Appended]
+    ) -> list[list[Cursor]] | BackboneFull:
+        """Publish the groups that need not be stored, behind those that were. Returns the cursors of all."""
+        appended = iter(result)
+        cursors: list[list[Cursor]] = []
+        for group, kept in zip(groups, keeps, strict=True):
+            if not kept:
+                cursors.append([])
+                try:
+                    self._publish(group)
+                except BackboneFull as error:
+                    return error
+                continue
+            one = next(appended)
+            cursors.append(one.cursors())
+            if not one.repeated:
+                self._count(group)
+        return cursors
 
     def _publish(self, messages: Sequence[Message]) -> None:
         self.backend.publish(messages)
-        self._count([messages])
+        self._count(messages)
 
-    def _count(self, groups: Sequence[Sequence[Message]]) -> None:
-        for messages in groups:
-            self.stats.published += len(messages)
-            self.stats.bytes_in += sum([len(message.payload) for message in messages])
+    def _count(self, messages: Sequence[Message]) -> None:
+        self.stats.published += len(messages)
+        self.stats.bytes_in += sum([len(message.payload) for message in messages])
 
     def subscribe(
         self, name: str, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None = None

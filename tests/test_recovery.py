@@ -654,6 +654,17 @@ def both_workers(node: Daemon) -> Iterator[list[http.client.HTTPConnection]]:
             connection.close()
 
 
+def test_what_is_published_again_under_its_key_is_not_counted(node: Daemon, channel: str) -> None:
+    before = node.metric("raiden_published_total")
+    assert post(node, channel, 1, 2, key="k") == post(node, channel, 1, 2, key="k")
+    assert node.metric("raiden_published_total") == before + 2
+    order = {"channels": [channel, f"none.{channel}"], "data": 3}
+    status, _, body = node.post_json("/-/publish", order)
+    cursors = json.loads(body)["cursors"]
+    assert status == 200 and offset_of(cursors[channel]) == 3 and cursors[f"none.{channel}"] is None
+    assert node.metric("raiden_published_total") == before + 4
+
+
 def test_a_key_publishes_once(node: Daemon, channel: str) -> None:
     """The same keys on both workers at the same time."""
     with both_workers(node) as connections, Stream(node, f"/{channel}") as stream:
