@@ -1,7 +1,8 @@
 """Measure a real node and, in the same run, the limit of the machine: ``benchmarks/run.py [--quick] [--json FILE]``.
 
 fanout.c is the load and sendloop.c the limit, both compiled into build/. Each round has every measurement once, each
-with a daemon of its own; the table has the medians over the rounds.
+with a daemon of its own; the table has the medians over the rounds. No history is kept; history.py says what that
+costs.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Daemon:
         self._folder = Path(tempfile.mkdtemp(prefix="raiden-bench-"))
         # No keep-alives in between: fanout does not answer pings.
         settings = {"http_port": 0, "backend_port": 0, "workers": 1, "data_dir": str(self._folder)}
-        settings |= {"keepalive": 600.0, **changed}
+        settings |= {"keepalive": 600.0, "store": "none", **changed}
         options = [word for name, value in settings.items() for word in ("-X", f"{name} = {value!r}")]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAIDEN_")}
         self._log = self._folder / "output"

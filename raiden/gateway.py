@@ -26,7 +26,7 @@ from raiden.control import Control
 from raiden.durable import Consumer
 from raiden.encoding import END_OF_CHUNKS, Encoding, dumps
 from raiden.filters import Filters
-from raiden.history import Gap, Start, StoreFailed
+from raiden.history import Start, StoreFailed
 from raiden.http import (
     CONTINUE,
     CONTINUE_BYTES,
@@ -548,14 +548,9 @@ class Gateway(Service):
             del response.headers["Content-Length"]
             return response
 
-        def tell_gap(channel: str, gap: Gap) -> bytes:
-            data = dumps(encoding.gap(channel if wrapped else None, gap))
-            data = encoding.event(data, name="gap") if encode.form == "event" else data + b"\n"
-            return encoding.chunk(data) if chunked else data
-
         end = END_OF_CHUNKS if chunked else b""
         keepalive = encoding.chunk(keepalive) if chunked and keepalive else keepalive
-        told = tell_gap if encode.form == "event" or wrapped else None
+        told = encoding.gap_in_stream(encode.form, wrapped, chunked)
         arguments = (connection, self.router, self._wheel, self.limits.keepalive, keepalive, end, told)
         session = MergedEvents(*arguments, names=asked.names) if merged else Stream(*arguments)
 
