@@ -46,3 +46,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     yield start
     for node in nodes:
         node.stop()
+
+
+@pytest.fixture
+def channel(request: pytest.FixtureRequest) -> str:
+    """A name that no other test uses."""
+    name = request.node.name.replace("[", ".").replace("]", "").replace("/", "-").replace(" ", "_")
+    return name.removeprefix("test_")[:100]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 ROOT = Path(__file__).parent.parent
 T = TypeVar("T")
@@ -171,6 +172,15 @@ class Daemon:
             if re.fullmatch(rf"{name}(\{{.*\}})?", sample) and all(f'{k}="{v}"' in sample for k, v in labels.items()):
                 total += float(value)
         return total
+
+
+def post(node: Daemon, channel: str, *values: Any, key: str | None = None) -> list[str]:
+    """Publish a batch to a channel with history, under a key; the messages' cursors."""
+    headers = {"Content-Type": "application/x-ndjson", **({} if key is None else {"Idempotency-Key": key})}
+    status, _, body = node.request("POST", f"/{quote(channel)}", "\n".join(map(json.dumps, values)), headers)
+    assert status == 200, body
+    cursors: list[str] = json.loads(body)["cursors"]
+    return cursors
 
 
 class Stream:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, post, wait_for
 from tests.multiplex import Client
 from tests.stores import RedisServer
 
@@ -42,13 +42,6 @@ def cursors(node: Daemon) -> list[str]:
     """Those of the messages of the channel `long`, which are their numbers."""
     node.request("DELETE", "/long")
     return post(node, "long", *range(MANY))
-
-
-def post(node: Daemon, channel: str, *values: Any) -> list[str]:
-    status, _, body = node.request("POST", f"/{channel}", "\n".join(map(json.dumps, values)), NDJSON)
-    assert status == 200, body
-    found: list[str] = json.loads(body)["cursors"]
-    return found
 
 
 def page(node: Daemon, channel: str, query: str = "") -> dict[str, Any]:

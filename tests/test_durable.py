@@ -18,7 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, post, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.stores import RedisServer
 
@@ -32,19 +32,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     yield found
     assert found.stop() == 0
     assert "Traceback" not in found.log(), found.log()
-
-
-@pytest.fixture
-def channel(request: pytest.FixtureRequest) -> str:
-    return request.node.name.replace("[", ".").replace("]", "").removeprefix("test_")
-
-
-def post(node: Daemon, channel: str, *values: Any) -> list[str]:
-    """Publish a batch; its cursors."""
-    status, _, body = node.request("POST", f"/{channel}", "\n".join(map(json.dumps, values)), NDJSON)
-    assert status == 200, body
-    cursors: list[str] = json.loads(body)["cursors"]
-    return cursors
 
 
 def consume(client: Client, channel: str, **options: Any) -> Client:

@@ -20,11 +20,6 @@ JSON = {"Content-Type": "application/json"}
 SSE = {"Accept": "text/event-stream"}
 
 
-@pytest.fixture
-def channel(request: pytest.FixtureRequest) -> str:
-    return request.node.name.replace("[", ".").replace("]", "").replace("/", "-").replace(" ", "_")[:100]
-
-
 # Publish.
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.daemons import Daemon, wait_for
+from tests.daemons import Daemon, post, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.stores import RedisServer
 
@@ -30,19 +30,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     yield found
     assert found.stop() == 0
     assert "Traceback" not in found.log(), found.log()
-
-
-@pytest.fixture
-def channel(request: pytest.FixtureRequest) -> str:
-    return request.node.name.replace("[", ".").replace("]", "").removeprefix("test_")
-
-
-def post(node: Daemon, channel: str, *values: Any) -> list[str]:
-    """Publish a batch; its cursors."""
-    status, _, body = node.request("POST", f"/{channel}", "\n".join(map(json.dumps, values)), NDJSON)
-    assert status == 200, body
-    cursors: list[str] = json.loads(body)["cursors"]
-    return cursors
 
 
 def offset_of(cursor: str) -> int:

@@ -21,7 +21,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, post, wait_for
 
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -44,22 +44,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     assert "Traceback" not in found.log(), found.log()
 
 
-@pytest.fixture
-def channel(request: pytest.FixtureRequest) -> str:
-    return request.node.name.replace("[", ".").replace("]", "").removeprefix("test_")
-
-
 # Publishing.
-
-
-def post(node: Daemon, channel: str, *values: Any, key: str | None = None) -> list[str]:
-    """Publish a batch; its cursors."""
-    lines = "\n".join(map(json.dumps, values))
-    headers = NDJSON if key is None else {**NDJSON, "Idempotency-Key": key}
-    status, _, body = node.request("POST", f"/{quote(channel)}", lines, headers)
-    assert status == 200, body
-    cursors: list[str] = json.loads(body)["cursors"]
-    return cursors
 
 
 def offset_of(cursor: str) -> int:
