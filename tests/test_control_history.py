@@ -166,7 +166,7 @@ def test_where_there_is_no_history(node: Daemon, start: Callable[..., Daemon]) -
 def test_names_are_percent_decoded(node: Daemon) -> None:
     for name in ("caf\u00e9/a b", "x/history", "a?b=c"):
         node.request("DELETE", f"/{quote(name)}")
-        post(node, quote(name), 1)
+        post(node, name, 1)
         assert [each["data"] for each in page(node, name)["messages"]] == [1]
 
 
