@@ -15,11 +15,13 @@ from typing import NamedTuple
 import gevent
 from gevent.event import Event
 
+from raiden import encoding
 from raiden.backend import NotInForce
 from raiden.encoding import Encoding
 from raiden.history import Gap, StoreFailed
 from raiden.history.client import History
 from raiden.message import Cursor, Message
+from raiden.parameters import Durable
 from raiden.router import Router, Subscription
 
 log = logging.getLogger(__name__)
@@ -158,6 +160,28 @@ class Consumer:
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         self._wake.set()
+
+
+def poll(
+    router: Router, channel: str, asked: Durable, wait: float, *, gone: Callable[[], bool], enough: Callable[[], bool]
+) -> bytes | None:
+    """Acknowledge what is asked for, then claim messages, or wait ``wait`` seconds for some, at most until ``enough``
+    or ``gone``: then what nobody will hear of is given back. Returns the answer as JSON, or None where there is
+    nothing; raises StoreFailed."""
+    history = router.backend.history
+    assert history is not None
+    if asked.acks:
+        acknowledge(history, channel, asked.name, [(cursor, 0) for cursor in asked.acks])
+    consumer = Consumer(router, channel, asked.name, window=asked.limit, ack_wait=asked.ack_wait, since=asked.since)
+    try:
+        claims, gap = consumer.claim_within(wait, lambda: gone() or enough())
+    finally:
+        consumer.end(release=gone())
+    if not claims and gap is None:
+        return None
+    items = b",".join([encoding.claim(None, message, attempt) for message, attempt in claims])
+    told = b"" if gap is None else b'"gap":%b,' % encoding.dumps(encoding.gap(None, gap))
+    return b'{%b"messages":[%b]}' % (told, items)
 
 
 def acknowledge(history: History, channel: str, name: str, claims: Sequence[tuple[Cursor, int]]) -> list[Cursor]:

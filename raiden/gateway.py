@@ -19,14 +19,12 @@ from typing import NamedTuple, TypeAlias
 import gevent
 import webob
 
-from raiden import durable, encoding, parameters, payload, websocket
+from raiden import durable, parameters, payload, transports
 from raiden.backend import BackboneFull, NotInForce
 from raiden.connection import TICK, Connection, Gone, Overflow, Wheel
 from raiden.control import Control
-from raiden.durable import Consumer
-from raiden.encoding import END_OF_CHUNKS, Encoding, dumps
-from raiden.filters import Filters
-from raiden.history import Start, StoreFailed
+from raiden.encoding import dumps
+from raiden.history import StoreFailed
 from raiden.http import (
     CONTINUE,
     CONTINUE_BYTES,
@@ -34,11 +32,9 @@ from raiden.http import (
     HttpLimits,
     Request,
     RequestParser,
-    add_fields,
     date,
     problem,
     serialize,
-    serialize_stream_head,
 )
 from raiden.message import (
     Cursor,
@@ -52,22 +48,18 @@ from raiden.message import (
     json_payload,
     unquote,
 )
-from raiden.multiplex import MultiplexSocket
 from raiden.payload import check_key
 from raiden.recovery import Beginning
 from raiden.router import Router, TooManyChannels
 from raiden.service import Service
 from raiden.sessions import (
     LINGER,
-    MergedEvents,
     Poll,
-    Session,
     Socket,
-    Stream,
     joined,
 )
 from raiden.stats import Stats
-from raiden.websocket import WebSocket
+from raiden.transports import Asked, Opening, Seat
 
 log = logging.getLogger(__name__)
 
@@ -115,15 +107,6 @@ def path(request: Request) -> str:
 def host_path(request: Request) -> str:
     """A `channel_builder` for virtual hosts: ``example.com/news`` for a request for ``/news`` at example.com."""
     return f"{request.host.partition(':')[0]}/{path(request)}"
-
-
-class Asked(NamedTuple):
-    """What a subscriber asks for; ``wrapped``: each message says its channel and cursor."""
-
-    names: list[str]
-    filters: Filters
-    starts: dict[str, Start]
-    wrapped: bool
 
 
 class Gateway(Service):
@@ -503,7 +486,7 @@ class Gateway(Service):
 
     # Subscribe.
 
-    def _subscribe(self, connection: Connection, request: Request, names: list[str]) -> webob.Response | None:
+    def _subscribe(self, connection: Connection, request: Request, names: list[str]) -> Answer | None:
         """One of the four transports; ``names`` is empty for the WebSocket that takes commands."""
         query = dict(parameters.query_pairs(request))
         if len(names) > self.limits.max_subscriptions:
@@ -516,71 +499,37 @@ class Gateway(Service):
         if "_durable" in query and (request.upgrade or asked.filters):
             what = "a long-poll, or a command of /-/websocket" if request.upgrade else "without filters"
             raise HttpError(400, f"a durable subscription is {what}")
+        seat = Seat(connection, self.router, self._wheel, self.limits.keepalive)
         if request.upgrade:
-            return self._open_socket(connection, request, asked, verbatim=query.get("_raw") == "1")
+            verbatim = query.get("_raw") == "1"
+            opening = transports.socket(
+                seat, request, asked, deflate=self.deflate, max_message=self.limits.max_ws_message,
+                max_subscriptions=self.limits.max_subscriptions, session_window=self.limits.session_window,
+                verbatim=verbatim,
+            )  # fmt: skip
+            request.environ["raiden.keep_alive"] = False  # once refused, the connection has no protocol to go on with
+            return self._take_over(connection, request, asked, opening)
         if not names:
             raise HttpError(426, "/-/websocket is a WebSocket", headers={"Upgrade": "websocket"})
         wait = parameters.wait(request, query)
         if "_durable" in query:
-            return self._open_durable_poll(connection, request, names, query, min(wait or 0.0, self.limits.max_wait))
+            return self._poll_durably(connection, request, names, query, min(wait or 0.0, self.limits.max_wait))
         if wait is not None:
-            return self._open_poll(connection, request, asked, min(wait, self.limits.max_wait))
-        return self._open_stream(connection, request, asked)
-
-    def _open_stream(self, connection: Connection, request: Request, asked: Asked) -> webob.Response | None:
-        wrapped = asked.wrapped
-        chunked = not request.http10
-        accept = request.fields.get("accept", "").lower()
-        keepalive: bytes
-        # Of a pattern's messages, none has a position to come back with.
-        merged = "text/event-stream" in accept and (len(asked.names) > 1 or asked.names[0].endswith("*"))
-        if "text/event-stream" in accept:
-            encode = encoding.sse(wrapped, chunked, merged)
-            content_type, keepalive = "text/event-stream", b": keep-alive\n\n"
-        elif "application/octet-stream" in accept and not wrapped:
-            encode, content_type, keepalive = encoding.raw(chunked), "application/octet-stream", b""
-        else:
-            encode, content_type, keepalive = encoding.line(wrapped, chunked), "application/x-ndjson", b"\n"
-        response = webob.Response(content_type=content_type, charset=None)
-        response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+            if request.method == "HEAD":
+                return webob.Response(content_type="application/json", charset="utf-8")
+            opening = transports.poll(seat, request, asked, min(wait, self.limits.max_wait), self._answer)
+            return self._take_over(connection, request, asked, opening)
+        response, encode = transports.stream_response(request, asked)
         response.headers.update(self._cors(request))
         if request.method == "HEAD":
             del response.headers["Content-Length"]
             return response
+        return self._take_over(connection, request, asked, transports.stream(seat, request, asked, response, encode))
 
-        end = END_OF_CHUNKS if chunked else b""
-        keepalive = encoding.chunk(keepalive) if chunked and keepalive else keepalive
-        told = encoding.gap_in_stream(encode.form, wrapped, chunked)
-        arguments = (connection, self.router, self._wheel, self.limits.keepalive, keepalive, end, told)
-        session = MergedEvents(*arguments, names=asked.names) if merged else Stream(*arguments)
-
-        def opened(fields: dict[str, str]) -> None:
-            response.headers.update(fields)
-            session.open(serialize_stream_head(response, chunked=chunked, http10=request.http10))
-
-        transport = "event" if encode.form == "event" else "stream"
-        self._take_over(connection, request, session, transport, asked, encode, opened)
-        return None
-
-    def _open_poll(self, connection: Connection, request: Request, asked: Asked, wait: float) -> webob.Response | None:
-        if request.method == "HEAD":
-            return webob.Response(content_type="application/json", charset="utf-8")
-        headers = {"Cache-Control": "no-store"}
-
-        def answer(connection: Connection, request: Request, response: webob.Response) -> None:
-            for name, value in headers.items():
-                response.headers.setdefault(name, value)
-            self._answer(connection, request, response)
-
-        session = Poll(connection, self.router, self._wheel, request, wait, asked.names, answer)
-        encode = encoding.poll(asked.wrapped)
-        self._take_over(connection, request, session, "poll", asked, encode, headers.update)
-        return None
-
-    def _open_durable_poll(
+    def _poll_durably(
         self, connection: Connection, request: Request, names: list[str], query: dict[str, str], wait: float
     ) -> Answer | None:
-        """A long-poll of a consumer: acknowledges what ``_ack`` says, then claims messages, or waits for some."""
+        """A long-poll of a consumer."""
         if len(names) != 1 or not self.router.keeps(check_channel(names[0])):
             raise HttpError(400, "a durable subscription is to one channel, which has a history")
         try:
@@ -590,68 +539,23 @@ class Gateway(Service):
         if request.method == "HEAD":
             return webob.Response(content_type="application/json", charset="utf-8")
 
-        def answer(connection: Connection, request: Request) -> Answer | None:
-            history = self.router.backend.history
-            assert history is not None
-            if asked.acks:
-                durable.acknowledge(history, names[0], asked.name, [(cursor, 0) for cursor in asked.acks])
-            consumer = Consumer(
-                self.router, names[0], asked.name, window=asked.limit, ack_wait=asked.ack_wait, since=asked.since
+        def answer(connection: Connection, request: Request) -> Answer:
+            body = durable.poll(
+                self.router, names[0], asked, wait, gone=lambda: connection.closed, enough=lambda: self.draining
             )
-            try:
-                claims, gap = consumer.claim_within(wait, lambda: connection.closed or self.draining)
-            finally:
-                # What nobody hears of is given back.
-                consumer.end(release=connection.closed)
-            if not claims and gap is None:
-                return webob.Response(status=204, content_type=None, headerlist=[("Cache-Control", "no-store")])
-            items = b",".join([encoding.claim(None, message, attempt) for message, attempt in claims])
-            told = b"" if gap is None else b'"gap":%b,' % dumps(encoding.gap(None, gap))
-            response = webob.Response(content_type="application/json", charset="utf-8")
-            response.body = b'{%b"messages":[%b]}' % (told, items)
+            response = webob.Response(status=204, content_type=None)
+            if body is not None:
+                response = webob.Response(body=body, content_type="application/json", charset="utf-8")
             response.headers["Cache-Control"] = "no-store"
             return response
 
         self._serve_waiting(connection, request, answer)
         return None
 
-    def _open_socket(
-        self, connection: Connection, request: Request, asked: Asked, *, verbatim: bool
-    ) -> webob.Response | None:
-        head, extensions = websocket.accept(request, deflate=self.deflate)
-        core = WebSocket(extensions, max_message=self.limits.max_ws_message)
-        encode = encoding.websocket(asked.wrapped, core.deflate, verbatim and bool(asked.names))
-        session: Socket
-        if asked.names:
-            channel = asked.names[0] if len(asked.names) == 1 else None
-            session = Socket(
-                connection, self.router, self._wheel, self.limits.keepalive, core, channel, wrapped=asked.wrapped,
-                verbatim=verbatim,
-            )  # fmt: skip
-        else:
-            session = MultiplexSocket(
-                connection, self.router, self._wheel, self.limits.keepalive, core,
-                max_subscriptions=self.limits.max_subscriptions, session_window=self.limits.session_window,
-            )  # fmt: skip
-        rest = request.environ["raiden.rest"]
-        connection.protocol = core
-        request.environ["raiden.keep_alive"] = False  # once refused, the connection has no protocol to go on with
-
-        def opened(fields: dict[str, str]) -> None:
-            session.open(add_fields(head, fields))
-            for event in core.feed(rest) if rest else ():
-                session.received(event)
-            session.settle()
-
-        self._take_over(connection, request, session, "websocket", asked, encode, opened)
-        return None
-
-    def _take_over(
-        self, connection: Connection, request: Request, session: Session, transport: str, asked: Asked,
-        encode: Encoding, opened: Callable[[dict[str, str]], None],
-    ) -> None:  # fmt: skip
-        """Subscribe, wait until that is in force, and only then let the client know: ``opened`` is given more header
-        fields for the answer. Then send what the client missed, and let the subscriptions go on from there."""
+    def _take_over(self, connection: Connection, request: Request, asked: Asked, opening: Opening) -> Answer | None:
+        """Subscribe, wait until that is in force, and only then let the client know. Then send what the client missed,
+        and let the subscriptions go on from there."""
+        session, transport, encode, opened = opening
         try:
             for name in asked.names:
                 session.subscribe(name, encode, asked.filters)
@@ -679,6 +583,7 @@ class Gateway(Service):
                 session.drain()
 
         self._serve_waiting(connection, request, confirm)
+        return None
 
     @staticmethod
     def _fields(asked: Asked, beginning: Beginning) -> dict[str, str]:

@@ -1,0 +1,128 @@
+"""The transports of a subscription: what a request is answered with at first, and the session that its connection
+becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import webob
+
+from raiden import encoding, websocket
+from raiden.connection import Connection, Wheel
+from raiden.encoding import END_OF_CHUNKS, Encoding
+from raiden.filters import Filters
+from raiden.history import Start
+from raiden.http import Request, add_fields, serialize_stream_head
+from raiden.multiplex import MultiplexSocket
+from raiden.router import Router
+from raiden.sessions import MergedEvents, Poll, Session, Socket, Stream
+from raiden.websocket import WebSocket
+
+_KEEPALIVES = {"event": b": keep-alive\n\n", "line": b"\n", "raw": b""}
+
+
+class Asked(NamedTuple):
+    """What a subscriber asks for; ``wrapped``: each message says its channel and cursor."""
+
+    names: list[str]
+    filters: Filters
+    starts: dict[str, Start]
+    wrapped: bool
+
+
+class Seat(NamedTuple):
+    """Where a session sits: its connection, its router, and its deadlines; ``keepalive`` in seconds."""
+
+    connection: Connection
+    router: Router
+    wheel: Wheel
+    keepalive: float
+
+
+class Opening(NamedTuple):
+    """A session that will begin. ``opened`` is called when it does, with more header fields for the answer."""
+
+    session: Session
+    transport: str
+    encode: Encoding
+    opened: Callable[[dict[str, str]], None]
+
+
+def stream_response(request: Request, asked: Asked) -> tuple[webob.Response, Encoding]:
+    """The head of a stream, by what the client accepts, and how its messages are written."""
+    chunked = not request.http10
+    accept = request.fields.get("accept", "").lower()
+    if "text/event-stream" in accept:
+        encode, content_type = encoding.sse(asked.wrapped, chunked, _is_merged(asked)), "text/event-stream"
+    elif "application/octet-stream" in accept and not asked.wrapped:
+        encode, content_type = encoding.raw(chunked), "application/octet-stream"
+    else:
+        encode, content_type = encoding.line(asked.wrapped, chunked), "application/x-ndjson"
+    response = webob.Response(content_type=content_type, charset=None)
+    response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    return response, encode
+
+
+def _is_merged(asked: Asked) -> bool:
+    """No single message's cursor is a position to come back with; of a pattern's, there is none."""
+    return len(asked.names) > 1 or asked.names[0].endswith("*")
+
+
+def stream(seat: Seat, request: Request, asked: Asked, response: webob.Response, encode: Encoding) -> Opening:
+    """An HTTP stream, or server-sent events."""
+    chunked, is_event = not request.http10, encode.form == "event"
+    keepalive = _KEEPALIVES[encode.form]
+    keepalive = encoding.chunk(keepalive) if chunked and keepalive else keepalive
+    told = encoding.gap_in_stream(encode.form, asked.wrapped, chunked)
+    arguments = (*seat, keepalive, END_OF_CHUNKS if chunked else b"", told)
+    merged = is_event and _is_merged(asked)
+    session = MergedEvents(*arguments, names=asked.names) if merged else Stream(*arguments)
+
+    def opened(fields: dict[str, str]) -> None:
+        response.headers.update(fields)
+        session.open(serialize_stream_head(response, chunked=chunked, http10=request.http10))
+
+    return Opening(session, "event" if is_event else "stream", encode, opened)
+
+
+def poll(
+    seat: Seat, request: Request, asked: Asked, wait: float,
+    answer: Callable[[Connection, Request, webob.Response], None],
+) -> Opening:  # fmt: skip
+    """A long-poll of ``wait`` seconds, which is answered by ``answer``."""
+    headers = {"Cache-Control": "no-store"}
+
+    def answer_with_headers(connection: Connection, request: Request, response: webob.Response) -> None:
+        for name, value in headers.items():
+            response.headers.setdefault(name, value)
+        answer(connection, request, response)
+
+    session = Poll(seat.connection, seat.router, seat.wheel, request, wait, asked.names, answer_with_headers)
+    return Opening(session, "poll", encoding.poll(asked.wrapped), headers.update)
+
+
+def socket(
+    seat: Seat, request: Request, asked: Asked, *, deflate: bool, max_message: int, max_subscriptions: int,
+    session_window: float, verbatim: bool,
+) -> Opening:  # fmt: skip
+    """A WebSocket: the connection speaks its protocol from now on. Raises HttpError for what is no handshake."""
+    head, extensions = websocket.accept(request, deflate=deflate)
+    core = WebSocket(extensions, max_message=max_message)
+    encode = encoding.websocket(asked.wrapped, core.deflate, verbatim and bool(asked.names))
+    session: Socket
+    if asked.names:
+        channel = asked.names[0] if len(asked.names) == 1 else None
+        session = Socket(*seat, core, channel, wrapped=asked.wrapped, verbatim=verbatim)
+    else:
+        session = MultiplexSocket(*seat, core, max_subscriptions=max_subscriptions, session_window=session_window)
+    rest = request.environ["raiden.rest"]
+    seat.connection.protocol = core
+
+    def opened(fields: dict[str, str]) -> None:
+        session.open(add_fields(head, fields))
+        for event in core.feed(rest) if rest else ():
+            session.received(event)
+        session.settle()
+
+    return Opening(session, "websocket", encode, opened)
