@@ -50,9 +50,6 @@ class Orders:
         self._wake = Event()
         self._checked = 0
 
-    def __contains__(self, channel: bytes) -> bool:
-        return channel in self._orders
-
     def __iter__(self) -> Iterator[bytes]:
         return iter(list(self._orders))
 
