@@ -15,7 +15,7 @@ the run.
 
 CPU is user and system time, by /proc, of all processes of the server. Rounds have every measurement once, each with a
 server of its own and the systems in turn; the tables have the medians over the rounds, with the least and the most; a
-ratio is taken within a round.
+ratio is taken within a round, and what was lost is added up.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def print_cases(samples: Samples, cases: Sequence[Case], systems: Sequence[Syste
                 if what in ("per_s", "cpu_us"):
                     other = name != base and f"{base} {what}" in samples
                     row.append(cell(ratios(samples, f"{base} {what}", f"{name} {what}"), "{:.2f}") if other else "-")
-            rows.append([*row, cell(samples[f"{name} lost"], "{:,.0f}")])
+            rows.append([*row, f"{sum(samples[f'{name} lost']):,.0f}"])
     print_rows(("", *head, "of the load", "latency p50, ms", "p99, ms", "lost"), rows)
 
 
@@ -228,8 +228,8 @@ def main() -> int:
         "--only", action="append", choices=names, metavar="NAME", help=f"measure only these: {', '.join(names)}"
     )
     arguments = parser.parse_args()
-    seconds = 0.5 if arguments.quick else 2.5
-    rounds = 1 if arguments.quick else 3
+    seconds = 0.5 if arguments.quick else 2.0
+    rounds = 1 if arguments.quick else 5
     systems = [system for system in SYSTEMS if not arguments.only or system.name in arguments.only]
     samples: Samples = defaultdict(list)
     # So that what was started is ended then, too.
