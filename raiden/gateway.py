@@ -316,7 +316,7 @@ class Gateway(Door):
         if method == "POST":
             channel = self._channel(request)
             messages = [Message(channel, kind, data) for kind, data in payload.payloads(request)]
-            batch = request.fields.get("content-type", "").startswith("application/x-ndjson")
+            batch = payload.is_batch(request.fields.get("content-type", ""))
             return self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
         if method == "DELETE":
             channel = self._channel(request)
