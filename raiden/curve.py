@@ -17,6 +17,7 @@ those of WELCOME, the cookie and the vouch are random, all others are numbers th
 
 from __future__ import annotations
 
+from base64 import b85encode
 from collections.abc import Callable
 
 from nacl.bindings import (
@@ -29,7 +30,6 @@ from nacl.bindings import (
     randombytes,
 )
 from nacl.exceptions import CryptoError
-from zmq.utils import z85
 
 MORE, COMMAND = 1, 2  # a message's flags
 
@@ -39,6 +39,11 @@ _VERSION = b"\1\0" + bytes(72)  # with HELLO's padding, which keeps WELCOME from
 _INITIATE = b"\x08INITIATE"
 _MIN_INITIATE_BYTES = 257
 _MESSAGE = b"\7MESSAGE"
+
+_Z85 = bytes.maketrans(  # from Python's digits of base 85 to those of RFC 32
+    b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~",
+    b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#",
+)
 
 
 class InvalidHandshake(Exception):
@@ -50,8 +55,8 @@ class Refused(InvalidHandshake):
 
 
 class Curve:
-    """One connection. After an exception it takes no more of the handshake, and opens nothing that was not sealed by
-    the client whose handshake was complete."""
+    """One connection. The first exception ends its handshake for good; before the handshake is complete nothing is
+    opened."""
 
     __slots__ = (
         "_allows", "_client", "_cookie", "_expected", "_metadata", "_public", "_received", "_secret", "_sent",
@@ -90,7 +95,7 @@ class Curve:
         if len(hello) != _HELLO_BYTES:
             raise InvalidHandshake(f"HELLO has {len(hello)} bytes, not {_HELLO_BYTES}")
         if hello[6:80] != _VERSION:
-            raise InvalidHandshake(f"HELLO is of version {hello[6]}.{hello[7]}, not 1.0, or its padding is not zeros")
+            raise InvalidHandshake("HELLO is not of version 1.0, or its padding is not zeros")
         client, nonce, box = hello[80:112], hello[112:120], hello[120:]
         try:
             shared = crypto_box_beforenm(client, self._secret)
@@ -124,7 +129,7 @@ class Curve:
             raise InvalidHandshake("INITIATE can't be opened") from None
         if vouched != self._client + self._public:
             raise InvalidHandshake("INITIATE vouches for another client or another server")
-        key = z85.encode(public)
+        key = b85encode(public).translate(_Z85)
         if not self._allows(key):
             raise Refused(f"the client's key is not listed: {key.decode()}")
         self.key, self._shared, self._received = key, shared, nonce
@@ -152,4 +157,4 @@ class Curve:
         self._sent += 1
         nonce = self._sent.to_bytes(8, "big")
         box = crypto_box_afternm(b"%c%b" % (flags, content), b"CurveZMQMESSAGES" + nonce, self._shared)
-        return b"%b%b%b" % (_MESSAGE, nonce, box)
+        return _MESSAGE + nonce + box

@@ -281,6 +281,13 @@ def test_the_client_of_these_tests_gets_in() -> None:
     assert client.open(curve.seal(MORE, b"content")) == b"\1content"
 
 
+def test_keys_are_told_as_libzmq_tells_them() -> None:
+    for _ in range(100):  # all of the 85 digits
+        client, curve = welcomed()
+        curve.handshake(client.initiate())
+        assert curve.key == z85.encode(client.public)
+
+
 def test_no_two_are_alike() -> None:
     """What is random is made anew for each connection."""
     client = Client()
@@ -325,7 +332,7 @@ def test_truncated_and_extended() -> None:
             server().handshake(command)
     for size in range(len(welcomed()[0].initiate(b"metadata"))):
         client, curve = welcomed()
-        with pytest.raises(InvalidHandshake):
+        with pytest.raises(InvalidHandshake, match="expected" if size < 9 else "at least" if size < 257 else "opened"):
             curve.handshake(client.initiate(b"metadata")[:size])
     client, curve = welcomed()
     with pytest.raises(InvalidHandshake):
@@ -449,6 +456,14 @@ def test_forged_messages() -> None:
     with pytest.raises(InvalidHandshake, match="flags"):
         curve.open(client.message(4, b""))
     assert curve.open(client.message(4, b"\xff")) == (MORE | COMMAND, b"")
+
+
+@pytest.mark.parametrize("size", [0, 31, 32, 47, 48, 127, 128, 129, 500])
+def test_garbage_that_is_well_sealed(size: int) -> None:
+    client, curve = welcomed()
+    box = crypto_box_afternm(randombytes(size), b"CurveZMQINITIATE" + number(2), client.shared)
+    with pytest.raises(InvalidHandshake):
+        curve.handshake(b"\x08INITIATE" + client.cookie + number(2) + box)
 
 
 def test_what_is_sealed_counts_from_ready() -> None:
