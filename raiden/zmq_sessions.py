@@ -29,20 +29,33 @@ from raiden.zmtp import Event, Frames, Subscribed
 
 log = logging.getLogger(__name__)
 
+BYTES = b"application/octet-stream"
 # Topics of the door's own; no channel's name begins so.
 OWN, IN_FORCE, HEARTBEAT = b"-/", b"-/in-force/", b"-/heartbeat"
 MAX_TOPIC = 255
 # Requests of one connection that are under way; messages of a page of history where no limit is asked for.
 MAX_REQUESTS, PAGE = 256, 100
+# Channels whose names are remembered as they are sent.
+REMEMBERED = 10_000
 # Seconds until the backbone or the history is tried again.
 RETRY = 0.1
 
 
 def _delivery(message: Message) -> bytes:
-    cursor = b"" if message.cursor is None else str(message.cursor).encode()
-    return zmtp.message(message.channel.encode(), message.payload, cursor)
+    # On the hot path: the frame of the channel's name is made once.
+    name = _names.get(message.channel)
+    if name is None:
+        if len(_names) >= REMEMBERED:
+            _names.clear()
+        name = _names[message.channel] = zmtp.frame(message.channel.encode(), zmtp.MORE)
+    payload = message.payload
+    cursor = b"\0\0" if message.cursor is None else zmtp.frame(str(message.cursor).encode())
+    if len(payload) < 256:
+        return b"%b\1%c%b%b" % (name, len(payload), payload, cursor)
+    return b"%b%b%b" % (name, zmtp.frame(payload, zmtp.MORE), cursor)
 
 
+_names: dict[str, bytes] = {}
 DELIVERY = Encoding("zmq", _delivery)
 
 
@@ -101,11 +114,14 @@ class Session:
 
 
 class Subscriber(Session):
-    """A SUB client: a sink of the router. What is over its outbox's bound is dropped, and counted."""
+    """A SUB client. What is over its outbox's bound is dropped, and counted. Its connection is the router's sink, or
+    where each client's traffic is sealed of its own, it is that itself."""
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
         self.pending: list[bytes] = []
+        self._sink = connection if connection.protocol.plain else self  # type: ignore[attr-defined]
+        connection.drop = self._dropped
         self._topics = Topics(client.subscribe)
         self._own: set[bytes] = set()
         self._subscriptions: dict[str, Subscription] = {}
@@ -113,7 +129,7 @@ class Subscriber(Session):
         self._opening: list[Subscription] = []
         self._asked: list[bytes] = []
         self._changes = 0
-        self._over = False
+        self._told = 0.0
 
     @property
     def wants_heartbeats(self) -> bool:
@@ -165,7 +181,7 @@ class Subscriber(Session):
 
     def _subscribe(self, name: str) -> None:
         router = self.common.router
-        subscription = self._subscriptions[name] = router.subscribe(name, self, self, DELIVERY)
+        subscription = self._subscriptions[name] = router.subscribe(name, self._sink, self, DELIVERY)
         if name.endswith("*"):
             router.attach(subscription)
         else:  # its order has to be opened first
@@ -192,19 +208,19 @@ class Subscriber(Session):
         self.waiting = 0
 
     def flush(self) -> None:
-        data = self.pending[0] if len(self.pending) == 1 else b"".join(self.pending)
+        traffic = b"".join(self.pending)
         self.pending.clear()
-        if not data or self.connection.closed:
-            return
-        waits = self.connection.outbox_size
-        if waits and waits + len(data) > self.connection.max_outbox:
-            self.common.stats.dropped += zmtp.count(data)
-            if not self._over:
-                self._over = True
-                log.warning("a slow ZeroMQ client misses messages", extra={"client": self.connection.describe()})
-            return
-        self._over = False
-        self.connection.send(self.connection.protocol.seal(data))  # type: ignore[attr-defined]
+        connection = self.connection
+        if connection.outbox_size and connection.outbox_size + len(traffic) > connection.max_outbox:
+            self._dropped(traffic)  # before it is sealed: what is sealed must be sent
+        elif traffic:
+            connection.send(connection.protocol.seal(traffic))  # type: ignore[attr-defined]
+
+    def _dropped(self, traffic: bytes) -> None:
+        self.common.stats.dropped += zmtp.count(traffic)
+        if time.monotonic() - self._told > 10.0:
+            self._told = time.monotonic()
+            log.warning("a slow ZeroMQ client misses messages", extra={"client": self.connection.describe()})
 
     def ended(self, subscription: Subscription) -> None:
         """The channel was deleted; there may be another one of that name."""
@@ -228,7 +244,7 @@ def _message(client: Client, channel: bytes, payload: bytes, content_type: bytes
     except UnicodeDecodeError:
         raise InvalidChannel("a channel's name is UTF-8") from None
     client.check("publish", name)
-    if content_type == b"application/octet-stream":
+    if content_type == BYTES:
         return Message(name, Kind.BYTES, payload)
     kind, payload = of_type(content_type.decode("latin-1") or "application/json", payload)
     return Message(name, kind, payload)
@@ -239,11 +255,17 @@ class Pusher(Session):
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
-        # Messages of one channel that came one after the other are published as one.
+        # Messages of one channel and kind that came one after the other are published as one.
         self._runs: list[list[Message]] = []
 
     def received(self, events: list[Event]) -> bool:
+        # The hot path of publishing: bytes to the channel of the message before need no look but at the two frames.
+        run: list[Message] = []
+        channel, content_type, name, now = b"", b"", "", 0
         for frames in events:
+            if run and len(frames) == 3 and frames[0] == channel and frames[2] == content_type == BYTES:
+                run.append(Message(name, Kind.BYTES, frames[1], None, now))
+                continue
             try:
                 if not isinstance(frames, list) or not 2 <= len(frames) <= 3:
                     raise InvalidPayload("push [channel, payload] or [channel, payload, type]")
@@ -251,10 +273,12 @@ class Pusher(Session):
             except (InvalidChannel, InvalidPayload, Forbidden) as error:
                 self.common.dropped(self.client, error)
                 continue
-            if self._runs and self._runs[-1][0].channel == message.channel:
-                self._runs[-1].append(message)
-            else:
-                self._runs.append([message])
+            if not run or run[0].channel != message.channel or run[0].kind != message.kind:
+                run = []
+                self._runs.append(run)
+            run.append(message)
+            channel, content_type = frames[0], frames[2] if len(frames) == 3 else b""
+            name, now = message.channel, message.published
         if not self.waiting:
             self._publish()
         return True
