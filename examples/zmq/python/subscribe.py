@@ -9,7 +9,7 @@ IN_FORCE = "-/in-force/1"
 
 
 def main(endpoint: str, prefix: str, count: int) -> int:
-    socket = zmq.Context.instance().socket(zmq.SUB)
+    socket = zmq.Context().socket(zmq.SUB)
     if server_key := os.environ.get("ZMQ_SERVER_KEY"):
         socket.curve_serverkey = server_key.encode()
         socket.curve_publickey = os.environ["ZMQ_PUBLIC_KEY"].encode()
