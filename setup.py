@@ -12,6 +12,7 @@ REQUIRES = [
     "prometheus_client>=0.20",  # the metrics' text format
     "dnspython>=2.6",  # SRV records of the roster's sources
     "redis>=5.1",  # the shared store
+    "pynacl>=1.5",  # the cryptography of CURVE
 ]
 TESTS = [
     "pytest>=8.0",  # the tests' runner

@@ -49,7 +49,7 @@ def run(settings: Settings, addresses: Addresses, supervisor: socket.socket, fol
     door = door._replace(port=int(forwarders.endpoint.rpartition(":")[2]))
     own = Beat(
         addresses.node, settings.advertise or str(door), key=own_keys.public.decode() if own_keys else "",
-        version=__version__, since=time.time(), workers=settings.workers,
+        version=__version__, since=time.time(), workers=settings.routers,
         store=_kind_of_store(settings),
     )  # fmt: skip
     sources: list[Source] = [discovery.Static([Address.parse(peer) for peer in settings.peers])]

@@ -104,6 +104,7 @@ class Backend:
         self._sub.connect(addresses.downlink)
         # A call on a ZeroMQ socket may swallow the edge of its descriptor: this watcher asks for another look.
         self.touched = gevent.get_hub().loop.async_(ref=False)
+        self.high_water = high_water
         self.channels = channels
         self.history = History(self._context, addresses.history) if channels else None
         self._own = addresses.node.encode()

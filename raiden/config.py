@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from raiden import discovery
+from raiden.auth import clients
 from raiden.channels import Channels
 from raiden.discovery import Address
 from raiden.history import Durability
@@ -54,6 +55,14 @@ class Settings:
 
     http_host: str = _setting("127.0.0.1", "address of the HTTP and WebSocket door")
     http_port: int = _setting(8088, "its port; 0 lets the kernel choose", least=0)
+    zmq_host: str = _setting("127.0.0.1", "address of the ZeroMQ doors; without zmq_key only this machine's")
+    zmq_sub_port: int | None = _setting(None, "the door for SUB; None: closed, 0: the kernel chooses")
+    zmq_push_port: int | None = _setting(None, "the door for PUSH")
+    zmq_req_port: int | None = _setting(None, "the door for REQ and DEALER")
+    zmq_key: str | None = _setting(None, "file with the doors' secret key, from 'raiden keygen FILE'; None: no keys")
+    zmq_keys: dict[str, Any] = _setting({}, "who may come in by public key, and what each may do", reload=True)
+    zmq_max_topics: int = _setting(1000, "topics of a SUB client", reload=True, least=1)
+    zmq_heartbeat: float = _setting(0.0, "between messages on the topic '-/heartbeat'; 0: none", least=0)
     open_to_the_world: bool = _setting(False, "allow http_host to be more than loopback: anyone may publish")
     workers: int = _setting(1, "worker processes that share the port", least=1)
     data_dir: str = _setting(_state_directory(), "where the history, pid and log files live")
@@ -114,6 +123,17 @@ class Settings:
         """The path of the pid or log file: as set, or in data_dir."""
         told = getattr(self, f"{name}_file")
         return Path(told) if told else Path(self.data_dir) / f"raiden.{name}"
+
+    @property
+    def zmq_ports(self) -> dict[str, int]:
+        """The ports of the ZeroMQ doors that are open, by the name of the door."""
+        ports = {"sub": self.zmq_sub_port, "push": self.zmq_push_port, "req": self.zmq_req_port}
+        return {name: port for name, port in ports.items() if port is not None}
+
+    @property
+    def routers(self) -> int:
+        """How many processes of the node have a router: its workers, and one for the ZeroMQ doors."""
+        return self.workers + bool(self.zmq_ports)
 
     @property
     def keeps_history(self) -> bool:
@@ -239,12 +259,33 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"http_port must be at most 65535, not {settings.http_port}")
     if isinstance(settings.channel_builder, str) and settings.channel_builder not in ("path", "host_path"):
         raise ConfigError("channel_builder must be 'path', 'host_path' or a function")
+    _check_zmq(settings)
     _check_cluster(settings)
     _check_history(settings)
     if not settings.open_to_the_world and not _is_loopback(settings.http_host):
         raise ConfigError(
             f"http_host = {settings.http_host!r} lets anyone who reaches this machine publish and subscribe; "
             "if that is what you want, set open_to_the_world = True"
+        )
+
+
+def _check_zmq(settings: Settings) -> None:
+    for name, port in settings.zmq_ports.items():
+        if not 0 <= port <= 65535:
+            raise ConfigError(f"zmq_{name}_port must be from 0 to 65535, not {port}")
+    for key in settings.zmq_keys:
+        if not isinstance(key, str) or not is_key(key.encode()):
+            raise ConfigError(f"zmq_keys: {key!r} is no key: list the public keys that 'raiden keygen' printed")
+    try:
+        clients(settings.zmq_keys)
+    except ValueError as error:
+        raise ConfigError(f"zmq_keys: {error}") from None
+    if settings.zmq_keys and not settings.zmq_key:
+        raise ConfigError("zmq_keys without zmq_key: make the doors' key with 'raiden keygen FILE' and set zmq_key")
+    if settings.zmq_ports and not settings.zmq_key and not _is_loopback(settings.zmq_host):
+        raise ConfigError(
+            f"zmq_host = {settings.zmq_host!r} without keys lets anyone who reaches it publish and subscribe: set "
+            "zmq_key and zmq_keys ('raiden keygen FILE' makes keys)"
         )
 
 

@@ -67,7 +67,9 @@ class Connection:
         "transport",
     )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, remote: str, protocol: Feedable, *, max_outbox: int, stats: Stats) -> None:
+    def __init__(
+        self, sock: socket.socket, remote: str, protocol: Feedable, transport: str, *, max_outbox: int, stats: Stats
+    ) -> None:  # fmt: skip
         self.socket = sock
         self.remote = remote
         self.protocol = protocol
@@ -83,7 +85,7 @@ class Connection:
         self.slot = 0
         self.max_outbox = max_outbox
         self.outbox_size = 0
-        self.transport = "http"
+        self.transport = transport
         self._outbox: deque[bytes | memoryview] | None = None
         self._reader = gevent.get_hub().loop.io(sock.fileno(), READ)
         # A watcher that is stopped forgets what it calls.
@@ -91,7 +93,7 @@ class Connection:
         self._writer: Any = None
         self._sent: Event | None = None
         self._stats = stats
-        stats.connections["http"] += 1
+        stats.connections[transport] += 1
 
     def start(self, callback: Callable[[Connection], None]) -> None:
         """Call ``callback(connection)`` whenever `receive` may have something."""

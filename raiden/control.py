@@ -8,7 +8,7 @@ import ujson
 import webob
 
 from raiden import encoding, parameters
-from raiden.backend import NotInForce
+from raiden.backend import Backend, NotInForce
 from raiden.encoding import dumps
 from raiden.history import StoreFailed
 from raiden.http import HttpError, Request
@@ -39,7 +39,7 @@ class Control:
         if page == "nodes":
             return _json({"nodes": self.router.backend.nodes()})
         if page == "channels":
-            return _json({"channels": self._channels()})
+            return _json({"channels": channels_everywhere(self.router.backend)})
         if page.startswith("channels/") and page.endswith("/history"):
             name = page[len("channels/") : -len("/history")]
             return self._history(request, check_channel(unquote(name)))
@@ -87,23 +87,25 @@ class Control:
         response.body = exposition([ujson.loads(text) for text in self.router.backend.ask(b"stats")])
         return response
 
-    def _channels(self) -> dict[str, dict[str, int]]:
-        """Subscribers are added up over the workers of all nodes; each worker that carries a channel saw all of its
-        messages."""
-        total: dict[str, dict[str, int]] = {}
-        for text in self.router.backend.ask(b"channels", everywhere=True):
-            for name, row in ujson.loads(text).items():
-                known = total.setdefault(name, {"subscribers": 0, "messages": 0})
-                known["subscribers"] += row["subscribers"]
-                known["messages"] = max(known["messages"], row["messages"])
-        return total
-
     def _channel(self, name: str) -> webob.Response:
-        found: dict[str, Any] = dict(self._channels().get(name, {"subscribers": 0, "messages": 0}))
+        known = channels_everywhere(self.router.backend)
+        found: dict[str, Any] = dict(known.get(name, {"subscribers": 0, "messages": 0}))
         if self.router.backend.history is not None and not name.endswith("*") and self.router.keeps(name):
             position = self.router.backend.history.positions([name]).get(name)
             found["cursor"] = None if position is None else str(position)
         return _json({"channel": name, **found})
+
+
+def channels_everywhere(backend: Backend) -> dict[str, dict[str, int]]:
+    """Subscribers are added up over the workers of all nodes; each worker that carries a channel saw all of its
+    messages. Waits for their answers."""
+    total: dict[str, dict[str, int]] = {}
+    for text in backend.ask(b"channels", everywhere=True):
+        for name, row in ujson.loads(text).items():
+            known = total.setdefault(name, {"subscribers": 0, "messages": 0})
+            known["subscribers"] += row["subscribers"]
+            known["messages"] = max(known["messages"], row["messages"])
+    return total
 
 
 def _not_ready(why: str) -> HttpError:

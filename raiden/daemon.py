@@ -2,7 +2,8 @@
 
      supervisor ──fork── backbone     the forwarders, C threads without Python in transit, and the roster
           ├─────fork──── history      the store of the channels' history, if any keeps one
-          └─────fork──── worker 0..N  a router and a gateway each
+          ├─────fork──── worker 0..N  a router and a gateway each
+          └─────fork──── zeromq       a router and the doors for ZeroMQ clients, if any is open
 
 It stays a plain single-threaded process without ZeroMQ or gevent at work, so that it may fork at any time. It opens a
 listening socket for each worker (SO_REUSEPORT) and keeps it: connections that wait there survive a worker's death. A
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import logging
 import os
 import selectors
@@ -26,7 +28,7 @@ import tempfile
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,8 @@ class Child:
     name: str
     pid: int
     channel: socket.socket
-    index: int | None = None
+    run: Callable[[socket.socket], None]
+    worker: bool = False  # it serves clients: it reloads settings, and stops first
     ready: bool = False
 
 
@@ -71,7 +74,7 @@ class Supervisor:
         service: ServiceBuilder | None,
         *,
         reread: Callable[[], tuple[Settings, ServiceBuilder | None]],
-        announce: Callable[[str, int], None],
+        announce: Callable[[str, int, dict[str, str]], None],
     ) -> None:
         self.settings = settings
         self.service = service
@@ -81,6 +84,7 @@ class Supervisor:
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         self._selector = selectors.DefaultSelector()
         self._listeners: list[socket.socket] = []
+        self._zmq_listeners: dict[str, socket.socket] = {}
         self._folder = ""
         self._node = os.urandom(8).hex()
         self._reason: str | None = None
@@ -93,7 +97,9 @@ class Supervisor:
 
     def run(self) -> int:
         """Be the node until it is told to stop; the exit code. Raises StartError if it can't start."""
-        self._listeners = listen(self.settings.http_host, self.settings.http_port, self.settings.workers)
+        self._listeners = listen("http", self.settings.http_host, self.settings.http_port, self.settings.workers)
+        for name, port in self.settings.zmq_ports.items():
+            self._zmq_listeners[name] = listen("zmq", self.settings.zmq_host, port, setting=f"zmq_{name}_port")[0]
         self._folder = tempfile.mkdtemp(prefix="raiden-")
         signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
         signal.set_wakeup_fd(self._wakeup_in.fileno(), warn_on_full_buffer=False)
@@ -117,14 +123,18 @@ class Supervisor:
             self._fork("history", self._be_history)
         deadline = time.monotonic() + START_TIMEOUT
         self._wait_ready(deadline)
-        for index in range(self.settings.workers if not self._stopping else 0):
-            self._fork_worker(index)
+        if not self._stopping:
+            for index in range(self.settings.workers):
+                self._fork(f"worker {index}", functools.partial(self._be_http_worker, index), worker=True)
+            if self._zmq_listeners:
+                self._fork("zeromq", self._be_zmq_worker, worker=True)
         self._wait_ready(deadline)
         if self._reason:
             raise StartError(self._reason)
         if not self._stopping:
             host, port = self._listeners[0].getsockname()[:2]
-            self._announce(host, port)
+            doors = {name: _endpoint(listener) for name, listener in self._zmq_listeners.items()}
+            self._announce(host, port, doors)
             self._announced = True
             logger.info("ready", extra={"address": f"{host}:{port}", "workers": self.settings.workers})
             notify("READY=1")
@@ -137,33 +147,34 @@ class Supervisor:
 
     # Children.
 
-    def _fork_worker(self, index: int) -> None:
+    def _be_http_worker(self, index: int, channel: socket.socket) -> None:
         listener = self._listeners[index]
+        self._close_listeners(but=[listener])
+        worker.http(index, self.settings, self.service, listener, self._addresses(), channel)
 
-        def be_worker(channel: socket.socket) -> None:
-            for other in self._listeners:
-                if other is not listener:
-                    other.close()
-            worker.run(index, self.settings, self.service, listener, self._addresses(), channel)
-
-        self._fork(f"worker {index}", be_worker, index)
+    def _be_zmq_worker(self, channel: socket.socket) -> None:
+        self._close_listeners(but=self._zmq_listeners.values())
+        worker.zmq(self.settings, self._zmq_listeners, self._addresses(), channel)
 
     def _be_backbone(self, channel: socket.socket) -> None:
-        for listener in self._listeners:
-            listener.close()
+        self._close_listeners()
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         backbone.run(self.settings, self._addresses(), channel, Path(self._folder))
 
     def _be_history(self, channel: socket.socket) -> None:
-        for listener in self._listeners:
-            listener.close()
+        self._close_listeners()
         history.run(self.settings, self._addresses(), channel)
+
+    def _close_listeners(self, but: Collection[socket.socket] = ()) -> None:
+        for listener in (*self._listeners, *self._zmq_listeners.values()):
+            if listener not in but:
+                listener.close()
 
     def _addresses(self) -> Addresses:
         return Addresses.within(self._folder, self._node)
 
-    def _fork(self, name: str, run: Callable[[socket.socket], None], index: int | None = None) -> None:
+    def _fork(self, name: str, run: Callable[[socket.socket], None], *, worker: bool = False) -> None:
         ours, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -187,7 +198,7 @@ class Supervisor:
                 sys.stderr.flush()
                 os._exit(code)
         theirs.close()
-        child = self._children[pid] = Child(name, pid, ours, index)
+        child = self._children[pid] = Child(name, pid, ours, run, worker)
         self._selector.register(ours, selectors.EVENT_READ, child)
 
     def _reap(self) -> None:
@@ -221,10 +232,7 @@ class Supervisor:
         elif len(self._deaths) == MAX_DEATHS and now - self._deaths[0] < DEATHS_WITHIN:
             self._give_up(f"processes died {MAX_DEATHS} times within {DEATHS_WITHIN:.0f} s, the last by {how}")
         else:
-            if child.index is None:
-                self._fork(child.name, self._be_history)
-            else:
-                self._fork_worker(child.index)
+            self._fork(child.name, child.run, worker=child.worker)
             logger.info("%s replaced", child.name)
 
     def _give_up(self, reason: str) -> None:
@@ -273,7 +281,7 @@ class Supervisor:
                 setattr(self.settings, name, value)
             line = ujson.dumps(can).encode() + b"\n"
             for child in self._children.values():
-                if child.index is not None:
+                if child.worker:
                     try:
                         child.channel.sendall(line)
                     except OSError:
@@ -288,10 +296,9 @@ class Supervisor:
         """Drain the workers, then end the backbone; what outlasts the bound is killed."""
         notify("STOPPING=1")
         logger.info("stopping")
-        for listener in self._listeners:
-            listener.close()
-        workers = [child for child in self._children.values() if child.index is not None]
-        others = [child for child in self._children.values() if child.index is None]
+        self._close_listeners()
+        workers = [child for child in self._children.values() if child.worker]
+        others = [child for child in self._children.values() if not child.worker]
         for child in others:
             try:
                 if child.name == "backbone":
@@ -304,7 +311,7 @@ class Supervisor:
         while any(child.pid in self._children for child in workers) and time.monotonic() < deadline:
             self._wait(max(0.0, deadline - time.monotonic()))
         for child in self._children.values():
-            if child.index is not None:
+            if child.worker:
                 logger.error("%s did not stop in time: killed", child.name)
         for child in others:
             if child.pid in self._children:
@@ -318,12 +325,18 @@ class Supervisor:
         return 0
 
 
-def listen(host: str, port: int, count: int) -> list[socket.socket]:
-    """``count`` listening sockets on one port (SO_REUSEPORT); raises StartError where that can't be."""
+def _endpoint(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def listen(kind: str, host: str, port: int, count: int = 1, *, setting: str = "http_port") -> list[socket.socket]:
+    """``count`` listening sockets on one port (SO_REUSEPORT); raises StartError where that can't be. It names the
+    settings ``kind``_host and ``setting``."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except OSError as error:
-        raise StartError(f"http_host = {host!r}: {error.strerror}") from None
+        raise StartError(f"{kind}_host = {host!r}: {error.strerror}") from None
     sockets: list[socket.socket] = []
     try:
         # SO_REUSEPORT would let a second node share the port unnoticed: a first socket without it must get the port.
@@ -338,7 +351,7 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
         for sock in sockets:
             sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise StartError(f"port {port} of {host} is in use: stop who uses it, or set another http_port") from None
+            raise StartError(f"port {port} of {host} is in use: stop who uses it, or set another {setting}") from None
         raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from None
     return sockets
 

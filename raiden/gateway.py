@@ -1,6 +1,6 @@
 """The door for HTTP and WebSocket clients: what a request means.
 
-Watchers call `_readable`; requests wait in the connection's queue and are served in order (pipelining). A publish
+Watchers call `readable`; requests wait in the connection's queue and are served in order (pipelining). A publish
 costs no greenlet: it is answered on the spot, or when the history has taken it. What must wait otherwise is served in
 one, and a connection that has subscribed needs none: its `Session` takes over. Answers are webob responses; errors are
 problem+json.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
@@ -20,9 +20,10 @@ import gevent
 import webob
 
 from raiden import durable, parameters, payload, transports
-from raiden.backend import BackboneFull, NotInForce
-from raiden.connection import TICK, Connection, Gone, Overflow, Wheel
+from raiden.backend import NotInForce
+from raiden.connection import Connection, Gone, Overflow
 from raiden.control import Control
+from raiden.door import Door
 from raiden.encoding import dumps
 from raiden.history import StoreFailed
 from raiden.http import (
@@ -38,8 +39,6 @@ from raiden.http import (
 )
 from raiden.message import (
     Cursor,
-    InvalidChannel,
-    InvalidPayload,
     Kind,
     Message,
     check_channel,
@@ -50,8 +49,8 @@ from raiden.message import (
 )
 from raiden.payload import check_key
 from raiden.recovery import Beginning
+from raiden.refusals import REFUSALS, status_of
 from raiden.router import Router, TooManyChannels
-from raiden.service import Service
 from raiden.sessions import (
     LINGER,
     Poll,
@@ -63,7 +62,6 @@ from raiden.transports import Asked, Opening, Seat
 
 log = logging.getLogger(__name__)
 
-ACCEPT_AT_ONCE = 64
 MAX_PIPELINED = 32
 ALLOW = "GET, HEAD, POST, DELETE, OPTIONS"
 ALLOW_HEADERS = "Content-Type, Prefer, Last-Event-ID, Idempotency-Key, Authorization"
@@ -109,7 +107,7 @@ def host_path(request: Request) -> str:
     return f"{request.host.partition(':')[0]}/{path(request)}"
 
 
-class Gateway(Service):
+class Gateway(Door):
     """Serves the connections that come in at ``listener``, which is listening already."""
 
     def __init__(
@@ -124,45 +122,19 @@ class Gateway(Service):
         deflate: bool = True,
         min_peers: int = 0,
     ) -> None:
-        super().__init__()
-        self.router = router
-        self.stats = stats
         self.limits = limits or Limits()
+        super().__init__(listener, self.limits, stats, "http")
+        self.router = router
         self.allowed_origins = list(allowed_origins)
         self.channel_builder = channel_builder
         self.deflate = deflate
         self.control = Control(router, stats, min_peers=min_peers)
-        self.connections: set[Connection] = set()
-        self.draining = False
-        self._addresses: Counter[str] = Counter()
-        self._listener = listener
-        self._wheel = Wheel()
-        loop = gevent.get_hub().loop
-        self._accepting = loop.io(listener.fileno(), 1)
-        self._ticking = loop.timer(TICK, repeat=TICK)
-
-    # Life and death of the service.
-
-    def do_start(self) -> None:
-        self._listener.setblocking(False)
-        self._accepting.start(self._accept)
-        self._ticking.start(self._tick)
-
-    def do_stop(self) -> None:
-        for watcher in (self._accepting, self._ticking):
-            watcher.stop()
-            watcher.close()
-        for connection in list(self.connections):
-            self._close(connection)
-        self._listener.close()
 
     def drain(self, timeout: float, window: float = 0.0) -> None:
         """Accept no more, tell subscribers to come back, finish requests under way; at most ``timeout`` seconds. The
         subscribers are told one after the other, spread over ``window`` seconds, so that they don't come to another
         node all at once."""
-        self._accept()  # who got in before now is served
-        self._accepting.stop()
-        self.draining = True
+        self.shut()
         started = time.monotonic()
         for connection in list(self.connections):
             if connection.session is None and not (connection.busy or connection.queue or connection.receiving):
@@ -182,36 +154,13 @@ class Gateway(Service):
 
     # Connections.
 
-    def _accept(self) -> None:
-        for _ in range(ACCEPT_AT_ONCE):
-            try:
-                sock, address = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                # Out of descriptors, say: those that are open go on; the kernel keeps who waits.
-                log.error("cannot accept a connection", extra={"reason": str(error)})
-                self._accepting.stop()
-                gevent.spawn_later(1.0, self._accepting.start, self._accept)
-                return
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            remote = str(address[0])
-            if (
-                len(self.connections) >= self.limits.max_connections
-                or self._addresses[remote] >= self.limits.max_connections_per_address
-            ):
-                self._refuse(sock)
-                continue
-            parser = RequestParser(self.limits, remote)
-            connection = Connection(sock, remote, parser, max_outbox=self.limits.max_outbox, stats=self.stats)
-            self.connections.add(connection)
-            self._addresses[remote] += 1
-            self._wheel.schedule(connection, self.limits.request_timeout)
-            connection.start(self._readable)
+    def protocol(self, remote: str) -> RequestParser:
+        return RequestParser(self.limits, remote)
 
-    def _refuse(self, sock: socket.socket) -> None:
-        self.stats.refused_connections += 1
+    def opened(self, connection: Connection) -> None:
+        self._wheel.schedule(connection, self.limits.request_timeout)
+
+    def refuse(self, sock: socket.socket) -> None:
         error = HttpError(503, "too many connections: try again later", headers={"Retry-After": "5"})
         try:
             sock.send(serialize(problem(error), keep_alive=False, http10=False))
@@ -219,24 +168,12 @@ class Gateway(Service):
             sock.recv(65536)  # closing with unread data would reset the connection and might destroy the answer
         except OSError:
             pass  # it did not wait for the answer
-        sock.close()
 
-    def _close(self, connection: Connection) -> None:
-        if connection.closed:
-            return
-        if connection.session is not None:
-            connection.session.close()
-        connection.close()
-        self.connections.discard(connection)
-        self._addresses[connection.remote] -= 1
-        if not self._addresses[connection.remote]:
-            del self._addresses[connection.remote]
-
-    def _readable(self, connection: Connection) -> None:
+    def readable(self, connection: Connection) -> None:
         session = connection.session
         for event in connection.receive():
             if event is Gone:
-                self._close(connection)
+                self.close(connection)
                 return
             if event is Overflow:
                 self._overflow(connection)
@@ -261,21 +198,20 @@ class Gateway(Service):
         if connection.session is not None:
             connection.session.overflow()
         else:
-            self._close(connection)
+            self.close(connection)
 
-    def _tick(self) -> None:
-        for connection in self._wheel.due():
-            if connection.closing:
-                self._close(connection)
-            elif connection.session is not None:
-                connection.session.tick()
-            elif connection.busy:
-                self._wheel.schedule(connection, self.limits.request_timeout)
-            elif connection.receiving:
-                error = HttpError(408, "the request took too long to arrive: send it faster", close=True)
-                self._answer(connection, None, problem(error))
-            else:
-                self._finish(connection)
+    def due(self, connection: Connection) -> None:
+        if connection.closing:
+            self.close(connection)
+        elif connection.session is not None:
+            connection.session.tick()
+        elif connection.busy:
+            self._wheel.schedule(connection, self.limits.request_timeout)
+        elif connection.receiving:
+            error = HttpError(408, "the request took too long to arrive: send it faster", close=True)
+            self._answer(connection, None, problem(error))
+        else:
+            self._finish(connection)
 
     def _finish(self, connection: Connection) -> None:
         connection.finish()
@@ -313,10 +249,9 @@ class Gateway(Service):
             response = problem(error)
             if error.close:
                 request.environ["raiden.keep_alive"] = False
-        except (InvalidChannel, InvalidPayload) as error:
-            response = problem(HttpError(400, str(error)))
-        except (BackboneFull, NotInForce, StoreFailed, TooManyChannels) as error:
-            response = problem(HttpError(503, str(error), headers={"Retry-After": "1"}))
+        except REFUSALS as error:
+            status = status_of(error)
+            response = problem(HttpError(status, str(error), headers={"Retry-After": "1"} if status == 503 else None))
         except Exception:  # a fault of ours, or of the user's channel_builder, ends no more than its request
             log.exception("a request failed", extra={"method": request.method, "path": request.path})
             response = problem(HttpError(500, "the server failed; its log says why"))
@@ -381,7 +316,7 @@ class Gateway(Service):
         if method == "POST":
             channel = self._channel(request)
             messages = [Message(channel, kind, data) for kind, data in payload.payloads(request)]
-            batch = request.fields.get("content-type", "").startswith("application/x-ndjson")
+            batch = payload.is_batch(request.fields.get("content-type", ""))
             return self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
         if method == "DELETE":
             channel = self._channel(request)

@@ -304,11 +304,15 @@ def _is_host(host: str) -> bool:
     return not any(c in ' \t,/@?#\\"<>^`{|}' or not 32 < ord(c) < 127 for c in host)
 
 
+def problem_json(error: HttpError) -> bytes:
+    """The error as JSON (RFC 9457)."""
+    return dumps({"status": error.status, "title": HTTPStatus(error.status).phrase, "detail": error.detail})
+
+
 def problem(error: HttpError) -> webob.Response:
     """The error as application/problem+json."""
-    body = {"status": error.status, "title": HTTPStatus(error.status).phrase, "detail": error.detail}
     response = webob.Response(status=error.status, content_type="application/problem+json", charset=None)
-    response.body = dumps(body)
+    response.body = problem_json(error)
     response.headers.update(error.headers)
     return response
 

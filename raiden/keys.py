@@ -1,4 +1,4 @@
-"""The keys by which nodes know each other: CURVE (RFC 26 of ZeroMQ), 40 characters of Z85 (RFC 32) each.
+"""The keys by which nodes, and ZeroMQ clients, know each other: CURVE (RFC 26 of ZeroMQ), as Z85 (RFC 32).
 
 A node keeps its secret key in a file that only its user may read; what the other nodes list is the public key, which
 follows from it.
@@ -44,15 +44,21 @@ def generate(path: Path) -> str:
 
 
 def load(path: Path, allowed: list[str]) -> Keys:
-    """The key pair whose secret is in ``path``; raises InvalidKey for a file that holds none."""
+    """A node's keys: the pair whose secret is in ``path``, and those of others; raises InvalidKey."""
+    secret = load_secret("node_key", path)
+    public = zmq.curve_public(secret)
+    return Keys(public, secret, frozenset({public, *(key.encode() for key in allowed)}))
+
+
+def load_secret(setting: str, path: Path) -> bytes:
+    """The secret key, as Z85, in a file that the setting names; raises InvalidKey for a file that holds none."""
     try:
         secret = path.read_bytes().strip()
     except OSError as error:
-        raise InvalidKey(f"node_key: cannot read {path}: {error.strerror}; 'raiden keygen' makes one") from None
+        raise InvalidKey(f"{setting}: cannot read {path}: {error.strerror}; 'raiden keygen' makes one") from None
     if not is_key(secret):
-        raise InvalidKey(f"node_key: {path} holds no key: make one with 'raiden keygen'")
-    public = zmq.curve_public(secret)
-    return Keys(public, secret, frozenset({public, *(key.encode() for key in allowed)}))
+        raise InvalidKey(f"{setting}: {path} holds no key: make one with 'raiden keygen'")
+    return secret
 
 
 def is_key(text: bytes) -> bool:

@@ -21,7 +21,7 @@ import gevent
 import ujson
 
 from raiden import commands, encoding
-from raiden.backend import BackboneFull, NotInForce
+from raiden.backend import NotInForce
 from raiden.commands import CommandError
 from raiden.connection import Connection, Wheel
 from raiden.durable import Claim, Consumer
@@ -30,8 +30,6 @@ from raiden.history import EARLIEST, Gap, Start, StoreFailed
 from raiden.history.client import History
 from raiden.message import (
     Cursor,
-    InvalidChannel,
-    InvalidPayload,
     Kind,
     Message,
     check_channel,
@@ -41,6 +39,7 @@ from raiden.message import (
 from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
 from raiden.payload import check_key
 from raiden.recovery import Beginning
+from raiden.refusals import REFUSALS, status_of
 from raiden.router import Router, Subscription, TooManyChannels
 from raiden.sessions import REPLAY_BYTES, Socket
 from raiden.websocket import WebSocket
@@ -211,12 +210,13 @@ class MultiplexSocket(Socket):
             result = result_of(told)
             if beginning.unconfirmed:
                 result["unconfirmed"] = beginning.unconfirmed
+            self._keep()  # who has had the reply may come back at once, and to another worker
             return result
 
         def after() -> None:
-            self.session = session or self.session
-            if self.session is not None:
-                gevent.spawn(self._keep, take=session is not None)
+            if session is not None:
+                self.session = session
+                gevent.spawn(self._keep, take=True)
             if any(self.subscriptions.get(name) is subscription for name, subscription in mine.items()):
                 self.begin(beginnings[0])
 
@@ -492,8 +492,6 @@ def _guarded(work: Callable[[], Result | None]) -> Result | None:
         return work()
     except CommandError as error:
         code, text = error.code, str(error)
-    except (InvalidChannel, InvalidPayload) as error:
-        code, text = 400, str(error)
-    except (BackboneFull, NotInForce, StoreFailed, TooManyChannels) as error:
-        code, text = 503, str(error)
+    except REFUSALS as error:
+        code, text = status_of(error), str(error)
     return {"error": {"code": code, "message": text}}

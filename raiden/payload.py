@@ -11,23 +11,35 @@ from raiden.http import Request
 from raiden.message import InvalidPayload, Kind, is_unicode, json_payload
 
 
+def is_batch(content_type: str) -> bool:
+    """A body of this type has a message a line."""
+    return content_type.partition(";")[0].strip().lower() == "application/x-ndjson"
+
+
 def payloads(request: Request) -> list[tuple[Kind, bytes]]:
     """The messages of a publish, by its content type; raises InvalidPayload, and then nothing is published."""
-    body = request.raw_body
-    content_type, _, parameters = request.fields.get("content-type", "").partition(";")
-    content_type = content_type.strip().lower()
-    if content_type == "application/json" or content_type.endswith("+json"):
-        return [(Kind.JSON, json_payload(body))]
-    if content_type == "application/x-www-form-urlencoded":
-        return [(Kind.JSON, dumps(_form(body)))]
-    if content_type == "application/x-ndjson":
+    body, content_type = request.raw_body, request.fields.get("content-type", "")
+    if is_batch(content_type):
         lines = [line for line in body.split(b"\n") if line.strip()]
         if not lines:
             raise InvalidPayload("the batch is empty: send one JSON value a line")
         return [(Kind.JSON, _batch_line(number, line)) for number, line in enumerate(lines, 1)]
+    return [of_type(content_type, body)]
+
+
+def of_type(content_type: str, body: bytes) -> tuple[Kind, bytes]:
+    """The one message of a body of this type; raises InvalidPayload."""
+    if is_batch(content_type):
+        raise InvalidPayload("publish the messages of a batch one by one here")
+    content_type, _, parameters = content_type.partition(";")
+    content_type = content_type.strip().lower()
+    if content_type == "application/json" or content_type.endswith("+json"):
+        return Kind.JSON, json_payload(body)
+    if content_type == "application/x-www-form-urlencoded":
+        return Kind.JSON, dumps(_form(body))
     if content_type.startswith("text/"):
-        return [(Kind.TEXT, _text(body, parameters))]
-    return [(Kind.BYTES, body)]
+        return Kind.TEXT, _text(body, parameters)
+    return Kind.BYTES, body
 
 
 def _batch_line(number: int, line: bytes) -> bytes:

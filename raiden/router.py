@@ -388,7 +388,9 @@ class Router:
             subscription.owner.ended(subscription)
 
     def _answer(self, question: Question) -> None:
-        answers: dict[bytes, Any] = {b"stats": self.stats.snapshot, b"channels": self.channels}
+        answers: dict[bytes, Any] = {
+            b"stats": self.stats.snapshot, b"channels": self.channels, b"reached": lambda: True,
+        }  # fmt: skip
         make = answers.get(question.text)
         if make is not None:
             self.backend.answer(question, dumps(make()))

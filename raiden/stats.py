@@ -25,8 +25,12 @@ COUNTERS = {
     "bad_frames": "backbone frames that could not be read",
     "repaired": "messages fetched from the history because the backbone did not bring them",
     "gaps": "gaps that could not be filled",
+    "dropped": "messages not sent to ZeroMQ subscribers that were too slow, one for each",
+    "bad_messages": "messages of ZeroMQ clients that could not be published or understood",
+    "refused_subscriptions": "topics of ZeroMQ clients that bring nothing",
+    "refused_handshakes": "ZeroMQ clients that were let in by no door",
 }
-TRANSPORTS = ("http", "stream", "event", "poll", "websocket")
+TRANSPORTS = ("http", "stream", "event", "poll", "websocket", "sub", "push", "req")
 
 
 class Histogram:
@@ -53,6 +57,7 @@ class Stats:
         self.published = self.delivered = self.bytes_in = self.bytes_out = 0
         self.requests = self.slow_consumers = self.refused_connections = self.bad_frames = 0
         self.repaired = self.gaps = 0
+        self.dropped = self.bad_messages = self.refused_subscriptions = self.refused_handshakes = 0
         self.connections = dict.fromkeys(TRANSPORTS, 0)
         self.publish_latency = Histogram()
         self.delivery_latency = Histogram()

@@ -1,4 +1,4 @@
-"""A worker: the process that has a router and its gateway."""
+"""A worker: a process that has a router and its gateway, the one for HTTP or the one for ZeroMQ."""
 
 from __future__ import annotations
 
@@ -6,28 +6,34 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import gevent
 import gevent.event
 import gevent.socket
 import ujson
+from zmq.utils import z85
 
-from raiden import gateway, log
+from raiden import auth, gateway, keys, log
 from raiden.backend import Backend, NotInForce
 from raiden.channels import Channels
 from raiden.config import ServiceBuilder, Settings
 from raiden.forwarder import Addresses
 from raiden.gateway import Gateway, Limits
 from raiden.history import StoreFailed
+from raiden.keys import InvalidKey
 from raiden.router import Router
 from raiden.service import READY, Service
 from raiden.stats import Stats
+from raiden.zmq_gateway import Gate, ZmqGateway
+from raiden.zmq_sessions import ZmqLimits
 
 logger = logging.getLogger(__name__)
 
 _LIMITS = tuple(Limits.__dataclass_fields__)
+_ZMQ_LIMITS = tuple(ZmqLimits.__dataclass_fields__)
 
 
 class RouterService(Service):
@@ -47,35 +53,21 @@ class RouterService(Service):
 
 
 class Worker(Service):
-    """The root of the service tree: the router, the gateway, and what the config file's ``service(worker)`` adds.
+    """The root of the service tree of a process: a router, and what a subclass has at the door."""
 
-    An application's services find ``router`` and ``gateway`` here; they start after them and stop before them.
-    """
-
-    def __init__(self, index: int, settings: Settings, listener: socket.socket, addresses: Addresses) -> None:
+    def __init__(self, index: int, settings: Settings, addresses: Addresses) -> None:
         super().__init__()
         self.settings = settings
         self.stats = Stats(index)
         self._history_bytes: float | None = None
         backend = Backend(
-            addresses, worker=index, workers=settings.workers, high_water=settings.backbone_high_water,
+            addresses, worker=index, workers=settings.routers, high_water=settings.backbone_high_water,
             channels=Channels(settings.channels) if settings.keeps_history else None,
         )  # fmt: skip
         self.router = Router(
             backend, stats=self.stats, max_channels=settings.max_channels, max_gather=settings.max_gather,
             gap_time=settings.gap_time, check_every=settings.position_check,
         )  # fmt: skip
-        builder = settings.channel_builder
-        self.gateway = Gateway(
-            listener,
-            self.router,
-            stats=self.stats,
-            limits=Limits(**{name: getattr(settings, name) for name in _LIMITS}),
-            allowed_origins=settings.allowed_origins,
-            channel_builder=getattr(gateway, builder) if isinstance(builder, str) else builder,
-            deflate=settings.ws_deflate,
-            min_peers=settings.min_peers,
-        )
         self.stats.gauges = lambda: {
             "backbone_depth": float(backend.depth),
             "backbone_round_trip_seconds": backend.round_trip,
@@ -84,7 +76,17 @@ class Worker(Service):
             **self._history_gauges(),
         }
         self.add(RouterService(self.router))
-        self.add(self.gateway)
+
+    def drain(self) -> None:
+        """Let nobody in any more, and finish what is under way."""
+
+    def reload(self, values: dict[str, Any]) -> None:
+        """Apply settings that have changed."""
+        for name, value in values.items():
+            if name in ("max_channels", "max_gather"):
+                setattr(self.router, name, value)
+            elif name == "log_level":
+                logging.getLogger().setLevel(value)
 
     def do_start(self) -> None:
         self.spawn(self._heartbeat)
@@ -126,53 +128,123 @@ class Worker(Service):
             except StoreFailed:
                 pass  # the history process says so in the log
 
+
+class HttpWorker(Worker):
+    """Has the gateway for HTTP and WebSocket, and what the config file's ``service(worker)`` adds.
+
+    An application's services find ``router`` and ``gateway`` here; they start after them and stop before them.
+    """
+
+    def __init__(self, index: int, settings: Settings, addresses: Addresses, listener: socket.socket) -> None:
+        super().__init__(index, settings, addresses)
+        builder = settings.channel_builder
+        self.gateway = Gateway(
+            listener,
+            self.router,
+            stats=self.stats,
+            limits=Limits(**{name: getattr(settings, name) for name in _LIMITS}),
+            allowed_origins=settings.allowed_origins,
+            channel_builder=getattr(gateway, builder) if isinstance(builder, str) else builder,
+            deflate=settings.ws_deflate,
+            min_peers=settings.min_peers,
+        )
+        self.add(self.gateway)
+
+    def drain(self) -> None:
+        others = any(row["state"] == "connected" for row in self.router.backend.nodes())
+        self.gateway.drain(self.settings.drain_timeout, self.settings.drain_window if others else 0.0)
+
     def reload(self, values: dict[str, Any]) -> None:
-        """Apply settings that have changed; limits of requests hold at once, those of connections for new ones."""
+        """Limits of requests hold at once, those of connections for new ones."""
+        super().reload(values)
         for name, value in values.items():
             if name in _LIMITS:
                 setattr(self.gateway.limits, name, value)
-            elif name in ("max_channels", "max_gather"):
-                setattr(self.router, name, value)
             elif name == "min_peers":
                 self.gateway.control.min_peers = value
             elif name == "allowed_origins":
                 self.gateway.allowed_origins = value
             elif name == "ws_deflate":
                 self.gateway.deflate = value
-            elif name == "log_level":
-                logging.getLogger().setLevel(value)
 
 
-def run(
-    index: int, settings: Settings, service: ServiceBuilder | None, listener: socket.socket, addresses: Addresses,
-    supervisor: socket.socket,
-) -> None:  # fmt: skip
-    """Be worker ``index`` until told to stop. ``supervisor`` hears when the worker is ready and says what to reload;
-    when it closes, the supervisor is gone and the worker ends at once."""
-    log.setup(f"worker {index}", form=settings.log_format, level=settings.log_level)
+class ZmqWorker(Worker):
+    """Has the doors for ZeroMQ clients; raises InvalidKey."""
+
+    def __init__(
+        self, index: int, settings: Settings, addresses: Addresses, listeners: Mapping[str, socket.socket]
+    ) -> None:  # fmt: skip
+        super().__init__(index, settings, addresses)
+        secret = keys.load_secret("zmq_key", Path(settings.zmq_key)) if settings.zmq_key else None
+        self.gateway = ZmqGateway(
+            listeners, self.router, gate=Gate(secret and z85.decode(secret), auth.clients(settings.zmq_keys)),
+            stats=self.stats, limits=ZmqLimits(**{name: getattr(settings, name) for name in _ZMQ_LIMITS}),
+            heartbeat=settings.zmq_heartbeat,
+        )  # fmt: skip
+        self.add(self.gateway)
+
+    def drain(self) -> None:
+        self.gateway.drain(self.settings.drain_timeout)
+
+    def reload(self, values: dict[str, Any]) -> None:
+        super().reload(values)
+        for name, value in values.items():
+            if name in _ZMQ_LIMITS:
+                setattr(self.gateway.limits, name, value)
+            elif name == "zmq_keys":
+                self.gateway.allow(auth.clients(value))
+
+
+def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable[[], Worker]) -> None:
+    """Be the worker that ``make`` makes, until told to stop. ``supervisor`` hears when the worker is ready, or why it
+    can't be, and says what to reload; when it closes, the supervisor is gone and the worker ends at once."""
+    log.setup(name, form=settings.log_format, level=settings.log_level)
     stop = gevent.event.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor hears it too, and decides
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     gevent.signal_handler(signal.SIGTERM, stop.set)
-    worker = Worker(index, settings, listener, addresses)
-    added = service(worker) if service else None
-    if isinstance(added, Service):
-        added = [added]
-    for child in added if isinstance(added, Iterable) else ():
-        worker.add(child)
+    try:
+        worker = make()
+    except InvalidKey as error:
+        supervisor.sendall(str(error).encode())
+        return
     worker.start()
     worker.router.in_force()
     channel = gevent.socket.socket(fileno=supervisor.detach())
     channel.sendall(READY)
     gevent.spawn(_listen, channel, worker)
     stop.wait()
-    others = any(row["state"] == "connected" for row in worker.router.backend.nodes())
-    worker.gateway.drain(settings.drain_timeout, settings.drain_window if others else 0.0)
+    worker.drain()
     try:
         worker.router.backend.check()  # what was acknowledged last has left this process
     except NotInForce as error:
         logger.error("what was published last may be lost", extra={"reason": str(error)})
     worker.stop()
+
+
+def http(
+    index: int, settings: Settings, service: ServiceBuilder | None, listener: socket.socket, addresses: Addresses,
+    supervisor: socket.socket,
+) -> None:  # fmt: skip
+    """Be worker ``index``, with the services that ``service`` adds."""
+
+    def make() -> HttpWorker:
+        worker = HttpWorker(index, settings, addresses, listener)
+        added = service(worker) if service else None
+        if isinstance(added, Service):
+            added = [added]
+        for child in added if isinstance(added, Iterable) else ():
+            worker.add(child)
+        return worker
+
+    run(f"worker {index}", settings, supervisor, make)
+
+
+def zmq(
+    settings: Settings, listeners: Mapping[str, socket.socket], addresses: Addresses, supervisor: socket.socket
+) -> None:
+    """Be the worker with the ZeroMQ doors, which is numbered behind the others."""
+    run("zeromq", settings, supervisor, lambda: ZmqWorker(settings.workers, settings, addresses, listeners))
 
 
 def _listen(channel: Any, worker: Worker) -> None:

@@ -24,10 +24,15 @@ NOT_RUNNING = 3
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code. What the user can mend is one line on standard error."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.file and options.command != "keygen":
+        parser.error(f"{options.command} takes no file")
     path = os.path.abspath(options.config) if options.config else None
     try:
         settings, service = config.load(path, options.set)
+        if options.command == "keygen":
+            return _keygen(settings, options.file)
         command: Callable[[Settings, ServiceBuilder | None, tuple[str | None, list[str]]], int]
         command = _COMMANDS[options.command]
         return command(settings, service, (path, options.set))
@@ -44,21 +49,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"raiden {__version__}")
     parser.add_argument(
-        "command", nargs="?", default="run", choices=list(_COMMANDS), metavar="COMMAND",
+        "command", nargs="?", default="run", choices=[*_COMMANDS, "keygen"], metavar="COMMAND",
         help="run (the default: in the foreground), start, stop, restart, reload, status, check, "
-        "nodes (of the cluster), keygen (makes this node's key)",
+        "nodes (of the cluster), keygen (makes a key: this node's, or in FILE one for ZeroMQ)",
     )  # fmt: skip
+    parser.add_argument("file", nargs="?", metavar="FILE", help="where keygen puts the secret key")
     return parser
 
 
-def _banner(host: str, port: int) -> None:
+def _banner(host: str, port: int, doors: dict[str, str]) -> None:
     host = f"[{host}]" if ":" in host else host
     print(
         f"raiden {__version__} at http://{host}:{port}\n"
         f"  subscribe:  curl -N http://{host}:{port}/hello\n"
-        f'  publish:    curl --json \'{{"text": "hi"}}\' http://{host}:{port}/hello',
-        flush=True,
+        f'  publish:    curl --json \'{{"text": "hi"}}\' http://{host}:{port}/hello'
     )
+    if doors:
+        print("  zeromq:     " + ", ".join(f"{name.upper()} {endpoint}" for name, endpoint in doors.items()))
+    sys.stdout.flush()
 
 
 def _run(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
@@ -90,7 +98,7 @@ def _start(settings: Settings, service: ServiceBuilder | None, source: tuple[str
         daemon.claim_pid_file(pid_file)
         _log_to(settings.file("log"))
 
-        def announce(host: str, port: int) -> None:
+        def announce(host: str, port: int, doors: dict[str, str]) -> None:
             starter.write(f"ready running, pid {os.getpid()}, http://{host}:{port}".encode())
             starter.close()
 
@@ -169,11 +177,14 @@ def _nodes(settings: Settings, service: ServiceBuilder | None, source: tuple[str
     return 0
 
 
-def _keygen(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
-    path = Path(settings.node_key or Path(settings.data_dir) / "raiden.key")
+def _keygen(settings: Settings, file: str | None) -> int:
+    path = Path(file or settings.node_key or Path(settings.data_dir) / "raiden.key")
     print(keys.generate(path), flush=True)
-    print(f"the secret key is in {path}: set node_key = {str(path)!r}", file=sys.stderr)
-    print("list the line above in node_keys of all nodes", file=sys.stderr)
+    if file:
+        print(f"the secret key is in {path}; the line above is its public key", file=sys.stderr)
+    else:
+        print(f"the secret key is in {path}: set node_key = {str(path)!r}", file=sys.stderr)
+        print("list the line above in node_keys of all nodes", file=sys.stderr)
     return 0
 
 
@@ -188,5 +199,5 @@ def _running(settings: Settings) -> int:
 
 _COMMANDS = {
     "run": _run, "start": _start, "stop": _stop, "restart": _restart, "reload": _reload, "status": _status,
-    "check": _check, "nodes": _nodes, "keygen": _keygen,
+    "check": _check, "nodes": _nodes,
 }  # fmt: skip

@@ -1,0 +1,131 @@
+"""A door: a listening socket, and the connections that came in by it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import Counter
+from typing import Protocol
+
+import gevent
+
+from raiden.connection import TICK, Connection, Feedable, Wheel
+from raiden.service import Service
+from raiden.stats import Stats
+
+log = logging.getLogger(__name__)
+
+ACCEPT_AT_ONCE = 64
+
+
+class DoorLimits(Protocol):
+    """What bounds a door's connections; read anew for each, so that a reload may change it."""
+
+    max_connections: int
+    max_connections_per_address: int
+    max_outbox: int
+
+
+class Door(Service):
+    """Serves who comes in at ``listener``, which is listening already. A subclass says what its clients speak
+    (`protocol`), and what happens to a connection (`opened`, `readable`, `due`, `refuse`)."""
+
+    def __init__(self, listener: socket.socket, limits: DoorLimits, stats: Stats, transport: str) -> None:
+        super().__init__()
+        self.stats = stats
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self._bounds = limits
+        self._transport = transport
+        self._addresses: Counter[str] = Counter()
+        self._listener = listener
+        self._wheel = Wheel()
+        loop = gevent.get_hub().loop
+        self._accepting = loop.io(listener.fileno(), 1)
+        self._ticking = loop.timer(TICK, repeat=TICK)
+
+    def protocol(self, remote: str) -> Feedable:
+        """What a client at this address speaks."""
+        raise NotImplementedError
+
+    def opened(self, connection: Connection) -> None:
+        """A client has come in."""
+        raise NotImplementedError
+
+    def readable(self, connection: Connection) -> None:
+        """The connection may have something to receive."""
+        raise NotImplementedError
+
+    def due(self, connection: Connection) -> None:
+        """The time that was scheduled for the connection has passed."""
+        raise NotImplementedError
+
+    def refuse(self, sock: socket.socket) -> None:
+        """There are too many connections for this one; it is closed after this."""
+
+    def do_start(self) -> None:
+        self._listener.setblocking(False)
+        self._accepting.start(self._accept)
+        self._ticking.start(self._tick)
+
+    def do_stop(self) -> None:
+        for watcher in (self._accepting, self._ticking):
+            watcher.stop()
+            watcher.close()
+        for connection in list(self.connections):
+            self.close(connection)
+        self._listener.close()
+
+    def shut(self) -> None:
+        """Let in who is waiting, and then nobody any more."""
+        self._accept()
+        self._accepting.stop()
+        self.draining = True
+
+    def close(self, connection: Connection) -> None:
+        """End a connection now, with what it has become."""
+        if connection.closed:
+            return
+        if connection.session is not None:
+            connection.session.close()
+        connection.close()
+        self.connections.discard(connection)
+        self._addresses[connection.remote] -= 1
+        if not self._addresses[connection.remote]:
+            del self._addresses[connection.remote]
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Out of descriptors, say: those that are open go on; the kernel keeps who waits.
+                log.error("cannot accept a connection", extra={"reason": str(error)})
+                self._accepting.stop()
+                gevent.spawn_later(1.0, self._accepting.start, self._accept)
+                return
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            remote = str(address[0])
+            limits = self._bounds
+            if (
+                len(self.connections) >= limits.max_connections
+                or self._addresses[remote] >= limits.max_connections_per_address
+            ):
+                self.stats.refused_connections += 1
+                self.refuse(sock)
+                sock.close()
+                continue
+            connection = Connection(
+                sock, remote, self.protocol(remote), self._transport, max_outbox=limits.max_outbox, stats=self.stats
+            )  # fmt: skip
+            self.connections.add(connection)
+            self._addresses[remote] += 1
+            self.opened(connection)
+            connection.start(self.readable)
+
+    def _tick(self) -> None:
+        for connection in self._wheel.due():
+            self.due(connection)

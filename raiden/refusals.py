@@ -1,0 +1,21 @@
+"""Why something that was asked for was not done, as a status (RFC 9110 section 15), whatever door it came in by."""
+
+from __future__ import annotations
+
+from raiden.auth import Forbidden
+from raiden.backend import BackboneFull, NotInForce
+from raiden.history import StoreFailed
+from raiden.message import InvalidChannel, InvalidPayload
+from raiden.router import TooManyChannels
+
+_STATUS: dict[type[Exception], int] = {
+    InvalidChannel: 400, InvalidPayload: 400, Forbidden: 403, BackboneFull: 503, NotInForce: 503, StoreFailed: 503,
+    TooManyChannels: 503,
+}  # fmt: skip
+# What can be refused so; the text says what to do.
+REFUSALS = tuple(_STATUS)
+
+
+def status_of(error: Exception) -> int:
+    """The status of one of the `REFUSALS`."""
+    return _STATUS[type(error)]

@@ -1,0 +1,210 @@
+"""The doors for ZeroMQ clients: SUB hears channels, PUSH feeds them, REQ does either and is told what came of it.
+
+Each door is a socket of ZMTP (`raiden.zmtp`) on the same connections as HTTP's; what a connection becomes after its
+handshake is in `raiden.zmq_sessions`. All doors of a node are in one process of their own, so that a flood of messages
+does not wait for, nor hold up, those who come by HTTP.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import ClassVar, cast
+
+import gevent
+
+from raiden import zmtp
+from raiden.auth import ANYONE, Client
+from raiden.connection import Connection, Gone, Overflow
+from raiden.curve import Curve
+from raiden.door import Door
+from raiden.router import Router
+from raiden.service import Service
+from raiden.stats import Stats
+from raiden.zmq_sessions import HEARTBEAT, Common, Pusher, Requester, Session, Subscriber, ZmqLimits
+from raiden.zmtp import Event, Failed, Peer, Reply, Zmtp
+
+log = logging.getLogger(__name__)
+
+# Seconds. A client that does not answer TCP's keep-alive probes is gone after KEEPALIVE + 3 * PROBE.
+HANDSHAKE_TIMEOUT, KEEPALIVE, PROBE = 5.0, 25, 5
+
+
+class Gate:
+    """Who may come in, by CURVE key, and what the server's own key is. Without a key anyone may, and do all."""
+
+    def __init__(self, secret: bytes | None, clients: Mapping[bytes, Client]) -> None:
+        self._secret = secret
+        self.clients = dict(clients)
+
+    def curve(self) -> Callable[[bytes], Curve] | None:
+        """What makes the mechanism of a connection."""
+        secret = self._secret
+        return None if secret is None else lambda metadata: Curve(secret, metadata, self.clients.__contains__)
+
+    def client(self, key: bytes) -> Client | None:
+        """Who has the key now; None: nobody any more."""
+        return ANYONE if self._secret is None else self.clients.get(key)
+
+
+class ZmqDoor(Door):
+    """One of the doors: what it is to ZMTP, and what its clients become."""
+
+    transport: ClassVar[str]
+    kind: ClassVar[bytes]
+    peers: ClassVar[frozenset[bytes]]
+    session: ClassVar[type[Session]]
+
+    def __init__(self, listener: socket.socket, gate: Gate, common: Common) -> None:
+        super().__init__(listener, common.limits, common.stats, self.transport)
+        self._gate = gate
+        self._common = common
+
+    def protocol(self, remote: str) -> Zmtp:
+        return Zmtp(self.kind, self.peers, lambda: self._common.limits.max_body, self._gate.curve())
+
+    def opened(self, connection: Connection) -> None:
+        for option, seconds in ((socket.TCP_KEEPIDLE, KEEPALIVE), (socket.TCP_KEEPINTVL, PROBE)):
+            connection.socket.setsockopt(socket.IPPROTO_TCP, option, seconds)
+        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.send(connection.protocol.greeting)  # type: ignore[attr-defined]
+        self._wheel.schedule(connection, HANDSHAKE_TIMEOUT)
+
+    def due(self, connection: Connection) -> None:
+        if connection.closing:
+            self.close(connection)
+        elif connection.session is None:
+            self._fail(connection, Failed("the handshake took too long"))
+
+    def readable(self, connection: Connection) -> None:
+        received: list[Event] = []
+        for event in connection.receive():
+            if event is Gone:
+                self.close(connection)
+                return
+            if event is Overflow:
+                self.stats.slow_consumers += 1
+                log.warning("slow consumer closed", extra={"connection": connection.describe()})
+                self.close(connection)
+                return
+            if type(event) is Reply:
+                connection.send(event.data)
+            elif type(event) is Peer:
+                client = self._gate.client(event.key)
+                if client is None:  # its key went while it shook hands
+                    self.close(connection)
+                    return
+                connection.session = self.session(self._common, connection, client, event.key)
+            elif type(event) is Failed:
+                self._hand_over(connection, received)
+                self._fail(connection, event)
+                return
+            else:
+                received.append(cast(Event, event))
+        self._hand_over(connection, received)
+
+    def _hand_over(self, connection: Connection, received: list[Event]) -> None:
+        if received and not connection.session.received(received):
+            self._fail(connection, Failed("it subscribes to more topics than zmq_max_topics"))
+
+    def _fail(self, connection: Connection, failed: Failed) -> None:
+        if connection.session is None:
+            self.stats.refused_handshakes += 1
+        else:
+            self.stats.bad_messages += 1
+        log.warning("closed a ZeroMQ client", extra={"connection": connection.describe(), "reason": failed.why})
+        if failed.farewell:
+            connection.send(failed.farewell)
+        self.close(connection)
+
+    def reconsider(self) -> None:
+        """Close who may not be here any more, or may do something else now; who comes back is judged anew."""
+        for connection in list(self.connections):
+            session = connection.session
+            if session is not None and self._gate.client(session.key) != session.client:
+                log.info("closed a ZeroMQ client whose key was changed", extra={"client": session.client.name})
+                self.close(connection)
+
+    def drain(self, deadline: float) -> None:
+        """Let no more in, finish what is under way until ``deadline`` (of the monotonic clock), and close all."""
+        self.shut()
+        for connection in self.connections:
+            if connection.session is not None:
+                connection.session.drain()
+        while time.monotonic() < deadline and any(
+            connection.outbox_size or (connection.session is not None and connection.session.waiting)
+            for connection in self.connections
+        ):
+            gevent.sleep(0.01)
+        for connection in list(self.connections):
+            self.close(connection)
+
+
+class SubDoor(ZmqDoor):
+    """Who connects SUB here hears channels."""
+
+    transport, kind, peers, session = "sub", b"XPUB", frozenset({b"SUB", b"XSUB"}), Subscriber
+
+    def heartbeats(self, seconds: float) -> None:
+        """Send a heartbeat to all who subscribe to it, every so many seconds; endless, for a greenlet."""
+        while True:
+            gevent.sleep(seconds)
+            now = b"%.3f" % time.time()
+            for connection in list(self.connections):
+                session = connection.session
+                if session is not None and session.wants_heartbeats:
+                    session.pending.append(zmtp.message(HEARTBEAT, now, b""))
+                    session.flush()
+
+
+class PushDoor(ZmqDoor):
+    """Who connects PUSH here feeds channels."""
+
+    transport, kind, peers, session = "push", b"PULL", frozenset({b"PUSH"}), Pusher
+
+
+class ReqDoor(ZmqDoor):
+    """Who connects REQ or DEALER here is answered."""
+
+    transport, kind, peers, session = "req", b"ROUTER", frozenset({b"REQ", b"DEALER"}), Requester
+
+
+class ZmqGateway(Service):
+    """The doors of a node that are open: a listener for each, by the name of its transport."""
+
+    DOORS: ClassVar[dict[str, type[ZmqDoor]]] = {"sub": SubDoor, "push": PushDoor, "req": ReqDoor}
+
+    def __init__(
+        self, listeners: Mapping[str, socket.socket], router: Router, *, gate: Gate, stats: Stats,
+        limits: ZmqLimits, heartbeat: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.gate = gate
+        self.limits = limits
+        self._common = Common(router, stats, limits)
+        self._heartbeat = heartbeat
+        self._doors = {name: self.DOORS[name](listener, gate, self._common) for name, listener in listeners.items()}
+        for door in self._doors.values():
+            self.add(door)
+
+    def do_start(self) -> None:
+        self.spawn(self._common.flow.run)
+        sub = self._doors.get("sub")
+        if self._heartbeat and isinstance(sub, SubDoor):
+            self.spawn(sub.heartbeats, self._heartbeat)
+
+    def allow(self, clients: Mapping[bytes, Client]) -> None:
+        """From now on these may come in, and those who are in may do what this says or are closed."""
+        self.gate.clients = dict(clients)
+        for door in self._doors.values():
+            door.reconsider()
+
+    def drain(self, timeout: float) -> None:
+        """Take no more, finish what is under way, at most for so many seconds; last those who hear."""
+        deadline = time.monotonic() + timeout
+        for name in ("push", "req", "sub"):
+            if name in self._doors:
+                self._doors[name].drain(deadline)
