@@ -24,13 +24,14 @@ import pytest
 import zmq
 from websockets.sync.client import connect
 
-from tests.daemons import ROOT, Daemon, command, environment, wait_for
+from tests.daemons import ROOT, Daemon, command, environment, post, wait_for
 from tests.stores import RedisServer
 
 EXAMPLES = ROOT / "examples" / "zmq"
 NODE_MODULES = ROOT / "build" / "node" / "node_modules"
 PROGRAMS = ("subscribe", "publish")
 EACH = 2500  # messages by each way to publish
+UNDER_WAY = 50  # of them without an answer yet
 DOORS: dict[str, Any] = {"zmq_sub_port": 0, "zmq_push_port": 0, "zmq_req_port": 0}
 KEEP_ALL: dict[str, Any] = {"channels": {"*": {"history_size": 20_000, "history_ttl": 3600}}, "max_outbox": 1 << 24}
 
@@ -243,25 +244,27 @@ def subscriber(argv: list[str], folder: Path, environ: dict[str, str]) -> Iterat
         running.process.wait()
 
 
-def values(by: str, count: int) -> Iterable[str]:
+def values(by: str, count: int = EACH) -> list[str]:
     """What one publisher publishes."""
-    return (json.dumps({"by": by, "n": n}) for n in range(count))
+    return [json.dumps({"by": by, "n": n}) for n in range(count)]
+
+
+def batched(items: list[str], size: int) -> Iterator[list[str]]:
+    return (items[at : at + size] for at in range(0, len(items), size))
 
 
 def by_http(node: Node, channel: str) -> None:
-    connection = node.open()
-    for value in values("http", EACH):
-        connection.request("POST", f"/{channel}", value, {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        assert (response.status, response.read()[:11]) == (200, b'{"cursor":"')
-    connection.close()
+    for batch in batched(values("http"), UNDER_WAY):
+        post(node, channel, *map(json.loads, batch))
 
 
 def by_websocket(node: Node, channel: str) -> None:
     with connect(f"ws://127.0.0.1:{node.port}/-/websocket", proxy=None) as websocket:
-        for value in values("websocket", EACH):
-            websocket.send(json.dumps({"cmd": "publish", "channel": channel, "data": json.loads(value)}))
-            assert "cursor" in json.loads(websocket.recv(timeout=20))
+        for batch in batched(values("websocket"), UNDER_WAY):
+            for value in batch:
+                websocket.send(json.dumps({"cmd": "publish", "channel": channel, "data": json.loads(value)}))
+            for _ in batch:
+                assert "cursor" in json.loads(websocket.recv(timeout=20))
 
 
 def by_push(node: Node, channel: str) -> None:
@@ -272,13 +275,15 @@ def by_push(node: Node, channel: str) -> None:
 
 
 def by_req(node: Node, channel: str) -> None:
-    with zmq.Context() as context, context.socket(zmq.REQ) as req:
-        req.linger = 0
-        req.connect(node.door("REQ"))
-        for value in values("req", EACH):
-            req.send_multipart([b"publish", channel.encode(), value.encode()])
-            assert req.poll(20_000)
-            assert req.recv_multipart()[0] == b"200"
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.connect(node.door("REQ"))
+        for batch in batched(values("req"), UNDER_WAY):
+            for value in batch:
+                dealer.send_multipart([b"", b"publish", channel.encode(), value.encode()])
+            for _ in batch:
+                assert dealer.poll(20_000)
+                assert dealer.recv_multipart()[:2] == [b"", b"200"]
 
 
 def by_program(argv: list[str], environ: dict[str, str], count: int) -> None:
@@ -318,7 +323,7 @@ def test_with_keys(example: Example, keyed: Keyed, channel: str, tmp_path: Path)
         wait_for(running.is_ready, "the subscription holds")
         by_program([*example.publish, keyed.node.door("PUSH"), channel], environ, 100)
         assert running.end() == (0, "")
-    assert [payload for _, _, payload in running.lines()] == list(values("program", 100))
+    assert [payload for _, _, payload in running.lines()] == values("program", 100)
 
 
 def test_a_late_joiner_misses_nothing_across_restarts(channel: str, tmp_path: Path) -> None:
