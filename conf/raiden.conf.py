@@ -108,6 +108,26 @@
 # Between the requests of a connection. [reload]
 # idle_timeout = 75.0
 
+# The ZeroMQ doors; docs/zeromq.md explains
+
+# Their address; without zmq_key it must be loopback.
+# zmq_host = "127.0.0.1"
+# The door for SUB; None: closed, 0: the kernel chooses.
+# zmq_sub_port = None
+# The door for PUSH.
+# zmq_push_port = None
+# The door for REQ and DEALER.
+# zmq_req_port = None
+# File with the doors' secret key, from 'raiden keygen FILE'; None: no keys, and no encryption.
+# zmq_key = None
+# Who may come in: clients' public keys, and what each stands for, like {"name": "feeder", "publish": ["news.*"],
+# "subscribe": ["*"], "history": ["*"]}; what is not listed is not allowed. [reload]
+# zmq_keys = {}
+# Topics of a SUB client; one with more is cut off. [reload]
+# zmq_max_topics = 1000
+# Seconds between messages on the topic '-/heartbeat'; 0: none.
+# zmq_heartbeat = 0.0
+
 # The backbone
 
 # Messages that a backbone socket queues.

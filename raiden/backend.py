@@ -48,8 +48,8 @@ WAIT_FOR_NODES, WAIT_FOR_LATE_NODES = 3.0, 0.3
 
 FULL = "the backbone is full: try again later"
 
-# As plain numbers: an operation on pyzmq's enumerations takes longer than to send.
-_LAST, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+# As a plain number: an operation on pyzmq's enumerations takes longer than to send.
+_NOBLOCK = int(zmq.NOBLOCK)
 
 
 Stored = Callable[[list[Appended] | StoreFailed], None]
@@ -143,13 +143,8 @@ class Backend:
         self._context.destroy(linger=0)
 
     def publish(self, messages: Sequence[Message]) -> None:
-        """Hand messages of one channel to the backbone, all or, raising BackboneFull, none."""
-        # The parts of a ZeroMQ message arrive all or not at all, and only the first may be refused; forwarders go by
-        # its topic. `send_multipart` would cost 2 us more a part.
-        *first, last = [message.to_frame() for message in messages]
-        for frame in first:
-            self._send(frame, _MORE)
-        self._send(last)
+        """Hand messages of one channel and one kind to the backbone, all or, raising BackboneFull, none."""
+        self._send(message.to_frame(messages))
         self.pushed += len(messages)
 
     def keeps(self, channel: str) -> bool:
@@ -190,9 +185,9 @@ class Backend:
             except BackboneFull:
                 pass  # the routers find it in the history
 
-    def _send(self, frame: bytes, flags: int = _LAST) -> None:
+    def _send(self, frame: bytes) -> None:
         try:
-            self._push.send(frame, flags)
+            self._push.send(frame, _NOBLOCK)
         except zmq.Again:
             raise BackboneFull(FULL) from None
 
@@ -211,7 +206,7 @@ class Backend:
         self.more = False
         try:
             for _ in range(TURN_FRAMES):
-                frame = recv(_LAST)
+                frame = recv(_NOBLOCK)
                 if frame[:1] in OWN_TOPICS:
                     question = self._hear(frame)
                     if question:
@@ -394,9 +389,9 @@ class Backend:
             return  # the asker takes those that come in time
 
     @staticmethod
-    def message(channel: bytes, frame: bytes) -> Message | None:
-        """The message in the frame, or None for one that this version can't read."""
+    def messages(channel: bytes, frame: bytes) -> list[Message]:
+        """The messages in the frame; none in one that this version can't read."""
         try:
-            return Message.from_frame(channel, frame)
+            return message.from_frame(channel, frame)
         except InvalidFrame:
-            return None
+            return []

@@ -2,7 +2,8 @@
 
 A connection costs no greenlet: it is a slotted object on a libev watcher. Bytes go straight to the socket; only what
 the kernel doesn't take waits in the outbox, and a write watcher is armed for as long. Over the bound the connection is
-a slow consumer: `receive` says so, and whoever owns it ends it. Nothing here knows what the bytes mean:
+a slow consumer: `receive` says so, and whoever owns it ends it; or, if it is one that may miss something (`drop`), what
+is over the bound is dropped. Nothing here knows what the bytes mean:
 `protocol.feed` turns them into events.
 """
 
@@ -52,6 +53,7 @@ class Connection:
         "busy",
         "closed",
         "closing",
+        "drop",
         "due",
         "max_outbox",
         "outbox_size",
@@ -81,6 +83,8 @@ class Connection:
         self.closing = False
         self.closed = False
         self.overflown = False
+        # Is told what was dropped.
+        self.drop: Callable[[bytes], None] | None = None
         self.due = 0
         self.slot = 0
         self.max_outbox = max_outbox
@@ -212,6 +216,9 @@ class Connection:
     def _keep(self, data: bytes | memoryview) -> None:
         if self._outbox is None:
             self._outbox = deque()
+        elif self.drop is not None and self._outbox and self.outbox_size + len(data) > self.max_outbox:
+            self.drop(bytes(data))
+            return
         self._outbox.append(data)
         self.outbox_size += len(data)
         if self._writer is None:

@@ -37,10 +37,15 @@ class Encoding:
         self._encode = encode
 
     def __call__(self, message: Message) -> bytes:
-        data = message.encoded.get(self)
-        if data is None:
-            data = message.encoded[self] = self._encode(message)
-        return data
+        encoded = message.encoded
+        if encoded is None:
+            data = self._encode(message)
+            message.encoded = {self: data}
+            return data
+        found = encoded.get(self)
+        if found is None:
+            found = encoded[self] = self._encode(message)
+        return found
 
 
 def dumps(value: object) -> bytes:

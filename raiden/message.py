@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import struct
 import time
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
@@ -22,7 +23,7 @@ import ujson
 
 MAX_CHANNEL_BYTES = 255
 # Of the backbone: of the frame and of what nodes say to each other. Nodes of another version are refused.
-VERSION = 1
+VERSION = 2
 
 # Raiden's own topics, each followed by NUL and a text. What is one node's own has the id of that node in the topic.
 OWN_TOPICS = frozenset({b"\x01", b"\xff"})
@@ -37,9 +38,10 @@ ANSWER = b"\x01answer "
 # in the topics' order, and a nonce that comes back must prove that all of them hold.
 NONCE = b"\xffnonce "
 
-_HEADER = struct.Struct("!BBHQ")
-_EXTENSION = struct.Struct("!BH")
-_CURSOR_EXTENSION = 1
+_HEADER = struct.Struct("!BBIQ")
+_EXTENSION = struct.Struct("!BI")
+# The cursor of the first message; the sizes of all payloads, four bytes each, where there are several messages.
+_CURSOR_EXTENSION, _SIZES_EXTENSION = 1, 2
 
 
 class InvalidChannel(ValueError):
@@ -95,7 +97,7 @@ class Message:
         self.payload = payload
         self.cursor = cursor
         self.published = time.time_ns() // 1000 if published is None else published
-        self.encoded: dict[object, bytes] = {}
+        self.encoded: dict[object, bytes] | None = None
         self._fields: dict[str, Any] | bool | None = False
 
     def fields(self) -> dict[str, Any] | None:
@@ -108,34 +110,51 @@ class Message:
             self._fields = value if isinstance(value, dict) else None
         return self._fields  # type: ignore[return-value]
 
-    def to_frame(self) -> bytes:
-        extension = b""
-        if self.cursor is not None:
-            cursor = str(self.cursor).encode()
-            extension = _EXTENSION.pack(_CURSOR_EXTENSION, len(cursor)) + cursor
-        header = _HEADER.pack(VERSION, self.kind, len(extension), self.published)
-        return b"%b\0%b%b%b" % (self.channel.encode(), header, extension, self.payload)
 
-    @classmethod
-    def from_frame(cls, channel: bytes, frame: bytes) -> Message:
-        """Read the frame whose part before the NUL is ``channel``. Unknown extensions are skipped.
+def to_frame(messages: Sequence[Message]) -> bytes:
+    """The backbone's frame of messages of one channel and one kind, with cursors that follow each other, or none."""
+    first = messages[0]
+    payload, extensions = first.payload, b""
+    if first.cursor is not None:
+        cursor = str(first.cursor).encode()
+        extensions = _EXTENSION.pack(_CURSOR_EXTENSION, len(cursor)) + cursor
+    if len(messages) > 1:
+        payloads = [message.payload for message in messages]
+        payload = b"".join(payloads)
+        sizes = struct.pack(f"!{len(payloads)}I", *map(len, payloads))
+        extensions += _EXTENSION.pack(_SIZES_EXTENSION, len(sizes)) + sizes
+    header = _HEADER.pack(VERSION, first.kind, len(extensions), first.published)
+    return b"%b\0%b%b%b" % (first.channel.encode(), header, extensions, payload)
 
-        Raises InvalidFrame for a truncated frame, another version, a name that is no UTF-8 or a cursor that is none.
-        """
-        at = len(channel) + 1
-        try:
-            version, kind, length, published = _HEADER.unpack_from(frame, at)
-            name = channel.decode()
-        except (struct.error, UnicodeDecodeError) as error:
-            raise InvalidFrame(str(error)) from error
-        start = at + _HEADER.size
-        if version != VERSION or kind > Kind.END or start + length > len(frame):
-            raise InvalidFrame(f"version {version}, kind {kind}, {len(frame)} bytes")
-        cursor = _read_cursor(frame[start : start + length]) if length else None
-        payload = frame[start + length :]
-        if kind == Kind.TEXT:
-            _check_text(payload)
-        return cls(name, kind, payload, cursor, published)
+
+def from_frame(channel: bytes, frame: bytes) -> list[Message]:
+    """Read the frame whose part before the NUL is ``channel``. Unknown extensions are skipped.
+
+    Raises InvalidFrame for a truncated frame, another version, a name that is no UTF-8, or a cursor that is none.
+    """
+    at = len(channel) + 1
+    try:
+        version, kind, length, published = _HEADER.unpack_from(frame, at)
+        name = channel.decode()
+    except (struct.error, UnicodeDecodeError) as error:
+        raise InvalidFrame(str(error)) from error
+    start = at + _HEADER.size
+    if version != VERSION or kind > Kind.END or start + length > len(frame):
+        raise InvalidFrame(f"version {version}, kind {kind}, {len(frame)} bytes")
+    cursor, sizes = _read_extensions(frame[start : start + length]) if length else (None, None)
+    payload = frame[start + length :]
+    if kind == Kind.TEXT:
+        _check_text(payload)
+    if sizes is None:
+        return [Message(name, kind, payload, cursor, published)]
+    if sum(sizes) != len(payload):
+        raise InvalidFrame(f"payloads of {sum(sizes)} bytes in {len(payload)}")
+    messages, at = [], 0
+    for number, size in enumerate(sizes):
+        place = None if cursor is None else Cursor(cursor.epoch, cursor.offset + number)
+        messages.append(Message(name, kind, payload[at : at + size], place, published))
+        at += size
+    return messages
 
 
 def _check_text(payload: bytes) -> None:
@@ -145,19 +164,27 @@ def _check_text(payload: bytes) -> None:
         raise InvalidFrame(f"a text that is no UTF-8: {error}") from None
 
 
-def _read_cursor(extensions: bytes) -> Cursor | None:
-    at = 0
+def _read_extensions(extensions: bytes) -> tuple[Cursor | None, Sequence[int] | None]:
+    """The cursor and the sizes."""
+    cursor, sizes, at = None, None, 0
     while at + _EXTENSION.size <= len(extensions):
         tag, length = _EXTENSION.unpack_from(extensions, at)
         at += _EXTENSION.size
+        value = extensions[at : at + length]
         if tag == _CURSOR_EXTENSION:
-            epoch, _, offset = extensions[at : at + length].partition(b":")
-            try:
-                return Cursor(epoch.decode("ascii"), int(offset))
-            except ValueError as error:
-                raise InvalidFrame(f"a cursor that is none: {error}") from None
+            cursor = _read_cursor(value)
+        elif tag == _SIZES_EXTENSION:
+            sizes = struct.unpack(f"!{len(value) // 4}I", value[: len(value) // 4 * 4])
         at += length
-    return None
+    return cursor, sizes
+
+
+def _read_cursor(value: bytes) -> Cursor:
+    epoch, _, offset = value.partition(b":")
+    try:
+        return Cursor(epoch.decode("ascii"), int(offset))
+    except ValueError as error:
+        raise InvalidFrame(f"a cursor that is none: {error}") from None
 
 
 def is_unicode(text: str) -> bool:

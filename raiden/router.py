@@ -138,10 +138,11 @@ class Router:
                 self._deliver(repaired)
 
     def publish(self, *groups: Sequence[Message], key: str | None = None, done: Published | None = None) -> bool:
-        """Publish groups of messages, each of one channel: a group, and all that are of channels with history, as a
-        whole or not at all. True if it is done: no channel has a history; raises BackboneFull. Else ``done`` is called
-        later, with the cursors of each group or why it was not published; raises StoreFailed. What was published under
-        ``key`` in the last five minutes is not published again, and gets the cursors that it got then."""
+        """Publish groups of messages, each of one channel and one kind: a group, and all that are of channels with
+        history, as a whole or not at all. True if it is done: no channel has a history; raises BackboneFull. Else
+        ``done`` is called later, with the cursors of each group or why it was not published; raises StoreFailed. What
+        was published under ``key`` in the last five minutes is not published again, and gets the cursors that it got
+        then."""
         keeps = [self.backend.keeps(group[0].channel) for group in groups]
         if not any(keeps):
             for group in groups:
@@ -284,14 +285,13 @@ class Router:
             self._readable.start(self._look)
         started = time.perf_counter()
         dirty: list[Sink] = []
-        messages: list[Message] = []
-        for channel, run in self._runs():
-            messages += run
+        came: list[tuple[int, int]] = []
+        for channel, run in self._runs(came):
             self._fan_out(channel, run, dirty)
         for sink in dirty:
             sink.flush()
-        if messages:
-            self.stats.observe_deliveries(messages)
+        if came:
+            self.stats.observe_deliveries(came)
             wait = min(time.perf_counter() - started, self.max_gather)
             if wait >= MIN_GATHER and not self.backend.more:
                 self._gathering = True
@@ -304,8 +304,9 @@ class Router:
         if self.backend.readable:
             self.backend.touched.send()
 
-    def _runs(self) -> Iterator[tuple[bytes, list[Message]]]:
-        """The turn's messages, as runs of the same channel; questions of other workers are answered on the way."""
+    def _runs(self, came: list[tuple[int, int]]) -> Iterator[tuple[bytes, list[Message]]]:
+        """The turn's messages, as runs of the same channel; questions of other workers are answered on the way.
+        ``came`` gets when messages were published, and how many then."""
         current: bytes | None = None
         run: list[Message] = []
         for received in self.backend.receive():
@@ -313,22 +314,25 @@ class Router:
                 self._answer(received)
                 continue
             channel, frame = received
-            message = self.backend.message(channel, frame)
-            if message is None:
+            messages = self.backend.messages(channel, frame)
+            if not messages:
                 self.stats.bad_frames += 1
                 continue
-            if run and (channel != current or message.kind == Kind.END):
+            first = messages[0]
+            if run and (channel != current or first.kind == Kind.END):
                 assert current is not None
                 yield current, run
                 run = []
-            if message.kind == Kind.END:
+            if first.kind == Kind.END:
                 self._end(channel)
                 continue
             current = channel
-            if message.cursor is None:
-                run.append(message)
+            came.append((first.published, len(messages)))
+            if first.cursor is None:
+                run += messages
             else:
-                run += self._orders.take(channel, message)
+                for message in messages:
+                    run += self._orders.take(channel, message)
         if run:
             assert current is not None
             yield current, run

@@ -10,8 +10,6 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from raiden.message import Message
-
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 COUNTERS = {
@@ -42,9 +40,9 @@ class Histogram:
         self.counts = [0] * (len(BUCKETS) + 1)
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
+    def observe(self, seconds: float, count: int = 1) -> None:
+        self.counts[bisect_left(BUCKETS, seconds)] += count
+        self.total += seconds * count
 
 
 class Stats:
@@ -63,12 +61,11 @@ class Stats:
         self.delivery_latency = Histogram()
         self.gauges: Callable[[], dict[str, float]] = dict
 
-    def observe_deliveries(self, messages: Iterable[Message]) -> None:
-        """The turn that carried these messages has handed them to the kernel."""
+    def observe_deliveries(self, came: Iterable[tuple[int, int]]) -> None:
+        """The turn has handed messages to the kernel: when they were published, and how many then."""
         now = time.time_ns() // 1000
-        observe = self.delivery_latency.observe
-        for message in messages:
-            observe(max(0, now - message.published) / 1e6)
+        for published, count in came:
+            self.delivery_latency.observe(max(0, now - published) / 1e6, count)
 
     def snapshot(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import gevent
 
@@ -19,7 +19,16 @@ from raiden.encoding import Encoding, dumps, gap
 from raiden.flow import Flow
 from raiden.history import Gap, StoreFailed
 from raiden.http import HttpError, problem_json
-from raiden.message import Cursor, InvalidChannel, InvalidPayload, Kind, Message, check_channel, check_subscription
+from raiden.message import (
+    Cursor,
+    InvalidChannel,
+    InvalidPayload,
+    Kind,
+    Message,
+    check_channel,
+    check_subscription,
+    json_payload,
+)
 from raiden.payload import check_key, of_type
 from raiden.refusals import REFUSALS, status_of
 from raiden.router import Router, Subscription, TooManyChannels
@@ -29,20 +38,36 @@ from raiden.zmtp import Event, Frames, Subscribed
 
 log = logging.getLogger(__name__)
 
+BYTES = b"application/octet-stream"
 # Topics of the door's own; no channel's name begins so.
 OWN, IN_FORCE, HEARTBEAT = b"-/", b"-/in-force/", b"-/heartbeat"
 MAX_TOPIC = 255
 # Requests of one connection that are under way; messages of a page of history where no limit is asked for.
 MAX_REQUESTS, PAGE = 256, 100
+# A run of messages that are published as one ends with the one that goes over it: the backbone's queues are bounded in
+# runs.
+RUN_BYTES = 4096
+# Channels whose names are remembered as they are sent.
+REMEMBERED = 10_000
 # Seconds until the backbone or the history is tried again.
 RETRY = 0.1
 
 
 def _delivery(message: Message) -> bytes:
-    cursor = b"" if message.cursor is None else str(message.cursor).encode()
-    return zmtp.message(message.channel.encode(), message.payload, cursor)
+    # On the hot path: the frame of the channel's name is made once.
+    name = _names.get(message.channel)
+    if name is None:
+        if len(_names) >= REMEMBERED:
+            _names.clear()
+        name = _names[message.channel] = zmtp.frame(message.channel.encode(), zmtp.MORE)
+    payload = message.payload
+    cursor = b"\0\0" if message.cursor is None else zmtp.frame(str(message.cursor).encode())
+    if len(payload) < 256:
+        return b"%b\1%c%b%b" % (name, len(payload), payload, cursor)
+    return b"%b%b%b" % (name, zmtp.frame(payload, zmtp.MORE), cursor)
 
 
+_names: dict[str, bytes] = {}
 DELIVERY = Encoding("zmq", _delivery)
 
 
@@ -67,7 +92,7 @@ class Common:
         self.flow = Flow(router.backend)
         self._logged = 0.0
 
-    def dropped(self, client: Client, error: Exception) -> None:
+    def refused(self, client: Client, error: Exception) -> None:
         """Something of the client's can't be published, and it can't be told; the log says so once a second."""
         self.stats.bad_messages += 1
         if time.monotonic() - self._logged > 1.0:
@@ -101,11 +126,14 @@ class Session:
 
 
 class Subscriber(Session):
-    """A SUB client: a sink of the router. What is over its outbox's bound is dropped, and counted."""
+    """A SUB client. What is over its outbox's bound is dropped, and counted. Its connection is the router's sink, or
+    where each client's traffic is sealed of its own, it is that itself."""
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
         self.pending: list[bytes] = []
+        self._sink = connection if connection.protocol.plain else self  # type: ignore[attr-defined]
+        connection.drop = self._dropped
         self._topics = Topics(client.subscribe)
         self._own: set[bytes] = set()
         self._subscriptions: dict[str, Subscription] = {}
@@ -113,7 +141,8 @@ class Subscriber(Session):
         self._opening: list[Subscription] = []
         self._asked: list[bytes] = []
         self._changes = 0
-        self._over = False
+        self._settling = False
+        self._told = 0.0
 
     @property
     def wants_heartbeats(self) -> bool:
@@ -125,8 +154,8 @@ class Subscriber(Session):
                 self.common.stats.bad_messages += 1  # an XSUB may send whatever it likes upstream
             elif not self._subscribed(event.topic, event.on):
                 return False
-        if (self._opening or self._asked) and not self.waiting:
-            self.waiting = 1
+        if (self._opening or self._asked) and not self._settling:
+            self._settling = True
             gevent.spawn(self._settle)
         return True
 
@@ -143,12 +172,15 @@ class Subscriber(Session):
             name = topic.decode()
             if name:
                 check_subscription(name + "*" if len(topic) < MAX_TOPIC else name)
-            change = self._topics.add(name) if on else self._topics.remove(name)
-            if on and not self.client.subscribe.within(name):
-                raise Forbidden(name)
-            self._apply(change)
-        except (UnicodeDecodeError, InvalidChannel, Forbidden, TooManyChannels):
+        except (UnicodeDecodeError, InvalidChannel):
             self.common.stats.refused_subscriptions += on
+            return True
+        try:
+            self._apply(self._topics.add(name) if on else self._topics.remove(name))
+            self.common.stats.refused_subscriptions += on and not self.client.subscribe.within(name)
+        except TooManyChannels:
+            self._apply(self._topics.remove(name))
+            self.common.stats.refused_subscriptions += 1
         return self._count_topics()
 
     def _count_topics(self) -> bool:
@@ -164,8 +196,10 @@ class Subscriber(Session):
                 self.common.router.unsubscribe(subscription)
 
     def _subscribe(self, name: str) -> None:
+        if name in self._subscriptions:
+            return  # it was not given up, because what should have replaced it was refused
         router = self.common.router
-        subscription = self._subscriptions[name] = router.subscribe(name, self, self, DELIVERY)
+        subscription = self._subscriptions[name] = router.subscribe(name, self._sink, self, DELIVERY)
         if name.endswith("*"):
             router.attach(subscription)
         else:  # its order has to be opened first
@@ -189,26 +223,27 @@ class Subscriber(Session):
                 asked, self._asked = self._asked, []
                 for topic in asked:
                     self.send(topic, ", ".join(unconfirmed).encode(), b"")
-        self.waiting = 0
+        self._settling = False
 
     def flush(self) -> None:
-        data = self.pending[0] if len(self.pending) == 1 else b"".join(self.pending)
+        traffic = b"".join(self.pending)
         self.pending.clear()
-        if not data or self.connection.closed:
-            return
-        waits = self.connection.outbox_size
-        if waits and waits + len(data) > self.connection.max_outbox:
-            self.common.stats.dropped += zmtp.count(data)
-            if not self._over:
-                self._over = True
-                log.warning("a slow ZeroMQ client misses messages", extra={"client": self.connection.describe()})
-            return
-        self._over = False
-        self.connection.send(self.connection.protocol.seal(data))  # type: ignore[attr-defined]
+        connection = self.connection
+        if connection.outbox_size and connection.outbox_size + len(traffic) > connection.max_outbox:
+            self._dropped(traffic)  # before it is sealed: what is sealed must be sent
+        elif traffic:
+            connection.send(connection.protocol.seal(traffic))  # type: ignore[attr-defined]
+
+    def _dropped(self, traffic: bytes) -> None:
+        self.common.stats.dropped += zmtp.count(traffic)
+        if time.monotonic() - self._told > 10.0:
+            self._told = time.monotonic()
+            log.warning("a slow ZeroMQ client misses messages", extra={"client": self.connection.describe()})
 
     def ended(self, subscription: Subscription) -> None:
         """The channel was deleted; there may be another one of that name."""
         if self._subscriptions.get(subscription.name) is subscription:
+            del self._subscriptions[subscription.name]
             self._subscribe(subscription.name)
             self.received([])
 
@@ -228,10 +263,14 @@ def _message(client: Client, channel: bytes, payload: bytes, content_type: bytes
     except UnicodeDecodeError:
         raise InvalidChannel("a channel's name is UTF-8") from None
     client.check("publish", name)
-    if content_type == b"application/octet-stream":
+    if content_type == BYTES:
         return Message(name, Kind.BYTES, payload)
     kind, payload = of_type(content_type.decode("latin-1") or "application/json", payload)
     return Message(name, kind, payload)
+
+
+# As plain numbers: looking one up in an enumeration takes half as long as to make a message.
+_JSON, _RAW = int(Kind.JSON), int(Kind.BYTES)
 
 
 class Pusher(Session):
@@ -239,22 +278,34 @@ class Pusher(Session):
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
-        # Messages of one channel that came one after the other are published as one.
+        # Messages of one channel and type that came one after the other are published as one.
         self._runs: list[list[Message]] = []
 
     def received(self, events: list[Event]) -> bool:
-        for frames in events:
+        # The hot path of publishing: what is like the message before, but for its payload, is judged by that alone.
+        run: list[Message] = []
+        like, name, now, size, raw = [b""], "", 0, 0, False
+        for frames in cast("list[Frames]", events):
             try:
-                if not isinstance(frames, list) or not 2 <= len(frames) <= 3:
+                if not 2 <= len(frames) <= 3:
                     raise InvalidPayload("push [channel, payload] or [channel, payload, type]")
-                message = _message(self.client, *frames)
+                payload = frames.pop(1)
+                same = frames == like
+                if same and raw:
+                    message = Message(name, _RAW, payload, None, now)
+                elif same and len(frames) == 1:
+                    message = Message(name, _JSON, json_payload(payload), None, now)
+                else:
+                    message = _message(self.client, frames[0], payload, *frames[1:])
             except (InvalidChannel, InvalidPayload, Forbidden) as error:
-                self.common.dropped(self.client, error)
+                self.common.refused(self.client, error)
                 continue
-            if self._runs and self._runs[-1][0].channel == message.channel:
-                self._runs[-1].append(message)
-            else:
-                self._runs.append([message])
+            if not same or size > RUN_BYTES:
+                run, size = [], 0
+                self._runs.append(run)
+                like, name, now, raw = frames, message.channel, message.published, frames[1:] == [BYTES]
+            run.append(message)
+            size += len(payload)
         if not self.waiting:
             self._publish()
         return True

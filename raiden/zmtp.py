@@ -147,6 +147,11 @@ class Zmtp:
             self._state = self._ignore
             yield Failed(str(error))
 
+    @property
+    def plain(self) -> bool:
+        """What is sent to this client is the same for others."""
+        return self._curve is None
+
     def seal(self, traffic: bytes) -> bytes:
         """Whole frames as they are sent to this client."""
         if self._curve is None:
@@ -224,44 +229,46 @@ class Zmtp:
 
     def _traffic(self) -> Iterator[Event]:
         # The hot path of what clients send: one pass over the bytes, no call for each frame but that of the cipher.
-        buffer, frames, size_so_far = self._buffer, self._frames, self._size
+        buffer, frames, held = self._buffer, self._frames, self._size
         open_ = self._curve.open if self._curve else None
         limit = self._limit() + HEADROOM
+        subscribers = self._kind == b"XPUB"
         at, end = 0, len(buffer)
         while at + 2 <= end:
-            flags = buffer[at]
-            if flags & LONG:
-                if at + 9 > end:
+            flags, size, start = buffer[at], buffer[at + 1], at + 2
+            if flags > MORE or open_ is not None:
+                if flags & LONG:
+                    if at + 9 > end:
+                        break
+                    size, start = int.from_bytes(buffer[at + 1 : at + 9], "big"), at + 9
+                if flags > 7 or held + size > limit:
+                    raise _Invalid(f"a frame of flags {flags}, {size} bytes: a message has at most {limit}")
+                if start + size > end:
                     break
-                size, start = int.from_bytes(buffer[at + 1 : at + 9], "big"), at + 9
-            else:
-                size, start = buffer[at + 1], at + 2
-            size_so_far += size
-            if flags > 7 or size_so_far > limit:
-                raise _Invalid(f"a frame of flags {flags}, {size} bytes: a message has at most {limit}")
-            stop = start + size
-            if stop > end:
-                size_so_far -= size
-                break
-            content = buffer[start:stop]
-            at = stop
-            if open_ is not None:
-                flags, content = open_(content)
-            if flags & COMMAND:
-                size_so_far -= size
-                yield from self._obey(content)
-                continue
+                at = start + size
+                content = buffer[start:at]
+                if open_ is not None:
+                    flags, content = open_(content)
+                if flags & COMMAND:
+                    yield from self._obey(content)
+                    continue
+                held += size
+            else:  # a short one as it is, of which a message can't have too many bytes
+                if start + size > end:
+                    break
+                at = start + size
+                content = buffer[start:at]
             frames.append(content)
             if flags & MORE:
                 if len(frames) == MAX_FRAMES:
                     raise _Invalid(f"a message of more than {MAX_FRAMES} frames")
-                continue
-            if self._kind == b"XPUB" and content[:1] in (b"\0", b"\1") and len(frames) == 1:
+            elif subscribers and content[:1] in (b"\0", b"\1") and len(frames) == 1:
                 yield Subscribed(content[1:], content[0] == 1)  # as ZMTP 3.0 has it
+                frames, held = [], 0
             else:
                 yield frames
-            frames, size_so_far = [], 0
-        self._buffer, self._frames, self._size = buffer[at:], frames, size_so_far
+                frames, held = [], 0
+        self._buffer, self._frames, self._size = buffer[at:], frames, held
 
     def _obey(self, body: bytes) -> Iterator[Event]:
         """A command amid the traffic; those that are not known are ignored."""

@@ -102,12 +102,17 @@ class Daemon:
         return self._out.read_text()
 
     def workers(self) -> dict[str, int]:
-        """The pids of the children by name: backbone, history if there is one, worker 0, ... This is the order in which
-        they are started, so ask before any is replaced."""
+        """The pids of the children by name: backbone, history if there is one, worker 0, ..., zeromq if it has doors.
+        This is the order in which they are started, so ask before any is replaced."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         names = ["backbone", *(["history"] if self.keeps_history else [])]
-        names += [f"worker {number}" for number in range(len(children) - len(names))]
+        last = ["zeromq"] if self.doors() else []
+        names += [f"worker {number}" for number in range(len(children) - len(names) - len(last))] + last
         return dict(zip(names, map(int, children), strict=True))
+
+    def doors(self) -> dict[str, str]:
+        """The endpoints of the ZeroMQ doors: SUB, PUSH, REQ."""
+        return dict(re.findall(r"\b(SUB|PUSH|REQ) (tcp://[^\s,]+)", self.banner()))
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

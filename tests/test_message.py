@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from raiden.message import (
+    VERSION,
     Cursor,
     InvalidChannel,
     InvalidFrame,
@@ -16,18 +17,20 @@ from raiden.message import (
     Message,
     check_channel,
     check_subscription,
+    from_frame,
     json_payload,
+    to_frame,
     topic,
     unquote,
 )
 
 
 def header(version: int, kind: int, extensions: bytes, published: int = 7) -> bytes:
-    return struct.pack("!BBHQ", version, kind, len(extensions), published) + extensions
+    return struct.pack("!BBIQ", version, kind, len(extensions), published) + extensions
 
 
 def extension(tag: int, data: bytes) -> bytes:
-    return struct.pack("!BH", tag, len(data)) + data
+    return struct.pack("!BI", tag, len(data)) + data
 
 
 @pytest.mark.parametrize("name", ["a", "a b", "/", "a/b.c", "a*b", "*a", "-", "-a", "ä€😀", "\u2028", "a" * 255])
@@ -87,12 +90,23 @@ def test_cursors_that_are_none(text: str) -> None:
 def test_frames_round_trip(kind: Kind, cursor: Cursor | None, payload: bytes) -> None:
     if kind == Kind.TEXT:
         payload = payload.decode("latin-1").encode()
-    frame = Message("a€", kind, payload, cursor, published=1 << 50).to_frame()
+    frame = to_frame([Message("a€", kind, payload, cursor, published=1 << 50)])
     name = "a€".encode()
     assert frame.startswith(name + b"\0")
-    message = Message.from_frame(name, frame)
+    (message,) = from_frame(name, frame)
     assert (message.channel, message.kind, message.payload) == ("a€", kind, payload)
     assert (message.cursor, message.published) == (cursor, 1 << 50)
+
+
+@pytest.mark.parametrize("cursor", [None, Cursor("k3x9", 41)])
+def test_frames_of_many(cursor: Cursor | None) -> None:
+    payloads = [b"", b"1", b"x" * 100_000, "€".encode(), *[b"%d" % n for n in range(5000)]]
+    places = [cursor and cursor._replace(offset=cursor.offset + n) for n in range(len(payloads))]
+    sent = [Message("a", Kind.TEXT, *pair, published=7) for pair in zip(payloads, places, strict=True)]
+    got = from_frame(b"a", to_frame(sent))
+    assert [message.payload for message in got] == payloads
+    assert [message.cursor for message in got] == places
+    assert {(message.channel, message.kind, message.published) for message in got} == {("a", Kind.TEXT, 7)}
 
 
 def test_unknown_extensions_are_skipped() -> None:
@@ -103,32 +117,34 @@ def test_unknown_extensions_are_skipped() -> None:
         (cursor + unknown, Cursor("e", 1)),
         (b"\x09", None),
     ]:
-        message = Message.from_frame(b"a", b"a\0" + header(1, Kind.TEXT, extensions) + b"payload")
+        (message,) = from_frame(b"a", b"a\0" + header(VERSION, Kind.TEXT, extensions) + b"payload")
         assert (message.cursor, message.payload, message.published) == (expected, b"payload", 7)
 
 
 @pytest.mark.parametrize(
     ("name", "frame"),
     [
-        (b"a", b"a\0" + header(1, 0, b"")[:-1]),
-        (b"a", b"a\0" + header(1, 0, b"12345")[:-1]),
-        (b"a", b"a\0" + header(2, 0, b"")),
-        (b"a", b"a\0" + header(1, 4, b"")),
-        (b"a", b"a\0" + header(1, 0, extension(1, b"e:x"))),
-        (b"a", b"a\0" + header(1, 0, extension(1, b"\xff:1"))),
-        (b"a", b"a\0" + header(1, Kind.TEXT, b"") + b"no \xff text"),
-        (b"\xff", b"\xff\0" + header(1, 0, b"")),
+        (b"a", b"a\0" + header(VERSION, 0, b"")[:-1]),
+        (b"a", b"a\0" + header(VERSION, 0, b"12345")[:-1]),
+        (b"a", b"a\0" + header(VERSION + 1, 0, b"")),
+        (b"a", b"a\0" + header(VERSION, 4, b"")),
+        (b"a", b"a\0" + header(VERSION, 0, extension(1, b"e:x"))),
+        (b"a", b"a\0" + header(VERSION, 0, extension(1, b"\xff:1"))),
+        (b"a", b"a\0" + header(VERSION, 0, extension(2, b"\0\0\0\2" * 2)) + b"123"),
+        (b"a", b"a\0" + header(VERSION, 0, extension(2, b"\xff\xff\xff\xff")) + b"123"),
+        (b"a", b"a\0" + header(VERSION, Kind.TEXT, b"") + b"no \xff text"),
+        (b"\xff", b"\xff\0" + header(VERSION, 0, b"")),
         (b"", b""),
     ],
 )
 def test_bad_frames(name: bytes, frame: bytes) -> None:
     with pytest.raises(InvalidFrame):
-        Message.from_frame(name, frame)
+        from_frame(name, frame)
 
 
 def test_garbage_is_a_message_or_an_invalid_frame() -> None:
     chance = random.Random(1)
-    valid = Message("a", Kind.TEXT, b"payload", Cursor("e", 1)).to_frame()
+    valid = to_frame([Message("a", Kind.TEXT, b"payload", Cursor("e", 1))] * 2)
     read = 0
     for _ in range(5000):
         frame = bytearray(valid)
@@ -137,7 +153,7 @@ def test_garbage_is_a_message_or_an_invalid_frame() -> None:
         data = bytes(frame[: chance.randrange(len(frame) + 1)]) if chance.random() < 0.5 else chance.randbytes(40)
         name = data[: max(0, data.find(b"\0"))]
         try:
-            assert isinstance(Message.from_frame(name, data), Message)
+            assert all(isinstance(message, Message) for message in from_frame(name, data))
             read += 1
         except InvalidFrame:
             pass

@@ -19,7 +19,7 @@ from raiden.encoding import Encoding
 from raiden.filters import Filters
 from raiden.forwarder import Addresses
 from raiden.history import Gap
-from raiden.message import Kind, Message
+from raiden.message import Kind, Message, from_frame, to_frame
 from raiden.router import Router, Subscription, TooManyChannels
 from raiden.service import READY
 from raiden.stats import Stats
@@ -227,7 +227,7 @@ def test_a_run_is_one_send(router: Router) -> None:
         client.subscribe("a")
         client.subscribe("b", WRAPPED)
     router.in_force()
-    publish(router, "a", *[b"%d" % i for i in range(100)])  # the parts of one ZeroMQ message come together
+    publish(router, "a", *[b"%d" % i for i in range(100)])  # they come in one frame
     first.receives(*[b"%d" % i for i in range(100)])
     assert len(first.sent) == len(second.sent) == 1
     assert router.channels()["a"] == {"subscribers": 2, "messages": 100}
@@ -235,7 +235,7 @@ def test_a_run_is_one_send(router: Router) -> None:
 
 def test_a_sink_sends_once_a_turn(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many runs and subscriptions put something before it; each encoding is called once a message."""
-    frames = [(name.encode(), Message(name, Kind.JSON, b"1").to_frame()) for name in ("a", "a", "b", "a")]
+    frames = [(name.encode(), to_frame([Message(name, Kind.JSON, b"1")])) for name in ("a", "a", "b", "a")]
     encoded: list[Message] = []
 
     def encode(message: Message) -> bytes:
@@ -325,8 +325,8 @@ def test_a_batch_is_refused_whole_when_the_backbone_is_full(tmp_path: Path) -> N
             taken += 1
     with zmq.Context() as context, context.socket(zmq.PULL) as pull:
         pull.bind(Addresses.within(tmp_path, "nowhere").publish)
-        got = [pull.recv_multipart() for _ in range(taken) if pull.poll(5000)]
-        assert [len(parts) for parts in got] == [5] * taken and 0 < taken <= 20
+        got = [from_frame(b"a", pull.recv()) for _ in range(taken) if pull.poll(5000)]
+        assert [len(messages) for messages in got] == [5] * taken and 0 < taken <= 20
 
         def goes() -> bool:
             try:
@@ -336,7 +336,7 @@ def test_a_batch_is_refused_whole_when_the_backbone_is_full(tmp_path: Path) -> N
             return True
 
         wait_for(goes, "there is room again")
-        assert pull.poll(5000) and len(pull.recv_multipart()) == 5, "the refused one left nothing behind"
+        assert pull.poll(5000) and len(from_frame(b"a", pull.recv())) == 5, "the refused one left nothing behind"
     backend.close()
 
 

@@ -22,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from raiden import keys
-from raiden.message import ANSWER, ASK, BEATS, HELLO, INBOX, NONCE, REPORTS, ROSTER, VERSION, Kind, Message
+from raiden.message import ANSWER, ASK, BEATS, HELLO, INBOX, NONCE, REPORTS, ROSTER, VERSION, Kind, Message, to_frame
 from raiden.roster import Beat
 from tests.daemons import Daemon, Stream, command, environment, wait_for
 
@@ -259,7 +259,7 @@ def test_an_intruder_gets_nothing_and_injects_nothing(keyed: Keyed, has_key: boo
         sock.connect(f"tcp://{address(first)}")
     intruder.subscribe(b"")
     injector.send(b"\x01" + HELLO + fake.introduction(1) + b"\0")
-    injector.send(Message("a", Kind.JSON, b"666").to_frame())
+    injector.send(to_frame([Message("a", Kind.JSON, b"666")]))
     assert monitor.poll(10_000), "it is turned away"
     passes(first, second)
     passes(second, first)
@@ -466,7 +466,7 @@ def test_a_node_that_says_garbage(start: Start) -> None:
     id_of_first = str(rows(first)[0]["id"]).encode()
     with Rogue(first, confirms=True) as rogue, Stream(first, "/a") as stream:
         chance = random.Random(5)
-        good = Message("a", Kind.JSON, b'"rogue"').to_frame()
+        good = to_frame([Message("a", Kind.JSON, b'"rogue"')])
         topics = [BEATS, INBOX + id_of_first, REPORTS + id_of_first, ROSTER + id_of_first, ASK, ANSWER + b"x"]
         texts = [b"", b"{}", b"[]", b"null", b'{"from":[]}', b'{"from":"rogue","stamp":"x"}', b"\xff" * 50]
         texts += [
@@ -478,7 +478,7 @@ def test_a_node_that_says_garbage(start: Start) -> None:
         frames = [topic + b"\0" + text for topic in topics for text in texts]
         frames += [good[:n] for n in range(2, len(good) - 7)]
         frames += [b"a\0" + chance.randbytes(chance.randrange(60)) for _ in range(300)]
-        frames += [Message("a", Kind.TEXT, b"\xff\xfe").to_frame(), good]
+        frames += [to_frame([Message("a", Kind.TEXT, b"\xff\xfe")]), good]
         for frame in frames:
             rogue.frames.put(frame)
         seen = [stream.value()]
