@@ -326,16 +326,17 @@ def test_with_keys(example: Example, keyed: Keyed, channel: str, tmp_path: Path)
     assert [payload for _, _, payload in running.lines()] == values("program", 100)
 
 
-def test_a_late_joiner_misses_nothing_across_restarts(channel: str, tmp_path: Path) -> None:
-    """It joins after the first hundred, and the node is restarted twice while it listens."""
+@pytest.mark.parametrize("before", [0, 100])
+def test_a_late_joiner_misses_nothing_across_restarts(channel: str, tmp_path: Path, before: int) -> None:
+    """The node is restarted twice while it listens."""
     settings: dict[str, Any] = {**KEEP_ALL, **DOORS}
     node = Node(tmp_path / "node", **settings)
-    join = [sys.executable, str(EXAMPLES / "python" / "join.py"), node.door("SUB"), node.door("REQ"), channel, "500"]
+    join = [sys.executable, str(EXAMPLES / "python" / "join.py"), node.door("SUB"), node.door("REQ"), channel]
     settings |= {f"zmq_{name}_port": int(node.door(name.upper()).rpartition(":")[2]) for name in ("sub", "req")}
     try:
-        publish(node, channel, range(100))
-        with subscriber(join, tmp_path, dict(os.environ)) as running:
-            for first in (100, 300):
+        publish(node, channel, range(before))
+        with subscriber([*join, str(before + 400)], tmp_path, dict(os.environ)) as running:
+            for first in (before, before + 200):
                 publish(node, channel, range(first, first + 100))
                 wait_for(running.lines, "it has begun")
                 assert node.stop() == 0
@@ -344,7 +345,7 @@ def test_a_late_joiner_misses_nothing_across_restarts(channel: str, tmp_path: Pa
             assert running.end() == (0, "")
     finally:
         node.stop()
-    assert [int(payload) for _, _, payload in running.lines()] == list(range(500))
+    assert [int(payload) for _, _, payload in running.lines()] == list(range(before + 400))
 
 
 def publish(node: Node, channel: str, numbers: Iterable[int]) -> None:

@@ -78,7 +78,7 @@ class Joined:
                 self.position = cursor.decode()
                 yield self.position, payload.decode()
             more = page["more"]
-        self.position = page["cursor"]  # also where the last messages are there no more
+        self.position = page["cursor"] or ""  # also where the last messages are there no more, or never were any
 
     def _ask(self, *request: str) -> list[bytes]:
         """The node's answer, whenever it comes. What only reads may be asked again."""
