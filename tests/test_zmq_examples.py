@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -150,24 +149,15 @@ def example(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 # The nodes.
 
 
-class Node(Daemon):
-    """A daemon whose ZeroMQ doors are open."""
-
-    def door(self, name: str) -> str:
-        found = re.search(rf"^  zeromq: .*\b{name} (tcp://[^\s,]+)", self.banner(), re.MULTILINE)
-        assert found, self.banner()
-        return found.group(1)
-
-
 @pytest.fixture(scope="module")
-def nodes(shared_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
+def nodes(shared_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Daemon]]:
     """Two nodes of a cluster, with one history."""
     settings = {"store": shared_server.url, **KEEP_ALL, **DOORS}
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    first = Node(tmp_path_factory.mktemp("first"), backend_port=port, **settings)
+    first = Daemon(tmp_path_factory.mktemp("first"), backend_port=port, **settings)
     try:
-        second = Node(tmp_path_factory.mktemp("second"), peers=[f"127.0.0.1:{port}"], **settings)
+        second = Daemon(tmp_path_factory.mktemp("second"), peers=[f"127.0.0.1:{port}"], **settings)
         try:
             for node in (first, second):
                 wait_for(partial(connected, node), "the nodes are connected")
@@ -179,7 +169,7 @@ def nodes(shared_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
     assert "Traceback" not in first.log() + second.log()
 
 
-def connected(node: Node) -> bool:
+def connected(node: Daemon) -> bool:
     return [row["state"] for row in node.json("/-/nodes")["nodes"]] == ["self", "connected"]
 
 
@@ -187,21 +177,25 @@ def connected(node: Node) -> bool:
 class Keyed:
     """A node that lets in whoever has these keys."""
 
-    node: Node
+    node: Daemon
     environ: dict[str, str]
+
+
+def keygen(path: Path, data_dir: Path) -> str:
+    """Make a key; its public half."""
+    argv = command("keygen", str(path), data_dir=data_dir)
+    made = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment(), cwd=ROOT)
+    return made.stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     folder = tmp_path_factory.mktemp("keyed")
-    key = folder / "doors.key"
-    argv = command("keygen", str(key), data_dir=folder)
-    made = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment(), cwd=ROOT)
-    public, secret = (half.decode() for half in zmq.curve_keypair())
+    server, client = (keygen(folder / name, folder) for name in ("doors.key", "client.key"))
     may = {"name": "example", "publish": ["*"], "subscribe": ["*"], "history": ["*"]}
-    node = Node(folder / "node", zmq_key=str(key), zmq_keys={public: may}, **KEEP_ALL, **DOORS)
-    server = made.stdout.strip()
-    yield Keyed(node, {"ZMQ_SERVER_KEY": server, "ZMQ_PUBLIC_KEY": public, "ZMQ_SECRET_KEY": secret})
+    node = Daemon(folder / "node", zmq_key=str(folder / "doors.key"), zmq_keys={client: may}, **KEEP_ALL, **DOORS)
+    secret = (folder / "client.key").read_text().strip()
+    yield Keyed(node, {"ZMQ_SERVER_KEY": server, "ZMQ_PUBLIC_KEY": client, "ZMQ_SECRET_KEY": secret})
     assert node.stop() == 0
     assert "Traceback" not in node.log(), node.log()
 
@@ -253,12 +247,12 @@ def batched(items: list[str], size: int) -> Iterator[list[str]]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
-def by_http(node: Node, channel: str) -> None:
+def by_http(node: Daemon, channel: str) -> None:
     for batch in batched(values("http"), UNDER_WAY):
         post(node, channel, *map(json.loads, batch))
 
 
-def by_websocket(node: Node, channel: str) -> None:
+def by_websocket(node: Daemon, channel: str) -> None:
     with connect(f"ws://127.0.0.1:{node.port}/-/websocket", proxy=None) as websocket:
         for batch in batched(values("websocket"), UNDER_WAY):
             for value in batch:
@@ -267,17 +261,17 @@ def by_websocket(node: Node, channel: str) -> None:
                 assert "cursor" in json.loads(websocket.recv(timeout=20))
 
 
-def by_push(node: Node, channel: str) -> None:
+def by_push(node: Daemon, channel: str) -> None:
     with zmq.Context() as context, context.socket(zmq.PUSH) as push:
-        push.connect(node.door("PUSH"))
+        push.connect(node.doors()["PUSH"])
         for value in values("push", EACH // 2):
             push.send_multipart([channel.encode(), value.encode()])
 
 
-def by_req(node: Node, channel: str) -> None:
+def by_req(node: Daemon, channel: str) -> None:
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
-        dealer.connect(node.door("REQ"))
+        dealer.connect(node.doors()["REQ"])
         for batch in batched(values("req"), UNDER_WAY):
             for value in batch:
                 dealer.send_multipart([b"", b"publish", channel.encode(), value.encode()])
@@ -293,16 +287,16 @@ def by_program(argv: list[str], environ: dict[str, str], count: int) -> None:
 
 
 def test_all_that_another_node_publishes_comes_in_order(
-    example: Example, nodes: tuple[Node, Node], channel: str, tmp_path: Path
+    example: Example, nodes: tuple[Daemon, Daemon], channel: str, tmp_path: Path
 ) -> None:
     first, second = nodes
     environ = {**os.environ, **example.environ}
     total = 4 * EACH
-    with subscriber([*example.subscribe, second.door("SUB"), channel, str(total)], tmp_path, environ) as running:
+    with subscriber([*example.subscribe, second.doors()["SUB"], channel, str(total)], tmp_path, environ) as running:
         wait_for(running.is_ready, "the subscription holds")
         with ThreadPoolExecutor() as pool:
             jobs = [pool.submit(by, first, channel) for by in (by_http, by_websocket, by_push, by_req)]
-            jobs.append(pool.submit(by_program, [*example.publish, first.door("PUSH"), channel], environ, EACH // 2))
+            jobs.append(pool.submit(by_program, [*example.publish, first.doors()["PUSH"], channel], environ, EACH // 2))
             for job in jobs:
                 job.result()
         assert running.end() == (0, "")
@@ -319,9 +313,9 @@ def test_all_that_another_node_publishes_comes_in_order(
 
 def test_with_keys(example: Example, keyed: Keyed, channel: str, tmp_path: Path) -> None:
     environ = {**os.environ, **example.environ, **keyed.environ}
-    with subscriber([*example.subscribe, keyed.node.door("SUB"), channel, "100"], tmp_path, environ) as running:
+    with subscriber([*example.subscribe, keyed.node.doors()["SUB"], channel, "100"], tmp_path, environ) as running:
         wait_for(running.is_ready, "the subscription holds")
-        by_program([*example.publish, keyed.node.door("PUSH"), channel], environ, 100)
+        by_program([*example.publish, keyed.node.doors()["PUSH"], channel], environ, 100)
         assert running.end() == (0, "")
     assert [payload for _, _, payload in running.lines()] == values("program", 100)
 
@@ -330,9 +324,9 @@ def test_with_keys(example: Example, keyed: Keyed, channel: str, tmp_path: Path)
 def test_a_late_joiner_misses_nothing_across_restarts(channel: str, tmp_path: Path, before: int) -> None:
     """The node is restarted twice while it listens."""
     settings: dict[str, Any] = {**KEEP_ALL, **DOORS}
-    node = Node(tmp_path / "node", **settings)
-    join = [sys.executable, str(EXAMPLES / "python" / "join.py"), node.door("SUB"), node.door("REQ"), channel]
-    settings |= {f"zmq_{name}_port": int(node.door(name.upper()).rpartition(":")[2]) for name in ("sub", "req")}
+    node = Daemon(tmp_path / "node", **settings)
+    join = [sys.executable, str(EXAMPLES / "python" / "join.py"), node.doors()["SUB"], node.doors()["REQ"], channel]
+    settings |= {f"zmq_{name}_port": int(node.doors()[name.upper()].rpartition(":")[2]) for name in ("sub", "req")}
     try:
         publish(node, channel, range(before))
         with subscriber([*join, str(before + 400)], tmp_path, dict(os.environ)) as running:
@@ -340,7 +334,7 @@ def test_a_late_joiner_misses_nothing_across_restarts(channel: str, tmp_path: Pa
                 publish(node, channel, range(first, first + 100))
                 wait_for(running.lines, "it has begun")
                 assert node.stop() == 0
-                node = Node(tmp_path / "node", **settings)
+                node = Daemon(tmp_path / "node", **settings)
                 publish(node, channel, range(first + 100, first + 200))
             assert running.end() == (0, "")
     finally:
@@ -348,6 +342,6 @@ def test_a_late_joiner_misses_nothing_across_restarts(channel: str, tmp_path: Pa
     assert [int(payload) for _, _, payload in running.lines()] == list(range(before + 400))
 
 
-def publish(node: Node, channel: str, numbers: Iterable[int]) -> None:
+def publish(node: Daemon, channel: str, numbers: Iterable[int]) -> None:
     for number in numbers:
         node.publish(channel, number)
