@@ -53,15 +53,18 @@ def need(language: str, *programs: str) -> None:
             pytest.skip(f"{language}: needs {program}")
 
 
+def run(*argv: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, **options)
+
+
 def need_success(language: str, what: str, *argv: str, **options: Any) -> None:
     """Skip if the command fails: then something of the language's is not installed, or can't be fetched."""
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, **options)
-    if done.returncode:
+    if run(*argv, **options).returncode:
         pytest.skip(f"{language}: needs {what}")
 
 
 def make(*argv: str, **options: Any) -> None:
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, **options)
+    done = run(*argv, **options)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -106,12 +109,12 @@ def go(folder: Path) -> Example:
 
 def java(folder: Path) -> Example:
     need("java", "java", "javac", "mvn")
-    shutil.copytree(EXAMPLES / "java", folder, dirs_exist_ok=True)
-    maven = ("mvn", "--quiet", "--batch-mode")
-    need_success("java", "JeroMQ", *maven, "dependency:copy-dependencies", cwd=folder)
-    make(*maven, "compile", cwd=folder)
-    run = ["java", "-cp", f"{folder}/target/classes:{folder}/target/dependency/*"]
-    return Example([*run, "Subscribe"], [*run, "Publish"])
+    jars = f"-DoutputDirectory={folder}"
+    pom = str(EXAMPLES / "java" / "pom.xml")
+    need_success("java", "JeroMQ", "mvn", "--quiet", "--batch-mode", "-f", pom, "dependency:copy-dependencies", jars)
+    start = ["java", "-cp", f"{folder}/*"]
+    subscribe, publish = ([*start, str(EXAMPLES / "java" / f"{name.title()}.java")] for name in PROGRAMS)
+    return Example(subscribe, publish)
 
 
 def javascript(folder: Path) -> Example:
