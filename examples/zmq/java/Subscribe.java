@@ -15,7 +15,7 @@ public class Subscribe {
         try (ZContext context = new ZContext()) {
             ZMQ.Socket socket = context.createSocket(SocketType.SUB);
             useKeys(socket);
-            socket.setRcvHWM(0); // no bound: with CURVE, JeroMQ 0.6 loses a message when the queue is full
+            socket.setRcvHWM(0); // no bound: with CURVE, JeroMQ 0.6 may lose a message when the queue is full
             socket.connect(args[0]);
             socket.subscribe(args[1]);
             socket.subscribe(IN_FORCE); // comes when both subscriptions hold, and again after each reconnect
