@@ -16,8 +16,8 @@ WINDOW, OVERHEAD = 16 << 20, 256
 class Flow:
     """A worker that falls behind would lose messages at the uplink, once its queue there is full, and nobody would
     know. So every half a window all workers of the node, this one included, are asked whether they are there yet: the
-    question comes behind all that was published before it. Until they have answered, or a second has passed, no more
-    than a window is under way."""
+    question comes behind all that was published before it. Until they have answered, or a second has passed and some
+    have, no more than a window is under way."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -46,7 +46,8 @@ class Flow:
         while True:
             self._wake.wait()
             asked = self._load
-            self._backend.ask(b"reached")
+            if not self._backend.ask(b"reached"):
+                continue  # it is the uplink that takes nothing
             self._load -= asked
             if self._load < WINDOW // 2:
                 self._wake.clear()

@@ -28,8 +28,9 @@ from raiden.zmtp import Event, Failed, Peer, Reply, Zmtp
 
 log = logging.getLogger(__name__)
 
-# Seconds. A client that does not answer TCP's keep-alive probes is gone after KEEPALIVE + 3 * PROBE.
-HANDSHAKE_TIMEOUT, KEEPALIVE, PROBE = 5.0, 25, 5
+# Seconds. A stop waits no longer than LINGER for those who hear to take what is for them. A client that does not answer
+# TCP's keep-alive probes is gone after KEEPALIVE + 3 * PROBE.
+HANDSHAKE_TIMEOUT, LINGER, KEEPALIVE, PROBE = 5.0, 2.0, 25, 5
 
 
 class Gate:
@@ -117,8 +118,10 @@ class ZmqDoor(Door):
             self.stats.bad_messages += 1
         log.warning("closed a ZeroMQ client", extra={"connection": connection.describe(), "reason": failed.why})
         if failed.farewell:
-            connection.send(failed.farewell)
-        self.close(connection)
+            connection.finish(failed.farewell)
+            self._wheel.schedule(connection, LINGER)
+        else:
+            self.close(connection)
 
     def reconsider(self) -> None:
         """Close who may not be here any more, or may do something else now; who comes back is judged anew."""
@@ -205,6 +208,8 @@ class ZmqGateway(Service):
     def drain(self, timeout: float) -> None:
         """Take no more, finish what is under way, at most for so many seconds; last those who hear."""
         deadline = time.monotonic() + timeout
-        for name in ("push", "req", "sub"):
+        for name in ("push", "req"):
             if name in self._doors:
                 self._doors[name].drain(deadline)
+        if "sub" in self._doors:
+            self._doors["sub"].drain(min(deadline, time.monotonic() + LINGER))

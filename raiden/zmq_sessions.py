@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import gevent
 
@@ -19,7 +19,16 @@ from raiden.encoding import Encoding, dumps, gap
 from raiden.flow import Flow
 from raiden.history import Gap, StoreFailed
 from raiden.http import HttpError, problem_json
-from raiden.message import Cursor, InvalidChannel, InvalidPayload, Kind, Message, check_channel, check_subscription
+from raiden.message import (
+    Cursor,
+    InvalidChannel,
+    InvalidPayload,
+    Kind,
+    Message,
+    check_channel,
+    check_subscription,
+    json_payload,
+)
 from raiden.payload import check_key, of_type
 from raiden.refusals import REFUSALS, status_of
 from raiden.router import Router, Subscription, TooManyChannels
@@ -35,6 +44,9 @@ OWN, IN_FORCE, HEARTBEAT = b"-/", b"-/in-force/", b"-/heartbeat"
 MAX_TOPIC = 255
 # Requests of one connection that are under way; messages of a page of history where no limit is asked for.
 MAX_REQUESTS, PAGE = 256, 100
+# A run of messages that are published as one ends with the one that goes over it: the backbone's queues are bounded in
+# runs.
+RUN_BYTES = 4096
 # Channels whose names are remembered as they are sent.
 REMEMBERED = 10_000
 # Seconds until the backbone or the history is tried again.
@@ -80,7 +92,7 @@ class Common:
         self.flow = Flow(router.backend)
         self._logged = 0.0
 
-    def dropped(self, client: Client, error: Exception) -> None:
+    def refused(self, client: Client, error: Exception) -> None:
         """Something of the client's can't be published, and it can't be told; the log says so once a second."""
         self.stats.bad_messages += 1
         if time.monotonic() - self._logged > 1.0:
@@ -129,6 +141,7 @@ class Subscriber(Session):
         self._opening: list[Subscription] = []
         self._asked: list[bytes] = []
         self._changes = 0
+        self._settling = False
         self._told = 0.0
 
     @property
@@ -141,8 +154,8 @@ class Subscriber(Session):
                 self.common.stats.bad_messages += 1  # an XSUB may send whatever it likes upstream
             elif not self._subscribed(event.topic, event.on):
                 return False
-        if (self._opening or self._asked) and not self.waiting:
-            self.waiting = 1
+        if (self._opening or self._asked) and not self._settling:
+            self._settling = True
             gevent.spawn(self._settle)
         return True
 
@@ -159,12 +172,15 @@ class Subscriber(Session):
             name = topic.decode()
             if name:
                 check_subscription(name + "*" if len(topic) < MAX_TOPIC else name)
-            change = self._topics.add(name) if on else self._topics.remove(name)
-            if on and not self.client.subscribe.within(name):
-                raise Forbidden(name)
-            self._apply(change)
-        except (UnicodeDecodeError, InvalidChannel, Forbidden, TooManyChannels):
+        except (UnicodeDecodeError, InvalidChannel):
             self.common.stats.refused_subscriptions += on
+            return True
+        try:
+            self._apply(self._topics.add(name) if on else self._topics.remove(name))
+            self.common.stats.refused_subscriptions += on and not self.client.subscribe.within(name)
+        except TooManyChannels:
+            self._apply(self._topics.remove(name))
+            self.common.stats.refused_subscriptions += 1
         return self._count_topics()
 
     def _count_topics(self) -> bool:
@@ -180,6 +196,8 @@ class Subscriber(Session):
                 self.common.router.unsubscribe(subscription)
 
     def _subscribe(self, name: str) -> None:
+        if name in self._subscriptions:
+            return  # it was not given up, because what should have replaced it was refused
         router = self.common.router
         subscription = self._subscriptions[name] = router.subscribe(name, self._sink, self, DELIVERY)
         if name.endswith("*"):
@@ -205,7 +223,7 @@ class Subscriber(Session):
                 asked, self._asked = self._asked, []
                 for topic in asked:
                     self.send(topic, ", ".join(unconfirmed).encode(), b"")
-        self.waiting = 0
+        self._settling = False
 
     def flush(self) -> None:
         traffic = b"".join(self.pending)
@@ -225,6 +243,7 @@ class Subscriber(Session):
     def ended(self, subscription: Subscription) -> None:
         """The channel was deleted; there may be another one of that name."""
         if self._subscriptions.get(subscription.name) is subscription:
+            del self._subscriptions[subscription.name]
             self._subscribe(subscription.name)
             self.received([])
 
@@ -250,35 +269,43 @@ def _message(client: Client, channel: bytes, payload: bytes, content_type: bytes
     return Message(name, kind, payload)
 
 
+# As plain numbers: looking one up in an enumeration takes half as long as to make a message.
+_JSON, _RAW = int(Kind.JSON), int(Kind.BYTES)
+
+
 class Pusher(Session):
     """A PUSH client. It can't be told anything; so it is not read from while the node can't take more."""
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
-        # Messages of one channel and kind that came one after the other are published as one.
+        # Messages of one channel and type that came one after the other are published as one.
         self._runs: list[list[Message]] = []
 
     def received(self, events: list[Event]) -> bool:
-        # The hot path of publishing: bytes to the channel of the message before need no look but at the two frames.
+        # The hot path of publishing: what is like the message before, but for its payload, is judged by that alone.
         run: list[Message] = []
-        channel, content_type, name, now = b"", b"", "", 0
-        for frames in events:
-            if run and len(frames) == 3 and frames[0] == channel and frames[2] == content_type == BYTES:
-                run.append(Message(name, Kind.BYTES, frames[1], None, now))
-                continue
+        like, name, now, size, raw = [b""], "", 0, 0, False
+        for frames in cast("list[Frames]", events):
             try:
-                if not isinstance(frames, list) or not 2 <= len(frames) <= 3:
+                if not 2 <= len(frames) <= 3:
                     raise InvalidPayload("push [channel, payload] or [channel, payload, type]")
-                message = _message(self.client, *frames)
+                payload = frames.pop(1)
+                same = frames == like
+                if same and raw:
+                    message = Message(name, _RAW, payload, None, now)
+                elif same and len(frames) == 1:
+                    message = Message(name, _JSON, json_payload(payload), None, now)
+                else:
+                    message = _message(self.client, frames[0], payload, *frames[1:])
             except (InvalidChannel, InvalidPayload, Forbidden) as error:
-                self.common.dropped(self.client, error)
+                self.common.refused(self.client, error)
                 continue
-            if not run or run[0].channel != message.channel or run[0].kind != message.kind:
-                run = []
+            if not same or size > RUN_BYTES:
+                run, size = [], 0
                 self._runs.append(run)
+                like, name, now, raw = frames, message.channel, message.published, frames[1:] == [BYTES]
             run.append(message)
-            channel, content_type = frames[0], frames[2] if len(frames) == 3 else b""
-            name, now = message.channel, message.published
+            size += len(payload)
         if not self.waiting:
             self._publish()
         return True

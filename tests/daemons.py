@@ -102,8 +102,8 @@ class Daemon:
         return self._out.read_text()
 
     def workers(self) -> dict[str, int]:
-        """The pids of the children by name: backbone, history if there is one, worker 0, ..., zeromq if it has doors. This
-        is the order in which they are started, so ask before any is replaced."""
+        """The pids of the children by name: backbone, history if there is one, worker 0, ..., zeromq if it has doors.
+        This is the order in which they are started, so ask before any is replaced."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         names = ["backbone", *(["history"] if self.keeps_history else [])]
         last = ["zeromq"] if self.doors() else []

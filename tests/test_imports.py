@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PURE = [
     "message", "encoding", "filters", "http", "websocket", "stats", "roster", "history", "channels", "order",
-    "parameters", "commands", "payload",
+    "parameters", "commands", "payload", "curve", "zmtp", "auth", "topics",
 ]  # fmt: skip
 
 
@@ -64,6 +64,7 @@ def test_pure_modules_know_no_sockets(name: str) -> None:
         assert not {needed.partition(".")[0] for needed in GRAPH[module]} & {"gevent", "zmq", "socket"}, module
 
 
-def test_only_workers_use_the_gateway() -> None:
-    users = {module for module, needs in GRAPH.items() if any(f"{n}.".startswith("raiden.gateway.") for n in needs)}
+@pytest.mark.parametrize("gateway", ["raiden.gateway", "raiden.zmq_gateway"])
+def test_only_workers_use_a_gateway(gateway: str) -> None:
+    users = {module for module, needs in GRAPH.items() if any(f"{n}.".startswith(f"{gateway}.") for n in needs)}
     assert users == {"raiden.worker"}
