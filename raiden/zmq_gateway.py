@@ -17,6 +17,7 @@ import gevent
 
 from raiden import zmtp
 from raiden.auth import ANYONE, Client
+from raiden.backend import NotInForce
 from raiden.connection import Connection, Gone, Overflow
 from raiden.curve import Curve
 from raiden.door import Door
@@ -212,4 +213,8 @@ class ZmqGateway(Service):
             if name in self._doors:
                 self._doors[name].drain(deadline)
         if "sub" in self._doors:
+            try:
+                self._common.router.backend.check()  # what the other doors took has come back by the backbone
+            except NotInForce:
+                pass  # the history has it
             self._doors["sub"].drain(min(deadline, time.monotonic() + LINGER))

@@ -109,6 +109,7 @@ class Session:
         self.client = client
         self.key = key
         self.waiting = 0
+        self._draining = False
 
     def received(self, events: list[Event]) -> bool:
         """What has come in one go. False: the client must be cut off."""
@@ -119,7 +120,13 @@ class Session:
 
     def drain(self) -> None:
         """The node stops: take no more."""
+        self._draining = True
         self.connection.pause()
+
+    def resume(self) -> None:
+        """Take more, unless the node stops."""
+        if not self._draining:
+            self.connection.resume()
 
     def close(self) -> None:
         """The connection has ended."""
@@ -284,7 +291,7 @@ class Pusher(Session):
     def received(self, events: list[Event]) -> bool:
         # The hot path of publishing: what is like the message before, but for its payload, is judged by that alone.
         run: list[Message] = []
-        like, name, now, size, raw = [b""], "", 0, 0, False
+        like, name, now, size, raw = list[bytes](), "", 0, 0, False
         for frames in cast("list[Frames]", events):
             try:
                 if not 2 <= len(frames) <= 3:
@@ -333,7 +340,7 @@ class Pusher(Session):
         if kept:
             self._store(kept)
         else:
-            self.connection.resume()
+            self.resume()
 
     def _store(self, runs: list[list[Message]]) -> None:
         def stored(outcome: list[list[Cursor]] | Exception) -> None:
@@ -421,7 +428,7 @@ class Requester(Session):
         self.waiting -= 1
         self._answer(envelope, answer)
         if self.waiting == MAX_REQUESTS - 1:
-            self.connection.resume()
+            self.resume()
 
     # Commands.
 
