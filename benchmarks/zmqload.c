@@ -1,5 +1,5 @@
-/* zmqload: one publisher and its subscribers, of ZeroMQ (libzmq's PUSH and SUB) or NATS (plain sockets), and what came of
- * it, as one JSON object.
+/* zmqload: one publisher and its subscribers, of ZeroMQ (libzmq's PUSH and SUB) or NATS (plain sockets), and what came
+ * of it, as one JSON object.
  *
  * A payload begins with its number and the time it was handed over, which tell what was lost, what came out of order
  * and how long each took; its other bytes are dots. One thread publishes: as fast as a window allows, which is how far
@@ -7,7 +7,7 @@
  * CLOCK_MONOTONIC.
  *
  *     cc -O2 -std=c11 -pthread -o zmqload zmqload.c -lzmq
- *     zmqload --push tcp://127.0.0.1:7072 --sub tcp://127.0.0.1:7071 --subs 50 --rate 2000 --type application/octet-stream
+ *     zmqload --push tcp://127.0.0.1:7072 --sub tcp://127.0.0.1:7071 --type application/octet-stream --rate 2000
  *     zmqload --nats 4222 --subs 50 --window 1000
  *
  * It says "ready" once each subscriber has heard something, begins when it reads a line, prints what came of it, and
@@ -30,6 +30,8 @@
 #include <time.h>
 #include <unistd.h>
 #include <zmq.h>
+
+#define HELLO "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n"
 
 enum { READ = 1 << 18, WRITE = 1 << 15, MAX_US = 20 * 1000 * 1000, AT_ONCE = 1000, SETTLE_MS = 200 };
 static const uint64_t PROBE = UINT64_MAX; /* the number of what is sent to see whether subscriptions hold */
@@ -235,7 +237,7 @@ static void *receive_all_nats(void *unused) {
     (void)unused;
     int epoll = epoll_create1(0);
     char hello[256];
-    int size = snprintf(hello, sizeof hello, "CONNECT {\"verbose\":false,\"pedantic\":false}\r\nSUB %s 1\r\n", opt.channel);
+    int size = snprintf(hello, sizeof hello, HELLO "SUB %s 1\r\n", opt.channel);
     for (unsigned i = 0; i < opt.subs; i++) {
         struct subscriber *s = &subscribers[i];
         s->fd = connection();
@@ -298,9 +300,8 @@ static void open_publisher(struct publisher *p, void *context) {
         p->socket = zmq_connected(context, ZMQ_PUSH, opt.push);
         return;
     }
-    const char *hello = "CONNECT {\"verbose\":false,\"pedantic\":false}\r\n";
     p->fd = connection();
-    write_all(p->fd, hello, strlen(hello));
+    write_all(p->fd, HELLO, strlen(HELLO));
 }
 
 static void wait_until_ready(struct publisher *p, int64_t deadline) {

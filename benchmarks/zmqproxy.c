@@ -1,5 +1,5 @@
-/* zmqproxy: libzmq's own proxy from PULL to PUB, on ports of the kernel's choice. What any server behind such doors costs
- * at least: frames go through unread.
+/* zmqproxy: libzmq's own proxy from PULL to PUB, on ports of the kernel's choice. What any server behind such doors
+ * costs at least: frames go through unread.
  *
  *     cc -O2 -std=c11 -o zmqproxy zmqproxy.c -lzmq
  *     zmqproxy                 prints "PUSH tcp://127.0.0.1:PORT, SUB tcp://127.0.0.1:PORT", what clients connect
