@@ -284,7 +284,8 @@ class Pusher(Session):
     def received(self, events: list[Event]) -> bool:
         # The hot path of publishing: what is like the message before, but for its payload, is judged by that alone.
         run: list[Message] = []
-        like, name, now, size, raw = [b""], "", 0, 0, False
+        like: Frames = []
+        name, now, size, raw = "", 0, 0, False
         for frames in cast("list[Frames]", events):
             try:
                 if not 2 <= len(frames) <= 3:

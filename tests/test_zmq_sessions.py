@@ -1,0 +1,72 @@
+"""What a ZeroMQ client may do to a session that libzmq would not do, and what happens when all is full."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import zmq
+
+from raiden.zmtp import COMMAND, Zmtp, frame, message
+from tests.daemons import Daemon, wait_for
+
+Start = Callable[..., Daemon]
+Socket = zmq.Socket[bytes]
+
+DOORS = {"zmq_sub_port": 0, "zmq_push_port": 0, "zmq_req_port": 0}
+CHANNELS = {"live.*": {"history_size": 0}, "*": {"history_size": 1000}}
+
+
+@pytest.fixture
+def node(start: Start) -> Daemon:
+    return start(workers=1, channels=CHANNELS, **DOORS)
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Socket]]:
+    """Connects libzmq's sockets to a node's doors."""
+    with zmq.Context() as context:
+
+        def connect(node: Daemon, door: str, kind: int, **options: int) -> Socket:
+            sock = context.socket(kind)
+            sock.linger, sock.rcvtimeo, sock.sndtimeo = 0, 20_000, 20_000
+            for name, value in options.items():
+                setattr(sock, name, value)
+            sock.connect(node.doors()[door])
+            return sock
+
+        yield connect
+        context.destroy(linger=0)
+
+
+def raw(node: Daemon, door: str, kind: bytes) -> socket.socket:
+    """A connection that has shaken hands, as a socket of this kind."""
+    host, _, port = node.doors()[door].removeprefix("tcp://").rpartition(":")
+    sock = socket.create_connection((host, int(port)), 20)
+    greeting = Zmtp(kind, frozenset(), int, None).greeting
+    sock.sendall(greeting + frame(b"\5READY\x0bSocket-Type%b%b" % (len(kind).to_bytes(4, "big"), kind), COMMAND))
+    with sock.makefile("rb") as stream:
+        answer = stream.read(len(greeting) + 2)
+        stream.read(answer[-1])
+    return sock
+
+
+def in_force(sub: Socket, text: bytes = b"1") -> None:
+    sub.subscribe(b"-/in-force/" + text)
+    assert sub.recv_multipart() == [b"-/in-force/" + text, b"", b""]
+
+
+def test_a_channel_without_a_name_is_refused_wherever_it_comes(node: Daemon, connect: Callable[..., Socket]) -> None:
+    """First, and behind so much that what is alike is cut."""
+    sub = connect(node, "SUB", zmq.SUB)
+    sub.subscribe(b"")
+    in_force(sub)
+    with raw(node, "PUSH", b"PUSH") as pusher:
+        pusher.sendall(message(b"", b'"%b"' % (5000 * b"x")) * 3 + message(b"a", b"1"))
+        assert sub.recv_multipart()[:2] == [b"a", b"1"]
+    assert node.metric("raiden_bad_messages_total") == 3
