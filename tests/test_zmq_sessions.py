@@ -70,3 +70,14 @@ def test_a_channel_without_a_name_is_refused_wherever_it_comes(node: Daemon, con
         pusher.sendall(message(b"", b'"%b"' % (5000 * b"x")) * 3 + message(b"a", b"1"))
         assert sub.recv_multipart()[:2] == [b"a", b"1"]
     assert node.metric("raiden_bad_messages_total") == 3
+
+
+@pytest.mark.parametrize(("door", "kind"), [("PUSH", b"PUSH"), ("REQ", b"DEALER")])
+def test_who_subscribes_where_nothing_is_heard_is_ignored(node: Daemon, door: str, kind: bytes) -> None:
+    with raw(node, door, kind) as client:
+        client.sendall(frame(b"\x09SUBSCRIBEa", COMMAND) + frame(b"\6CANCELa", COMMAND))
+        client.sendall(frame(b"\4PING\0\0x", COMMAND))
+        with client.makefile("rb") as stream:
+            assert stream.read(8) == frame(b"\4PONGx", COMMAND)
+    wait_for(lambda: node.metric("raiden_connections", transport=door.lower()) == 0, "its end is noticed")
+    assert "Traceback" not in node.log(), node.log()
