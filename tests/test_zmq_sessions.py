@@ -81,3 +81,28 @@ def test_who_subscribes_where_nothing_is_heard_is_ignored(node: Daemon, door: st
             assert stream.read(8) == frame(b"\4PONGx", COMMAND)
     wait_for(lambda: node.metric("raiden_connections", transport=door.lower()) == 0, "its end is noticed")
     assert "Traceback" not in node.log(), node.log()
+
+
+def test_requests_are_answered_while_the_backbone_takes_nothing(start: Start, connect: Callable[..., Socket]) -> None:
+    node = start(workers=1, channels=CHANNELS, backbone_high_water=1000, **DOORS)
+    workers = node.workers()
+    push, dealer = connect(node, "PUSH", zmq.PUSH), connect(node, "REQ", zmq.DEALER)
+    dealer.send_multipart([b"", b"ping"])
+    assert dealer.recv_multipart() == [b"", b"200", b""]
+    os.kill(workers["backbone"], signal.SIGSTOP)
+    try:
+        for number in range(300):
+            push.send_multipart([b"live.%d" % (number % 7), b"1"])
+        for _ in itertools.repeat(None, 100_000):
+            dealer.send_multipart([b"", b"publish", b"live.x", 1000 * b"1"])
+            if dealer.recv_multipart()[1] == b"503":
+                break
+        else:
+            pytest.fail("the backbone took all")
+        end = time.monotonic() + 3.0  # some questions of how far the workers are, which have a second each
+        while time.monotonic() < end:
+            dealer.send_multipart([b"", b"ping"])
+            assert dealer.poll(5000), "it is deaf"
+            assert dealer.recv_multipart() == [b"", b"200", b""]
+    finally:
+        os.kill(workers["backbone"], signal.SIGCONT)
