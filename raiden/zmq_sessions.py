@@ -140,7 +140,6 @@ class Subscriber(Session):
         # What a greenlet is to attach, once it is in force, and topics that ask when all is.
         self._opening: list[Subscription] = []
         self._asked: list[bytes] = []
-        self._changes = 0
         self._settling = False
         self._told = 0.0
 
@@ -160,7 +159,6 @@ class Subscriber(Session):
         return True
 
     def _subscribed(self, topic: bytes, on: bool) -> bool:
-        self._changes += 1
         if topic.startswith(OWN) and len(topic) <= MAX_TOPIC:
             if not on:
                 self._own.discard(topic)
@@ -209,20 +207,20 @@ class Subscriber(Session):
         """Attach what is opening, and tell who asked when all is in force."""
         router = self.common.router
         while (self._opening or self._asked) and not self.connection.closed:
+            # What comes from now on is for the next round, also who asks.
             opening, self._opening = self._opening, []
-            before = self._changes
+            asked, self._asked = self._asked, []
             try:
                 unconfirmed = router.in_force([subscription.name for subscription in opening])
             except (NotInForce, StoreFailed):
-                self._opening += opening
+                self._opening = opening + self._opening
+                self._asked = asked + self._asked
                 gevent.sleep(RETRY)
                 continue
             for subscription in opening:
                 router.attach(subscription)
-            if self._changes == before:  # else what came meanwhile may have come before the question
-                asked, self._asked = self._asked, []
-                for topic in asked:
-                    self.send(topic, ", ".join(unconfirmed).encode(), b"")
+            for topic in asked:
+                self.send(topic, ", ".join(unconfirmed).encode(), b"")
         self._settling = False
 
     def flush(self) -> None:
