@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import gevent
+from gevent.lock import BoundedSemaphore
 
 from raiden import parameters, zmtp
 from raiden.auth import Client, Forbidden
@@ -17,7 +18,7 @@ from raiden.connection import Connection
 from raiden.control import channels_everywhere
 from raiden.encoding import Encoding, dumps, gap
 from raiden.flow import Flow
-from raiden.history import Gap, StoreFailed
+from raiden.history import PAGE_BYTES, Gap, StoreFailed
 from raiden.http import HttpError, problem_json
 from raiden.message import (
     Cursor,
@@ -368,6 +369,12 @@ class Requester(Session):
     """A REQ or DEALER client. An answer has the frames that came before the request's empty one, as a REP gives them
     back (RFC 28 of ZeroMQ)."""
 
+    def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
+        super().__init__(common, connection, client, key)
+        # Long answers go one by one: at most one waits for the client, besides the short ones that the outbox is for.
+        self._long = BoundedSemaphore()
+        connection.max_outbox += PAGE_BYTES + common.limits.max_body + zmtp.HEADROOM
+
     def received(self, events: list[Event]) -> bool:
         for frames in events:
             if isinstance(frames, list):
@@ -408,11 +415,12 @@ class Requester(Session):
             return _refusal(HttpError(500, "the server failed; its log says why"))
 
     def _later(self, envelope: Frames, work: Callable[[], Sequence[bytes] | None]) -> None:
-        """Answer from a greenlet, for what waits; it ends by itself."""
+        """Answer from a greenlet, for what waits, when the client has taken the last such answer; it ends by itself."""
         self.waiting += 1
 
         def answer() -> None:
-            self._finish(envelope, self._guarded(work))
+            with self._long:
+                self._finish(envelope, self._guarded(work) if self.connection.wait_until_sent() else None)
 
         gevent.spawn(answer)
 

@@ -106,3 +106,23 @@ def test_requests_are_answered_while_the_backbone_takes_nothing(start: Start, co
             assert dealer.recv_multipart() == [b"", b"200", b""]
     finally:
         os.kill(workers["backbone"], signal.SIGCONT)
+
+
+def test_many_pages_under_way_wait_for_who_takes_them(node: Daemon, connect: Callable[..., Socket]) -> None:
+    """Far more than an outbox has room for, and short answers amid them."""
+    for number in range(20):
+        node.publish("a", f"{number:100000}")
+    dealer = connect(node, "REQ", zmq.DEALER, rcvhwm=1, rcvbuf=4096)
+    requests = [b"%d" % number for number in range(40)]
+    for name in requests:
+        dealer.send_multipart([name, b"", b"history", b"a"])
+        dealer.send_multipart([name, b"", b"ping"])
+    pages: list[bytes] = []
+    pongs: list[bytes] = []
+    while len(pages) + len(pongs) < 80:
+        name, _, status, summary, *rest = dealer.recv_multipart()
+        assert status == b"200"
+        (pages if summary else pongs).append(name)
+        assert not summary or len(rest) == 2 * 11, "a page ends with what goes over a megabyte"
+    assert pongs == pages == requests
+    assert node.metric("raiden_slow_consumers_total") == 0
