@@ -17,6 +17,7 @@ import gevent
 
 from raiden import zmtp
 from raiden.auth import ANYONE, Client
+from raiden.backend import NotInForce
 from raiden.connection import Connection, Gone, Overflow
 from raiden.curve import Curve
 from raiden.door import Door
@@ -88,7 +89,7 @@ class ZmqDoor(Door):
                 return
             if event is Overflow:
                 self.stats.slow_consumers += 1
-                log.warning("slow consumer closed", extra={"connection": connection.describe()})
+                self._common.say("slow consumer closed", connection=connection.describe())
                 self.close(connection)
                 return
             if type(event) is Reply:
@@ -116,7 +117,7 @@ class ZmqDoor(Door):
             self.stats.refused_handshakes += 1
         else:
             self.stats.bad_messages += 1
-        log.warning("closed a ZeroMQ client", extra={"connection": connection.describe(), "reason": failed.why})
+        self._common.say("closed a ZeroMQ client", connection=connection.describe(), reason=failed.why)
         if failed.farewell:
             connection.finish(failed.farewell)
             self._wheel.schedule(connection, LINGER)
@@ -212,4 +213,8 @@ class ZmqGateway(Service):
             if name in self._doors:
                 self._doors[name].drain(deadline)
         if "sub" in self._doors:
+            try:
+                self._common.router.backend.check()  # what the other doors took has come back by the backbone
+            except NotInForce:
+                pass  # the history has it
             self._doors["sub"].drain(min(deadline, time.monotonic() + LINGER))

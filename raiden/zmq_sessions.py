@@ -91,14 +91,14 @@ class Common:
         self.stats = stats
         self.limits = limits
         self.flow = Flow(router.backend)
-        self._logged = 0.0
+        self._said: dict[str, float] = {}
 
-    def refused(self, client: Client, error: Exception) -> None:
-        """Something of the client's can't be published, and it can't be told; the log says so once a second."""
-        self.stats.bad_messages += 1
-        if time.monotonic() - self._logged > 1.0:
-            self._logged = time.monotonic()
-            log.warning("dropped what a ZeroMQ client pushed", extra={"client": client.name, "reason": str(error)})
+    def say(self, what: str, **extra: str) -> None:
+        """Log what clients do wrong, of each kind once a second: they may do it as often as they like."""
+        now = time.monotonic()
+        if now - self._said.get(what, 0.0) > 1.0:
+            self._said[what] = now
+            log.warning(what, extra=extra)
 
 
 class Session:
@@ -110,6 +110,7 @@ class Session:
         self.client = client
         self.key = key
         self.waiting = 0
+        self._draining = False
 
     def received(self, events: list[Event]) -> bool:
         """What has come in one go. False: the client must be cut off."""
@@ -120,7 +121,13 @@ class Session:
 
     def drain(self) -> None:
         """The node stops: take no more."""
+        self._draining = True
         self.connection.pause()
+
+    def resume(self) -> None:
+        """Take more, unless the node stops."""
+        if not self._draining:
+            self.connection.resume()
 
     def close(self) -> None:
         """The connection has ended."""
@@ -142,7 +149,6 @@ class Subscriber(Session):
         self._opening: list[Subscription] = []
         self._asked: list[bytes] = []
         self._settling = False
-        self._told = 0.0
 
     @property
     def wants_heartbeats(self) -> bool:
@@ -235,9 +241,7 @@ class Subscriber(Session):
 
     def _dropped(self, traffic: bytes) -> None:
         self.common.stats.dropped += zmtp.count(traffic)
-        if time.monotonic() - self._told > 10.0:
-            self._told = time.monotonic()
-            log.warning("a slow ZeroMQ client misses messages", extra={"client": self.connection.describe()})
+        self.common.say("a slow ZeroMQ client misses messages", client=self.connection.describe())
 
     def ended(self, subscription: Subscription) -> None:
         """The channel was deleted; there may be another one of that name."""
@@ -298,7 +302,8 @@ class Pusher(Session):
                 else:
                     message = _message(self.client, frames[0], payload, *frames[1:])
             except (InvalidChannel, InvalidPayload, Forbidden) as error:
-                self.common.refused(self.client, error)
+                self.common.stats.bad_messages += 1
+                self.common.say("dropped what a ZeroMQ client pushed", client=self.client.name, reason=str(error))
                 continue
             if not same or size > RUN_BYTES:
                 run, size = [], 0
@@ -333,7 +338,7 @@ class Pusher(Session):
         if kept:
             self._store(kept)
         else:
-            self.connection.resume()
+            self.resume()
 
     def _store(self, runs: list[list[Message]]) -> None:
         def stored(outcome: list[list[Cursor]] | Exception) -> None:
@@ -428,7 +433,7 @@ class Requester(Session):
         self.waiting -= 1
         self._answer(envelope, answer)
         if self.waiting == MAX_REQUESTS - 1:
-            self.connection.resume()
+            self.resume()
 
     # Commands.
 
