@@ -50,8 +50,10 @@ MAX_REQUESTS, PAGE = 256, 100
 RUN_BYTES = 4096
 # Channels whose names are remembered as they are sent.
 REMEMBERED = 10_000
-# Seconds until the backbone or the history is tried again.
+# Seconds until the backbone or the history is tried again, or whether a client's outbox has room.
 RETRY = 0.1
+# What sealing adds to a short message, in bytes, and more.
+SEALED = 256
 
 
 def _delivery(message: Message) -> bytes:
@@ -227,8 +229,15 @@ class Subscriber(Session):
             for subscription in opening:
                 router.attach(subscription)
             for topic in asked:
-                self.send(topic, ", ".join(unconfirmed).encode(), b"")
+                self._tell(topic, ", ".join(unconfirmed).encode(), b"")
         self._settling = False
+
+    def _tell(self, *frames: bytes) -> None:
+        """Send what may not be dropped: wait until the outbox has room for it, also when it is sealed."""
+        connection, size = self.connection, 2 * sum(map(len, frames)) + SEALED
+        while connection.outbox_size and connection.outbox_size + size > connection.max_outbox:
+            connection.wait_until_sent(RETRY)
+        self.send(*frames)
 
     def flush(self) -> None:
         traffic = b"".join(self.pending)

@@ -126,3 +126,23 @@ def test_many_pages_under_way_wait_for_who_takes_them(node: Daemon, connect: Cal
         assert not summary or len(rest) == 2 * 11, "a page ends with what goes over a megabyte"
     assert pongs == pages == requests
     assert node.metric("raiden_slow_consumers_total") == 0
+
+
+def test_who_reads_slowly_is_told_when_its_subscriptions_hold(start: Start) -> None:
+    """Messages are dropped by then, whatever their size."""
+    node = start(workers=1, channels=CHANNELS, max_outbox=20_000, **DOORS)
+    with raw(node, "SUB", b"SUB") as slow:
+        slow.sendall(message(b"\1live.") + message(b"\1-/in-force/1"))
+        stream = slow.makefile("rb")
+        first = message(b"-/in-force/1", b"", b"")
+        assert stream.read(len(first)) == first
+        for size in (100_000, 1):
+            before = node.metric("raiden_dropped_total")
+            for _ in range(1000):
+                node.publish("live.x", f"{1:{size}}")
+                if node.metric("raiden_dropped_total") > before:
+                    break
+        slow.sendall(message(b"\1live.y") + message(b"\1-/in-force/2"))
+        tail = b""
+        while b"-/in-force/2" not in tail:
+            tail = tail[-100:] + stream.read1(1 << 20)
