@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import gevent
+from gevent.lock import BoundedSemaphore
 
 from raiden import parameters, zmtp
 from raiden.auth import Client, Forbidden
@@ -17,7 +18,7 @@ from raiden.connection import Connection
 from raiden.control import channels_everywhere
 from raiden.encoding import Encoding, dumps, gap
 from raiden.flow import Flow
-from raiden.history import Gap, StoreFailed
+from raiden.history import PAGE_BYTES, Gap, StoreFailed
 from raiden.http import HttpError, problem_json
 from raiden.message import (
     Cursor,
@@ -49,8 +50,10 @@ MAX_REQUESTS, PAGE = 256, 100
 RUN_BYTES = 4096
 # Channels whose names are remembered as they are sent.
 REMEMBERED = 10_000
-# Seconds until the backbone or the history is tried again.
+# Seconds until the backbone or the history is tried again, or whether a client's outbox has room.
 RETRY = 0.1
+# What sealing adds to a short message, in bytes, and more.
+SEALED = 256
 
 
 def _delivery(message: Message) -> bytes:
@@ -147,7 +150,6 @@ class Subscriber(Session):
         # What a greenlet is to attach, once it is in force, and topics that ask when all is.
         self._opening: list[Subscription] = []
         self._asked: list[bytes] = []
-        self._changes = 0
         self._settling = False
 
     @property
@@ -166,7 +168,6 @@ class Subscriber(Session):
         return True
 
     def _subscribed(self, topic: bytes, on: bool) -> bool:
-        self._changes += 1
         if topic.startswith(OWN) and len(topic) <= MAX_TOPIC:
             if not on:
                 self._own.discard(topic)
@@ -215,21 +216,28 @@ class Subscriber(Session):
         """Attach what is opening, and tell who asked when all is in force."""
         router = self.common.router
         while (self._opening or self._asked) and not self.connection.closed:
+            # What comes from now on is for the next round, also who asks.
             opening, self._opening = self._opening, []
-            before = self._changes
+            asked, self._asked = self._asked, []
             try:
                 unconfirmed = router.in_force([subscription.name for subscription in opening])
             except (NotInForce, StoreFailed):
-                self._opening += opening
+                self._opening = opening + self._opening
+                self._asked = asked + self._asked
                 gevent.sleep(RETRY)
                 continue
             for subscription in opening:
                 router.attach(subscription)
-            if self._changes == before:  # else what came meanwhile may have come before the question
-                asked, self._asked = self._asked, []
-                for topic in asked:
-                    self.send(topic, ", ".join(unconfirmed).encode(), b"")
+            for topic in asked:
+                self._tell(topic, ", ".join(unconfirmed).encode(), b"")
         self._settling = False
+
+    def _tell(self, *frames: bytes) -> None:
+        """Send what may not be dropped: wait until the outbox has room for it, also when it is sealed."""
+        connection, size = self.connection, 2 * sum(map(len, frames)) + SEALED
+        while connection.outbox_size and connection.outbox_size + size > connection.max_outbox:
+            connection.wait_until_sent(RETRY)
+        self.send(*frames)
 
     def flush(self) -> None:
         traffic = b"".join(self.pending)
@@ -375,6 +383,12 @@ class Requester(Session):
     """A REQ or DEALER client. An answer has the frames that came before the request's empty one, as a REP gives them
     back (RFC 28 of ZeroMQ)."""
 
+    def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
+        super().__init__(common, connection, client, key)
+        # Long answers go one by one: at most one waits for the client, besides the short ones that the outbox is for.
+        self._long = BoundedSemaphore()
+        connection.max_outbox += PAGE_BYTES + common.limits.max_body + zmtp.HEADROOM
+
     def received(self, events: list[Event]) -> bool:
         for frames in events:
             if isinstance(frames, list):
@@ -415,11 +429,12 @@ class Requester(Session):
             return _refusal(HttpError(500, "the server failed; its log says why"))
 
     def _later(self, envelope: Frames, work: Callable[[], Sequence[bytes] | None]) -> None:
-        """Answer from a greenlet, for what waits; it ends by itself."""
+        """Answer from a greenlet, for what waits, when the client has taken the last such answer; it ends by itself."""
         self.waiting += 1
 
         def answer() -> None:
-            self._finish(envelope, self._guarded(work))
+            with self._long:
+                self._finish(envelope, self._guarded(work) if self.connection.wait_until_sent() else None)
 
         gevent.spawn(answer)
 
