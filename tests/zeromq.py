@@ -20,7 +20,7 @@ from raiden.zmtp import COMMAND
 from tests.daemons import Daemon, wait_for
 
 TIMEOUT = 20.0
-OPEN = {"zmq_sub_port": 0, "zmq_push_port": 0, "zmq_req_port": 0}
+OPEN: dict[str, Any] = {"zmq_sub_port": 0, "zmq_push_port": 0, "zmq_req_port": 0}
 TEXT, BYTES = b"text/plain", b"application/octet-stream"
 GREETING = zmtp.Zmtp(b"PUSH", frozenset(), int, None).greeting
 
