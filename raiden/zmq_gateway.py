@@ -89,7 +89,7 @@ class ZmqDoor(Door):
                 return
             if event is Overflow:
                 self.stats.slow_consumers += 1
-                log.warning("slow consumer closed", extra={"connection": connection.describe()})
+                self._common.say("slow consumer closed", connection=connection.describe())
                 self.close(connection)
                 return
             if type(event) is Reply:
@@ -117,7 +117,7 @@ class ZmqDoor(Door):
             self.stats.refused_handshakes += 1
         else:
             self.stats.bad_messages += 1
-        log.warning("closed a ZeroMQ client", extra={"connection": connection.describe(), "reason": failed.why})
+        self._common.say("closed a ZeroMQ client", connection=connection.describe(), reason=failed.why)
         if failed.farewell:
             connection.finish(failed.farewell)
             self._wheel.schedule(connection, LINGER)

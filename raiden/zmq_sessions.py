@@ -90,14 +90,14 @@ class Common:
         self.stats = stats
         self.limits = limits
         self.flow = Flow(router.backend)
-        self._logged = 0.0
+        self._said: dict[str, float] = {}
 
-    def refused(self, client: Client, error: Exception) -> None:
-        """Something of the client's can't be published, and it can't be told; the log says so once a second."""
-        self.stats.bad_messages += 1
-        if time.monotonic() - self._logged > 1.0:
-            self._logged = time.monotonic()
-            log.warning("dropped what a ZeroMQ client pushed", extra={"client": client.name, "reason": str(error)})
+    def say(self, what: str, **extra: str) -> None:
+        """Log what clients do wrong, of each kind once a second: they may do it as often as they like."""
+        now = time.monotonic()
+        if now - self._said.get(what, 0.0) > 1.0:
+            self._said[what] = now
+            log.warning(what, extra=extra)
 
 
 class Session:
@@ -149,7 +149,6 @@ class Subscriber(Session):
         self._asked: list[bytes] = []
         self._changes = 0
         self._settling = False
-        self._told = 0.0
 
     @property
     def wants_heartbeats(self) -> bool:
@@ -243,9 +242,7 @@ class Subscriber(Session):
 
     def _dropped(self, traffic: bytes) -> None:
         self.common.stats.dropped += zmtp.count(traffic)
-        if time.monotonic() - self._told > 10.0:
-            self._told = time.monotonic()
-            log.warning("a slow ZeroMQ client misses messages", extra={"client": self.connection.describe()})
+        self.common.say("a slow ZeroMQ client misses messages", client=self.connection.describe())
 
     def ended(self, subscription: Subscription) -> None:
         """The channel was deleted; there may be another one of that name."""
@@ -291,7 +288,8 @@ class Pusher(Session):
     def received(self, events: list[Event]) -> bool:
         # The hot path of publishing: what is like the message before, but for its payload, is judged by that alone.
         run: list[Message] = []
-        like, name, now, size, raw = list[bytes](), "", 0, 0, False
+        like: Frames = []
+        name, now, size, raw = "", 0, 0, False
         for frames in cast("list[Frames]", events):
             try:
                 if not 2 <= len(frames) <= 3:
@@ -305,7 +303,8 @@ class Pusher(Session):
                 else:
                     message = _message(self.client, frames[0], payload, *frames[1:])
             except (InvalidChannel, InvalidPayload, Forbidden) as error:
-                self.common.refused(self.client, error)
+                self.common.stats.bad_messages += 1
+                self.common.say("dropped what a ZeroMQ client pushed", client=self.client.name, reason=str(error))
                 continue
             if not same or size > RUN_BYTES:
                 run, size = [], 0

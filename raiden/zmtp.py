@@ -11,9 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
+from raiden.curve import COMMAND as SEALED_COMMAND
 from raiden.curve import Curve, InvalidHandshake, Refused
 
 MORE, LONG, COMMAND = 1, 2, 4
+# What is within CURVE's boxes has MORE too, and another flag for a command (RFC 26).
+_SEALED = {0: 0, MORE: MORE, COMMAND: SEALED_COMMAND}
+_UNSEALED = {0: 0, MORE: MORE, SEALED_COMMAND: COMMAND, MORE | SEALED_COMMAND: MORE | COMMAND}
 # What a handshake's command, and what a message may have besides its payload, in bytes; how many frames a message has.
 MAX_HANDSHAKE, HEADROOM, MAX_FRAMES = 4096, 4096, 16
 
@@ -157,7 +161,7 @@ class Zmtp:
         if self._curve is None:
             return traffic
         seal = self._curve.seal
-        return b"".join([frame(seal(flags, content)) for flags, content in walk(traffic)])
+        return b"".join([frame(seal(_SEALED[flags], content)) for flags, content in walk(traffic)])
 
     # States.
 
@@ -248,7 +252,8 @@ class Zmtp:
                 at = start + size
                 content = buffer[start:at]
                 if open_ is not None:
-                    flags, content = open_(content)
+                    sealed, content = open_(content)
+                    flags = _UNSEALED[sealed]
                 if flags & COMMAND:
                     yield from self._obey(content)
                     continue

@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
-# Bring what the tests use besides Python: Debian packages where this is root on Debian, and one npm package.
+# Bring what the tests use besides Python: Debian packages where this is root on Debian, and npm packages.
 # What can't be had is named; its tests then skip themselves.
 cd "$(dirname "$0")/.." || exit 0
 
 missing=()
 for pair in curl:curl strace:strace node:nodejs npm:npm gcc:gcc chromium:chromium dnsmasq:dnsmasq-base ip:iproute2 \
-    redis-server:redis-server; do
+    redis-server:redis-server pkg-config:pkg-config; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 # gcc without the C library's headers compiles nothing, and they are only a recommendation of Debian's.
 [ -e /etc/debian_version ] && [ ! -e /usr/include/stdio.h ] && missing+=(libc6-dev)
+# For the examples of ZeroMQ in C, C++, Go, Rust and Perl. Compilers other than gcc are not brought.
+if [ -e /etc/debian_version ]; then
+    [ -e /usr/include/zmq.h ] || missing+=(libzmq3-dev)
+    [ -e /usr/include/zmq_addon.hpp ] || missing+=(cppzmq-dev)
+    perl -MZMQ::FFI -e 1 2>/dev/null || missing+=(libzmq-ffi-perl)
+fi
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ]; then
         export DEBIAN_FRONTEND=noninteractive
@@ -19,9 +25,12 @@ if [ ${#missing[@]} -gt 0 ]; then
         echo "not installed: ${missing[*]}; the tests that need them are skipped"
     fi
 fi
-if command -v npm >/dev/null && [ ! -d build/node/node_modules/ws ]; then
-    mkdir -p build/node
-    npm install --silent --no-audit --no-fund --prefix build/node ws@8 >/dev/null 2>&1 ||
-        echo "could not install the npm package ws; the tests that need it are skipped"
-fi
+for package in ws@8 zeromq@6; do
+    name=${package%@*}
+    if command -v npm >/dev/null && [ ! -d "build/node/node_modules/$name" ]; then
+        mkdir -p build/node
+        npm install --silent --no-audit --no-fund --prefix build/node "$package" >/dev/null 2>&1 ||
+            echo "could not install the npm package $name; the tests that need it are skipped"
+    fi
+done
 exit 0

@@ -3,6 +3,7 @@ the host's address on the LAN, so that a cable that is cut leaves the clients co
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import time
@@ -62,6 +63,7 @@ class Nodes:
         self.settings = {"peers": [f"{hosts[0].address}:{PORT}"], **settings}
         self._running: dict[int, Node] = {}
         self._started: list[Node] = []
+        self._deaths = 0
 
     def start(self, number: int, **settings: Any) -> Node:
         """Start node ``number``, on the host of that number; it need not be connected yet."""
@@ -95,6 +97,11 @@ class Nodes:
         """It is not expected to be among the others any more; how it ends is the test's affair."""
         del self._running[int(node.name)]
 
+    def kill(self, node: Node, process: str) -> None:
+        """End one of a node's processes, which the node replaces."""
+        os.kill(node.workers()[process], signal.SIGKILL)
+        self._deaths += 1
+
     def logs(self) -> str:
         return "\n".join(f"-- node {node.name}\n{node.log()}" for node in self._started)
 
@@ -105,7 +112,7 @@ class Nodes:
             node.signal(signal.SIGTERM)
         codes = [node.process.wait(20) for node in running]
         assert not any(codes), self.logs()
-        assert "Traceback" not in self.logs() and "died" not in self.logs(), self.logs()
+        assert "Traceback" not in self.logs() and self.logs().count("died") == self._deaths, self.logs()
 
 
 @contextmanager

@@ -1,0 +1,34 @@
+import java.io.BufferedReader;
+import java.io.IOException;
+import java.io.InputStreamReader;
+import java.nio.charset.StandardCharsets;
+
+import org.zeromq.SocketType;
+import org.zeromq.ZContext;
+import org.zeromq.ZMQ;
+
+/** Publishes the lines of standard input, each a JSON value, to a channel: Publish PUSH-ENDPOINT CHANNEL */
+public class Publish {
+    public static void main(String[] args) throws IOException {
+        BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        try (ZContext context = new ZContext()) {
+            context.setLinger(-1); // the default, 0, would lose at the end what is queued
+            ZMQ.Socket socket = context.createSocket(SocketType.PUSH);
+            useKeys(socket);
+            socket.connect(args[0]);
+            for (String line; (line = lines.readLine()) != null;) {
+                socket.sendMore(args[1]);
+                socket.send(line);
+            }
+        } // waits until all is sent
+    }
+
+    private static void useKeys(ZMQ.Socket socket) {
+        if (System.getenv("ZMQ_SERVER_KEY") == null) {
+            return;
+        }
+        socket.setCurveServerKey(ZMQ.Curve.z85Decode(System.getenv("ZMQ_SERVER_KEY")));
+        socket.setCurvePublicKey(ZMQ.Curve.z85Decode(System.getenv("ZMQ_PUBLIC_KEY")));
+        socket.setCurveSecretKey(ZMQ.Curve.z85Decode(System.getenv("ZMQ_SECRET_KEY")));
+    }
+}
