@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -49,8 +50,8 @@ MAX_REQUESTS, PAGE = 256, 100
 RUN_BYTES = 4096
 # Channels whose names are remembered as they are sent.
 REMEMBERED = 10_000
-# Seconds until the backbone or the history is tried again.
-RETRY = 0.1
+# Seconds until the backbone or the history is tried again, and for which a client may read a page of history.
+RETRY, PATIENCE = 0.1, 10.0
 
 
 def _delivery(message: Message) -> bytes:
@@ -368,6 +369,8 @@ def _soon(call: Callable[[], None]) -> None:
     gevent.spawn_later(RETRY, call)
 
 
+# What answers a request; None: something else will.
+Task: TypeAlias = "Callable[[], Sequence[bytes] | None]"
 Handler: TypeAlias = "Callable[[Requester, Frames, Frames], Sequence[bytes] | None]"
 
 
@@ -375,13 +378,25 @@ class Requester(Session):
     """A REQ or DEALER client. An answer has the frames that came before the request's empty one, as a REP gives them
     back (RFC 28 of ZeroMQ)."""
 
+    def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
+        super().__init__(common, connection, client, key)
+        # What came and can't be begun yet, and what a greenlet is to do, one after the other.
+        self._requests: deque[Frames] = deque()
+        self._tasks: deque[tuple[Frames, Task]] = deque()
+
     def received(self, events: list[Event]) -> bool:
-        for frames in events:
-            if isinstance(frames, list):
-                self._request(frames)
+        self._requests += [frames for frames in events if isinstance(frames, list)]
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        """Begin what has come, as far as no more than `MAX_REQUESTS` are under way."""
+        while self._requests and self.waiting < MAX_REQUESTS:
+            self._request(self._requests.popleft())
         if self.waiting >= MAX_REQUESTS:
             self.connection.pause()
-        return True
+        else:
+            self.resume()
 
     def _request(self, frames: Frames) -> None:
         if b"" not in frames:
@@ -402,10 +417,10 @@ class Requester(Session):
         if answer is not None:
             self.send(*envelope, *answer)
 
-    def _guarded(self, work: Callable[[], Sequence[bytes] | None]) -> Sequence[bytes] | None:
-        """What ``work`` answers, or why it was not done."""
+    def _guarded(self, task: Task) -> Sequence[bytes] | None:
+        """What the task answers, or why it was not done."""
         try:
-            return work()
+            return task()
         except HttpError as error:
             return _refusal(error)
         except REFUSALS as error:
@@ -414,20 +429,26 @@ class Requester(Session):
             log.exception("a ZeroMQ request failed", extra={"client": self.client.name})
             return _refusal(HttpError(500, "the server failed; its log says why"))
 
-    def _later(self, envelope: Frames, work: Callable[[], Sequence[bytes] | None]) -> None:
-        """Answer from a greenlet, for what waits; it ends by itself."""
+    def _later(self, envelope: Frames, task: Task) -> None:
+        """Answer from a greenlet, for what waits."""
         self.waiting += 1
+        self._tasks.append((envelope, task))
+        if len(self._tasks) == 1:
+            gevent.spawn(self._work)
 
-        def answer() -> None:
-            self._finish(envelope, self._guarded(work))
-
-        gevent.spawn(answer)
+    def _work(self) -> None:
+        """Answer one request after the other, as fast as the client reads: pages of history are large. One that does
+        not read is sent the next page all the same, and with that it is a slow consumer."""
+        while self._tasks and not self.connection.closed:
+            envelope, task = self._tasks[0]
+            self._finish(envelope, self._guarded(task))
+            self.connection.wait_until_sent(PATIENCE)
+            self._tasks.popleft()
 
     def _finish(self, envelope: Frames, answer: Sequence[bytes] | None) -> None:
         self.waiting -= 1
         self._answer(envelope, answer)
-        if self.waiting == MAX_REQUESTS - 1:
-            self.resume()
+        self._begin()
 
     # Commands.
 

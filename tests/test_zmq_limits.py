@@ -25,6 +25,7 @@ from tests.zeromq import (
     payloads,
     ready,
     silent,
+    stopped,
     wait_for_metric,
 )
 
@@ -168,26 +169,52 @@ def test_a_slow_subscriber_does_not_hold_up_others(node: Daemon, channel: str) -
     wait_for(lambda: channel + "*" not in carried(node), "all are gone")
 
 
-def test_a_client_that_never_reads_its_answers_is_closed(node: Daemon, channel: str) -> None:
-    doors = node.workers()["zeromq"]
+@pytest.fixture(scope="module")
+def pages(node: Daemon) -> bytes:
+    """A channel of which a page has 1 MB, five times of what may wait for a client."""
     with Clients(node) as clients:
-        req = clients.req()
+        push, sub = clients.push(), clients.sub("pages", rcvhwm=0)
         for n in range(100):
-            assert ask(req, "publish", channel, b"%d" % n + b"x" * 5000, BYTES)[0] == b"200"
-        before = node.metric("raiden_slow_consumers_total")
-        resident = memory(doors)
-        with Raw(node.doors()["REQ"], b"DEALER", receive=4096) as raw:
-            raw.socket.settimeout(0.2)
-            request = message(b"", b"history", channel.encode())
-            for _ in range(500):
-                try:
-                    if not raw.send(request * 100):
-                        break
-                except TimeoutError:
-                    break  # it is not read from while so many are under way
-            wait_for_metric(node, "slow_consumers_total", before + 1)
-        assert memory(doors) - resident < 256 * 600_000, "256 pages may be under way"
-        assert ask(req, "ping") == [b"200", b""]
+            push.send_multipart([b"pages", b"%d" % n + b"x" * 20_000, BYTES])
+        payloads(sub, 100)
+    return b"pages"
+
+
+def test_a_client_may_ask_for_many_pages_at_once(node: Daemon, pages: bytes) -> None:
+    doors = node.workers()["zeromq"]
+    resident = memory(doors)
+    with Clients(node) as clients:
+        dealer = clients.dealer(sndhwm=0, rcvhwm=1)
+        for n in range(300):
+            dealer.send_multipart([b"%d" % n, b"", b"history", pages])
+        for n in range(300):
+            number, _, status, *page = dealer.recv_multipart()
+            assert (number, status) == (b"%d" % n, b"200") and len(page) > 80
+    assert memory(doors) - resident < 32 << 20, "some pages"
+
+
+def test_a_client_that_never_reads_its_answers_is_closed(node: Daemon, pages: bytes) -> None:
+    doors = node.workers()["zeromq"]
+    before = node.metric("raiden_slow_consumers_total")
+    resident = memory(doors)
+    with Clients(node) as clients, Raw(node.doors()["REQ"], b"DEALER", receive=4096) as raw:
+        raw.send(message(b"", b"history", pages) * 2000)
+        wait_for_metric(node, "slow_consumers_total", before + 1)
+        assert memory(doors) - resident < 32 << 20, "some pages"
+        assert ask(clients.req(), "ping") == [b"200", b""]
+
+
+def test_requests_wait_where_too_many_are_under_way(node: Daemon, pages: bytes) -> None:
+    with Clients(node) as clients, Raw(node.doors()["REQ"], b"DEALER") as raw:
+        with stopped(node.workers()["history"]):
+            raw.send(message(b"", b"history", pages) * 256 + message(b"", b"ping"))
+            raw.socket.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                raw.message()
+            assert ask(clients.req(), "ping") == [b"200", b""], "others don't wait"
+        raw.socket.settimeout(20)
+        answers = [raw.message() for _ in range(257)]
+    assert [b"", b"200", b""] in answers[1:], "it had to wait for an answer"
 
 
 def test_a_pinging_client_that_never_reads_is_closed(node: Daemon) -> None:
