@@ -112,7 +112,8 @@ class Connection:
 
     def pause(self) -> None:
         """Read no more until `resume`: what the peer sends meanwhile waits in the kernel, then in the peer."""
-        self._reader.stop()
+        if not self.overflown:  # to stop the watcher would take back what it was fed
+            self._reader.stop()
 
     def resume(self) -> None:
         if not self._reader.active and not self.closed:
