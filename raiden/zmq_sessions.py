@@ -458,11 +458,12 @@ class Requester(Session):
 
     def _work(self) -> None:
         """Answer one request after the other, as fast as the client reads: pages of history are large. One that does
-        not read is sent the next page all the same, and with that it is a slow consumer."""
+        not read is a slow consumer."""
         while self._tasks and not self.connection.closed:
             envelope, task = self._tasks[0]
             self._finish(envelope, self._guarded(task))
-            self.connection.wait_until_sent(PATIENCE)
+            if not self.connection.wait_until_sent(PATIENCE):
+                self.connection.overflow()
             self._tasks.popleft()
 
     def _finish(self, envelope: Frames, answer: Sequence[bytes] | None) -> None:
