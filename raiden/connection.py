@@ -164,7 +164,7 @@ class Connection:
         if sent != len(data):
             self._keep(memoryview(data)[sent:])
 
-    def wait_until_sent(self, timeout: float) -> bool:
+    def wait_until_sent(self, timeout: float | None = None) -> bool:
         """Wait in the calling greenlet until nothing waits for the peer any more. False after ``timeout`` seconds, and
         where the connection has ended."""
         while self._outbox and not self.closed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import gevent
 from gevent.event import Event
 
 from raiden.backend import Backend
@@ -11,6 +12,8 @@ from raiden.message import Message
 
 # Bytes under way, and what a message counts besides its payload.
 WINDOW, OVERHEAD = 16 << 20, 256
+# Seconds until the workers are asked again, where none has answered.
+RETRY = 0.1
 
 
 class Flow:
@@ -47,7 +50,8 @@ class Flow:
             self._wake.wait()
             asked = self._load
             if not self._backend.ask(b"reached"):
-                continue  # it is the uplink that takes nothing
+                gevent.sleep(RETRY)  # it is the uplink that takes nothing
+                continue
             self._load -= asked
             if self._load < WINDOW // 2:
                 self._wake.clear()

@@ -18,7 +18,7 @@ from raiden.connection import Connection
 from raiden.control import channels_everywhere
 from raiden.encoding import Encoding, dumps, gap
 from raiden.flow import Flow
-from raiden.history import Gap, StoreFailed
+from raiden.history import PAGE_BYTES, Gap, StoreFailed
 from raiden.http import HttpError, problem_json
 from raiden.message import (
     Cursor,
@@ -50,8 +50,13 @@ MAX_REQUESTS, PAGE = 256, 100
 RUN_BYTES = 4096
 # Channels whose names are remembered as they are sent.
 REMEMBERED = 10_000
-# Seconds until the backbone or the history is tried again, and for which a client may read a page of history.
+# Seconds until the backbone or the history is tried again, or whether a client's outbox has room; seconds for which a
+# client may read a page of history.
 RETRY, PATIENCE = 0.1, 10.0
+# Rounds for which who asks waits while more topics come.
+ROUNDS = 5
+# What sealing adds to a short message, in bytes, and more.
+SEALED = 256
 
 
 def _delivery(message: Message) -> bytes:
@@ -148,8 +153,8 @@ class Subscriber(Session):
         # What a greenlet is to attach, once it is in force, and topics that ask when all is.
         self._opening: list[Subscription] = []
         self._asked: list[bytes] = []
-        self._changes = 0
         self._settling = False
+        self._changes = 0
 
     @property
     def wants_heartbeats(self) -> bool:
@@ -214,23 +219,36 @@ class Subscriber(Session):
 
     def _settle(self) -> None:
         """Attach what is opening, and tell who asked when all is in force."""
-        router = self.common.router
+        router, rounds = self.common.router, 0
         while (self._opening or self._asked) and not self.connection.closed:
+            # What comes from now on is for the next round, also who asks.
             opening, self._opening = self._opening, []
-            before = self._changes
+            asked, self._asked = self._asked, []
+            before, rounds = self._changes, rounds + 1
             try:
                 unconfirmed = router.in_force([subscription.name for subscription in opening])
             except (NotInForce, StoreFailed):
-                self._opening += opening
+                self._opening = opening + self._opening
+                self._asked = asked + self._asked
                 gevent.sleep(RETRY)
                 continue
             for subscription in opening:
                 router.attach(subscription)
-            if self._changes == before:  # else what came meanwhile may have come before the question
-                asked, self._asked = self._asked, []
-                for topic in asked:
-                    self.send(topic, ", ".join(unconfirmed).encode(), b"")
+            if self._changes != before and rounds < ROUNDS:
+                # A socket that connects again sends its topics in their order, and the question among the first.
+                self._asked = asked + self._asked
+                continue
+            rounds = 0
+            for topic in asked:
+                self._tell(topic, ", ".join(unconfirmed).encode(), b"")
         self._settling = False
+
+    def _tell(self, *frames: bytes) -> None:
+        """Send what may not be dropped: wait until the outbox has room for it, also when it is sealed."""
+        connection, size = self.connection, 2 * sum(map(len, frames)) + SEALED
+        while connection.outbox_size and connection.outbox_size + size > connection.max_outbox:
+            connection.wait_until_sent(RETRY)
+        self.send(*frames)
 
     def flush(self) -> None:
         traffic = b"".join(self.pending)
@@ -380,6 +398,8 @@ class Requester(Session):
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
+        # A page of history waits for the client besides the short answers that the outbox is for.
+        connection.max_outbox += PAGE_BYTES + common.limits.max_body + zmtp.HEADROOM
         # What came and can't be begun yet, and what a greenlet is to do, one after the other.
         self._requests: deque[Frames] = deque()
         self._tasks: deque[tuple[Frames, Task]] = deque()

@@ -276,9 +276,9 @@ class Zmtp:
         self._buffer, self._frames, self._size = buffer[at:], frames, held
 
     def _obey(self, body: bytes) -> Iterator[Event]:
-        """A command amid the traffic; those that are not known are ignored."""
+        """A command amid the traffic; those that are not known, or not for this kind of socket, are ignored."""
         name, data = body[1 : 1 + body[0]] if body else b"", body[1 + body[0] :] if body else b""
-        if name == b"SUBSCRIBE" or name == b"CANCEL":
+        if self._kind == b"XPUB" and name in (b"SUBSCRIBE", b"CANCEL"):
             yield Subscribed(data, name == b"SUBSCRIBE")
         elif name == b"PING":
             yield Reply(self.seal(frame(_command(b"PONG", data[2:18]), COMMAND)))

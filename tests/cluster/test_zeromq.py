@@ -31,7 +31,7 @@ from tests.cluster.doors import (
     wait_until_in_force,
 )
 from tests.cluster.follow import KeyedPublisher
-from tests.cluster.network import requires_network
+from tests.cluster.network import Impairment, requires_network
 from tests.cluster.nodes import Node, Nodes
 from tests.cluster.offsets import Offsets
 from tests.daemons import wait_for
@@ -263,6 +263,19 @@ def test_a_node_that_does_not_answer_is_named(sites: Callable[..., tuple[Nodes, 
         assert wait_until_in_force(sub, "both again") == ""
         second.node.publish("live.x", 1)
         assert sub.recv_multipart() == [b"live.x", b"1", b""]
+
+
+def test_who_asks_is_told_however_often_it_subscribes_meanwhile(sites: Callable[..., tuple[Nodes, list[Site]]]) -> None:
+    """It takes a while to ask a node that is far away."""
+    _, (first, _) = sites(2, impair={2: Impairment(delay=0.1)})
+    with first.connect(zmq.SUB, SUB) as sub:
+        sub.subscribe(b"-/in-force/1")
+        for number in range(200):
+            sub.subscribe(b"live.%d" % number)
+            sub.unsubscribe(b"live.%d" % number)
+            if sub.poll(10):
+                break
+        assert sub.recv_multipart(zmq.NOBLOCK) == [b"-/in-force/1", b"", b""]
 
 
 def test_a_message_crosses_the_link_once(sites: Callable[..., tuple[Nodes, list[Site]]]) -> None:
