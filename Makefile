@@ -22,6 +22,7 @@ bench: .venv/test
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/history.py
+	$(BIN)/python benchmarks/zeromq.py
 
 .venv/run: setup.py pyproject.toml
 	@$(PYTHON) -m venv .venv

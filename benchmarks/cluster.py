@@ -31,7 +31,6 @@ ratio is taken within a round.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import platform
@@ -45,7 +44,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,6 +54,9 @@ import zmq
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.processes import Meter, stop_all
+from benchmarks.tables import Samples, cell, print_rows, ratios
+from benchmarks.tools import Failed, write_json
 from tests.daemons import Daemon, wait_for
 
 CHANNEL = "bench"
@@ -75,12 +77,6 @@ MARK = b"~"
 TOPIC = CHANNEL.encode() + b"\0"
 END = TOPIC + b"end"
 
-Samples = defaultdict[str, list[float]]
-
-
-class Failed(Exception):
-    """A measurement can't be made, or messages were lost."""
-
 
 class Lengths(NamedTuple):
     """How long the measurements take: seconds at full speed, messages at a pace, seconds of idleness."""
@@ -88,29 +84,6 @@ class Lengths(NamedTuple):
     full: float
     paced: int
     idle: float
-
-
-def cpu_of(*pids: int) -> float:
-    """Seconds of user and system time that these processes have taken, with all their threads."""
-    ticks = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-class Meter:
-    """The CPU that groups of processes take from now on; this process is ``client``."""
-
-    def __init__(self, groups: Mapping[str, Sequence[int]]) -> None:
-        self._groups = groups
-        self._before = self._now()
-
-    def _now(self) -> dict[str, float]:
-        return {"client": time.process_time(), **{name: cpu_of(*pids) for name, pids in self._groups.items()}}
-
-    def taken(self) -> dict[str, float]:
-        return {name: seconds - self._before[name] for name, seconds in self._now().items()}
 
 
 def add_latencies(samples: Samples, case: str, seconds: list[float]) -> None:
@@ -151,21 +124,6 @@ def cluster(size: int) -> Iterator[list[Daemon]]:
 
 def connected_to(node: Daemon) -> int:
     return [row["state"] for row in node.json("/-/nodes")["nodes"]].count("connected")
-
-
-def stop_all(nodes: list[Daemon]) -> list[int]:
-    """Stop nodes, and return their exit codes."""
-    for node in nodes:
-        node.hang_up()
-        node.signal(signal.SIGTERM)
-    codes = []
-    for node in nodes:
-        try:
-            codes.append(node.process.wait(PATIENCE))
-        except subprocess.TimeoutExpired:
-            node.signal_all(signal.SIGKILL)
-            codes.append(node.process.wait())
-    return codes
 
 
 class Client:
@@ -577,23 +535,6 @@ def pss_of(pid: int) -> int:
 # Tables.
 
 
-def cell(values: Sequence[float], form: str) -> str:
-    """The median, and with more than one value the spread."""
-    text = form.format(statistics.median(values))
-    least, most = form.format(min(values)), form.format(max(values))
-    return text if len(values) == 1 else f"{text} ({least} .. {most})"
-
-
-def ratios(samples: Samples, above: str, below: str) -> list[float]:
-    return [a / b for a, b in zip(samples[above], samples[below], strict=True)]
-
-
-def print_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    print(f"| {' | '.join(head)} |\n|---{'|--:' * (len(head) - 1)}|")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
-
-
 def cases() -> Iterator[tuple[str, str, str]]:
     """What is compared: its label, its name, and its chain's."""
     for size in SIZES:
@@ -688,9 +629,7 @@ def main() -> int:
     else:
         print_idle(samples, lengths.idle)
     if arguments.json:
-        machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
-        result = {"machine": machine, "quick": arguments.quick, "samples": samples}
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(arguments.json, quick=arguments.quick, samples=samples)
     return 0
 
 

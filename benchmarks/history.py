@@ -29,7 +29,6 @@ from __future__ import annotations
 import argparse
 import csv
 import grp
-import json
 import os
 import platform
 import pwd
@@ -53,8 +52,11 @@ import redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.cluster import Meter, Samples, cell, print_rows, ratios, stop_all, unchunked
-from benchmarks.run import BUILD, BYTES, Failed, compile_tools, run_tool
+from benchmarks.cluster import unchunked
+from benchmarks.processes import SEARCHED, Target, program, server, stop_all
+from benchmarks.run import BYTES
+from benchmarks.tables import Samples, cell, print_rows, ratios
+from benchmarks.tools import BUILD, Failed, compile_tools, run_tool, write_json
 from tests.daemons import Daemon, wait_for
 
 CONNECTIONS = 64
@@ -66,7 +68,6 @@ BATCH = 1000
 CHANNEL = "bench0"  # the first of those that publish.c makes
 MARK = b"~"  # the end of each message of publish.c, and of nothing else
 PATIENCE = 30.0  # seconds without anything
-SEARCHED = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
 
 
 class Lengths(NamedTuple):
@@ -76,18 +77,6 @@ class Lengths(NamedTuple):
     publishing: float
     replaying: float
     replayed: Sequence[int]
-
-
-class Target(NamedTuple):
-    """A running system: where it listens, and the process of its `server` and of the `redis` that is its store."""
-
-    port: int
-    processes: dict[str, int]
-    daemon: Daemon | None = None
-
-    def meter(self) -> Meter:
-        """The CPU that it takes from now on, with the processes that its processes have started."""
-        return Meter({name: tree(pid) for name, pid in self.processes.items()})
 
 
 class Kind(NamedTuple):
@@ -106,66 +95,6 @@ class System(NamedTuple):
     needs: Sequence[Callable[[], str | None]]  # what say what is missing
     base: str | None = None  # the same without history
     most: int = REPLAYED[-1]  # messages that are replayed, if any
-
-
-# Processes.
-
-
-def tree(pid: int) -> list[int]:
-    """A process and all its descendants."""
-    pids = [pid]
-    for parent in pids:
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
-            pids += map(int, children.read_text().split())
-    return pids
-
-
-def free_port() -> int:
-    """A port of the kernel's choice that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-@contextmanager
-def server(folder: Path, command: Callable[[int], list[str]]) -> Iterator[Target]:
-    """A server on a port that it is told, from when it accepts connections; its output is for who asks what went
-    wrong."""
-    log, port = folder / "output", free_port()
-    words = command(port)
-    with open(log, "wb") as output:
-        process = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=folder)
-    try:
-        wait_for(lambda: accepts(port) or process.poll() is not None, f"{words[0]} is up")
-        if process.poll() is not None:
-            raise Failed(f"{words[0]} did not start: {log.read_text()}")
-        yield Target(port, {"server": process.pid})
-    finally:
-        end(process)
-
-
-def accepts(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(PATIENCE)
-    except subprocess.TimeoutExpired:
-        for pid in reversed(tree(process.pid)):
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
-
-
-def program(name: str) -> str:
-    found = shutil.which(name, path=SEARCHED)
-    if not found:
-        raise Failed(f"there is no {name}")
-    return found
 
 
 # The systems.
@@ -615,9 +544,7 @@ def main() -> int:
         return 1
     print("\r\033[K", end="", file=sys.stderr)
     if arguments.json:
-        machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
-        result = {"machine": machine, "quick": arguments.quick, "samples": samples}
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(arguments.json, quick=arguments.quick, samples=samples)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}; {rounds} rounds; ", end="")
     print(f"in {tempfile.gettempdir()} a flush takes {cell(samples['disk flush_us'], '{:,.0f}')} us")
     print_publishing(samples, systems)

@@ -8,9 +8,7 @@ costs.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -23,8 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.tools import BUILD, ROOT, Failed, compile_tools, run_tool, write_json
+
 SUBSCRIBERS = 1000
 RATE = 200
 BYTES = 128
@@ -41,26 +41,6 @@ waiting = [gevent.spawn(event.wait) for _ in range(10_000)]
 gevent.sleep(0.1)
 print((pss() - before) / 10_000)
 """
-
-
-class Failed(Exception):
-    """A measurement can't be made, or messages were lost."""
-
-
-def compile_tools(*names: str) -> None:
-    BUILD.mkdir(exist_ok=True)
-    for name in names:
-        source, target = ROOT / "benchmarks" / f"{name}.c", BUILD / name
-        if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-            subprocess.run(["cc", "-O2", "-std=c11", "-o", target, source], check=True, timeout=120)
-
-
-def run_tool(command: list[str], timeout: float) -> Any:
-    """The JSON that a tool prints; it is ended when it takes too long."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    if done.returncode:
-        raise Failed(f"{Path(command[0]).name}: {done.stderr.strip()}")
-    return json.loads(done.stdout)
 
 
 class Daemon:
@@ -280,10 +260,7 @@ def main() -> int:
     medians = {name: statistics.median(sample[name] for sample in samples) for name in samples[0]}
     print_table(medians, samples)
     if arguments.json:
-        machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
-        arguments.json.write_text(
-            json.dumps({"machine": machine, "quick": quick, "medians": medians, "rounds": samples}, indent=2) + "\n"
-        )
+        write_json(arguments.json, quick=quick, medians=medians, rounds=samples)
     return 0
 
 
