@@ -112,7 +112,8 @@ class Connection:
 
     def pause(self) -> None:
         """Read no more until `resume`: what the peer sends meanwhile waits in the kernel, then in the peer."""
-        self._reader.stop()
+        if not self.overflown:  # to stop the watcher would take back what it was fed
+            self._reader.stop()
 
     def resume(self) -> None:
         if not self._reader.active and not self.closed:
@@ -174,6 +175,12 @@ class Connection:
                 return False
         return not (self.closed or self.closing)
 
+    def overflow(self) -> None:
+        """This is a slow consumer: let `receive` say so."""
+        if not self.closed:
+            self.overflown = True
+            self._reader.feed(READ, self._callback, self)
+
     def finish(self, goodbye: bytes = b"") -> None:
         """Send what waits and ``goodbye``, then close; from a slow consumer, only what it has begun to get is kept."""
         if self.closing or self.closed:
@@ -226,8 +233,7 @@ class Connection:
             self._writer.start(self._drain)
         # One piece may be larger than the bound: it is what this turn brought, or an answer.
         if self.outbox_size > self.max_outbox and len(self._outbox) > 1 and not self.overflown:
-            self.overflown = True
-            self._reader.feed(READ, self._callback, self)
+            self.overflow()
 
     def _drain(self) -> None:
         if self.closed:

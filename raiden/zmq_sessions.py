@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import gevent
-from gevent.lock import BoundedSemaphore
 
 from raiden import parameters, zmtp
 from raiden.auth import Client, Forbidden
@@ -50,8 +50,11 @@ MAX_REQUESTS, PAGE = 256, 100
 RUN_BYTES = 4096
 # Channels whose names are remembered as they are sent.
 REMEMBERED = 10_000
-# Seconds until the backbone or the history is tried again, or whether a client's outbox has room.
-RETRY = 0.1
+# Seconds until the backbone or the history is tried again, or whether a client's outbox has room; seconds for which a
+# client may read a page of history.
+RETRY, PATIENCE = 0.1, 10.0
+# Rounds for which who asks waits while more topics come.
+ROUNDS = 5
 # What sealing adds to a short message, in bytes, and more.
 SEALED = 256
 
@@ -151,6 +154,7 @@ class Subscriber(Session):
         self._opening: list[Subscription] = []
         self._asked: list[bytes] = []
         self._settling = False
+        self._changes = 0
 
     @property
     def wants_heartbeats(self) -> bool:
@@ -168,6 +172,7 @@ class Subscriber(Session):
         return True
 
     def _subscribed(self, topic: bytes, on: bool) -> bool:
+        self._changes += 1
         if topic.startswith(OWN) and len(topic) <= MAX_TOPIC:
             if not on:
                 self._own.discard(topic)
@@ -214,11 +219,12 @@ class Subscriber(Session):
 
     def _settle(self) -> None:
         """Attach what is opening, and tell who asked when all is in force."""
-        router = self.common.router
+        router, rounds = self.common.router, 0
         while (self._opening or self._asked) and not self.connection.closed:
             # What comes from now on is for the next round, also who asks.
             opening, self._opening = self._opening, []
             asked, self._asked = self._asked, []
+            before, rounds = self._changes, rounds + 1
             try:
                 unconfirmed = router.in_force([subscription.name for subscription in opening])
             except (NotInForce, StoreFailed):
@@ -228,6 +234,11 @@ class Subscriber(Session):
                 continue
             for subscription in opening:
                 router.attach(subscription)
+            if self._changes != before and rounds < ROUNDS:
+                # A socket that connects again sends its topics in their order, and the question among the first.
+                self._asked = asked + self._asked
+                continue
+            rounds = 0
             for topic in asked:
                 self._tell(topic, ", ".join(unconfirmed).encode(), b"")
         self._settling = False
@@ -376,6 +387,8 @@ def _soon(call: Callable[[], None]) -> None:
     gevent.spawn_later(RETRY, call)
 
 
+# What answers a request; None: something else will.
+Task: TypeAlias = "Callable[[], Sequence[bytes] | None]"
 Handler: TypeAlias = "Callable[[Requester, Frames, Frames], Sequence[bytes] | None]"
 
 
@@ -385,17 +398,25 @@ class Requester(Session):
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
-        # Long answers go one by one: at most one waits for the client, besides the short ones that the outbox is for.
-        self._long = BoundedSemaphore()
+        # A page of history waits for the client besides the short answers that the outbox is for.
         connection.max_outbox += PAGE_BYTES + common.limits.max_body + zmtp.HEADROOM
+        # What came and can't be begun yet, and what a greenlet is to do, one after the other.
+        self._requests: deque[Frames] = deque()
+        self._tasks: deque[tuple[Frames, Task]] = deque()
 
     def received(self, events: list[Event]) -> bool:
-        for frames in events:
-            if isinstance(frames, list):
-                self._request(frames)
+        self._requests += [frames for frames in events if isinstance(frames, list)]
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        """Begin what has come, as far as no more than `MAX_REQUESTS` are under way."""
+        while self._requests and self.waiting < MAX_REQUESTS:
+            self._request(self._requests.popleft())
         if self.waiting >= MAX_REQUESTS:
             self.connection.pause()
-        return True
+        else:
+            self.resume()
 
     def _request(self, frames: Frames) -> None:
         if b"" not in frames:
@@ -416,10 +437,10 @@ class Requester(Session):
         if answer is not None:
             self.send(*envelope, *answer)
 
-    def _guarded(self, work: Callable[[], Sequence[bytes] | None]) -> Sequence[bytes] | None:
-        """What ``work`` answers, or why it was not done."""
+    def _guarded(self, task: Task) -> Sequence[bytes] | None:
+        """What the task answers, or why it was not done."""
         try:
-            return work()
+            return task()
         except HttpError as error:
             return _refusal(error)
         except REFUSALS as error:
@@ -428,21 +449,27 @@ class Requester(Session):
             log.exception("a ZeroMQ request failed", extra={"client": self.client.name})
             return _refusal(HttpError(500, "the server failed; its log says why"))
 
-    def _later(self, envelope: Frames, work: Callable[[], Sequence[bytes] | None]) -> None:
-        """Answer from a greenlet, for what waits, when the client has taken the last such answer; it ends by itself."""
+    def _later(self, envelope: Frames, task: Task) -> None:
+        """Answer from a greenlet, for what waits."""
         self.waiting += 1
+        self._tasks.append((envelope, task))
+        if len(self._tasks) == 1:
+            gevent.spawn(self._work)
 
-        def answer() -> None:
-            with self._long:
-                self._finish(envelope, self._guarded(work) if self.connection.wait_until_sent() else None)
-
-        gevent.spawn(answer)
+    def _work(self) -> None:
+        """Answer one request after the other, as fast as the client reads: pages of history are large. One that does
+        not read is a slow consumer."""
+        while self._tasks and not self.connection.closed:
+            envelope, task = self._tasks[0]
+            self._finish(envelope, self._guarded(task))
+            if not self.connection.wait_until_sent(PATIENCE):
+                self.connection.overflow()
+            self._tasks.popleft()
 
     def _finish(self, envelope: Frames, answer: Sequence[bytes] | None) -> None:
         self.waiting -= 1
         self._answer(envelope, answer)
-        if self.waiting == MAX_REQUESTS - 1:
-            self.resume()
+        self._begin()
 
     # Commands.
 

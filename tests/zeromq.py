@@ -20,7 +20,7 @@ from raiden.zmtp import COMMAND
 from tests.daemons import Daemon, wait_for
 
 TIMEOUT = 20.0
-OPEN = {"zmq_sub_port": 0, "zmq_push_port": 0, "zmq_req_port": 0}
+OPEN: dict[str, Any] = {"zmq_sub_port": 0, "zmq_push_port": 0, "zmq_req_port": 0}
 TEXT, BYTES = b"text/plain", b"application/octet-stream"
 GREETING = zmtp.Zmtp(b"PUSH", frozenset(), int, None).greeting
 
@@ -143,7 +143,8 @@ class Monitor:
     """What happens to a socket's connection."""
 
     def __init__(self, sock: zmq.Socket[bytes]) -> None:
-        self._socket = sock.get_monitor_socket()
+        # An address that pyzmq makes is of the socket's descriptor, and another one may have had that.
+        self._socket = sock.get_monitor_socket(addr=f"inproc://monitor-{next(_marks)}")
         self.seen: list[int] = []
 
     def saw(self, event: int, timeout: float = TIMEOUT) -> bool:
@@ -207,6 +208,13 @@ class Raw:
                 frames.append(content)
                 if not flags & zmtp.MORE:
                     return frames
+
+    def half_close(self) -> None:
+        """Say that nothing more will come."""
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the node was faster
 
     def closed(self) -> bool:
         """Wait until the node has closed the connection."""

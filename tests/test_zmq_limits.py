@@ -1,0 +1,314 @@
+"""What bounds the ZeroMQ doors' clients: topics, connections, handshakes, and those that don't read."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import zmq
+
+from raiden.zmtp import message
+from tests.daemons import Daemon, wait_for
+from tests.zeromq import (
+    BYTES,
+    GREETING,
+    OPEN,
+    Clients,
+    Raw,
+    ask,
+    carried,
+    command,
+    in_force,
+    memory,
+    payloads,
+    ready,
+    silent,
+    stopped,
+    wait_for_metric,
+)
+
+CHANNELS = {"*": {"history_size": 10_000}, "none*": {"history_size": 0}}
+MAX_TOPICS, MAX_OUTBOX, TOPIC_BYTES = 1000, 200_000, 255
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    found = Daemon(tmp_path_factory.mktemp("node"), channels=CHANNELS, max_outbox=MAX_OUTBOX, **OPEN)
+    doors = found.workers()["zeromq"]
+    yield found
+    assert found.workers()["zeromq"] == doors
+    assert found.stop() == 0
+    assert "Traceback" not in found.log(), found.log()
+
+
+@pytest.fixture
+def clients(node: Daemon) -> Iterator[Clients]:
+    with Clients(node) as found:
+        yield found
+
+
+# Topics.
+
+
+def subscribe(*topics: bytes) -> bytes:
+    return b"".join([command(b"SUBSCRIBE", topic) for topic in topics])
+
+
+def test_a_client_may_have_so_many_topics(node: Daemon, channel: str) -> None:
+    topics = [f"{channel}.{n}.".encode() for n in range(MAX_TOPICS - 1)]
+    with Raw(node.doors()["SUB"], b"SUB") as raw:
+        raw.send(subscribe(*topics, b"-/in-force/1"))
+        assert raw.message()[0] == b"-/in-force/1"
+        raw.send(subscribe(*topics))
+        raw.send(command(b"CANCEL", topics[0]) + subscribe(topics[0]))
+        node.publish(f"{channel}.0.", 1)
+        assert raw.message()[1] == b"1", "those that are there already are not counted again"
+        raw.send(subscribe(b"another"))
+        assert raw.closed()
+    wait_for(lambda: f"{channel}.0.*" not in carried(node), "nothing of it is left")
+    assert "zmq_max_topics" in node.log()
+
+
+def test_a_flood_of_topics_is_cut_off_and_leaves_nothing(node: Daemon, channel: str) -> None:
+    """200,000 topics at once, again and again; what libzmq and malloc keep of it must not grow with each."""
+    workers = node.workers()
+    flood = subscribe(*[f"{channel}.{n}.".encode() for n in range(200_000)])
+    carried_before = node.metric("raiden_channels")
+    with Clients(node) as clients:
+        sub, push = clients.sub("calm"), clients.push()
+        sizes: list[int] = []
+        for turn in range(4):
+            with Raw(node.doors()["SUB"], b"SUB") as raw:
+                raw.send(flood)
+                push.send_multipart([b"calm", b"%d" % turn])
+                assert payloads(sub, 1) == [b"%d" % turn]
+                assert raw.closed()
+            wait_for(lambda: node.metric("raiden_channels") <= carried_before + 1, "its topics are given up")
+            sizes.append(sum(memory(workers[name]) for name in ("zeromq", "backbone")))
+        assert silent(sub)
+    assert sizes[-1] - sizes[0] < 4 << 20, sizes
+
+
+def test_a_topic_that_is_too_long_or_no_utf8_brings_nothing_and_is_counted(node: Daemon, channel: str) -> None:
+    before = node.metric("raiden_refused_subscriptions_total")
+    long = b"x" * TOPIC_BYTES
+    with Raw(node.doors()["SUB"], b"SUB") as raw:
+        bad = [b"x" * (TOPIC_BYTES + 1), b"y" * 100_000, b"\xff", b"\xc3", b"a\0", b"-/" + b"x" * TOPIC_BYTES]
+        raw.send(subscribe(*bad, long, channel.encode(), b"-/in-force/1"))
+        assert raw.message()[0] == b"-/in-force/1"
+        assert node.metric("raiden_refused_subscriptions_total") == before + len(bad)
+        for name in (channel, long.decode()):
+            node.publish(name, 1)
+            assert raw.message()[0] == name.encode()
+        raw.send(b"".join([command(b"CANCEL", topic) for topic in bad]))
+        node.publish(channel, 2)
+        assert raw.message()[1] == b"2"
+
+
+def test_topics_that_are_refused_take_no_memory(node: Daemon) -> None:
+    doors = node.workers()["zeromq"]
+    with Raw(node.doors()["SUB"], b"SUB") as raw:
+        data = subscribe(*[b"%d" % n + b"x" * 100_000 for n in range(50)])
+        raw.send(data + subscribe(b"-/in-force/1"))
+        assert raw.message()[0] == b"-/in-force/1"
+        before = memory(doors)
+        for _ in range(10):
+            raw.send(data)
+        raw.send(subscribe(b"-/in-force/2"))
+        assert raw.message()[0] == b"-/in-force/2"
+        assert memory(doors) - before < 8 << 20
+
+
+# Clients that don't read.
+
+
+def test_a_slow_subscriber_loses_messages_alone_and_sees_its_gap(node: Daemon, channel: str) -> None:
+    doors = node.workers()["zeromq"]
+    name, total, size = channel.encode(), 8000, 4000
+    before = node.metric("raiden_dropped_total")
+    with Clients(node) as clients, Raw(node.doors()["SUB"], b"SUB", receive=65536) as slow:
+        fast, push = clients.sub(channel, rcvhwm=0), clients.push()
+        slow.send(subscribe(name, b"-/in-force/1"))
+        assert slow.message()[0] == b"-/in-force/1"
+        resident = memory(doors)
+        for n in range(total):
+            push.send_multipart([name, b"%d " % n + b"x" * size, BYTES])
+        assert [int(payload.partition(b" ")[0]) for payload in payloads(fast, total)] == list(range(total))
+        assert memory(doors) - resident < 32 << 20
+        dropped = int(node.metric("raiden_dropped_total") - before)
+        assert 0 < dropped < total
+        assert "a slow ZeroMQ client misses messages" in node.log()
+        offsets = []
+        for _ in range(total - dropped):
+            frames = slow.message()
+            assert frames[0] == name and len(frames[1]) > size
+            offsets.append(int(frames[2].partition(b":")[2]))
+        push.send_multipart([name, b"1"])
+        frames = slow.message()
+        assert frames[1] == b"1" and int(frames[2].partition(b":")[2]) == total + 1, "it has read, and hears again"
+        assert payloads(fast, 1) == [b"1"]
+    assert offsets == sorted(set(offsets))
+    assert offsets[-1] - offsets[0] + 1 > len(offsets) or offsets[-1] < total, "the cursors show the gap"
+
+
+def test_a_slow_subscriber_does_not_hold_up_others(node: Daemon, channel: str) -> None:
+    name = channel.encode()
+    with Clients(node) as clients:
+        raws = [Raw(node.doors()["SUB"], b"SUB", receive=4096) for _ in range(20)]
+        for raw in raws:
+            raw.send(subscribe(name, b"-/in-force/1"))
+            assert raw.message()[0] == b"-/in-force/1"
+        fast, push = clients.sub(channel, rcvhwm=0), clients.push()
+        for n in range(3000):
+            push.send_multipart([name, b"%d " % n + b"x" * 1000, BYTES])
+        assert [int(payload.partition(b" ")[0]) for payload in payloads(fast, 3000)] == list(range(3000))
+        for raw in raws:
+            raw.close()
+    wait_for(lambda: channel + "*" not in carried(node), "all are gone")
+
+
+@pytest.fixture(scope="module")
+def pages(node: Daemon) -> bytes:
+    """A channel of which a page has 1 MB, five times of what may wait for a client."""
+    with Clients(node) as clients:
+        push, sub = clients.push(), clients.sub("pages", rcvhwm=0)
+        for n in range(100):
+            push.send_multipart([b"pages", b"%d" % n + b"x" * 20_000, BYTES])
+        payloads(sub, 100)
+    return b"pages"
+
+
+def test_a_client_may_ask_for_many_pages_at_once(node: Daemon, pages: bytes) -> None:
+    doors = node.workers()["zeromq"]
+    resident = memory(doors)
+    with Clients(node) as clients:
+        dealer = clients.dealer(sndhwm=0, rcvhwm=1)
+        for n in range(300):
+            dealer.send_multipart([b"%d" % n, b"", b"history", pages])
+        for n in range(300):
+            number, _, status, *page = dealer.recv_multipart()
+            assert (number, status) == (b"%d" % n, b"200") and len(page) > 80
+    assert memory(doors) - resident < 32 << 20, "some pages"
+
+
+def test_a_client_that_never_reads_its_answers_is_closed(node: Daemon, pages: bytes) -> None:
+    doors = node.workers()["zeromq"]
+    before = node.metric("raiden_slow_consumers_total")
+    resident = memory(doors)
+    with Clients(node) as clients, Raw(node.doors()["REQ"], b"DEALER", receive=4096) as raw:
+        raw.send(message(b"", b"history", pages) * 2000)
+        wait_for_metric(node, "slow_consumers_total", before + 1)
+        assert memory(doors) - resident < 32 << 20, "some pages"
+        assert ask(clients.req(), "ping") == [b"200", b""]
+
+
+def test_requests_wait_where_too_many_are_under_way(node: Daemon, pages: bytes) -> None:
+    with Clients(node) as clients, Raw(node.doors()["REQ"], b"DEALER") as raw:
+        with stopped(node.workers()["history"]):
+            raw.send(message(b"", b"history", pages) * 256 + message(b"", b"ping"))
+            raw.socket.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                raw.message()
+            assert ask(clients.req(), "ping") == [b"200", b""], "others don't wait"
+        raw.socket.settimeout(20)
+        answers = [raw.message() for _ in range(257)]
+    assert [b"", b"200", b""] in answers[1:], "it had to wait for an answer"
+
+
+def test_a_pinging_client_that_never_reads_is_closed(node: Daemon) -> None:
+    for door, kind in (("PUSH", b"PUSH"), ("REQ", b"DEALER")):
+        before = node.metric("raiden_slow_consumers_total")
+        with Raw(node.doors()[door], kind, receive=4096) as raw:
+            pings = command(b"PING", b"\0\0" + b"x" * 16) * 10_000
+            for _ in range(200):
+                if not raw.send(pings):
+                    break
+            wait_for_metric(node, "slow_consumers_total", before + 1)
+
+
+# Connections and handshakes.
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", GREETING[:1], GREETING[:20], GREETING[:63], GREETING, GREETING + ready(b"SUB")[:10]],
+    ids=["nothing", "a byte", "20 bytes", "63 bytes", "a greeting", "half a READY"],
+)
+def test_a_handshake_has_five_seconds(silent_ones: dict[bytes, tuple[Raw, float]], data: bytes) -> None:
+    raw, started = silent_ones[data]
+    assert raw.closed()
+    assert time.monotonic() - started > 4.5
+
+
+@pytest.fixture(scope="module")
+def silent_ones(node: Daemon) -> Iterator[dict[bytes, tuple[Raw, float]]]:
+    """Clients that said something and no more, all at the same time, and when."""
+    found = {}
+    for data in (b"", GREETING[:1], GREETING[:20], GREETING[:63], GREETING, GREETING + ready(b"SUB")[:10]):
+        raw = Raw(node.doors()["SUB"])
+        raw.send(data)
+        found[data] = raw, time.monotonic()
+    yield found
+    for raw, _ in found.values():
+        raw.close()
+
+
+def test_clients_that_have_shaken_hands_may_be_silent(
+    node: Daemon, silent_ones: dict[bytes, tuple[Raw, float]]
+) -> None:
+    with Raw(node.doors()["SUB"], b"SUB") as raw:
+        other = Raw(node.doors()["SUB"])
+        assert other.closed()
+        raw.send(subscribe(b"-/in-force/1"))
+        assert raw.message()[0] == b"-/in-force/1"
+        other.close()
+
+
+def test_a_door_takes_so_many_connections(start: Callable[..., Daemon]) -> None:
+    node = start(max_connections=5, store="none", **OPEN)
+    raws = [Raw(node.doors()["SUB"], b"SUB") for _ in range(5)]
+    with Raw(node.doors()["SUB"]) as one_more:
+        assert one_more.closed()
+    wait_for_metric(node, "refused_connections_total", 1)
+    with Clients(node) as clients:
+        assert ask(clients.req(), "ping") == [b"200", b""], "other doors have theirs"
+        raws.pop().close()
+        sub = clients.socket("SUB", zmq.SUB)
+        assert in_force(sub) == [], "it comes back by itself when there is room"
+    for raw in raws:
+        raw.close()
+    assert node.stop() == 0
+
+
+def test_thousands_that_never_shake_hands_do_no_harm(node: Daemon, channel: str) -> None:
+    before = node.metric("raiden_refused_handshakes_total")
+    host, _, port = node.doors()["SUB"].removeprefix("tcp://").rpartition(":")
+    with Clients(node) as clients:
+        sub, push = clients.sub(channel), clients.push()
+        socks = [socket.create_connection((host, int(port))) for _ in range(3000)]
+        for n in range(200):
+            push.send_multipart([channel.encode(), b"%d" % n])
+        assert payloads(sub, 200) == [b"%d" % n for n in range(200)]
+        wait_for_metric(node, "refused_handshakes_total", before + 3000)
+        assert silent(sub)
+    for sock in socks:
+        sock.close()
+    wait_for(lambda: node.metric("raiden_connections", transport="sub") == 0, "all are gone")
+
+
+def test_many_clients_come_and_go(node: Daemon, channel: str) -> None:
+    doors = node.workers()["zeromq"]
+    greetings = GREETING + ready(b"SUB") + subscribe(channel.encode(), channel[:5].encode(), b"none")
+    for turn in range(6):
+        raws = [Raw(node.doors()["SUB"]) for _ in range(100)]
+        for raw in raws:
+            raw.send(greetings)
+        wait_for(lambda: carried(node).get("none*") == 100, "all have subscribed")
+        for raw in raws:
+            raw.close()
+        wait_for(lambda: "none*" not in carried(node), "all are gone")
+        if turn == 2:
+            before = memory(doors)
+    assert memory(doors) - before < 2 << 20
