@@ -47,6 +47,8 @@ class Orders:
         self._limit = limit
         self._orders: dict[bytes, Order] = {}
         self._late: dict[bytes, float] = {}
+        # Channels whose orders are not open, and that only patterns bring now.
+        self._forsaken: set[bytes] = set()
         self._wake = Event()
         self._checked = 0
 
@@ -60,6 +62,18 @@ class Orders:
 
     def drop(self, channel: bytes) -> None:
         self._orders.pop(channel, None)
+
+    def forsake(self, channel: bytes) -> None:
+        """Only patterns bring the channel from now on. Where its order was not opened, nobody will: then it begins
+        with the first message that has come meanwhile, or that comes."""
+        order = self._orders.get(channel)
+        if order is None or order.next:
+            return
+        if order.newest is None:
+            del self._orders[channel]
+        else:
+            self._forsaken.add(channel)
+            self._wake.set()
 
     def position(self, name: str) -> Cursor | None:
         """The last message of a channel that was delivered; None where no order is kept, or it is not open yet."""
@@ -115,6 +129,11 @@ class Orders:
             else:
                 self._wake.wait(max(0.0, check - time.monotonic()))
             self._wake.clear()
+            while self._forsaken:
+                channel = self._forsaken.pop()
+                order = self._orders.get(channel)
+                if order is not None and not order.next:
+                    yield Repaired(channel, None, order.open(order.newest))
             now = time.monotonic()
             for channel in [channel for channel, since in self._late.items() if now - since >= self.gap_time]:
                 yield from self._repair(channel)

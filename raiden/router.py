@@ -242,6 +242,8 @@ class Router:
         for each in self._orders if channel is None else (channel,):
             if not self._topics(each):
                 self._orders.drop(each)
+            elif channel is not None:
+                self._orders.forsake(channel)
 
     def in_force(self, names: Sequence[str] = ()) -> tuple[str, ...]:
         """Wait until all subscriptions made so far hold everywhere, and the positions of these names are known. Returns

@@ -192,3 +192,16 @@ def test_the_orders_that_patterns_bring_are_bounded(orders: Orders) -> None:
     assert len(list(orders)) == 3
     orders.drop(b"b")
     assert b"b" not in orders and take(orders, 1, channel="e") == [1] and b"e" in orders
+
+
+def test_an_order_that_nobody_opens_any_more(orders: Orders) -> None:
+    """It begins with what has come, or with what comes; one that is open goes on."""
+    orders.carry("a")
+    assert take(orders, 8, 7) == []
+    orders.forsake(b"a")
+    assert until(orders.repairs(), 2) == [(b"a", None, [7, 8])]
+    orders.forsake(b"a")
+    assert take(orders, 9, 11, 10) == [9, 10, 11]
+    orders.carry("b")
+    orders.forsake(b"b")
+    assert take(orders, 5, channel="b") == [5]

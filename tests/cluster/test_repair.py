@@ -220,3 +220,18 @@ def test_subscribers_are_told_to_try_later_while_the_store_is_away(
         node.publish("a", 1)
         assert json.loads(socket.recv())["data"] == 1
     assert "Traceback" not in node.log(), node.log()
+
+
+def test_patterns_bring_a_channel_that_could_not_be_subscribed_to(
+    start: Callable[..., Daemon], own_server: RedisServer
+) -> None:
+    node = start(store=own_server.url, workers=1)
+    with Stream(node, "/*?_wrap=1") as stream:
+        own_server.kill()
+        assert node.request("GET", "/a")[0] == 503
+        own_server.start()
+        wait_for(lambda: node.post_json("/b", 0)[0] == 200, "the store is back")
+        for number in range(2):
+            node.publish("a", number)
+        lines = [stream.value() for _ in range(3)]
+        assert [(line["channel"], line["data"]) for line in lines] == [("b", 0), ("a", 0), ("a", 1)]
