@@ -28,13 +28,17 @@ _MIN_DEFLATE_BYTES = 64
 
 
 class Encoding:
-    """Turns messages into the bytes that one kind of subscriber is sent; the bytes are kept with the message."""
+    """Turns messages into the bytes that one kind of subscriber is sent; the bytes are kept with the message. ``run``
+    makes them of many of one channel at once, where that is faster."""
 
-    __slots__ = ("_encode", "form")
+    __slots__ = ("_encode", "_encode_run", "form")
 
-    def __init__(self, form: str, encode: Callable[[Message], bytes]) -> None:
+    def __init__(
+        self, form: str, encode: Callable[[Message], bytes], run: Callable[[list[Message]], bytes] | None = None
+    ) -> None:  # fmt: skip
         self.form = form
         self._encode = encode
+        self._encode_run = run
 
     def __call__(self, message: Message) -> bytes:
         encoded = message.encoded
@@ -46,6 +50,12 @@ class Encoding:
         if found is None:
             found = encoded[self] = self._encode(message)
         return found
+
+    def run(self, messages: list[Message]) -> bytes:
+        """Messages of one channel that come one after the other."""
+        if self._encode_run is not None:
+            return self._encode_run(messages)
+        return b"".join([self(message) for message in messages])
 
 
 def dumps(value: object) -> bytes:

@@ -383,7 +383,7 @@ class Router:
             passed = run if filters is None else [message for message in run if filters.match(message)]
             if not passed:
                 continue
-            data = encoding(passed[0]) if len(passed) == 1 else b"".join([encoding(message) for message in passed])
+            data = encoding(passed[0]) if len(passed) == 1 else encoding.run(passed)
             self.stats.delivered += len(passed) * len(group)
             # The hot loop: one append a subscriber and run.
             for sink in group:

@@ -24,7 +24,10 @@ from raiden.door import Door
 from raiden.router import Router
 from raiden.service import Service
 from raiden.stats import Stats
-from raiden.zmq_sessions import HEARTBEAT, Common, Pusher, Requester, Session, Subscriber, ZmqLimits
+from raiden.zmq_push import Pusher
+from raiden.zmq_req import Requester
+from raiden.zmq_sessions import Common, Session, ZmqLimits
+from raiden.zmq_sub import HEARTBEAT, Subscriber
 from raiden.zmtp import Event, Failed, Peer, Reply, Zmtp
 
 log = logging.getLogger(__name__)

@@ -52,9 +52,17 @@ class Failed(NamedTuple):
     farewell: bytes = b""
 
 
+class Alike(NamedTuple):
+    """Messages `[channel, payload]`, or `[channel, payload, content_type]`, that came one after the other."""
+
+    channel: bytes
+    payloads: list[bytes]
+    content_type: bytes
+
+
 # The frames of a message.
 Frames: TypeAlias = "list[bytes]"
-Event: TypeAlias = "Peer | Subscribed | Reply | Failed | Frames"
+Event: TypeAlias = "Peer | Subscribed | Reply | Failed | Alike | Frames"
 
 
 class _Invalid(Exception):
@@ -108,6 +116,35 @@ def _properties(data: bytes) -> dict[bytes, bytes]:
         found[name.lower()] = data[at + 4 : at + 4 + size]
         at += 4 + size
     return found
+
+
+def _alike(buffer: bytes, begun: int, at: int, frames: Frames, limit: int) -> tuple[list[bytes], int]:
+    """The payloads of the messages that follow one that ended at ``at``, have the same channel and content type, and
+    are followed by another one; and where they end. Pushers send such by the thousands: they are found by the bytes
+    between their payloads, without a look at each frame."""
+    channel, payload = frames[:2]
+    between = 2 + len(channel) + 1
+    head = buffer[begun : begun + between]
+    if not buffer.startswith(head, at) or len(channel) > 255:
+        return [], at
+    pieces = buffer[at + between :].split(head)
+    pieces.pop()  # it may be cut, and others may follow it
+    wide = 8 if head[-1] & LONG else 1
+    tail = buffer[begun + between + wide + len(payload) : at]
+    around = wide + len(tail)
+    # A payload with the head in it makes pieces that are shorter than they say: then each frame is looked at.
+    if wide == 1:
+        found = [p[1 : len(p) - len(tail)] for p in pieces if p and p[0] == len(p) - around and p.endswith(tail)]
+    else:
+        sizes = [int.from_bytes(piece[:8], "big") for piece in pieces]
+        found = [
+            piece[8 : len(piece) - len(tail)]
+            for piece, size in zip(pieces, sizes, strict=True)
+            if size == len(piece) - around and piece.endswith(tail)
+        ]
+    if len(found) < len(pieces) or max(map(len, found), default=0) + len(channel) > limit:
+        return [], at
+    return found, at + sum(map(len, pieces)) + between * len(pieces)
 
 
 class Zmtp:
@@ -236,8 +273,9 @@ class Zmtp:
         buffer, frames, held = self._buffer, self._frames, self._size
         open_ = self._curve.open if self._curve else None
         limit = self._limit() + HEADROOM
-        subscribers = self._kind == b"XPUB"
+        subscribers, pushers = self._kind == b"XPUB", self._kind == b"PULL" and open_ is None
         at, end = 0, len(buffer)
+        begun = at if pushers and not frames else end  # where the message began, if it can be compared with the next
         while at + 2 <= end:
             flags, size, start = buffer[at], buffer[at + 1], at + 2
             if flags > MORE or open_ is not None:
@@ -272,6 +310,11 @@ class Zmtp:
                 frames, held = [], 0
             else:
                 yield frames
+                if begun < at and 2 <= len(frames) <= 3:
+                    payloads, at = _alike(buffer, begun, at, frames, limit)
+                    if payloads:
+                        yield Alike(frames[0], payloads, frames[2] if len(frames) == 3 else b"")
+                begun = at if pushers else end
                 frames, held = [], 0
         self._buffer, self._frames, self._size = buffer[at:], frames, held
 

@@ -1,0 +1,124 @@
+"""What a ZeroMQ PUSH client's connection becomes: a publisher without answers, and with backpressure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import gevent
+
+from raiden.auth import Client, Forbidden
+from raiden.backend import BackboneFull
+from raiden.connection import Connection
+from raiden.history import StoreFailed
+from raiden.message import Cursor, InvalidChannel, InvalidPayload, Kind, Message
+from raiden.zmq_sessions import BYTES, RETRY, Common, Session, channel_of, kind_of
+from raiden.zmtp import Alike, Event
+
+# As a plain number: looking one up in an enumeration takes half as long as to make a message.
+_RAW = int(Kind.BYTES)
+
+
+class Pusher(Session):
+    """A PUSH client. It can't be told anything; so it is not read from while the node can't take more."""
+
+    def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
+        super().__init__(common, connection, client, key)
+        # Messages of one channel and kind that came one after the other are published as one.
+        self._runs: list[list[Message]] = []
+
+    def received(self, events: list[Event]) -> bool:
+        for event in events:
+            if isinstance(event, Alike):
+                self._add(event.channel, event.payloads, event.content_type)
+            elif isinstance(event, list) and 2 <= len(event) <= 3:
+                self._add(event[0], event[1:2], event[2] if len(event) == 3 else b"")
+            else:
+                self._refuse(InvalidPayload("push [channel, payload] or [channel, payload, type]"))
+        if not self.waiting:
+            self._publish()
+        return True
+
+    def _add(self, channel: bytes, payloads: list[bytes], content_type: bytes) -> None:
+        """Messages to one channel, to what is to be published."""
+        try:
+            name = channel_of(self.client, channel)
+        except (InvalidChannel, Forbidden) as error:
+            self._refuse(error, len(payloads))
+            return
+        kind, now = _RAW, time.time_ns() // 1000
+        if content_type != BYTES:
+            payloads, kind = self._checked(payloads, content_type)
+        run = [Message(name, kind, payload, None, now) for payload in payloads]
+        if self._runs and self._runs[-1][0].channel == name and self._runs[-1][0].kind == kind:
+            self._runs[-1] += run
+        elif run:
+            self._runs.append(run)
+
+    def _checked(self, payloads: list[bytes], content_type: bytes) -> tuple[list[bytes], int]:
+        """Those of the payloads that are what their type says, as they are published, and their kind."""
+        good, kind = [], _RAW
+        for payload in payloads:
+            try:
+                found, data = kind_of(payload, content_type)
+            except InvalidPayload as error:
+                self._refuse(error)
+                continue
+            good.append(data)
+            kind = int(found)
+        return good, kind
+
+    def _refuse(self, error: Exception, count: int = 1) -> None:
+        self.common.stats.bad_messages += count
+        self.common.say("dropped what a ZeroMQ client pushed", client=self.client.name, reason=str(error))
+
+    def _publish(self) -> None:
+        """Publish what there is. Where the node can't take it, try again later, and read nothing meanwhile."""
+        self.waiting = 0
+        if self._runs and self.common.flow.full:
+            self._wait(self.common.flow.wait)
+            return
+        router = self.common.router
+        kept = []
+        runs, self._runs = self._runs, []
+        for number, run in enumerate(runs):
+            if router.keeps(run[0].channel):
+                kept.append(run)
+                continue
+            try:
+                router.publish(run)
+            except BackboneFull:
+                self._runs = kept + runs[number:]
+                self._wait(_soon)
+                return
+            self.common.flow.add(run)
+        if kept:
+            self._store(kept)
+        else:
+            self.resume()
+
+    def _store(self, runs: list[list[Message]]) -> None:
+        def stored(outcome: list[list[Cursor]] | Exception) -> None:
+            if isinstance(outcome, Exception):
+                self._runs = runs + self._runs
+                self._wait(_soon)
+            else:
+                for run in runs:
+                    self.common.flow.add(run)
+                self._publish()
+
+        self.waiting = 1
+        self.connection.pause()
+        try:
+            self.common.router.publish(*runs, done=stored)
+        except StoreFailed as error:
+            stored(error)
+
+    def _wait(self, until: Callable[[Callable[[], None]], object]) -> None:
+        self.waiting = 1
+        self.connection.pause()
+        until(self._publish)
+
+
+def _soon(call: Callable[[], None]) -> None:
+    gevent.spawn_later(RETRY, call)

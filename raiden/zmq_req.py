@@ -1,0 +1,193 @@
+"""What a ZeroMQ REQ or DEALER client's connection becomes: requests and their answers."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import gevent
+
+from raiden import parameters, zmtp
+from raiden.auth import Client
+from raiden.connection import Connection
+from raiden.control import channels_everywhere
+from raiden.encoding import dumps, gap
+from raiden.history import PAGE_BYTES
+from raiden.http import HttpError, problem_json
+from raiden.message import Cursor, Message, check_channel
+from raiden.payload import check_key
+from raiden.refusals import REFUSALS, status_of
+from raiden.zmq_sessions import Common, Session, channel_of, kind_of
+from raiden.zmtp import Event, Frames
+
+log = logging.getLogger(__name__)
+
+# Requests of one connection that are under way; messages of a page of history where no limit is asked for.
+MAX_REQUESTS, PAGE = 256, 100
+# Seconds for which a client may read a page of history.
+PATIENCE = 10.0
+
+# What answers a request; None: something else will.
+Task: TypeAlias = "Callable[[], Sequence[bytes] | None]"
+Handler: TypeAlias = "Callable[[Requester, Frames, Frames], Sequence[bytes] | None]"
+
+
+class Requester(Session):
+    """A REQ or DEALER client. An answer has the frames that came before the request's empty one, as a REP gives them
+    back (RFC 28 of ZeroMQ)."""
+
+    def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
+        super().__init__(common, connection, client, key)
+        # A page of history waits for the client besides the short answers that the outbox is for.
+        connection.max_outbox += PAGE_BYTES + common.limits.max_body + zmtp.HEADROOM
+        # What came and can't be begun yet, and what a greenlet is to do, one after the other.
+        self._requests: deque[Frames] = deque()
+        self._tasks: deque[tuple[Frames, Task]] = deque()
+
+    def received(self, events: list[Event]) -> bool:
+        self._requests += [frames for frames in events if isinstance(frames, list)]
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        """Begin what has come, as far as no more than `MAX_REQUESTS` are under way."""
+        while self._requests and self.waiting < MAX_REQUESTS:
+            self._request(self._requests.popleft())
+        if self.waiting >= MAX_REQUESTS:
+            self.connection.pause()
+        else:
+            self.resume()
+
+    def _request(self, frames: Frames) -> None:
+        if b"" not in frames:
+            self.send(*_refusal(HttpError(400, "begin a request with an empty frame, as REQ does by itself")))
+            return
+        body = frames.index(b"") + 1
+        envelope, command = frames[:body], frames[body:]
+
+        def perform() -> Sequence[bytes] | None:
+            handle = _COMMANDS.get(command[0]) if command else None
+            if handle is None:
+                raise HttpError(400, f"the first frame is one of {', '.join(name.decode() for name in _COMMANDS)}")
+            return handle(self, envelope, command[1:])
+
+        self._answer(envelope, self._guarded(perform))
+
+    def _answer(self, envelope: Frames, answer: Sequence[bytes] | None) -> None:
+        if answer is not None:
+            self.send(*envelope, *answer)
+
+    def _guarded(self, task: Task) -> Sequence[bytes] | None:
+        """What the task answers, or why it was not done."""
+        try:
+            return task()
+        except HttpError as error:
+            return _refusal(error)
+        except REFUSALS as error:
+            return _refusal(HttpError(status_of(error), str(error)))
+        except Exception:  # a fault of ours ends no more than its request
+            log.exception("a ZeroMQ request failed", extra={"client": self.client.name})
+            return _refusal(HttpError(500, "the server failed; its log says why"))
+
+    def _later(self, envelope: Frames, task: Task) -> None:
+        """Answer from a greenlet, for what waits."""
+        self.waiting += 1
+        self._tasks.append((envelope, task))
+        if len(self._tasks) == 1:
+            gevent.spawn(self._work)
+
+    def _work(self) -> None:
+        """Answer one request after the other, as fast as the client reads: pages of history are large. One that does
+        not read is a slow consumer."""
+        while self._tasks and not self.connection.closed:
+            envelope, task = self._tasks[0]
+            self._finish(envelope, self._guarded(task))
+            if not self.connection.wait_until_sent(PATIENCE):
+                self.connection.overflow()
+            self._tasks.popleft()
+
+    def _finish(self, envelope: Frames, answer: Sequence[bytes] | None) -> None:
+        self.waiting -= 1
+        self._answer(envelope, answer)
+        self._begin()
+
+    # Commands.
+
+    def _publish(self, envelope: Frames, arguments: Frames) -> Sequence[bytes] | None:
+        channel, payload, content_type, key = _arguments(arguments, 2, 4, "publish, channel, payload, type, key")
+        message = Message(channel_of(self.client, channel), *kind_of(payload, content_type))
+        name = key.decode("utf-8", "surrogateescape") if key else None
+        if name is not None:
+            check_key(name, self.common.router.keeps(message.channel))
+
+        def published(outcome: list[list[Cursor]] | Exception) -> None:
+            def answer() -> Sequence[bytes]:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                return b"200", str(outcome[0][0]).encode()
+
+            self._finish(envelope, self._guarded(answer))
+
+        if self.common.router.publish([message], key=name, done=published):
+            return b"202", b""
+        self.waiting += 1
+        return None
+
+    def _history(self, envelope: Frames, arguments: Frames) -> None:
+        channel, since, limit = _arguments(arguments, 1, 3, "history, channel, cursor, limit")
+        try:
+            name = check_channel(channel.decode())
+            cursor = Cursor.parse(since.decode()) if since else None
+            most = parameters.number({"limit": limit.decode()}, "limit", parameters.MAX_LAST) if limit else PAGE
+        except ValueError as error:  # that no text is UTF-8 is one, too
+            raise HttpError(400, str(error)) from None
+        self.client.check("history", name)
+        history = self.common.router.backend.history
+        if history is None or not self.common.router.keeps(name):
+            raise HttpError(404, "the channel keeps no history: set its history_size")
+
+        def work() -> Sequence[bytes]:
+            page = history.after(name, cursor, most)
+            summary: dict[str, Any] = {"cursor": page.position and str(page.position), "more": page.more}
+            if page.gap is not None:
+                summary["gap"] = gap(None, page.gap)
+            frames = [b"200", dumps(summary)]
+            for record in page.records:
+                frames += str(Cursor(page.epoch, record.offset)).encode(), record.payload
+            return frames
+
+        self._later(envelope, work)
+
+    def _channels(self, envelope: Frames, arguments: Frames) -> None:
+        _arguments(arguments, 0, 0, "channels")
+        allowed = self.client.subscribe
+
+        def work() -> Sequence[bytes]:
+            rows = channels_everywhere(self.common.router.backend)
+            seen = {name: row for name, row in rows.items() if allowed.allows(name.removesuffix("*"))}
+            return b"200", dumps({"channels": seen})
+
+        self._later(envelope, work)
+
+    def _ping(self, envelope: Frames, arguments: Frames) -> Sequence[bytes]:
+        _arguments(arguments, 0, 0, "ping")
+        return b"200", b""
+
+
+_COMMANDS: dict[bytes, Handler] = {
+    b"publish": Requester._publish, b"history": Requester._history, b"channels": Requester._channels,
+    b"ping": Requester._ping,
+}  # fmt: skip
+
+
+def _arguments(given: Frames, least: int, most: int, form: str) -> Frames:
+    """A command's arguments, with an empty one for each that may be left out."""
+    if not least <= len(given) <= most:
+        raise HttpError(400, f"the frames are [{form}], of which {most - least} may be left out")
+    return given + [b""] * (most - len(given))
+
+
+def _refusal(error: HttpError) -> Sequence[bytes]:
+    return b"%d" % error.status, problem_json(error)

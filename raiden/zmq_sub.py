@@ -1,0 +1,197 @@
+"""What a ZeroMQ SUB client's connection becomes: subscriptions of the router."""
+
+from __future__ import annotations
+
+import gevent
+
+from raiden import zmtp
+from raiden.auth import Client
+from raiden.backend import NotInForce
+from raiden.connection import Connection
+from raiden.encoding import Encoding
+from raiden.history import Gap, StoreFailed
+from raiden.message import InvalidChannel, Message, check_subscription
+from raiden.router import Subscription, TooManyChannels
+from raiden.topics import Change, Topics
+from raiden.zmq_sessions import RETRY, Common, Session
+from raiden.zmtp import Event, Subscribed
+
+# Topics of the door's own; no channel's name begins so.
+OWN, IN_FORCE, HEARTBEAT = b"-/", b"-/in-force/", b"-/heartbeat"
+MAX_TOPIC = 255
+# Channels whose names are remembered as they are sent.
+REMEMBERED = 10_000
+# Rounds for which who asks waits while more topics come.
+ROUNDS = 5
+# What sealing adds to a short message, in bytes, and more.
+SEALED = 256
+
+
+def _name(channel: str) -> bytes:
+    """The frame of a channel's name."""
+    name = _names.get(channel)
+    if name is None:
+        if len(_names) >= REMEMBERED:
+            _names.clear()
+        name = _names[channel] = zmtp.frame(channel.encode(), zmtp.MORE)
+    return name
+
+
+def _delivery(message: Message) -> bytes:
+    cursor = b"" if message.cursor is None else str(message.cursor).encode()
+    return b"%b%b%b" % (_name(message.channel), zmtp.frame(message.payload, zmtp.MORE), zmtp.frame(cursor))
+
+
+def _deliveries(messages: list[Message]) -> bytes:
+    # The hot path of SUB clients: what is between payloads of one size, without cursors, is always the same.
+    payloads = [message.payload for message in messages]
+    size = len(payloads[0])
+    if size > 255 or set(map(len, payloads)) != {size} or any([message.cursor for message in messages]):
+        return b"".join(map(_delivery, messages))
+    head, tail = b"%b%c%c" % (_name(messages[0].channel), zmtp.MORE, size), zmtp.frame(b"")
+    return b"%b%b%b" % (head, (tail + head).join(payloads), tail)
+
+
+_names: dict[str, bytes] = {}
+DELIVERY = Encoding("zmq", _delivery, _deliveries)
+
+
+class Subscriber(Session):
+    """A SUB client. What is over its outbox's bound is dropped, and counted. Its connection is the router's sink, or
+    where each client's traffic is sealed of its own, it is that itself."""
+
+    def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
+        super().__init__(common, connection, client, key)
+        self.pending: list[bytes] = []
+        self._sink = connection if connection.protocol.plain else self  # type: ignore[attr-defined]
+        connection.drop = self._dropped
+        self._topics = Topics(client.subscribe)
+        self._own: set[bytes] = set()
+        self._subscriptions: dict[str, Subscription] = {}
+        # What a greenlet is to attach, once it is in force, and topics that ask when all is.
+        self._opening: list[Subscription] = []
+        self._asked: list[bytes] = []
+        self._settling = False
+        self._changes = 0
+
+    @property
+    def wants_heartbeats(self) -> bool:
+        return any(HEARTBEAT.startswith(topic) for topic in self._own)
+
+    def received(self, events: list[Event]) -> bool:
+        for event in events:
+            if not isinstance(event, Subscribed):
+                self.common.stats.bad_messages += 1  # an XSUB may send whatever it likes upstream
+            elif not self._subscribed(event.topic, event.on):
+                return False
+        if (self._opening or self._asked) and not self._settling:
+            self._settling = True
+            gevent.spawn(self._settle)
+        return True
+
+    def _subscribed(self, topic: bytes, on: bool) -> bool:
+        self._changes += 1
+        if topic.startswith(OWN) and len(topic) <= MAX_TOPIC:
+            if not on:
+                self._own.discard(topic)
+            elif topic not in self._own:
+                self._own.add(topic)
+                self._asked += [topic] if topic.startswith(IN_FORCE) else []
+            return self._count_topics()
+        try:
+            name = topic.decode()
+            if name:
+                check_subscription(name + "*" if len(topic) < MAX_TOPIC else name)
+        except (UnicodeDecodeError, InvalidChannel):
+            self.common.stats.refused_subscriptions += on
+            return True
+        try:
+            self._apply(self._topics.add(name) if on else self._topics.remove(name))
+            self.common.stats.refused_subscriptions += on and not self.client.subscribe.within(name)
+        except TooManyChannels:
+            self._apply(self._topics.remove(name))
+            self.common.stats.refused_subscriptions += 1
+        return self._count_topics()
+
+    def _count_topics(self) -> bool:
+        return len(self._topics) + len(self._own) <= self.common.limits.zmq_max_topics
+
+    def _apply(self, change: Change) -> None:
+        """Subscribe first, then give up: what both stand for is not interrupted."""
+        for name in change.added:
+            self._subscribe(name)
+        for name in change.dropped:
+            subscription = self._subscriptions.pop(name, None)
+            if subscription is not None:
+                self.common.router.unsubscribe(subscription)
+
+    def _subscribe(self, name: str) -> None:
+        if name in self._subscriptions:
+            return  # it was not given up, because what should have replaced it was refused
+        router = self.common.router
+        subscription = self._subscriptions[name] = router.subscribe(name, self._sink, self, DELIVERY)
+        if name.endswith("*"):
+            router.attach(subscription)
+        else:  # its order has to be opened first
+            self._opening.append(subscription)
+
+    def _settle(self) -> None:
+        """Attach what is opening, and tell who asked when all is in force."""
+        router, rounds = self.common.router, 0
+        while (self._opening or self._asked) and not self.connection.closed:
+            # What comes from now on is for the next round, also who asks.
+            opening, self._opening = self._opening, []
+            asked, self._asked = self._asked, []
+            before, rounds = self._changes, rounds + 1
+            try:
+                unconfirmed = router.in_force([subscription.name for subscription in opening])
+            except (NotInForce, StoreFailed):
+                self._opening = opening + self._opening
+                self._asked = asked + self._asked
+                gevent.sleep(RETRY)
+                continue
+            for subscription in opening:
+                router.attach(subscription)
+            if self._changes != before and rounds < ROUNDS:
+                # A socket that connects again sends its topics in their order, and the question among the first.
+                self._asked = asked + self._asked
+                continue
+            rounds = 0
+            for topic in asked:
+                self._tell(topic, ", ".join(unconfirmed).encode(), b"")
+        self._settling = False
+
+    def _tell(self, *frames: bytes) -> None:
+        """Send what may not be dropped: wait until the outbox has room for it, also when it is sealed."""
+        connection, size = self.connection, 2 * sum(map(len, frames)) + SEALED
+        while connection.outbox_size and connection.outbox_size + size > connection.max_outbox:
+            connection.wait_until_sent(RETRY)
+        self.send(*frames)
+
+    def flush(self) -> None:
+        traffic = b"".join(self.pending)
+        self.pending.clear()
+        connection = self.connection
+        if connection.outbox_size and connection.outbox_size + len(traffic) > connection.max_outbox:
+            self._dropped(traffic)  # before it is sealed: what is sealed must be sent
+        elif traffic:
+            connection.send(connection.protocol.seal(traffic))  # type: ignore[attr-defined]
+
+    def _dropped(self, traffic: bytes) -> None:
+        self.common.stats.dropped += zmtp.count(traffic)
+        self.common.say("a slow ZeroMQ client misses messages", client=self.connection.describe())
+
+    def ended(self, subscription: Subscription) -> None:
+        """The channel was deleted; there may be another one of that name."""
+        if self._subscriptions.get(subscription.name) is subscription:
+            del self._subscriptions[subscription.name]
+            self._subscribe(subscription.name)
+            self.received([])
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        """The cursors show it."""
+
+    def close(self) -> None:
+        for subscription in self._subscriptions.values():
+            self.common.router.unsubscribe(subscription)
+        self._subscriptions.clear()
