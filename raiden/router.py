@@ -12,6 +12,7 @@ sends it, in one piece. So idle, a message leaves at once; loaded, runs grow by 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -104,6 +105,8 @@ class Router:
         self.max_gather = max_gather
         self._channels: dict[bytes, Topic] = {}
         self._patterns: dict[bytes, Topic] = {}
+        # How many patterns have a prefix of a size, and these sizes.
+        self._patterns_of_size: Counter[int] = Counter()
         self._pattern_sizes: list[int] = []
         self._orders = Orders(backend, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
         self._loop = gevent.get_hub().loop
@@ -199,9 +202,10 @@ class Router:
             # First in: nothing yields between the table's change and the backbone's.
             found = table[key] = Topic()
             self.backend.subscribe(key)
-            self._measure_patterns()
             if table is self._channels:
                 self._orders.carry(name)
+            else:
+                self._measure_patterns(len(key), 1)
         found.count += 1
         return Subscription(name, found, sink, owner, encoding, filters)
 
@@ -229,7 +233,8 @@ class Router:
             table = self._patterns if subscription.name.endswith("*") else self._channels
             del table[key]
             self.backend.unsubscribe(key)
-            self._measure_patterns()
+            if table is self._patterns:
+                self._measure_patterns(len(key), -1)
             self._forget_orders(key[:-1] if table is self._channels else None)
 
     def _forget_orders(self, channel: bytes | None) -> None:
@@ -272,8 +277,10 @@ class Router:
             if found.groups
         }
 
-    def _measure_patterns(self) -> None:
-        self._pattern_sizes = sorted({len(prefix) for prefix in self._patterns})
+    def _measure_patterns(self, size: int, more: int) -> None:
+        """There is a pattern more or less whose prefix has this size."""
+        self._patterns_of_size[size] += more
+        self._pattern_sizes = sorted(+self._patterns_of_size)
 
     # The fan-out.
 

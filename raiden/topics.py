@@ -6,6 +6,7 @@ So its topics come to the fewest names and patterns that stand for the same chan
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from typing import NamedTuple
 
 from raiden.auth import Patterns
@@ -25,40 +26,60 @@ class Topics:
 
     def __init__(self, allowed: Patterns) -> None:
         self._allowed = allowed
-        self._topics: set[str] = set()
-        self._names: set[str] = set()
+        # In order, so that what begins with something stands together.
+        self._topics: list[str] = []
+        self._names: list[str] = []
 
     def __len__(self) -> int:
         return len(self._topics)
 
     def add(self, topic: str) -> Change:
         """One that is there already changes nothing."""
-        if topic in self._topics:
+        if _has(self._topics, topic):
             return Change([], [])
-        self._topics.add(topic)
+        insort(self._topics, topic)
         added = [name for name in _fewest(self._allowed.within(topic)) if not self._is_within(name)]
-        prefixes = tuple(name[:-1] for name in added if name.endswith("*"))
-        dropped = [name for name in self._names if name.startswith(prefixes)] if prefixes else []
-        self._names.difference_update(dropped)
-        self._names.update(added)
+        dropped = [each for name in added if name.endswith("*") for each in _beginning(self._names, name[:-1])]
+        self._replace(dropped, added)
         return Change(added, dropped)
 
     def remove(self, topic: str) -> Change:
         """One that is not there is ignored."""
-        if topic not in self._topics:
+        if not _has(self._topics, topic):
             return Change([], [])
-        self._topics.remove(topic)
-        dropped = [name for name in self._names if name.startswith(topic)]
-        if any(other in self._topics for other in _prefixes(topic)):
+        del self._topics[bisect_left(self._topics, topic)]
+        if any(_has(self._topics, other) for other in _prefixes(topic)):
             return Change([], [])  # a shorter one stands for the same and more
-        self._names.difference_update(dropped)
-        within = [name for other in self._topics if other.startswith(topic) for name in self._allowed.within(other)]
+        dropped = _beginning(self._names, topic)
+        within = [name for other in _beginning(self._topics, topic) for name in self._allowed.within(other)]
         kept = set(_fewest(within))
-        self._names |= kept
-        return Change([name for name in kept if name not in dropped], [name for name in dropped if name not in kept])
+        added = [name for name in kept if name not in dropped]
+        dropped = [name for name in dropped if name not in kept]
+        self._replace(dropped, added)
+        return Change(added, dropped)
+
+    def _replace(self, dropped: list[str], added: list[str]) -> None:
+        for name in dropped:
+            del self._names[bisect_left(self._names, name)]
+        for name in added:
+            insort(self._names, name)
 
     def _is_within(self, name: str) -> bool:
-        return name in self._names or any(prefix + "*" in self._names for prefix in _prefixes(name.removesuffix("*")))
+        prefixes = _prefixes(name.removesuffix("*"))
+        return _has(self._names, name) or any(_has(self._names, prefix + "*") for prefix in prefixes)
+
+
+def _has(ordered: list[str], text: str) -> bool:
+    at = bisect_left(ordered, text)
+    return at < len(ordered) and ordered[at] == text
+
+
+def _beginning(ordered: list[str], prefix: str) -> list[str]:
+    """Those that begin with the prefix."""
+    start = end = bisect_left(ordered, prefix)
+    while end < len(ordered) and ordered[end].startswith(prefix):
+        end += 1
+    return ordered[start:end]
 
 
 def _prefixes(text: str) -> list[str]:

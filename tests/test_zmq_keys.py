@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,23 +15,30 @@ import pytest
 import zmq
 
 from raiden import config
-from tests.daemons import ROOT, Daemon, command, environment, wait_for
+from tests import daemons
+from tests.daemons import ROOT, Daemon, environment, wait_for
 from tests.zeromq import (
+    BYTES,
+    GREETING,
     OPEN,
     Clients,
     Monitor,
     Pair,
+    Raw,
     ask,
     carried,
+    command,
     in_force,
     page,
     payloads,
     refusal,
     silent,
+    stopped,
     take,
     wait_for_metric,
 )
 
+DOORS = [("SUB", zmq.SUB), ("PUSH", zmq.PUSH), ("REQ", zmq.REQ), ("REQ", zmq.DEALER)]
 READER, FEEDER, CHAT, STRANGER = (Pair.make() for _ in range(4))
 SERVER = Pair.make()
 KEYS: dict[str, dict[str, Any]] = {
@@ -52,7 +60,7 @@ class Guarded:
         (folder / "doors.key").write_bytes(SERVER.secret + b"\n")
         self._config = folder / "conf.py"
         self.configure(keys)
-        self.node = start(config=self._config, zmq_key=str(folder / "doors.key"), **OPEN)
+        self.node = start(config=self._config, zmq_key=str(folder / "doors.key"), zmq_heartbeat=0.1, **OPEN)
 
     def configure(self, keys: dict[str, Any]) -> None:
         self._config.write_text(f"zmq_keys = {keys!r}\n")
@@ -148,6 +156,59 @@ def test_the_list_of_channels_has_those_that_a_key_may_hear(node: Daemon, client
         sub.close()
 
 
+def test_a_subscription_of_a_name_outlasts_its_channel(node: Daemon, clients: Clients) -> None:
+    sub = clients.sub("chat", key=CHAT)
+    for n in range(3):
+        node.publish("chat", n)
+        assert payloads(sub, 1) == [b"%d" % n]
+        assert node.request("DELETE", "/chat")[0] == 202
+        assert silent(sub)
+    assert carried(node)["chat"] == 1
+
+
+def test_a_subscription_of_a_name_is_in_force_only_when_the_history_is_there(
+    start: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    node = Guarded(tmp_path / "conf", start, KEYS).node
+    with Clients(node, server=SERVER.public) as clients:
+        sub = clients.sub("-/heartbeat", key=CHAT)
+        with stopped(node.workers()["history"]):
+            sub.subscribe("chat")
+            sub.subscribe("-/in-force/1")
+            assert {frames[0] for frames in take(sub, 5)} == {b"-/heartbeat"}
+            sub.unsubscribe("-/heartbeat")
+        while take(sub, 1)[0][0] != b"-/in-force/1":
+            pass
+        node.publish("chat", 1)
+        assert payloads(sub, 1) == [b"1"]
+
+
+@pytest.mark.parametrize("kind", [zmq.SUB, zmq.PUSH, zmq.DEALER])
+def test_heartbeats_of_a_client_are_answered(node: Daemon, clients: Clients, kind: int) -> None:
+    clock = clients.sub("-/heartbeat", key=READER)
+    door = next(door for door, each in DOORS if each == kind)
+    sock = clients.socket(door, kind, key=FEEDER, heartbeat_ivl=20, heartbeat_timeout=1000, reconnect_ivl=10_000)
+    monitor = Monitor(sock)
+    take(clock, 20)
+    assert not monitor.saw(CLOSED, 0)
+
+
+def test_a_slow_client_with_a_key_loses_messages_alone_and_sees_its_gap(node: Daemon, clients: Clients) -> None:
+    before = node.metric("raiden_dropped_total")
+    slow = clients.sub("news.slow", key=READER, rcvhwm=1, rcvbuf=4096)
+    fast, push = clients.sub("news.slow", key=READER, rcvhwm=0), clients.push(key=FEEDER)
+    total = 3000
+    for n in range(total):
+        push.send_multipart([b"news.slow", b"%d " % n + b"x" * 4000, BYTES])
+    assert [int(payload.partition(b" ")[0]) for payload in payloads(fast, total)] == list(range(total))
+    dropped = int(node.metric("raiden_dropped_total") - before)
+    assert 0 < dropped < total
+    offsets = [int(cursor.partition(b":")[2]) for _, _, cursor in take(slow, total - dropped)]
+    assert offsets == sorted(set(offsets))
+    push.send_multipart([b"news.slow", b"1"])
+    assert int(take(slow, 1)[0][2].partition(b":")[2]) == total + 1, "it has read, and hears again"
+
+
 # Who comes in.
 
 
@@ -163,9 +224,6 @@ def fails(clients: Clients, door: str, kind: int, event: int, **options: Any) ->
     assert monitor.saw(event), monitor.seen
     assert IN not in monitor.seen
     sock.close()
-
-
-DOORS = [("SUB", zmq.SUB), ("PUSH", zmq.PUSH), ("REQ", zmq.REQ), ("REQ", zmq.DEALER)]
 
 
 @pytest.mark.parametrize(("door", "kind"), DOORS)
@@ -217,6 +275,22 @@ def test_a_door_without_keys_is_not_for_clients_with_keys(start: Callable[..., D
         )  # fmt: skip
         fails(clients, "SUB", zmq.SUB, CLOSED, plain_username=b"a", plain_password=b"b")
         assert ask(clients.req(), "ping") == [b"200", b""]
+
+
+def test_garbage_ends_no_more_than_its_connection(clients: Clients) -> None:
+    greeting = GREETING[:12] + b"CURVE".ljust(20, b"\0") + GREETING[32:]
+    req, seeds = clients.req(key=READER), 100
+    for seed in range(seeds):
+        rng = random.Random(seed)
+        hello = b"\1\0" + bytes(72) + rng.randbytes(32 + 8 + 80)
+        data = greeting + command(b"HELLO", hello) + command(b"INITIATE", rng.randbytes(300))
+        at = rng.randrange(len(data))
+        data = data[:at] + rng.randbytes(rng.randint(0, 9)) + data[at:]
+        with Raw(clients.node.doors()["REQ"]) as raw:
+            raw.send(data)
+            raw.half_close()
+            assert raw.closed()
+    assert ask(req, "ping") == [b"200", b""]
 
 
 def test_others_are_served_while_strangers_knock(clients: Clients) -> None:
@@ -316,7 +390,7 @@ def test_a_reload_with_bad_keys_changes_nothing(start: Callable[..., Daemon], tm
 
 
 def run(folder: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    words = command(*arguments, data_dir=folder, **{"http_port": 0, "backend_port": 0, **settings})
+    words = daemons.command(*arguments, data_dir=folder, **{"http_port": 0, "backend_port": 0, **settings})
     return subprocess.run(words, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=60)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import zmq
@@ -119,6 +121,52 @@ def test_topics_that_are_refused_take_no_memory(node: Daemon) -> None:
         raw.send(subscribe(b"-/in-force/2"))
         assert raw.message()[0] == b"-/in-force/2"
         assert memory(doors) - before < 8 << 20
+
+
+def test_where_no_more_channels_are_carried_topics_are_refused_and_others_go_on(start: Callable[..., Daemon]) -> None:
+    node = start(max_channels=3, store="none", **OPEN)
+    with Raw(node.doors()["SUB"], b"SUB") as raw:
+
+        def change(data: bytes, number: bytes) -> None:
+            raw.send(data + subscribe(b"-/in-force/" + number))
+            assert raw.message() == [b"-/in-force/" + number, b"", b""]
+
+        def hears(*channels: str) -> None:
+            with Clients(node) as clients:
+                req = clients.req()
+                for name in ("a", "b", "c", "d", "e"):
+                    assert ask(req, "publish", name, "1") == [b"202", b""]
+            assert [raw.message()[0].decode() for _ in channels] == [*channels]
+
+        change(subscribe(b"a", b"b", b"c", b"d"), b"1")
+        hears("a", "b", "c")
+        change(subscribe(b"") + command(b"CANCEL", b""), b"2")
+        hears("a", "b", "c")
+        change(command(b"CANCEL", b"a") + command(b"CANCEL", b"d") + subscribe(b"d"), b"3")
+        hears("b", "c", "d")
+        change(command(b"CANCEL", b"b") + subscribe(b""), b"4")
+        hears("a", "b", "c", "d", "e")
+        change(command(b"CANCEL", b""), b"5")
+        hears("c", "d")
+        assert node.metric("raiden_refused_subscriptions_total") == 2
+    wait_for(lambda: not carried(node), "nothing is left")
+    assert node.stop() == 0
+    assert "Traceback" not in node.log(), node.log()
+
+
+def test_a_reload_changes_the_limits(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    config = tmp_path / "conf.py"
+    config.write_text("")
+    node = start(config=config, store="none", **OPEN)
+    config.write_text("zmq_max_topics = 2\nmax_connections_per_address = 2\n")
+    node.signal(signal.SIGHUP)
+    wait_for(lambda: "raiden: reloaded" in node.log(), "the reload is logged")
+    with Raw(node.doors()["SUB"], b"SUB") as raw:
+        raw.send(subscribe(b"a", b"b", b"c"))
+        assert raw.closed()
+    with Raw(node.doors()["SUB"], b"SUB"), Raw(node.doors()["SUB"], b"SUB"), Raw(node.doors()["SUB"]) as third:
+        assert third.closed()
+    assert node.stop() == 0
 
 
 # Clients that don't read.
