@@ -47,7 +47,8 @@ class Gate:
     def curve(self) -> Callable[[bytes], Curve] | None:
         """What makes the mechanism of a connection."""
         secret = self._secret
-        return None if secret is None else lambda metadata: Curve(secret, metadata, self.clients.__contains__)
+        # Who is listed is looked up when a client has proved its key.
+        return None if secret is None else lambda metadata: Curve(secret, metadata, lambda key: key in self.clients)
 
     def client(self, key: bytes) -> Client | None:
         """Who has the key now; None: nobody any more."""

@@ -30,17 +30,18 @@ class Pusher(Session):
     def received(self, events: list[Event]) -> bool:
         for event in events:
             if isinstance(event, Alike):
-                self._add(event.channel, event.payloads, event.content_type)
+                self._add(*event)
             elif isinstance(event, list) and 2 <= len(event) <= 3:
-                self._add(event[0], event[1:2], event[2] if len(event) == 3 else b"")
+                self._add(event[0], event[1:2], event[2:])
             else:
                 self._refuse(InvalidPayload("push [channel, payload] or [channel, payload, type]"))
         if not self.waiting:
             self._publish()
         return True
 
-    def _add(self, channel: bytes, payloads: list[bytes], content_type: bytes) -> None:
-        """Messages to one channel, to what is to be published."""
+    def _add(self, channel: bytes, payloads: list[bytes], rest: list[bytes]) -> None:
+        """Messages to one channel, of the type that the rest of their frames says, to what is to be published."""
+        content_type = rest[0] if rest else b""
         try:
             name = channel_of(self.client, channel)
         except (InvalidChannel, Forbidden) as error:

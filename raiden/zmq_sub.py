@@ -105,35 +105,41 @@ class Subscriber(Session):
         except (UnicodeDecodeError, InvalidChannel):
             self.common.stats.refused_subscriptions += on
             return True
-        try:
-            self._apply(self._topics.add(name) if on else self._topics.remove(name))
-            self.common.stats.refused_subscriptions += on and not self.client.subscribe.within(name)
-        except TooManyChannels:
-            self._apply(self._topics.remove(name))
+        if on and not self.client.subscribe.within(name):
             self.common.stats.refused_subscriptions += 1
+        change = self._topics.add(name) if on else self._topics.remove(name)
+        if not self._apply(change) and on:
+            self._apply(self._topics.remove(name))
         return self._count_topics()
 
     def _count_topics(self) -> bool:
         return len(self._topics) + len(self._own) <= self.common.limits.zmq_max_topics
 
-    def _apply(self, change: Change) -> None:
-        """Subscribe first, then give up: what both stand for is not interrupted."""
-        for name in change.added:
-            self._subscribe(name)
+    def _apply(self, change: Change) -> bool:
+        """Subscribe first, then give up: what both stand for is not interrupted. Where there is no room for that, it is
+        after it; False where there is none even then."""
+        waiting = [name for name in change.added if not self._subscribe(name)]
         for name in change.dropped:
             subscription = self._subscriptions.pop(name, None)
             if subscription is not None:
                 self.common.router.unsubscribe(subscription)
+        refused = sum([not self._subscribe(name) for name in waiting])
+        self.common.stats.refused_subscriptions += refused
+        return not refused
 
-    def _subscribe(self, name: str) -> None:
-        if name in self._subscriptions:
-            return  # it was not given up, because what should have replaced it was refused
+    def _subscribe(self, name: str) -> bool:
+        """Subscribe to a name or pattern; False where the worker carries too many."""
         router = self.common.router
-        subscription = self._subscriptions[name] = router.subscribe(name, self._sink, self, DELIVERY)
+        try:
+            subscription = router.subscribe(name, self._sink, self, DELIVERY)
+        except TooManyChannels:
+            return False
+        self._subscriptions[name] = subscription
         if name.endswith("*"):
             router.attach(subscription)
         else:  # its order has to be opened first
             self._opening.append(subscription)
+        return True
 
     def _settle(self) -> None:
         """Attach what is opening, and tell who asked when all is in force."""
@@ -185,7 +191,7 @@ class Subscriber(Session):
         """The channel was deleted; there may be another one of that name."""
         if self._subscriptions.get(subscription.name) is subscription:
             del self._subscriptions[subscription.name]
-            self._subscribe(subscription.name)
+            self._apply(Change([subscription.name], []))
             self.received([])
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:

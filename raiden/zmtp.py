@@ -52,16 +52,18 @@ class Failed(NamedTuple):
     farewell: bytes = b""
 
 
+# The frames of a message.
+Frames: TypeAlias = "list[bytes]"
+
+
 class Alike(NamedTuple):
-    """Messages `[channel, payload]`, or `[channel, payload, content_type]`, that came one after the other."""
+    """Messages of two or three frames that came one after the other, and differ in the second: the payloads."""
 
     channel: bytes
     payloads: list[bytes]
-    content_type: bytes
+    rest: Frames
 
 
-# The frames of a message.
-Frames: TypeAlias = "list[bytes]"
 Event: TypeAlias = "Peer | Subscribed | Reply | Failed | Alike | Frames"
 
 
@@ -142,7 +144,7 @@ def _alike(buffer: bytes, begun: int, at: int, frames: Frames, limit: int) -> tu
             for piece, size in zip(pieces, sizes, strict=True)
             if size == len(piece) - around and piece.endswith(tail)
         ]
-    if len(found) < len(pieces) or max(map(len, found), default=0) + len(channel) > limit:
+    if len(found) < len(pieces) or max(map(len, found), default=0) + len(tail) > limit:
         return [], at
     return found, at + sum(map(len, pieces)) + between * len(pieces)
 
@@ -313,7 +315,7 @@ class Zmtp:
                 if begun < at and 2 <= len(frames) <= 3:
                     payloads, at = _alike(buffer, begun, at, frames, limit)
                     if payloads:
-                        yield Alike(frames[0], payloads, frames[2] if len(frames) == 3 else b"")
+                        yield Alike(frames[0], payloads, frames[2:])
                 begun = at if pushers else end
                 frames, held = [], 0
         self._buffer, self._frames, self._size = buffer[at:], frames, held

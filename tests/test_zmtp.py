@@ -15,6 +15,7 @@ from raiden.zmtp import (
     MAX_FRAMES,
     MAX_HANDSHAKE,
     MORE,
+    Alike,
     Event,
     Failed,
     Peer,
@@ -39,7 +40,14 @@ def server(kind: bytes = b"PULL") -> Zmtp:
 def events(*pieces: bytes, kind: bytes = b"PULL") -> list[Event]:
     """What comes of the pieces, without what the handshake does where it is as it should be."""
     protocol = server(kind)
-    return [event for piece in pieces for event in protocol.feed(piece)]
+    return [message for piece in pieces for event in protocol.feed(piece) for message in one_by_one(event)]
+
+
+def one_by_one(event: Event) -> list[Event]:
+    """Messages that were found to be alike, as if they had not been."""
+    if isinstance(event, Alike):
+        return [[event.channel, payload, *event.rest] for payload in event.payloads]
+    return [event]
 
 
 def traffic(data: bytes, *, kind: bytes = b"PULL") -> list[Event]:
@@ -240,6 +248,29 @@ def test_only_a_message_of_one_frame_is_a_subscription() -> None:
     assert traffic(message(b"", b"\1a"), kind=b"XPUB") == [[b"", b"\1a"]]
     assert traffic(message(b"\2a"), kind=b"XPUB") == [[b"\2a"]]
     assert traffic(message(b"\1a")) == [[b"\1a"]]
+
+
+def test_messages_that_are_alike_are_found_at_once() -> None:
+    """And mean what each of them means, whatever is in their payloads, and wherever they are cut."""
+    head = message(b"news", b"", b"t")[:7]
+    payloads = [b"1", b"", b"22", head, head + head, b"x" * 255, b"x" * 256, b"y" * 300, head + b"x" * 300, b"\0" * 256]
+    rng = random.Random(3)
+    found = 0
+    for rest in ([], [b""], [b"t"], [b"t" * 300]):
+        for _ in range(100):
+            few = rng.sample(payloads, 2)
+            sent = [[rng.choice([b"news", b"news", b"news", b"old"]), rng.choice(few), *rest] for _ in range(40)]
+            data = b"".join(message(*frames) for frames in sent)
+            assert traffic(data) == sent
+            protocol = server()
+            found += any(isinstance(event, Alike) for event in protocol.feed(GREETING + ready(b"PUSH") + data))
+    assert found > 100
+
+
+def test_one_that_is_too_large_is_refused_among_others_that_are_alike() -> None:
+    good, bad = message(b"a", b"x" * 300), message(b"a", b"x" * (LIMIT + HEADROOM + 1))
+    found = traffic(good * 5 + bad + good)
+    assert found[:5] == [[b"a", b"x" * 300]] * 5 and "at most" in why(found)
 
 
 # What is sent.
