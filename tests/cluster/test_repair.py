@@ -13,6 +13,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from raiden.message import from_frame, to_frame
 from tests.cluster.link import Link
 from tests.daemons import Daemon, Stream, wait_for
 from tests.stores import RedisServer
@@ -30,11 +31,9 @@ class Losing:
         self.lost: list[int] = []
 
     def __call__(self, frame: bytes) -> list[bytes]:
-        found = number(frame)
-        if found in self.numbers:
-            self.lost.append(found)
-            return []
-        return [frame]
+        found = singly(frame)
+        self.lost += [number(each) for each in found if number(each) in self.numbers]
+        return [each for each in found if number(each) not in self.numbers]
 
 
 class Swapping:
@@ -45,11 +44,19 @@ class Swapping:
         self._held: list[bytes] = []
 
     def __call__(self, frame: bytes) -> list[bytes]:
-        held, self._held = self._held, []
-        if number(frame) == self.number:
-            self._held = [frame]
-            return []
-        return [frame, *held]
+        passed = []
+        for each in singly(frame):
+            held, self._held = self._held, []
+            if number(each) == self.number:
+                self._held = [each]
+            else:
+                passed += [each, *held]
+        return passed
+
+
+def singly(frame: bytes) -> list[bytes]:
+    """A frame for each message of a frame."""
+    return [to_frame([message]) for message in from_frame(frame[: frame.find(b"\0")], frame)]
 
 
 def number(frame: bytes) -> int:
