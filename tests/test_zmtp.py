@@ -15,6 +15,7 @@ from raiden.zmtp import (
     MAX_FRAMES,
     MAX_HANDSHAKE,
     MORE,
+    Alike,
     Event,
     Failed,
     Peer,
@@ -37,9 +38,17 @@ def server(kind: bytes = b"PULL") -> Zmtp:
 
 
 def events(*pieces: bytes, kind: bytes = b"PULL") -> list[Event]:
-    """What comes of the pieces, without what the handshake does where it is as it should be."""
+    """What comes of the pieces; messages that came alike are told one by one, because pieces part them."""
     protocol = server(kind)
-    return [event for piece in pieces for event in protocol.feed(piece)]
+    found: list[Event] = []
+    for piece in pieces:
+        for event in protocol.feed(piece):
+            if isinstance(event, Alike):
+                content_type = [event.content_type] if event.content_type else []
+                found += [[event.channel, payload, *content_type] for payload in event.payloads]
+            else:
+                found.append(event)
+    return found
 
 
 def traffic(data: bytes, *, kind: bytes = b"PULL") -> list[Event]:
@@ -165,6 +174,13 @@ def test_messages_come_whole() -> None:
     assert traffic(data) == [[b"a", b"1"], [b""], [b"", b"", b""], [b"a", big]]
 
 
+def test_messages_that_are_alike_but_for_their_payloads_come_in_order() -> None:
+    """What is told of them at once is told in the same order as one by one."""
+    many = [[b"a", b"%d" % n] for n in range(5)] + [[b"a", b"x" * 300], [b"a", b""], [b"b", b"1"], [b"a", b"1", b"t"]]
+    many += [[b"a", b"%d" % n, b"t"] for n in range(5)] + [[b"a"], [b"a", b"1", b"t", b"u"], [b"a", b"1"]]
+    assert traffic(b"".join([message(*frames) for frames in many])) == many
+
+
 @pytest.mark.parametrize("size", [0, 1, 254, 255, 256, 257])
 def test_a_frame_of_any_size_is_read(size: int) -> None:
     assert traffic(message(b"x" * size, b"y" * size)) == [[b"x" * size, b"y" * size]]
@@ -276,7 +292,13 @@ def mutated(random: random.Random, data: bytes) -> bytes:
 
 def test_garbage_is_parsed_or_refused_and_means_the_same_in_any_pieces() -> None:
     valid = {
-        b"PULL": [message(b"a", b"1"), message(b"a", b"x" * 400, b"text/plain"), command(b"PING", b"\0\0me")],
+        b"PULL": [
+            message(b"a", b"1") * 3,
+            message(b"a", b"2", b"x") * 2,
+            message(b"b", b"y" * 300, b"x") * 2,
+            message(b"a", b"x" * 400, b"text/plain"),
+            command(b"PING", b"\0\0me"),
+        ],
         b"XPUB": [message(b"\1news"), command(b"SUBSCRIBE", b"news"), command(b"CANCEL", b"news"), message(b"x", b"y")],
         b"ROUTER": [message(b"", b"ping"), message(b"", b"publish", b"a", b"1"), command(b"PING", b"\0\0")],
     }
