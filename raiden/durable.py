@@ -44,6 +44,8 @@ class Consumer:
     """Claims messages of ``channel`` for the durable subscription ``name``, at most ``window`` that are not
     acknowledged, each for ``ack_wait`` seconds. A durable that is new begins at ``since`` (None: now)."""
 
+    lasts = False
+
     def __init__(
         self, router: Router, channel: str, name: str, *, window: int, ack_wait: float,
         since: Cursor | None = None,

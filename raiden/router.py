@@ -52,6 +52,9 @@ class Subscriber(Protocol):
     """Who holds subscriptions, and is told what happens to them. It may end them, and may not yield to another
     greenlet."""
 
+    lasts: bool
+    """Its subscriptions are not ended by the deletion of their channels."""
+
     def ended(self, subscription: Subscription) -> None:
         """The channel was deleted, and the subscription with it."""
 
@@ -396,6 +399,8 @@ class Router:
         self._orders.ended(channel)
         found = self._channels.get(channel + b"\0")
         for subscription in found.subscriptions() if found else []:
+            if subscription.owner.lasts:
+                continue
             self.unsubscribe(subscription)
             subscription.sink.flush()
             subscription.owner.ended(subscription)

@@ -45,6 +45,8 @@ class Session:
 
     __slots__ = ("connection", "keepalive", "router", "subscriptions", "wheel")
 
+    lasts = False
+
     def __init__(self, connection: Connection, router: Router, wheel: Wheel, keepalive: float) -> None:
         self.connection = connection
         self.router = router

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -32,6 +33,8 @@ from raiden.zmq_sessions import ZmqLimits
 
 logger = logging.getLogger(__name__)
 
+# Objects that are made before the cyclic garbage collector looks at them.
+GC_THRESHOLD = 20_000
 _LIMITS = tuple(Limits.__dataclass_fields__)
 _ZMQ_LIMITS = tuple(ZmqLimits.__dataclass_fields__)
 
@@ -208,6 +211,10 @@ def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable
     except InvalidKey as error:
         supervisor.sendall(str(error).encode())
         return
+    # Messages come and go by the thousands, and have no cycles: what is there now is never looked at again, and what
+    # comes, less often.
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 20)
     worker.start()
     worker.router.in_force()
     channel = gevent.socket.socket(fileno=supervisor.detach())

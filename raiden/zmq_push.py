@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 import gevent
@@ -15,6 +16,8 @@ from raiden.message import Cursor, InvalidChannel, InvalidPayload, Kind, Message
 from raiden.zmq_sessions import BYTES, RETRY, Common, Session, channel_of, kind_of
 from raiden.zmtp import Alike, Event
 
+# Messages that are stored at once: others wait for so many.
+MAX_STORED = 500
 # As a plain number: looking one up in an enumeration takes half as long as to make a message.
 _RAW = int(Kind.BYTES)
 
@@ -25,7 +28,7 @@ class Pusher(Session):
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
         # Messages of one channel and kind that came one after the other are published as one.
-        self._runs: list[list[Message]] = []
+        self._runs: deque[list[Message]] = deque()
 
     def received(self, events: list[Event]) -> bool:
         for event in events:
@@ -76,32 +79,38 @@ class Pusher(Session):
     def _publish(self) -> None:
         """Publish what there is. Where the node can't take it, try again later, and read nothing meanwhile."""
         self.waiting = 0
-        if self._runs and self.common.flow.full:
-            self._wait(self.common.flow.wait)
-            return
-        router = self.common.router
-        kept = []
-        runs, self._runs = self._runs, []
-        for number, run in enumerate(runs):
+        router, flow = self.common.router, self.common.flow
+        while self._runs:
+            run = self._runs[0]
+            if flow.full:
+                self._wait(flow.wait)
+                return
             if router.keeps(run[0].channel):
-                kept.append(run)
-                continue
+                self._store()
+                return
             try:
                 router.publish(run)
             except BackboneFull:
-                self._runs = kept + runs[number:]
                 self._wait(_soon)
                 return
-            self.common.flow.add(run)
-        if kept:
-            self._store(kept)
-        else:
-            self.resume()
+            flow.add(run)
+            self._runs.popleft()
+        self.resume()
 
-    def _store(self, runs: list[list[Message]]) -> None:
+    def _store(self) -> None:
+        """Publish what comes first, of channels with history: no more at once than lets others have their turn."""
+        runs: list[list[Message]] = []
+        room = MAX_STORED
+        while room and self._runs and self.common.router.keeps(self._runs[0][0].channel):
+            run = self._runs.popleft()
+            if len(run) > room:
+                self._runs.appendleft(run[room:])
+            runs.append(run[:room])
+            room -= len(runs[-1])
+
         def stored(outcome: list[list[Cursor]] | Exception) -> None:
             if isinstance(outcome, Exception):
-                self._runs = runs + self._runs
+                self._runs.extendleft(reversed(runs))
                 self._wait(_soon)
             else:
                 for run in runs:

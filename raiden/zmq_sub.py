@@ -60,6 +60,8 @@ class Subscriber(Session):
     """A SUB client. What is over its outbox's bound is dropped, and counted. Its connection is the router's sink, or
     where each client's traffic is sealed of its own, it is that itself."""
 
+    lasts = True
+
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
         self.pending: list[bytes] = []
@@ -188,11 +190,7 @@ class Subscriber(Session):
         self.common.say("a slow ZeroMQ client misses messages", client=self.connection.describe())
 
     def ended(self, subscription: Subscription) -> None:
-        """The channel was deleted; there may be another one of that name."""
-        if self._subscriptions.get(subscription.name) is subscription:
-            del self._subscriptions[subscription.name]
-            self._apply(Change([subscription.name], []))
-            self.received([])
+        """It is not: there may be another channel of that name."""
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         """The cursors show it."""

@@ -43,6 +43,8 @@ MakeRouter = Callable[..., Router]
 class Client:
     """A sink and the owner of its subscriptions: keeps what is sent, one item a send."""
 
+    lasts = False
+
     def __init__(self, router: Router) -> None:
         self.router = router
         self.pending: list[bytes] = []

@@ -38,7 +38,7 @@ def server(kind: bytes = b"PULL") -> Zmtp:
 
 
 def events(*pieces: bytes, kind: bytes = b"PULL") -> list[Event]:
-    """What comes of the pieces, without what the handshake does where it is as it should be."""
+    """What comes of the pieces; messages that came alike are told one by one, because pieces part them."""
     protocol = server(kind)
     return [message for piece in pieces for event in protocol.feed(piece) for message in one_by_one(event)]
 
@@ -171,6 +171,13 @@ def test_messages_come_whole() -> None:
     big = b"x" * LIMIT
     data = message(b"a", b"1") + message(b"") + message(b"", b"", b"") + message(b"a", big)
     assert traffic(data) == [[b"a", b"1"], [b""], [b"", b"", b""], [b"a", big]]
+
+
+def test_messages_that_are_alike_but_for_their_payloads_come_in_order() -> None:
+    """What is told of them at once is told in the same order as one by one."""
+    many = [[b"a", b"%d" % n] for n in range(5)] + [[b"a", b"x" * 300], [b"a", b""], [b"b", b"1"], [b"a", b"1", b"t"]]
+    many += [[b"a", b"%d" % n, b"t"] for n in range(5)] + [[b"a"], [b"a", b"1", b"t", b"u"], [b"a", b"1"]]
+    assert traffic(b"".join([message(*frames) for frames in many])) == many
 
 
 @pytest.mark.parametrize("size", [0, 1, 254, 255, 256, 257])
@@ -307,7 +314,13 @@ def mutated(random: random.Random, data: bytes) -> bytes:
 
 def test_garbage_is_parsed_or_refused_and_means_the_same_in_any_pieces() -> None:
     valid = {
-        b"PULL": [message(b"a", b"1"), message(b"a", b"x" * 400, b"text/plain"), command(b"PING", b"\0\0me")],
+        b"PULL": [
+            message(b"a", b"1") * 3,
+            message(b"a", b"2", b"x") * 2,
+            message(b"b", b"y" * 300, b"x") * 2,
+            message(b"a", b"x" * 400, b"text/plain"),
+            command(b"PING", b"\0\0me"),
+        ],
         b"XPUB": [message(b"\1news"), command(b"SUBSCRIBE", b"news"), command(b"CANCEL", b"news"), message(b"x", b"y")],
         b"ROUTER": [message(b"", b"ping"), message(b"", b"publish", b"a", b"1"), command(b"PING", b"\0\0")],
     }
