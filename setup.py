@@ -6,6 +6,7 @@ REQUIRES = [
     "gevent>=24.2",  # greenlets, and libev watchers for the connections
     "pyzmq>=26.0",  # the backbone
     "ujson>=5.10",  # reading and writing JSON fast
+    "msgspec>=0.18.6",  # objects for messages, which are made in a fraction of the time
     "webob>=1.8.8",  # requests and responses
     "httptools>=0.6.4,!=0.7.0",  # parsing HTTP with llhttp
     "websockets>=14.0",  # the WebSocket handshake, inbound frames and deflate, without I/O

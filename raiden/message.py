@@ -16,9 +16,11 @@ import struct
 import time
 from collections.abc import Sequence
 from enum import IntEnum
+from itertools import accumulate
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
 
+import msgspec
 import ujson
 
 MAX_CHANNEL_BYTES = 255
@@ -84,31 +86,31 @@ class Cursor(NamedTuple):
         return f"{self.epoch}:{self.offset}"
 
 
-class Message:
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+class Message(msgspec.Struct, eq=False, gc=False):
     """One payload on one channel. ``published`` is wall-clock microseconds since 1970."""
 
-    __slots__ = ("_fields", "channel", "cursor", "encoded", "kind", "payload", "published")
-
-    def __init__(
-        self, channel: str, kind: int, payload: bytes, cursor: Cursor | None = None, published: int | None = None
-    ) -> None:
-        self.channel = channel
-        self.kind = kind
-        self.payload = payload
-        self.cursor = cursor
-        self.published = time.time_ns() // 1000 if published is None else published
-        self.encoded: dict[object, bytes] | None = None
-        self._fields: dict[str, Any] | bool | None = False
+    channel: str
+    kind: int
+    payload: bytes
+    cursor: Cursor | None = None
+    published: int = msgspec.field(default_factory=_now)
+    # What was made of it, by what made it.
+    encoded: dict[object, bytes] | None = None
+    decoded: dict[str, Any] | bool | None = False
 
     def fields(self) -> dict[str, Any] | None:
         """The top-level fields of a JSON object, else None; decoded once, and only if a filter asks."""
-        if self._fields is False:
+        if self.decoded is False:
             try:
                 value = ujson.loads(self.payload) if self.kind == Kind.JSON else None
             except ValueError:  # nested deeper than ujson goes
                 value = None
-            self._fields = value if isinstance(value, dict) else None
-        return self._fields  # type: ignore[return-value]
+            self.decoded = value if isinstance(value, dict) else None
+        return self.decoded  # type: ignore[return-value]
 
 
 def to_frame(messages: Sequence[Message]) -> bytes:
@@ -149,12 +151,13 @@ def from_frame(channel: bytes, frame: bytes) -> list[Message]:
         return [Message(name, kind, payload, cursor, published)]
     if sum(sizes) != len(payload):
         raise InvalidFrame(f"payloads of {sum(sizes)} bytes in {len(payload)}")
-    messages, at = [], 0
-    for number, size in enumerate(sizes):
-        place = None if cursor is None else Cursor(cursor.epoch, cursor.offset + number)
-        messages.append(Message(name, kind, payload[at : at + size], place, published))
-        at += size
-    return messages
+    payloads = [payload[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    if cursor is None:
+        return [Message(name, kind, each, None, published) for each in payloads]
+    return [
+        Message(name, kind, each, Cursor(cursor.epoch, offset), published)
+        for offset, each in enumerate(payloads, cursor.offset)
+    ]
 
 
 def _check_text(payload: bytes) -> None:

@@ -121,20 +121,25 @@ def _properties(data: bytes) -> dict[bytes, bytes]:
 
 
 def _alike(buffer: bytes, begun: int, at: int, frames: Frames, limit: int) -> tuple[list[bytes], int]:
-    """The payloads of the messages that follow one that ended at ``at``, have the same channel and content type, and
-    are followed by another one; and where they end. Pushers send such by the thousands: they are found by the bytes
-    between their payloads, without a look at each frame."""
-    channel, payload = frames[:2]
-    between = 2 + len(channel) + 1
-    head = buffer[begun : begun + between]
-    if not buffer.startswith(head, at) or len(channel) > 255:
+    """The payloads of the messages that follow one that ended at ``at``, differ from it in the second frame, and are
+    followed by another one; and where they end. Pushers send such by the thousands: they are found by the bytes between
+    their payloads, without a look at each frame. What looks like these bytes within a payload makes pieces that are
+    shorter than they say; then there are none, and each frame is looked at."""
+    head = buffer[begun : begun + 2 + len(frames[0]) + 1]  # to the second frame's size
+    if not buffer.startswith(head, at) or len(frames[0]) > 255:
         return [], at
-    pieces = buffer[at + between :].split(head)
-    pieces.pop()  # it may be cut, and others may follow it
     wide = 8 if head[-1] & LONG else 1
-    tail = buffer[begun + between + wide + len(payload) : at]
+    start = begun + len(head) + wide
+    size = len(frames[1])
+    tail = buffer[start + size : at]
+    # Mostly all have one size, and then no piece needs a look of its own.
+    between = tail + buffer[begun:start]
+    if buffer.startswith(between, at - len(tail)):
+        *payloads, _ = buffer[at + len(between) - len(tail) :].split(between)
+        if set(map(len, payloads)) == {size} and size + len(tail) <= limit:
+            return payloads, at + len(payloads) * (size + len(between))
+    *pieces, _ = buffer[at + len(head) :].split(head)
     around = wide + len(tail)
-    # A payload with the head in it makes pieces that are shorter than they say: then each frame is looked at.
     if wide == 1:
         found = [p[1 : len(p) - len(tail)] for p in pieces if p and p[0] == len(p) - around and p.endswith(tail)]
     else:
@@ -146,7 +151,7 @@ def _alike(buffer: bytes, begun: int, at: int, frames: Frames, limit: int) -> tu
         ]
     if len(found) < len(pieces) or max(map(len, found), default=0) + len(tail) > limit:
         return [], at
-    return found, at + sum(map(len, pieces)) + between * len(pieces)
+    return found, at + sum(map(len, pieces)) + len(head) * len(pieces)
 
 
 class Zmtp:
