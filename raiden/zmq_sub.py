@@ -46,9 +46,9 @@ def _deliveries(messages: list[Message]) -> bytes:
     # The hot path of SUB clients: what is between payloads of one size, without cursors, is always the same.
     payloads = [message.payload for message in messages]
     size = len(payloads[0])
-    if size > 255 or set(map(len, payloads)) != {size} or any([message.cursor for message in messages]):
+    if set(map(len, payloads)) != {size} or any([message.cursor for message in messages]):
         return b"".join(map(_delivery, messages))
-    head, tail = b"%b%c%c" % (_name(messages[0].channel), zmtp.MORE, size), zmtp.frame(b"")
+    head, tail = _name(messages[0].channel) + zmtp.header(size, zmtp.MORE), zmtp.frame(b"")
     return b"%b%b%b" % (head, (tail + head).join(payloads), tail)
 
 

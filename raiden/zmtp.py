@@ -71,10 +71,13 @@ class _Invalid(Exception):
     """What came is no ZMTP, or goes over a limit."""
 
 
+def header(size: int, flags: int = 0) -> bytes:
+    """What comes before the content of a frame."""
+    return bytes((flags, size)) if size < 256 else b"%c%b" % (flags | LONG, size.to_bytes(8, "big"))
+
+
 def frame(content: bytes, flags: int = 0) -> bytes:
-    if len(content) < 256:
-        return b"%c%c%b" % (flags, len(content), content)
-    return b"%c%b%b" % (flags | LONG, len(content).to_bytes(8, "big"), content)
+    return header(len(content), flags) + content
 
 
 def message(*frames: bytes) -> bytes:
