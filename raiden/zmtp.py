@@ -20,6 +20,8 @@ _SEALED = {0: 0, MORE: MORE, COMMAND: SEALED_COMMAND}
 _UNSEALED = {0: 0, MORE: MORE, SEALED_COMMAND: COMMAND, MORE | SEALED_COMMAND: MORE | COMMAND}
 # What a handshake's command, and what a message may have besides its payload, in bytes; how many frames a message has.
 MAX_HANDSHAKE, HEADROOM, MAX_FRAMES = 4096, 4096, 16
+# How often messages that are alike are looked for in vain, in what one read brought: that takes a look at all of it.
+TRIES = 8
 
 _SIGNATURE = b"\xff\0\0\0\0\0\0\0\1\x7f"
 _GREETING_BYTES = 64
@@ -123,17 +125,14 @@ def _properties(data: bytes) -> dict[bytes, bytes]:
     return found
 
 
-def _alike(buffer: bytes, begun: int, at: int, frames: Frames, limit: int) -> tuple[list[bytes], int]:
-    """The payloads of the messages that follow one that ended at ``at``, differ from it in the second frame, and are
-    followed by another one; and where they end. Pushers send such by the thousands: they are found by the bytes between
-    their payloads, without a look at each frame. What looks like these bytes within a payload makes pieces that are
-    shorter than they say; then there are none, and each frame is looked at."""
-    head = buffer[begun : begun + 2 + len(frames[0]) + 1]  # to the second frame's size
-    if not buffer.startswith(head, at) or len(frames[0]) > 255:
-        return [], at
+def _alike(buffer: bytes, begun: int, at: int, head: bytes, size: int, limit: int) -> tuple[list[bytes], int]:
+    """The payloads of the messages that follow one that began with ``head``, had a payload of ``size`` and ended at
+    ``at``, differ from it in the payload only, and are followed by another one; and where they end. Pushers send such
+    by the thousands: they are found by the bytes between their payloads, without a look at each frame. What looks like
+    these bytes within a payload makes pieces that are shorter than they say: they end there, and each frame is looked
+    at."""
     wide = 8 if head[-1] & LONG else 1
     start = begun + len(head) + wide
-    size = len(frames[1])
     tail = buffer[start + size : at]
     # Mostly all have one size, and then no piece needs a look of its own.
     between = tail + buffer[begun:start]
@@ -142,19 +141,15 @@ def _alike(buffer: bytes, begun: int, at: int, frames: Frames, limit: int) -> tu
         if set(map(len, payloads)) == {size} and size + len(tail) <= limit:
             return payloads, at + len(payloads) * (size + len(between))
     *pieces, _ = buffer[at + len(head) :].split(head)
-    around = wide + len(tail)
-    if wide == 1:
-        found = [p[1 : len(p) - len(tail)] for p in pieces if p and p[0] == len(p) - around and p.endswith(tail)]
-    else:
-        sizes = [int.from_bytes(piece[:8], "big") for piece in pieces]
-        found = [
-            piece[8 : len(piece) - len(tail)]
-            for piece, size in zip(pieces, sizes, strict=True)
-            if size == len(piece) - around and piece.endswith(tail)
-        ]
-    if len(found) < len(pieces) or max(map(len, found), default=0) + len(tail) > limit:
-        return [], at
-    return found, at + sum(map(len, pieces)) + len(head) * len(pieces)
+    payloads = []
+    for piece in pieces:
+        end = len(piece) - len(tail)
+        size = end - wide
+        if int.from_bytes(piece[:wide], "big") != size or piece[end:] != tail or size + len(tail) > limit:
+            break
+        payloads.append(piece[wide:end])
+        at += len(head) + len(piece)
+    return payloads, at
 
 
 class Zmtp:
@@ -283,9 +278,10 @@ class Zmtp:
         buffer, frames, held = self._buffer, self._frames, self._size
         open_ = self._curve.open if self._curve else None
         limit = self._limit() + HEADROOM
-        subscribers, pushers = self._kind == b"XPUB", self._kind == b"PULL" and open_ is None
+        subscribers = self._kind == b"XPUB"
+        tries = TRIES if self._kind == b"PULL" and open_ is None else 0
         at, end = 0, len(buffer)
-        begun = at if pushers and not frames else end  # where the message began, if it can be compared with the next
+        begun = at if tries and not frames else end  # where the message began, if it can be compared with the next
         while at + 2 <= end:
             flags, size, start = buffer[at], buffer[at + 1], at + 2
             if flags > MORE or open_ is not None:
@@ -320,11 +316,15 @@ class Zmtp:
                 frames, held = [], 0
             else:
                 yield frames
-                if begun < at and 2 <= len(frames) <= 3:
-                    payloads, at = _alike(buffer, begun, at, frames, limit)
-                    if payloads:
-                        yield Alike(frames[0], payloads, frames[2:])
-                begun = at if pushers else end
+                if begun < at and 2 <= len(frames) <= 3 and len(frames[0]) < 256:
+                    head = buffer[begun : begun + len(frames[0]) + 3]  # to the payload's size
+                    if buffer.startswith(head, at):
+                        payloads, at = _alike(buffer, begun, at, head, len(frames[1]), limit)
+                        if payloads:
+                            yield Alike(frames[0], payloads, frames[2:])
+                        else:
+                            tries -= 1
+                begun = at if tries else end
                 frames, held = [], 0
         self._buffer, self._frames, self._size = buffer[at:], frames, held
 
