@@ -29,6 +29,7 @@ from raiden.history import StoreFailed
 from raiden.http import (
     CONTINUE,
     CONTINUE_BYTES,
+    Heads,
     HttpError,
     HttpLimits,
     Request,
@@ -125,6 +126,7 @@ class Gateway(Door):
         self.limits = limits or Limits()
         super().__init__(listener, self.limits, stats, "http")
         self.router = router
+        self.heads = Heads()
         self.allowed_origins = list(allowed_origins)
         self.channel_builder = channel_builder
         self.deflate = deflate
@@ -155,7 +157,7 @@ class Gateway(Door):
     # Connections.
 
     def protocol(self, remote: str) -> RequestParser:
-        return RequestParser(self.limits, remote)
+        return RequestParser(self.limits, remote, self.heads)
 
     def opened(self, connection: Connection) -> None:
         self._wheel.schedule(connection, self.limits.request_timeout)

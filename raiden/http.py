@@ -79,8 +79,47 @@ class Request(webob.Request):
         return self.environ["SERVER_PROTOCOL"] == "HTTP/1.0"
 
 
+# Heads that are remembered, and how long one may be.
+MAX_HEADS, MAX_HEAD_BYTES = 500, 1024
+_END_OF_HEAD = b"\r\n\r\n"
+
+
+class Heads:
+    """Heads of requests with a body that were read before, whoever sent them. A publisher sends the same one again and
+    again, and to take it apart costs more than all else about a small message. Those are remembered whose end nobody
+    can doubt, that say how many bytes of body follow, and nothing about the connection; not those with a key, which is
+    another one each time. `clear` them when limits change."""
+
+    _OTHERWISE = frozenset({"transfer-encoding", "upgrade", "expect", "idempotency-key"})
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[int, dict[str, object]]] = {}
+
+    def clear(self) -> None:
+        self._known.clear()
+
+    def find(self, data: bytes) -> tuple[int, int, dict[str, object]] | None:
+        """Of bytes that begin with a request, if its head is known: where the body begins and ends, and the environ,
+        which must be copied. The body may not be there yet."""
+        end = data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) + 4
+        found = self._known.get(data[:end])
+        return None if found is None else (end, end + found[0], found[1])
+
+    def remember(self, data: bytes, request: Request) -> None:
+        """``data`` begins with this request, which llhttp has read."""
+        end = data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) + 4
+        head, body = data[:end], request.raw_body
+        if not body or end < 4 or head.count(b"\n") != head.count(b"\r\n") or data[end : end + len(body)] != body:
+            return
+        if request.http10 or not request.keep_alive or request.fields.keys() & self._OTHERWISE:
+            return
+        if len(self._known) >= MAX_HEADS:
+            self._known.clear()
+        self._known[head] = len(body), {**request.environ, "raiden.body": b"", "wsgi.input": None}
+
+
 class RequestParser:
-    """The requests of one connection, pipelined or not."""
+    """The requests of one connection, pipelined or not. ``heads`` are those that all connections share."""
 
     __slots__ = (
         "_body",
@@ -88,6 +127,7 @@ class RequestParser:
         "_events",
         "_fields",
         "_headers",
+        "_heads",
         "_limits",
         "_parser",
         "_remote",
@@ -98,8 +138,9 @@ class RequestParser:
 
     _IDLE, _HEAD, _BODY = range(3)
 
-    def __init__(self, limits: HttpLimits, remote: str) -> None:
+    def __init__(self, limits: HttpLimits, remote: str, heads: Heads | None = None) -> None:
         self._limits = limits
+        self._heads = Heads() if heads is None else heads
         self._remote = remote
         self._events: list[object] = []
         self._parser = httptools.HttpRequestParser(self)
@@ -122,6 +163,15 @@ class RequestParser:
     def feed(self, data: bytes) -> Iterator[object]:
         """Yield `Request`, `CONTINUE` or, last, `HttpError` for each thing that these bytes complete."""
         while data:
+            began = self._state == self._IDLE
+            if began:
+                found = self._heads.find(data)
+                if found is not None and found[1] <= len(data) and found[1] - found[0] <= self._limits.max_body:
+                    # The hot path of publishing.
+                    start, end, environ = found
+                    yield self._again(environ, data[start:end])
+                    data = data[end:]
+                    continue
             rest = b""
             body_size = self._body_size
             try:
@@ -134,6 +184,8 @@ class RequestParser:
             if not self._events and (self._state == self._HEAD or self._body_size == body_size):
                 self._count(len(data))
             events, self._events = self._events, []
+            if began and events and isinstance(events[0], Request):
+                self._heads.remember(data, events[0])
             for event in events:
                 yield event
                 if isinstance(event, HttpError):
@@ -141,6 +193,14 @@ class RequestParser:
                 if isinstance(event, Request) and event.upgrade:
                     return
             data = rest
+
+    def _again(self, environ: dict[str, object], body: bytes) -> Request:
+        """A request with a head that was read before."""
+        environ = environ.copy()
+        environ["REMOTE_ADDR"] = self._remote
+        environ["wsgi.input"] = io.BytesIO(body)
+        environ["raiden.body"] = body
+        return Request(environ)
 
     def _finish_upgrade(self, rest: bytes) -> None:
         """llhttp stops at an Upgrade, before any body; all but a WebSocket's are ignored (RFC 9110 section 7.8)."""

@@ -160,6 +160,7 @@ class HttpWorker(Worker):
     def reload(self, values: dict[str, Any]) -> None:
         """Limits of requests hold at once, those of connections for new ones."""
         super().reload(values)
+        self.gateway.heads.clear()
         for name, value in values.items():
             if name in _LIMITS:
                 setattr(self.gateway.limits, name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from email.utils import parsedate_to_datetime
 
 import pytest
@@ -10,6 +11,7 @@ import webob
 
 from raiden.http import (
     CONTINUE,
+    Heads,
     HttpError,
     HttpLimits,
     Request,
@@ -41,16 +43,19 @@ def described(event: object) -> object:
     if isinstance(event, HttpError):
         return event.status
     assert isinstance(event, Request)
+    assert event.environ["wsgi.input"].getvalue() == event.raw_body
     environ = {key: value for key, value in event.environ.items() if key not in ("wsgi.input", "raiden.rest")}
     return event.method, event.raw_body, environ
 
 
 def parse(data: bytes, limits: HttpLimits | None = None) -> list[object]:
-    """The events of the bytes, which are the same whole, cut in two anywhere and byte by byte."""
+    """The events of the bytes, which are the same whole, cut in two anywhere and byte by byte, whether or not their
+    heads are known."""
     limits = limits or HttpLimits()
+    known = Heads()
 
-    def events(pieces: list[bytes]) -> list[object]:
-        parser = RequestParser(limits, "1.2.3.4")
+    def events(pieces: list[bytes], heads: Heads | None = None) -> list[object]:
+        parser = RequestParser(limits, "1.2.3.4", heads)
         found: list[object] = []
         for piece in pieces:
             found += parser.feed(piece)
@@ -62,8 +67,9 @@ def parse(data: bytes, limits: HttpLimits | None = None) -> list[object]:
     whole = events([data])
     expected = [described(event) for event in whole]
     cuts = [[data[:at], data[at:]] for at in range(1, len(data))] if len(data) < 1000 else []
-    for pieces in [[data[i : i + 1] for i in range(len(data))], *cuts]:
+    for pieces in [[data], [data[i : i + 1] for i in range(len(data))], *cuts]:
         assert [described(event) for event in events(pieces)] == expected
+        assert [described(event) for event in events(pieces, known)] == expected
     return whole
 
 
@@ -99,6 +105,33 @@ def test_chunked_body() -> None:
     request = one(chunked() + b"5;a=b\r\nhello\r\n1\r\n!\r\n0\r\nX-Trailer: a\r\n\r\n")
     assert (request.raw_body, request.content_length) == (b"hello!", 6)
     assert "X-Trailer" not in request.headers
+
+
+def test_heads_that_were_read_before() -> None:
+    """Requests with heads that are known, and such as look like them, are what they are to a parser that knows none."""
+    bodies = [b"1", b"22", b"\r\n\r\n", b"x\r\n\r\ny", post(b"1"), b"z" * 3000]
+    fields = [(), ("Connection: keep-alive",), ("Connection: close",), ("Expect: 100-continue",), ("X: 1",), ("X: 2",)]
+    others = [b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", chunked() + b"1\r\n1\r\n0\r\n\r\n"]
+    rng = random.Random(1)
+    known = Heads()
+    for _ in range(300):
+        requests = [post(rng.choice(bodies), *rng.choice(fields)) for _ in range(3)]
+        requests.insert(rng.randrange(4), rng.choice(others))
+        data = b"".join(requests)
+        at = rng.randrange(len(data))
+        knowing, plain = RequestParser(HttpLimits(), "a", known), RequestParser(HttpLimits(), "a")
+        for piece in (data[:at], data[at:]):
+            assert [described(event) for event in knowing.feed(piece)] == [described(e) for e in plain.feed(piece)]
+
+
+def test_a_known_head_is_refused_once_the_limits_say_so() -> None:
+    limits, heads, data = HttpLimits(), Heads(), post(b"x" * 100)
+    assert [type(event) for _ in range(2) for event in RequestParser(limits, "a", heads).feed(data)] == [Request] * 2
+    limits.max_body = 99
+    assert [described(event) for event in RequestParser(limits, "a", heads).feed(data)] == [413]
+    limits.max_body, limits.max_headers = 100, 1
+    heads.clear()
+    assert [described(event) for event in RequestParser(limits, "a", heads).feed(data)] == [431]
 
 
 def test_pipelined_requests() -> None:
