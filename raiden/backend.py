@@ -46,6 +46,9 @@ TURN_BYTES = 256 * 1024
 # until the round's time-out.
 WAIT_FOR_NODES, WAIT_FOR_LATE_NODES = 3.0, 0.3
 
+# A frame of what was published in a turn ends with the message that goes over it.
+RUN_BYTES = 65536
+
 FULL = "the backbone is full: try again later"
 
 # As a plain number: an operation on pyzmq's enumerations takes longer than to send.
@@ -53,6 +56,7 @@ _NOBLOCK = int(zmq.NOBLOCK)
 
 
 Stored = Callable[[list[Appended] | StoreFailed], None]
+Handed = Callable[["BackboneFull | None"], None]
 
 
 class BackboneFull(Exception):
@@ -117,6 +121,8 @@ class Backend:
         self._waiting: dict[bytes, _Waiting] = {}
         self._serial = 0
         self._rows: list[dict[str, Any]] = []
+        self._loop = gevent.get_hub().loop
+        self._turn: list[tuple[Sequence[Message], Handed]] = []
         self._late: set[bytes] = set()
         self._unconfirmed: tuple[str, ...] = ()
         self.more = False  # the last turn was full: there is probably more
@@ -144,6 +150,29 @@ class Backend:
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Hand messages of one channel and one kind to the backbone, all or, raising BackboneFull, none."""
+        self.publish_turn()
+        self._publish(messages)
+
+    def publish_soon(self, messages: Sequence[Message], done: Handed) -> None:
+        """Do so when all that the event loop has ready now is done, and then say whether: what is published meanwhile
+        to one channel is one frame, and that costs as much as one message."""
+        if not self._turn:
+            self._loop.run_callback(self.publish_turn)
+        self._turn.append((messages, done))
+
+    def publish_turn(self) -> None:
+        """Hand over what `publish_soon` was told."""
+        turn, self._turn = self._turn, []
+        for run in _joined(turn):
+            full = None
+            try:
+                self._publish([each for messages, _ in run for each in messages])
+            except BackboneFull as error:
+                full = error
+            for _, done in run:
+                done(full)
+
+    def _publish(self, messages: Sequence[Message]) -> None:
         self._send(message.to_frame(messages))
         self.pushed += len(messages)
 
@@ -180,10 +209,7 @@ class Backend:
                 continue
             for each, cursor in zip(messages, appended.cursors(), strict=True):
                 each.cursor = cursor
-            try:
-                self.publish(messages)
-            except BackboneFull:
-                pass  # the routers find it in the history
+            self.publish_soon(messages, _whatever)
 
     def _send(self, frame: bytes) -> None:
         try:
@@ -342,6 +368,7 @@ class Backend:
     def check(self, timeout: float = 2.0) -> None:
         """Send a message to this worker itself through the node's uplink and measure its way; raises NotInForce if it
         does not come back within ``timeout`` seconds."""
+        self.publish_turn()
         number = b"check %d" % next(self._numbers)
         waiting = self._waiting[number] = _Waiting()
         started, pushed = time.monotonic(), self.pushed
@@ -395,3 +422,25 @@ class Backend:
             return message.from_frame(channel, frame)
         except InvalidFrame:
             return []
+
+
+def _whatever(full: BackboneFull | None) -> None:
+    """What was stored and not handed over is found in the history by the routers."""
+
+
+def _joined(turn: list[tuple[Sequence[Message], Handed]]) -> Iterator[list[tuple[Sequence[Message], Handed]]]:
+    """Runs of what may be one frame: of one channel and one kind, with cursors that follow each other, or none."""
+    run: list[tuple[Sequence[Message], Handed]] = []
+    size = 0
+    for one in turn:
+        first = one[0][0]
+        if run:
+            last = run[-1][0][-1]
+            follows = first.cursor is None if last.cursor is None else first.cursor == last.cursor.next
+            if first.channel != last.channel or first.kind != last.kind or not follows or size > RUN_BYTES:
+                yield run
+                run, size = [], 0
+        run.append(one)
+        size += sum([len(each.payload) for each in one[0]])
+    if run:
+        yield run

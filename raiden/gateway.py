@@ -319,7 +319,8 @@ class Gateway(Door):
             channel = self._channel(request)
             messages = [Message(channel, kind, data) for kind, data in payload.payloads(request)]
             batch = payload.is_batch(request.fields.get("content-type", ""))
-            return self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
+            self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
+            return None
         if method == "DELETE":
             channel = self._channel(request)
             self._serve_waiting(connection, request, lambda *_: self._delete(channel))
@@ -333,7 +334,8 @@ class Gateway(Door):
     def _dispatch_own(self, connection: Connection, request: Request, page: str) -> Answer | None:
         if page == "publish":
             _require(request, "POST")
-            return self._publish_to_many(connection, request)
+            self._publish_to_many(connection, request)
+            return None
         _require(request, "GET", "HEAD")
         if page == "subscribe":
             names = [value for key, value in parameters.query_pairs(request) if key == "channel"]
@@ -380,7 +382,7 @@ class Gateway(Door):
     def _publish(
         self, connection: Connection, request: Request, groups: list[list[Message]],
         body: Callable[[list[list[Cursor]]], bytes],
-    ) -> Answer | None:  # fmt: skip
+    ) -> None:  # fmt: skip
         """Publish groups of messages, each of one channel; ``body`` makes the answer where they have cursors."""
         started = time.perf_counter()
         key = request.fields.get("idempotency-key")
@@ -391,19 +393,16 @@ class Gateway(Door):
             def answer(*_: object) -> Answer:
                 if isinstance(outcome, Exception):
                     raise outcome
-                return Published(200, body(outcome))
+                return Published(200, body(outcome)) if any(outcome) else ACCEPTED
 
             self.stats.publish_latency.observe(time.perf_counter() - started)
             self._serve(connection, request, answer)
             self._go_on(connection)
 
-        if self.router.publish(*groups, key=key, done=published):
-            self.stats.publish_latency.observe(time.perf_counter() - started)
-            return ACCEPTED
+        self.router.publish(*groups, key=key, done=published)
         connection.busy = True
-        return None
 
-    def _publish_to_many(self, connection: Connection, request: Request) -> Answer | None:
+    def _publish_to_many(self, connection: Connection, request: Request) -> None:
         body = json_payload(request.raw_body)
         order = decode_exactly(body.decode())
         if not isinstance(order, dict) or not isinstance(order.get("channels"), list) or "data" not in order:
@@ -419,7 +418,7 @@ class Gateway(Door):
             places = zip(channels, cursors, strict=True)
             return dumps({"cursors": {channel: str(found[0]) if found else None for channel, found in places}})
 
-        return self._publish(connection, request, groups, answer)
+        self._publish(connection, request, groups, answer)
 
     # Subscribe.
 

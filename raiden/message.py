@@ -85,6 +85,10 @@ class Cursor(NamedTuple):
     def __str__(self) -> str:
         return f"{self.epoch}:{self.offset}"
 
+    @property
+    def next(self) -> Cursor:
+        return Cursor(self.epoch, self.offset + 1)
+
 
 def _now() -> int:
     return time.time_ns() // 1000

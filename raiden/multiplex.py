@@ -243,7 +243,7 @@ class MultiplexSocket(Socket):
 
     # Messages.
 
-    def _publish(self, command: dict[str, Any]) -> Result | None:
+    def _publish(self, command: dict[str, Any]) -> None:
         name = check_channel(commands.channel_of(command))
         if "data" not in command:
             raise CommandError(400, "publish needs data: any JSON value")
@@ -256,9 +256,10 @@ class MultiplexSocket(Socket):
             if isinstance(outcome, Exception):
                 self.reply(command.get("id"), {"error": {"code": 503, "message": str(outcome)}})
             else:
-                self.reply(command.get("id"), {"cursor": str(outcome[0][0])})
+                cursors = outcome[0]
+                self.reply(command.get("id"), {"cursor": str(cursors[0])} if cursors else {})
 
-        return {} if self.router.publish([message], key=key, done=published) else None
+        self.router.publish([message], key=key, done=published)
 
     def _past(self, command: dict[str, Any]) -> None:
         """``history``: a page after ``since``, or before ``before`` (a cursor, or null for the newest)."""

@@ -135,7 +135,7 @@ class Router:
         """Delete a channel: clear its history and end its subscriptions. Waits; raises StoreFailed and BackboneFull."""
         if self.backend.history is not None and self.backend.keeps(channel):
             self.backend.history.clear(channel)
-        self._publish([Message(channel, Kind.END, b"")])
+        self.publish_now([Message(channel, Kind.END, b"")])
 
     def repair(self) -> None:
         """Deliver what the backbone lost, where there is a history; endless, for a greenlet."""
@@ -143,25 +143,37 @@ class Router:
             for repaired in self._orders.repairs():
                 self._deliver(repaired)
 
-    def publish(self, *groups: Sequence[Message], key: str | None = None, done: Published | None = None) -> bool:
+    def publish(self, *groups: Sequence[Message], key: str | None = None, done: Published) -> None:
         """Publish groups of messages, each of one channel and one kind: a group, and all that are of channels with
-        history, as a whole or not at all. True if it is done: no channel has a history; raises BackboneFull. Else
-        ``done`` is called later, with the cursors of each group or why it was not published; raises StoreFailed. What
-        was published under ``key`` in the last five minutes is not published again, and gets the cursors that it got
-        then."""
+        history, as a whole or not at all. ``done`` is called later, with the cursors of each group, or why it was not
+        published; raises StoreFailed. What was published under ``key`` in the last five minutes is not published again,
+        and gets the cursors that it got then."""
         keeps = [self.backend.keeps(group[0].channel) for group in groups]
         if not any(keeps):
-            for group in groups:
-                self._publish(group)
-            return True
+            self._publish_soon(groups, done)
+            return
 
         def stored(result: list[Appended] | StoreFailed) -> None:
-            outcome = self._finish(groups, keeps, result) if isinstance(result, list) else result
-            if done is not None:
-                done(outcome)
+            done(self._finish(groups, keeps, result) if isinstance(result, list) else result)
 
         self.backend.store([group for group, kept in zip(groups, keeps, strict=True) if kept], key, stored)
-        return False
+
+    def _publish_soon(self, groups: Sequence[Sequence[Message]], done: Published) -> None:
+        """Publish groups without history; ``done`` hears when the last is handed over, or why the first was not that
+        was not."""
+        refused: BackboneFull | None = None
+        waiting = len(groups)
+
+        def handed(full: BackboneFull | None) -> None:
+            nonlocal refused, waiting
+            refused = refused or full
+            waiting -= 1
+            if not waiting:
+                done(refused or [[] for _ in groups])
+
+        for group in groups:
+            self.backend.publish_soon(group, handed)
+            self._count(group)
 
     def _finish(
         self, groups: Sequence[Sequence[Message]], keeps: Sequence[bool], result: Sequence[Appended]
@@ -173,7 +185,7 @@ class Router:
             if not kept:
                 cursors.append([])
                 try:
-                    self._publish(group)
+                    self.publish_now(group)
                 except BackboneFull as error:
                     return error
                 continue
@@ -183,7 +195,8 @@ class Router:
                 self._count(group)
         return cursors
 
-    def _publish(self, messages: Sequence[Message]) -> None:
+    def publish_now(self, messages: Sequence[Message]) -> None:
+        """Publish messages of one channel, which has no history, and of one kind; raises BackboneFull."""
         self.backend.publish(messages)
         self._count(messages)
 

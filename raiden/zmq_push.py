@@ -89,7 +89,7 @@ class Pusher(Session):
                 self._store()
                 return
             try:
-                router.publish(run)
+                router.publish_now(run)
             except BackboneFull:
                 self._wait(_soon)
                 return

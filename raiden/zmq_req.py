@@ -115,7 +115,7 @@ class Requester(Session):
 
     # Commands.
 
-    def _publish(self, envelope: Frames, arguments: Frames) -> Sequence[bytes] | None:
+    def _publish(self, envelope: Frames, arguments: Frames) -> None:
         channel, payload, content_type, key = _arguments(arguments, 2, 4, "publish, channel, payload, type, key")
         message = Message(channel_of(self.client, channel), *kind_of(payload, content_type))
         name = key.decode("utf-8", "surrogateescape") if key else None
@@ -126,14 +126,13 @@ class Requester(Session):
             def answer() -> Sequence[bytes]:
                 if isinstance(outcome, Exception):
                     raise outcome
-                return b"200", str(outcome[0][0]).encode()
+                cursors = outcome[0]
+                return (b"200", str(cursors[0]).encode()) if cursors else (b"202", b"")
 
             self._finish(envelope, self._guarded(answer))
 
-        if self.common.router.publish([message], key=name, done=published):
-            return b"202", b""
+        self.common.router.publish([message], key=name, done=published)
         self.waiting += 1
-        return None
 
     def _history(self, envelope: Frames, arguments: Frames) -> None:
         channel, since, limit = _arguments(arguments, 1, 3, "history, channel, cursor, limit")

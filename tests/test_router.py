@@ -122,11 +122,11 @@ def router(make: MakeRouter) -> Router:
 
 
 def publish(router: Router, channel: str, *payloads: bytes) -> None:
-    router.publish([Message(channel, Kind.JSON, payload) for payload in payloads])
+    router.publish_now([Message(channel, Kind.JSON, payload) for payload in payloads])
 
 
 def end(router: Router, channel: str) -> None:
-    router.publish([Message(channel, Kind.END, b"")])
+    router.publish_now([Message(channel, Kind.END, b"")])
 
 
 def test_a_message_reaches_every_subscriber_of_its_channel(make: MakeRouter) -> None:
