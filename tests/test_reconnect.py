@@ -78,8 +78,8 @@ class Publisher(threading.Thread):
 
 
 class Poller(threading.Thread):
-    """Polls with pauses until each channel's last message has come, and then once more; ``got`` is what came, by channel. One that
-    ``stays`` uses one connection, and so one worker; the others come by a new one each time."""
+    """Polls with pauses until each channel's last message has come, and then once more; ``got`` is what came, by
+    channel. One that ``stays`` uses one connection, and so one worker; the others come by a new one each time."""
 
     def __init__(self, node: Daemon, channels: list[str], seed: int, *, stays: bool) -> None:
         super().__init__()
