@@ -271,8 +271,23 @@ decode_exactly = json.JSONDecoder(parse_constant=_reject_constant, parse_float=D
 _check = json.JSONDecoder(parse_constant=_reject_constant, parse_int=str, parse_float=str).decode
 
 
+# Takes a tenth of the time, and nothing that is no JSON; what it refuses may still be JSON, like 1e999.
+_read = msgspec.json.Decoder().decode
+
+
 def json_payload(body: bytes) -> bytes:
     """Check one JSON value (RFC 8259) and return it on one line, its digits untouched; raise InvalidPayload."""
+    try:
+        _read(body)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        _check_json(body)
+    if b"\n" in body or b"\r" in body:
+        # Outside of strings, where JSON allows no raw newline, they are only white space.
+        body = body.replace(b"\r", b" ").replace(b"\n", b" ")
+    return body.strip()
+
+
+def _check_json(body: bytes) -> None:
     try:
         _check(body.decode())
     except UnicodeDecodeError:
@@ -281,7 +296,3 @@ def json_payload(body: bytes) -> bytes:
         raise InvalidPayload("the JSON is nested too deeply") from None
     except ValueError as error:
         raise InvalidPayload(f"the body is not valid JSON: {error}") from None
-    if b"\n" in body or b"\r" in body:
-        # Outside of strings, where JSON allows no raw newline, they are only white space.
-        body = body.replace(b"\r", b" ").replace(b"\n", b" ")
-    return body.strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -11,9 +12,16 @@ from raiden.http import Request
 from raiden.message import InvalidPayload, Kind, is_unicode, json_payload
 
 
+@functools.lru_cache(100)
+def _parts(content_type: str) -> tuple[str, str]:
+    """The type, in small letters, and its parameters."""
+    kind, _, parameters = content_type.partition(";")
+    return kind.strip().lower(), parameters
+
+
 def is_batch(content_type: str) -> bool:
     """A body of this type has a message a line."""
-    return content_type.partition(";")[0].strip().lower() == "application/x-ndjson"
+    return _parts(content_type)[0] == "application/x-ndjson"
 
 
 def payloads(request: Request) -> list[tuple[Kind, bytes]]:
@@ -29,14 +37,13 @@ def payloads(request: Request) -> list[tuple[Kind, bytes]]:
 
 def of_type(content_type: str, body: bytes) -> tuple[Kind, bytes]:
     """The one message of a body of this type; raises InvalidPayload."""
-    if is_batch(content_type):
-        raise InvalidPayload("publish the messages of a batch one by one here")
-    content_type, _, parameters = content_type.partition(";")
-    content_type = content_type.strip().lower()
+    content_type, parameters = _parts(content_type)
     if content_type == "application/json" or content_type.endswith("+json"):
         return Kind.JSON, json_payload(body)
     if content_type == "application/x-www-form-urlencoded":
         return Kind.JSON, dumps(_form(body))
+    if content_type == "application/x-ndjson":
+        raise InvalidPayload("publish the messages of a batch one by one here")
     if content_type.startswith("text/"):
         return Kind.TEXT, _text(body, parameters)
     return Kind.BYTES, body

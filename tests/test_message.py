@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 
@@ -211,6 +212,34 @@ def test_newlines_of_json_become_spaces() -> None:
         b"[" * 100000,
     ],
 )
+def test_nothing_but_json_is_taken_for_it() -> None:
+    """By the fast reader either: what it takes, the standard library's strict one takes, and the other way round."""
+    seeds = [
+        b'{"a":[1,2.5e-3,-0,true,false,null],"b":"x\\u00e9\\n\\"y","c":{}}', '{"é":"ü😀","n":[[],[{}]]}'.encode(), b"1e999",
+        b' [1 , 2 ]\n', b'"\\ud800"', b'"\x7f"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b"1234567890" * 5, b"\xef\xbb\xbf1",
+    ]  # fmt: skip
+    letters = b'{}[],:"\\0123456789eE+-.truefalsn \t\n\r\x00\x1f\x80\xc3\xa9\xff\xed\xa0'
+    strict = json.JSONDecoder(parse_constant=lambda name: [][0], parse_int=str, parse_float=str).decode
+    chance, taken = random.Random(4), 0
+    for _ in range(20_000):
+        body = bytearray(chance.choice(seeds))
+        for _ in range(chance.randrange(4)):
+            at = chance.randrange(len(body) + 1)
+            body[at : at + chance.randrange(2)] = bytes(chance.choices(letters, k=chance.randrange(2)))
+        try:
+            strict(bytes(body).decode())
+            valid = True
+        except (ValueError, IndexError):
+            valid = False
+        try:
+            json_payload(bytes(body))
+            taken += 1
+            assert valid, body
+        except InvalidPayload:
+            assert not valid, body
+    assert 2000 < taken < 18_000
+
+
 def test_json_is_checked_strictly(body: bytes) -> None:
     with pytest.raises(InvalidPayload):
         json_payload(body)
