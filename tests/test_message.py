@@ -212,10 +212,25 @@ def test_newlines_of_json_become_spaces() -> None:
         b"[" * 100000,
     ],
 )
+def test_json_is_checked_strictly(body: bytes) -> None:
+    with pytest.raises(InvalidPayload):
+        json_payload(body)
+
+
+def test_fields_are_those_of_a_json_object() -> None:
+    assert Message("a", Kind.JSON, b'{"a": [1]}').fields() == {"a": [1]}
+    assert Message("a", Kind.TEXT, b'{"a": 1}').fields() is None
+    assert Message("a", Kind.JSON, b"[1]").fields() is None
+    assert Message("a", Kind.JSON, b'{"a":' * 5000 + b"1" + b"}" * 5000).fields() is None
+    message = Message("a", Kind.JSON, b"{}")
+    assert message.fields() is message.fields()
+
+
 def test_nothing_but_json_is_taken_for_it() -> None:
     """By the fast reader either: what it takes, the standard library's strict one takes, and the other way round."""
     seeds = [
-        b'{"a":[1,2.5e-3,-0,true,false,null],"b":"x\\u00e9\\n\\"y","c":{}}', '{"é":"ü😀","n":[[],[{}]]}'.encode(), b"1e999",
+        b'{"a":[1,2.5e-3,-0,true,false,null],"b":"x\\u00e9\\n\\"y","c":{}}', '{"é":"ü😀","n":[[],[{}]]}'.encode(),
+        b"1e999",
         b' [1 , 2 ]\n', b'"\\ud800"', b'"\x7f"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b"1234567890" * 5, b"\xef\xbb\xbf1",
     ]  # fmt: skip
     letters = b'{}[],:"\\0123456789eE+-.truefalsn \t\n\r\x00\x1f\x80\xc3\xa9\xff\xed\xa0'
@@ -238,17 +253,3 @@ def test_nothing_but_json_is_taken_for_it() -> None:
         except InvalidPayload:
             assert not valid, body
     assert 2000 < taken < 18_000
-
-
-def test_json_is_checked_strictly(body: bytes) -> None:
-    with pytest.raises(InvalidPayload):
-        json_payload(body)
-
-
-def test_fields_are_those_of_a_json_object() -> None:
-    assert Message("a", Kind.JSON, b'{"a": [1]}').fields() == {"a": [1]}
-    assert Message("a", Kind.TEXT, b'{"a": 1}').fields() is None
-    assert Message("a", Kind.JSON, b"[1]").fields() is None
-    assert Message("a", Kind.JSON, b'{"a":' * 5000 + b"1" + b"}" * 5000).fields() is None
-    message = Message("a", Kind.JSON, b"{}")
-    assert message.fields() is message.fields()
