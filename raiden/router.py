@@ -148,10 +148,6 @@ class Router:
         history, as a whole or not at all. ``done`` is called later, with the cursors of each group, or why it was not
         published; raises StoreFailed. What was published under ``key`` in the last five minutes is not published again,
         and gets the cursors that it got then."""
-        if len(groups) == 1 and not self.backend.keeps(groups[0][0].channel):  # the hot path
-            self._count(groups[0])
-            self.backend.publish_soon(groups[0], lambda full: done(full or [[]]))
-            return
         keeps = [self.backend.keeps(group[0].channel) for group in groups]
         if not any(keeps):
             self._publish_soon(groups, done)
@@ -163,8 +159,7 @@ class Router:
         self.backend.store([group for group, kept in zip(groups, keeps, strict=True) if kept], key, stored)
 
     def _publish_soon(self, groups: Sequence[Sequence[Message]], done: Published) -> None:
-        """Publish groups without history; ``done`` hears when the last is handed over, or why the first was not that
-        was not."""
+        """Publish groups of channels without history; ``done`` hears when all are handed over, or why one was not."""
         refused: BackboneFull | None = None
         waiting = len(groups)
 
@@ -172,12 +167,15 @@ class Router:
             nonlocal refused, waiting
             refused = refused or full
             waiting -= 1
-            if not waiting:
-                done(refused or [[] for _ in groups])
+            if waiting:
+                return
+            if refused is None:
+                for group in groups:
+                    self._count(group)
+            done(refused or [[] for _ in groups])
 
         for group in groups:
             self.backend.publish_soon(group, handed)
-            self._count(group)
 
     def _finish(
         self, groups: Sequence[Sequence[Message]], keeps: Sequence[bool], result: Sequence[Appended]
