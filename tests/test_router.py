@@ -19,7 +19,7 @@ from raiden.encoding import Encoding
 from raiden.filters import Filters
 from raiden.forwarder import Addresses
 from raiden.history import Gap
-from raiden.message import Kind, Message, from_frame, to_frame
+from raiden.message import Cursor, Kind, Message, from_frame, to_frame
 from raiden.router import Router, Subscription, TooManyChannels
 from raiden.service import READY
 from raiden.stats import Stats
@@ -339,6 +339,47 @@ def test_a_batch_is_refused_whole_when_the_backbone_is_full(tmp_path: Path) -> N
 
         wait_for(goes, "there is room again")
         assert pull.poll(5000) and len(from_frame(b"a", pull.recv())) == 5, "the refused one left nothing behind"
+    backend.close()
+
+
+def test_what_a_turn_publishes_to_a_channel_is_one_frame(tmp_path: Path) -> None:
+    """As far as the cursors follow each other; what is published at once comes behind it."""
+    backend, told = Backend(Addresses.within(tmp_path, "nowhere")), list[BackboneFull | None]()
+
+    def soon(channel: str, payload: bytes, cursor: Cursor | None = None, kind: Kind = Kind.JSON) -> None:
+        backend.publish_soon([Message(channel, kind, payload, cursor)], told.append)
+
+    with zmq.Context() as context, context.socket(zmq.PULL) as pull:
+        pull.bind(Addresses.within(tmp_path, "nowhere").publish)
+        for payload in (b"1", b"2", b"3"):
+            soon("a", payload)
+        soon("b", b"4")
+        soon("a", b"5")
+        soon("a", b"6", kind=Kind.BYTES)
+        for offset in (1, 2, 4):
+            soon("c", b"%d" % offset, Cursor("e", offset))
+        soon("c", b"5", Cursor("f", 5))
+        soon("c", b"6")
+        assert told == []
+        gevent.sleep(0)
+        assert told == [None] * 11
+        soon("a", b"7")
+        backend.publish([Message("a", Kind.JSON, b"8")])
+        frames = [pull.recv() for _ in range(10) if pull.poll(5000)]
+        got = [[each.payload for each in from_frame(*split)] for split in ((f.partition(b"\0")[0], f) for f in frames)]
+        ones = [[b"%d" % n] for n in (4, 5, 6)]
+        assert got == [[b"1", b"2", b"3"], *ones, [b"1", b"2"], [b"4"], [b"5"], [b"6"], [b"7"], [b"8"]]
+    backend.close()
+
+
+def test_each_publish_of_a_turn_hears_that_the_backbone_is_full(tmp_path: Path) -> None:
+    backend, told = Backend(Addresses.within(tmp_path, "nowhere"), high_water=10), list[BackboneFull | None]()
+    for channel in range(30):
+        for _ in range(2):
+            backend.publish_soon([Message(f"{channel}", Kind.JSON, b"1")], told.append)
+    gevent.sleep(0)
+    taken = [full is None for full in told]
+    assert len(taken) == 60 and 0 < sum(taken) < 60 and taken == sorted(taken, reverse=True)
     backend.close()
 
 
