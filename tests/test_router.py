@@ -361,7 +361,7 @@ def test_what_a_turn_publishes_to_a_channel_is_one_frame(tmp_path: Path) -> None
         soon("c", b"5", Cursor("f", 5))
         soon("c", b"6")
         assert told == []
-        gevent.sleep(0)
+        gevent.idle()
         assert told == [None] * 11
         soon("a", b"7")
         backend.publish([Message("a", Kind.JSON, b"8")])
@@ -377,7 +377,7 @@ def test_each_publish_of_a_turn_hears_that_the_backbone_is_full(tmp_path: Path) 
     for channel in range(30):
         for _ in range(2):
             backend.publish_soon([Message(f"{channel}", Kind.JSON, b"1")], told.append)
-    gevent.sleep(0)
+    gevent.idle()
     taken = [full is None for full in told]
     assert len(taken) == 60 and 0 < sum(taken) < 60 and taken == sorted(taken, reverse=True)
     backend.close()
