@@ -317,8 +317,23 @@ def test_without_a_backbone_nothing_comes_into_force(make: MakeRouter, tmp_path:
         router.backend.in_force(timeout=0.05)
 
 
-def test_a_batch_is_refused_whole_when_the_backbone_is_full(tmp_path: Path) -> None:
-    backend = Backend(Addresses.within(tmp_path, "nowhere"), high_water=10)
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Callable[..., Backend]]:
+    """Makes backends where nobody has a backbone. They are closed whatever happens: what waits in them would keep the
+    process from ending."""
+    made: list[Backend] = []
+
+    def make(high_water: int = 1000) -> Backend:
+        made.append(Backend(Addresses.within(tmp_path, "nowhere"), high_water=high_water))
+        return made[-1]
+
+    yield make
+    for backend in made:
+        backend.close()
+
+
+def test_a_batch_is_refused_whole_when_the_backbone_is_full(alone: Callable[..., Backend], tmp_path: Path) -> None:
+    backend = alone(high_water=10)
     batch = [Message("a", Kind.JSON, b"%d" % n) for n in range(5)]
     taken = 0
     with pytest.raises(BackboneFull):
@@ -339,12 +354,11 @@ def test_a_batch_is_refused_whole_when_the_backbone_is_full(tmp_path: Path) -> N
 
         wait_for(goes, "there is room again")
         assert pull.poll(5000) and len(from_frame(b"a", pull.recv())) == 5, "the refused one left nothing behind"
-    backend.close()
 
 
-def test_what_a_turn_publishes_to_a_channel_is_one_frame(tmp_path: Path) -> None:
+def test_what_a_turn_publishes_to_a_channel_is_one_frame(alone: Callable[..., Backend], tmp_path: Path) -> None:
     """As far as the cursors follow each other; what is published at once comes behind it."""
-    backend, told = Backend(Addresses.within(tmp_path, "nowhere")), list[BackboneFull | None]()
+    backend, told = alone(), list[BackboneFull | None]()
 
     def soon(channel: str, payload: bytes, cursor: Cursor | None = None, kind: Kind = Kind.JSON) -> None:
         backend.publish_soon([Message(channel, kind, payload, cursor)], told.append)
@@ -369,18 +383,16 @@ def test_what_a_turn_publishes_to_a_channel_is_one_frame(tmp_path: Path) -> None
         got = [[each.payload for each in from_frame(*split)] for split in ((f.partition(b"\0")[0], f) for f in frames)]
         ones = [[b"%d" % n] for n in (4, 5, 6)]
         assert got == [[b"1", b"2", b"3"], *ones, [b"1", b"2"], [b"4"], [b"5"], [b"6"], [b"7"], [b"8"]]
-    backend.close()
 
 
-def test_each_publish_of_a_turn_hears_that_the_backbone_is_full(tmp_path: Path) -> None:
-    backend, told = Backend(Addresses.within(tmp_path, "nowhere"), high_water=10), list[BackboneFull | None]()
+def test_each_publish_of_a_turn_hears_that_the_backbone_is_full(alone: Callable[..., Backend]) -> None:
+    backend, told = alone(high_water=10), list[BackboneFull | None]()
     for channel in range(30):
         for _ in range(2):
             backend.publish_soon([Message(f"{channel}", Kind.JSON, b"1")], told.append)
     gevent.idle()
     taken = [full is None for full in told]
     assert len(taken) == 60 and 0 < sum(taken) < 60 and taken == sorted(taken, reverse=True)
-    backend.close()
 
 
 def test_too_many_channels(make: MakeRouter) -> None:
