@@ -87,6 +87,12 @@ class Order:
         return self._newest
 
     @property
+    def first(self) -> Cursor | None:
+        """The first message of the newest epoch that was held back."""
+        newest = self._newest
+        return min([cursor for cursor in self._held if newest and cursor.epoch == newest.epoch], default=None)
+
+    @property
     def held(self) -> frozenset[Cursor]:
         """The messages that were held back, and can be delivered once those before them are there."""
         return frozenset(self._held)

@@ -4,13 +4,15 @@ A message that others overtook is waited for as long as ``gap_time``, then fetch
 of a channel are overtaken by none: so every ``check_every`` seconds the positions are compared with the history's.
 Where a message can't be had any more, a `Gap` says so.
 
-Channels that only a pattern brings begin with the first message that comes; nobody knows what came before it.
+Channels that only a pattern brings begin with the first message that was published after the pattern was subscribed
+to. That need not be the first one that comes: other workers publish to the channel too, and another's message may be
+on its way yet. So where one comes, and is not its channel's very first, the history tells what stands before it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import gevent
@@ -23,6 +25,8 @@ from raiden.order import Order
 
 # How many messages a page of the history has; how many positions are asked for in one go, and compared in one look.
 PAGE, POSITIONS, CHECKED = 500, 500, 10_000
+# How many channels' beginnings are looked for in one go.
+BEGINNINGS = 100
 # Seconds until a history that failed is asked again.
 RETRY = 0.5
 
@@ -38,17 +42,21 @@ class Repaired(NamedTuple):
 
 
 class Orders:
-    """The orders of a worker's channels, by name in bytes. ``limit`` bounds those that only patterns bring."""
+    """The orders of a worker's channels, by name in bytes. ``limit`` bounds those that only patterns bring, and
+    ``since`` tells when the first of a channel's patterns was subscribed to (microseconds since 1970)."""
 
-    def __init__(self, backend: Backend, *, gap_time: float, check_every: float, limit: int) -> None:
+    def __init__(
+        self, backend: Backend, since: Callable[[bytes], int], *, gap_time: float, check_every: float, limit: int
+    ) -> None:
         self._backend = backend
+        self._since = since
         self.gap_time = gap_time
         self.check_every = check_every
         self._limit = limit
         self._orders: dict[bytes, Order] = {}
         self._late: dict[bytes, float] = {}
-        # Channels whose orders are not open, and that only patterns bring now.
-        self._forsaken: set[bytes] = set()
+        # Channels with messages, whose orders are not open and which only patterns bring: where they begin is asked.
+        self._beginning: set[bytes] = set()
         self._wake = Event()
         self._checked = 0
 
@@ -64,16 +72,14 @@ class Orders:
         self._orders.pop(channel, None)
 
     def forsake(self, channel: bytes) -> None:
-        """Only patterns bring the channel from now on. Where its order was not opened, nobody will: then it begins
-        with the first message that has come meanwhile, or that comes."""
+        """Only patterns bring the channel from now on. Where its order was not opened, nobody will."""
         order = self._orders.get(channel)
         if order is None or order.next:
             return
-        if order.newest is None:
+        if order.first is None:
             del self._orders[channel]
         else:
-            self._forsaken.add(channel)
-            self._wake.set()
+            self._begin(channel)
 
     def position(self, name: str) -> Cursor | None:
         """The last message of a channel that was delivered; None where no order is kept, or it is not open yet."""
@@ -100,7 +106,10 @@ class Orders:
                 return (message,)
             assert message.cursor is not None
             order = self._orders[channel] = Order()
-            order.open(message.cursor._replace(offset=message.cursor.offset - 1))
+            if message.cursor.offset == 1:
+                order.open(Cursor(message.cursor.epoch, 0))
+            else:
+                self._begin(channel)
         ready = order.take(message)
         if not ready and order.next and order.behind:
             self._suspect(channel)
@@ -129,11 +138,8 @@ class Orders:
             else:
                 self._wake.wait(max(0.0, check - time.monotonic()))
             self._wake.clear()
-            while self._forsaken:
-                channel = self._forsaken.pop()
-                order = self._orders.get(channel)
-                if order is not None and not order.next:
-                    yield Repaired(channel, None, order.open(order.newest))
+            while self._beginning:
+                yield from self._find_beginnings()
             now = time.monotonic()
             for channel in [channel for channel, since in self._late.items() if now - since >= self.gap_time]:
                 yield from self._repair(channel)
@@ -145,6 +151,46 @@ class Orders:
         if channel not in self._late:
             self._late[channel] = time.monotonic()
             self._wake.set()
+
+    def _begin(self, channel: bytes) -> None:
+        self._beginning.add(channel)
+        self._wake.set()
+
+    def _find_beginnings(self) -> Iterator[Repaired]:
+        """Open orders of channels that only patterns bring."""
+        found: list[tuple[str, Order, Cursor]] = []
+        while self._beginning and len(found) < BEGINNINGS:
+            channel = self._beginning.pop()
+            order = self._orders.get(channel)
+            if order is not None and not order.next and order.first:
+                found.append((channel.decode(), order, order.first))
+        firsts = {name: first for name, _, first in found}
+        try:
+            # Mostly the one message before it is older than the pattern, and that is all.
+            earlier = self._earlier(firsts, 1)
+            firsts |= earlier
+            firsts |= self._earlier(earlier, PAGE)
+        except StoreFailed:
+            pass  # with what has come, then
+        for name, order, _ in found:
+            channel, first = name.encode(), firsts[name]
+            if self._orders.get(channel) is order and not order.next:
+                yield Repaired(channel, None, order.open(first._replace(offset=first.offset - 1)))
+                if order.behind:
+                    self._suspect(channel)
+
+    def _earlier(self, places: dict[str, Cursor], limit: int) -> dict[str, Cursor]:
+        """Of channels that have messages before these places, which were published since there is a pattern for them,
+        the first of those; ``limit`` messages are looked at."""
+        assert self._backend.history is not None
+        found = {}
+        pages = self._backend.history.before_each(list(places.items()), limit) if places else []
+        for (name, place), page in zip(places.items(), pages, strict=True):
+            since = self._since(name.encode())
+            offsets = [record.offset for record in page.records if record.published >= since]
+            if offsets and page.epoch == place.epoch:
+                found[name] = place._replace(offset=min(place.offset, *offsets))
+        return found
 
     def _repair(self, channel: bytes) -> Iterator[Repaired]:
         """What a channel misses, if it still does."""

@@ -80,11 +80,12 @@ class Subscription:
 
 class Topic:
     """The subscriptions of one name: how many, and those that are attached, grouped by what they are sent: equal groups
-    get equal bytes."""
+    get equal bytes. ``since`` is when the first was made, in microseconds since 1970."""
 
-    __slots__ = ("count", "groups", "messages")
+    __slots__ = ("count", "groups", "messages", "since")
 
     def __init__(self) -> None:
+        self.since = time.time_ns() // 1000
         self.count = 0
         self.groups: dict[tuple[Encoding, Filters | None], dict[Sink, Subscription]] = {}
         self.messages = 0
@@ -111,7 +112,7 @@ class Router:
         # How many patterns have a prefix of a size, and these sizes.
         self._patterns_of_size: Counter[int] = Counter()
         self._pattern_sizes: list[int] = []
-        self._orders = Orders(backend, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
+        self._orders = Orders(backend, self._since, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
         self._loop = gevent.get_hub().loop
         self._readable = self._loop.io(backend.fileno, 1)
         self._again = self._loop.timer(0)
@@ -262,6 +263,10 @@ class Router:
                 self._orders.drop(each)
             elif channel is not None:
                 self._orders.forsake(channel)
+
+    def _since(self, channel: bytes) -> int:
+        """When the first subscription was made that brings the channel now."""
+        return min([found.since for found in self._topics(channel)], default=0)
 
     def in_force(self, names: Sequence[str] = ()) -> tuple[str, ...]:
         """Wait until all subscriptions made so far hold everywhere, and the positions of these names are known. Returns

@@ -14,8 +14,8 @@ from raiden.repair import Orders, Repaired
 
 
 class Answers:
-    """A backend whose history has these offsets of each channel's epoch; ``meanwhile`` happens between a question and
-    its answer."""
+    """A backend whose history has these offsets of each channel's epoch, each published at the time that is its number;
+    ``meanwhile`` happens between a question and its answer, and ``since`` is when patterns were subscribed to."""
 
     def __init__(self) -> None:
         self.history = self
@@ -23,6 +23,7 @@ class Answers:
         self.meanwhile: list[Callable[[], object]] = []
         self.failures = 0
         self.asked = 0
+        self.since = 0
 
     def keeps(self, channel: str) -> bool:
         return channel != "none"
@@ -36,10 +37,18 @@ class Answers:
     def after(self, name: str, cursor: Cursor | None, limit: int) -> Page:
         epoch, offsets = self.channels.get(name, ("", []))
         begin = cursor.offset if cursor and cursor.epoch == epoch else 0
-        records = [Record(offset, Kind.JSON, b"%d" % offset, 7) for offset in offsets if offset > begin]
+        records = [Record(offset, Kind.JSON, b"%d" % offset, offset) for offset in offsets if offset > begin]
         if not epoch:
             return self._answer(Page())
         return self._answer(Page(records[:limit], epoch, Cursor(epoch, offsets[-1]), more=len(records) > limit))
+
+    def before_each(self, places: Sequence[tuple[str, Cursor]], limit: int) -> list[Page]:
+        pages = []
+        for name, place in places:
+            epoch, offsets = self.channels[name]
+            found = [Record(offset, Kind.JSON, b"%d" % offset, offset) for offset in offsets if offset < place.offset]
+            pages.append(Page(found[-limit:], epoch, Cursor(epoch, offsets[-1])))
+        return self._answer(pages)
 
     def _answer(self, answer: Any) -> Any:
         self.asked += 1
@@ -59,7 +68,7 @@ def backend() -> Answers:
 
 @pytest.fixture
 def orders(backend: Answers) -> Orders:
-    return Orders(cast(Backend, backend), gap_time=0.0, check_every=0.1, limit=3)
+    return Orders(cast(Backend, backend), lambda _: backend.since, gap_time=0.0, check_every=0.1, limit=3)
 
 
 def message(offset: int, epoch: str = "e", channel: str = "a") -> Message:
@@ -180,10 +189,23 @@ def test_a_history_that_is_forgotten(backend: Answers, orders: Orders) -> None:
     assert take(orders, 1, 2, epoch="f") == [1, 2]
 
 
-def test_channels_that_only_a_pattern_brings(orders: Orders) -> None:
-    assert take(orders, 7, 8, 8) == [7, 8]
+def test_channels_that_only_a_pattern_brings(backend: Answers, orders: Orders) -> None:
+    assert take(orders, 1, 2, 2) == [1, 2]
     assert take(orders, 9, channel="none") == [9]
-    assert list(orders) == [b"a"]
+    assert list(orders) == [b"a"] and not backend.asked
+
+
+@pytest.mark.parametrize(("since", "asked"), [(9, 1), (8, 3), (7, 3), (1, 3)])
+def test_a_pattern_brings_what_was_published_since_it_is_there(
+    backend: Answers, orders: Orders, since: int, asked: int
+) -> None:
+    """Though something later overtook it."""
+    backend.channels["a"] = ("e", list(range(1, 11)))
+    backend.since = since
+    assert take(orders, 9, 10) == []
+    found = until(orders.repairs(), 11 - since)
+    assert [offset for _, gap, offsets in found for offset in offsets if not gap] == list(range(since, 11))
+    assert backend.asked == asked
 
 
 def test_the_orders_that_patterns_bring_are_bounded(orders: Orders) -> None:
@@ -194,8 +216,10 @@ def test_the_orders_that_patterns_bring_are_bounded(orders: Orders) -> None:
     assert b"b" not in orders and take(orders, 1, channel="e") == [1] and b"e" in orders
 
 
-def test_an_order_that_nobody_opens_any_more(orders: Orders) -> None:
+def test_an_order_that_nobody_opens_any_more(backend: Answers, orders: Orders) -> None:
     """It begins with what has come, or with what comes; one that is open goes on."""
+    backend.since = 7
+    backend.channels["a"] = backend.channels["b"] = ("e", [6, 7, 8])
     orders.carry("a")
     assert take(orders, 8, 7) == []
     orders.forsake(b"a")
@@ -204,4 +228,28 @@ def test_an_order_that_nobody_opens_any_more(orders: Orders) -> None:
     assert take(orders, 9, 11, 10) == [9, 10, 11]
     orders.carry("b")
     orders.forsake(b"b")
-    assert take(orders, 5, channel="b") == [5]
+    assert take(orders, 7, channel="b") == []
+    assert until(orders.repairs(), 1) == [(b"b", None, [7])]
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_channel_of_a_pattern_whose_history_is_away(backend: Answers, orders: Orders, failures: int) -> None:
+    """It begins with what came, and goes on."""
+    backend.channels["a"] = ("e", [6, 7, 8])
+    assert take(orders, 7) == []
+    backend.failures = failures
+    assert until(orders.repairs(), 1)[0] == (b"a", None, [7])
+    assert take(orders, 8) == [8]
+
+
+def test_a_channel_of_a_pattern_that_is_deleted_meanwhile(backend: Answers, orders: Orders) -> None:
+    backend.channels["a"] = ("e", [6, 7])
+    assert take(orders, 7) == []
+
+    def delete() -> None:
+        orders.ended(b"a")
+        backend.channels["a"] = ("f", [1])
+
+    backend.meanwhile.append(delete)
+    assert until(orders.repairs(), 1) == [(b"a", None, [1])]
+    assert take(orders, 1, 2, epoch="f") == [2]

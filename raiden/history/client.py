@@ -14,7 +14,7 @@ from typing import Any
 
 import gevent
 import zmq
-from gevent.event import AsyncResult
+from gevent.event import Event
 
 from raiden.history import Append, Appended, Claimed, Gap, Page, Record, StoreFailed
 from raiden.message import Cursor
@@ -92,6 +92,10 @@ class History:
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         return self._page("before", channel, cursor, limit)
 
+    def before_each(self, places: Sequence[tuple[str, Cursor]], limit: int) -> list[Page]:
+        """`before`, of several channels in one go."""
+        return [_page(*found) for found in self._calls_of("before", [(name, tuple(at), limit) for name, at in places])]
+
     def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
         return {name: Cursor(*place) for name, place in self._call("positions", list(channels)).items()}
 
@@ -127,22 +131,29 @@ class History:
         return size
 
     def _page(self, name: str, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        rows, epoch, position, gap, more = self._call(name, channel, cursor and tuple(cursor), limit)
-        records = [Record(*row) for row in rows]
-        return Page(records, epoch, position and Cursor(*position), gap and Gap(*gap), more)
+        return _page(*self._call(name, channel, cursor and tuple(cursor), limit))
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        result: AsyncResult[Any] = AsyncResult()
+        return self._calls_of(name, [arguments])[0]
+
+    def _calls_of(self, name: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Make several calls, in one message, and wait for all answers."""
+        answers: list[tuple[str | None, Any]] = []
+        done = Event()
 
         def answered(why: str | None, value: Any) -> None:
             # An exception is raised by who waits, not here.
-            result.set((why, value))
+            answers.append((why, value))
+            if len(answers) == len(calls):
+                done.set()
 
-        self._ask(name, arguments, answered, 0)
-        why, value = result.get()
-        if why is not None:
-            raise StoreFailed(why)
-        return value
+        for arguments in calls:
+            self._ask(name, arguments, answered, 0)
+        done.wait()
+        for why, _ in answers:
+            if why is not None:
+                raise StoreFailed(why)
+        return [value for _, value in answers]
 
     # Messages.
 
@@ -192,6 +203,11 @@ class History:
     def _forget(self, asked: _Asked) -> None:
         self.waiting -= len(asked.waiting)
         self.waiting_bytes -= asked.size
+
+
+def _page(rows: Any, epoch: str, position: Any, gap: Any, more: bool) -> Page:
+    records = [Record(*row) for row in rows]
+    return Page(records, epoch, position and Cursor(*position), gap and Gap(*gap), more)
 
 
 def _plain(append: Append) -> tuple[Any, ...]:

@@ -107,6 +107,19 @@ def pair(redis_server: RedisServer, link: Link, start: Callable[..., Daemon]) ->
     return pair
 
 
+@pytest.mark.parametrize("disturb", [Losing(2, 3), Swapping(2)], ids=["lost", "overtaken"])
+def test_a_pattern_brings_all_that_was_published_since_it_held(pair: MakePair, link: Link, disturb: Any) -> None:
+    """Though the first message that comes of the channel is not the first one of these."""
+    first, second = pair(gap_time=0.2, position_check=60.0)
+    published(first, "a", 1)
+    link.disturb = disturb
+    with Stream(second, "/*") as stream:
+        published(first, "a", 2, 3, 4)
+        came(stream, 2, 3, 4, offset=2)
+        published(first, "a", 5)
+        came(stream, 5, offset=5)
+
+
 @pytest.mark.parametrize("path", ["/a?_wrap=1", "/*"])
 def test_a_lost_message_comes_within_the_gap_time(pair: MakePair, link: Link, path: str) -> None:
     first, second = pair(gap_time=0.2, position_check=60.0)
