@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 
 
-PARTS = {"load": ("load.c", "wire.c", "meter.c", "wire.h", "meter.h")}  # what a program is made of, if not NAME.c alone
+PARTS = {"load": ("load", "options", "wire", "meter")}  # what a program is made of, if not of its own file alone
 
 
 class Failed(Exception):
@@ -23,12 +23,12 @@ class Failed(Exception):
 
 def compile_tools(*names: str, libraries: Sequence[str] = ()) -> None:
     BUILD.mkdir(exist_ok=True)
+    folder = ROOT / "benchmarks"
     for name in names:
-        sources = [ROOT / "benchmarks" / part for part in PARTS.get(name, (f"{name}.c",))]
-        target = BUILD / name
-        if not target.exists() or target.stat().st_mtime < max(source.stat().st_mtime for source in sources):
-            command = ["cc", "-O2", "-std=c11", "-pthread", "-o", str(target)]
-            command += [str(source) for source in sources if source.suffix == ".c"]
+        target, sources = BUILD / name, [folder / f"{part}.c" for part in PARTS.get(name, (name,))]
+        newest = max(file.stat().st_mtime for file in (*sources, *folder.glob("*.h")))
+        if not target.exists() or target.stat().st_mtime < newest:
+            command = ["cc", "-O2", "-std=c11", "-pthread", "-o", str(target), *map(str, sources)]
             command += [f"-l{library}" for library in libraries]
             subprocess.run(command, check=True, timeout=120)
 

@@ -1,4 +1,4 @@
-/* wire: what load sends and reads, as bytes in buffers: templates, HTTP responses, WebSocket frames, ZMTP. No sockets. */
+/* wire: what load sends and reads, as bytes: templates, HTTP responses, WebSocket frames, ZMTP. No sockets. */
 #ifndef WIRE_H
 #define WIRE_H
 #include <stdbool.h>
