@@ -528,10 +528,8 @@ static void put_request(struct connection *c, struct values *values) {
     for (uint64_t i = 0; i < opt.batch; i++) {
         values->number = count.published + i;
         write_marker(message, clock_now, values->number);
-        render(&opt.pub_body, values, opt.pub == TCP ? &c->out : &body);
+        render(&opt.pub_body, values, &body);
     }
-    if (opt.pub == TCP)
-        return;
     append_text(&c->out, "POST ");
     render(&opt.pub_path, values, &c->out);
     append_text(&c->out, " HTTP/1.1\r\nHost: ");
@@ -548,8 +546,6 @@ static void put_request(struct connection *c, struct values *values) {
 
 static void put_parts(struct connection *c, struct values *values) {
     static struct buffer part;
-    values->number = count.published;
-    write_marker(message, clock_now, values->number);
     for (unsigned i = 0; i < opt.pub_part.count; i++) {
         part.size = 0;
         render(&opt.pub_part.list[i], values, &part);
@@ -559,11 +555,14 @@ static void put_parts(struct connection *c, struct values *values) {
 
 static void put_message(struct connection *c) {
     unsigned channel = (unsigned)channel_of(count.published);
-    struct values values = {.channel = channel_name(channel), .index = c->index, .message = message, .size = opt.size};
-    if (opt.pub == ZMQ)
+    struct values values = {channel_name(channel), c->index, count.published, message, opt.size, NULL};
+    write_marker(message, clock_now, count.published);
+    if (opt.pub == HTTP)
+        put_request(c, &values);
+    else if (opt.pub == ZMQ)
         put_parts(c, &values);
     else
-        put_request(c, &values);
+        render(&opt.pub_body, &values, &c->out);
     if (acknowledges())
         c->asked[(c->first + c->outstanding++) % opt.window] = clock_now;
     else

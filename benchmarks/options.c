@@ -63,7 +63,7 @@ static const struct {
     {"--window", COUNT, &opt.window,
      "requests outstanding on a connection: tcp with --pub-ack, http with --pipeline (1)"},
     {"--pipeline", SWITCH, &opt.pipeline, "http: do not wait for each response"},
-    {"--batch", COUNT, &opt.batch, "http, tcp: bodies in a request, each with a message of its own (1)"},
+    {"--batch", COUNT, &opt.batch, "http: messages in a request, each with a body of its own, one after the other (1)"},
     {"--inflight", COUNT, &opt.inflight, "messages that some subscriber does not have yet (0: any number)"},
     {"instead of publishing", TITLE, 0, 0},
     {"--storm", REAL, &opt.storm, "for so many seconds, close each subscriber once it is ready, and connect again"},
@@ -176,8 +176,8 @@ static void check_options(void) {
         fail(opt.pub == WS ? "nobody publishes by ws here" : "--pub-addr is missing");
     if (!opt.channels || !opt.connect_cap || !opt.src_ips || !opt.pubs || !opt.window || !opt.batch || opt.sub == NONE)
         fail("counts are 1 or more, and --sub is not none");
-    if (opt.size < 16 || opt.stall > opt.subs || opt.src_ips > 250 || (opt.batch > 1 && opt.pub == ZMQ))
-        fail("--size is 16 or more, --stall not above --subs, --src-ips up to 250, and --batch not for zmq");
+    if (opt.size < 16 || opt.stall > opt.subs || opt.src_ips > 250 || (opt.batch > 1 && opt.pub != HTTP))
+        fail("--size is 16 or more, --stall not above --subs, --src-ips up to 250, and --batch is for http");
     if (opt.longpoll && opt.sub != HTTP)
         fail("--longpoll is for http");
     if (churn && (!opt.churn_off.count || !opt.churn_ok.size || (opt.sub != WS && opt.sub != TCP)))

@@ -41,6 +41,24 @@ def run_tool(command: list[str], timeout: float) -> Any:
     return json.loads(done.stdout)
 
 
+def run_load(*options: str, timeout: float = 60, **numbers: float) -> dict[str, Any]:
+    """What load, once it is compiled, says of a run with these options: ``seconds=5`` is ``--seconds 5``."""
+    command = [str(BUILD / "load"), *options, "--timeout", str(timeout)]
+    for name, number in numbers.items():
+        command += [f"--{name.replace('_', '-')}", str(number)]
+    result: dict[str, Any] = run_tool(command, timeout + 10)
+    if result["timed_out"]:
+        raise Failed(f"load was not done within {timeout} seconds: {result}")
+    return result
+
+
+def check_delivered(result: dict[str, Any], *, in_order: bool = True) -> None:
+    """Every publish was accepted, and every message came once to each subscriber, and from one publisher in order."""
+    wrong = ["lost", "duplicates", "misrouted", "stale", "pub_errors", "disconnects"] + ["out_of_order"] * in_order
+    if any(result[name] for name in wrong) or not result["published"]:
+        raise Failed(f"not every message came once and in order: {result}")
+
+
 def write_json(file: Path, **result: object) -> None:
     """What a benchmark has measured, and on what machine."""
     machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()}
