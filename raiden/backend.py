@@ -110,7 +110,7 @@ class Backend:
         self._sub.connect(addresses.downlink)
         # A call on a ZeroMQ socket may swallow the edge of its descriptor: this watcher asks for another look.
         self.touched = gevent.get_hub().loop.async_(ref=False)
-        # Is called soon when there is something to receive that the descriptor does not tell of.
+        # Is called soon when there is something to receive that did not go by the backbone.
         self.heard: Callable[[], None] = self.touched.send
         self.alone = False
         self.high_water = high_water
@@ -227,10 +227,9 @@ class Backend:
         self._sub.setsockopt(zmq.UNSUBSCRIBE, topic)
         self.touched.send()
 
-    def receive(self) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
+    def receive(self, *, local: bool = False) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
         """Yield messages of a channel (none where a frame can't be read) and questions, at most a turn's worth
-        (`TURN_FRAMES`, `TURN_BYTES`)."""
-        recv = self._sub.recv
+        (`TURN_FRAMES`, `TURN_BYTES`); ``local``: only what did not go by the backbone."""
         size = 0
         self.more = True
         while self._local:
@@ -238,8 +237,13 @@ class Backend:
             self._local_count -= len(messages)
             yield messages[0].channel.encode(), messages
             size += len(messages)
-            if size > TURN_FRAMES or not self._local:
-                return  # whether there is more from elsewhere, `readable` tells
+            if size > TURN_FRAMES:
+                return
+        if local:
+            self.more = False
+            return
+        recv = self._sub.recv
+        size = 0
         try:
             for _ in range(TURN_FRAMES):
                 frame = recv(_NOBLOCK)

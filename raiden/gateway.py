@@ -42,7 +42,6 @@ from raiden.http import (
 )
 from raiden.message import (
     Cursor,
-    InvalidChannel,
     InvalidPayload,
     Kind,
     Message,
@@ -328,7 +327,12 @@ class Gateway(Door):
         if method == "POST":
             channel = self._channel(request)
             messages = [Message(channel, kind, data) for kind, data in payload.payloads(request)]
-            batch = payload.is_batch(request.fields.get("content-type", ""))
+            content_type = request.fields.get("content-type", "")
+            batch = payload.is_batch(content_type)
+            # What the channel_builder of an application looks at, nobody knows.
+            simple = not batch and "origin" not in request.fields and self.channel_builder in (path, host_path)
+            if simple and request.head is not None:
+                self.heads.plan(request.head, (channel, content_type))
             self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
             return None
         if method == "DELETE":
@@ -393,9 +397,7 @@ class Gateway(Door):
         """The hot path: publish a message that came with a head which came before. False where that is not as simple
         as it seems, or refused."""
         plan = repeated.head.plan
-        if plan is None:
-            plan = repeated.head.plan = self._plan(repeated)
-        if not plan or self.draining:
+        if plan is None or self.draining:
             return False
         channel, content_type = plan
         try:
@@ -405,21 +407,6 @@ class Gateway(Door):
         connection.busy = True
         self.router.publish_one(message, self._published_again, connection)
         return True
-
-    def _plan(self, repeated: Repeated) -> tuple[str, str] | tuple[()]:
-        """The channel that a head names and the type that it says, if it is one to publish a message by, and nothing
-        about the answer depends on it."""
-        request = repeated.request()
-        content_type = request.fields.get("content-type", "")
-        own = request.environ["raiden.path"].startswith("/-/")
-        if request.method != "POST" or own or "origin" in request.fields or payload.is_batch(content_type):
-            return ()
-        if self.channel_builder not in (path, host_path):  # it may depend on whatever it likes
-            return ()
-        try:
-            return self._channel(request), content_type
-        except InvalidChannel:
-            return ()
 
     def _published_again(self, connection: Connection, outcome: Cursor | Exception | None) -> None:
         connection.busy = False

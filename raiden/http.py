@@ -72,6 +72,11 @@ class Request(webob.Request):
         return self.environ["raiden.fields"]
 
     @property
+    def head(self) -> Head | None:
+        """Where it is remembered how it begins."""
+        return self.environ.get("raiden.head")
+
+    @property
     def raw_body(self) -> bytes:
         return self.environ["raiden.body"]
 
@@ -81,13 +86,15 @@ class Request(webob.Request):
 
 
 class Head:
-    """The head of requests that were read before; ``plan`` is for who serves them, to keep what follows from it."""
+    """The head of requests that were read before: how many bytes of body follow it, and the environ that it makes.
+    ``plan`` is for who serves them, to keep what follows from it: then that is all that is kept."""
 
-    __slots__ = ("environ", "plan", "size")
+    __slots__ = ("data", "environ", "plan", "size")
 
-    def __init__(self, size: int, environ: dict[str, object]) -> None:
+    def __init__(self, data: bytes, size: int, environ: dict[str, object]) -> None:
+        self.data = data
         self.size = size
-        self.environ = environ
+        self.environ: dict[str, object] | None = environ
         self.plan: Any = None
 
 
@@ -103,15 +110,21 @@ class Repeated:
 
     def request(self) -> Request:
         """The same as if it had been read anew."""
+        if self.head.environ is None:
+            limits = HttpLimits(max_body=len(self.body))
+            (request,) = RequestParser(limits, self.remote).feed(self.head.data + self.body)
+            assert isinstance(request, Request)
+            return request
         environ = self.head.environ.copy()
+        environ["raiden.head"] = self.head
         environ["REMOTE_ADDR"] = self.remote
         environ["wsgi.input"] = io.BytesIO(self.body)
         environ["raiden.body"] = self.body
         return Request(environ)
 
 
-# Heads that are remembered, and how long one may be.
-MAX_HEADS, MAX_HEAD_BYTES = 500, 1024
+# Heads that are remembered, how many of them with an environ, and how long one may be.
+MAX_HEADS, MAX_ENVIRONS, MAX_HEAD_BYTES = 10_000, 500, 1024
 _END_OF_HEAD = b"\r\n\r\n"
 
 
@@ -125,9 +138,18 @@ class Heads:
 
     def __init__(self) -> None:
         self._known: dict[bytes, Head] = {}
+        self._environs = 0
 
     def clear(self) -> None:
         self._known.clear()
+        self._environs = 0
+
+    def plan(self, head: Head, plan: object) -> None:
+        """Keep this instead of the environ."""
+        head.plan = plan
+        if head.environ is not None:
+            head.environ = None
+            self._environs -= 1
 
     def find(self, data: bytes) -> tuple[Head, int] | None:
         """Of bytes that begin with a request, if its head is known: that, and where the body begins, which may not be
@@ -144,9 +166,11 @@ class Heads:
             return
         if request.http10 or not request.keep_alive or request.fields.keys() & self._OTHERWISE:
             return
-        if len(self._known) >= MAX_HEADS:
-            self._known.clear()
-        self._known[head] = Head(len(body), {**request.environ, "raiden.body": b"", "wsgi.input": None})
+        if len(self._known) >= MAX_HEADS or self._environs >= MAX_ENVIRONS:
+            self.clear()
+        self._environs += 1
+        known = self._known[head] = Head(head, len(body), {**request.environ, "raiden.body": b"", "wsgi.input": None})
+        request.environ["raiden.head"] = known
 
 
 class RequestParser:

@@ -124,7 +124,7 @@ class Router:
     def start(self) -> None:
         self._readable.start(self._look)
         self.backend.touched.start(self._look)
-        self.backend.heard = self._look
+        self.backend.heard = self._look_here
 
     def stop(self) -> None:
         for watcher in (self._readable, self._again):
@@ -349,14 +349,19 @@ class Router:
         if not self._gathering:
             self._turn()
 
-    def _turn(self) -> None:
+    def _look_here(self) -> None:
+        # The hot path of a worker that is alone: not a call on a ZeroMQ socket, which takes as long as to send.
+        if not self._gathering:
+            self._turn(local=True)
+
+    def _turn(self, *, local: bool = False) -> None:
         if self._gathering:
             self._gathering = False
             self._readable.start(self._look)
         started = time.perf_counter()
         dirty: list[Sink] = []
         came: list[tuple[int, int]] = []
-        for channel, run in self._runs(came):
+        for channel, run in self._runs(self.backend.receive(local=local), came):
             self._fan_out(channel, run, dirty)
         for sink in dirty:
             sink.flush()
@@ -371,15 +376,17 @@ class Router:
                 self._again = self._loop.timer(wait)
                 self._again.start(self._turn, update=True)
                 return
-        if self.backend.readable:
+        if self.backend.more if local else self.backend.readable:
             self.backend.touched.send()
 
-    def _runs(self, came: list[tuple[int, int]]) -> Iterator[tuple[bytes, list[Message]]]:
+    def _runs(
+        self, turn: Iterator[tuple[bytes, Sequence[Message]] | Question], came: list[tuple[int, int]]
+    ) -> Iterator[tuple[bytes, list[Message]]]:
         """The turn's messages, as runs of the same channel; questions of other workers are answered on the way.
         ``came`` gets when messages were published, and how many then."""
         current: bytes | None = None
         run: list[Message] = []
-        for received in self.backend.receive():
+        for received in turn:
             if isinstance(received, Question):
                 self._answer(received)
                 continue
@@ -387,6 +394,8 @@ class Router:
             if not messages:
                 self.stats.bad_frames += 1
                 continue
+            if not self._topics(channel):
+                continue  # nobody wants it any more, or, alone, ever did
             first = messages[0]
             if run and (channel != current or first.kind == Kind.END):
                 assert current is not None
