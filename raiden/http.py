@@ -8,13 +8,14 @@ Requests and responses are webob's.
 
 from __future__ import annotations
 
+import functools
 import io
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -129,10 +130,11 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 
 class Heads:
-    """Heads of requests with a body that were read before, whoever sent them. A publisher sends the same one again and
-    again, and to take it apart costs more than all else about a small message. Those are remembered whose end nobody
-    can doubt, that say how many bytes of body follow, and nothing about the connection; not those with a key, which is
-    another one each time. `clear` them when limits change."""
+    """Heads of requests that were read before, whoever sent them. A publisher sends the same one again and again, and
+    to take it apart costs more than all else about a small message; those who wait for the same message by long-poll
+    send equal ones. Those are remembered whose end nobody can doubt, that say how many bytes of body follow or are
+    those of a GET, and nothing about the connection; not those with a key, which is another one each time. `clear` them
+    when limits change."""
 
     _OTHERWISE = frozenset({"transfer-encoding", "upgrade", "expect", "idempotency-key"})
 
@@ -162,15 +164,38 @@ class Heads:
         """``data`` begins with this request, which llhttp has read."""
         end = data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) + 4
         head, body = data[:end], request.raw_body
-        if not body or end < 4 or head.count(b"\n") != head.count(b"\r\n") or data[end : end + len(body)] != body:
+        if (
+            (not body and request.method != "GET")
+            or end < 4
+            or head.count(b"\n") != head.count(b"\r\n")
+            or data[end : end + len(body)] != body
+        ):
             return
         if request.http10 or not request.keep_alive or request.fields.keys() & self._OTHERWISE:
             return
-        if len(self._known) >= MAX_HEADS or self._environs >= MAX_ENVIRONS:
+        if len(self._known) >= MAX_HEADS:
             self.clear()
+        if self._environs >= MAX_ENVIRONS:
+            self._known = {head: known for head, known in self._known.items() if known.environ is None}
+            self._environs = 0
         self._environs += 1
         known = self._known[head] = Head(head, len(body), {**request.environ, "raiden.body": b"", "wsgi.input": None})
         request.environ["raiden.head"] = known
+
+
+class Json(NamedTuple):
+    """An answer that many get: its body is JSON, or empty. ``fields`` of its head besides."""
+
+    status: int
+    body: bytes
+    fields: tuple[tuple[str, str], ...] = ()
+
+    def to_response(self) -> webob.Response:
+        if not self.body:
+            return webob.Response(status=self.status, content_type=None, headerlist=list(self.fields))
+        response = webob.Response(status=self.status, body=self.body, content_type="application/json", charset="utf-8")
+        response.headers.update(self.fields)
+        return response
 
 
 class RequestParser:
@@ -467,3 +492,17 @@ def _head(response: webob.Response, keep_alive: bool, http10: bool) -> bytes:
     elif http10:
         lines.append("Connection: keep-alive")
     return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
+
+
+@functools.lru_cache(16)
+def _json_head(answer: Json, now: str) -> bytes:
+    """The head of an answer for a connection that goes on, up to its last field, as it is in this second."""
+    response = answer.to_response()
+    response.headers.pop("Content-Length", None)
+    return serialize(response, keep_alive=True, http10=False, head=True)[:-2]
+
+
+def json_bytes(answer: Json) -> bytes:
+    """An answer for a connection that goes on."""
+    head = _json_head(answer._replace(body=answer.body[:1]), date())
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(answer.body), answer.body) if answer.body else head + b"\r\n"

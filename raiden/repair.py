@@ -86,6 +86,10 @@ class Orders:
         order = self._orders.get(name.encode())
         return order.position if order else None
 
+    def are_open(self, names: Sequence[str]) -> bool:
+        """`open` has nothing to find out."""
+        return all([name.encode() not in self._orders or self._orders[name.encode()].next for name in names])
+
     def open(self, names: Sequence[str]) -> Iterator[Repaired]:
         """Find out where channels stand, in one go; raises StoreFailed. Yields what has come meanwhile."""
         opening = [name for name in names if (order := self._orders.get(name.encode())) and not order.next]

@@ -13,7 +13,7 @@ from raiden.connection import Connection, Wheel
 from raiden.encoding import END_OF_CHUNKS, Encoding
 from raiden.filters import Filters
 from raiden.history import Start
-from raiden.http import Request, add_fields, serialize_stream_head
+from raiden.http import Json, Repeated, Request, add_fields, serialize_stream_head
 from raiden.multiplex import MultiplexSocket
 from raiden.router import Router
 from raiden.sessions import MergedEvents, Poll, Session, Socket, Stream
@@ -87,19 +87,13 @@ def stream(seat: Seat, request: Request, asked: Asked, response: webob.Response,
 
 
 def poll(
-    seat: Seat, request: Request, asked: Asked, wait: float,
-    answer: Callable[[Connection, Request, webob.Response], None],
+    seat: Seat, request: Request | Repeated, asked: Asked, wait: float,
+    answer: Callable[[Connection, Request | Repeated, Json], None],
 ) -> Opening:  # fmt: skip
     """A long-poll of ``wait`` seconds, which is answered by ``answer``."""
-    headers = {"Cache-Control": "no-store"}
-
-    def answer_with_headers(connection: Connection, request: Request, response: webob.Response) -> None:
-        for name, value in headers.items():
-            response.headers.setdefault(name, value)
-        answer(connection, request, response)
-
-    session = Poll(seat.connection, seat.router, seat.wheel, request, wait, asked.names, answer_with_headers)
-    return Opening(session, "poll", encoding.poll(asked.wrapped), headers.update)
+    fields = {"Cache-Control": "no-store"}
+    session = Poll(seat.connection, seat.router, seat.wheel, request, wait, asked.names, fields, answer)
+    return Opening(session, "poll", encoding.poll(asked.wrapped), fields.update)
 
 
 def socket(
