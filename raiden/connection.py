@@ -139,27 +139,24 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Send, after what already waits."""
-        if self.pending or self._outbox or self.closing or self.closed:
-            self.pending.append(data)
-            self.flush()
-        else:
-            self._hand_over(data)
+        self.pending.append(data)
+        self.flush()
 
     def flush(self) -> None:
         """Send what is pending, in one piece; never raises, never yields to another greenlet."""
+        # The hot path of all deliveries: nothing is called but the kernel.
         pending = self.pending
-        if not pending:
-            return
-        data = pending[0] if len(pending) == 1 else b"".join(pending)
-        pending.clear()
-        if self.closing or self.closed:
-            return
-        if self._outbox:
-            self._keep(data)
+        if len(pending) == 1:
+            data = pending.pop()
+        elif pending:
+            data = b"".join(pending)
+            pending.clear()
         else:
-            self._hand_over(data)
-
-    def _hand_over(self, data: bytes) -> None:
+            return
+        if self._outbox or self.closing or self.closed:
+            if not (self.closing or self.closed):
+                self._keep(data)
+            return
         try:
             sent = self.socket.send(data)
         except (BlockingIOError, InterruptedError):

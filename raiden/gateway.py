@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeAlias
 import gevent
 import webob
 
-from raiden import durable, parameters, payload, transports
+from raiden import durable, encoding, parameters, payload, transports
 from raiden.backend import NotInForce
 from raiden.connection import Connection, Gone, Overflow
 from raiden.control import Control
@@ -62,7 +62,7 @@ from raiden.sessions import (
     joined,
 )
 from raiden.stats import Stats
-from raiden.transports import Asked, Opening, Seat
+from raiden.transports import POLL_FIELDS, Asked, Opening, Seat
 
 log = logging.getLogger(__name__)
 
@@ -527,9 +527,17 @@ class Gateway(Door):
         """The hot path of long-polls: one that has nothing to wait for but the next message."""
         if not Beginning.is_known(self.router, asked.names, asked.starts):
             return False
-        seat = Seat(connection, self.router, self._wheel, self.limits.keepalive)
-        opening = transports.poll(seat, repeated, asked, min(wait, self.limits.max_wait), self._answer)
-        self._take_over(connection, repeated, asked, opening)
+        wait = min(wait, self.limits.max_wait)
+        fields = {**POLL_FIELDS, "Raiden-Recovered": "true"} if asked.starts else POLL_FIELDS
+        session = Poll(connection, self.router, self._wheel, repeated, wait, asked.names, fields, self._answer)
+        encode = encoding.poll(asked.wrapped)
+        for name in asked.names:
+            session.subscribe(name, encode, asked.filters)
+            session.attach(name)
+        self.stats.requests += 1
+        connection.become("poll")
+        connection.session = session
+        session.open()
         return True
 
     def _poll_durably(
@@ -558,9 +566,7 @@ class Gateway(Door):
         self._serve_waiting(connection, request, answer)
         return None
 
-    def _take_over(
-        self, connection: Connection, request: Request | Repeated, asked: Asked, opening: Opening
-    ) -> Answer | None:
+    def _take_over(self, connection: Connection, request: Request, asked: Asked, opening: Opening) -> Answer | None:
         """Subscribe, wait until that is in force, and only then let the client know. Then send what the client missed,
         and let the subscriptions go on from there."""
         session, transport, encode, opened = opening
@@ -571,7 +577,7 @@ class Gateway(Door):
             session.close()
             raise
 
-        def confirm(connection: Connection, _: Request | Repeated) -> None:
+        def confirm(connection: Connection, _: Request) -> None:
             try:
                 beginning = Beginning(self.router, asked.names, asked.starts)
             except (NotInForce, StoreFailed):
@@ -593,7 +599,6 @@ class Gateway(Door):
         if Beginning.is_known(self.router, asked.names, asked.starts):
             confirm(connection, request)
         else:
-            assert isinstance(request, Request)
             self._serve_waiting(connection, request, confirm)
         return None
 

@@ -495,14 +495,15 @@ def _head(response: webob.Response, keep_alive: bool, http10: bool) -> bytes:
 
 
 @functools.lru_cache(16)
-def _json_head(answer: Json, now: str) -> bytes:
-    """The head of an answer for a connection that goes on, up to its last field, as it is in this second."""
-    response = answer.to_response()
+def _json_head(status: int, fields: tuple[tuple[str, str], ...], has_body: bool, now: str) -> bytes:
+    """The head of a `Json` for a connection that goes on, up to its last field, as it is in this second."""
+    response = Json(status, b"{}" if has_body else b"", fields).to_response()
     response.headers.pop("Content-Length", None)
     return serialize(response, keep_alive=True, http10=False, head=True)[:-2]
 
 
 def json_bytes(answer: Json) -> bytes:
     """An answer for a connection that goes on."""
-    head = _json_head(answer._replace(body=answer.body[:1]), date())
-    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(answer.body), answer.body) if answer.body else head + b"\r\n"
+    status, body, fields = answer
+    head = _json_head(status, fields, bool(body), date())
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body) if body else head + b"\r\n"

@@ -104,6 +104,8 @@ class Beginning:
         """Whether there is nothing to wait for, and nothing was missed."""
         if not router.is_in_force(names):
             return False
+        if not starts:
+            return True
         places = [(start.cursor, router.position(name)) for name, start in starts.items()]
         return all([cursor is not None and cursor == place for cursor, place in places])
 

@@ -19,6 +19,8 @@ from raiden.router import Router
 from raiden.sessions import MergedEvents, Poll, Session, Socket, Stream
 from raiden.websocket import WebSocket
 
+# Of the head of a long-poll's answer.
+POLL_FIELDS = {"Cache-Control": "no-store"}
 _KEEPALIVES = {"event": b": keep-alive\n\n", "line": b"\n", "raw": b""}
 
 
@@ -87,11 +89,11 @@ def stream(seat: Seat, request: Request, asked: Asked, response: webob.Response,
 
 
 def poll(
-    seat: Seat, request: Request | Repeated, asked: Asked, wait: float,
+    seat: Seat, request: Request, asked: Asked, wait: float,
     answer: Callable[[Connection, Request | Repeated, Json], None],
 ) -> Opening:  # fmt: skip
     """A long-poll of ``wait`` seconds, which is answered by ``answer``."""
-    fields = {"Cache-Control": "no-store"}
+    fields = POLL_FIELDS.copy()
     session = Poll(seat.connection, seat.router, seat.wheel, request, wait, asked.names, fields, answer)
     return Opening(session, "poll", encoding.poll(asked.wrapped), fields.update)
 
