@@ -22,7 +22,6 @@ import argparse
 import dataclasses
 import heapq
 import itertools
-import json
 import random
 import signal
 import socket
@@ -32,8 +31,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,13 +39,11 @@ import zmq
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.processes import cpu_of
 from benchmarks.tables import print_rows
 from benchmarks.tools import Failed, write_json
 from raiden import __version__, message
 from raiden.cluster import SEEK_LATER
 from raiden.encoding import dumps
-from raiden.forwarder import HEARTBEAT
 from raiden.probe import TIMEOUT
 from raiden.roster import BEAT, Beat, Node, Roster
 
@@ -617,7 +613,7 @@ def check(sizes: Sequence[int]) -> dict[int, list[Measured]]:
     if why := missing():
         raise Failed(why)
 
-    def passed(node: RealNode, seconds: float, quiet: Traffic = Traffic()) -> Traffic:
+    def passed(node: RealNode, seconds: float, quiet: Traffic) -> Traffic:
         """Received beyond idling, in so many seconds from now."""
         before = node.on.traffic()
         time.sleep(seconds)
@@ -635,7 +631,7 @@ def check(sizes: Sequence[int]) -> dict[int, list[Measured]]:
                 nodes.wait_until_connected()
                 first = next(iter(nodes))
                 time.sleep(2)
-                before = Traffic().plus(passed(first, 2.0), 1 / 2.0)
+                before = Traffic().plus(passed(first, 2.0, Traffic()), 1 / 2.0)
                 counted, began = first.on.traffic(), time.monotonic()
                 nodes.start(size)
                 nodes.wait_until_connected()
@@ -643,7 +639,7 @@ def check(sizes: Sequence[int]) -> dict[int, list[Measured]]:
                 time.sleep(1.0)
                 after = first.on.traffic()
                 total = Traffic(0, after[0] - counted[0], after[2] - counted[2])
-                quiet = Traffic().plus(passed(first, QUIET_FOR), 1 / QUIET_FOR)
+                quiet = Traffic().plus(passed(first, QUIET_FOR, Traffic()), 1 / QUIET_FOR)
                 said = idle(size)
                 rows = [
                     Measured("a beat, bytes", said.beat, beat_of(first)),
