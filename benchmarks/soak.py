@@ -251,7 +251,7 @@ class WebSocket:
             self._feed(data)
         self._sock.settimeout(PATIENCE)
         events = self._protocol.events_received()
-        return [event.data for event in events if isinstance(event, Frame) and event.opcode is Opcode.TEXT]
+        return [bytes(event.data) for event in events if isinstance(event, Frame) and event.opcode is Opcode.TEXT]
 
     def close(self) -> None:
         if not self.closed:
