@@ -126,6 +126,9 @@ class Peer:
         self.topics = [len(name) + 1 for name in names] + [len(name) + ids + 1 for name in named]
         self.topics += [len(message.ANSWER) + 16 + 1] * workers
 
+    def __hash__(self) -> int:
+        return self.number  # sets of them have the same order in each run
+
     @property
     def id(self) -> str:
         return self.roster.own.id
