@@ -266,8 +266,8 @@ class Peer:
 class Nonce:
     """A round: ``asker`` subscribes to a nonce at all nodes that it hears, each answers until it is cancelled.
     ``answered`` is called for each answer that arrives first from its node; ``along`` are the bytes of subscriptions
-    that the round is to prove, and leave in the same segment. The answer acknowledges them, and the cancellation the
-    answer."""
+    that the round is to prove, and leave in the same segment. The first answer acknowledges them, and the cancellation
+    that answer."""
 
     TOPIC = len(message.NONCE) + 16 + 1 + 4 + 1
 
@@ -286,7 +286,7 @@ class Nonce:
     def _answer(self, other: Peer, pause: float) -> None:
         if other not in self._open or not other.alive:
             return
-        self.mesh.send(other, self.asker, "answer", framed(self.TOPIC + 16), acknowledged=False)
+        self.mesh.send(other, self.asker, "answer", framed(self.TOPIC + 16), acknowledged=pause > REPEAT)
         self.mesh.after(self.mesh.way, self._arrived, other)
         self.mesh.after(pause, self._answer, other, min(2 * pause, REPEAT_AT_MOST))
 
