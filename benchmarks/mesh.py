@@ -170,7 +170,7 @@ class Peer:
         if self.node(other) is not None:
             return
         self.roster.add(beat, f"tcp://{other.address}", self.mesh.now)
-        self.changed()
+        self.beat()
         self.mesh.after(WORKERS_KNOW, self.connect, other)
 
     def connect(self, other: Peer) -> None:
@@ -189,7 +189,7 @@ class Peer:
             node = self.node(other)
             if by is other and node is not None and not node.linked:
                 node.linked = True
-                self.changed()
+                self.beat()
                 self.proofs.pop(other).cancel()
 
         self.proofs[other] = Nonce(self.mesh, self, answered)
@@ -202,14 +202,12 @@ class Peer:
         return dataclasses.replace(beat)
 
     def beat(self) -> None:
+        """Once a second, and whenever whom it knows or their states have changed."""
         beat = self.say()
         size = framed(len(message.BEATS) + 1 + len(beat.to_bytes()))
         for other in self.heard_by:
             self.mesh.send(self, other, "beat", size)
             self.mesh.after(self.mesh.way, self.mesh.serve, other, lambda other=other: other.hear(self, beat))
-
-    def changed(self) -> None:
-        self.beat()
 
     def hear(self, other: Peer, beat: Beat) -> None:
         for address, _ in beat.peers:
@@ -221,7 +219,7 @@ class Peer:
             text = dumps({"from": self.id, "stamp": beat.stamp})
             self.mesh.send(self, other, "echo", framed(len(message.INBOX) + 16 + 1 + len(text)))
         if self.roster.hear(beat, self.mesh.now):
-            self.changed()
+            self.beat()
 
     def tick(self) -> None:
         """Once a second."""
@@ -243,7 +241,7 @@ class Peer:
         node = self.node(other)
         if node is not None and self.roster.suspect(node):
             node.linked = False
-            self.changed()
+            self.beat()
             self.attempt(other)
             # When the link is made again it must be proved again, so that is begun at once, and others answer in vain.
             self.prove(other)
@@ -259,7 +257,7 @@ class Peer:
         other = self.mesh.at(node.beat.address)
         del self.roster.nodes[node.beat.id]
         self.proofs.pop(other).cancel()
-        self.changed()
+        self.beat()
         self.mesh.after(0.0, self.probe, other, self.mesh.now)
 
 
