@@ -7,8 +7,8 @@ it probes addresses, links, proves, beats, echoes, answers nonces, suspects, for
 in and what its beats say is not simulated: it is `raiden.roster` itself, with the simulation's clock, and a frame's
 size is that of the bytes that the program makes. What a link needs besides (`HANDSHAKE`, acknowledgements, attempts to
 connect) was counted between two real sockets. What is guessed is how long things take: `INSIDE`, `SERVICE` and
-`WORKERS_KNOW`; volumes hardly depend on it. TCP's own doings are simplified: each message has its segments and one
-acknowledgement, so where many messages share a segment the simulation says too much.
+`WORKERS_KNOW`, for nodes that have cores of their own; volumes hardly depend on it. TCP's own doings are simplified:
+each message has its segments and one acknowledgement, so where many share a segment the simulation says too much.
 
 Traffic is in bytes as Ethernet counts them, headers included.
 
