@@ -18,8 +18,8 @@ blocks, which are long enough to forget each other, and the interval is Student'
 **What fails.** Any life that did not go as it should; a count that within `QUIET` seconds after the last client is not
 back where it was before the first; a slope whose 95 % interval lies above the bound: `BOUND`, or one of the
 interpreter's arenas within the time that was looked at, for memory comes in these and the first one after the
-half-time proves nothing. A worker is warm after a minute or two, so less than three minutes fail. The run tells what the bound is per life: when that is below the 56 bytes of the smallest
-container, no life leaves even one behind.
+half-time proves nothing. A worker is warm after a minute or two, so less than three minutes fail. The run tells what
+the bound is per life: when that is below the 56 bytes of the smallest container, no life leaves even one behind.
 """
 
 from __future__ import annotations
