@@ -298,8 +298,14 @@ class Wheel:
         connection.due = max(int((time.monotonic() + seconds) / TICK) + 1, self._done + 1)
         # A later deadline is noticed when the slot that holds the connection comes up.
         if not connection.slot or connection.due < connection.slot:
+            self.forget(connection)
             connection.slot = connection.due
             self._slots.setdefault(connection.due, set()).add(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Call it when the connection has ended: a deadline may be minutes away, and would keep until then all that
+        the connection has."""
+        self._slots.get(connection.slot, set()).discard(connection)
 
     def due(self) -> Iterator[Connection]:
         """Yield the connections that are due by now."""
@@ -307,7 +313,7 @@ class Wheel:
         while self._done < now:
             self._done += 1
             for connection in self._slots.pop(self._done, ()):
-                if connection.closed or connection.slot != self._done:
+                if connection.closed:  # by what was done for one before it
                     continue
                 connection.slot = 0
                 if connection.due <= self._done:

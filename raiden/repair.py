@@ -63,6 +63,9 @@ class Orders:
     def __iter__(self) -> Iterator[bytes]:
         return iter(list(self._orders))
 
+    def __len__(self) -> int:
+        return len(self._orders)
+
     def carry(self, name: str) -> None:
         """Keep the order of a channel, if it has a history; `open` it before anything is delivered."""
         if self._backend.keeps(name):

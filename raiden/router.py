@@ -369,6 +369,11 @@ class Router:
         """How many channels and patterns have subscribers here."""
         return len(self._channels) + len(self._patterns)
 
+    @property
+    def ordered(self) -> int:
+        """How many channels with history it keeps the order of."""
+        return len(self._orders)
+
     def channels(self) -> dict[str, dict[str, int]]:
         """This worker's channels and patterns: how many subscribers, how many messages since the first of them."""
         rows = [(key[:-1], found) for key, found in self._channels.items()]
