@@ -162,6 +162,8 @@ class Heads:
 
     def remember(self, data: bytes, request: Request) -> None:
         """``data`` begins with this request, which llhttp has read."""
+        if request.upgrade:
+            return
         end = data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) + 4
         head, body = data[:end], request.raw_body
         if (
@@ -294,6 +296,7 @@ class RequestParser:
             else:
                 request.environ["raiden.upgrade"] = True
                 request.environ["raiden.rest"] = rest
+                return  # nothing more will be fed
         self._parser = httptools.HttpRequestParser(self)
 
     def _refusal(self, error: httptools.HttpParserError) -> HttpError:
@@ -433,6 +436,7 @@ class RequestParser:
         return Request(environ)
 
 
+@functools.lru_cache(1000)
 def _is_host(host: str) -> bool:
     """A name or an address and perhaps a port (RFC 9110 section 7.2); user info, spaces and lists are refused."""
     return not any(c in ' \t,/@?#\\"<>^`{|}' or not 32 < ord(c) < 127 for c in host)

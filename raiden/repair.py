@@ -91,7 +91,9 @@ class Orders:
 
     def are_open(self, names: Sequence[str]) -> bool:
         """`open` has nothing to find out."""
-        return all([name.encode() not in self._orders or self._orders[name.encode()].next for name in names])
+        return not self._orders or all(
+            [name.encode() not in self._orders or self._orders[name.encode()].next for name in names]
+        )
 
     def open(self, names: Sequence[str]) -> Iterator[Repaired]:
         """Find out where channels stand, in one go; raises StoreFailed. Yields what has come meanwhile."""

@@ -103,8 +103,8 @@ def socket(
     session_window: float, verbatim: bool,
 ) -> Opening:  # fmt: skip
     """A WebSocket: the connection speaks its protocol from now on. Raises HttpError for what is no handshake."""
-    head, extensions = websocket.accept(request, deflate=deflate)
-    core = WebSocket(extensions, max_message=max_message)
+    head, agreed = websocket.accept(request, deflate=deflate)
+    core = WebSocket(agreed, max_message=max_message)
     encode = encoding.websocket(asked.wrapped, core.deflate, verbatim and bool(asked.names))
     session: Socket
     if asked.names:
