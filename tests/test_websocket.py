@@ -272,10 +272,7 @@ def test_handshakes_are_what_the_library_makes_of_them() -> None:
         if not isinstance(requests[0], Request) or not requests[0].upgrade:
             continue
         outcomes: list[object] = []
-        for judge in (
-            lambda request: accept(request, deflate=True),
-            lambda request: websocket._negotiate(request, True),
-        ):
+        for judge in (partial(accept, deflate=True), partial(websocket._negotiate, deflate=True)):
             try:
                 head, agreed = judge(requests[0])
                 kept = [line for line in head.split(b"\r\n") if not line.startswith(b"Date: ")]
