@@ -33,10 +33,10 @@ def wait_for(condition: Callable[[], T], what: str, timeout: float = 20.0) -> T:
         pause.wait(0.01)
 
 
-def environment() -> dict[str, str]:
-    """This process's environment, without settings for raiden."""
+def environment(root: Path = ROOT) -> dict[str, str]:
+    """This process's environment, without settings for raiden; ``root`` is the checkout that runs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAIDEN_")}
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    return {**kept, "PYTHONPATH": str(root)}
 
 
 def command(*arguments: str, data_dir: Path, **settings: Any) -> list[str]:
@@ -50,7 +50,7 @@ class Daemon:
 
     host = "127.0.0.1"
 
-    def __init__(self, folder: Path, *, config: Path | None = None, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, config: Path | None = None, root: Path = ROOT, **settings: Any) -> None:
         self.folder = folder
         self.keeps_history = settings.get("store") != "none"
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ class Daemon:
         with open(self._log, "wb") as log, open(self._out, "wb") as out:
             self.process = subprocess.Popen(
                 self.command_line(command(*extra, data_dir=folder, **{"http_port": 0, "backend_port": 0, **settings})),
-                stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=environment(), cwd=ROOT,
+                stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=environment(root), cwd=root,
             )  # fmt: skip
         try:
             self._wait_until_ready()

@@ -22,7 +22,19 @@ from random import Random
 import pytest
 import redis
 
-from raiden.history import EARLIEST, FORGET, KEY_WINDOW, Append, Appended, Durability, Gap, Page, Store, StoreFailed
+from raiden.history import (
+    EARLIEST,
+    FORGET,
+    KEY_WINDOW,
+    TOUCH,
+    Append,
+    Appended,
+    Durability,
+    Gap,
+    Page,
+    Store,
+    StoreFailed,
+)
 from raiden.history.file import WAL_SIZE
 from raiden.history.redis import Redis
 from raiden.history.sqlite import SLACK, Sqlite
@@ -179,7 +191,7 @@ def test_sqlite_forgets_a_channel_long_after_its_last_message(sqlite_store: Sqli
     clock.pass_by(FORGET - 1)
     sqlite_store.tidy(9)
     assert sqlite_store.positions(["a"]) == {"a": Cursor(epoch, 1)}
-    clock.pass_by(2)
+    clock.pass_by(TOUCH + 2)
     assert sqlite_store.tidy(9) == 1 and sqlite_store.positions(["a"]) == {}
     assert append(sqlite_store, "a", b"2").epoch != epoch
 
@@ -384,7 +396,7 @@ def test_values_are_kept_for_a_while(store: Store, soon: Soon) -> None:
 def test_sqlite_tidies_values(sqlite_store: Sqlite, clock: Clock) -> None:
     sqlite_store.keep("a", b"1", 1)
     sqlite_store.keep("b", b"2", 3)
-    clock.pass_by(2)
+    clock.pass_by(TOUCH + 2)
     assert sqlite_store.tidy(9) == 1 and sqlite_store.tidy(9) == 0
 
 

@@ -27,7 +27,7 @@ KEY_WINDOW = 300.0  # seconds
 # Seconds after which a channel that nothing was appended to, and that has no messages left, is forgotten; until then
 # its offsets go on.
 FORGET = 7 * 86400.0
-# Seconds that a durable may be forgotten later than that, so that those who ask for nothing new need not write.
+# Seconds that a channel, or a durable, may be forgotten later than that, so that not each use of it writes when.
 TOUCH = 3600.0
 MAX_KEY = 256  # bytes of a publisher's key; who takes it from outside checks it
 # A page, and what is claimed at once, ends with the record whose payload goes over this.

@@ -21,6 +21,7 @@ from raiden.history import (
     FORGET,
     KEY_WINDOW,
     PAGE_BYTES,
+    TOUCH,
     Append,
     Appended,
     Claimed,
@@ -83,12 +84,13 @@ _EXPIRES = 4  # the column of messages
 class _Channel:
     """A row of channels, as this transaction leaves it; ``last`` is the row of its last message, if that is new."""
 
-    __slots__ = ("ends", "epoch", "fades", "first", "id", "last", "next", "removed")
+    __slots__ = ("ends", "epoch", "fades", "first", "id", "last", "next", "removed", "touched")
     COLUMNS = "id, epoch, next, first, removed, fades, ends"
 
     def __init__(self, row: Sequence[Any]) -> None:
         self.id, self.epoch, self.next, self.first, self.removed, self.fades, self.ends = row
         self.last: list[Any] | None = None
+        self.touched = False
 
 
 class Sqlite:
@@ -226,7 +228,9 @@ class Sqlite:
             channel.last = rows[-1]
             if retain > ttl:
                 channel.fades, channel.last[_EXPIRES] = expires, now + int(retain * 1_000_000)
-            channel.ends = max(now + int(FORGET * 1_000_000), channel.last[_EXPIRES])
+            ends = max(now + int(FORGET * 1_000_000), channel.last[_EXPIRES])
+            if ends > channel.ends:
+                channel.ends, channel.touched = ends + int(TOUCH * 1_000_000), True
         channel.first = max(channel.first, channel.next - size)
         offsets = range(first, channel.next)
         if append.key is not None:
@@ -252,9 +256,11 @@ class Sqlite:
             self._db.execute("DELETE FROM messages WHERE channel = ? AND position < ?", (channel.id, channel.first))
             channel.removed = channel.first
         self._db.execute(
-            "UPDATE channels SET next = ?, first = ?, removed = ?, fades = ?, ends = ? WHERE id = ?",
-            (channel.next, channel.first, channel.removed, channel.fades, channel.ends, channel.id),
+            "UPDATE channels SET next = ?, first = ?, removed = ?, fades = ? WHERE id = ?",
+            (channel.next, channel.first, channel.removed, channel.fades, channel.id),
         )
+        if channel.touched:  # which changes an index too, so not each time
+            self._db.execute("UPDATE channels SET ends = ? WHERE id = ?", (channel.ends, channel.id))
 
     def _channel(self, name: str) -> _Channel | None:
         row = self._db.execute(f"SELECT {_Channel.COLUMNS} FROM channels WHERE name = ?", (name,)).fetchone()
@@ -265,7 +271,7 @@ class Sqlite:
         row = self._db.execute(
             "INSERT INTO channels (name, epoch, next, first, removed, fades, ends) VALUES (?, ?, 1, 1, 1, 0, ?)"
             f" RETURNING {_Channel.COLUMNS}",
-            (name, epoch, self._clock() + int(FORGET * 1_000_000)),
+            (name, epoch, self._clock() + int((FORGET + TOUCH) * 1_000_000)),
         ).fetchone()
         return _Channel(row)
 
