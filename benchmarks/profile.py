@@ -76,9 +76,8 @@ def measure(workload: Workload, root: Path, folder: Path) -> tuple[dict[str, flo
     try:
         processes = daemon.workers()
         options = workload.options.format(port=daemon.port).split()
-        paced = (
-            [] if "--storm" in options else ["--seconds", str(SECONDS), "--msgs", "1000000", "--pub-body", '"{msg}"']
-        )
+        if "--storm" not in options:
+            options += ["--seconds", str(SECONDS), "--msgs", "1000000", "--pub-body", '"{msg}"']
         spy = spy_on(processes["worker 0"], folder / "samples")
         meter = Meter({name: tree(pid) for name, pid in processes.items()})
         result = run_load(*options, "--coalesce", "200")
