@@ -14,6 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 
 
+PARTS = {"load": ("load.c", "wire.c", "meter.c", "wire.h", "meter.h")}  # what a program is made of, if not NAME.c alone
+
+
 class Failed(Exception):
     """A measurement can't be made, or messages were lost."""
 
@@ -21,10 +24,12 @@ class Failed(Exception):
 def compile_tools(*names: str, libraries: Sequence[str] = ()) -> None:
     BUILD.mkdir(exist_ok=True)
     for name in names:
-        source, target = ROOT / "benchmarks" / f"{name}.c", BUILD / name
-        if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-            command = ["cc", "-O2", "-std=c11", "-pthread", "-o", str(target), str(source)]
-            command += [f"-l{name}" for name in libraries]
+        sources = [ROOT / "benchmarks" / part for part in PARTS.get(name, (f"{name}.c",))]
+        target = BUILD / name
+        if not target.exists() or target.stat().st_mtime < max(source.stat().st_mtime for source in sources):
+            command = ["cc", "-O2", "-std=c11", "-pthread", "-o", str(target)]
+            command += [str(source) for source in sources if source.suffix == ".c"]
+            command += [f"-l{library}" for library in libraries]
             subprocess.run(command, check=True, timeout=120)
 
 
