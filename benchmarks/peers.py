@@ -281,9 +281,11 @@ def nchan(folder: Path, keep: str = "nchan_store_messages off;") -> Iterator[Run
 
 @contextmanager
 def redis(folder: Path) -> Iterator[Running]:
+    # In the protected mode, only 127.0.0.1 is local, and the load comes from others of 127.0.0.0/8, too.
     options = words(
-        bind="127.0.0.1", save="", appendonly="no", maxclients=CLIENTS, tcp_backlog=4096, tcp_keepalive=NEVER
-    )
+        bind="127.0.0.1", protected_mode="no", save="", appendonly="no", maxclients=CLIENTS, tcp_backlog=4096,
+        tcp_keepalive=NEVER,
+    )  # fmt: skip
     with server(folder, lambda port: [program("redis-server"), "--port", str(port), *options]) as target:
         door = Door(
             tcp(target.port, "SUBSCRIBE {ch}\\r\\n", "subscribe"),
@@ -295,7 +297,7 @@ def redis(folder: Path) -> Iterator[Running]:
             "reply",
             words(churn_on="SUBSCRIBE {ch}\\r\\n", churn_off="UNSUBSCRIBE {ch}\\r\\n", churn_ok="subscribe"),
         )
-        yield Running([target.processes["server"]], {"tcp": door})
+        yield Running([target.processes["server"]], {"tcp": door, "commands": door})
 
 
 @contextmanager
@@ -322,9 +324,10 @@ def nats(folder: Path) -> Iterator[Running]:
         by_tcp = tcp(target.port, hello, "PONG\\r\\n")
         by_web = {"sub_send": hello, "ready_marker": "PONG\\r\\n", "ws_reply": "PING\\r\\n=PONG\\r\\n"}
         doors = {
-            "tcp": Door(by_tcp, told, "reply", churn),
+            "tcp": Door(by_tcp, told, "reply"),
             "push": Door(by_tcp, untold, "never"),
-            "ws": Door(websocket(web, "/", **by_web), told, "reply", churn),
+            "commands": Door(by_tcp, told, "reply", churn),
+            "ws": Door(websocket(web, "/", **by_web), told, "reply"),
             "deflate": Door(websocket(web, "/", **by_web, **DEFLATE), told, "reply"),
         }
         yield Running([target.processes["server"]], doors)
@@ -391,7 +394,8 @@ def centrifugo(folder: Path, **channel: Any) -> Iterator[Running]:
         )
         asked = "%7B%22subs%22%3A%7B%22{ch}%22%3A%7B%7D%7D%7D"  # {"subs":{"...":{}}}
         doors = {
-            "ws": Door(bidirectional, publish, churn=churn),
+            "ws": Door(bidirectional, publish),
+            "commands": Door(bidirectional, publish, churn=churn),
             "deflate": Door([*websocket(target.port, "/connection/websocket", **DEFLATE), *client], publish),
             "sse": Door(events(target.port, f"/connection/uni_sse?cf_connect={asked}"), publish),
         }
@@ -663,7 +667,7 @@ def debian_version(package: str) -> Callable[[], str]:
 
 SYSTEMS = (
     raiden_system("raiden", "Raiden", "ws", "sse", "deflate", "fields", "filter", "commands"),
-    raiden_system("raiden-2", "Raiden, 2 workers", "ws", "sse", workers=2),
+    raiden_system("raiden-2", "Raiden, 2 workers", "ws", "sse", "commands", workers=2),
     raiden_system("raiden-history", "Raiden, SQLite", "ws", "sse", "poll", store="sqlite"),
     raiden_system("raiden-zmq", "Raiden", "push", zmq_sub_port=0, zmq_push_port=0),
     *(raiden_system(f"raiden-{count}-nodes", f"Raiden, {count} nodes", "ws", nodes=count) for count in range(2, 6)),
@@ -672,10 +676,10 @@ SYSTEMS = (
         "nchan-history", "Nchan, buffer", ("ws", "sse", "poll"), partial(nchan, keep=NCHAN_KEEP), no_nchan,
         debian_version("libnginx-mod-nchan"), history=True,
     ),
-    System("redis", "Redis", ("tcp",), redis, no_redis, said("redis-server", "--version")),
-    System("nats", "NATS", ("tcp", "ws", "deflate", "push"), nats, no_nats, said(NATS_SERVER, "--version")),
+    System("redis", "Redis", ("tcp", "commands"), redis, no_redis, said("redis-server", "--version")),
+    System("nats", "NATS", ("tcp", "ws", "deflate", "push", "commands"), nats, no_nats, said(NATS_SERVER, "--version")),
     System(
-        "centrifugo", "Centrifugo", ("ws", "sse", "deflate"), centrifugo, no_centrifugo,
+        "centrifugo", "Centrifugo", ("ws", "sse", "deflate", "commands"), centrifugo, no_centrifugo,
         lambda: CENTRIFUGO.rpartition("@v")[2],
     ),
     System(
