@@ -7,11 +7,11 @@ buffer, with its buffer in shared memory, and with that Redis server. Redis Stre
 missing, it is skipped, and the end says what to install. All servers are the benchmark's own, on loopback, with their
 files in the temporary directory: TMPDIR says on which disk that is, and the first line what a flush costs there.
 
-**Publishing.** `publish.c` POSTs messages of 128 bytes on 64 connections to 100 channels, each connection as fast as
+**Publishing.** `load.c` POSTs messages of 128 bytes on 64 connections to 100 channels, each connection as fast as
 it is answered, after a warm-up that fills the channels' 100 messages twice, so that publishing also removes. Redis
 alone gets XADD from `redis-benchmark`, in the same way: 64 connections, nothing pipelined. There are no subscribers. A
 message that is not accepted fails the run, and so does one that Raiden does not answer as the system says: 200 where
-the channel keeps history, 202 where it does not. The client's CPU is that of `publish` or `redis-benchmark`.
+the channel keeps history, 202 where it does not. The client's CPU is that of `load` or `redis-benchmark`.
 
 **Replay.** One channel that holds 10,000 or 100,000 messages is read from the earliest to the last on one connection,
 again and again for some seconds: Raiden's and Nchan's HTTP stream, Redis's XRANGE. What was read is compared with what
@@ -52,21 +52,20 @@ import redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.cluster import unchunked
 from benchmarks.processes import SEARCHED, Target, program, server, stop_all
-from benchmarks.run import BYTES
 from benchmarks.tables import Samples, cell, print_rows, ratios
-from benchmarks.tools import BUILD, Failed, compile_tools, run_tool, write_json
+from benchmarks.tools import Failed, compile_tools, run_load, write_json
 from tests.daemons import Daemon, wait_for
 
+BYTES = 128
 CONNECTIONS = 64
 CHANNELS = 100
 SIZE = 100  # messages that a channel keeps
 TTL = 300  # seconds
 REPLAYED = (10_000, 100_000)  # messages
 BATCH = 1000
-CHANNEL = "bench0"  # the first of those that publish.c makes
-MARK = b"~"  # the end of each message of publish.c, and of nothing else
+CHANNEL = "bench000000"  # the first of those that are published to
+MARK = b"~"  # the end of each message that is replayed, and of nothing else
 PATIENCE = 30.0  # seconds without anything
 
 
@@ -169,7 +168,7 @@ def wait_until_stored(port: int, url: str) -> None:
     with redis.Redis.from_url(url, socket_timeout=PATIENCE) as client:
 
         def stored() -> bool:
-            run_tool([str(BUILD / "publish"), "--port", str(port), "--prefix", "/pub/ready", "--messages", "1"], 20)
+            post(port, "/pub/ready", msgs=1)
             return bool(client.dbsize())
 
         wait_for(stored, "Nchan stores messages in Redis")
@@ -233,15 +232,32 @@ def no_redis() -> str | None:
 def publish_by_http(
     target: Target, warm_up: int, seconds: float, *, prefix: str, expected: tuple[str, ...]
 ) -> dict[str, Any]:
-    options = ["--port", str(target.port), "--prefix", prefix, "--size", str(BYTES)]
-    options += ["--connections", str(CONNECTIONS), "--channels", str(CHANNELS)]
-    tool = [str(BUILD / "publish"), *options]
-    run_tool([*tool, "--messages", str(warm_up)], 120)
+    load: dict[str, Any] = {"pubs": CONNECTIONS, "channels": CHANNELS}
+    post(target.port, prefix, msgs=warm_up, **load)
     meter = target.meter()
-    result: dict[str, Any] = run_tool([*tool, "--seconds", str(seconds)], seconds + PATIENCE)
-    result["cpu"] = meter.taken()
+    result = post(target.port, prefix, seconds=seconds, **load)
+    cpu = meter.taken()
     if not set(result["statuses"]) <= set(expected):
         raise Failed(f"expected were {' and '.join(expected)}, but these came: {result['statuses']}")
+    latency = result["pub_ack_us"]
+    return {
+        "published": result["pub_ok"],
+        "publishes_per_s": result["pub_per_s"],
+        "p50_us": latency["p50"],
+        "p99_us": latency["p99"],
+        "tool_cpu_s": result["load_cpu_s"],
+        "cpu": cpu,
+    }
+
+
+def post(port: int, prefix: str, **load: float) -> dict[str, Any]:
+    """POST messages that are as those of `message`."""
+    options = ["--pub", "http", "--pub-addr", f"127.0.0.1:{port}", "--pub-path", f"{prefix}{{ch}}"]
+    options += ["--pub-header", "Content-Type: application/json", "--pub-body", '"{msg}{seq}~"']
+    load = {"subs": 0, "size": BYTES - 12, "settle": 0, "timeout": 120, **load}
+    result = run_load(*options, "--channel-prefix", CHANNEL.rstrip("0"), **load)
+    if result["pub_ok"] < result["published"] or result["pub_reconnects"]:
+        raise Failed(f"not all were accepted, or a connection was closed: {result}")
     return result
 
 
@@ -311,7 +327,6 @@ def add_cpu(samples: Samples, case: str, count: int, cpu: dict[str, float]) -> N
 
 
 def message(number: int) -> bytes:
-    """As publish.c makes them."""
     return b'"%b%09d~"' % (b"." * (BYTES - 12), number)
 
 
@@ -331,8 +346,7 @@ def fill_raiden(target: Target, size: int) -> None:
 
 
 def fill_nchan(target: Target, size: int) -> None:
-    options = ["--port", str(target.port), "--prefix", "/pub/", "--size", str(BYTES), "--messages", str(size)]
-    run_tool([str(BUILD / "publish"), *options], 120)
+    post(target.port, "/pub/", msgs=size)
 
 
 def fill_redis(target: Target, size: int) -> None:
@@ -370,9 +384,14 @@ def check_replay(data: bytes, size: int) -> None:
 
 
 def whole_chunks(data: bytes) -> bytes:
-    """A body without its chunks' sizes, of which the last may have been read in part."""
-    end = data.rindex(MARK) + 1
-    return unchunked(data[:end])
+    """A body without its chunks' sizes (RFC 9112 section 7.1), of which the last may have been read in part."""
+    parts, at, end = [], 0, data.rindex(MARK) + 1
+    while at < end:
+        start = data.index(b"\r\n", at) + 2
+        size = int(data[at:start], 16)
+        parts.append(data[start : min(start + size, end)])
+        at = start + size + 2
+    return b"".join(parts)
 
 
 def measure_replay(samples: Samples, system: System, lengths: Lengths, size: int) -> None:
@@ -530,7 +549,7 @@ def main() -> int:
     # So that what was started is ended then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
-        compile_tools("publish")
+        compile_tools("load")
         for number in range(1, rounds + 1):
             measure_disk(samples, lengths.publishing / 5)
             for doing, measure in plan(samples, systems, lengths):

@@ -2,10 +2,10 @@
  *
  * It opens subscribers, publishes messages, and compares what arrives with what was sent. It does not know servers: how
  * to subscribe and how to publish are templates of its command line, and each message carries a marker, with its time
- * and its number, that is looked for in the raw bytes that a subscriber gets. So a delivery is the same thing whether it
- * comes in a WebSocket frame, an event stream, a long-poll's answer, by ZeroMQ, or in any protocol over TCP.
+ * and its number, that is looked for in the raw bytes that a subscriber gets. So a delivery is the same thing whether
+ * it comes in a WebSocket frame, an event stream, a long-poll's answer, by ZeroMQ, or in any protocol over TCP.
  *
- *     cc -O2 -std=c11 -o load load.c wire.c meter.c
+ *     cc -O2 -std=c11 -o load load.c options.c wire.c meter.c
  *     load --sub ws --sub-addr 127.0.0.1:8088 --subs 1000 --pub http --pub-addr 127.0.0.1:8088 \
  *          --pub-header 'Content-Type: text/plain' --msgs 2000 --rate 200 --pid PID
  *
@@ -37,122 +37,14 @@
 #include <unistd.h>
 
 #include "meter.h"
+#include "options.h"
 #include "wire.h"
 
 #define SECOND INT64_C(1000000000)
 #define MILLISECOND INT64_C(1000000)
 
-enum { READ = 1 << 18, WRITE = 1 << 16, EVENTS = 512, REPEATED = 16, MAX_PIDS = 32, STATUSES = 600 };
-enum { CONNECT_SECONDS = 60, PUBLISHERS_SECONDS = 10, STUCK_SECONDS = 15, MAX_RATE = 4000000 };
-
-enum transport { NONE, WS, HTTP, TCP, ZMQ };
-static const char *const TRANSPORTS[] = {"none", "ws", "http", "tcp", "zmq"};
-
-/* Options. */
-
-struct templates {
-    struct template list[REPEATED];
-    unsigned count;
-};
-
-struct address {
-    struct sockaddr_in in;
-    const char *text;
-};
-
-struct pairs { /* A=B */
-    struct buffer left[REPEATED], right[REPEATED];
-    unsigned count;
-};
-
-static struct {
-    uint64_t sub, pub; /* transports */
-    struct address sub_addr, pub_addr;
-    uint64_t subs, channels, connect_cap, src_ips, settle, stall, rcvbuf;
-    uint64_t pubs, msgs, window, inflight, batch, size, coalesce, drain;
-    double rate, seconds, timeout, storm, churn_seconds;
-    bool longpoll, pipeline;
-    const char *label, *channel_prefix, *pub_zmq;
-    struct template sub_path, pub_path, pub_body, churn_on, churn_off;
-    struct templates sub_header, sub_send, sub_topic, pub_header, pub_init, pub_part;
-    struct buffer ready_marker, pub_ack, churn_ok;
-    struct pairs ws_reply, cursor_header;
-    pid_t pids[MAX_PIDS];
-    unsigned pid_count;
-} opt = {
-    .sub = WS, .subs = 1, .channels = 1, .connect_cap = 100, .src_ips = 1, .settle = 500, .pubs = 1, .window = 1,
-    .batch = 1, .size = 128, .drain = 3000, .timeout = 120, .churn_seconds = 5, .label = "", .channel_prefix = "ch",
-    .pub_zmq = "PUB",
-};
-
-enum kind { TITLE, SWITCH, COUNT, REAL, WORD, BYTES, TEMPLATE, TEMPLATES, PAIRS, TRANSPORT, ADDRESS, PROCESS };
-
-static const struct {
-    const char *name;
-    enum kind kind;
-    void *target;
-    const char *help;
-} OPTIONS[] = {
-    {"subscribers", TITLE, 0, 0},
-    {"--sub", TRANSPORT, &opt.sub, "ws (the default), http, tcp or zmq"},
-    {"--sub-addr", ADDRESS, &opt.sub_addr, "IP:PORT, on loopback"},
-    {"--subs", COUNT, &opt.subs, "how many (1)"},
-    {"--channels", COUNT, &opt.channels, "of how many channels, in turn (1)"},
-    {"--channel-prefix", WORD, &opt.channel_prefix, "a channel's name is this and six digits (ch)"},
-    {"--sub-path", TEMPLATE, &opt.sub_path, "ws, http: what to GET (/{ch})"},
-    {"--sub-header", TEMPLATES, &opt.sub_header, "ws, http: a further header"},
-    {"--sub-send", TEMPLATES, &opt.sub_send, "tcp: bytes to send; ws: a text message"},
-    {"--sub-topic", TEMPLATES, &opt.sub_topic, "zmq: a subscription ({ch})"},
-    {"--ready-marker", BYTES, &opt.ready_marker, "what a subscriber waits for before it counts as ready"},
-    {"--ws-reply", PAIRS, &opt.ws_reply, "A=B: answer the text message A, of up to 125 bytes, with B"},
-    {"--longpoll", SWITCH, &opt.longpoll, "http: ask again after each answer"},
-    {"--cursor-header", PAIRS, &opt.cursor_header, "R=Q: send the answer's header R as Q; the first is {cursor}; nchan: its two"},
-    {"--connect-cap", COUNT, &opt.connect_cap, "handshakes in progress (100)"},
-    {"--src-ips", COUNT, &opt.src_ips, "connect from 127.0.0.1 to 127.0.0.this (1)"},
-    {"--rcvbuf", COUNT, &opt.rcvbuf, "SO_RCVBUF of their sockets"},
-    {"--stall", COUNT, &opt.stall, "the last so many read nothing once they are ready"},
-    {"publishers", TITLE, 0, 0},
-    {"--pub", TRANSPORT, &opt.pub, "http, tcp, zmq, or none (the default): somebody else publishes"},
-    {"--pub-addr", ADDRESS, &opt.pub_addr, "IP:PORT, on loopback"},
-    {"--pubs", COUNT, &opt.pubs, "connections (1)"},
-    {"--pub-path", TEMPLATE, &opt.pub_path, "http: what to POST to (/{ch})"},
-    {"--pub-header", TEMPLATES, &opt.pub_header, "http: a further header"},
-    {"--pub-init", TEMPLATES, &opt.pub_init, "tcp: bytes to send first"},
-    {"--pub-body", TEMPLATE, &opt.pub_body, "http: the body; tcp: all of a message ({msg})"},
-    {"--pub-ack", BYTES, &opt.pub_ack, "tcp: what the server answers to each message"},
-    {"--pub-zmq", WORD, &opt.pub_zmq, "PUSH or PUB (the default)"},
-    {"--pub-part", TEMPLATES, &opt.pub_part, "zmq: a frame of the message ({ch} and {msg})"},
-    {"--msgs", COUNT, &opt.msgs, "messages; with --seconds, at most"},
-    {"--seconds", REAL, &opt.seconds, "publish for so long"},
-    {"--rate", REAL, &opt.rate, "messages a second (0: as fast as the windows allow)"},
-    {"--size", COUNT, &opt.size, "bytes of {msg}, 16 or more (128)"},
-    {"--window", COUNT, &opt.window, "tcp with --pub-ack, http with --pipeline: requests outstanding on a connection (1)"},
-    {"--pipeline", SWITCH, &opt.pipeline, "http: do not wait for each response"},
-    {"--batch", COUNT, &opt.batch, "http, tcp: bodies in a request, each with a message of its own (1)"},
-    {"--inflight", COUNT, &opt.inflight, "messages that some subscriber does not have yet (0: any number)"},
-    {"instead of publishing", TITLE, 0, 0},
-    {"--storm", REAL, &opt.storm, "for so many seconds, close each subscriber once it is ready, and connect again"},
-    {"--churn-on", TEMPLATE, &opt.churn_on, "ws, tcp: subscribe to a channel that is new each time, ..."},
-    {"--churn-off", TEMPLATE, &opt.churn_off, "... and unsubscribe, again and again; {seq} is the same for the two"},
-    {"--churn-ok", BYTES, &opt.churn_ok, "what answers each"},
-    {"--churn-seconds", REAL, &opt.churn_seconds, "for so long (5)"},
-    {"the run", TITLE, 0, 0},
-    {"--settle", COUNT, &opt.settle, "milliseconds between the last subscriber and the first message (500)"},
-    {"--drain", COUNT, &opt.drain, "milliseconds without anything, and the rest is lost (3000)"},
-    {"--timeout", REAL, &opt.timeout, "seconds, and it ends whatever happens (120)"},
-    {"--coalesce", COUNT, &opt.coalesce, "look for events once in so many microseconds: less CPU, later deliveries (0)"},
-    {"--pid", PROCESS, 0, "a process of the server, measured with all that it has started"},
-    {"--label", WORD, &opt.label, "copied into the result"},
-};
-
-static _Noreturn void fail(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("load: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    exit(1);
-}
+enum { READ = 1 << 18, WRITE = 1 << 16, EVENTS = 512, STATUSES = 600 };
+enum { CONNECT_SECONDS = 60, PUBLISHERS_SECONDS = 10, STUCK_SECONDS = 15 };
 
 static void warn(const char *format, ...) {
     static unsigned warned;
@@ -173,128 +65,6 @@ static void *allocated(uint64_t count, size_t size) {
     return memory;
 }
 
-static void add_template(struct templates *to, const char *text) {
-    if (to->count == REPEATED)
-        fail("more than %d times %s", REPEATED, text);
-    to->list[to->count++] = template_of(text);
-}
-
-static void add_pair(struct pairs *to, const char *text) {
-    const char *equals = strchr(text, '=');
-    if (!equals || to->count == REPEATED)
-        fail("%s is not A=B, or one too many", text);
-    char *left = strndup(text, (size_t)(equals - text));
-    to->left[to->count] = unescaped(left);
-    to->right[to->count++] = unescaped(equals + 1);
-    free(left);
-}
-
-static void set_address(struct address *to, const char *text) {
-    char ip[16];
-    unsigned port;
-    to->text = text;
-    to->in.sin_family = AF_INET;
-    if (sscanf(text, "%15[0-9.]:%u", ip, &port) != 2 || !port || port > 65535 || !inet_pton(AF_INET, ip, &to->in.sin_addr))
-        fail("%s is not IP:PORT", text);
-    if (ntohl(to->in.sin_addr.s_addr) >> 24 != IN_LOOPBACKNET)
-        fail("%s is not a loopback address", text);
-    to->in.sin_port = htons((uint16_t)port);
-}
-
-static void set_option(enum kind kind, void *target, const char *name, const char *value) {
-    char *end = "";
-    switch (kind) {
-    case COUNT: *(uint64_t *)target = strtoull(value, &end, 10); break;
-    case REAL: *(double *)target = strtod(value, &end); break;
-    case WORD: *(const char **)target = value; break;
-    case BYTES: *(struct buffer *)target = unescaped(value); break;
-    case TEMPLATE: *(struct template *)target = template_of(value); break;
-    case TEMPLATES: add_template(target, value); break;
-    case ADDRESS: set_address(target, value); break;
-    case PAIRS:
-        if (!strcmp(value, "nchan")) {
-            add_pair(target, "Last-Modified=If-Modified-Since");
-            add_pair(target, "Etag=If-None-Match");
-        } else
-            add_pair(target, value);
-        break;
-    case TRANSPORT:
-        for (uint64_t i = NONE; i <= ZMQ; i++)
-            if (!strcmp(value, TRANSPORTS[i])) {
-                *(uint64_t *)target = i;
-                return;
-            }
-        fail("%s is not %s", name, value);
-    case PROCESS:
-        if (opt.pid_count == MAX_PIDS)
-            fail("too many of %s", name);
-        opt.pids[opt.pid_count++] = (pid_t)strtol(value, &end, 10);
-        break;
-    case TITLE: case SWITCH: abort();
-    }
-    if (*end)
-        fail("%s is not a number: %s", name, value);
-}
-
-static _Noreturn void help(void) {
-    puts("usage: load OPTION VALUE ...");
-    for (unsigned i = 0; i < sizeof OPTIONS / sizeof *OPTIONS; i++)
-        if (OPTIONS[i].kind == TITLE)
-            printf("\n%s\n", OPTIONS[i].name);
-        else
-            printf("  %-18s%s\n", OPTIONS[i].name, OPTIONS[i].help);
-    puts("\nTemplates know {ch} {chlen} {i} {seq} {msg} {len} {cursor}; \\r \\n \\t \\0 \\\\ \\xHH are escapes. Headers, --sub-send,\n"
-         "--sub-topic, --ws-reply, --cursor-header, --pub-init, --pub-part and --pid may be given several times.");
-    exit(0);
-}
-
-static void check_options(void) {
-    bool churn = opt.churn_on.count, needs_pub = opt.pub != NONE;
-    if (opt.subs && !opt.sub_addr.text)
-        fail("--sub-addr is missing");
-    if (needs_pub && (!opt.pub_addr.text || opt.pub == WS))
-        fail(opt.pub == WS ? "nobody publishes by ws here" : "--pub-addr is missing");
-    if (!opt.channels || !opt.connect_cap || !opt.src_ips || !opt.pubs || !opt.window || !opt.batch || opt.sub == NONE)
-        fail("counts are 1 or more, and --sub is not none");
-    if (opt.size < 16 || opt.stall > opt.subs || opt.src_ips > 250 || (opt.batch > 1 && opt.pub == ZMQ))
-        fail("--size is 16 or more, --stall not above --subs, --src-ips up to 250, and --batch not for zmq");
-    if (opt.longpoll && opt.sub != HTTP)
-        fail("--longpoll is for http");
-    if (churn && (!opt.churn_off.count || !opt.churn_ok.size || (opt.sub != WS && opt.sub != TCP)))
-        fail("--churn-on needs --churn-off and --churn-ok, and --sub ws or tcp");
-    if (opt.seconds > 0 && !opt.msgs)
-        opt.msgs = (uint64_t)(opt.seconds * (opt.rate > 0 ? opt.rate : MAX_RATE)) + 1;
-    opt.msgs -= opt.msgs % opt.batch;
-    if (!opt.sub_topic.count)
-        add_template(&opt.sub_topic, "{ch}");
-    if (!opt.pub_part.count) {
-        add_template(&opt.pub_part, "{ch}");
-        add_template(&opt.pub_part, "{msg}");
-    }
-}
-
-static void parse(int count, char **words) {
-    opt.sub_path = opt.pub_path = template_of("/{ch}");
-    opt.pub_body = template_of("{msg}");
-    for (int i = 1; i < count; i++) {
-        const char *name = words[i];
-        unsigned found = 0;
-        if (!strcmp(name, "--help"))
-            help();
-        while (found < sizeof OPTIONS / sizeof *OPTIONS && strcmp(OPTIONS[found].name, name))
-            found++;
-        if (found == sizeof OPTIONS / sizeof *OPTIONS || OPTIONS[found].kind == TITLE)
-            fail("there is no option %s", name);
-        if (OPTIONS[found].kind == SWITCH)
-            *(bool *)OPTIONS[found].target = true;
-        else if (++i == count)
-            fail("%s needs a value", name);
-        else
-            set_option(OPTIONS[found].kind, OPTIONS[found].target, name, words[i]);
-    }
-    check_options();
-}
-
 /* What is going on. */
 
 enum { MARKER = 16 };
@@ -310,7 +80,7 @@ struct connection {
     char *cursor[REPEATED];
     unsigned carried;       /* bytes at the end of the last read, where a marker may have been cut */
     char carry[MARKER];
-    uint64_t highest, received, changes; /* a subscriber's highest number, and one; what it got; of --churn-on */
+    uint64_t next, changes; /* above the highest number that a subscriber got; how often --churn-on and off were sent */
     int64_t *asked;         /* when a publisher sent its outstanding requests: a ring, */
     unsigned first, outstanding;
 };
@@ -364,25 +134,18 @@ static void write_marker(char *at, int64_t time, uint64_t number) {
         at[i] = DIGITS[stamp & 63];
     for (int i = 14; i > 8; i--, number >>= 6)
         at[i] = DIGITS[number & 63];
-    at[15] = '!';
+    at[MARKER - 1] = '!';
 }
 
-static bool read_marker(const char *at, uint64_t *stamp, uint64_t *number) {
-    int valid = at[15] == '!' ? 0 : -1;
-    uint64_t high = 0, low = 0;
-    for (int i = 1; i < 9; i++) {
+/* What `count` digits stand for; one that is none makes `valid` negative. */
+static inline uint64_t digits(const char *at, int count, int *valid) {
+    uint64_t number = 0;
+    for (int i = 0; i < count; i++) {
         int digit = digit_of[(uint8_t)at[i]];
-        valid |= digit;
-        high = high << 6 | (uint64_t)(digit & 63);
+        *valid |= digit;
+        number = number << 6 | (uint64_t)(digit & 63);
     }
-    for (int i = 9; i < 15; i++) {
-        int digit = digit_of[(uint8_t)at[i]];
-        valid |= digit;
-        low = low << 6 | (uint64_t)(digit & 63);
-    }
-    *stamp = high;
-    *number = low;
-    return valid >= 0;
+    return number;
 }
 
 static uint64_t channel_of(uint64_t number) {
@@ -411,11 +174,10 @@ static void take_message(struct connection *c, uint64_t stamp, uint64_t number) 
         return;
     }
     *byte |= bit;
-    if (number < c->highest)
+    if (number < c->next)
         count.out_of_order++;
     else
-        c->highest = number + 1;
-    c->received++;
+        c->next = number + 1;
     count.delivered++;
     if (copies && ++copies[number] == audience[c->channel])
         done++;
@@ -429,17 +191,16 @@ static void scan(struct connection *c, char *data, size_t size) {
     memcpy(at, c->carry, c->carried);
     c->carried = 0;
     while ((at = memchr(at, '@', (size_t)(end - at)))) {
-        uint64_t stamp, number;
         if (end - at < MARKER) {
             c->carried = (unsigned)(end - at);
             memcpy(c->carry, at, c->carried);
             return;
         }
-        if (read_marker(at, &stamp, &number)) {
+        int valid = at[MARKER - 1] == '!' ? 0 : -1;
+        uint64_t stamp = digits(at + 1, 8, &valid), number = digits(at + 9, 6, &valid);
+        if (valid >= 0)
             take_message(c, stamp, number);
-            at += MARKER;
-        } else
-            at++;
+        at += valid >= 0 ? MARKER : 1;
     }
 }
 
@@ -767,10 +528,8 @@ static void put_request(struct connection *c, struct values *values) {
     for (uint64_t i = 0; i < opt.batch; i++) {
         values->number = count.published + i;
         write_marker(message, clock_now, values->number);
-        render(&opt.pub_body, values, opt.pub == TCP ? &c->out : &body);
+        render(&opt.pub_body, values, &body);
     }
-    if (opt.pub == TCP)
-        return;
     append_text(&c->out, "POST ");
     render(&opt.pub_path, values, &c->out);
     append_text(&c->out, " HTTP/1.1\r\nHost: ");
@@ -787,8 +546,6 @@ static void put_request(struct connection *c, struct values *values) {
 
 static void put_parts(struct connection *c, struct values *values) {
     static struct buffer part;
-    values->number = count.published;
-    write_marker(message, clock_now, values->number);
     for (unsigned i = 0; i < opt.pub_part.count; i++) {
         part.size = 0;
         render(&opt.pub_part.list[i], values, &part);
@@ -798,11 +555,14 @@ static void put_parts(struct connection *c, struct values *values) {
 
 static void put_message(struct connection *c) {
     unsigned channel = (unsigned)channel_of(count.published);
-    struct values values = {.channel = channel_name(channel), .index = c->index, .message = message, .size = opt.size};
-    if (opt.pub == ZMQ)
+    struct values values = {channel_name(channel), c->index, count.published, message, opt.size, NULL};
+    write_marker(message, clock_now, count.published);
+    if (opt.pub == HTTP)
+        put_request(c, &values);
+    else if (opt.pub == ZMQ)
         put_parts(c, &values);
     else
-        put_request(c, &values);
+        render(&opt.pub_body, &values, &c->out);
     if (acknowledges())
         c->asked[(c->first + c->outstanding++) % opt.window] = clock_now;
     else
@@ -1039,8 +799,9 @@ static void publish_all(void) {
 
 static void drain(void) {
     phase = DRAINS;
+    int64_t patience = (int64_t)opt.drain * MILLISECOND;
     last_progress = clock_now = now();
-    while (count.delivered < count.expected && clock_now - last_progress < (int64_t)opt.drain * MILLISECOND && going_on())
+    while (count.delivered < count.expected && clock_now - last_progress < patience && going_on())
         turn(10 * MILLISECOND);
 }
 
@@ -1066,20 +827,19 @@ static void churn(void) {
 
 /* The result. */
 
-/* What the server had used before the first connection, with the last that was ready, before and after the measuring. */
+/* What the server had used before the first connection, once the last was ready, before and after the measuring. */
 static struct usage at_start, at_ready, at_begin, at_end;
-static double own_begin, own_end, busy_begin, busy_end, stolen_begin, stolen_end;
+static double own_begin, own_end, stolen_begin, stolen_end;
 
 static void measure_begin(void) {
     at_begin = usage_of(opt.pids, opt.pid_count, true);
-    machine_cpu(&busy_begin, &stolen_begin);
+    stolen_begin = stolen_cpu();
     own_begin = own_cpu();
 }
 
 static void measure_end(void) {
-    clock_now = now();
     own_end = own_cpu();
-    machine_cpu(&busy_end, &stolen_end);
+    stolen_end = stolen_cpu();
     at_end = usage_of(opt.pids, opt.pid_count, true);
 }
 
@@ -1091,138 +851,83 @@ static double seconds_between(int64_t from, int64_t to) {
     return to > from ? (double)(to - from) / (double)SECOND : 0;
 }
 
-static void field(const char *name, uint64_t value) {
-    printf("\"%s\":%llu,", name, (unsigned long long)value);
+struct figure {
+    const char *name;
+    double value;
+};
+
+static void print_figures(const struct figure *figures, size_t size) {
+    for (const struct figure *f = figures; f < figures + size / sizeof *figures; f++)
+        printf(f->value == (double)(int64_t)f->value ? "\"%s\":%.0f," : "\"%s\":%.4f,", f->name, f->value);
 }
 
-static void real_field(const char *name, double value) {
-    printf("\"%s\":%.4f,", name, value);
-}
-
-static uint64_t stalled_closed(void) {
-    uint64_t closed = 0;
+/* Stalled subscribers that the server has given up. */
+static unsigned stalled_closed(void) {
+    unsigned closed = 0;
     for (uint64_t i = 0; i < opt.subs; i++) {
         struct tcp_info info;
         socklen_t size = sizeof info;
         if (subscribers[i].stalled && !getsockopt(subscribers[i].fd, IPPROTO_TCP, TCP_INFO, &info, &size))
-            closed += info.tcpi_state != 1; /* TCP_ESTABLISHED */
+            closed += info.tcpi_state != TCP_ESTABLISHED;
     }
     return closed;
 }
 
-/* Subscribers that miss something, and how much those that miss most. */
-static void print_short(void) {
-    uint64_t *published = allocated(opt.channels, sizeof *published), subs_short = 0, worst = 0;
-    uint64_t all = opt.pub == NONE ? opt.msgs : count.published;
-    for (uint64_t number = 0; number < all; number += opt.batch)
-        published[channel_of(number)] += opt.batch;
-    for (uint64_t i = 0; begun != INT64_MAX && i < opt.subs; i++) {
-        const struct connection *c = &subscribers[i];
-        if (!c->ready || c->stalled || c->received >= published[c->channel])
-            continue;
-        subs_short++;
-        if (published[c->channel] - c->received > worst)
-            worst = published[c->channel] - c->received;
-    }
-    free(published);
-    field("subs_short", subs_short);
-    field("worst_short", worst);
-}
-
-static void print_server(void) {
-    double cpu = total_cpu_since(&at_begin, &at_end), connect_cpu = total_cpu_since(&at_start, &at_ready);
-    double readied = ready ? (double)ready : 1;
-    field("server_procs", at_end.count);
-    real_field("server_cpu_s", cpu);
-    real_field("server_connect_cpu_s", connect_cpu);
-    real_field("connect_cpu_us", connect_cpu * 1e6 / readied);
-    real_field("cpu_us_per_delivery", per(cpu * 1e6, (double)count.delivered));
-    real_field("cpu_us_per_publish", per(cpu * 1e6, (double)count.published));
-    real_field("cpu_us_per_change", per(cpu * 1e6, (double)count.changes));
-    real_field("cpu_us_per_connect", per(cpu * 1e6, (double)count.connects));
-    field("pss_before_kb", at_start.pss / 1024);
-    field("pss_after_kb", at_begin.pss / 1024);
-    field("pss_end_kb", at_end.pss / 1024);
-    field("rss_before", at_start.rss);
-    field("rss_ready", at_begin.rss);
-    field("rss_end", at_end.rss);
-    real_field("bytes_per_conn", ((double)at_begin.pss - (double)at_start.pss) / readied);
-    printf("\"server_cpu_by_pid\":{");
-    for (unsigned i = 0; i < at_end.count; i++)
-        printf("%s\"%d\":%.2f", i ? "," : "", at_end.pids[i], cpu_since(&at_begin, &at_end, i));
-    printf("},");
-    real_field("other_cpu_s", busy_end - busy_begin - cpu - (own_end - own_begin));
-}
-
-static void print_result(bool timed_out) {
+static void print_clients(int64_t end) {
     int64_t published_until = acknowledges() ? last_answer : last_publish;
-    int64_t last = last_delivery > published_until ? last_delivery : published_until;
-    double publish_s = seconds_between(begun, published_until), elapsed = seconds_between(begun, last);
-    double connect_s = seconds_between(started, last_ready), measured = seconds_between(begun, clock_now);
-    printf("{\"label\":\"%s\",\"subs\":%llu,", opt.label, (unsigned long long)opt.subs);
-    field("channels", opt.channels);
-    field("size", opt.size);
-    real_field("rate", opt.rate);
-    field("pubs", opt.pubs);
-    field("window", opt.window);
-    field("connected", count.connected);
-    field("ready", ready);
-    real_field("connect_s", connect_s);
-    if (opt.storm > 0) {
-        field("connects", count.connects);
-        real_field("connects_per_s", per((double)count.connects, measured));
-    } else
-        real_field("connects_per_s", per(ready, connect_s));
-    field("connect_errors", count.connect_errors);
-    field("handshake_errors", count.handshake_errors);
-    field("stalled", opt.stall);
-    field("stalled_closed", stalled_closed());
-    field("disconnects", count.disconnects);
-    field("disconnects_in_run", count.disconnects_in_run);
-    field("sub_reconnects", count.sub_reconnects);
-    field("sub_responses", count.responses);
-    field("sub_http_errors", count.sub_http_errors);
-    field("pings", count.pings);
-    field("published", count.published);
-    field("pub_ok", count.accepted);
-    field("pub_errors", count.pub_errors);
-    field("pub_reconnects", count.pub_reconnects);
+    double publish_s = seconds_between(begun, published_until), measured_s = seconds_between(begun, end);
+    double elapsed_s = seconds_between(begun, last_delivery > published_until ? last_delivery : published_until);
+    double connect_s = seconds_between(started, last_ready);
+    double connects_per_s = opt.storm > 0 ? per((double)count.connects, measured_s) : per(ready, connect_s);
+    struct figure figures[] = {
+        {"subs", (double)opt.subs}, {"channels", (double)opt.channels}, {"size", (double)opt.size}, {"rate", opt.rate},
+        {"pubs", (double)opt.pubs}, {"window", (double)opt.window}, {"connected", (double)count.connected},
+        {"ready", ready}, {"connects", (double)count.connects}, {"connect_s", connect_s},
+        {"connects_per_s", connects_per_s}, {"connect_errors", (double)count.connect_errors},
+        {"handshake_errors", (double)count.handshake_errors}, {"stalled", (double)opt.stall},
+        {"stalled_closed", stalled_closed()}, {"disconnects", (double)count.disconnects},
+        {"disconnects_in_run", (double)count.disconnects_in_run}, {"sub_reconnects", (double)count.sub_reconnects},
+        {"sub_responses", (double)count.responses}, {"sub_http_errors", (double)count.sub_http_errors},
+        {"pings", (double)count.pings}, {"bytes_in", (double)count.bytes_in}, {"published", (double)count.published},
+        {"pub_ok", (double)count.accepted}, {"pub_errors", (double)count.pub_errors},
+        {"pub_reconnects", (double)count.pub_reconnects}, {"pub_s", publish_s},
+        {"pub_per_s", per((double)count.accepted, publish_s)}, {"expected", (double)count.expected},
+        {"delivered", (double)count.delivered}, {"lost", (double)count.expected - (double)count.delivered},
+        {"duplicates", (double)count.duplicates}, {"out_of_order", (double)count.out_of_order},
+        {"misrouted", (double)count.misrouted}, {"stale", (double)count.stale}, {"elapsed_s", elapsed_s},
+        {"deliveries_per_s", per((double)count.delivered, elapsed_s)}, {"changes", (double)count.changes},
+        {"changes_per_s", per((double)count.changes, measured_s)}, {"load_cpu_s", own_end - own_begin},
+        {"steal_s", stolen_end - stolen_begin}, {"measured_s", measured_s},
+    };
+    print_figures(figures, sizeof figures);
+    print_histogram("latency_us", &latency);
+    print_histogram("pub_ack_us", &answer_time);
+    print_histogram("sched_lag_us", &lag);
+    print_histogram("change_us", &change_time);
     printf("\"statuses\":{");
     for (unsigned status = 0, some = 0; status < STATUSES; status++)
         if (count.statuses[status])
             printf("%s\"%u\":%llu", some++ ? "," : "", status, (unsigned long long)count.statuses[status]);
     printf("},");
-    real_field("pub_s", publish_s);
-    real_field("pub_per_s", per((double)count.accepted, publish_s));
-    print_histogram("pub_ack_us", &answer_time);
-    putchar(',');
-    print_histogram("sched_lag_us", &lag);
-    putchar(',');
-    field("expected", count.expected);
-    field("delivered", count.delivered);
-    printf("\"lost\":%lld,", (long long)(count.expected - count.delivered));
-    print_short();
-    field("duplicates", count.duplicates);
-    field("out_of_order", count.out_of_order);
-    field("misrouted", count.misrouted);
-    field("stale", count.stale);
-    real_field("elapsed_s", elapsed);
-    real_field("deliveries_per_s", per((double)count.delivered, elapsed));
-    print_histogram("latency_us", &latency);
-    putchar(',');
-    if (opt.churn_on.count) {
-        field("changes", count.changes);
-        real_field("changes_per_s", per((double)count.changes, measured));
-        print_histogram("change_us", &change_time);
-        putchar(',');
-    }
-    field("bytes_in", count.bytes_in);
-    if (opt.pid_count)
-        print_server();
-    real_field("load_cpu_s", own_end - own_begin);
-    real_field("steal_s", stolen_end - stolen_begin);
-    real_field("measured_s", measured);
-    printf("\"timed_out\":%s}\n", timed_out ? "true" : "false");
+}
+
+static void print_server(void) {
+    double cpu = total_cpu_since(&at_begin, &at_end), connecting = total_cpu_since(&at_start, &at_ready);
+    double each = opt.storm > 0 ? per(cpu, (double)count.connects) : per(connecting, ready);
+    struct figure figures[] = {
+        {"server_procs", at_end.count}, {"server_cpu_s", cpu}, {"server_connect_cpu_s", connecting},
+        {"connect_cpu_us", each * 1e6}, {"change_cpu_us", per(cpu * 1e6, (double)count.changes)},
+        {"cpu_us_per_delivery", per(cpu * 1e6, (double)count.delivered)},
+        {"cpu_us_per_publish", per(cpu * 1e6, (double)count.published)}, {"pss_before_kb", (double)at_start.pss / 1024},
+        {"pss_after_kb", (double)at_begin.pss / 1024}, {"pss_end_kb", (double)at_end.pss / 1024},
+        {"rss_ready", (double)at_begin.rss}, {"rss_end", (double)at_end.rss},
+        {"bytes_per_conn", per((double)at_begin.pss - (double)at_start.pss, ready)},
+    };
+    print_figures(figures, sizeof figures);
+    printf("\"server_cpu_by_pid\":{");
+    for (unsigned i = 0; i < at_end.count; i++)
+        printf("%s\"%d\":%.2f", i ? "," : "", at_end.pids[i], cpu_since(&at_begin, &at_end, i));
+    printf("},");
 }
 
 /* Preparing. */
@@ -1288,7 +993,7 @@ static void run_publishing(void) {
 }
 
 int main(int argc, char **argv) {
-    parse(argc, argv);
+    parse_options(argc, argv);
     raise_limits();
     prepare();
     started = clock_now = now();
@@ -1309,8 +1014,12 @@ int main(int argc, char **argv) {
         else if (opt.msgs)
             run_publishing();
     }
-    bool timed_out = !going_on();
+    clock_now = now();
     measure_end();
-    print_result(timed_out);
+    printf("{\"label\":\"%s\",", opt.label);
+    print_clients(clock_now);
+    if (opt.pid_count)
+        print_server();
+    printf("\"timed_out\":%s}\n", going_on() ? "false" : "true");
     return 0;
 }

@@ -22,7 +22,7 @@ static double percentile(const struct histogram *h, double share) {
 }
 
 void print_histogram(const char *name, const struct histogram *h) {
-    printf("\"%s\":{\"mean\":%.1f,\"p50\":%.1f,\"p90\":%.1f,\"p99\":%.1f,\"p999\":%.1f,\"max\":%.1f}", name,
+    printf("\"%s\":{\"mean\":%.1f,\"p50\":%.1f,\"p90\":%.1f,\"p99\":%.1f,\"p999\":%.1f,\"max\":%.1f},", name,
            h->count ? h->sum / (double)h->count / 1e3 : 0, percentile(h, 0.5) / 1e3, percentile(h, 0.9) / 1e3,
            percentile(h, 0.99) / 1e3, percentile(h, 0.999) / 1e3, (double)h->max / 1e3);
 }
@@ -115,15 +115,12 @@ double own_cpu(void) {
            (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
-void machine_cpu(double *busy, double *stolen) {
-    unsigned long long user = 0, nice = 0, system = 0, idle, wait, irq = 0, softirq = 0, steal = 0;
+double stolen_cpu(void) {
+    unsigned long long stolen = 0;
     FILE *file = fopen("/proc/stat", "r");
-    if (file && fscanf(file, "cpu %llu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &wait, &irq,
-                       &softirq, &steal) != 8)
-        steal = 0;
+    if (file && fscanf(file, "cpu %*u %*u %*u %*u %*u %*u %*u %llu", &stolen) != 1)
+        stolen = 0;
     if (file)
         fclose(file);
-    double hz = (double)sysconf(_SC_CLK_TCK);
-    *busy = (double)(user + nice + system + irq + softirq) / hz;
-    *stolen = (double)steal / hz;
+    return (double)stolen / (double)sysconf(_SC_CLK_TCK);
 }

@@ -23,7 +23,7 @@ static inline void record(struct histogram *h, uint64_t ns) {
         h->max = ns;
 }
 
-/* Prints `"name":{"mean":...,"p50":...,"p90":...,"p99":...,"p999":...,"max":...}` in microseconds. */
+/* Prints `"name":{"mean":...,"p50":...,"p90":...,"p99":...,"p999":...,"max":...},` in microseconds. */
 void print_histogram(const char *name, const struct histogram *);
 
 /* What processes have used until now: those of --pid, and all their descendants. */
@@ -41,7 +41,7 @@ struct usage usage_of(const pid_t *roots, unsigned count, bool with_memory);
 double cpu_since(const struct usage *before, const struct usage *after, unsigned process);
 double total_cpu_since(const struct usage *before, const struct usage *after);
 double own_cpu(void);
-/* Of all processors: what anything has used, and what the hypervisor took. */
-void machine_cpu(double *busy, double *stolen);
+/* What the hypervisor took from this machine. */
+double stolen_cpu(void);
 
 #endif

@@ -1,6 +1,6 @@
 """Measure a real node and, in the same run, the limit of the machine: ``benchmarks/run.py [--quick] [--json FILE]``.
 
-fanout.c is the load and sendloop.c the limit, both compiled into build/. Each round has every measurement once, each
+load.c is the load and sendloop.c the limit, both compiled into build/. Each round has every measurement once, each
 with a daemon of its own; the table has the medians over the rounds. No history is kept; history.py says what that
 costs.
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.tools import BUILD, ROOT, Failed, compile_tools, run_tool, write_json
+from benchmarks.tools import BUILD, ROOT, Failed, check_delivered, compile_tools, run_load, run_tool, write_json
 
 SUBSCRIBERS = 1000
 RATE = 200
@@ -48,7 +48,7 @@ class Daemon:
 
     def __init__(self, **changed: object) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="raiden-bench-"))
-        # No keep-alives in between: fanout does not answer pings.
+        # No keep-alives in between.
         settings = {"http_port": 0, "backend_port": 0, "workers": 1, "data_dir": str(self._folder)}
         settings |= {"keepalive": 600.0, "store": "none", **changed}
         options = [word for name, value in settings.items() for word in ("-X", f"{name} = {value!r}")]
@@ -89,18 +89,13 @@ class Daemon:
                 self._process.wait(20)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def load(self, *, timeout: float = 60, **options: object) -> Any:
-        """Let fanout put its load on the node."""
-        command = [str(BUILD / "fanout"), "--port", str(self.port), "--timeout", str(timeout), "--size", str(BYTES)]
-        command += ["--pid", str(self.pid), "--memory-pid", str(self.worker)]
-        for name, value in options.items():
-            option = f"--{name.replace('_', '-')}"
-            command += [option] if value is True else [option, str(value)]
-        result = run_tool(command, timeout + 30)
-        if result["lost"] or result["refused"] or result["duplicates"] or result["closed"]:
-            raise Failed(f"not every message arrived once: {result}")
-        if result["out_of_order"] and options.get("pubs", 1) == 1:
-            raise Failed(f"messages arrived out of order: {result}")
+    def load(self, *options: str, memory_of: int | None = None, **numbers: float) -> dict[str, Any]:
+        """Put a load on the node; measure it, or one process of it."""
+        at, post = f"127.0.0.1:{self.port}", ("--pub-header", "Content-Type: application/json", "--pub-body", '"{msg}"')
+        options = (*options, "--pipeline", "--sub-addr", at, "--pub", "http", "--pub-addr", at, *post)
+        result = run_load(*options, "--pid", str(memory_of or self.pid), size=BYTES - 2, **numbers)
+        if result["published"]:
+            check_delivered(result, in_order=numbers.get("pubs", 1) == 1)
         return result
 
 
@@ -108,20 +103,20 @@ def paced(messages: int) -> Numbers:
     """(a) and the limit: the CPU of a delivery at a pace, and of a bare send."""
     with Daemon() as daemon:
         result = daemon.load(subs=SUBSCRIBERS, msgs=messages, rate=RATE)
-        worker = result["cpu_s"][str(daemon.worker)]
-        forwarders = result["cpu_s"][str(daemon.forwarders)]
+        worker = result["server_cpu_by_pid"][str(daemon.worker)]
+        forwarders = result["server_cpu_by_pid"][str(daemon.forwarders)]
     command = [str(BUILD / "sendloop"), str(SUBSCRIBERS), str(messages), str(RATE), str(FRAME_BYTES)]
     limit = run_tool(command, messages / RATE + 60)["cpu_us_per_send"]
-    us = 1e6 / result["deliveries"]
+    us = 1e6 / result["delivered"]
     return {
         "paced_cpu_us_per_delivery": result["server_cpu_s"] * us,
         "paced_worker_cpu_us_per_delivery": worker * us,
         "paced_forwarders_cpu_us_per_delivery": forwarders * us,
         "sendloop_cpu_us_per_send": limit,
         "paced_ratio_to_sendloop": result["server_cpu_s"] * us / limit,
-        "paced_publishes_per_s": result["publishes_per_s"],
-        "paced_p50_ms": result["p50_us"] / 1000,
-        "paced_p99_ms": result["p99_us"] / 1000,
+        "paced_publishes_per_s": result["pub_per_s"],
+        "paced_p50_ms": result["latency_us"]["p50"] / 1000,
+        "paced_p99_ms": result["latency_us"]["p99"] / 1000,
     }
 
 
@@ -132,16 +127,16 @@ def full_speed(messages: int, single: int) -> Numbers:
     with Daemon() as daemon:
         many = daemon.load(subs=SUBSCRIBERS, msgs=messages, window=64)
     with Daemon(max_gather=0.0) as daemon:
-        one = daemon.load(subs=SUBSCRIBERS, msgs=single, one_by_one=True)
+        one = daemon.load(subs=SUBSCRIBERS, msgs=single, inflight=1)
     return {
         "full_deliveries_per_s": many["deliveries_per_s"],
-        "full_publishes_per_s": many["publishes_per_s"],
-        "full_cpu_us_per_delivery": many["server_cpu_s"] * 1e6 / many["deliveries"],
-        "full_p50_ms": many["p50_us"] / 1000,
-        "full_p99_ms": many["p99_us"] / 1000,
+        "full_publishes_per_s": many["pub_per_s"],
+        "full_cpu_us_per_delivery": many["cpu_us_per_delivery"],
+        "full_p50_ms": many["latency_us"]["p50"] / 1000,
+        "full_p99_ms": many["latency_us"]["p99"] / 1000,
         "single_deliveries_per_s": one["deliveries_per_s"],
-        "single_cpu_us_per_delivery": one["server_cpu_s"] * 1e6 / one["deliveries"],
-        "single_p50_ms": one["p50_us"] / 1000,
+        "single_cpu_us_per_delivery": one["cpu_us_per_delivery"],
+        "single_p50_ms": one["latency_us"]["p50"] / 1000,
         "full_ratio_to_single": many["deliveries_per_s"] / one["deliveries_per_s"],
     }
 
@@ -149,14 +144,15 @@ def full_speed(messages: int, single: int) -> Numbers:
 def idle(subscribers: int) -> Numbers:
     """(c): the memory of subscribers that get nothing, by transport, and of bare greenlets."""
     numbers: Numbers = {}
-    for transport in ("sse", "ws"):
+    events = ("--sub", "http", "--sub-header", "Accept: text/event-stream")
+    for transport, options in (("sse", events), ("ws", ())):
         with Daemon() as daemon:
-            result = daemon.load(transport=transport, subs=subscribers, settle=1.0)
+            result = daemon.load(*options, memory_of=daemon.worker, subs=subscribers, settle=1000)
         before, after = result["pss_before_kb"], result["pss_after_kb"]
         numbers[f"idle_{transport}_pss_before_mb"] = before / 1024
         numbers[f"idle_{transport}_pss_after_mb"] = after / 1024
         numbers[f"idle_{transport}_kb_per_subscriber"] = (after - before) / subscribers
-        numbers[f"idle_{transport}_connects_per_s"] = subscribers / result["connect_s"]
+        numbers[f"idle_{transport}_connects_per_s"] = result["connects_per_s"]
     numbers["greenlet_kb"] = run_tool([sys.executable, "-c", GREENLETS], 60)
     return numbers
 
@@ -166,11 +162,11 @@ def publishing(messages: int) -> Numbers:
     with Daemon() as daemon:
         result = daemon.load(subs=10, msgs=messages, pubs=16)
     return {
-        "publish_per_s": result["publishes_per_s"],
-        "publish_cpu_us": result["server_cpu_s"] * 1e6 / messages,
-        "publish_worker_cpu_us": result["cpu_s"][str(daemon.worker)] * 1e6 / messages,
-        "publish_p50_ms": result["p50_us"] / 1000,
-        "publish_p99_ms": result["p99_us"] / 1000,
+        "publish_per_s": result["pub_per_s"],
+        "publish_cpu_us": result["cpu_us_per_publish"],
+        "publish_worker_cpu_us": result["server_cpu_by_pid"][str(daemon.worker)] * 1e6 / messages,
+        "publish_p50_ms": result["latency_us"]["p50"] / 1000,
+        "publish_p99_ms": result["latency_us"]["p99"] / 1000,
     }
 
 
@@ -246,7 +242,7 @@ def main() -> int:
     rounds = 1 if quick else 3
     samples: list[Numbers] = []
     try:
-        compile_tools("fanout", "sendloop")
+        compile_tools("load", "sendloop")
         for number in range(rounds):
             sample: Numbers = {}
             for measure in measurements:

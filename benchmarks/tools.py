@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 
 
-PARTS = {"load": ("load.c", "wire.c", "meter.c", "wire.h", "meter.h")}  # what a program is made of, if not NAME.c alone
+PARTS = {"load": ("load", "options", "wire", "meter")}  # what a program is made of, if not of its own file alone
 
 
 class Failed(Exception):
@@ -23,12 +23,12 @@ class Failed(Exception):
 
 def compile_tools(*names: str, libraries: Sequence[str] = ()) -> None:
     BUILD.mkdir(exist_ok=True)
+    folder = ROOT / "benchmarks"
     for name in names:
-        sources = [ROOT / "benchmarks" / part for part in PARTS.get(name, (f"{name}.c",))]
-        target = BUILD / name
-        if not target.exists() or target.stat().st_mtime < max(source.stat().st_mtime for source in sources):
-            command = ["cc", "-O2", "-std=c11", "-pthread", "-o", str(target)]
-            command += [str(source) for source in sources if source.suffix == ".c"]
+        target, sources = BUILD / name, [folder / f"{part}.c" for part in PARTS.get(name, (name,))]
+        newest = max(file.stat().st_mtime for file in (*sources, *folder.glob("*.h")))
+        if not target.exists() or target.stat().st_mtime < newest:
+            command = ["cc", "-O2", "-std=c11", "-pthread", "-o", str(target), *map(str, sources)]
             command += [f"-l{library}" for library in libraries]
             subprocess.run(command, check=True, timeout=120)
 
@@ -39,6 +39,24 @@ def run_tool(command: list[str], timeout: float) -> Any:
     if done.returncode:
         raise Failed(f"{Path(command[0]).name}: {done.stderr.strip()}")
     return json.loads(done.stdout)
+
+
+def run_load(*options: str, timeout: float = 60, **numbers: float) -> dict[str, Any]:
+    """What load, once it is compiled, says of a run with these options: ``seconds=5`` is ``--seconds 5``."""
+    command = [str(BUILD / "load"), *options, "--timeout", str(timeout)]
+    for name, number in numbers.items():
+        command += [f"--{name.replace('_', '-')}", str(number)]
+    result: dict[str, Any] = run_tool(command, timeout + 10)
+    if result["timed_out"]:
+        raise Failed(f"load was not done within {timeout} seconds: {result}")
+    return result
+
+
+def check_delivered(result: dict[str, Any], *, in_order: bool = True) -> None:
+    """Every publish was accepted, and every message came once to each subscriber, and from one publisher in order."""
+    wrong = ["lost", "duplicates", "misrouted", "stale", "pub_errors", "disconnects"] + ["out_of_order"] * in_order
+    if any(result[name] for name in wrong) or not result["published"]:
+        raise Failed(f"not every message came once and in order: {result}")
 
 
 def write_json(file: Path, **result: object) -> None:

@@ -23,12 +23,15 @@ void append_text(struct buffer *to, const char *text) {
     append(to, text, strlen(text));
 }
 
-void append_number(struct buffer *to, uint64_t number) {
-    char digits[20], *at = digits + sizeof digits;
-    do
+static void append_digits(struct buffer *to, uint64_t number, unsigned least) {
+    char digits[20], *end = digits + sizeof digits, *at = end;
+    for (; number || (size_t)(end - at) < least; number /= 10)
         *--at = (char)('0' + number % 10);
-    while (number /= 10);
-    append(to, at, (size_t)(digits + sizeof digits - at));
+    append(to, at, (size_t)(end - at));
+}
+
+void append_number(struct buffer *to, uint64_t number) {
+    append_digits(to, number, 1);
 }
 
 void drop_front(struct buffer *from, size_t size) {
@@ -106,7 +109,7 @@ void render(const struct template *template, const struct values *values, struct
         case CHANNEL: append_text(to, values->channel); break;
         case CHANNEL_SIZE: append_number(to, strlen(values->channel)); break;
         case INDEX: append_number(to, values->index); break;
-        case NUMBER: append_number(to, values->number); break;
+        case NUMBER: append_digits(to, values->number, 9); break;
         case MESSAGE: append(to, values->message, values->size); break;
         case SIZE: append_number(to, values->size); break;
         case CURSOR: append_text(to, values->cursor ? values->cursor : ""); break;

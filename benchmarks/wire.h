@@ -1,4 +1,4 @@
-/* wire: what load sends and reads, as bytes in buffers: templates, HTTP responses, WebSocket frames, ZMTP. No sockets. */
+/* wire: what load sends and reads, as bytes: templates, HTTP responses, WebSocket frames, ZMTP. No sockets. */
 #ifndef WIRE_H
 #define WIRE_H
 #include <stdbool.h>
@@ -24,7 +24,7 @@ struct template {
 
 struct values {
     const char *channel;    /* {ch}, its size is {chlen} */
-    uint64_t index, number; /* {i}, of the connection; {seq}, of the message */
+    uint64_t index, number; /* {i}, of the connection; {seq}, of the message, in nine digits */
     const char *message;    /* {msg}, its size is {len} */
     size_t size;
     const char *cursor;     /* {cursor}, what a long-poll got with its last answer */

