@@ -102,6 +102,7 @@ class Results(NamedTuple):
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
     missing: Mapping[str, str]
+    failed: Sequence[str]
     when: str
     quick: bool
 
@@ -129,7 +130,9 @@ def read(file: Path) -> Results:
             runs[line["workload"], line["system"], line["door"]][line["round"]] = line["result"]
     versions = {name: version for head in heads for name, version in head["versions"].items()}
     missing = {label: why for head in heads for label, why in head["missing"].items()}
-    return Results(runs, heads[-1]["machine"], versions, missing, heads[-1]["when"], quick)
+    failures = [line for line in lines if "failed" in line]
+    failed = [f"{line['workload']}, {line['system']} {line['door']}: {line['failed']}" for line in failures]
+    return Results(runs, heads[-1]["machine"], versions, missing, failed, heads[-1]["when"], quick)
 
 
 # Tables.
@@ -340,6 +343,12 @@ def about_machine(results: Results) -> Iterator[str]:
     yield from paragraph("Versions: " + ", ".join(f"{label} {version}" for label, version in plain.items()) + ".")
     for label, why in results.missing.items():
         yield from paragraph(f"{label} was not measured: {why}.")
+    if results.failed:
+        yield "Runs that failed:"
+        yield ""
+        for failed in results.failed:
+            yield f"- {failed.splitlines()[0]}"
+        yield ""
 
 
 def document(results: Results) -> Iterator[str]:
