@@ -30,14 +30,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.peers import BY_NAME, DESCRIPTORS, LEFT_OUT, SYSTEMS, System, words
+from benchmarks.peers import DESCRIPTORS, LEFT_OUT, SYSTEMS, System, words
 from benchmarks.processes import end
 from benchmarks.tools import BUILD, Failed, compile_tools, run_load, run_tool
 from benchmarks.workloads import CURVES, NAMES, QUICK_SECONDS, SECONDS, WORKLOADS, Workload
 
 RESULTS = BUILD / "benchmarks.jsonl"
 ROUNDS = 3
-CURVE_ROUNDS = 1  # a curve has many points
+CURVE_ROUNDS = 1  # of growth, which has many points, unless it is asked for
 PATIENCE = 60.0  # seconds for a run, besides those that messages are published for
 COALESCE = 200  # microseconds: the load looks for deliveries so often, or both sides would wake up for each
 CONNECTED_WITHIN = 3000  # milliseconds, that subscribers at other nodes are waited for
@@ -45,10 +45,10 @@ CONNECTED_WITHIN = 3000  # milliseconds, that subscribers at other nodes are wai
 Run = tuple[Workload, System | None, str]  # a system by one of its doors; or none: the limit
 
 
-def runs_of(only: Sequence[str], names: Sequence[str], number: int) -> list[Run]:
-    """What this round measures, in order."""
+def runs_of(only: Sequence[str], names: Sequence[str], *, curves: bool) -> list[Run]:
+    """What a round measures, in order."""
     workloads = [workload for workload in WORKLOADS if workload.name in names]
-    if number <= CURVE_ROUNDS:
+    if curves:
         workloads += [point for curve in CURVES if curve.name in names for point in curve.points]
     runs: list[Run] = []
     for workload in workloads:
@@ -122,12 +122,8 @@ def append(file: Path, **line: object) -> None:
         results.write(json.dumps(line) + "\n")
 
 
-def measure_all(systems: Sequence[System], arguments: argparse.Namespace) -> None:
-    """All rounds."""
-    seconds = QUICK_SECONDS if arguments.quick else SECONDS
-    rounds = [
-        runs_of([system.name for system in systems], arguments.workload, n) for n in range(1, arguments.rounds + 1)
-    ]
+def measure_all(rounds: Sequence[Sequence[Run]], results: Path, *, quick: bool) -> None:
+    seconds = QUICK_SECONDS if quick else SECONDS
     total, done = sum(map(len, rounds)), 0
     began = time.monotonic()
     for number, runs in enumerate(rounds, 1):
@@ -140,7 +136,7 @@ def measure_all(systems: Sequence[System], arguments: argparse.Namespace) -> Non
             print(f"[{minutes:4.1f} min, {left:3.0f} left; {done}/{total}] {doing}", file=sys.stderr, flush=True)
             line: dict[str, object] = {
                 "workload": workload.name, "system": system.name if system else "sendloop", "door": door,
-                "round": which, "quick": arguments.quick,
+                "round": which, "quick": quick,
             }  # fmt: skip
             try:
                 line["result"] = (
@@ -149,7 +145,7 @@ def measure_all(systems: Sequence[System], arguments: argparse.Namespace) -> Non
             except (Failed, AssertionError, subprocess.SubprocessError, OSError, ValueError) as error:
                 line["failed"] = (str(error) or type(error).__name__)[:500]
                 print(f"  failed: {line['failed']}", file=sys.stderr)
-            append(arguments.results, **line)
+            append(results, **line)
             done += 1
 
 
@@ -167,34 +163,33 @@ def main() -> int:
     systems = [system.name for system in SYSTEMS]
     parser = argparse.ArgumentParser(description="Measure Raiden beside other servers on this machine.")
     parser.add_argument("--only", type=names_in(systems), default=systems, metavar="SYSTEM,...")
-    parser.add_argument("--workload", type=names_in(NAMES), default=NAMES, metavar="NAME,...")
+    parser.add_argument("--workload", type=names_in(NAMES), default=[], metavar="NAME,...")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help=f"{ROUNDS}, or 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="short runs: does it work, roughly how fast")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="where the results are added")
     arguments = parser.parse_args()
-    arguments.rounds = arguments.rounds or (1 if arguments.quick else ROUNDS)
     # Servers are started with what this process may open.
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     # So that what was started is ended then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         compile_tools("load", "sendloop")
-        compile_tools("zmqproxy", libraries=("zmq",))
     except (subprocess.SubprocessError, OSError) as error:
-        print(f"this needs a C compiler and libzmq with its headers (on Debian: libzmq3-dev): {error}", file=sys.stderr)
+        print(f"this needs a C compiler: {error}", file=sys.stderr)
         return 1
-    workloads = [workload for workload in WORKLOADS if workload.name in arguments.workload]
-    workloads += [point for curve in CURVES if curve.name in arguments.workload for point in curve.points]
-    needed = {name for workload in workloads for name in workload.systems}
-    asked = [BY_NAME[name] for name in arguments.only if name in needed]
-    missing = {system.label: why for system in asked if (why := system.needs())}
-    there = [system for system in asked if system.label not in missing]
-    versions = {system.name: system.version() for system in there}
+    rounds = [
+        runs_of(arguments.only, arguments.workload or NAMES, curves=bool(arguments.workload) or number < CURVE_ROUNDS)
+        for number in range(arguments.rounds or (1 if arguments.quick else ROUNDS))
+    ]
+    asked = {system.name: system for runs in rounds for _, system, _ in runs if system}
+    missing = {system.label: why for system in asked.values() if (why := system.needs())}
+    versions = {name: system.version() for name, system in asked.items() if system.label not in missing}
     append(
         arguments.results, machine=machine(), versions=versions, missing={**LEFT_OUT, **missing},
         when=time.strftime("%Y-%m-%d"),
     )  # fmt: skip
-    measure_all(there, arguments)
+    possible = [[run for run in runs if run[1] is None or run[1].name in versions] for runs in rounds]
+    measure_all(possible, arguments.results, quick=arguments.quick)
     for label, why in {**LEFT_OUT, **missing}.items():
         print(f"{label} was not measured: {why}.")
     return 0

@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple
 
 import raiden
 from benchmarks.processes import accepts, end, free_port, program, server, stop_all
-from benchmarks.tools import BUILD, ROOT, Failed
+from benchmarks.tools import BUILD, ROOT, Failed, compile_tools
 from tests.daemons import Daemon, wait_for
 
 INSTALLS_WITHIN = 1200  # seconds; a server may have to be compiled
@@ -628,6 +628,15 @@ def no_node_package(name: str) -> str | None:
     return None if (folder / "node_modules" / name).exists() else f"{name} could not be installed from npm"
 
 
+def no_zmq_proxy() -> str | None:
+    debian([Path("/usr/include/zmq.h")], ["libzmq3-dev"])
+    try:
+        compile_tools("zmqproxy", libraries=("zmq",))
+    except (OSError, subprocess.SubprocessError):
+        return "it needs a C compiler and libzmq with its headers"
+    return None
+
+
 no_nchan = partial(debian, ["nginx", NCHAN], ["nginx", "libnginx-mod-nchan"])
 no_redis = partial(debian, ["redis-server"], ["redis-server"])
 no_mosquitto = partial(debian, ["mosquitto"], ["mosquitto"])
@@ -697,6 +706,6 @@ SYSTEMS = (
     System(
         "websockets", "Python `websockets`", ("ws", "deflate"), python_websockets, version=websockets_version,
     ),
-    System("zmq-proxy", "`zmq_proxy`", ("push",), zmq_proxy),
+    System("zmq-proxy", "`zmq_proxy`", ("push",), zmq_proxy, no_zmq_proxy),
 )  # fmt: skip
 BY_NAME = {system.name: system for system in SYSTEMS}

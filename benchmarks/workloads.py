@@ -128,11 +128,13 @@ def full_speed(
     name: str, title: str, about: str, systems: Sequence[str], subscribers: int, outstanding: int, *,
     connections: int | None = None, channels: int = 1, figures: Sequence[str], size: int = SIZE, **fields: Any,
 ) -> Workload:  # fmt: skip
-    """As many messages as can be published for so long, with so many under way."""
+    """As many messages as can be published for so long, with so many under way: until all subscribers have a message,
+    or if the connections are given, until a publish is acknowledged."""
 
     def load(door: Door, seconds: float) -> list[str]:
         numbers = words(subs=subscribers, channels=channels, size=size, msgs=10_000_000, seconds=seconds)
-        return [*numbers, *door.outstanding(outstanding, connections)]
+        delivered = [] if connections else words(inflight=outstanding)
+        return [*numbers, *door.outstanding(outstanding, connections), *delivered]
 
     return Workload(name, title, about, systems, figures, load, subscribers=subscribers, size=size, **fields)
 
@@ -158,7 +160,7 @@ WORKLOADS = (
     ),
     full_speed(
         "fan-out-full", "One channel, 1,000 subscribers, full speed",
-        "64 publishes are under way at a time. Who can join what waits for a subscriber into one send does so here.",
+        "64 messages are on their way at a time. Who can join what waits for a subscriber into one send does so here.",
         ALL, 1000, 64, figures=("deliveries", "cpu", "p50", "p99", "p999", "lost"),
     ),
     paced(
