@@ -61,12 +61,14 @@ class Door(NamedTuple):
         """With messages of so many bytes."""
         return [word.replace("{remaining}", mqtt_length(size + 10)) for word in (*self.subscribe, *self.publish)]
 
-    def outstanding(self, count: int, connections: int | None = None) -> list[str]:
-        """So many publishes at a time may wait for their acknowledgement; on HTTP, one on each connection."""
+    def outstanding(self, count: int, connections: int = 1) -> list[str]:
+        """So many publishes may wait for their acknowledgement, on so many connections; by HTTP, each on its own. Where
+        none is acknowledged, so many may not have arrived."""
         if self.acknowledged == "response":
             return words(pubs=count)
-        pubs = connections or 1
-        return words(pubs=pubs, **{"window" if self.acknowledged == "reply" else "inflight": count // pubs})
+        if self.acknowledged == "reply":
+            return words(pubs=connections, window=count // connections)
+        return words(pubs=connections, inflight=count)
 
 
 class Running(NamedTuple):
