@@ -1,13 +1,13 @@
 """Measure clusters on this machine and, in the same run, what bare ZeroMQ does there: ``benchmarks/cluster.py``
 ``[--quick] [--json FILE]``. Prints tables in Markdown.
 
-**Clusters** of 1, 2 and 3 nodes with a worker each, on loopback. A client publishes messages of 128 bytes by HTTP on
-the first node, and reads the stream of the one subscriber that the cluster has, on the last. It is one thread of
-Python, whose own CPU stands in the table: it takes little, so it is not what limits.
+**Clusters** of 1, 2 and 3 nodes with a worker each, on loopback. `load.c` publishes messages of 128 bytes by HTTP on
+the first node, and reads the stream of the one subscriber that the cluster has, on the last. Its own CPU stands in the
+table: it takes little, so it is not what limits.
 
 - *As fast as it goes*: publishes for some seconds, in NDJSON batches or one POST a message, pipelined on a connection.
-  At most 4000 messages are on their way at a time, which is what keeps them below all high-water marks and bounds. What
-  arrived is compared with what was sent, byte by byte: a message that is lost, doubled or out of order fails the run.
+  At most 4000 messages are on their way at a time, which is what keeps them below all high-water marks and bounds. A
+  message that is lost, doubled or out of order fails the run.
 - *At a pace*: one POST every 5 ms. Latency is from just before the POST is sent until the subscriber has the message.
 
 CPU is user and system time of all of a cluster's processes, by /proc; at a pace, it includes what idling costs.
@@ -34,9 +34,7 @@ import argparse
 import multiprocessing
 import os
 import platform
-import select
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -48,7 +46,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import zmq
 
@@ -56,10 +54,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.processes import Meter, stop_all
 from benchmarks.tables import Samples, cell, print_rows, ratios
-from benchmarks.tools import Failed, write_json
+from benchmarks.tools import Failed, check_delivered, compile_tools, run_load, write_json
 from tests.daemons import Daemon, wait_for
 
-CHANNEL = "bench"
 BYTES = 128
 BATCH = 100
 RATE = 200
@@ -71,10 +68,7 @@ IDLE_NODES, IDLE_WORKERS = 5, 2
 PATIENCE = 20.0  # seconds without a message, and it is lost
 HIGH_WATER = 100_000
 
-# What is published, again and again; more than can be on their way.
-MESSAGES = [b'"~%09d%b"' % (number, b"." * (BYTES - 12)) for number in range(20_000)]
-MARK = b"~"
-TOPIC = CHANNEL.encode() + b"\0"
+TOPIC = b"bench\0"  # of the chain's frames
 END = TOPIC + b"end"
 
 
@@ -84,12 +78,6 @@ class Lengths(NamedTuple):
     full: float
     paced: int
     idle: float
-
-
-def add_latencies(samples: Samples, case: str, seconds: list[float]) -> None:
-    cuts = statistics.quantiles(seconds, n=100)
-    samples[f"{case} p50_us"].append(cuts[49] * 1e6)
-    samples[f"{case} p99_us"].append(cuts[98] * 1e6)
 
 
 # Clusters.
@@ -126,147 +114,38 @@ def connected_to(node: Daemon) -> int:
     return [row["state"] for row in node.json("/-/nodes")["nodes"]].count("connected")
 
 
-class Client:
-    """Publishes at one node and has subscribed at another."""
-
-    def __init__(self, publish_at: Daemon, subscribe_at: Daemon) -> None:
-        self._publisher = publish_at.connect(PATIENCE)
-        self._publisher.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._subscriber = subscribe_at.connect(PATIENCE)
-        self._subscriber.sendall(f"GET /{CHANNEL} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += self._subscriber.recv(4096)
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise Failed(f"not subscribed: {head!r}")
-        self._arrived: list[bytes] = []
-        self._answers: list[bytes] = []
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._publisher.close()
-        self._subscriber.close()
-
-    @staticmethod
-    def requests(batch: int) -> list[bytes]:
-        """POSTs of all messages, ``batch`` in each."""
-        kind = "application/x-ndjson" if batch > 1 else "application/json"
-        bodies = [b"\n".join(MESSAGES[at : at + batch]) for at in range(0, len(MESSAGES), batch)]
-        head = f"POST /{CHANNEL} HTTP/1.1\r\nHost: bench\r\nContent-Type: {kind}\r\nContent-Length: "
-        return [b"%b%d\r\n\r\n%b" % (head.encode(), len(body), body) for body in bodies]
-
-    def _receive(self) -> int:
-        """Take what has arrived; how many messages that were."""
-        data = self._subscriber.recv(1 << 18)
-        if not data:
-            raise Failed("the subscriber's connection was closed")
-        self._arrived.append(data)
-        return data.count(MARK)
-
-    def _hear(self) -> int:
-        """Take answers to publishes; how many."""
-        data = self._publisher.recv(1 << 16)
-        if not data:
-            raise Failed("the publisher's connection was closed")
-        self._answers.append(data)
-        return data.count(b"}")
-
-    def at_full_speed(self, batch: int, seconds: float) -> tuple[int, float]:
-        """Publish for so long; the number of messages, and the seconds until the last of them had arrived."""
-        requests = self.requests(batch)
-        poll = select.poll()
-        poll.register(self._subscriber, select.POLLIN)
-        poll.register(self._publisher, select.POLLIN)
-        self._publisher.setblocking(False)
-        unsent = memoryview(b"")
-        published = answered = arrived = 0
-        started = last = time.monotonic()
-        while True:
-            now = time.monotonic()
-            room = (ON_THEIR_WAY - (published * batch - arrived)) // batch
-            if now - started < seconds and room and not unsent:
-                at = published % len(requests)
-                some = requests[at : at + room]
-                unsent = memoryview(b"".join(some))
-                published += len(some)
-            elif now - started >= seconds and arrived == published * batch and answered == published:
-                break
-            if unsent:
-                try:
-                    unsent = unsent[self._publisher.send(unsent) :]
-                except BlockingIOError:
-                    pass
-                poll.modify(self._publisher, select.POLLIN | (select.POLLOUT if unsent else 0))
-            for descriptor, event in poll.poll(1000):
-                if descriptor == self._subscriber.fileno():
-                    arrived += self._receive()
-                    last = time.monotonic()
-                elif event & ~select.POLLOUT:
-                    answered += self._hear()
-            if now - last > PATIENCE:
-                raise Failed(f"{published * batch - arrived} messages did not arrive")
-        self._check(published, batch)
-        return arrived, last - started
-
-    def at_a_pace(self, messages: int) -> list[float]:
-        """Publish `RATE` messages a second, one by one; the latency of each, in seconds."""
-        requests = self.requests(1)[:messages]
-        latencies = []
-        started = time.monotonic()
-        for number, request in enumerate(requests):
-            time.sleep(max(0.0, started + number / RATE - time.monotonic()))
-            sent = time.monotonic()
-            self._publisher.sendall(request)
-            while not self._receive():
-                pass
-            latencies.append(time.monotonic() - sent)
-            while not self._hear():
-                pass
-        self._check(messages, 1)
-        return latencies
-
-    def _check(self, published: int, batch: int) -> None:
-        """What has arrived is what was sent, and was accepted."""
-        accepted = b"".join(self._answers).count(b"HTTP/1.1 202 ")
-        if accepted != published:
-            raise Failed(f"{published - accepted} of {published} publishes were refused")
-        everything = b"".join([message + b"\n" for message in MESSAGES])
-        size = published * batch * (BYTES + 1)
-        if unchunked(b"".join(self._arrived)) != (everything * (size // len(everything) + 1))[:size]:
-            raise Failed("what has arrived is not what was published")
-
-
-def unchunked(data: bytes) -> bytes:
-    """A body without its chunks' sizes (RFC 9112 section 7.1)."""
-    parts = []
-    at = 0
-    while at < len(data):
-        end = data.index(b"\r\n", at)
-        size = int(data[at:end], 16)
-        parts.append(data[end + 2 : end + 2 + size])
-        at = end + 2 + size + 2
-    return b"".join(parts)
-
-
 def measure_cluster(samples: Samples, size: int, lengths: Lengths) -> None:
     with cluster(size) as nodes:
-        first, last = nodes[0], nodes[-1]
-        groups = {
-            "backbone": [node.workers()["backbone"] for node in nodes],
-            "ends": [node.workers()["worker 0"] for node in nodes],
-            "rest": [node.pid for node in nodes],
-        }
         for kind, batch in (("batches", BATCH), ("singles", 1)):
-            with Client(first, last) as client:
-                meter = Meter(groups)
-                count, seconds = client.at_full_speed(batch, lengths.full)
-                add_full_speed(samples, f"{size} {kind}", count, seconds, meter.taken())
-        with Client(first, last) as client:
-            meter = Meter(groups)
-            add_latencies(samples, f"{size} pace", client.at_a_pace(lengths.paced))
-            add_cpu(samples, f"{size} pace", lengths.paced, meter.taken())
+            result = load(nodes, batch, seconds=lengths.full, inflight=ON_THEIR_WAY, window=ON_THEIR_WAY // batch)
+            count, case = int(result["delivered"]), f"{size} {kind}"
+            add_full_speed(samples, case, count, result["elapsed_s"], cpu_of_cluster(nodes, result))
+        result = load(nodes, 1, msgs=lengths.paced, rate=RATE)
+        for share in ("p50", "p99"):
+            samples[f"{size} pace {share}_us"].append(result["latency_us"][share])
+        add_cpu(samples, f"{size} pace", lengths.paced, cpu_of_cluster(nodes, result))
+
+
+def load(nodes: list[Daemon], batch: int, **numbers: float) -> dict[str, Any]:
+    """Publish at the first node for one subscriber of the last, ``batch`` messages in a POST."""
+    first, last = (f"127.0.0.1:{node.port}" for node in (nodes[0], nodes[-1]))
+    kind, end = ("application/x-ndjson", r"\n") if batch > 1 else ("application/json", "")
+    options = ["--sub", "http", "--sub-addr", last, "--pub", "http", "--pub-addr", first, "--pipeline"]
+    options += ["--pub-header", f"Content-Type: {kind}", "--pub-body", f'"{{msg}}"{end}']
+    options += [word for node in nodes for word in ("--pid", str(node.pid))]
+    result = run_load(*options, batch=batch, size=BYTES - 2, **numbers)
+    check_delivered(result)
+    return result
+
+
+def cpu_of_cluster(nodes: list[Daemon], result: dict[str, Any]) -> dict[str, float]:
+    """What the nodes' processes took, and the client."""
+    taken: dict[str, float] = result["server_cpu_by_pid"]
+    cpu = {"client": result["load_cpu_s"], "rest": sum(taken.values())}
+    for group, name in (("backbone", "backbone"), ("ends", "worker 0")):
+        cpu[group] = sum(taken[str(node.workers()[name])] for node in nodes)
+        cpu["rest"] -= cpu[group]
+    return cpu
 
 
 def add_full_speed(samples: Samples, case: str, count: int, seconds: float, cpu: dict[str, float]) -> None:
@@ -363,7 +242,8 @@ def bound(context: zmq.Context[zmq.Socket[bytes]], kind: int, *addresses: str) -
 
 
 def chain_frames() -> list[bytes]:
-    return [TOPIC + message for message in MESSAGES]
+    """What is sent again and again; more than can be on their way."""
+    return [b"%b%09d%b" % (TOPIC, number, b"." * (BYTES - 9)) for number in range(20_000)]
 
 
 class Chain:
@@ -428,7 +308,7 @@ class Chain:
             yield sub
 
     def at_full_speed(self, sub: zmq.Socket[bytes], parts: int, seconds: float) -> tuple[int, float]:
-        """As `Client.at_full_speed`."""
+        """Let the sender send for so long; how many messages, and the seconds until the last of them had arrived."""
         frames = chain_frames()
         recv, count = sub.recv, 0
         self._sender.send((seconds, parts))
@@ -450,7 +330,7 @@ class Chain:
         return count, elapsed
 
     def at_a_pace(self, sub: zmq.Socket[bytes], messages: int) -> list[float]:
-        """As `Client.at_a_pace`."""
+        """Send `RATE` messages a second, one by one; the latency of each, in seconds."""
         latencies = []
         started = time.monotonic()
         for number, frame in enumerate(chain_frames()[:messages]):
@@ -473,7 +353,9 @@ def measure_chain(samples: Samples, lengths: Lengths) -> None:
                     count, seconds = chain.at_full_speed(sub, parts, lengths.full / 2)
                     add_full_speed(samples, f"{case} {kind}", count, seconds, with_this_process(meter.taken()))
                 meter = Meter(chain.pids)
-                add_latencies(samples, f"{case} pace", chain.at_a_pace(sub, lengths.paced))
+                cuts = statistics.quantiles(chain.at_a_pace(sub, lengths.paced), n=100)
+                samples[f"{case} pace p50_us"].append(cuts[49] * 1e6)
+                samples[f"{case} pace p99_us"].append(cuts[98] * 1e6)
                 add_cpu(samples, f"{case} pace", lengths.paced, with_this_process(meter.taken()))
 
 
@@ -609,6 +491,7 @@ def main() -> int:
     # So that what was started is ended then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
+        compile_tools("load")
         skipped = why_not_idle()
         for number in range(1, rounds + 1):
             for size in SIZES:

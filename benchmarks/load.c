@@ -207,6 +207,8 @@ static void scan(struct connection *c, char *data, size_t size) {
 /* How often a pattern is in a connection's stream, of which this is the next piece. */
 static unsigned occurrences(struct connection *c, const struct buffer *pattern, const char *data, size_t size) {
     unsigned found = 0;
+    if (!size)
+        return 0;
     append(&c->in, data, size);
     char *at = c->in.data, *end = at + c->in.size, *match;
     while ((match = memmem(at, (size_t)(end - at), pattern->data, pattern->size))) {
@@ -288,6 +290,15 @@ static const char *channel_name(unsigned channel) {
         snprintf(name, sizeof name, "%s%06u", opt.channel_prefix, channel);
     named = channel;
     return name;
+}
+
+/* NATS asks now and then, mostly when it has nothing else to send, and is content with an answer in some minutes. */
+static void answer_ping(struct connection *c, const char *data, size_t size) {
+    if (size < 6 || memcmp(data + size - 6, "PING\r\n", 6))
+        return;
+    count.pings++;
+    append_text(&c->out, "PONG\r\n");
+    flush(c);
 }
 
 static struct values values_of(const struct connection *c) {
@@ -446,7 +457,7 @@ static bool take_greeting(struct connection *c, const char **data, size_t *size)
         return false;
     if (c->response.status == (opt.sub == WS ? 101 : 200))
         return true;
-    warn("subscriber %u was answered %.60s", c->index, c->response.head.data);
+    warn("subscriber %u was answered %.*s", c->index, (int)strcspn(c->response.head.data, "\r"), c->response.head.data);
     subscriber_lost(c);
     return false;
 }
@@ -505,15 +516,14 @@ static void take_delivery(struct connection *c, char *input_data, size_t size) {
         be_ready(c);
     } else if (c->ready && opt.churn_on.count)
         take_confirmation(c, data, size);
+    if (c->state != OPEN)
+        return; /* a storm has closed it */
     if (opt.longpoll)
         take_polls(c, data, size);
-    else if (opt.sub == WS && c->state == OPEN)
+    else if (opt.sub == WS)
         take_frames(c, data, data + size);
-    else if (opt.sub == TCP && size >= 6 && !memcmp(data + size - 6, "PING\r\n", 6)) { /* of NATS */
-        count.pings++;
-        append_text(&c->out, "PONG\r\n");
-        flush(c);
-    }
+    else if (opt.sub == TCP)
+        answer_ping(c, data, size);
 }
 
 /* Publishers. */
@@ -525,9 +535,9 @@ static bool acknowledges(void) {
 static void put_request(struct connection *c, struct values *values) {
     static struct buffer body;
     body.size = 0;
-    for (uint64_t i = 0; i < opt.batch; i++) {
-        values->number = count.published + i;
-        write_marker(message, clock_now, values->number);
+    render(&opt.pub_body, values, &body);
+    for (uint64_t i = 1; i < opt.batch; i++) {
+        write_marker(message, clock_now, ++values->number);
         render(&opt.pub_body, values, &body);
     }
     append_text(&c->out, "POST ");
@@ -557,12 +567,10 @@ static void put_message(struct connection *c) {
     unsigned channel = (unsigned)channel_of(count.published);
     struct values values = {channel_name(channel), c->index, count.published, message, opt.size, NULL};
     write_marker(message, clock_now, count.published);
-    if (opt.pub == HTTP)
-        put_request(c, &values);
-    else if (opt.pub == ZMQ)
-        put_parts(c, &values);
-    else
+    if (opt.pub == TCP)
         render(&opt.pub_body, &values, &c->out);
+    else
+        (opt.pub == HTTP ? put_request : put_parts)(c, &values);
     if (acknowledges())
         c->asked[(c->first + c->outstanding++) % opt.window] = clock_now;
     else
@@ -616,10 +624,8 @@ static int64_t publish(void) {
 }
 
 static void answered(struct connection *c, bool accepted) {
-    if (!c->outstanding) {
-        warn("publisher %u got an answer to nothing", c->index);
-        return;
-    }
+    if (!c->outstanding)
+        return; /* NATS acknowledges what --pub-init sends, too */
     record(&answer_time, (uint64_t)(clock_now - c->asked[c->first]));
     c->first = (c->first + 1) % (unsigned)opt.window;
     c->outstanding--;
@@ -673,8 +679,8 @@ static void take_answers(struct connection *c, char *data, size_t size) {
     else if (opt.pub == TCP && opt.pub_ack.size)
         for (unsigned found = occurrences(c, &opt.pub_ack, data, size); found; found--)
             answered(c, true);
-    if (opt.pub == TCP && size >= 6 && !memcmp(data + size - 6, "PING\r\n", 6))
-        append_text(&c->out, "PONG\r\n");
+    if (opt.pub == TCP)
+        answer_ping(c, data, size);
     if (phase == PUBLISHES && opt.rate <= 0)
         publish();
 }

@@ -12,6 +12,12 @@ it until it comes back, and so does each other node when it hears of the subscri
 first out, so when it has come from a node, everything subscribed earlier holds there too. One round serves all that
 wait. Nodes that are suspected, or don't answer in time, are not waited for but named.
 
+**Alone.** As long as this worker is its node's only one, and the roster has heard of no other node, nobody else can
+want a message: then it does not go by the backbone, which takes more than all else about a small message, but straight
+to the router. When another node comes the worker leaves that state by a round of its own, with its subscriptions made
+as ever; only then it tells the roster that it goes by the new state, and only then that node hears that its
+subscriptions are in force here. So nothing is lost or overtaken on the way. There is no way back.
+
 **The roster** comes from the node's backbone process (`raiden.cluster`). Each state of it has a serial number; reports
 tell the roster which one this worker goes by.
 """
@@ -22,6 +28,7 @@ import itertools
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -42,12 +49,8 @@ log = logging.getLogger(__name__)
 
 TURN_FRAMES = 1024
 TURN_BYTES = 256 * 1024
-# Seconds that a round waits for the other nodes, and for those that did not answer the last one; this node may take
-# until the round's time-out.
-WAIT_FOR_NODES, WAIT_FOR_LATE_NODES = 3.0, 0.3
-
-# A frame of what was published in a turn ends with the message that goes over it.
-RUN_BYTES = 65536
+# Seconds that a round waits for the other nodes, for those that did not answer the last one, and for this node.
+WAIT_FOR_NODES, WAIT_FOR_LATE_NODES, NODE_PATIENCE = 3.0, 0.3, 5.0
 
 FULL = "the backbone is full: try again later"
 
@@ -56,7 +59,6 @@ _NOBLOCK = int(zmq.NOBLOCK)
 
 
 Stored = Callable[[list[Appended] | StoreFailed], None]
-Handed = Callable[["BackboneFull | None"], None]
 
 
 class BackboneFull(Exception):
@@ -89,12 +91,12 @@ class _Waiting:
 
 class Backend:
     """Worker ``worker``'s connection to the backbone, and to the node's history process where there is one
-    (``channels`` tells which channels keep history). One greenlet or callback at a time may call it; none of it blocks
-    but `in_force`, `ask` and `check`, which wait in the calling greenlet."""
+    (``channels`` tells which channels keep history). ``sole``: the node has no other worker. One greenlet or callback
+    at a time may call it; none of it blocks but `in_force`, `ask` and `check`, which wait in the calling greenlet."""
 
     def __init__(
         self, addresses: Addresses, *, worker: int = 0, workers: int = 1, high_water: int = 100_000,
-        channels: Channels | None = None,
+        channels: Channels | None = None, sole: bool = False,
     ) -> None:  # fmt: skip
         self._context = zmq.Context()
         self._push = self._context.socket(zmq.PUSH)
@@ -108,6 +110,9 @@ class Backend:
         self._sub.connect(addresses.downlink)
         # A call on a ZeroMQ socket may swallow the edge of its descriptor: this watcher asks for another look.
         self.touched = gevent.get_hub().loop.async_(ref=False)
+        # Is called soon when there is something to receive that the descriptor does not tell of.
+        self.heard: Callable[[], None] = self.touched.send
+        self.alone = False
         self.high_water = high_water
         self.channels = channels
         self.history = History(self._context, addresses.history) if channels else None
@@ -122,7 +127,12 @@ class Backend:
         self._serial = 0
         self._rows: list[dict[str, Any]] = []
         self._loop = gevent.get_hub().loop
-        self._turn: list[tuple[Sequence[Message], Handed]] = []
+        # Runs of messages that did not go by the backbone, and how many messages they are.
+        self._local: deque[Sequence[Message]] = deque()
+        self._local_count = 0
+        self._sole = sole
+        self._goes_by = 0
+        self._joining = False
         self._late: set[bytes] = set()
         self._unconfirmed: tuple[str, ...] = ()
         self.more = False  # the last turn was full: there is probably more
@@ -150,31 +160,19 @@ class Backend:
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Hand messages of one channel and one kind to the backbone, all or, raising BackboneFull, none."""
-        self.publish_turn()
-        self._publish(messages)
+        if self.alone:
+            self._publish_alone(messages)
+        else:
+            self._send(message.to_frame(messages))
+            self.pushed += len(messages)
 
-    def publish_soon(self, messages: Sequence[Message], done: Handed) -> None:
-        """Do so when all that the event loop has ready now is done, and then say whether: what is published meanwhile
-        to one channel is one frame, and that costs as much as one message."""
-        if not self._turn:
-            self._loop.run_callback(self.publish_turn)
-        self._turn.append((messages, done))
-
-    def publish_turn(self) -> None:
-        """Hand over what `publish_soon` was told."""
-        turn, self._turn = self._turn, []
-        for run in _joined(turn):
-            full = None
-            try:
-                self._publish([each for messages, _ in run for each in messages])
-            except BackboneFull as error:
-                full = error
-            for _, done in run:
-                done(full)
-
-    def _publish(self, messages: Sequence[Message]) -> None:
-        self._send(message.to_frame(messages))
-        self.pushed += len(messages)
+    def _publish_alone(self, messages: Sequence[Message]) -> None:
+        if self._local_count >= self.high_water:
+            raise BackboneFull(FULL)
+        if not self._local:
+            self._loop.run_callback(self.heard)
+        self._local.append(messages)
+        self._local_count += len(messages)
 
     def keeps(self, channel: str) -> bool:
         """The channel has a history."""
@@ -209,7 +207,11 @@ class Backend:
                 continue
             for each, cursor in zip(messages, appended.cursors(), strict=True):
                 each.cursor = cursor
-            self.publish_soon(messages, _whatever)
+            for run in message.runs(messages):
+                try:
+                    self.publish(run)
+                except BackboneFull:
+                    break  # the routers find in the history what they miss
 
     def _send(self, frame: bytes) -> None:
         try:
@@ -225,11 +227,19 @@ class Backend:
         self._sub.setsockopt(zmq.UNSUBSCRIBE, topic)
         self.touched.send()
 
-    def receive(self) -> Iterator[tuple[bytes, bytes] | Question]:
-        """Yield ``(channel, frame)`` and questions, at most a turn's worth (`TURN_FRAMES`, `TURN_BYTES`)."""
+    def receive(self) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
+        """Yield messages of a channel (none where a frame can't be read) and questions, at most a turn's worth
+        (`TURN_FRAMES`, `TURN_BYTES`)."""
         recv = self._sub.recv
         size = 0
-        self.more = False
+        self.more = True
+        while self._local:
+            messages = self._local.popleft()
+            self._local_count -= len(messages)
+            yield messages[0].channel.encode(), messages
+            size += len(messages)
+            if size > TURN_FRAMES or not self._local:
+                return  # whether there is more from elsewhere, `readable` tells
         try:
             for _ in range(TURN_FRAMES):
                 frame = recv(_NOBLOCK)
@@ -238,18 +248,18 @@ class Backend:
                     if question:
                         yield question
                     continue
-                yield frame[: frame.find(b"\0")], frame
+                channel = frame[: frame.find(b"\0")]
+                yield channel, _messages(channel, frame)
                 size += len(frame)
                 if size > TURN_BYTES:
-                    break
-            self.more = True
+                    return
         except zmq.Again:
-            return
+            self.more = False
 
     @property
     def readable(self) -> bool:
         """Something waits to be received."""
-        return bool(int(self._sub.get(zmq.EVENTS)) & zmq.POLLIN)
+        return bool(self._local) or bool(int(self._sub.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def _hear(self, frame: bytes) -> Question | None:
         """One of Raiden's own messages. A client's pattern may bring those that are meant for others, too."""
@@ -285,14 +295,37 @@ class Backend:
         self._rows = rows
         if serial != self._serial:
             self._serial = serial
-            self.report({})
+            self._go_by(serial, said.get("alone") is True)
             for waiting in self._waiting.values():
                 waiting.more.set()  # who is waited for may have changed
+
+    def _go_by(self, serial: int, alone: bool) -> None:
+        """The roster's state is this one: the node is alone, or not."""
+        if self.alone and not alone:
+            if not self._joining:
+                self._joining = True
+                gevent.spawn(self._join)
+            return
+        # What went by the backbone already must not be overtaken.
+        self.alone = alone and self._sole and not self.pushed
+        self._goes_by = serial
+        self.report({})
+
+    def _join(self) -> None:
+        """Go by the backbone, as soon as it brings what this worker has subscribed to."""
+        while self.alone:
+            try:
+                self._run_round(NODE_PATIENCE, others=False)
+                self.alone = False
+            except (NotInForce, BackboneFull):
+                log.error("the backbone does not answer, and other nodes wait for it")
+        self._goes_by = self._serial
+        self.report({})
 
     def report(self, figures: dict[str, int]) -> None:
         """Tell the roster how this worker does, and which state of the roster it goes by."""
         try:
-            line = {"worker": self._worker, "serial": self._serial, **figures}
+            line = {"worker": self._worker, "serial": self._goes_by, **figures}
             self._send(message.REPORTS + self._own + b"\0" + dumps(line))
         except BackboneFull:
             return  # the next one comes soon
@@ -306,10 +339,12 @@ class Backend:
 
     # In force.
 
-    def in_force(self, timeout: float = 5.0) -> tuple[str, ...]:
+    def in_force(self, timeout: float = NODE_PATIENCE) -> tuple[str, ...]:
         """Wait until every subscription made before this call holds at all nodes. Returns the addresses of the nodes
         where that could not be found out; raises NotInForce after ``timeout`` seconds without an answer of this
         node."""
+        if self.alone and not self._joining:
+            return ()
         # A round under way began before this call, so it proves nothing for us: wait for the one after it.
         if self._next_round is None:
             self._next_round = AsyncResult()
@@ -335,7 +370,8 @@ class Backend:
                 self._unconfirmed = unconfirmed
             self._round = None
 
-    def _run_round(self, timeout: float) -> tuple[str, ...]:
+    def _run_round(self, timeout: float, *, others: bool = True) -> tuple[str, ...]:
+        """Until the nonce has come from this node, and from the ``others``."""
         topic = message.NONCE + b"%b %d" % (self._id, next(self._numbers))
         waiting = self._waiting[topic] = _Waiting()
         started, wait = time.monotonic(), 0.001
@@ -344,7 +380,7 @@ class Backend:
             while True:
                 waiting.more.clear()
                 # Who is waited for is looked up anew each time: nodes come and go meanwhile.
-                missing = self._nodes_in("connecting", "connected", "leaving")
+                missing = self._nodes_in("connecting", "connected", "leaving") if others else {}
                 for node in waiting.answers:
                     missing.pop(node, None)
                 passed = time.monotonic() - started
@@ -368,7 +404,6 @@ class Backend:
     def check(self, timeout: float = 2.0) -> None:
         """Send a message to this worker itself through the node's uplink and measure its way; raises NotInForce if it
         does not come back within ``timeout`` seconds."""
-        self.publish_turn()
         number = b"check %d" % next(self._numbers)
         waiting = self._waiting[number] = _Waiting()
         started, pushed = time.monotonic(), self.pushed
@@ -415,32 +450,9 @@ class Backend:
         except BackboneFull:
             return  # the asker takes those that come in time
 
-    @staticmethod
-    def messages(channel: bytes, frame: bytes) -> list[Message]:
-        """The messages in the frame; none in one that this version can't read."""
-        try:
-            return message.from_frame(channel, frame)
-        except InvalidFrame:
-            return []
 
-
-def _whatever(full: BackboneFull | None) -> None:
-    """What was stored and not handed over is found in the history by the routers."""
-
-
-def _joined(turn: list[tuple[Sequence[Message], Handed]]) -> Iterator[list[tuple[Sequence[Message], Handed]]]:
-    """Runs of what may be one frame: of one channel and one kind, with cursors that follow each other, or none."""
-    run: list[tuple[Sequence[Message], Handed]] = []
-    size = 0
-    for one in turn:
-        first = one[0][0]
-        if run:
-            last = run[-1][0][-1]
-            follows = first.cursor is None if last.cursor is None else first.cursor == last.cursor.next
-            if first.channel != last.channel or first.kind != last.kind or not follows or size > RUN_BYTES:
-                yield run
-                run, size = [], 0
-        run.append(one)
-        size += sum([len(each.payload) for each in one[0]])
-    if run:
-        yield run
+def _messages(channel: bytes, frame: bytes) -> list[Message]:
+    try:
+        return message.from_frame(channel, frame)
+    except InvalidFrame:
+        return []

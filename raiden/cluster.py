@@ -12,6 +12,9 @@ it knows. Whatever its source, an address has a greenlet, which walks one path (
 3. *Stay* until the node leaves or is dropped for its silence; then begin again, for as long as anybody names the
    address.
 
+As long as nobody was heard of, the node is alone, and its worker need not use the backbone (`raiden.backend`). Who
+subscribes to anything here ends that, and is told that it holds only after all workers know.
+
 A node that subscribes to its inbox here has a link to us; when that subscription goes, its link is broken: it is
 suspected at once. What the peers subscribe to comes up through the outlink (`raiden.forwarder`), to the socket `_xpub`.
 """
@@ -102,6 +105,9 @@ class Cluster(Service):
         self._links: dict[str, Link] = {}
         self._reports: dict[int, dict[str, Any]] = {}
         self._serial = 1
+        # The state since which the node is not alone, and whether all workers go by it; 0: it is.
+        self._crowded = 0
+        self._all_know = Event()
         self._nonces: set[bytes] = set()
         self._rounds: dict[bytes, tuple[set[str], Event]] = {}
         self._number = 0
@@ -166,13 +172,28 @@ class Cluster(Service):
 
     def _tell_workers(self) -> None:
         rows = self.roster.rows(time.time())
-        self._send(message.ROSTER + self._own.id.encode(), dumps({"serial": self._serial, "nodes": rows}))
+        self._send(
+            message.ROSTER + self._own.id.encode(),
+            dumps({"serial": self._serial, "alone": not self._crowded, "nodes": rows}),
+        )
 
     def _changed(self) -> None:
         """Who there is, or what state a node is in, has changed: everybody hears it at once."""
         self._serial += 1
         self._tell_workers()
         self._beat()
+
+    def _crowd(self) -> None:
+        """There is somebody else."""
+        if not self._crowded:
+            self._crowded = self._serial + 1
+            self._changed()
+            self.spawn(self._see_that_all_know)
+
+    def _see_that_all_know(self) -> None:
+        while not self._wait_for_workers(self._crowded):
+            logger.error("the workers do not go by the roster, and other nodes wait for them")
+        self._all_know.set()
 
     def _beat_forever(self) -> None:
         last = time.monotonic()
@@ -267,6 +288,8 @@ class Cluster(Service):
         while True:
             frame = self._xpub.recv()
             there, topic = frame[:1] == b"\x01", frame[1:]
+            if not topic.startswith(message.HELLO):  # which this node may have sent to itself
+                self._crowd()
             if topic.startswith(message.NONCE):
                 if there:
                     self._answer_nonce(topic)
@@ -301,11 +324,13 @@ class Cluster(Service):
         # The answer goes through the uplink and is dropped there until the subscription has arrived: then it holds.
         if len(self._nonces) < MAX_NONCES and len(topic) < LONGEST_NONCE and topic not in self._nonces:
             self._nonces.add(topic)
-            self._send(topic[:-1], self._own.id.encode())
+            if self._all_know.is_set():
+                self._send(topic[:-1], self._own.id.encode())
             self.spawn(self._answer_nonce_again, topic)
 
     def _answer_nonce_again(self, topic: bytes) -> None:
         pause = 0.001
+        self._all_know.wait()
         while topic in self._nonces:
             gevent.sleep(pause)
             if topic in self._nonces:
@@ -426,6 +451,7 @@ class Cluster(Service):
             self._forget(other, LOST_HOLDS, logging.INFO, "a node has restarted")
         node = self.roster.add(beat, endpoint, time.monotonic())
         link = self._links[beat.id] = Link(candidate)
+        self._crowd()
         self._changed()
         # From now on the workers' rounds wait for this node too; before that it must not be told that we are linked.
         self._wait_for_workers(self._serial)
@@ -447,13 +473,15 @@ class Cluster(Service):
                 self._changed()
             link.broken.wait()
 
-    def _wait_for_workers(self, serial: int) -> None:
+    def _wait_for_workers(self, serial: int) -> bool:
+        """Until all workers go by this state; False if they don't in time."""
         deadline = time.monotonic() + KNOWN_TO_WORKERS
         while time.monotonic() < deadline:
             known = [report["serial"] >= serial for report in self._reports.values()]
             if len(known) >= self._own.workers and all(known):
-                return
+                return True
             gevent.sleep(0.002)
+        return False
 
     def _prove(self, node: Node, link: Link) -> bool:
         """Wait until all of this node's subscriptions hold at a node: a nonce subscribed after them comes back. False

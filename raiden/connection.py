@@ -139,8 +139,11 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Send, after what already waits."""
-        self.pending.append(data)
-        self.flush()
+        if self.pending or self._outbox or self.closing or self.closed:
+            self.pending.append(data)
+            self.flush()
+        else:
+            self._hand_over(data)
 
     def flush(self) -> None:
         """Send what is pending, in one piece; never raises, never yields to another greenlet."""
@@ -153,7 +156,10 @@ class Connection:
             return
         if self._outbox:
             self._keep(data)
-            return
+        else:
+            self._hand_over(data)
+
+    def _hand_over(self, data: bytes) -> None:
         try:
             sent = self.socket.send(data)
         except (BlockingIOError, InterruptedError):

@@ -1,9 +1,9 @@
 """HTTP/1.1 without sockets: bytes in, requests out; responses to bytes.
 
-`RequestParser.feed` yields what the bytes completed: `Request`s, `CONTINUE` where the client waits for leave to send
-its body, and as the last thing an `HttpError` where the bytes are no HTTP; then nothing more may be fed. llhttp
-(httptools) parses, in its strict mode; what it leaves open, and every limit, is checked here. Requests and responses
-are webob's.
+`RequestParser.feed` yields what the bytes completed: `Request`s, `Repeated` ones among them, `CONTINUE` where the
+client waits for leave to send its body, and as the last thing an `HttpError` where the bytes are no HTTP; then nothing
+more may be fed. llhttp (httptools) parses, in its strict mode; what it leaves open, and every limit, is checked here.
+Requests and responses are webob's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -79,6 +80,36 @@ class Request(webob.Request):
         return self.environ["SERVER_PROTOCOL"] == "HTTP/1.0"
 
 
+class Head:
+    """The head of requests that were read before; ``plan`` is for who serves them, to keep what follows from it."""
+
+    __slots__ = ("environ", "plan", "size")
+
+    def __init__(self, size: int, environ: dict[str, object]) -> None:
+        self.size = size
+        self.environ = environ
+        self.plan: Any = None
+
+
+class Repeated:
+    """A request with a head that was read before: all that is new is its body."""
+
+    __slots__ = ("body", "head", "remote")
+
+    def __init__(self, head: Head, body: bytes, remote: str) -> None:
+        self.head = head
+        self.body = body
+        self.remote = remote
+
+    def request(self) -> Request:
+        """The same as if it had been read anew."""
+        environ = self.head.environ.copy()
+        environ["REMOTE_ADDR"] = self.remote
+        environ["wsgi.input"] = io.BytesIO(self.body)
+        environ["raiden.body"] = self.body
+        return Request(environ)
+
+
 # Heads that are remembered, and how long one may be.
 MAX_HEADS, MAX_HEAD_BYTES = 500, 1024
 _END_OF_HEAD = b"\r\n\r\n"
@@ -93,17 +124,17 @@ class Heads:
     _OTHERWISE = frozenset({"transfer-encoding", "upgrade", "expect", "idempotency-key"})
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[int, dict[str, object]]] = {}
+        self._known: dict[bytes, Head] = {}
 
     def clear(self) -> None:
         self._known.clear()
 
-    def find(self, data: bytes) -> tuple[int, int, dict[str, object]] | None:
-        """Of bytes that begin with a request, if its head is known: where the body begins and ends, and the environ,
-        which must be copied. The body may not be there yet."""
+    def find(self, data: bytes) -> tuple[Head, int] | None:
+        """Of bytes that begin with a request, if its head is known: that, and where the body begins, which may not be
+        there yet."""
         end = data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) + 4
         found = self._known.get(data[:end])
-        return None if found is None else (end, end + found[0], found[1])
+        return None if found is None else (found, end)
 
     def remember(self, data: bytes, request: Request) -> None:
         """``data`` begins with this request, which llhttp has read."""
@@ -115,7 +146,7 @@ class Heads:
             return
         if len(self._known) >= MAX_HEADS:
             self._known.clear()
-        self._known[head] = len(body), {**request.environ, "raiden.body": b"", "wsgi.input": None}
+        self._known[head] = Head(len(body), {**request.environ, "raiden.body": b"", "wsgi.input": None})
 
 
 class RequestParser:
@@ -161,17 +192,19 @@ class RequestParser:
         return self._state == self._IDLE
 
     def feed(self, data: bytes) -> Iterator[object]:
-        """Yield `Request`, `CONTINUE` or, last, `HttpError` for each thing that these bytes complete."""
+        """Yield `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for each thing that these bytes complete."""
         while data:
             began = self._state == self._IDLE
             if began:
                 found = self._heads.find(data)
-                if found is not None and found[1] <= len(data) and found[1] - found[0] <= self._limits.max_body:
-                    # The hot path of publishing.
-                    start, end, environ = found
-                    yield self._again(environ, data[start:end])
-                    data = data[end:]
-                    continue
+                if found is not None:
+                    head, start = found
+                    end = start + head.size
+                    if end <= len(data) and head.size <= self._limits.max_body:
+                        # The hot path of publishing.
+                        yield Repeated(head, data[start:end], self._remote)
+                        data = data[end:]
+                        continue
             rest = b""
             body_size = self._body_size
             try:
@@ -193,14 +226,6 @@ class RequestParser:
                 if isinstance(event, Request) and event.upgrade:
                     return
             data = rest
-
-    def _again(self, environ: dict[str, object], body: bytes) -> Request:
-        """A request with a head that was read before."""
-        environ = environ.copy()
-        environ["REMOTE_ADDR"] = self._remote
-        environ["wsgi.input"] = io.BytesIO(body)
-        environ["raiden.body"] = body
-        return Request(environ)
 
     def _finish_upgrade(self, rest: bytes) -> None:
         """llhttp stops at an Upgrade, before any body; all but a WebSocket's are ignored (RFC 9110 section 7.8)."""

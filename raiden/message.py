@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from itertools import accumulate
 from typing import Any, NamedTuple, NoReturn
@@ -24,6 +24,7 @@ import msgspec
 import ujson
 
 MAX_CHANNEL_BYTES = 255
+RUN_BYTES = 65536
 # Of the backbone: of the frame and of what nodes say to each other. Nodes of another version are refused.
 VERSION = 2
 
@@ -131,6 +132,18 @@ def to_frame(messages: Sequence[Message]) -> bytes:
         extensions += _EXTENSION.pack(_SIZES_EXTENSION, len(sizes)) + sizes
     header = _HEADER.pack(VERSION, first.kind, len(extensions), first.published)
     return b"%b\0%b%b%b" % (first.channel.encode(), header, extensions, payload)
+
+
+def runs(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """Messages of one channel, as what goes into one frame each: of one kind, and ending with the message that goes
+    over `RUN_BYTES`."""
+    begin = size = 0
+    for at, message in enumerate(messages):
+        if message.kind != messages[begin].kind or size > RUN_BYTES:
+            yield messages[begin:at]
+            begin, size = at, 0
+        size += len(message.payload)
+    yield messages[begin:] if begin else messages
 
 
 def from_frame(channel: bytes, frame: bytes) -> list[Message]:

@@ -252,14 +252,13 @@ class MultiplexSocket(Socket):
             check_key(key, self.router.keeps(name))
         message = Message(name, Kind.JSON, json_payload(encoding.dumps(command["data"])))
 
-        def published(outcome: list[list[Cursor]] | Exception) -> None:
+        def published(number: Any, outcome: Cursor | Exception | None) -> None:
             if isinstance(outcome, Exception):
-                self.reply(command.get("id"), {"error": {"code": 503, "message": str(outcome)}})
+                self.reply(number, {"error": {"code": 503, "message": str(outcome)}})
             else:
-                cursors = outcome[0]
-                self.reply(command.get("id"), {"cursor": str(cursors[0])} if cursors else {})
+                self.reply(number, {} if outcome is None else {"cursor": str(outcome)})
 
-        self.router.publish([message], key=key, done=published)
+        self.router.publish_one(message, published, command.get("id"), key=key)
 
     def _past(self, command: dict[str, Any]) -> None:
         """``history``: a page after ``since``, or before ``before`` (a cursor, or null for the newest)."""

@@ -22,7 +22,7 @@ from raiden.backend import BackboneFull, Backend, Question
 from raiden.encoding import Encoding, dumps
 from raiden.filters import Filters
 from raiden.history import Appended, Gap, StoreFailed
-from raiden.message import Cursor, Kind, Message, topic
+from raiden.message import Cursor, Kind, Message, runs, topic
 from raiden.repair import Orders, Repaired
 from raiden.stats import Stats
 
@@ -35,6 +35,7 @@ class TooManyChannels(Exception):
 
 
 Published = Callable[[list[list[Cursor]] | Exception], None]
+Answered = Callable[[Any, "Cursor | Exception | None"], None]
 
 
 class Sink(Protocol):
@@ -112,6 +113,8 @@ class Router:
         # How many patterns have a prefix of a size, and these sizes.
         self._patterns_of_size: Counter[int] = Counter()
         self._pattern_sizes: list[int] = []
+        # What is published at the end of the turn, by channel: messages, and whom to tell.
+        self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]]]] = {}
         self._orders = Orders(backend, self._since, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
         self._loop = gevent.get_hub().loop
         self._readable = self._loop.io(backend.fileno, 1)
@@ -121,6 +124,7 @@ class Router:
     def start(self) -> None:
         self._readable.start(self._look)
         self.backend.touched.start(self._look)
+        self.backend.heard = self._look
 
     def stop(self) -> None:
         for watcher in (self._readable, self._again):
@@ -149,34 +153,16 @@ class Router:
         history, as a whole or not at all. ``done`` is called later, with the cursors of each group, or why it was not
         published; raises StoreFailed. What was published under ``key`` in the last five minutes is not published again,
         and gets the cursors that it got then."""
+        self.publish_turn()
         keeps = [self.backend.keeps(group[0].channel) for group in groups]
         if not any(keeps):
-            self._publish_soon(groups, done)
+            self._loop.run_callback(done, self._finish(groups, keeps, ()))
             return
 
         def stored(result: list[Appended] | StoreFailed) -> None:
             done(self._finish(groups, keeps, result) if isinstance(result, list) else result)
 
         self.backend.store([group for group, kept in zip(groups, keeps, strict=True) if kept], key, stored)
-
-    def _publish_soon(self, groups: Sequence[Sequence[Message]], done: Published) -> None:
-        """Publish groups of channels without history; ``done`` hears when all are handed over, or why one was not."""
-        refused: BackboneFull | None = None
-        waiting = len(groups)
-
-        def handed(full: BackboneFull | None) -> None:
-            nonlocal refused, waiting
-            refused = refused or full
-            waiting -= 1
-            if waiting:
-                return
-            if refused is None:
-                for group in groups:
-                    self._count(group)
-            done(refused or [[] for _ in groups])
-
-        for group in groups:
-            self.backend.publish_soon(group, handed)
 
     def _finish(
         self, groups: Sequence[Sequence[Message]], keeps: Sequence[bool], result: Sequence[Appended]
@@ -200,12 +186,64 @@ class Router:
 
     def publish_now(self, messages: Sequence[Message]) -> None:
         """Publish messages of one channel, which has no history, and of one kind; raises BackboneFull."""
+        self.publish_turn()
+        self._publish(messages)
+
+    def publish_one(self, message: Message, done: Answered, asker: Any, key: str | None = None) -> None:
+        """Publish a message together with what the event loop brings in this turn, which costs each of them least: what
+        is published to one channel is one append to its history, and one frame. Then ``done(asker, outcome)`` is
+        called, with the message's cursor, None where the channel keeps no history, or why it was not published."""
+        if key is not None:
+            self.publish([message], key=key, done=lambda outcome: done(asker, _only(outcome)))
+            return
+        batch = self._batches.get(message.channel)
+        if batch is None:
+            if not self._batches:
+                self._loop.run_callback(self.publish_turn)
+            batch = self._batches[message.channel] = ([], [])
+        batch[0].append(message)
+        batch[1].append((done, asker))
+
+    def publish_turn(self) -> None:
+        """Publish what waits for the end of the turn."""
+        batches, self._batches = self._batches, {}
+        for channel, (messages, askers) in batches.items():
+            if self.backend.keeps(channel):
+                self._store(messages, askers)
+                continue
+            answered = iter(askers)
+            for run in runs(messages):
+                outcome = None
+                try:
+                    self._publish(run)
+                except BackboneFull as error:
+                    outcome = error
+                for _, (done, asker) in zip(run, answered, strict=False):
+                    done(asker, outcome)
+
+    def _store(self, messages: Sequence[Message], askers: Sequence[tuple[Answered, Any]]) -> None:
+        def stored(result: list[Appended] | StoreFailed) -> None:
+            if isinstance(result, list):
+                self._count(messages)
+            outcomes: Sequence[Cursor | Exception]
+            outcomes = result[0].cursors() if isinstance(result, list) else [result] * len(askers)
+            for (done, asker), outcome in zip(askers, outcomes, strict=True):
+                done(asker, outcome)
+
+        try:
+            self.backend.store([messages], None, stored)
+        except StoreFailed as error:
+            stored(error)
+
+    def _publish(self, messages: Sequence[Message]) -> None:
         self.backend.publish(messages)
         self._count(messages)
 
     def _count(self, messages: Sequence[Message]) -> None:
         self.stats.published += len(messages)
         self.stats.bytes_in += sum([len(message.payload) for message in messages])
+        passed = time.time_ns() // 1000 - messages[0].published
+        self.stats.publish_latency.observe(max(0, passed) / 1e6, len(messages))
 
     def subscribe(
         self, name: str, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None = None
@@ -345,8 +383,7 @@ class Router:
             if isinstance(received, Question):
                 self._answer(received)
                 continue
-            channel, frame = received
-            messages = self.backend.messages(channel, frame)
+            channel, messages = received
             if not messages:
                 self.stats.bad_frames += 1
                 continue
@@ -432,3 +469,8 @@ class Router:
         make = answers.get(question.text)
         if make is not None:
             self.backend.answer(question, dumps(make()))
+
+
+def _only(outcome: list[list[Cursor]] | Exception) -> Cursor | Exception | None:
+    """The cursor of the one message of the one group."""
+    return outcome if isinstance(outcome, Exception) else next(iter(outcome[0]), None)

@@ -399,9 +399,9 @@ class Socket(Session):
         if self.channel is None or self.channel.endswith("*"):
             self.goodbye(websocket.POLICY, "this socket follows a pattern: publish on a channel's own socket")
         else:
-            self.router.publish([_as_message(self.channel, data, self.verbatim)], done=self._published)
+            self.router.publish_one(_as_message(self.channel, data, self.verbatim), Socket._published, self)
 
-    def _published(self, outcome: list[list[Cursor]] | Exception) -> None:
+    def _published(self, outcome: Cursor | Exception | None) -> None:
         if isinstance(outcome, Exception):
             self.goodbye(websocket.TRY_LATER, str(outcome))
 

@@ -65,7 +65,7 @@ class Worker(Service):
         self._history_bytes: float | None = None
         backend = Backend(
             addresses, worker=index, workers=settings.routers, high_water=settings.backbone_high_water,
-            channels=Channels(settings.channels) if settings.keeps_history else None,
+            channels=Channels(settings.channels) if settings.keeps_history else None, sole=settings.routers == 1,
         )  # fmt: skip
         self.router = Router(
             backend, stats=self.stats, max_channels=settings.max_channels, max_gather=settings.max_gather,

@@ -122,16 +122,15 @@ class Requester(Session):
         if name is not None:
             check_key(name, self.common.router.keeps(message.channel))
 
-        def published(outcome: list[list[Cursor]] | Exception) -> None:
+        def published(envelope: Frames, outcome: Cursor | Exception | None) -> None:
             def answer() -> Sequence[bytes]:
                 if isinstance(outcome, Exception):
                     raise outcome
-                cursors = outcome[0]
-                return (b"200", str(cursors[0]).encode()) if cursors else (b"202", b"")
+                return (b"202", b"") if outcome is None else (b"200", str(outcome).encode())
 
             self._finish(envelope, self._guarded(answer))
 
-        self.common.router.publish([message], key=name, done=published)
+        self.common.router.publish_one(message, published, envelope, key=name)
         self.waiting += 1
 
     def _history(self, envelope: Frames, arguments: Frames) -> None:

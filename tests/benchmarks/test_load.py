@@ -1,4 +1,5 @@
-"""benchmarks/load against a small server that makes mistakes on purpose: each must show in its counter."""
+"""benchmarks/load against a small server that makes mistakes on purpose, each of which must show in its counter, and
+against a real node by all the transports that it has."""
 
 from __future__ import annotations
 
@@ -9,11 +10,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks.tools import compile_tools, run_load
+from benchmarks.tools import check_delivered, compile_tools, run_load
+from tests.daemons import Daemon
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler (cc) to build load with")
 
@@ -144,7 +147,7 @@ HTTP = ("--sub", "ws", "--pub", "http")
 def load(server: Server, *options: str, **numbers: float) -> dict[str, Any]:
     compile_tools("load")
     at = f"127.0.0.1:{server.server_address[1]}"
-    numbers = {"subs": SUBSCRIBERS, "msgs": MESSAGES, "size": 64, "settle": 20, "drain": 200, **numbers}
+    numbers = {"subs": SUBSCRIBERS, "msgs": MESSAGES, "size": 64, "settle": 10, "drain": 100, **numbers}
     return run_load(*options, "--sub-addr", at, "--pub-addr", at, timeout=10, **numbers)
 
 
@@ -255,7 +258,7 @@ def test_latency_and_pace() -> None:
 
 def test_what_is_published_is_bounded_by_time() -> None:
     with serving() as server:
-        result = load(server, *TCP, msgs=0, seconds=0.2, rate=100)
+        result = load(server, *TCP, msgs=500, seconds=0.2, rate=100)
     assert 1 <= result["published"] <= 21
     assert result["delivered"] == result["expected"] == result["published"] * SUBSCRIBERS
 
@@ -284,3 +287,40 @@ def test_churn() -> None:
         assert 0 < result["changes"] <= changes <= result["changes"] + SUBSCRIBERS
         assert abs(server.subscribed - SUBSCRIBERS - server.unsubscribed) <= SUBSCRIBERS
         assert len(server.subscribers) == server.subscribed - SUBSCRIBERS + 1  # each channel is a new one
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    node = Daemon(Path(tmp_path_factory.mktemp("node")), workers=1, zmq_sub_port=0, zmq_push_port=0, drain_window=0)
+    yield node
+    assert node.stop() == 0
+    assert "Traceback" not in node.log(), node.log()
+
+
+POST = ("--pub", "http", "--pub-header", "Content-Type: application/json", "--pub-body", '"{msg}"')
+PUSH = ("--pub", "zmq", "--pub-zmq", "PUSH", "--pub-part", "{ch}", "--pub-part", '"{msg}"')
+CURSOR = "Raiden-Cursor=Last-Event-ID"
+TRANSPORTS = {
+    "websocket": ("--sub", "ws"),
+    "stream": ("--sub", "http"),
+    "events": ("--sub", "http", "--sub-header", "Accept: text/event-stream"),
+    "poll": ("--sub", "http", "--longpoll", "--sub-path", "/{ch}?_wait=20", "--cursor-header", CURSOR),
+    "SUB": ("--sub", "zmq", "--sub-topic", "{ch}", "--sub-topic", "-/in-force/{i}", "--ready-marker", "-/in-force/"),
+}
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_node(node: Daemon, transport: str) -> None:
+    compile_tools("load")
+    http, doors = f"127.0.0.1:{node.port}", {name: at.removeprefix("tcp://") for name, at in node.doors().items()}
+    options = [*TRANSPORTS[transport], "--sub-addr", doors.get(transport, http), "--pid", str(node.pid)]
+    options += [*PUSH, "--pub-addr", doors["PUSH"]] if transport == "SUB" else [*POST, "--pub-addr", http]
+    options += ["--channel-prefix", f"{transport}-"]
+    # The time to settle is for long-polls, which are not told that their subscription is in force.
+    result = run_load(*options, subs=6, channels=2, msgs=30, rate=300, size=70_000, settle=100, timeout=10)
+    check_delivered(result)
+    assert (result["published"], result["delivered"], result["ready"]) == (30, 90, 6)
+    assert result["server_procs"] == 1 + len(node.workers())
+    assert result["pss_after_kb"] > 0
+    if transport != "SUB":
+        assert result["statuses"] == {"200": 30}

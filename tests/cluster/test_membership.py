@@ -12,6 +12,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,41 @@ def test_one_known_peer_is_enough(start: Start) -> None:
     connected(first, second, third)
     passes(third, first)
     assert {row["id"] for row in rows(first)} == {row["id"] for row in rows(third)}
+
+
+def test_a_node_that_was_alone(start: Start) -> None:
+    """Its one worker has not used the backbone. From the moment that a subscription at the new node is in force, all
+    that is published at the old one comes to it, and the old one's own subscribers miss nothing."""
+    first = start(workers=1, store="none")
+    stop, published = threading.Event(), 0
+
+    def publish() -> None:
+        nonlocal published
+        connection = HTTPConnection("127.0.0.1", first.port, timeout=20)
+        while not stop.is_set():
+            connection.request("POST", "/a", str(published), {"Content-Type": "application/json"})
+            assert connection.getresponse().read() == b"{}"
+            published += 1
+        connection.close()
+
+    with Stream(first, "/a") as own, ThreadPoolExecutor() as pool:
+        publishing = pool.submit(publish)
+        try:
+            assert own.value() == 0
+            second = start(workers=1, store="none", peers=[address(first)])
+            connected(first, second)
+            with Stream(second, "/a") as stream:
+                after = published + 1  # one may have been under way
+                come = [stream.value()]
+                wait_for(lambda: published > after + 100, "some more are published")
+                stop.set()
+                publishing.result()
+                while come[-1] < published - 1:
+                    come.append(stream.value())
+        finally:
+            stop.set()
+        assert come == list(range(come[0], published)) and come[0] <= after
+        assert [own.value() for _ in range(1, published)] == list(range(1, published))
 
 
 def test_rosters_with_mistakes(start: Start) -> None:
