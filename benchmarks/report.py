@@ -16,12 +16,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plot
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
@@ -240,9 +241,13 @@ def curve_section(results: Results, curve: Curve) -> Iterator[str]:
     if len(curve.points) > 2:
         yield f"![{curve.title}]({PLOTS.name}/{draw_curve(results, curve).name})"
         yield ""
+    labels = list(lines[figures[0].title])
     columns = [(figure, label) for figure in figures for label in lines[figure.title]]
-    many = len({label for _, label in columns}) > 1
-    head = [curve.axis, *(f"{label}: {figure.title}" if many else figure.title for figure, label in columns)]
+    if len(labels) > 1:  # the plot has the others
+        columns = columns[: len(labels)]
+        yield f"{figures[0].title}:"
+        yield ""
+    head = [curve.axis, *(label if len(labels) > 1 else figure.title for figure, label in columns)]
     rows = []
     for point in curve.points:
         row = [f"{point.x:,}"]
@@ -268,6 +273,16 @@ def save(canvas: Canvas, name: str) -> Path:
     return file
 
 
+def logarithmic(panel: Axes, direction: Literal["x", "y"]) -> None:
+    """With numbers as one writes them."""
+    axis = panel.xaxis if direction == "x" else panel.yaxis
+    (panel.set_xscale if direction == "x" else panel.set_yscale)("log")
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+    axis.set_minor_locator(ticker.NullLocator())
+
+
 def draw_curve(results: Results, curve: Curve) -> Path:
     canvas, panels = plot.subplots(1, len(curve.figures), figsize=(10, 4), layout="constrained", squeeze=False)
     growth = curve.points[-1].x / curve.points[0].x
@@ -283,12 +298,12 @@ def draw_curve(results: Results, curve: Curve) -> Path:
         panel.set_xlabel(curve.axis)
         panel.set_title(FIGURES[name].title)
         if growth > 10:
-            panel.set_xscale("log")
-            panel.set_yscale("log")
+            logarithmic(panel, "x")
+            logarithmic(panel, "y")
         else:
             panel.set_ylim(bottom=0)
             panel.set_xticks([point.x for point in curve.points])
-        panel.grid(True, which="both", alpha=0.25)
+        panel.grid(True, alpha=0.25)
     panels[0][0].legend(frameon=False)
     return save(canvas, curve.name)
 
@@ -314,9 +329,9 @@ def draw_workload(panel: Axes, results: Results, workload: Workload) -> None:
         panel.plot([median(values)], [at], "o", color=color)
         panel.annotate(f"{median(values):.1f}", (max(values), at), (6, -3), textcoords="offset points", fontsize=8)
     panel.set_yticks(range(len(best)), [label for label, _ in reversed(best.values())])
-    panel.set_xscale("log")
+    logarithmic(panel, "x")
     panel.margins(x=0.15)
-    panel.grid(True, axis="x", which="both", alpha=0.25)
+    panel.grid(True, axis="x", alpha=0.25)
     panel.set_title(workload.title, fontsize=10)
     panel.set_xlabel(FIGURES["cpu"].title)
 
