@@ -102,8 +102,8 @@ REMARKS = {
 # Under a curve that is neither flat nor straight: why.
 REASONS = {
     "subscribers": "A publish costs the same whoever hears it; with few subscribers, few deliveries share that.",
-    "channels": "A worker knows the heads of 500 requests again; with more channels than that in turn, the head of each "
-    "publish is taken apart, which costs more than the rest of it.",
+    "channels": "A worker knows the heads of 500 requests again; with more channels than that in turn, the head of "
+    "each publish is taken apart, which costs more than the rest of it.",
     "payload": "Up to some KiB a delivery costs what a `send` does; above, what copying does.",
     "nodes": "Each node takes a message from the backbone for itself, and the more there are, the fewer share that.",
 }
