@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: run test lint autobahn bench clean
+.PHONY: run test lint autobahn bench soak clean
 
 run: .venv/run
 	@exec $(BIN)/raiden
@@ -25,6 +25,9 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/history.py
 	$(BIN)/python benchmarks/zeromq.py
+
+soak: .venv/test
+	$(BIN)/python benchmarks/soak.py
 
 .venv/run: setup.py pyproject.toml
 	@$(PYTHON) -m venv .venv

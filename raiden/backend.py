@@ -110,7 +110,7 @@ class Backend:
         self._sub.connect(addresses.downlink)
         # A call on a ZeroMQ socket may swallow the edge of its descriptor: this watcher asks for another look.
         self.touched = gevent.get_hub().loop.async_(ref=False)
-        # Is called soon when there is something to receive that the descriptor does not tell of.
+        # Is called soon when there is something to receive that did not go by the backbone.
         self.heard: Callable[[], None] = self.touched.send
         self.alone = False
         self.high_water = high_water
@@ -121,11 +121,14 @@ class Backend:
         self._workers = workers
         self._id = os.urandom(8).hex().encode()
         self._numbers = itertools.count(1)
+        # Rounds that were begun; the last one that all nodes answered.
+        self.rounds = self.confirmed = 0
         self._round: AsyncResult | None = None
         self._next_round: AsyncResult | None = None
         self._waiting: dict[bytes, _Waiting] = {}
         self._serial = 0
         self._rows: list[dict[str, Any]] = []
+        self._settled = False
         self._loop = gevent.get_hub().loop
         # Runs of messages that did not go by the backbone, and how many messages they are.
         self._local: deque[Sequence[Message]] = deque()
@@ -227,10 +230,9 @@ class Backend:
         self._sub.setsockopt(zmq.UNSUBSCRIBE, topic)
         self.touched.send()
 
-    def receive(self) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
+    def receive(self, *, local: bool = False) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
         """Yield messages of a channel (none where a frame can't be read) and questions, at most a turn's worth
-        (`TURN_FRAMES`, `TURN_BYTES`)."""
-        recv = self._sub.recv
+        (`TURN_FRAMES`, `TURN_BYTES`); ``local``: only what did not go by the backbone."""
         size = 0
         self.more = True
         while self._local:
@@ -238,8 +240,13 @@ class Backend:
             self._local_count -= len(messages)
             yield messages[0].channel.encode(), messages
             size += len(messages)
-            if size > TURN_FRAMES or not self._local:
-                return  # whether there is more from elsewhere, `readable` tells
+            if size > TURN_FRAMES:
+                return
+        if local:
+            self.more = False
+            return
+        recv = self._sub.recv
+        size = 0
         try:
             for _ in range(TURN_FRAMES):
                 frame = recv(_NOBLOCK)
@@ -293,6 +300,7 @@ class Backend:
         except (ValueError, TypeError, KeyError, AttributeError):
             return  # not from this node's roster
         self._rows = rows
+        self._settled = all(row["state"] in ("connected", "leaving") for row in rows[1:])
         if serial != self._serial:
             self._serial = serial
             self._go_by(serial, said.get("alone") is True)
@@ -339,6 +347,14 @@ class Backend:
 
     # In force.
 
+    def holds(self, begun: int) -> bool:
+        """Whether what was subscribed to when so many rounds were begun holds everywhere, as far as is known without
+        another one."""
+        if self.alone and not self._joining:
+            return True
+        # A node that comes later is connected only when all that there was holds there.
+        return begun < self.confirmed and self._settled
+
     def in_force(self, timeout: float = NODE_PATIENCE) -> tuple[str, ...]:
         """Wait until every subscription made before this call holds at all nodes. Returns the addresses of the nodes
         where that could not be found out; raises NotInForce after ``timeout`` seconds without an answer of this
@@ -359,12 +375,16 @@ class Backend:
     def _run_rounds(self, timeout: float) -> None:
         while self._next_round is not None:
             self._round, self._next_round = self._next_round, None
+            self.rounds += 1
+            number = self.rounds
             try:
                 unconfirmed = self._run_round(timeout)
             except (NotInForce, BackboneFull) as error:
                 self._round.set_exception(NotInForce(str(error)))
             else:
                 self._round.set(unconfirmed)
+                if not unconfirmed:
+                    self.confirmed = number
                 if unconfirmed != self._unconfirmed and unconfirmed:
                     log.warning("subscriptions are not confirmed by all nodes", extra={"nodes": ", ".join(unconfirmed)})
                 self._unconfirmed = unconfirmed

@@ -139,27 +139,24 @@ class Connection:
 
     def send(self, data: bytes) -> None:
         """Send, after what already waits."""
-        if self.pending or self._outbox or self.closing or self.closed:
-            self.pending.append(data)
-            self.flush()
-        else:
-            self._hand_over(data)
+        self.pending.append(data)
+        self.flush()
 
     def flush(self) -> None:
         """Send what is pending, in one piece; never raises, never yields to another greenlet."""
+        # The hot path of all deliveries: nothing is called but the kernel.
         pending = self.pending
-        if not pending:
-            return
-        data = pending[0] if len(pending) == 1 else b"".join(pending)
-        pending.clear()
-        if self.closing or self.closed:
-            return
-        if self._outbox:
-            self._keep(data)
+        if len(pending) == 1:
+            data = pending.pop()
+        elif pending:
+            data = b"".join(pending)
+            pending.clear()
         else:
-            self._hand_over(data)
-
-    def _hand_over(self, data: bytes) -> None:
+            return
+        if self._outbox or self.closing or self.closed:
+            if not (self.closing or self.closed):
+                self._keep(data)
+            return
         try:
             sent = self.socket.send(data)
         except (BlockingIOError, InterruptedError):
@@ -301,8 +298,14 @@ class Wheel:
         connection.due = max(int((time.monotonic() + seconds) / TICK) + 1, self._done + 1)
         # A later deadline is noticed when the slot that holds the connection comes up.
         if not connection.slot or connection.due < connection.slot:
+            self.forget(connection)
             connection.slot = connection.due
             self._slots.setdefault(connection.due, set()).add(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Call it when the connection has ended: a deadline may be minutes away, and would keep until then all that
+        the connection has."""
+        self._slots.get(connection.slot, set()).discard(connection)
 
     def due(self) -> Iterator[Connection]:
         """Yield the connections that are due by now."""
@@ -310,7 +313,7 @@ class Wheel:
         while self._done < now:
             self._done += 1
             for connection in self._slots.pop(self._done, ()):
-                if connection.closed or connection.slot != self._done:
+                if connection.closed:  # by what was done for one before it
                     continue
                 connection.slot = 0
                 if connection.due <= self._done:

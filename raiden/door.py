@@ -89,6 +89,7 @@ class Door(Service):
         if connection.session is not None:
             connection.session.close()
         connection.close()
+        self._wheel.forget(connection)
         self.connections.discard(connection)
         self._addresses[connection.remote] -= 1
         if not self._addresses[connection.remote]:

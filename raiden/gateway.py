@@ -8,7 +8,6 @@ problem+json.
 
 from __future__ import annotations
 
-import functools
 import logging
 import socket
 import time
@@ -20,7 +19,7 @@ from typing import NamedTuple, TypeAlias
 import gevent
 import webob
 
-from raiden import durable, parameters, payload, transports
+from raiden import durable, encoding, parameters, payload, transports
 from raiden.backend import NotInForce
 from raiden.connection import Connection, Gone, Overflow
 from raiden.control import Control
@@ -33,16 +32,16 @@ from raiden.http import (
     Heads,
     HttpError,
     HttpLimits,
+    Json,
     Repeated,
     Request,
     RequestParser,
-    date,
+    json_bytes,
     problem,
     serialize,
 )
 from raiden.message import (
     Cursor,
-    InvalidChannel,
     InvalidPayload,
     Kind,
     Message,
@@ -63,7 +62,7 @@ from raiden.sessions import (
     joined,
 )
 from raiden.stats import Stats
-from raiden.transports import Asked, Opening, Seat
+from raiden.transports import POLL_FIELDS, Asked, Opening, Seat
 
 log = logging.getLogger(__name__)
 
@@ -72,18 +71,19 @@ ALLOW = "GET, HEAD, POST, DELETE, OPTIONS"
 ALLOW_HEADERS = "Content-Type, Prefer, Last-Event-ID, Idempotency-Key, Authorization"
 
 
-class Published(NamedTuple):
-    """The answer to a publish, as JSON."""
-
-    status: int
-    body: bytes
-
-
-Answer: TypeAlias = "webob.Response | Published"
+Answer: TypeAlias = "webob.Response | Json"
 Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"
 
+
+class PollPlan(NamedTuple):
+    """What the head of a long-poll asks for, and how long it waits."""
+
+    asked: Asked
+    wait: float
+
+
 # Where no history is kept: taken, and on its way.
-ACCEPTED = Published(202, b"{}")
+ACCEPTED = Json(202, b"{}")
 
 
 @dataclass(slots=True)
@@ -185,7 +185,7 @@ class Gateway(Door):
                 self._overflow(connection)
                 return
             free = session is None and not connection.busy and not connection.queue
-            if free and type(event) is Repeated and self._publish_again(connection, event):
+            if free and type(event) is Repeated and self._serve_again(connection, event):
                 continue
             if session is None or isinstance(session, Poll):
                 if connection.queue is None:
@@ -233,8 +233,8 @@ class Gateway(Door):
         while queue and not connection.busy and connection.session is None and not connection.closing:
             event = queue.popleft()
             if isinstance(event, Repeated):
-                if self._publish_again(connection, event):
-                    return
+                if self._serve_again(connection, event):
+                    continue
                 event = event.request()
             if isinstance(event, Request):
                 self._serve(connection, event, self._dispatch)
@@ -284,27 +284,29 @@ class Gateway(Door):
         if not connection.closed and connection.session is None:
             self._serve_queue(connection)
 
-    def _answer(self, connection: Connection, request: Request | None, response: Answer) -> None:
+    def _answer(self, connection: Connection, request: Request | Repeated | None, response: Answer) -> None:
         """Send a response, and close after it where the connection can't go on."""
         if connection.closed:
             return
         self.stats.requests += 1
-        if isinstance(response, Published):
-            if request is not None and self._is_plain(request):
-                # The hot path of publishing: only the body is made.
-                connection.send(published_bytes(response))
-                return
-            response = webob.Response(
-                status=response.status, body=response.body, content_type="application/json", charset="utf-8"
-            )
-        keep_alive = request is not None and request.keep_alive and not self.draining
-        head = request is not None and request.method == "HEAD"
-        if request is not None:
-            response.headers.update(self._cors(request))
         session, connection.session = connection.session, None
         if session is not None:
             session.close()
             connection.become("http")
+        if isinstance(response, Json):
+            if request is not None and self._is_plain(request):
+                # The hot path of publishing and long-polls.
+                connection.send(json_bytes(response))
+                if session is not None and not connection.busy:
+                    self._serve_queue(connection)
+                return
+            response = response.to_response()
+        if isinstance(request, Repeated):
+            request = request.request()
+        keep_alive = request is not None and request.keep_alive and not self.draining
+        head = request is not None and request.method == "HEAD"
+        if request is not None:
+            response.headers.update(self._cors(request))
         http10 = request is not None and request.http10
         connection.send(serialize(response, keep_alive=keep_alive, http10=http10, head=head))
         if not keep_alive:
@@ -312,9 +314,14 @@ class Gateway(Door):
         elif session is not None and not connection.busy:
             self._serve_queue(connection)
 
-    def _is_plain(self, request: Request) -> bool:
+    def _is_plain(self, request: Request | Repeated) -> bool:
         """Nothing about the answer depends on the request."""
-        return request.keep_alive and not request.http10 and not self.draining and "origin" not in request.fields
+        if self.draining:
+            return False
+        if isinstance(request, Repeated):
+            return True  # it has a plan
+        plain = request.keep_alive and not request.http10 and request.method != "HEAD"
+        return plain and "origin" not in request.fields
 
     def _dispatch(self, connection: Connection, request: Request) -> Answer | None:
         self._check_origin(request)
@@ -328,7 +335,10 @@ class Gateway(Door):
         if method == "POST":
             channel = self._channel(request)
             messages = [Message(channel, kind, data) for kind, data in payload.payloads(request)]
-            batch = payload.is_batch(request.fields.get("content-type", ""))
+            content_type = request.fields.get("content-type", "")
+            batch = payload.is_batch(content_type)
+            if not batch:
+                self._keep_plan(request, (channel, content_type))
             self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
             return None
         if method == "DELETE":
@@ -387,17 +397,20 @@ class Gateway(Door):
     def _channel(self, request: Request) -> str:
         return check_channel(self.channel_builder(request))
 
+    def _serve_again(self, connection: Connection, repeated: Repeated) -> bool:
+        """Serve what came with a head which came before, and of which is known what it asks for. False where that is
+        not as simple as it seems, or refused."""
+        plan = repeated.head.plan
+        if plan is None or self.draining:
+            return False
+        if type(plan) is PollPlan:
+            return self._poll_again(connection, repeated, *plan)
+        return self._publish_again(connection, repeated, *plan)
+
     # Publish.
 
-    def _publish_again(self, connection: Connection, repeated: Repeated) -> bool:
-        """The hot path: publish a message that came with a head which came before. False where that is not as simple
-        as it seems, or refused."""
-        plan = repeated.head.plan
-        if plan is None:
-            plan = repeated.head.plan = self._plan(repeated)
-        if not plan or self.draining:
-            return False
-        channel, content_type = plan
+    def _publish_again(self, connection: Connection, repeated: Repeated, channel: str, content_type: str) -> bool:
+        """The hot path: publish a message that came with a head which came before."""
         try:
             message = Message(channel, *payload.of_type(content_type, repeated.body))
         except InvalidPayload:
@@ -406,30 +419,15 @@ class Gateway(Door):
         self.router.publish_one(message, self._published_again, connection)
         return True
 
-    def _plan(self, repeated: Repeated) -> tuple[str, str] | tuple[()]:
-        """The channel that a head names and the type that it says, if it is one to publish a message by, and nothing
-        about the answer depends on it."""
-        request = repeated.request()
-        content_type = request.fields.get("content-type", "")
-        own = request.environ["raiden.path"].startswith("/-/")
-        if request.method != "POST" or own or "origin" in request.fields or payload.is_batch(content_type):
-            return ()
-        if self.channel_builder not in (path, host_path):  # it may depend on whatever it likes
-            return ()
-        try:
-            return self._channel(request), content_type
-        except InvalidChannel:
-            return ()
-
     def _published_again(self, connection: Connection, outcome: Cursor | Exception | None) -> None:
         connection.busy = False
         if connection.closed:
             return
         self.stats.requests += 1
         if outcome is None:
-            connection.send(_accepted(date()))
+            connection.send(json_bytes(ACCEPTED))
         elif isinstance(outcome, Cursor):
-            connection.send(published_bytes(Published(200, b'{"cursor":"%b"}' % str(outcome).encode())))
+            connection.send(json_bytes(Json(200, b'{"cursor":"%b"}' % str(outcome).encode())))
         else:
             connection.send(serialize(problem(refusal(outcome)), keep_alive=True, http10=False))
         if connection.queue:
@@ -450,7 +448,7 @@ class Gateway(Door):
             def answer(*_: object) -> Answer:
                 if isinstance(outcome, Exception):
                     raise outcome
-                return Published(200, body(outcome)) if any(outcome) else ACCEPTED
+                return Json(200, body(outcome)) if any(outcome) else ACCEPTED
 
             self._serve(connection, request, answer)
             self._go_on(connection)
@@ -509,6 +507,7 @@ class Gateway(Door):
         if wait is not None:
             if request.method == "HEAD":
                 return webob.Response(content_type="application/json", charset="utf-8")
+            self._keep_plan(request, PollPlan(asked, wait))
             opening = transports.poll(seat, request, asked, min(wait, self.limits.max_wait), self._answer)
             return self._take_over(connection, request, asked, opening)
         response, encode = transports.stream_response(request, asked)
@@ -517,6 +516,29 @@ class Gateway(Door):
             del response.headers["Content-Length"]
             return response
         return self._take_over(connection, request, asked, transports.stream(seat, request, asked, response, encode))
+
+    def _keep_plan(self, request: Request, plan: object) -> None:
+        """Remember what a head asks for, if nothing else has a part in that, or in how it is answered."""
+        # What the channel_builder of an application looks at, nobody knows.
+        if request.head is not None and "origin" not in request.fields and self.channel_builder in (path, host_path):
+            self.heads.plan(request.head, plan)
+
+    def _poll_again(self, connection: Connection, repeated: Repeated, asked: Asked, wait: float) -> bool:
+        """The hot path of long-polls: one that has nothing to wait for but the next message."""
+        if not Beginning.is_known(self.router, asked.names, asked.starts):
+            return False
+        wait = min(wait, self.limits.max_wait)
+        fields = {**POLL_FIELDS, "Raiden-Recovered": "true"} if asked.starts else POLL_FIELDS
+        session = Poll(connection, self.router, self._wheel, repeated, wait, asked.names, fields, self._answer)
+        encode = encoding.poll(asked.wrapped)
+        for name in asked.names:
+            session.subscribe(name, encode, asked.filters)
+            session.attach(name)
+        self.stats.requests += 1
+        connection.become("poll")
+        connection.session = session
+        session.open()
+        return True
 
     def _poll_durably(
         self, connection: Connection, request: Request, names: list[str], query: dict[str, str], wait: float
@@ -555,7 +577,7 @@ class Gateway(Door):
             session.close()
             raise
 
-        def confirm(connection: Connection, request: Request) -> None:
+        def confirm(connection: Connection, _: Request) -> None:
             try:
                 beginning = Beginning(self.router, asked.names, asked.starts)
             except (NotInForce, StoreFailed):
@@ -574,7 +596,10 @@ class Gateway(Door):
             if self.draining and connection.session is session:
                 session.drain()
 
-        self._serve_waiting(connection, request, confirm)
+        if Beginning.is_known(self.router, asked.names, asked.starts):
+            confirm(connection, request)
+        else:
+            self._serve_waiting(connection, request, confirm)
         return None
 
     @staticmethod
@@ -592,31 +617,10 @@ class Gateway(Door):
         return fields
 
 
-@functools.lru_cache(1)
-def _accepted(now: str) -> bytes:
-    """What `ACCEPTED` is in this second."""
-    return published_bytes(ACCEPTED)
-
-
 def refusal(error: Exception) -> HttpError:
     """What the client is told where the server can't, or will not, do what it asks."""
     status = status_of(error)
     return HttpError(status, str(error), headers={"Retry-After": "1"} if status == 503 else None)
-
-
-_heads: dict[int, tuple[str, bytes]] = {}
-
-
-def published_bytes(answer: Published) -> bytes:
-    """The answer for a connection that goes on; its head is serialized once a second."""
-    made, head = _heads.get(answer.status, ("", b""))
-    now = date()
-    if made != now:
-        response = webob.Response(status=answer.status, content_type="application/json", charset="utf-8")
-        del response.headers["Content-Length"]
-        head = serialize(response, keep_alive=True, http10=False)[:-2]
-        _heads[answer.status] = now, head
-    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(answer.body), answer.body)
 
 
 def _cursor(cursors: list[list[Cursor]]) -> bytes:

@@ -8,13 +8,14 @@ Requests and responses are webob's.
 
 from __future__ import annotations
 
+import functools
 import io
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -72,6 +73,11 @@ class Request(webob.Request):
         return self.environ["raiden.fields"]
 
     @property
+    def head(self) -> Head | None:
+        """Where it is remembered how it begins."""
+        return self.environ.get("raiden.head")
+
+    @property
     def raw_body(self) -> bytes:
         return self.environ["raiden.body"]
 
@@ -81,13 +87,15 @@ class Request(webob.Request):
 
 
 class Head:
-    """The head of requests that were read before; ``plan`` is for who serves them, to keep what follows from it."""
+    """The head of requests that were read before: how many bytes of body follow it, and the environ that it makes.
+    ``plan`` is for who serves them, to keep what follows from it: then that is all that is kept."""
 
-    __slots__ = ("environ", "plan", "size")
+    __slots__ = ("data", "environ", "plan", "size")
 
-    def __init__(self, size: int, environ: dict[str, object]) -> None:
+    def __init__(self, data: bytes, size: int, environ: dict[str, object]) -> None:
+        self.data = data
         self.size = size
-        self.environ = environ
+        self.environ: dict[str, object] | None = environ
         self.plan: Any = None
 
 
@@ -103,31 +111,47 @@ class Repeated:
 
     def request(self) -> Request:
         """The same as if it had been read anew."""
+        if self.head.environ is None:
+            limits = HttpLimits(max_body=len(self.body))
+            (request,) = RequestParser(limits, self.remote).feed(self.head.data + self.body)
+            assert isinstance(request, Request)
+            return request
         environ = self.head.environ.copy()
+        environ["raiden.head"] = self.head
         environ["REMOTE_ADDR"] = self.remote
         environ["wsgi.input"] = io.BytesIO(self.body)
         environ["raiden.body"] = self.body
         return Request(environ)
 
 
-# Heads that are remembered, and how long one may be.
-MAX_HEADS, MAX_HEAD_BYTES = 500, 1024
+# Heads that are remembered, how many of them with an environ, and how long one may be.
+MAX_HEADS, MAX_ENVIRONS, MAX_HEAD_BYTES = 10_000, 500, 1024
 _END_OF_HEAD = b"\r\n\r\n"
 
 
 class Heads:
-    """Heads of requests with a body that were read before, whoever sent them. A publisher sends the same one again and
-    again, and to take it apart costs more than all else about a small message. Those are remembered whose end nobody
-    can doubt, that say how many bytes of body follow, and nothing about the connection; not those with a key, which is
-    another one each time. `clear` them when limits change."""
+    """Heads of requests that were read before, whoever sent them. A publisher sends the same one again and again, and
+    to take it apart costs more than all else about a small message; those who wait for the same message by long-poll
+    send equal ones. Those are remembered whose end nobody can doubt, that say how many bytes of body follow or are
+    those of a GET, and nothing about the connection; not those with a key, which is another one each time. `clear` them
+    when limits change."""
 
     _OTHERWISE = frozenset({"transfer-encoding", "upgrade", "expect", "idempotency-key"})
 
     def __init__(self) -> None:
         self._known: dict[bytes, Head] = {}
+        self._environs = 0
 
     def clear(self) -> None:
         self._known.clear()
+        self._environs = 0
+
+    def plan(self, head: Head, plan: object) -> None:
+        """Keep this instead of the environ."""
+        head.plan = plan
+        if head.environ is not None:
+            head.environ = None
+            self._environs -= 1
 
     def find(self, data: bytes) -> tuple[Head, int] | None:
         """Of bytes that begin with a request, if its head is known: that, and where the body begins, which may not be
@@ -138,15 +162,42 @@ class Heads:
 
     def remember(self, data: bytes, request: Request) -> None:
         """``data`` begins with this request, which llhttp has read."""
+        if request.upgrade:
+            return
         end = data.find(_END_OF_HEAD, 0, MAX_HEAD_BYTES) + 4
         head, body = data[:end], request.raw_body
-        if not body or end < 4 or head.count(b"\n") != head.count(b"\r\n") or data[end : end + len(body)] != body:
+        if (
+            (not body and request.method != "GET")
+            or end < 4
+            or head.count(b"\n") != head.count(b"\r\n")
+            or data[end : end + len(body)] != body
+        ):
             return
         if request.http10 or not request.keep_alive or request.fields.keys() & self._OTHERWISE:
             return
         if len(self._known) >= MAX_HEADS:
-            self._known.clear()
-        self._known[head] = Head(len(body), {**request.environ, "raiden.body": b"", "wsgi.input": None})
+            self.clear()
+        if self._environs >= MAX_ENVIRONS:
+            self._known = {head: known for head, known in self._known.items() if known.environ is None}
+            self._environs = 0
+        self._environs += 1
+        known = self._known[head] = Head(head, len(body), {**request.environ, "raiden.body": b"", "wsgi.input": None})
+        request.environ["raiden.head"] = known
+
+
+class Json(NamedTuple):
+    """An answer that many get: its body is JSON, or empty. ``fields`` of its head besides."""
+
+    status: int
+    body: bytes
+    fields: tuple[tuple[str, str], ...] = ()
+
+    def to_response(self) -> webob.Response:
+        if not self.body:
+            return webob.Response(status=self.status, content_type=None, headerlist=list(self.fields))
+        response = webob.Response(status=self.status, body=self.body, content_type="application/json", charset="utf-8")
+        response.headers.update(self.fields)
+        return response
 
 
 class RequestParser:
@@ -245,6 +296,7 @@ class RequestParser:
             else:
                 request.environ["raiden.upgrade"] = True
                 request.environ["raiden.rest"] = rest
+                return  # nothing more will be fed
         self._parser = httptools.HttpRequestParser(self)
 
     def _refusal(self, error: httptools.HttpParserError) -> HttpError:
@@ -384,6 +436,7 @@ class RequestParser:
         return Request(environ)
 
 
+@functools.lru_cache(1000)
 def _is_host(host: str) -> bool:
     """A name or an address and perhaps a port (RFC 9110 section 7.2); user info, spaces and lists are refused."""
     return not any(c in ' \t,/@?#\\"<>^`{|}' or not 32 < ord(c) < 127 for c in host)
@@ -443,3 +496,18 @@ def _head(response: webob.Response, keep_alive: bool, http10: bool) -> bytes:
     elif http10:
         lines.append("Connection: keep-alive")
     return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
+
+
+@functools.lru_cache(16)
+def _json_head(status: int, fields: tuple[tuple[str, str], ...], has_body: bool, now: str) -> bytes:
+    """The head of a `Json` for a connection that goes on, up to its last field, as it is in this second."""
+    response = Json(status, b"{}" if has_body else b"", fields).to_response()
+    response.headers.pop("Content-Length", None)
+    return serialize(response, keep_alive=True, http10=False, head=True)[:-2]
+
+
+def json_bytes(answer: Json) -> bytes:
+    """An answer for a connection that goes on."""
+    status, body, fields = answer
+    head = _json_head(status, fields, bool(body), date())
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body) if body else head + b"\r\n"

@@ -99,6 +99,16 @@ class Beginning:
             name: Recovery(router, name, start) for name, start in starts.items() if router.position(name) is not None
         }
 
+    @staticmethod
+    def is_known(router: Router, names: Sequence[str], starts: Mapping[str, Start]) -> bool:
+        """Whether there is nothing to wait for, and nothing was missed."""
+        if not router.is_in_force(names):
+            return False
+        if not starts:
+            return True
+        places = [(start.cursor, router.position(name)) for name, start in starts.items()]
+        return all([cursor is not None and cursor == place for cursor, place in places])
+
     def place(self, name: str) -> Cursor | None:
         """Behind which message a subscription begins; None without history."""
         recovery = self.recoveries.get(name)

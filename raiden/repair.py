@@ -63,6 +63,9 @@ class Orders:
     def __iter__(self) -> Iterator[bytes]:
         return iter(list(self._orders))
 
+    def __len__(self) -> int:
+        return len(self._orders)
+
     def carry(self, name: str) -> None:
         """Keep the order of a channel, if it has a history; `open` it before anything is delivered."""
         if self._backend.keeps(name):
@@ -85,6 +88,12 @@ class Orders:
         """The last message of a channel that was delivered; None where no order is kept, or it is not open yet."""
         order = self._orders.get(name.encode())
         return order.position if order else None
+
+    def are_open(self, names: Sequence[str]) -> bool:
+        """`open` has nothing to find out."""
+        return not self._orders or all(
+            [name.encode() not in self._orders or self._orders[name.encode()].next for name in names]
+        )
 
     def open(self, names: Sequence[str]) -> Iterator[Repaired]:
         """Find out where channels stand, in one go; raises StoreFailed. Yields what has come meanwhile."""

@@ -28,6 +28,8 @@ from raiden.stats import Stats
 
 # Seconds; the event loop's timers are no finer, and a shorter turn is not worth the wait.
 MIN_GATHER = 0.001
+# Seconds for which a topic is kept that will probably be subscribed to again: by a long-poll, once it was answered.
+LINGER = 5.0
 
 
 class TooManyChannels(Exception):
@@ -81,11 +83,13 @@ class Subscription:
 
 class Topic:
     """The subscriptions of one name: how many, and those that are attached, grouped by what they are sent: equal groups
-    get equal bytes. ``since`` is when the first was made, in microseconds since 1970."""
+    get equal bytes. ``since`` is when the first was made, in microseconds since 1970, and ``rounds`` how many rounds
+    the backbone had begun then."""
 
-    __slots__ = ("count", "groups", "messages", "since")
+    __slots__ = ("count", "groups", "messages", "rounds", "since")
 
-    def __init__(self) -> None:
+    def __init__(self, rounds: int) -> None:
+        self.rounds = rounds
         self.since = time.time_ns() // 1000
         self.count = 0
         self.groups: dict[tuple[Encoding, Filters | None], dict[Sink, Subscription]] = {}
@@ -120,14 +124,17 @@ class Router:
         self._readable = self._loop.io(backend.fileno, 1)
         self._again = self._loop.timer(0)
         self._gathering = False
+        # Names of topics without subscriptions that are kept, and until when.
+        self._lingering: dict[str, float] = {}
+        self._sweeper = self._loop.timer(LINGER / 5, LINGER / 5)
 
     def start(self) -> None:
         self._readable.start(self._look)
         self.backend.touched.start(self._look)
-        self.backend.heard = self._look
+        self.backend.heard = self._look_here
 
     def stop(self) -> None:
-        for watcher in (self._readable, self._again):
+        for watcher in (self._readable, self._again, self._sweeper):
             watcher.stop()
             watcher.close()
         self.backend.touched.stop()
@@ -255,9 +262,11 @@ class Router:
         found = table.get(key)
         if found is None:
             if self.carried >= self.max_channels:
+                self._sweep(all_of_them=True)
+            if self.carried >= self.max_channels:
                 raise TooManyChannels(f"this worker carries {self.max_channels} channels already: try again later")
             # First in: nothing yields between the table's change and the backbone's.
-            found = table[key] = Topic()
+            found = table[key] = Topic(self.backend.rounds)
             self.backend.subscribe(key)
             if table is self._channels:
                 self._orders.carry(name)
@@ -272,8 +281,9 @@ class Router:
         if found is not None:
             found.groups.setdefault((subscription.encoding, subscription.filters), {})[subscription.sink] = subscription
 
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """Remove a subscription; one that is not there any more is ignored."""
+    def unsubscribe(self, subscription: Subscription, *, linger: bool = False) -> None:
+        """Remove a subscription; one that is not there any more is ignored. ``linger``: it may soon be made again, so
+        if it is its topic's last, the topic is kept for `LINGER` seconds."""
         found, subscription.topic = subscription.topic, None
         if found is None:
             return
@@ -284,15 +294,34 @@ class Router:
             if not group:
                 del found.groups[group_key]
         found.count -= 1
-        if not found.count:
-            # Last out: nothing yields between the table's change and the backbone's.
-            key = topic(subscription.name)
-            table = self._patterns if subscription.name.endswith("*") else self._channels
-            del table[key]
-            self.backend.unsubscribe(key)
-            if table is self._patterns:
-                self._measure_patterns(len(key), -1)
-            self._forget_orders(key[:-1] if table is self._channels else None)
+        if not found.count and linger:
+            self._lingering[subscription.name] = time.monotonic() + LINGER
+            self._sweeper.start(self._sweep, update=True)
+        elif not found.count:
+            self._drop(subscription.name)
+
+    def _drop(self, name: str) -> None:
+        """Last out: nothing yields between the table's change and the backbone's."""
+        key = topic(name)
+        table = self._patterns if name.endswith("*") else self._channels
+        del table[key]
+        self.backend.unsubscribe(key)
+        if table is self._patterns:
+            self._measure_patterns(len(key), -1)
+        self._forget_orders(key[:-1] if table is self._channels else None)
+
+    def _sweep(self, *, all_of_them: bool = False) -> None:
+        """Drop the topics that have lingered for long enough."""
+        now = time.monotonic()
+        for name, until in list(self._lingering.items()):
+            found = (self._patterns if name.endswith("*") else self._channels).get(topic(name))
+            if found is None or found.count:
+                del self._lingering[name]
+            elif all_of_them or until <= now:
+                del self._lingering[name]
+                self._drop(name)
+        if not self._lingering:
+            self._sweeper.stop()
 
     def _forget_orders(self, channel: bytes | None) -> None:
         """Keep no order of the channel, or after a pattern of any, that nobody subscribes to any more."""
@@ -306,10 +335,22 @@ class Router:
         """When the first subscription was made that brings the channel now."""
         return min([found.since for found in self._topics(channel)], default=0)
 
+    def is_in_force(self, names: Sequence[str]) -> bool:
+        """Whether `in_force` has nothing to wait for."""
+        return self._hold(names) and self._orders.are_open(names)
+
+    def _hold(self, names: Sequence[str]) -> bool:
+        for name in names:
+            found = (self._patterns if name.endswith("*") else self._channels).get(topic(name))
+            if found is None or not self.backend.holds(found.rounds):
+                return False
+        return True
+
     def in_force(self, names: Sequence[str] = ()) -> tuple[str, ...]:
-        """Wait until all subscriptions made so far hold everywhere, and the positions of these names are known. Returns
-        the addresses of the nodes that did not say so; raises NotInForce and StoreFailed."""
-        unconfirmed = self.backend.in_force()
+        """Wait until the subscriptions to these names (none: all that were made so far) hold everywhere, and their
+        positions are known. Returns the addresses of the nodes that did not say so; raises NotInForce and
+        StoreFailed."""
+        unconfirmed = () if names and self._hold(names) else self.backend.in_force()
         for repaired in self._orders.open(names):
             self._deliver(repaired)
         return unconfirmed
@@ -327,6 +368,11 @@ class Router:
     def carried(self) -> int:
         """How many channels and patterns have subscribers here."""
         return len(self._channels) + len(self._patterns)
+
+    @property
+    def ordered(self) -> int:
+        """How many channels with history it keeps the order of."""
+        return len(self._orders)
 
     def channels(self) -> dict[str, dict[str, int]]:
         """This worker's channels and patterns: how many subscribers, how many messages since the first of them."""
@@ -349,14 +395,19 @@ class Router:
         if not self._gathering:
             self._turn()
 
-    def _turn(self) -> None:
+    def _look_here(self) -> None:
+        # The hot path of a worker that is alone: not a call on a ZeroMQ socket, which takes as long as to send.
+        if not self._gathering:
+            self._turn(local=True)
+
+    def _turn(self, *, local: bool = False) -> None:
         if self._gathering:
             self._gathering = False
             self._readable.start(self._look)
         started = time.perf_counter()
         dirty: list[Sink] = []
         came: list[tuple[int, int]] = []
-        for channel, run in self._runs(came):
+        for channel, run in self._runs(self.backend.receive(local=local), came):
             self._fan_out(channel, run, dirty)
         for sink in dirty:
             sink.flush()
@@ -371,15 +422,17 @@ class Router:
                 self._again = self._loop.timer(wait)
                 self._again.start(self._turn, update=True)
                 return
-        if self.backend.readable:
+        if self.backend.more if local else self.backend.readable:
             self.backend.touched.send()
 
-    def _runs(self, came: list[tuple[int, int]]) -> Iterator[tuple[bytes, list[Message]]]:
+    def _runs(
+        self, turn: Iterator[tuple[bytes, Sequence[Message]] | Question], came: list[tuple[int, int]]
+    ) -> Iterator[tuple[bytes, list[Message]]]:
         """The turn's messages, as runs of the same channel; questions of other workers are answered on the way.
         ``came`` gets when messages were published, and how many then."""
         current: bytes | None = None
         run: list[Message] = []
-        for received in self.backend.receive():
+        for received in turn:
             if isinstance(received, Question):
                 self._answer(received)
                 continue
@@ -387,6 +440,8 @@ class Router:
             if not messages:
                 self.stats.bad_frames += 1
                 continue
+            if not self._topics(channel):
+                continue  # nobody wants it any more, or, alone, ever did
             first = messages[0]
             if run and (channel != current or first.kind == Kind.END):
                 assert current is not None

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import webob
-
 from raiden import encoding, websocket
 from raiden.backend import BackboneFull
 from raiden.connection import Connection, Wheel
 from raiden.filters import Filters
 from raiden.history import EARLIEST, Gap, StoreFailed
-from raiden.http import Request
+from raiden.http import Json, Repeated, Request
 from raiden.message import (
     Cursor,
     InvalidPayload,
@@ -253,15 +251,16 @@ def joined(cursors: Sequence[Cursor | None]) -> str | None:
 
 class Poll(Session):
     """A long-poll: answered with what it missed, else by the first turn that brings something, or with 204 when its
-    time is up; always with the position from which the next one goes on."""
+    time is up; always with the position from which the next one goes on. ``fields`` are of the answer's head."""
 
-    __slots__ = ("answer", "early", "gaps", "names", "pending", "places", "ready", "request")
+    __slots__ = ("answer", "early", "fields", "gaps", "names", "pending", "places", "ready", "request")
 
     def __init__(
-        self, connection: Connection, router: Router, wheel: Wheel, request: Request, wait: float, names: list[str],
-        answer: Callable[[Connection, Request, webob.Response], None],
+        self, connection: Connection, router: Router, wheel: Wheel, request: Request | Repeated, wait: float,
+        names: list[str], fields: dict[str, str], answer: Callable[[Connection, Request | Repeated, Json], None],
     ) -> None:  # fmt: skip
         super().__init__(connection, router, wheel, wait)
+        self.fields = fields
         self.request = request
         self.names = names
         self.pending: list[bytes] = []
@@ -277,6 +276,11 @@ class Poll(Session):
     @property
     def told_by_head(self) -> bool:
         return True
+
+    def unsubscribe(self, name: str) -> None:
+        subscription = self.subscriptions.pop(name, None)
+        if subscription is not None:
+            self.router.unsubscribe(subscription, linger=True)
 
     def open(self) -> None:
         """The subscriptions are in force, and what was missed is known: wait from now on."""
@@ -320,15 +324,13 @@ class Poll(Session):
                 body += b'"gap":%b,' % encoding.dumps(self.gaps[-1])
             elif self.gaps:
                 body += b'"gaps":%b,' % encoding.dumps(self.gaps)
-            response = webob.Response(content_type="application/json", charset="utf-8")
-            response.body = b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1])
-            self._answer(response)
+            self._answer(200, b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1]))
 
     def tick(self) -> None:
         self.ready = True
         self.flush()
         if self.ready:
-            self._answer(webob.Response(status=204, content_type=None))
+            self._answer(204, b"")
 
     def fail(self) -> None:
         self.tick()
@@ -347,16 +349,17 @@ class Poll(Session):
     def _position(self) -> str | None:
         return joined([self.places.get(name) or self.router.position(name) for name in self.names])
 
-    def _answer(self, response: webob.Response) -> None:
+    def _answer(self, status: int, body: bytes) -> None:
+        fields = self.fields
         cursor = self._position()
         if cursor is not None:
-            response.headers["Raiden-Cursor"] = cursor
+            fields = {**fields, "Raiden-Cursor": cursor}
         if self.gaps:
-            response.headers["Raiden-Recovered"] = "false"
+            fields = {**fields, "Raiden-Recovered": "false"}
         self.close()
         self.early.clear()
         self.ready = False
-        self.answer(self.connection, self.request, response)
+        self.answer(self.connection, self.request, Json(status, body, tuple(fields.items())))
 
 
 class Socket(Session):

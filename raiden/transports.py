@@ -13,12 +13,14 @@ from raiden.connection import Connection, Wheel
 from raiden.encoding import END_OF_CHUNKS, Encoding
 from raiden.filters import Filters
 from raiden.history import Start
-from raiden.http import Request, add_fields, serialize_stream_head
+from raiden.http import Json, Repeated, Request, add_fields, serialize_stream_head
 from raiden.multiplex import MultiplexSocket
 from raiden.router import Router
 from raiden.sessions import MergedEvents, Poll, Session, Socket, Stream
 from raiden.websocket import WebSocket
 
+# Of the head of a long-poll's answer.
+POLL_FIELDS = {"Cache-Control": "no-store"}
 _KEEPALIVES = {"event": b": keep-alive\n\n", "line": b"\n", "raw": b""}
 
 
@@ -88,18 +90,12 @@ def stream(seat: Seat, request: Request, asked: Asked, response: webob.Response,
 
 def poll(
     seat: Seat, request: Request, asked: Asked, wait: float,
-    answer: Callable[[Connection, Request, webob.Response], None],
+    answer: Callable[[Connection, Request | Repeated, Json], None],
 ) -> Opening:  # fmt: skip
     """A long-poll of ``wait`` seconds, which is answered by ``answer``."""
-    headers = {"Cache-Control": "no-store"}
-
-    def answer_with_headers(connection: Connection, request: Request, response: webob.Response) -> None:
-        for name, value in headers.items():
-            response.headers.setdefault(name, value)
-        answer(connection, request, response)
-
-    session = Poll(seat.connection, seat.router, seat.wheel, request, wait, asked.names, answer_with_headers)
-    return Opening(session, "poll", encoding.poll(asked.wrapped), headers.update)
+    fields = POLL_FIELDS.copy()
+    session = Poll(seat.connection, seat.router, seat.wheel, request, wait, asked.names, fields, answer)
+    return Opening(session, "poll", encoding.poll(asked.wrapped), fields.update)
 
 
 def socket(
@@ -107,8 +103,8 @@ def socket(
     session_window: float, verbatim: bool,
 ) -> Opening:  # fmt: skip
     """A WebSocket: the connection speaks its protocol from now on. Raises HttpError for what is no handshake."""
-    head, extensions = websocket.accept(request, deflate=deflate)
-    core = WebSocket(extensions, max_message=max_message)
+    head, agreed = websocket.accept(request, deflate=deflate)
+    core = WebSocket(agreed, max_message=max_message)
     encode = encoding.websocket(asked.wrapped, core.deflate, verbatim and bool(asked.names))
     session: Socket
     if asked.names:

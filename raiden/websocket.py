@@ -7,6 +7,8 @@ checked to be UTF-8. What goes out in a broadcast is encoded by `raiden.encoding
 from __future__ import annotations
 
 import codecs
+import functools
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -19,8 +21,9 @@ from websockets.http11 import Request as Handshake
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.typing import ExtensionParameter
+from websockets.utils import accept_key
 
-from raiden.http import HttpError, Request
+from raiden.http import HttpError, Request, date
 
 
 class _SharedDeflate(ServerPerMessageDeflateFactory):
@@ -48,8 +51,59 @@ class Closed(NamedTuple):
     code: int
 
 
-def accept(request: Request, *, deflate: bool) -> tuple[bytes, list[object]]:
-    """The handshake's answer and the agreed extensions; raises HttpError if the request is no valid handshake."""
+class Deflate(NamedTuple):
+    """What was agreed on for permessage-deflate, as `PerMessageDeflate` takes it."""
+
+    remote_no_context_takeover: bool
+    local_no_context_takeover: bool
+    remote_max_window_bits: int
+    local_max_window_bits: int
+
+
+def accept(request: Request, *, deflate: bool) -> tuple[bytes, Deflate | None]:
+    """The handshake's answer and the agreed compression; raises HttpError if the request is no valid handshake."""
+    fields = request.fields
+    if len(fields) == len(request.raw_headers) and not request.http10:  # no field is repeated
+        names = ("connection", "upgrade", "sec-websocket-version", "sec-websocket-extensions")
+        agreed = _agree(*[fields.get(name) for name in names], deflate)
+        key = fields.get("sec-websocket-key", "")
+        if agreed is not None and _KEY.fullmatch(key):
+            head, settings = agreed
+            return head % (date().encode(), accept_key(key).encode()), settings
+    return _negotiate(request, deflate)
+
+
+# 16 bytes in base64, which end with four bits that are 0 (RFC 4648 section 4).
+_KEY = re.compile("[A-Za-z0-9+/]{21}[AQgw]==")
+
+
+@functools.lru_cache(256)
+def _agree(
+    connection: str | None, upgrade: str | None, version: str | None, extensions: str | None, deflate: bool
+) -> tuple[bytes, Deflate | None] | None:
+    """What handshakes with these fields are answered, but for the date and the key; None where they are none. Few
+    kinds of client connect again and again, and to negotiate takes longer than all else about a connection."""
+    named = zip(("Connection", "Upgrade", "Sec-WebSocket-Version", "Sec-WebSocket-Extensions"),
+                (connection, upgrade, version, extensions), strict=True)  # fmt: skip
+    headers = Headers([("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="), *((n, v) for n, v in named if v is not None)])
+    negotiation = ServerProtocol(extensions=_DEFLATE if deflate else None)
+    response = negotiation.accept(Handshake("/", headers, "GET"))
+    if response.status_code != 101:
+        return None
+    fields = [f"{name}: {value}\r\n" for name, value in response.headers.raw_items()
+              if name not in ("Date", "Sec-WebSocket-Accept")]  # fmt: skip
+    rest = "".join(fields).replace("%", "%%").encode()
+    head = b"HTTP/1.1 101 Switching Protocols\r\nDate: %b\r\n" + rest + b"Sec-WebSocket-Accept: %b\r\n\r\n"
+    return head, _settings(negotiation)
+
+
+def _settings(negotiation: ServerProtocol) -> Deflate | None:
+    for extension in negotiation.extensions:
+        return Deflate(*(getattr(extension, name) for name in Deflate._fields))
+    return None
+
+
+def _negotiate(request: Request, deflate: bool) -> tuple[bytes, Deflate | None]:
     negotiation = ServerProtocol(extensions=_DEFLATE if deflate else None)
     if request.http10:
         raise HttpError(426, "WebSocket needs HTTP/1.1", close=True, headers={"Upgrade": "websocket"})
@@ -62,31 +116,51 @@ def accept(request: Request, *, deflate: bool) -> tuple[bytes, list[object]]:
         if "Sec-WebSocket-Version" in reason:
             headers["Sec-WebSocket-Version"] = "13"
         raise HttpError(response.status_code, f"not a WebSocket handshake: {reason}", close=True, headers=headers)
-    return response.serialize(), list(negotiation.extensions)
+    return response.serialize(), _settings(negotiation)
+
+
+# A ping without data; its answer, but for the mask.
+_PING, _PONG, _PONG_BYTES = b"\x89\x00", b"\x8a\x80", 6
 
 
 class WebSocket:
-    """One connection after the handshake. ``max_message`` is in bytes, counted after inflating."""
+    """One connection after the handshake. ``max_message`` is in bytes, counted after inflating. As long as the peer
+    sends nothing but pongs, as subscribers do, there is no `Protocol`: it would be most of what an idle one costs."""
 
-    __slots__ = ("_decoder", "_message", "_protocol", "_text", "deflate", "ponged")
+    __slots__ = ("_decoder", "_max_message", "_message", "_pings", "_protocol", "_settings", "_text", "ponged")
 
-    def __init__(self, extensions: list[object], *, max_message: int) -> None:
-        self._protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=max_message)
-        self._protocol.extensions = extensions  # type: ignore[assignment]
-        self.deflate = bool(extensions)
+    def __init__(self, deflate: Deflate | None, *, max_message: int) -> None:
+        self._settings = deflate
+        self._max_message = max_message
+        self._protocol: Protocol | None = None
+        self._pings = b""
         self.ponged = True
-        self._message = bytearray()
+        self._message: bytearray | bytes = b""
         self._decoder: codecs.IncrementalDecoder | None = None
         self._text = False
 
     @property
+    def deflate(self) -> bool:
+        return self._settings is not None
+
+    def _begun(self) -> Protocol:
+        if self._protocol is None:
+            self._protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=self._max_message)
+            self._protocol.extensions = [] if self._settings is None else [PerMessageDeflate(*self._settings)]
+        return self._protocol
+
+    @property
     def open(self) -> bool:
-        return self._protocol.state is State.OPEN
+        return self._protocol is None or self._protocol.state is State.OPEN
 
     def feed(self, data: bytes) -> Iterator[object]:
         """Yield each message, ``str`` or ``bytes``, and as the last thing `Closed`."""
-        self._protocol.receive_data(data)
-        for frame in self._protocol.events_received():
+        if self._protocol is None and len(data) == _PONG_BYTES and data.startswith(_PONG):
+            self.ponged = True
+            return
+        protocol = self._begun()
+        protocol.receive_data(data)
+        for frame in protocol.events_received():
             assert isinstance(frame, Frame)  # handshakes are events too, but this one is over
             if frame.opcode is Opcode.PONG:
                 self.ponged = True
@@ -94,12 +168,12 @@ class WebSocket:
                 try:
                     message = self._assemble(frame)
                 except UnicodeDecodeError:
-                    self._protocol.fail(INVALID_TEXT, "text that is not UTF-8")
+                    protocol.fail(INVALID_TEXT, "text that is not UTF-8")
                     break
                 if message is not None:
                     yield message
         if not self.open:
-            close = self._protocol.close_rcvd or self._protocol.close_sent
+            close = protocol.close_rcvd or protocol.close_sent
             yield Closed(close.code if close else 1006)
 
     def _assemble(self, frame: Frame) -> str | bytes | None:
@@ -109,23 +183,25 @@ class WebSocket:
             if frame.fin:
                 return bytes(frame.data).decode() if self._text else bytes(frame.data)
             self._decoder = codecs.getincrementaldecoder("utf-8")() if self._text else None
+            self._message = bytearray()
         if self._decoder is not None:
             self._decoder.decode(frame.data, frame.fin)
         self._message += frame.data
         if not frame.fin:
             return None
-        data, self._message = self._message, bytearray()
+        data, self._message = self._message, b""
         return data.decode() if self._text else bytes(data)
 
     def ping(self) -> None:
         """Send a ping; `ponged` tells whether its answer has come."""
         self.ponged = False
-        self._protocol.send_ping(b"")
+        self._pings += _PING
 
     def close(self, code: int, reason: str) -> None:
         if self.open:
-            self._protocol.send_close(code, reason)
+            self._begun().send_close(code, reason)
 
     def data_to_send(self) -> bytes:
         """What the protocol has to say by itself: pongs, pings, closes."""
-        return b"".join(self._protocol.data_to_send())
+        data, self._pings = self._pings, b""
+        return data if self._protocol is None else data + b"".join(self._protocol.data_to_send())

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import gevent
 import gevent.event
@@ -63,6 +64,9 @@ class Worker(Service):
         self.settings = settings
         self.stats = Stats(index)
         self._history_bytes: float | None = None
+        # All of the process, whoever spawns them: one that nobody ends must show.
+        self._spawned: WeakSet[gevent.Greenlet[..., Any]] = WeakSet()
+        gevent.Greenlet.add_spawn_callback(self._spawned.add)
         backend = Backend(
             addresses, worker=index, workers=settings.routers, high_water=settings.backbone_high_water,
             channels=Channels(settings.channels) if settings.keeps_history else None, sole=settings.routers == 1,
@@ -76,6 +80,8 @@ class Worker(Service):
             "backbone_round_trip_seconds": backend.round_trip,
             "peers": float(sum(row["state"] == "connected" for row in backend.nodes())),
             "channels": float(self.router.carried),
+            "orders": float(self.router.ordered),
+            "greenlets": float(sum(not greenlet.dead for greenlet in self._spawned)),
             **self._history_gauges(),
         }
         self.add(RouterService(self.router))

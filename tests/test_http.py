@@ -23,6 +23,8 @@ from raiden.http import (
 )
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n"
+# Of an environ: what is not equal where requests are.
+UNLIKE = ("wsgi.input", "raiden.rest", "raiden.head")
 SMALL = HttpLimits(max_url=40, max_header=120, max_headers=5, max_body=20)
 
 
@@ -47,7 +49,7 @@ def described(event: object) -> object:
         event = event.request()
     assert isinstance(event, Request)
     assert event.environ["wsgi.input"].getvalue() == event.raw_body
-    environ = {key: value for key, value in event.environ.items() if key not in ("wsgi.input", "raiden.rest")}
+    environ = {key: value for key, value in event.environ.items() if key not in UNLIKE}
     return event.method, event.raw_body, environ
 
 

@@ -252,7 +252,7 @@ def test_a_sink_sends_once_a_turn(router: Router, monkeypatch: pytest.MonkeyPatc
     router.in_force()
     turns = iter([frames])
     received = ((channel, from_frame(channel, frame)) for channel, frame in next(turns, []))
-    monkeypatch.setattr(router.backend, "receive", lambda: received)
+    monkeypatch.setattr(router.backend, "receive", lambda local: received)
     router.backend.touched.send()
     for client in clients:
         client.receives(b"a", b"a", b"a", b"a", b"b", b"a", b"a")

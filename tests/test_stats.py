@@ -7,6 +7,8 @@ import time
 from prometheus_client.parser import text_string_to_metric_families
 
 from raiden.stats import BUCKETS, COUNTERS, TRANSPORTS, Histogram, Stats, exposition
+from tests.daemons import Daemon, wait_for
+from tests.multiplex import Client
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -82,3 +84,17 @@ def test_deliveries_are_measured_from_publication() -> None:
 
 def test_no_workers() -> None:
     assert read() == {}
+
+
+def test_greenlets_and_orders_go_with_the_subscription(daemon: Daemon, channel: str) -> None:
+    names = "raiden_greenlets", "raiden_orders"
+
+    def counted() -> list[float]:
+        return [daemon.metric(name) for name in names]
+
+    greenlets, orders = counted()
+    with Client(daemon) as client:
+        client.ask(cmd="subscribe", channel=channel, durable="d", ack=True)
+        # The consumer has one, however many messages it waits for.
+        wait_for(lambda: counted() == [greenlets + 1, orders + 1], "both are counted")
+    wait_for(lambda: counted() == [greenlets, orders], "both are gone")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+from functools import partial
 
 import pytest
 from websockets.client import ClientProtocol
@@ -12,8 +14,9 @@ from websockets.http11 import Response
 from websockets.protocol import Protocol, Side, State
 from websockets.uri import parse_uri
 
+from raiden import websocket
 from raiden.http import HttpError, HttpLimits, Request, RequestParser
-from raiden.websocket import Closed, WebSocket, accept
+from raiden.websocket import Closed, Deflate, WebSocket, accept
 
 
 class Pair:
@@ -23,7 +26,7 @@ class Pair:
         self.client = Protocol(Side.CLIENT, max_size=None)
         if deflate:
             self.client.extensions = [PerMessageDeflate(True, True, 15, 15)]
-        self.server = WebSocket([PerMessageDeflate(True, True, 15, 15)] if deflate else [], max_message=max_message)
+        self.server = WebSocket(Deflate(True, True, 15, 15) if deflate else None, max_message=max_message)
 
     def deliver(self, *, bytewise: bool = False) -> list[object]:
         """What the server makes of all that the client has sent."""
@@ -145,7 +148,7 @@ def test_too_large_when_inflated() -> None:
 )
 def test_frames_that_break_the_protocol(data: bytes) -> None:
     """Not masked, an unknown opcode, nothing to continue, deflated though not agreed, a control frame in fragments."""
-    server = WebSocket([], max_message=1000)
+    server = WebSocket(None, max_message=1000)
     assert list(server.feed(data)) == [Closed(1002)]
 
 
@@ -188,14 +191,14 @@ def test_the_server_closes() -> None:
     assert pair.deliver() == [Closed(4001)]
 
 
-def handshake(client: ClientProtocol, *, deflate: bool = True) -> tuple[Response, list[object]]:
-    """The response, as the client reads it, and the server's extensions."""
+def handshake(client: ClientProtocol, *, deflate: bool = True) -> tuple[Response, Deflate | None]:
+    """The response, as the client reads it, and the compression that was agreed on."""
     client.send_request(client.connect())
-    answer, extensions = accept(parsed(b"".join(client.data_to_send())), deflate=deflate)
+    answer, agreed = accept(parsed(b"".join(client.data_to_send())), deflate=deflate)
     client.receive_data(answer)
     (response,) = client.events_received()
     assert isinstance(response, Response)
-    return response, extensions
+    return response, agreed
 
 
 def parsed(data: bytes) -> Request:
@@ -207,11 +210,11 @@ def parsed(data: bytes) -> Request:
 @pytest.mark.parametrize(("asked", "deflate"), [(False, False), (False, True), (True, False), (True, True)])
 def test_handshake(asked: bool, deflate: bool) -> None:
     client = ClientProtocol(parse_uri("ws://a/b"), extensions=[ClientPerMessageDeflateFactory()] if asked else None)
-    response, extensions = handshake(client, deflate=deflate)
+    response, agreed = handshake(client, deflate=deflate)
     assert response.status_code == 101 and client.state is State.OPEN
-    assert len(extensions) == len(client.extensions) == (asked and deflate)
+    assert (agreed is not None) == bool(client.extensions) == (asked and deflate)
     client.send_text(b"hello " * 30)
-    server = WebSocket(extensions, max_message=1000)
+    server = WebSocket(agreed, max_message=1000)
     assert server.deflate == (asked and deflate)
     assert list(server.feed(b"".join(client.data_to_send()))) == ["hello " * 30]
 
@@ -220,8 +223,8 @@ def test_handshake(asked: bool, deflate: bool) -> None:
 def test_a_smaller_window_of_the_server_is_declined(bits: int | None, agreed: bool) -> None:
     factory = ClientPerMessageDeflateFactory(server_max_window_bits=bits)
     client = ClientProtocol(parse_uri("ws://a/b"), extensions=[factory])
-    response, extensions = handshake(client)
-    assert bool(extensions) == agreed
+    response, deflate = handshake(client)
+    assert (deflate is not None) == agreed
     offer = response.headers.get("Sec-WebSocket-Extensions", "")
     assert ("server_no_context_takeover; client_no_context_takeover" in offer) == agreed
 
@@ -239,3 +242,46 @@ def test_what_is_no_handshake(change: tuple[bytes, bytes], status: int) -> None:
     assert caught.value.status == status and caught.value.close
     assert ("Upgrade" in caught.value.headers) == (status == 426)
     assert ("Sec-WebSocket-Version" in caught.value.headers) == (b"Version: 8" in change)
+
+
+def test_handshakes_are_what_the_library_makes_of_them() -> None:
+    """Whether or not one like it came before, and whatever the fields are."""
+    fields = {
+        "Connection": ["Upgrade", "upgrade", "keep-alive, Upgrade", "close", "", "a b", "%b, Upgrade", None],
+        "Sec-WebSocket-Version": ["13", "8", "", "13 ", None],
+        "Sec-WebSocket-Key": [f"{'A' * 21}A==", f"{'A' * 21}B==", "dGhlIHNhbXBsZSBub25jZQ==", "", "x", None],
+        "Sec-WebSocket-Extensions": [
+            None, "permessage-deflate", "permessage-deflate; client_max_window_bits", "x%d, permessage-deflate", ";",
+            "permessage-deflate; server_max_window_bits=9", "permessage-deflate; nonsense=1",
+        ],
+        "Sec-WebSocket-Protocol": [None, "chat"],
+        "X": [None, "1"],
+    }  # fmt: skip
+    rng = random.Random(1)
+    came = []
+    for _ in range(3000):
+        lines = ["GET /a HTTP/1.1", "Host: a", "Upgrade: " + rng.choice(["websocket", "WebSocket"])]
+        for name, values in fields.items():
+            often = rng.random() < 0.6
+            for value in [values[0]] if often else [rng.choice(values) for _ in range(rng.choice([1, 1, 1, 2]))]:
+                lines += [] if value is None else [f"{name}: {value}"]
+        try:
+            requests = list(RequestParser(HttpLimits(), "").feed("\r\n".join([*lines, "", ""]).encode()))
+        except UnicodeError:
+            continue
+        if not isinstance(requests[0], Request) or not requests[0].upgrade:
+            continue
+        outcomes: list[object] = []
+        for judge in (
+            lambda request: accept(request, deflate=True),
+            lambda request: websocket._negotiate(request, True),
+        ):
+            try:
+                head, agreed = judge(requests[0])
+                kept = [line for line in head.split(b"\r\n") if not line.startswith(b"Date: ")]
+                outcomes.append((sorted(kept), agreed))
+            except HttpError as error:
+                outcomes.append((error.status, error.detail))
+        assert outcomes[0] == outcomes[1], lines
+        came.append(isinstance(outcomes[0][0], list))  # type: ignore[index]
+    assert 300 < sum(came) < len(came) - 300
