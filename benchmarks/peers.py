@@ -45,8 +45,12 @@ CENTRIFUGO_SERVER = BUILD / "go" / "bin" / "centrifugo"
 NODE_PACKAGES = {"ws": "ws@8", "socket.io": "socket.io@4"}
 SERVERS = ROOT / "benchmarks" / "servers"
 
+# Options of the load generator.
+JSON = {"pub_header": "Content-Type: application/json"}
+DEFLATE = {"sub_header": "Sec-WebSocket-Extensions: permessage-deflate"}
+
 # Measured nowhere, and why.
-LEFT_OUT = {"Mercure": "the Go module proxy refuses its module, and it is in no other package registry"}
+LEFT_OUT = {"Mercure": "the Go module proxy refuses its module"}
 
 
 class Door(NamedTuple):
@@ -135,8 +139,6 @@ def mqtt_length(count: int) -> str:
 
 # Raiden.
 
-JSON = {"pub_header": "Content-Type: application/json"}
-
 
 @contextmanager
 def raiden_nodes(folder: Path, nodes: int = 1, **settings: Any) -> Iterator[Running]:
@@ -192,14 +194,13 @@ def raiden_doors(node: Daemon) -> dict[str, Door]:
     if at_zmq:
         doors["push"] = Door(
             words(sub="zmq", sub_addr=at_zmq["SUB"]),
-            [*words(pub="zmq", pub_zmq="PUSH", pub_addr=at_zmq["PUSH"]), *parts("{ch}", "{msg}", BYTES)],
+            [
+                *words(pub="zmq", pub_zmq="PUSH", pub_addr=at_zmq["PUSH"]),
+                *parts("{ch}", "{msg}", "application/octet-stream"),
+            ],
             acknowledged="never",
         )
     return doors
-
-
-DEFLATE = {"sub_header": "Sec-WebSocket-Extensions: permessage-deflate"}
-BYTES = "application/octet-stream"
 
 
 def parts(*frames: str) -> list[str]:
@@ -381,12 +382,7 @@ def centrifugo(folder: Path, **channel: Any) -> Iterator[Running]:
         return [str(CENTRIFUGO_SERVER), "-c", str(config)]
 
     with server(folder, command) as target:
-        publish = post(
-            target.port,
-            "/api/publish",
-            pub_header="Content-Type: application/json",
-            pub_body='{"channel":"{ch}","data":"{msg}"}',
-        )
+        publish = post(target.port, "/api/publish", pub_body='{"channel":"{ch}","data":"{msg}"}', **JSON)
         hello = ["--sub-send", '{"id":1,"connect":{}}', "--sub-send", '{"id":2,"subscribe":{"channel":"{ch}"}}']
         client = [*hello, *words(ready_marker='"subscribe":', ws_reply="{}={}")]
         bidirectional = [*websocket(target.port, "/connection/websocket"), *client]
@@ -479,7 +475,7 @@ def pushpin(folder: Path) -> Iterator[Running]:
 
             def told(formats: str) -> list[str]:
                 body = f'{{"items":[{{"channel":"{{ch}}","formats":{{{formats}}}}}]}}'
-                return post(publish, "/publish/", pub_header="Content-Type: application/json", pub_body=body)
+                return post(publish, "/publish/", pub_body=body, **JSON)
 
             port = target.port
             few = {"connect_cap": 50}  # more handshakes at once are refused

@@ -33,6 +33,7 @@ from benchmarks.peers import BY_NAME, System
 from benchmarks.tables import cell
 from benchmarks.tools import ROOT
 from benchmarks.workloads import CURVES, FIGURES, SECONDS, WORKLOADS, Curve, Figure, Workload
+from raiden.http import MAX_HEADS
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 PLOTS = ROOT / "docs" / "benchmarks"
@@ -102,8 +103,8 @@ REMARKS = {
 # Under a curve that is neither flat nor straight: why.
 REASONS = {
     "subscribers": "A publish costs the same whoever hears it; with few subscribers, few deliveries share that.",
-    "channels": "A worker knows the heads of 500 requests again; with more channels than that in turn, the head of "
-    "each publish is taken apart, which costs more than the rest of it.",
+    "channels": f"A worker knows the heads of {MAX_HEADS:,} requests again; a head that it has not read before, or "
+    "forgot, is taken apart, which costs more than the rest of a publish. So does the first publish to each channel.",
     "payload": "Up to some KiB a delivery costs what a `send` does; above, what copying does.",
     "nodes": "Each node takes a message from the backbone for itself, and the more there are, the fewer share that.",
 }
