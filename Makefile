@@ -18,8 +18,10 @@ lint: .venv/test
 autobahn: .venv/test
 	$(BIN)/python tests/autobahn/run.py
 
-bench: .venv/test
-	$(BIN)/python benchmarks/run.py
+bench: .venv/bench
+	@rm -f build/benchmarks.jsonl
+	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/history.py
 	$(BIN)/python benchmarks/zeromq.py
@@ -34,6 +36,10 @@ soak: .venv/test
 
 .venv/test: .venv/run
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+.venv/bench: .venv/run
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
 clean:

@@ -20,6 +20,9 @@ TESTS = [
     "mypy>=1.11",  # types
     "ruff>=0.6",  # style
 ]
+BENCH = [
+    "matplotlib>=3.9",  # the plots of docs/benchmarks.md
+]
 
 setup(
     name="raiden",
@@ -32,6 +35,6 @@ setup(
     packages=find_packages(include=["raiden", "raiden.*"]),
     package_data={"raiden": ["py.typed"]},
     install_requires=REQUIRES,
-    extras_require={"test": TESTS},
+    extras_require={"test": TESTS, "bench": BENCH},
     entry_points={"console_scripts": ["raiden = raiden.cli:main"]},
 )
