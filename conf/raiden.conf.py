@@ -68,7 +68,7 @@
 # ws_deflate = True
 # Between pings or keep-alive lines. [reload]
 # keepalive = 25.0
-# A turn that took d is followed by up to d of gathering, at most this; 0: none. [reload]
+# Under load, seconds that messages may wait for others to share sends with; 0: none. [reload]
 # max_gather = 0.02
 
 # Limits of connections and channels

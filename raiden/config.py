@@ -82,7 +82,7 @@ class Settings:
     ws_deflate: bool = _setting(True, "compress WebSocket messages for clients that offer it", reload=True)
     keepalive: float = _setting(25.0, "between pings or keep-alive lines", reload=True, least=0.5)
     max_gather: float = _setting(
-        0.02, "a turn that took d is followed by up to d of gathering, at most this; 0: none", reload=True, least=0
+        0.02, "under load, seconds that messages may wait for others to share sends with; 0: none", reload=True, least=0
     )
     max_connections: int = _setting(15_000, "per worker", reload=True, least=1)
     max_connections_per_address: int = _setting(15_000, "per worker and client address", reload=True, least=1)

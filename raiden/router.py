@@ -28,6 +28,9 @@ from raiden.stats import Stats
 
 # Seconds; the event loop's timers are no finer, and a shorter turn is not worth the wait.
 MIN_GATHER = 0.001
+# A message that comes within this share of a turn after its end came during it; so many turns in a row that end so are
+# chance.
+SOON, PATIENCE = 0.125, 16
 # Seconds for which a topic is kept that will probably be subscribed to again: by a long-poll, once it was answered.
 LINGER = 5.0
 
@@ -101,8 +104,8 @@ class Topic:
 
 class Router:
     """Fans messages out to this worker's subscribers. Times are seconds: ``max_gather`` bounds how long a turn may be
-    put off to let messages gather: after a turn that took d, the next one waits up to d. ``gap_time`` and
-    ``check_every`` are those of `Orders`."""
+    put off to let messages gather: where they come faster than turns go, one waits as long as the last one took.
+    ``gap_time`` and ``check_every`` are those of `Orders`."""
 
     def __init__(
         self, backend: Backend, *, stats: Stats, max_channels: int = 100_000, max_gather: float = 0.02,
@@ -124,6 +127,10 @@ class Router:
         self._readable = self._loop.io(backend.fileno, 1)
         self._again = self._loop.timer(0)
         self._gathering = False
+        # When the last turn ended, and how long it took.
+        self._ended = self._took = 0.0
+        # How many turns in a row ended when the next message was there already.
+        self._chased = 0
         # Names of topics without subscriptions that are kept, and until when.
         self._lingering: dict[str, float] = {}
         self._sweeper = self._loop.timer(LINGER / 5, LINGER / 5)
@@ -392,13 +399,31 @@ class Router:
     # The fan-out.
 
     def _look(self) -> None:
-        if not self._gathering:
+        if not self._gathering and not self._gather():
             self._turn()
 
     def _look_here(self) -> None:
         # The hot path of a worker that is alone: not a call on a ZeroMQ socket, which takes as long as to send.
-        if not self._gathering:
+        if not self._gathering and not self._gather():
             self._turn(local=True)
+
+    def _gather(self) -> bool:
+        """Put the next turn off, so that more messages come and share its sends, if they have come faster than turns go
+        for a while: then the next one is there as soon as a turn ends."""
+        if self._took < MIN_GATHER or time.perf_counter() - self._ended > SOON * self._took:
+            self._chased = 0
+            return False
+        self._chased += 1
+        wait = min(self._took, self.max_gather)
+        if self._chased <= PATIENCE or wait < MIN_GATHER:
+            return False
+        self._gathering = True
+        # Or the loop would spin for as long as what gathers keeps the descriptor readable.
+        self._readable.stop()
+        self._again.close()
+        self._again = self._loop.timer(wait)
+        self._again.start(self._turn, update=True)
+        return True
 
     def _turn(self, *, local: bool = False) -> None:
         if self._gathering:
@@ -413,15 +438,8 @@ class Router:
             sink.flush()
         if came:
             self.stats.observe_deliveries(came)
-            wait = min(time.perf_counter() - started, self.max_gather)
-            if wait >= MIN_GATHER and not self.backend.more:
-                self._gathering = True
-                # Or the loop would spin for as long as what gathers keeps the descriptor readable.
-                self._readable.stop()
-                self._again.close()
-                self._again = self._loop.timer(wait)
-                self._again.start(self._turn, update=True)
-                return
+        self._ended = time.perf_counter()
+        self._took = 0.0 if self.backend.more else self._ended - started
         if self.backend.more if local else self.backend.readable:
             self.backend.touched.send()
 
