@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,6 +130,61 @@ def test_a_long_answer_is_not_cut(start: Callable[..., Daemon]) -> None:
         response = connection.getresponse()
         assert response.status == 200 and json.loads(response.read())["messages"][0]["data"] == "x" * 900_000
     connection.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_long_polls_with_equal_heads_miss_nothing(start: Callable[..., Daemon], workers: int) -> None:
+    """Each goes on from the position that it was told, on one connection, while others publish."""
+    node = start(workers=workers)
+    node.publish("a", -1)
+    position = json.loads(node.post_json("/a", 0)[2])["cursor"]
+
+    def follow(_: int) -> list[int]:
+        connection, since = node.open(), position
+        got: list[int] = []
+        while len(got) < 300:
+            connection.request("GET", "/a?_wait=20", headers={"Last-Event-ID": since})
+            response = connection.getresponse()
+            body = json.loads(response.read())
+            assert (response.status, response.headers["Raiden-Recovered"]) == (200, "true")
+            got += [message["data"] for message in body["messages"]]
+            since = body["cursor"]
+            assert since == response.headers["Raiden-Cursor"]
+        connection.close()
+        return got
+
+    with ThreadPoolExecutor(12) as pool:
+        followers = pool.map(follow, range(10))
+        list(pool.map(lambda number: node.post_json("/a", number), range(1, 301)))
+        got = list(followers)
+    assert sorted(got[0]) == list(range(1, 301))
+    assert all(each == got[0] for each in got), "there is one order"
+
+
+def test_a_head_that_came_before_with_another_body(daemon: Daemon, channel: str) -> None:
+    """Bad bodies are told so each time, and good ones are published."""
+    connection = daemon.open()
+    with Stream(daemon, f"/{channel}") as stream:
+        for body, status in [(b"10", 200), (b"1,", 400), (b"20", 200), (b"x2", 400), (b"30", 200)]:
+            connection.request("POST", f"/{channel}", body, JSON)
+            response = connection.getresponse()
+            assert (response.status, b"detail" in response.read()) == (status, status == 400)
+        assert [stream.value() for _ in range(3)] == [10, 20, 30]
+    connection.close()
+
+
+def test_a_channel_builder_is_asked_each_time(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Though the head is the same: what it looks at, nobody knows."""
+    config = tmp_path / "raiden.conf.py"
+    config.write_text("import itertools\ndef channel_builder(request, n=itertools.count()): return f'n{next(n)}'\n")
+    node = start(config=config, workers=1, store="none")
+    with Stream(node, "/-/subscribe?channel=n*") as stream:
+        connection = node.open()
+        for _ in range(3):
+            connection.request("POST", "/a", b"1", JSON)
+            assert connection.getresponse().read() == b"{}"
+        connection.close()
+        assert len({stream.value()["channel"] for _ in range(3)}) == 3
 
 
 def test_long_poll_times_out(daemon: Daemon, channel: str) -> None:

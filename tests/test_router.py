@@ -20,7 +20,7 @@ from raiden.filters import Filters
 from raiden.forwarder import Addresses
 from raiden.history import Gap
 from raiden.message import Kind, Message, from_frame, to_frame
-from raiden.router import Router, Subscription, TooManyChannels
+from raiden.router import PATIENCE, Router, Subscription, TooManyChannels
 from raiden.service import READY
 from raiden.stats import Stats
 from tests.daemons import ROOT, wait_for
@@ -435,6 +435,80 @@ def test_what_waits_alone_is_bounded(sole: Router) -> None:
             publish(sole, "a", b"1")
     gevent.idle()
     publish(sole, "a", b"2")
+
+
+# Subscriptions that hold already, topics that linger, turns that are put off.
+
+
+def test_a_subscription_that_holds_already_needs_no_round(make: MakeRouter) -> None:
+    router = make()
+    first, second = Client(router), Client(router)
+    first.subscribe("a")
+    assert not router.is_in_force(["a"])
+    assert router.in_force(["a"]) == () and router.is_in_force(["a"])
+    rounds = router.backend.rounds
+    second.subscribe("a")
+    assert router.in_force(["a"]) == () and router.backend.rounds == rounds
+    second.subscribe("b")
+    assert not router.is_in_force(["a", "b"])
+    assert router.in_force(["a", "b"]) == () and router.backend.rounds == rounds + 1
+
+
+def test_a_topic_lingers_for_who_comes_back(make: MakeRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = make(max_channels=2)
+    client = Client(router)
+    subscription = client.subscribe("a")
+    router.in_force(["a"])
+    router.unsubscribe(subscription, linger=True)
+    assert router.is_in_force(["a"]) and router.channels() == {}
+    subscription = client.subscribe("a")
+    publish(router, "a", b"1")
+    client.receives(b"1")
+    router.unsubscribe(subscription, linger=True)
+    client.subscribe("b")
+    client.subscribe("c")  # for which there is room once nothing lingers
+    assert set(router.channels()) == {"b", "c"} and not router.is_in_force(["a"])
+
+
+def test_a_topic_does_not_linger_for_ever(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raiden.router.LINGER", 0.0)
+    for name in ("a", "a*"):
+        router.unsubscribe(Client(router).subscribe(name), linger=True)
+    with gevent.Timeout(10):
+        while router.carried:
+            gevent.sleep(0.01)
+
+
+def test_messages_gather_when_they_come_faster_than_turns_go(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a while, and no longer: by a clock that the test moves."""
+    now, waits, turns = 100.0, list[bool](), 0
+    monkeypatch.setattr("raiden.router.time.perf_counter", lambda: now)
+
+    def receive(*, local: bool) -> list[object]:
+        nonlocal now, turns
+        now, turns = now + 0.01, turns + 1  # each turn takes so long
+        return []
+
+    def look(*, after: float) -> None:
+        """A message is there so long after the last turn."""
+        nonlocal now
+        now += after
+        router._look()
+        waits.append(router._gathering)
+        if router._gathering:
+            router._turn()
+
+    monkeypatch.setattr(router.backend, "receive", receive)
+    for _ in range(PATIENCE + 3):
+        look(after=0.0)
+    look(after=0.009)
+    for _ in range(PATIENCE + 1):
+        look(after=0.0)
+    router.max_gather = 0.0
+    look(after=0.0)
+    # The first look of all has no turn before it.
+    assert waits == [False] * (PATIENCE + 1) + [True] * 2 + [False] + [False] * PATIENCE + [True] + [False]
+    assert turns == len(waits)
 
 
 def test_too_many_channels(make: MakeRouter) -> None:
