@@ -22,6 +22,7 @@ TESTS = [
 ]
 BENCH = [
     "matplotlib>=3.9",  # the plots of docs/benchmarks.md
+    "py-spy>=0.3.14",  # where a process spends its time: benchmarks/profile.py
 ]
 
 setup(

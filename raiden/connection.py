@@ -12,7 +12,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import gevent
@@ -119,40 +119,42 @@ class Connection:
         if not self._reader.active and not self.closed:
             self._reader.start(self._callback, self)
 
-    def receive(self) -> Iterator[object]:
+    def receive(self) -> Iterable[object]:
         """What has come since the last call: the protocol's events, `Overflow`, and as the last thing `Gone`."""
         if self.closed:
-            return
+            return ()
         if self.overflown and not self.closing:
-            yield Overflow
-            return
+            return (Overflow,)
         try:
             data = self.socket.recv(RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
-            return
+            return ()
         except OSError:
             data = b""
         if not data:
-            yield Gone
-        elif not self.closing:
-            yield from self.protocol.feed(data)
+            return (Gone,)
+        return () if self.closing else self.protocol.feed(data)
 
     def send(self, data: bytes) -> None:
         """Send, after what already waits."""
-        self.pending.append(data)
-        self.flush()
+        if self.pending:
+            self.pending.append(data)
+            self.flush()
+        else:
+            self._put(data)
 
     def flush(self) -> None:
         """Send what is pending, in one piece; never raises, never yields to another greenlet."""
-        # The hot path of all deliveries: nothing is called but the kernel.
         pending = self.pending
         if len(pending) == 1:
-            data = pending.pop()
+            self._put(pending.pop())
         elif pending:
             data = b"".join(pending)
             pending.clear()
-        else:
-            return
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        # The hot path of all that is sent: nothing is called but the kernel.
         if self._outbox or self.closing or self.closed:
             if not (self.closing or self.closed):
                 self._keep(data)

@@ -35,11 +35,17 @@ def payloads(request: Request) -> list[tuple[Kind, bytes]]:
     return [of_type(content_type, body)]
 
 
+def is_json(content_type: str) -> bool:
+    """A body of this type is one JSON value."""
+    kind = _parts(content_type)[0]
+    return kind == "application/json" or kind.endswith("+json")
+
+
 def of_type(content_type: str, body: bytes) -> tuple[Kind, bytes]:
     """The one message of a body of this type; raises InvalidPayload."""
-    content_type, parameters = _parts(content_type)
-    if content_type == "application/json" or content_type.endswith("+json"):
+    if is_json(content_type):
         return Kind.JSON, json_payload(body)
+    content_type, parameters = _parts(content_type)
     if content_type == "application/x-www-form-urlencoded":
         return Kind.JSON, dumps(_form(body))
     if content_type == "application/x-ndjson":
