@@ -229,7 +229,7 @@ class Sqlite:
             if retain > ttl:
                 channel.fades, channel.last[_EXPIRES] = expires, now + int(retain * 1_000_000)
             ends = max(now + int(FORGET * 1_000_000), channel.last[_EXPIRES])
-            if ends > channel.ends:
+            if not ends <= channel.ends <= ends + int(TOUCH * 1_000_000):
                 channel.ends, channel.touched = ends + int(TOUCH * 1_000_000), True
         channel.first = max(channel.first, channel.next - size)
         offsets = range(first, channel.next)
