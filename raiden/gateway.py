@@ -188,7 +188,7 @@ class Gateway(Door):
             if event is Overflow:
                 self._overflow(connection)
                 return
-            free = session is None and not connection.busy and not connection.queue
+            free = connection.session is None and not connection.busy and not connection.queue
             if free and type(event) is Repeated and self._serve_again(connection, event):
                 continue
             if session is None or isinstance(session, Poll):
@@ -427,17 +427,25 @@ class Gateway(Door):
         connection.busy = False
         if connection.closed:
             return
+        answer: Answer = ACCEPTED
+        if isinstance(outcome, Exception):
+            answer = problem(refusal(outcome))
+        elif outcome is not None:
+            answer = Json(200, b'{"cursor":"%b"}' % str(outcome).encode())
+        if self.draining:
+            self._answer(connection, None, answer)
+            return
         self.stats.requests += 1
-        if outcome is None:
+        if answer is ACCEPTED:
             connection.send(_accepted(date()))
-        elif isinstance(outcome, Cursor):
-            connection.send(json_bytes(Json(200, b'{"cursor":"%b"}' % str(outcome).encode())))
+        elif isinstance(answer, Json):
+            connection.send(json_bytes(answer))
         else:
-            connection.send(serialize(problem(refusal(outcome)), keep_alive=True, http10=False))
-        if connection.queue:
-            self._serve_queue(connection)
-        else:
+            connection.send(serialize(answer, keep_alive=True, http10=False))
+        if connection.queue is None and connection.protocol.idle:  # type: ignore[attr-defined]
             self._wheel.schedule(connection, self.limits.idle_timeout)
+        else:
+            self._serve_queue(connection)
 
     def _publish(
         self, connection: Connection, request: Request, groups: list[list[Message]],

@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
+import signal
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -159,6 +162,60 @@ def test_long_polls_with_equal_heads_miss_nothing(start: Callable[..., Daemon], 
         got = list(followers)
     assert sorted(got[0]) == list(range(1, 301))
     assert all(each == got[0] for each in got), "there is one order"
+
+
+def answers(connection: socket.socket, count: int) -> list[bytes]:
+    """The bodies of so many answers, which say how long they are, or have none."""
+    bodies = []
+    with connection.makefile("rb") as lines:
+        for _ in range(count):
+            status, length = lines.readline(), 0
+            while (line := lines.readline().lower()) != b"\r\n":
+                length = int(line[15:]) if line.startswith(b"content-length:") else length
+            assert status.startswith(b"HTTP/1.1 20"), status
+            bodies.append(lines.read(length))
+    return bodies
+
+
+def test_more_publishes_at_once_than_wait_in_a_queue(daemon: Daemon, channel: str) -> None:
+    """With equal heads: they are published in their order, and the connection goes on after them."""
+    with Stream(daemon, f"/{channel}") as stream, daemon.connect() as connection:
+        head = f"POST /{channel} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 3\r\n\r\n"
+        for first in (100, 300, 500):  # the heads of the first are not known yet
+            connection.sendall(b"".join(head.encode() + b"%d" % number for number in range(first, first + 200)))
+            assert all(body.startswith(b'{"cursor"') for body in answers(connection, 200))
+            assert [stream.value() for _ in range(200)] == list(range(first, first + 200))
+
+
+def test_more_polls_at_once_than_wait_in_a_queue(daemon: Daemon, channel: str) -> None:
+    """With equal heads: each is answered, one after the other."""
+    with daemon.connect() as connection:
+        for _ in range(3):
+            connection.sendall(f"GET /{channel}?_wait=0 HTTP/1.1\r\nHost: a\r\n\r\n".encode() * 100)
+            assert answers(connection, 100) == [b""] * 100
+
+
+def test_a_publish_that_is_under_way_when_the_node_stops(start: Callable[..., Daemon]) -> None:
+    """Its answer says that the connection ends, and nothing keeps the node from stopping."""
+    node = start(workers=1, drain_timeout=20)
+    connection = node.open()
+    connection.request("POST", "/a", b"1", JSON)
+    assert connection.getresponse().read().startswith(b'{"cursor"')
+    history = node.workers()["history"]
+    os.kill(history, signal.SIGSTOP)
+    try:
+        with node.connect() as idle:
+            connection.request("POST", "/a", b"2", JSON)
+            wait_for(lambda: node.metric("raiden_history_waiting") >= 1, "it waits for the history")
+            node.signal(signal.SIGTERM)
+            assert idle.recv(1) == b"", "the node lets go of who has nothing under way"
+    finally:
+        os.kill(history, signal.SIGCONT)
+    response = connection.getresponse()
+    assert response.read().startswith(b'{"cursor"') and response.headers["Connection"] == "close"
+    begin = time.monotonic()
+    connection.close()
+    assert node.stop() == 0 and time.monotonic() - begin < 10
 
 
 def test_a_head_that_came_before_with_another_body(daemon: Daemon, channel: str) -> None:
