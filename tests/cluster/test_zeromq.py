@@ -4,6 +4,7 @@ restarted; and a subscription that is confirmed holds at all nodes."""
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections import defaultdict
@@ -142,8 +143,10 @@ def test_a_late_joiner_has_all(sites: Callable[..., tuple[Nodes, list[Site]]], r
         feeds.published(500)
         node.on.heal()
         nodes.wait_until_connected()
-        nodes.kill(second.node, "zeromq")
+        # Stopped first, or there may be nothing under way when it is killed.
+        os.kill(second.node.workers()["zeromq"], signal.SIGSTOP)
         wait_for(lambda: asking[0].repeated > 0, "a request is repeated")
+        nodes.kill(second.node, "zeromq")
         feeds.published(500)
         feeds.all_has_come()
     verdict = offsets.report()
