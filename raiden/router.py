@@ -23,14 +23,10 @@ from raiden.encoding import Encoding, dumps
 from raiden.filters import Filters
 from raiden.history import Appended, Gap, StoreFailed
 from raiden.message import Cursor, Kind, Message, runs, topic
+from raiden.pace import Pace
 from raiden.repair import Orders, Repaired
 from raiden.stats import Stats
 
-# Seconds; the event loop's timers are no finer, and a shorter turn is not worth the wait.
-MIN_GATHER = 0.001
-# A message that comes within this share of a turn after its end came during it; so many turns in a row that end so are
-# chance.
-SOON, PATIENCE = 0.125, 16
 # Seconds for which a topic is kept that will probably be subscribed to again: by a long-poll, once it was answered.
 LINGER = 5.0
 
@@ -104,8 +100,7 @@ class Topic:
 
 class Router:
     """Fans messages out to this worker's subscribers. Times are seconds: ``max_gather`` bounds how long a turn may be
-    put off to let messages gather: where they come faster than turns go, one waits as long as the last one took.
-    ``gap_time`` and ``check_every`` are those of `Orders`."""
+    put off to let messages gather (`raiden.pace`); ``gap_time`` and ``check_every`` are those of `Orders`."""
 
     def __init__(
         self, backend: Backend, *, stats: Stats, max_channels: int = 100_000, max_gather: float = 0.02,
@@ -114,7 +109,7 @@ class Router:
         self.backend = backend
         self.stats = stats
         self.max_channels = max_channels
-        self.max_gather = max_gather
+        self.pace = Pace(max_gather)
         self._channels: dict[bytes, Topic] = {}
         self._patterns: dict[bytes, Topic] = {}
         # How many patterns have a prefix of a size, and these sizes.
@@ -127,10 +122,6 @@ class Router:
         self._readable = self._loop.io(backend.fileno, 1)
         self._again = self._loop.timer(0)
         self._gathering = False
-        # When the last turn ended, and how long it took.
-        self._ended = self._took = 0.0
-        # How many turns in a row ended when the next message was there already.
-        self._chased = 0
         # Names of topics without subscriptions that are kept, and until when.
         self._lingering: dict[str, float] = {}
         self._sweeper = self._loop.timer(LINGER / 5, LINGER / 5)
@@ -408,14 +399,9 @@ class Router:
             self._turn(local=True)
 
     def _gather(self) -> bool:
-        """Put the next turn off, so that more messages come and share its sends, if they have come faster than turns go
-        for a while: then the next one is there as soon as a turn ends."""
-        if self._took < MIN_GATHER or time.perf_counter() - self._ended > SOON * self._took:
-            self._chased = 0
-            return False
-        self._chased += 1
-        wait = min(self._took, self.max_gather)
-        if self._chased <= PATIENCE or wait < MIN_GATHER:
+        """Put the next turn off, if messages should wait for each other."""
+        wait = 0.0 if self.backend.more else self.pace.wait()
+        if not wait:
             return False
         self._gathering = True
         # Or the loop would spin for as long as what gathers keeps the descriptor readable.
@@ -429,7 +415,7 @@ class Router:
         if self._gathering:
             self._gathering = False
             self._readable.start(self._look)
-        started = time.perf_counter()
+        began, delivered = time.perf_counter(), self.stats.delivered
         dirty: list[Sink] = []
         came: list[tuple[int, int]] = []
         for channel, run in self._runs(self.backend.receive(local=local), came):
@@ -438,8 +424,8 @@ class Router:
             sink.flush()
         if came:
             self.stats.observe_deliveries(came)
-        self._ended = time.perf_counter()
-        self._took = 0.0 if self.backend.more else self._ended - started
+        if dirty:
+            self.pace.turn(began, time.perf_counter(), (self.stats.delivered - delivered) / len(dirty))
         if self.backend.more if local else self.backend.readable:
             self.backend.touched.send()
 

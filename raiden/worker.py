@@ -92,8 +92,10 @@ class Worker(Service):
     def reload(self, values: dict[str, Any]) -> None:
         """Apply settings that have changed."""
         for name, value in values.items():
-            if name in ("max_channels", "max_gather"):
-                setattr(self.router, name, value)
+            if name == "max_channels":
+                self.router.max_channels = value
+            elif name == "max_gather":
+                self.router.pace.most = value
             elif name == "log_level":
                 logging.getLogger().setLevel(value)
 

@@ -20,7 +20,7 @@ from raiden.filters import Filters
 from raiden.forwarder import Addresses
 from raiden.history import Gap
 from raiden.message import Kind, Message, from_frame, to_frame
-from raiden.router import PATIENCE, Router, Subscription, TooManyChannels
+from raiden.router import Router, Subscription, TooManyChannels
 from raiden.service import READY
 from raiden.stats import Stats
 from tests.daemons import ROOT, wait_for
@@ -479,36 +479,21 @@ def test_a_topic_does_not_linger_for_ever(router: Router, monkeypatch: pytest.Mo
             gevent.sleep(0.01)
 
 
-def test_messages_gather_when_they_come_faster_than_turns_go(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a while, and no longer: by a clock that the test moves."""
-    now, waits, turns = 100.0, list[bool](), 0
-    monkeypatch.setattr("raiden.router.time.perf_counter", lambda: now)
-
-    def receive(*, local: bool) -> list[object]:
-        nonlocal now, turns
-        now, turns = now + 0.01, turns + 1  # each turn takes so long
-        return []
-
-    def look(*, after: float) -> None:
-        """A message is there so long after the last turn."""
-        nonlocal now
-        now += after
-        router._look()
-        waits.append(router._gathering)
-        if router._gathering:
-            router._turn()
-
-    monkeypatch.setattr(router.backend, "receive", receive)
-    for _ in range(PATIENCE + 3):
-        look(after=0.0)
-    look(after=0.009)
-    for _ in range(PATIENCE + 1):
-        look(after=0.0)
-    router.max_gather = 0.0
-    look(after=0.0)
-    # The first look of all has no turn before it.
-    assert waits == [False] * (PATIENCE + 1) + [True] * 2 + [False] + [False] * PATIENCE + [True] + [False]
-    assert turns == len(waits)
+def test_a_turn_is_put_off_when_messages_should_gather(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(router)
+    client.subscribe("a")
+    router.in_force()
+    monkeypatch.setattr(router.pace, "wait", lambda: 0.5)
+    router.publish_now([Message("a", Kind.JSON, b"1")])
+    with gevent.Timeout(10):
+        while not router._gathering:
+            gevent.sleep(0.001)
+    router.publish_now([Message("a", Kind.JSON, b"2")])
+    client.wait(lambda: client.sent)
+    assert len(client.lines()) == 2
+    monkeypatch.setattr(router.pace, "wait", lambda: 0.0)
+    router.publish_now([Message("a", Kind.JSON, b"3")])
+    client.wait(lambda: len(client.sent) == 2)
 
 
 def test_too_many_channels(make: MakeRouter) -> None:

@@ -1,0 +1,43 @@
+"""When messages wait for each other, so that one send to a subscriber carries several.
+
+The kernel's send is most of what a delivery takes, however little it carries. A worker with time to spare fans each
+message out as it comes. One that would be busy for most of the time lets the next message come first: with one more
+in each send it has half of its time for other things, and what comes in a burst doesn't queue behind the sends.
+"""
+
+from __future__ import annotations
+
+# Seconds; the event loop's timers are no finer, and a shorter turn is not worth the wait.
+SHORTEST = 0.001
+# The share of the time that turns may take before messages gather.
+BUSY = 0.5
+# A message may be late by so much of the time between two.
+SPARE = 1.1
+# What the last turn counts for among all before it; and the longest time between two messages that counts, in seconds.
+SMOOTHING, LONGEST = 0.125, 1.0
+
+
+class Pace:
+    """How long turns take, and how often messages come, for the same subscribers. ``most`` seconds is the longest that
+    a turn is put off; 0 for never."""
+
+    def __init__(self, most: float) -> None:
+        self.most = most
+        self._began = 0.0
+        self._took = 0.0
+        self._interval = LONGEST
+
+    def turn(self, began: float, ended: float, messages: float) -> None:
+        """There was a turn, of which each subscriber that got something got so many messages on average."""
+        interval = min((began - self._began) / messages, LONGEST)
+        self._began = began
+        self._took += SMOOTHING * (ended - began - self._took)
+        self._interval += SMOOTHING * (interval - self._interval)
+
+    def wait(self) -> float:
+        """For how many seconds to put the next turn off, now that a message has come: until there is another one, and
+        so that turns take no more than half of the time."""
+        if self._took < BUSY * self._interval:
+            return 0.0
+        wait = min(max(self._took, SPARE * self._interval), self.most)
+        return wait if wait >= SHORTEST else 0.0
