@@ -33,7 +33,6 @@ from benchmarks.peers import BY_NAME, System
 from benchmarks.tables import cell
 from benchmarks.tools import ROOT
 from benchmarks.workloads import CURVES, FIGURES, SECONDS, WORKLOADS, Curve, Figure, Workload
-from raiden.http import MAX_HEADS
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 PLOTS = ROOT / "docs" / "benchmarks"
@@ -103,8 +102,8 @@ REMARKS = {
 # Under a curve that is neither flat nor straight: why.
 REASONS = {
     "subscribers": "A publish costs the same whoever hears it; with few subscribers, few deliveries share that.",
-    "channels": f"A worker knows the heads of {MAX_HEADS:,} requests again; a head that it has not read before, or "
-    "forgot, is taken apart, which costs more than the rest of a publish. So does the first publish to each channel.",
+    "channels": "The fewer of the last messages to it came a short while ago, the less of a channel is in the "
+    "processor's caches.",
     "payload": "Up to some KiB a delivery costs what a `send` does; above, what copying does.",
     "nodes": "Each node takes a message from the backbone for itself, and the more there are, the fewer share that.",
 }

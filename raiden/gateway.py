@@ -20,30 +20,29 @@ from typing import NamedTuple, TypeAlias
 import gevent
 import webob
 
-from raiden import durable, encoding, parameters, payload, transports
+from raiden import durable, parameters, payload, transports, websocket
 from raiden.backend import NotInForce
 from raiden.connection import Connection, Gone, Overflow
 from raiden.control import Control
 from raiden.door import Door
 from raiden.encoding import dumps
+from raiden.heads import Heads, Repeated
 from raiden.history import StoreFailed
 from raiden.http import (
-    CONTINUE,
     CONTINUE_BYTES,
-    Heads,
     HttpError,
     HttpLimits,
     Json,
-    Repeated,
     Request,
-    RequestParser,
     date,
     json_bytes,
     problem,
     serialize,
+    stream_response,
 )
 from raiden.message import (
     Cursor,
+    InvalidChannel,
     InvalidPayload,
     Kind,
     Message,
@@ -53,18 +52,14 @@ from raiden.message import (
     json_payload,
     unquote,
 )
+from raiden.parser import CONTINUE, RequestParser
 from raiden.payload import check_key
 from raiden.recovery import Beginning
 from raiden.refusals import REFUSALS, status_of
 from raiden.router import Router, TooManyChannels
-from raiden.sessions import (
-    LINGER,
-    Poll,
-    Socket,
-    joined,
-)
+from raiden.sessions import LINGER, Poll, Session, Socket, joined
 from raiden.stats import Stats
-from raiden.transports import POLL_FIELDS, Asked, Opening, Seat
+from raiden.transports import Asked, Opening, Seat
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +74,11 @@ Answer: TypeAlias = "webob.Response | Json"
 Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"
 
 
-class PollPlan(NamedTuple):
-    """What the head of a long-poll asks for, and how long it waits."""
+class SubscriptionPlan(NamedTuple):
+    """What a head asks for that subscribes, and what makes the session of a request with it."""
 
     asked: Asked
-    wait: float
+    opening: Callable[[Seat, Request | Repeated], Opening]
 
 
 # Where no history is kept: taken, and on its way.
@@ -342,7 +337,7 @@ class Gateway(Door):
             content_type = request.fields.get("content-type", "")
             batch = payload.is_batch(content_type)
             if payload.is_json(content_type):
-                self._keep_plan(request, channel)
+                self._keep_plan(request, channel.removesuffix(path(request)))
             self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
             return None
         if method == "DELETE":
@@ -408,8 +403,19 @@ class Gateway(Door):
         if plan is None or self.draining:
             return False
         if type(plan) is str:
-            return self._publish_again(connection, repeated, plan)
-        return self._poll_again(connection, repeated, *plan)
+            channel = _channel(plan, repeated.own)
+            return channel is not None and self._publish_again(connection, repeated, channel)
+        try:
+            self._take_over(connection, repeated, plan)
+        except TooManyChannels:
+            return False
+        return True
+
+    def _keep_plan(self, request: Request, plan: object) -> None:
+        """Remember what a head asks for, if nothing else has a part in that."""
+        # What the channel_builder of an application looks at, nobody knows.
+        if request.head is not None and self.channel_builder in (path, host_path):
+            request.head.plan = plan
 
     # Publish.
 
@@ -501,16 +507,15 @@ class Gateway(Door):
         if "_durable" in query and (request.upgrade or asked.filters):
             what = "a long-poll, or a command of /-/websocket" if request.upgrade else "without filters"
             raise HttpError(400, f"a durable subscription is {what}")
-        seat = Seat(connection, self.router, self._wheel, self.limits.keepalive)
+        opening: Callable[[Seat, Request | Repeated], Opening]
         if request.upgrade:
-            verbatim = query.get("_raw") == "1"
-            opening = transports.socket(
-                seat, request, asked, deflate=self.deflate, max_message=self.limits.max_ws_message,
-                max_subscriptions=self.limits.max_subscriptions, session_window=self.limits.session_window,
-                verbatim=verbatim,
+            opening = functools.partial(
+                transports.socket, asked=asked, agreement=websocket.accept(request, deflate=self.deflate),
+                max_message=self.limits.max_ws_message, max_subscriptions=self.limits.max_subscriptions,
+                session_window=self.limits.session_window, verbatim=query.get("_raw") == "1",
             )  # fmt: skip
-            request.environ["raiden.keep_alive"] = False  # once refused, the connection has no protocol to go on with
-            return self._take_over(connection, request, asked, opening)
+            self._begin(connection, request, SubscriptionPlan(asked, opening))
+            return None
         if not names:
             raise HttpError(426, "/-/websocket is a WebSocket", headers={"Upgrade": "websocket"})
         wait = parameters.wait(request, query)
@@ -519,38 +524,22 @@ class Gateway(Door):
         if wait is not None:
             if request.method == "HEAD":
                 return webob.Response(content_type="application/json", charset="utf-8")
-            self._keep_plan(request, PollPlan(asked, wait))
-            opening = transports.poll(seat, request, asked, min(wait, self.limits.max_wait), self._answer)
-            return self._take_over(connection, request, asked, opening)
-        response, encode = transports.stream_response(request, asked)
-        response.headers.update(self._cors(request))
+            wait = min(wait, self.limits.max_wait)
+            opening = functools.partial(transports.poll, asked=asked, wait=wait, answer=self._answer)
+            self._begin(connection, request, SubscriptionPlan(asked, opening))
+            return None
+        head, encode = transports.stream_head(request, asked)
+        head += tuple(self._cors(request).items())
         if request.method == "HEAD":
-            del response.headers["Content-Length"]
-            return response
-        return self._take_over(connection, request, asked, transports.stream(seat, request, asked, response, encode))
+            return stream_response(head)
+        opening = functools.partial(transports.stream, asked=asked, head=head, encode=encode, http10=request.http10)
+        self._begin(connection, request, SubscriptionPlan(asked, opening))
+        return None
 
-    def _keep_plan(self, request: Request, plan: object) -> None:
-        """Remember what a head asks for, if nothing else has a part in that, or in how it is answered."""
-        # What the channel_builder of an application looks at, nobody knows.
-        if request.head is not None and "origin" not in request.fields and self.channel_builder in (path, host_path):
-            self.heads.plan(request.head, plan)
-
-    def _poll_again(self, connection: Connection, repeated: Repeated, asked: Asked, wait: float) -> bool:
-        """The hot path of long-polls: one that has nothing to wait for but the next message."""
-        if not Beginning.is_known(self.router, asked.names, asked.starts):
-            return False
-        wait = min(wait, self.limits.max_wait)
-        fields = {**POLL_FIELDS, "Raiden-Recovered": "true"} if asked.starts else POLL_FIELDS
-        session = Poll(connection, self.router, self._wheel, repeated, wait, asked.names, fields, self._answer)
-        encode = encoding.poll(asked.wrapped)
-        for name in asked.names:
-            session.subscribe(name, encode, asked.filters)
-            session.attach(name)
-        self.stats.requests += 1
-        connection.become("poll")
-        connection.session = session
-        session.open()
-        return True
+    def _begin(self, connection: Connection, request: Request, plan: SubscriptionPlan) -> None:
+        if "origin" not in request.fields or request.upgrade:  # else it has a part in how a long-poll is answered
+            self._keep_plan(request, plan)
+        self._take_over(connection, request, plan)
 
     def _poll_durably(
         self, connection: Connection, request: Request, names: list[str], query: dict[str, str], wait: float
@@ -578,16 +567,25 @@ class Gateway(Door):
         self._serve_waiting(connection, request, answer)
         return None
 
-    def _take_over(self, connection: Connection, request: Request, asked: Asked, opening: Opening) -> Answer | None:
+    def _take_over(self, connection: Connection, request: Request | Repeated, plan: SubscriptionPlan) -> None:
         """Subscribe, wait until that is in force, and only then let the client know. Then send what the client missed,
         and let the subscriptions go on from there."""
-        session, transport, encode, opened = opening
+        asked = plan.asked
+        opening = plan.opening(Seat(connection, self.router, self._wheel, self.limits.keepalive), request)
+        session = opening.session
         try:
             for name in asked.names:
-                session.subscribe(name, encode, asked.filters)
+                session.subscribe(name, opening.encode, asked.filters)
         except TooManyChannels:
             session.close()
             raise
+        if Beginning.is_known(self.router, asked.names, asked.starts):
+            # The hot path of long-polls, and of clients that come back.
+            self._open(connection, opening, self._known_fields(asked))
+            for name in asked.names:
+                session.attach(name)
+            self._opened(connection, session)
+            return
 
         def confirm(connection: Connection, _: Request) -> None:
             try:
@@ -598,21 +596,25 @@ class Gateway(Door):
             if connection.closed:
                 session.close()
                 return
-            self.stats.requests += 1
-            connection.become(transport)
-            connection.session = session
-            opened(self._fields(asked, beginning))
+            self._open(connection, opening, self._fields(asked, beginning))
             session.begin(beginning)
-            if isinstance(session, Poll) and connection.session is session:
-                session.open()
-            if self.draining and connection.session is session:
-                session.drain()
+            self._opened(connection, session)
 
-        if Beginning.is_known(self.router, asked.names, asked.starts):
-            confirm(connection, request)
-        else:
-            self._serve_waiting(connection, request, confirm)
-        return None
+        self._serve_waiting(connection, request.request() if isinstance(request, Repeated) else request, confirm)
+
+    def _open(self, connection: Connection, opening: Opening, fields: dict[str, str]) -> None:
+        """Answer, with these fields besides."""
+        self.stats.requests += 1
+        connection.become(opening.transport)
+        connection.session = opening.session
+        opening.opened(fields)
+
+    def _opened(self, connection: Connection, session: Session) -> None:
+        """From now on the session gets what comes."""
+        if isinstance(session, Poll) and connection.session is session:
+            session.open()
+        if self.draining and connection.session is session:
+            session.drain()
 
     @staticmethod
     def _fields(asked: Asked, beginning: Beginning) -> dict[str, str]:
@@ -627,6 +629,27 @@ class Gateway(Door):
             recovered = all(beginning.recovered(name) for name in asked.names)
             fields["Raiden-Recovered"] = "true" if recovered else "false"
         return fields
+
+    def _known_fields(self, asked: Asked) -> dict[str, str]:
+        """The same for one that misses nothing, and waits for nothing."""
+        fields = {}
+        position = joined([self.router.position(name) for name in asked.names])
+        if position is not None:
+            fields["Raiden-Cursor"] = position
+        if asked.starts:
+            fields["Raiden-Recovered"] = "true"
+        return fields
+
+
+@functools.lru_cache(10_000)
+def _channel(prefix: str, target: bytes) -> str | None:
+    """What a POST to this target publishes to, where channels begin with ``prefix``; None if nothing."""
+    if not target or target.startswith(b"/-/") or b"?" in target:
+        return None
+    try:
+        return check_channel(prefix + unquote(target[1:].decode()))
+    except InvalidChannel:
+        return None
 
 
 @functools.lru_cache(1)

@@ -15,8 +15,9 @@ from raiden import encoding, websocket
 from raiden.backend import BackboneFull
 from raiden.connection import Connection, Wheel
 from raiden.filters import Filters
+from raiden.heads import Repeated
 from raiden.history import EARLIEST, Gap, StoreFailed
-from raiden.http import Json, Repeated, Request
+from raiden.http import Json, Request
 from raiden.message import (
     Cursor,
     InvalidPayload,

@@ -6,18 +6,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import webob
-
-from raiden import encoding, websocket
+from raiden import encoding
 from raiden.connection import Connection, Wheel
 from raiden.encoding import END_OF_CHUNKS, Encoding
 from raiden.filters import Filters
+from raiden.heads import Repeated
 from raiden.history import Start
-from raiden.http import Json, Repeated, Request, add_fields, serialize_stream_head
+from raiden.http import Fields, Json, Request, add_fields, stream_bytes
 from raiden.multiplex import MultiplexSocket
 from raiden.router import Router
 from raiden.sessions import MergedEvents, Poll, Session, Socket, Stream
-from raiden.websocket import WebSocket
+from raiden.websocket import Agreement, WebSocket
 
 # Of the head of a long-poll's answer.
 POLL_FIELDS = {"Cache-Control": "no-store"}
@@ -51,7 +50,7 @@ class Opening(NamedTuple):
     opened: Callable[[dict[str, str]], None]
 
 
-def stream_response(request: Request, asked: Asked) -> tuple[webob.Response, Encoding]:
+def stream_head(request: Request, asked: Asked) -> tuple[Fields, Encoding]:
     """The head of a stream, by what the client accepts, and how its messages are written."""
     chunked = not request.http10
     accept = request.fields.get("accept", "").lower()
@@ -61,9 +60,7 @@ def stream_response(request: Request, asked: Asked) -> tuple[webob.Response, Enc
         encode, content_type = encoding.raw(chunked), "application/octet-stream"
     else:
         encode, content_type = encoding.line(asked.wrapped, chunked), "application/x-ndjson"
-    response = webob.Response(content_type=content_type, charset=None)
-    response.headers.update({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-    return response, encode
+    return (("Content-Type", content_type), ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")), encode
 
 
 def _is_merged(asked: Asked) -> bool:
@@ -71,9 +68,11 @@ def _is_merged(asked: Asked) -> bool:
     return len(asked.names) > 1 or asked.names[0].endswith("*")
 
 
-def stream(seat: Seat, request: Request, asked: Asked, response: webob.Response, encode: Encoding) -> Opening:
+def stream(
+    seat: Seat, request: Request | Repeated, *, asked: Asked, head: Fields, encode: Encoding, http10: bool
+) -> Opening:  # fmt: skip
     """An HTTP stream, or server-sent events."""
-    chunked, is_event = not request.http10, encode.form == "event"
+    chunked, is_event = not http10, encode.form == "event"
     keepalive = _KEEPALIVES[encode.form]
     keepalive = encoding.chunk(keepalive) if chunked and keepalive else keepalive
     told = encoding.gap_in_stream(encode.form, asked.wrapped, chunked)
@@ -82,14 +81,13 @@ def stream(seat: Seat, request: Request, asked: Asked, response: webob.Response,
     session = MergedEvents(*arguments, names=asked.names) if merged else Stream(*arguments)
 
     def opened(fields: dict[str, str]) -> None:
-        response.headers.update(fields)
-        session.open(serialize_stream_head(response, chunked=chunked, http10=request.http10))
+        session.open(add_fields(stream_bytes(head, http10=http10), fields))
 
     return Opening(session, "event" if is_event else "stream", encode, opened)
 
 
 def poll(
-    seat: Seat, request: Request, asked: Asked, wait: float,
+    seat: Seat, request: Request | Repeated, *, asked: Asked, wait: float,
     answer: Callable[[Connection, Request | Repeated, Json], None],
 ) -> Opening:  # fmt: skip
     """A long-poll of ``wait`` seconds, which is answered by ``answer``."""
@@ -99,12 +97,11 @@ def poll(
 
 
 def socket(
-    seat: Seat, request: Request, asked: Asked, *, deflate: bool, max_message: int, max_subscriptions: int,
-    session_window: float, verbatim: bool,
+    seat: Seat, request: Request | Repeated, *, asked: Asked, agreement: Agreement, max_message: int,
+    max_subscriptions: int, session_window: float, verbatim: bool,
 ) -> Opening:  # fmt: skip
-    """A WebSocket: the connection speaks its protocol from now on. Raises HttpError for what is no handshake."""
-    head, agreed = websocket.accept(request, deflate=deflate)
-    core = WebSocket(agreed, max_message=max_message)
+    """A WebSocket: the connection speaks its protocol from now on."""
+    core = WebSocket(agreement.deflate, max_message=max_message)
     encode = encoding.websocket(asked.wrapped, core.deflate, verbatim and bool(asked.names))
     session: Socket
     if asked.names:
@@ -112,12 +109,11 @@ def socket(
         session = Socket(*seat, core, channel, wrapped=asked.wrapped, verbatim=verbatim)
     else:
         session = MultiplexSocket(*seat, core, max_subscriptions=max_subscriptions, session_window=session_window)
-    rest = request.environ["raiden.rest"]
     seat.connection.protocol = core
 
     def opened(fields: dict[str, str]) -> None:
-        session.open(add_fields(head, fields))
-        for event in core.feed(rest) if rest else ():
+        session.open(add_fields(agreement.answer(request.websocket_key), fields))
+        for event in core.feed(request.rest) if request.rest else ():
             session.received(event)
         session.settle()
 

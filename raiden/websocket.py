@@ -18,6 +18,7 @@ from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request as Handshake
+from websockets.http11 import Response
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.typing import ExtensionParameter
@@ -60,16 +61,25 @@ class Deflate(NamedTuple):
     local_max_window_bits: int
 
 
-def accept(request: Request, *, deflate: bool) -> tuple[bytes, Deflate | None]:
-    """The handshake's answer and the agreed compression; raises HttpError if the request is no valid handshake."""
+class Agreement(NamedTuple):
+    """What a handshake comes to: the head of its answer, but for the date and what the key is answered by, and what
+    was agreed on for compression. Few kinds of client connect again and again: it is the same for all of a kind."""
+
+    head: bytes
+    deflate: Deflate | None
+
+    def answer(self, key: str) -> bytes:
+        return self.head % (date().encode(), accept_key(key).encode())
+
+
+def accept(request: Request, *, deflate: bool) -> Agreement:
+    """Agree to a handshake; raises HttpError if the request is no valid one."""
     fields = request.fields
     if len(fields) == len(request.raw_headers) and not request.http10:  # no field is repeated
         names = ("connection", "upgrade", "sec-websocket-version", "sec-websocket-extensions")
-        agreed = _agree(*[fields.get(name) for name in names], deflate)
-        key = fields.get("sec-websocket-key", "")
-        if agreed is not None and _KEY.fullmatch(key):
-            head, settings = agreed
-            return head % (date().encode(), accept_key(key).encode()), settings
+        agreement = _agree(*[fields.get(name) for name in names], deflate)
+        if agreement is not None and _KEY.fullmatch(fields.get("sec-websocket-key", "")):
+            return agreement
     return _negotiate(request, deflate)
 
 
@@ -80,30 +90,28 @@ _KEY = re.compile("[A-Za-z0-9+/]{21}[AQgw]==")
 @functools.lru_cache(256)
 def _agree(
     connection: str | None, upgrade: str | None, version: str | None, extensions: str | None, deflate: bool
-) -> tuple[bytes, Deflate | None] | None:
-    """What handshakes with these fields are answered, but for the date and the key; None where they are none. Few
-    kinds of client connect again and again, and to negotiate takes longer than all else about a connection."""
+) -> Agreement | None:
+    """What handshakes with these fields come to; None where they are none. To negotiate takes longer than all else
+    about a connection."""
     named = zip(("Connection", "Upgrade", "Sec-WebSocket-Version", "Sec-WebSocket-Extensions"),
                 (connection, upgrade, version, extensions), strict=True)  # fmt: skip
     headers = Headers([("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="), *((n, v) for n, v in named if v is not None)])
     negotiation = ServerProtocol(extensions=_DEFLATE if deflate else None)
     response = negotiation.accept(Handshake("/", headers, "GET"))
-    if response.status_code != 101:
-        return None
+    return _agreement(negotiation, response) if response.status_code == 101 else None
+
+
+def _agreement(negotiation: ServerProtocol, response: Response) -> Agreement:
     fields = [f"{name}: {value}\r\n" for name, value in response.headers.raw_items()
               if name not in ("Date", "Sec-WebSocket-Accept")]  # fmt: skip
     rest = "".join(fields).replace("%", "%%").encode()
     head = b"HTTP/1.1 101 Switching Protocols\r\nDate: %b\r\n" + rest + b"Sec-WebSocket-Accept: %b\r\n\r\n"
-    return head, _settings(negotiation)
-
-
-def _settings(negotiation: ServerProtocol) -> Deflate | None:
     for extension in negotiation.extensions:
-        return Deflate(*(getattr(extension, name) for name in Deflate._fields))
-    return None
+        return Agreement(head, Deflate(*(getattr(extension, name) for name in Deflate._fields)))
+    return Agreement(head, None)
 
 
-def _negotiate(request: Request, deflate: bool) -> tuple[bytes, Deflate | None]:
+def _negotiate(request: Request, deflate: bool) -> Agreement:
     negotiation = ServerProtocol(extensions=_DEFLATE if deflate else None)
     if request.http10:
         raise HttpError(426, "WebSocket needs HTTP/1.1", close=True, headers={"Upgrade": "websocket"})
@@ -116,7 +124,7 @@ def _negotiate(request: Request, deflate: bool) -> tuple[bytes, Deflate | None]:
         if "Sec-WebSocket-Version" in reason:
             headers["Sec-WebSocket-Version"] = "13"
         raise HttpError(response.status_code, f"not a WebSocket handshake: {reason}", close=True, headers=headers)
-    return response.serialize(), _settings(negotiation)
+    return _agreement(negotiation, response)
 
 
 # A ping without data; its answer, but for the mask.

@@ -9,18 +9,9 @@ from email.utils import parsedate_to_datetime
 import pytest
 import webob
 
-from raiden.http import (
-    CONTINUE,
-    Heads,
-    HttpError,
-    HttpLimits,
-    Repeated,
-    Request,
-    RequestParser,
-    problem,
-    serialize,
-    serialize_stream_head,
-)
+from raiden.heads import Heads, Repeated
+from raiden.http import HttpError, HttpLimits, Request, problem, serialize, stream_bytes
+from raiden.parser import CONTINUE, RequestParser
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n"
 # Of an environ: what is not equal where requests are.
@@ -112,21 +103,69 @@ def test_chunked_body() -> None:
     assert "X-Trailer" not in request.headers
 
 
+def handshake(key: str, *fields: str, line: str = "GET /a HTTP/1.1") -> bytes:
+    return head(line, "Host: a", "Connection: Upgrade", "Upgrade: websocket", f"Sec-WebSocket-Key: {key}", *fields)
+
+
+def ends(request: Request) -> bool:
+    """Nothing that comes after it is HTTP, or answered."""
+    return request.upgrade or not request.keep_alive
+
+
+KEYS = ["AAAAAAAAAAAAAAAAAAAAAA==", "dGhlIHNhbXBsZSBub25jZQ==", "", "AAAAAAAAAAAAAAAAAAAAAB==", "short=="]
+
+
 def test_heads_that_were_read_before() -> None:
     """Requests with heads that are known, and such as look like them, are what they are to a parser that knows none."""
     bodies = [b"1", b"22", b"\r\n\r\n", b"x\r\n\r\ny", post(b"1"), b"z" * 3000]
+    targets = [
+        "/a",
+        "/b",
+        "/",
+        "/%41%zz",
+        "/a?b=c?d",
+        "/a*'\"",
+        "//a",
+        "/a#b",
+        "*",
+        "http://h/a?b",
+        "/\xe4",
+        "/-/publish",
+    ]
     fields = [(), ("Connection: keep-alive",), ("Connection: close",), ("Expect: 100-continue",), ("X: 1",), ("X: 2",)]
-    others = [b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n", chunked() + b"1\r\n1\r\n0\r\n\r\n"]
+    others = [GET, chunked() + b"1\r\n1\r\n0\r\n\r\n"]
+    last = [b"", *(handshake(key) for key in KEYS), handshake(KEYS[0], f"Sec-WebSocket-Key: {KEYS[1]}")]
+    last += [handshake(KEYS[0]) + b"rest", handshake(KEYS[1], line="POST /a HTTP/1.1"), handshake(KEYS[1], "X: 1")]
+    last += [head("GET /a HTTP/1.1", "Host: a", f"Sec-WebSocket-Key: {key}") for key in KEYS]
     rng = random.Random(1)
-    known = Heads()
-    for _ in range(300):
+    known, repeated = Heads(), 0
+    for _ in range(3000):
         requests = [post(rng.choice(bodies), *rng.choice(fields)) for _ in range(3)]
         requests.insert(rng.randrange(4), rng.choice(others))
-        data = b"".join(requests)
+        requests = [part.replace(b"/a ", rng.choice(targets).encode("latin-1") + b" ", 1) for part in requests]
+        data = b"".join(requests) + rng.choice(last)
         at = rng.randrange(len(data))
         knowing, plain = RequestParser(HttpLimits(), "a", known), RequestParser(HttpLimits(), "a")
         for piece in (data[:at], data[at:]):
-            assert [described(event) for event in knowing.feed(piece)] == [described(e) for e in plain.feed(piece)]
+            events = list(knowing.feed(piece))
+            repeated += sum(isinstance(event, Repeated) for event in events)
+            expected = list(plain.feed(piece))
+            assert [described(event) for event in events] == [described(event) for event in expected]
+            if any(isinstance(e, HttpError) or (isinstance(e, Request) and ends(e)) for e in expected):
+                break
+    assert repeated > 1500
+
+
+def test_a_handshake_with_a_known_head() -> None:
+    heads = Heads()
+    for key in KEYS[:2]:
+        (event,) = RequestParser(HttpLimits(), "a", heads).feed(handshake(key) + b"rest")
+        assert isinstance(event, Repeated) == (key != KEYS[0])
+        request = event.request() if isinstance(event, Repeated) else event
+        assert isinstance(request, Request) and request.upgrade
+        assert request.environ["raiden.rest"] == b"rest"
+        assert request.fields["sec-websocket-key"] == request.headers["Sec-WebSocket-Key"] == key
+        assert ("Sec-WebSocket-Key", key) in request.raw_headers
 
 
 def test_a_known_head_is_refused_once_the_limits_say_so() -> None:
@@ -135,7 +174,9 @@ def test_a_known_head_is_refused_once_the_limits_say_so() -> None:
     assert [type(event) for event in events] == [Request, Repeated]
     limits.max_body = 99
     assert [described(event) for event in RequestParser(limits, "a", heads).feed(data)] == [413]
-    limits.max_body, limits.max_headers = 100, 1
+    limits.max_body, limits.max_url = 100, 1
+    assert [described(event) for event in RequestParser(limits, "a", heads).feed(data)] == [414]
+    limits.max_url, limits.max_headers = 10, 1
     heads.clear()
     assert [described(event) for event in RequestParser(limits, "a", heads).feed(data)] == [431]
 
@@ -276,18 +317,15 @@ def test_serialize() -> None:
     assert (fields["Content-Length"], body) == ("5", b"")
 
 
-def test_serialize_the_head_of_a_stream() -> None:
-    def fields(chunked: bool, http10: bool) -> dict[str, str]:
-        response = webob.Response(content_type="text/event-stream", charset=None)
-        data = serialize_stream_head(response, chunked=chunked, http10=http10)
-        assert data.endswith(b"\r\n\r\n")
-        return split(data)[1]
-
-    assert "Content-Length" not in fields(True, False)
-    assert fields(True, False)["Transfer-Encoding"] == "chunked"
-    assert "Connection" not in fields(True, False)
-    assert "Transfer-Encoding" not in fields(False, True)
-    assert fields(False, True)["Connection"] == "close"
+@pytest.mark.parametrize("http10", [False, True])
+def test_the_head_of_a_stream(http10: bool) -> None:
+    data = stream_bytes((("Content-Type", "text/event-stream"), ("X", "1")), http10=http10)
+    assert data.endswith(b"\r\n\r\n")
+    status, fields, _ = split(data)
+    assert status.endswith("200 OK") and "Content-Length" not in fields and fields["Date"]
+    assert (fields["Content-Type"], fields["X"]) == ("text/event-stream", "1")
+    framing = fields.get("Transfer-Encoding"), fields.get("Connection")
+    assert framing == ((None, "close") if http10 else ("chunked", None))
 
 
 def test_problems() -> None:

@@ -1,0 +1,263 @@
+"""Bytes to HTTP/1.1 requests, without sockets.
+
+`RequestParser.feed` yields what the bytes completed: `Request`s, `Repeated` ones among them, `CONTINUE` where the
+client waits for leave to send its body, and as the last thing an `HttpError` where the bytes are no HTTP; then nothing
+more may be fed. llhttp (httptools) parses, in its strict mode; what it leaves open, and every limit, is checked here.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Iterator
+
+import httptools
+
+from raiden.heads import Heads, Repeated
+from raiden.http import HttpError, HttpLimits, Request, target_environ
+
+CONTINUE = object()
+
+
+class RequestParser:
+    """The requests of one connection, pipelined or not. ``heads`` are those that all connections share."""
+
+    __slots__ = (
+        "_body",
+        "_body_size",
+        "_events",
+        "_fields",
+        "_headers",
+        "_heads",
+        "_limits",
+        "_parser",
+        "_remote",
+        "_size",
+        "_state",
+        "_url",
+    )
+
+    _IDLE, _HEAD, _BODY = range(3)
+
+    def __init__(self, limits: HttpLimits, remote: str, heads: Heads | None = None) -> None:
+        self._limits = limits
+        self._heads = Heads() if heads is None else heads
+        self._remote = remote
+        self._events: list[object] = []
+        self._parser = httptools.HttpRequestParser(self)
+        self._state = self._IDLE
+        self._reset()
+
+    def _reset(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[str, str]] = []
+        self._fields: dict[str, str] = {}
+        self._body: list[bytes] = []
+        self._size = 0
+        self._body_size = 0
+
+    @property
+    def idle(self) -> bool:
+        """No request has begun."""
+        return self._state == self._IDLE
+
+    def feed(self, data: bytes) -> Iterator[object]:
+        """Yield `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for each thing that these bytes complete."""
+        while data:
+            began = self._state == self._IDLE
+            if began:
+                found = self._heads.find(data)
+                if found is not None:
+                    head, own, start = found
+                    if head.upgrade:
+                        yield Repeated(head, own, data[start:], self._remote)
+                        return
+                    end = start + head.size
+                    if end <= len(data) and head.size <= self._limits.max_body and len(own) <= self._limits.max_url:
+                        yield Repeated(head, own, data[start:end], self._remote)
+                        data = data[end:]
+                        continue
+            rest = b""
+            body_size = self._body_size
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+                self._finish_upgrade(rest)
+            except httptools.HttpParserError as error:
+                self._events.append(self._refusal(error))
+            if not self._events and (self._state == self._HEAD or self._body_size == body_size):
+                self._count(len(data))
+            events, self._events = self._events, []
+            if began and events and isinstance(events[0], Request):
+                self._heads.remember(data, events[0])
+            for event in events:
+                yield event
+                if isinstance(event, HttpError):
+                    return
+                if isinstance(event, Request) and event.upgrade:
+                    return
+            data = rest
+
+    def _finish_upgrade(self, rest: bytes) -> None:
+        """llhttp stops at an Upgrade, before any body; all but a WebSocket's are ignored (RFC 9110 section 7.8)."""
+        request = self._events[-1] if self._events else None
+        if not isinstance(request, Request):
+            return  # refused already
+        fields = self._fields
+        if request.method == "CONNECT":
+            self._events[-1] = HttpError(405, "CONNECT is not served: use GET, POST or DELETE", close=True)
+        elif fields.get("content-length", "0") != "0" or "transfer-encoding" in fields:
+            self._events[-1] = HttpError(400, "a request with a body can't upgrade: leave out Upgrade", close=True)
+        elif fields.get("upgrade", "").lower() == "websocket":
+            if request.method != "GET":
+                self._events[-1] = HttpError(
+                    405, "a WebSocket handshake is a GET", close=True, headers={"Allow": "GET"}
+                )
+            else:
+                request.environ["raiden.upgrade"] = True
+                request.environ["raiden.rest"] = rest
+                request.environ["raiden.keep_alive"] = False  # nothing more will be fed
+                return
+        self._parser = httptools.HttpRequestParser(self)
+
+    def _refusal(self, error: httptools.HttpParserError) -> HttpError:
+        cause = error.__context__
+        if isinstance(cause, HttpError):
+            return cause
+        if isinstance(error, httptools.HttpParserInvalidMethodError):
+            return HttpError(400, "unknown method: use GET, HEAD, POST, DELETE or OPTIONS, in capitals", close=True)
+        return HttpError(400, f"malformed request: {error}", close=True)
+
+    def _count(self, size: int) -> None:
+        """Bound what llhttp gathers of an unfinished head, chunk extension or trailer; what is complete is counted as
+        it comes."""
+        self._size += size
+        if self._size > self._limits.max_header + self._limits.max_url:
+            self._events.append(self._too_large() if self._state == self._HEAD else self._body_too_large())
+
+    def _too_large(self) -> HttpError:
+        if not self._url:
+            return HttpError(414, f"the URL is longer than {self._limits.max_url} bytes: shorten it", close=True)
+        return HttpError(431, f"the header is larger than {self._limits.max_header} bytes: shorten it", close=True)
+
+    # What llhttp calls, in the order of the bytes.
+
+    def on_message_begin(self) -> None:
+        self._reset()
+        self._state = self._HEAD
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        if len(self._url) > self._limits.max_url:
+            raise HttpError(414, f"the URL is longer than {self._limits.max_url} bytes: shorten it", close=True)
+
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        value = value or b""
+        if self._state != self._HEAD:
+            self._body_size += len(name) + len(value)  # a trailer: counted, then ignored
+            self._check_body()
+            return
+        # llhttp leaves the white space after a value, which is none of it (RFC 9110 section 5.5).
+        self._headers.append((name.decode("latin-1"), value.decode("latin-1").rstrip(" \t")))
+        if len(self._headers) > self._limits.max_headers:
+            raise HttpError(431, f"more than {self._limits.max_headers} header fields: send fewer", close=True)
+        self._body_size += len(name) + len(value)
+        if self._body_size > self._limits.max_header:
+            raise self._too_large()
+
+    def on_headers_complete(self) -> None:
+        self._state = self._BODY
+        self._body_size = self._size = 0
+        version = self._parser.get_http_version()
+        fields = self._fields
+        for name, value in self._headers:
+            name = name.lower()
+            if name in fields and name in ("host", "content-length", "transfer-encoding", "expect"):
+                raise HttpError(400, f"more than one {name} field: send one", close=True)
+            fields[name] = value
+        if version not in ("1.0", "1.1"):
+            raise HttpError(505, "this server speaks HTTP/1.1 and HTTP/1.0", close=True)
+        host = fields.get("host")
+        if (version == "1.1" and not host) or (host and not _is_host(host)):
+            raise HttpError(400, "HTTP/1.1 needs one valid Host field, like 'Host: localhost:8088'", close=True)
+        coding = fields.get("transfer-encoding")
+        if coding is not None:
+            if version == "1.0":
+                raise HttpError(400, "HTTP/1.0 has no Transfer-Encoding: use Content-Length", close=True)
+            if coding.lower() != "chunked":
+                raise HttpError(501, "the only transfer coding served is 'chunked'", close=True)
+        length = int(fields.get("content-length") or 0)
+        if length > self._limits.max_body:
+            raise self._body_too_large()
+        expect = fields.get("expect")
+        if expect is not None and version == "1.1":
+            if expect.lower() != "100-continue":
+                raise HttpError(417, "the only expectation served is '100-continue'", close=True)
+            if length or coding:
+                self._events.append(CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        self._size = 0
+        self._body_size += len(body)
+        self._check_body()
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self._state = self._IDLE
+        try:
+            self._events.append(self._request())
+        except HttpError as error:
+            self._events.append(error)
+
+    def _check_body(self) -> None:
+        if self._body_size > self._limits.max_body:
+            raise self._body_too_large()
+
+    def _body_too_large(self) -> HttpError:
+        return HttpError(413, f"the body is larger than {self._limits.max_body} bytes: send less at once", close=True)
+
+    def _request(self) -> Request:
+        body = b"".join(self._body)
+        if b"#" in self._url:
+            raise HttpError(400, "a URL is sent without its fragment: write '#' as '%23'", close=True)
+        target = self._url
+        if target[:1] != b"/":
+            scheme, _, rest = target.partition(b"://")
+            if scheme.lower() in (b"http", b"https") and rest[:1] not in (b"", b"/", b"?"):
+                rest, mark, query = rest.partition(b"?")
+                target = b"/" + rest.partition(b"/")[2] + mark + query
+            elif self._parser.get_method() != b"CONNECT" and target.partition(b"?")[0] != b"*":
+                raise HttpError(400, "the request target must be a path, like '/channel'", close=True)
+        version = self._parser.get_http_version()
+        environ: dict[str, object] = {
+            "REQUEST_METHOD": self._parser.get_method().decode(),
+            "SCRIPT_NAME": "",
+            **target_environ(target),
+            "SERVER_PROTOCOL": "HTTP/" + version,
+            "SERVER_NAME": "",
+            "SERVER_PORT": "",
+            "REMOTE_ADDR": self._remote,
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(body),
+            "CONTENT_LENGTH": str(len(body)),
+            "raiden.body": body,
+            "raiden.headers": self._headers,
+            "raiden.fields": self._fields,
+            "raiden.keep_alive": self._parser.should_keep_alive(),
+            "raiden.upgrade": False,
+        }
+        for name, value in self._headers:
+            key = name.upper().replace("-", "_")
+            if key == "CONTENT_TYPE":
+                environ["CONTENT_TYPE"] = value
+            elif key != "CONTENT_LENGTH":
+                key = "HTTP_" + key
+                environ[key] = f"{environ[key]},{value}" if key in environ else value
+        return Request(environ)
+
+
+@functools.lru_cache(1000)
+def _is_host(host: str) -> bool:
+    """A name or an address and perhaps a port (RFC 9110 section 7.2); user info, spaces and lists are refused."""
+    return not any(c in ' \t,/@?#\\"<>^`{|}' or not 32 < ord(c) < 127 for c in host)
