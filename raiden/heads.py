@@ -13,10 +13,11 @@ from typing import Any
 
 from raiden.http import Request, target_environ
 
-# Heads that are remembered, and how many bytes one may have.
-MAX_HEADS, MAX_HEAD_BYTES = 1000, 1024
+# Heads of POSTs that need not be taken apart, and all those that are remembered; how many bytes one may have.
+MAX_POSTS, MAX_HEADS, MAX_HEAD_BYTES = 10_000, 1000, 1024
 
 _END = b"\r\n\r\n"
+_A_POST = b"POST"
 _POST = re.compile(rb"POST (/[!-\"$-~]*) HTTP/1\.1\r\n")
 _KEY_FIELD = b"\r\nSec-WebSocket-Key: "
 # 16 bytes in base64, which end with four bits that are 0 (RFC 4648 section 4).
@@ -85,18 +86,31 @@ class Heads:
 
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, bytes], Head] = {}
+        # Of whole heads of POSTs, which come again as they are: what follows from them.
+        self._posts: dict[bytes, tuple[Head, bytes]] = {}
 
     def clear(self) -> None:
         self._known.clear()
+        self._posts.clear()
 
     def find(self, data: bytes) -> tuple[Head, bytes, int] | None:
         """Of bytes that begin with a request, if its head is known: that, what of it is another one each time, and
         where its body begins, which may not be there yet."""
         # The hot path of publishing.
         end = data.find(_END, 0, MAX_HEAD_BYTES) + 4
-        key, own = _split(data, end)
+        head = data[:end]
+        post = self._posts.get(head)
+        if post is not None:
+            return (*post, end)
+        key, own = _split(head, end)
         found = self._known.get(key)
-        return None if found is None else (found, own, end)
+        if found is None:
+            return None
+        if key[0] == _A_POST:
+            if len(self._posts) >= MAX_POSTS:
+                self._posts.clear()
+            self._posts[head] = found, own
+        return found, own, end
 
     def remember(self, data: bytes, request: Request) -> None:
         """``data`` begins with this request, which llhttp has read."""
@@ -124,7 +138,7 @@ def _split(data: bytes, end: int) -> tuple[tuple[bytes, bytes], bytes]:
     """What is the same in equal heads, as what comes before and after what is not, and that."""
     post = _POST.match(data)
     if post is not None:
-        return (b"POST", data[post.end() : end]), post[1]
+        return (_A_POST, data[post.end() : end]), post[1]
     at = data.find(_KEY_FIELD, 0, end) + len(_KEY_FIELD)
     key = _KEY.match(data, at, end) if at >= len(_KEY_FIELD) else None
     if key is not None:
