@@ -14,7 +14,7 @@ BUSY = 0.5
 # A message may be late by so much of the time between two.
 SPARE = 1.1
 # What the last turn counts for among all before it; and the longest time between two messages that counts, in seconds.
-SMOOTHING, LONGEST = 0.125, 1.0
+SMOOTHING, LONGEST = 0.125, 0.1
 
 
 class Pace:
