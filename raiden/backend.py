@@ -115,7 +115,7 @@ class Backend:
         self.alone = False
         self.high_water = high_water
         self.channels = channels
-        self.history = History(self._context, addresses.history) if channels else None
+        self.history = History(addresses.history) if channels else None
         self._own = addresses.node.encode()
         self._worker = worker
         self._workers = workers
@@ -193,6 +193,11 @@ class Backend:
             done(result)
 
         self.history.append([self._append(group, key) for group in groups], stored)
+
+    def store_now(self) -> None:
+        """Don't wait for the end of the turn with what is to be stored."""
+        assert self.history is not None
+        self.history.send()
 
     def _append(self, messages: Sequence[Message], key: str | None) -> Append:
         assert self.channels is not None

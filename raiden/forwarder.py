@@ -38,8 +38,8 @@ MAX_SUBSCRIPTION = 8192
 
 
 class Addresses(NamedTuple):
-    """Where the processes of a node meet its forwarders and its history: ``ipc://`` endpoints in a folder that only
-    the node's user may enter. ``node`` is the id of the node's life."""
+    """Where the processes of a node meet its forwarders, as ``ipc://`` endpoints, and its history, as a path of a Unix
+    socket; in a folder that only the node's user may enter. ``node`` is the id of the node's life."""
 
     node: str
     publish: str
@@ -50,7 +50,8 @@ class Addresses(NamedTuple):
 
     @classmethod
     def within(cls, folder: str | Path, node: str) -> Addresses:
-        return cls(node, *(f"ipc://{folder}/{name}" for name in cls._fields[1:]))
+        endpoints = [f"ipc://{folder}/{name}" for name in cls._fields[1:-1]]
+        return cls(node, *endpoints, history=f"{folder}/history")
 
 
 def link_options(socket: zmq.Socket[bytes], keys: Keys | None, *, connects: bool = True) -> None:

@@ -27,6 +27,8 @@ from raiden.pace import Pace
 from raiden.repair import Orders, Repaired
 from raiden.stats import Stats
 
+# So many messages are stored before the end of the turn: a commit for them costs less than they do.
+WORTH_A_COMMIT = 8
 # Seconds for which a topic is kept that will probably be subscribed to again: by a long-poll, once it was answered.
 LINGER = 5.0
 
@@ -115,8 +117,9 @@ class Router:
         # How many patterns have a prefix of a size, and these sizes.
         self._patterns_of_size: Counter[int] = Counter()
         self._pattern_sizes: list[int] = []
-        # What is published at the end of the turn, by channel: messages, and whom to tell.
-        self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]]]] = {}
+        # What is published at the end of the turn, by channel: messages, and whom to tell; how many are to be stored.
+        self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]], bool]] = {}
+        self._to_store = 0
         self._orders = Orders(backend, self._since, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
         self._loop = gevent.get_hub().loop
         self._readable = self._loop.io(backend.fileno, 1)
@@ -205,15 +208,22 @@ class Router:
         if batch is None:
             if not self._batches:
                 self._loop.run_callback(self.publish_turn)
-            batch = self._batches[message.channel] = ([], [])
-        batch[0].append(message)
-        batch[1].append((done, asker))
+            batch = self._batches[message.channel] = ([], [], self.backend.keeps(message.channel))
+        messages, askers, keeps = batch
+        messages.append(message)
+        askers.append((done, asker))
+        self._to_store += keeps
+        if self._to_store >= WORTH_A_COMMIT:
+            # The history works while the event loop goes on; it puts together again what comes faster.
+            self.publish_turn()
+            self.backend.store_now()
 
     def publish_turn(self) -> None:
         """Publish what waits for the end of the turn."""
         batches, self._batches = self._batches, {}
-        for channel, (messages, askers) in batches.items():
-            if self.backend.keeps(channel):
+        self._to_store = 0
+        for messages, askers, keeps in batches.values():
+            if keeps:
                 self._store(messages, askers)
                 continue
             answered = iter(askers)

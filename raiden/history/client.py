@@ -1,26 +1,28 @@
 """A worker's line to the history process of its node (`raiden.history.server`).
 
-What one turn of the event loop asks goes in one message. Answers come in the order of the questions: one that is passed
-over was lost with the process that should have answered, and fails at once; else a question fails after `TIMEOUT`.
+What one turn of the event loop asks goes in one message. What was asked of a process that died fails at once; what is
+asked before there is another one waits for it. Either fails after `TIMEOUT`.
 """
 
 from __future__ import annotations
 
 import marshal
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import gevent
-import zmq
 from gevent.event import Event
 
 from raiden.history import Append, Appended, Claimed, Gap, Page, Record, StoreFailed
+from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
 
 # Seconds. The engines bound their own time to 5 s, and another group may be before.
 TIMEOUT = 8.0
+RECONNECT = 0.02
 # What may wait for an answer, of one worker.
 MAX_WAITING, MAX_WAITING_BYTES = 50_000, 64 << 20
 
@@ -28,33 +30,32 @@ BUSY = "the history has too much to do: try again later"
 LOST = "the history does not answer: try again later"
 
 Done = Callable[[str | None, Any], None]
-_NOBLOCK = int(zmq.NOBLOCK)
 
 
 class _Asked:
-    """A message of calls that waits for its answer."""
+    """A message of calls that waits for its answer; ``data`` until there is a process to give it to."""
 
-    __slots__ = ("number", "since", "size", "waiting")
+    __slots__ = ("data", "number", "since", "size", "waiting")
 
-    def __init__(self, number: int, waiting: list[Done], size: int) -> None:
+    def __init__(self, number: int, data: bytes, waiting: list[Done], size: int) -> None:
         self.number = number
+        self.data: bytes | None = data
         self.waiting = waiting
         self.size = size
         self.since = time.monotonic()
 
 
 class History:
-    """Asks at ``address``. `append` never waits; the others wait in the calling greenlet, and raise StoreFailed."""
+    """Asks at ``address``, a Unix socket's. `append` never waits; the others wait in the calling greenlet, and raise
+    StoreFailed."""
 
-    def __init__(self, context: zmq.Context[Any], address: str) -> None:
-        self._socket = context.socket(zmq.DEALER)
-        self._socket.linger = 0
-        self._socket.sndhwm = self._socket.rcvhwm = 0  # bounded here, in calls and bytes
-        self._socket.reconnect_ivl = 20
-        self._socket.connect(address)
+    def __init__(self, address: str) -> None:
+        self._address = address
         self._loop = gevent.get_hub().loop
-        self._readable = self._loop.io(self._socket.fileno(), 1)
-        self._readable.start(self._receive)
+        self._pipe: Pipe | None = None
+        self._readable: Any = None
+        self._writable: Any = None
+        self._retry = self._loop.timer(RECONNECT)
         self._clock = self._loop.timer(1.0, repeat=1.0)
         self._clock.start(self._expire)
         self._calls: list[tuple[str, Any]] = []
@@ -64,12 +65,13 @@ class History:
         self._number = 0
         self.waiting = 0
         self.waiting_bytes = 0
+        self._connect()
 
     def close(self) -> None:
-        for watcher in (self._readable, self._clock):
+        self._disconnect()
+        for watcher in (self._retry, self._clock):
             watcher.stop()
             watcher.close()
-        self._socket.close()
 
     # Calls.
 
@@ -161,35 +163,84 @@ class History:
         if self.waiting >= MAX_WAITING or self.waiting_bytes + size > MAX_WAITING_BYTES:
             raise StoreFailed(BUSY)
         if not self._calls:
-            self._loop.run_callback(self._send)  # behind all that this turn brings
+            self._loop.run_callback(self.send)  # behind all that this turn brings
         self._calls.append((name, arguments))
         self._dones.append(done)
         self.waiting += 1
         self.waiting_bytes += size
         self._size += size
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """Ask now what was to be asked at the end of the turn."""
+        if not self._calls:
+            return
         self._number += 1
         calls, self._calls = self._calls, []
-        self._asked.append(_Asked(self._number, self._dones, self._size))
+        self._asked.append(_Asked(self._number, marshal.dumps((self._number, calls)), self._dones, self._size))
         self._dones, self._size = [], 0
-        self._socket.send(marshal.dumps((self._number, calls)), _NOBLOCK)
-        self._receive()  # a call on the socket may swallow the edge of its descriptor
+        if self._pipe is not None:
+            self._hand_over(self._pipe, self._asked[-1])
+
+    def _hand_over(self, pipe: Pipe, asked: _Asked) -> None:
+        assert asked.data is not None
+        pipe.send(asked.data)
+        asked.data = None
+        if pipe.waits:
+            self._writable.start(self._flush)
+
+    def _flush(self) -> None:
+        assert self._pipe is not None
+        self._pipe.flush()
+        if not self._pipe.waits:
+            self._writable.stop()
 
     def _receive(self) -> None:
-        while True:
-            try:
-                data = self._socket.recv(_NOBLOCK)
-            except zmq.Again:
-                return
+        assert self._pipe is not None
+        try:
+            messages = self._pipe.receive()
+        except Closed:
+            self._lose()
+            return
+        for data in messages:
             number, answers = marshal.loads(data)
-            while self._asked and self._asked[0].number < number:
-                self._fail(self._asked.popleft())
-            if self._asked and self._asked[0].number == number:
+            if self._asked and self._asked[0].number == number:  # else it came too late
                 asked = self._asked.popleft()
                 self._forget(asked)
                 for done, (why, value) in zip(asked.waiting, answers, strict=True):
                     done(why, value)
+
+    # The connection.
+
+    def _connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.setblocking(False)
+        try:
+            sock.connect(self._address)
+        except OSError:  # the process is not there now
+            sock.close()
+            self._retry.start(self._connect)
+            return
+        self._pipe = Pipe(sock)
+        self._readable, self._writable = self._loop.io(sock.fileno(), 1), self._loop.io(sock.fileno(), 2)
+        self._readable.start(self._receive)
+        for asked in self._asked:
+            self._hand_over(self._pipe, asked)
+
+    def _disconnect(self) -> None:
+        if self._pipe is not None:
+            for watcher in (self._readable, self._writable):
+                watcher.stop()
+                watcher.close()
+            self._pipe.close()
+            self._pipe = None
+
+    def _lose(self) -> None:
+        """The process died, and with it what it was asked."""
+        self._disconnect()
+        lost, self._asked = self._asked, deque()
+        self._connect()
+        for asked in lost:
+            self._fail(asked)
 
     def _expire(self) -> None:
         while self._asked and time.monotonic() - self._asked[0].since > TIMEOUT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -9,14 +10,12 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import zmq
-
 from raiden import log
 from raiden.config import Settings
 from raiden.forwarder import Addresses
 from raiden.history import Store, StoreFailed
 from raiden.history.redis import Redis
-from raiden.history.server import TIDY_EVERY, Server
+from raiden.history.server import Server
 from raiden.history.sqlite import Sqlite
 from raiden.service import READY
 
@@ -37,19 +36,13 @@ def run(settings: Settings, addresses: Addresses, supervisor: socket.socket) -> 
     except StoreFailed as error:
         supervisor.sendall(f"history: {error}".encode())
         return
-    router = zmq.Context().socket(zmq.ROUTER)
-    router.linger = 0
-    router.sndhwm = router.rcvhwm = 0  # workers bound what they ask
-    router.bind(addresses.history)
-    server = Server(store, router)
-    poller = zmq.Poller()
-    poller.register(router, zmq.POLLIN)
-    poller.register(supervisor, zmq.POLLIN)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(addresses.history)  # of the process before this one
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(addresses.history)
+    listener.listen(socket.SOMAXCONN)
     supervisor.sendall(READY)
-    more = False
-    while supervisor.fileno() not in dict(poller.poll(0 if more else int(TIDY_EVERY * 1000))):
-        server.serve()
-        more = server.tidy()
+    Server(store, listener).serve_until(supervisor)
     store.close()
     del lock  # held until here
     os._exit(0)

@@ -1,7 +1,7 @@
 """The one who asks a node's store, for all its workers.
 
-Workers connect a DEALER each (`raiden.history.client`) and send lists of calls; each list is answered by a list, in the
-order they came. What waits at the same time, from whichever worker, is one group for the store: one commit, one round
+Workers connect (`raiden.history.client`) and send lists of calls; each list is answered by a list, in the order they
+came. What waits at the same time, from whichever worker, is one group for the store: one commit, one round
 trip. So while a commit takes its time the next group gathers. When nothing waits, and at least once a second, the store
 is tidied. One process writes because SQLite's writers sleep while they wait for each other (`raiden.history.sqlite`).
 
@@ -13,19 +13,18 @@ from __future__ import annotations
 
 import logging
 import marshal
+import select
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
 
-import zmq
-
 from raiden.history import Append, Claimed, Page, Store, StoreFailed
+from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
 
 logger = logging.getLogger(__name__)
 
-# What is taken in one go, so that no answer waits long: lists, and bytes.
-GROUP_LISTS, GROUP_BYTES = 1000, 4 << 20
 TIDY_ROWS = 1000
 TIDY_EVERY, TIDY_TIME = 1.0, 0.02  # seconds
 
@@ -34,19 +33,60 @@ Answer = tuple[str | None, Any]
 
 
 class Server:
-    """Answers what has come at ``router``, a ROUTER socket, with ``store``."""
+    """Answers the workers that connect at ``listener``, a Unix socket, with ``store``."""
 
-    def __init__(self, store: Store, router: zmq.Socket[bytes]) -> None:
+    def __init__(self, store: Store, listener: socket.socket) -> None:
+        listener.setblocking(False)
         self._store = store
-        self._router = router
+        self._listener = listener
+        self._poll = select.epoll()
+        self._poll.register(listener, select.EPOLLIN)
+        self._pipes: dict[int, Pipe] = {}
         self._failed = False
         self._tidied = time.monotonic()
 
-    def serve(self) -> None:
-        """Answer all that waits."""
-        waiting = self._take()
-        if not waiting:
-            return
+    def serve_until(self, end: socket.socket) -> None:
+        """Answer all that comes, until ``end`` is closed at its other end."""
+        self._poll.register(end, select.EPOLLIN)
+        more = False
+        while True:
+            waiting: list[tuple[Pipe, int, list[Call]]] = []
+            for fd, event in self._poll.poll(0 if more else TIDY_EVERY):
+                if fd == end.fileno():
+                    return
+                if fd == self._listener.fileno():
+                    self._accept()
+                else:
+                    waiting += self._take(self._pipes[fd], event)
+            if waiting:
+                self._serve(waiting)
+            more = self._tidy()
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError:
+            return  # it is gone already
+        pipe = self._pipes[sock.fileno()] = Pipe(sock)
+        self._poll.register(pipe, select.EPOLLIN)
+
+    def _take(self, pipe: Pipe, event: int) -> list[tuple[Pipe, int, list[Call]]]:
+        if event & select.EPOLLOUT:
+            pipe.flush()
+            self._watch(pipe)
+        if event == select.EPOLLOUT:
+            return []
+        try:
+            return [(pipe, *marshal.loads(data)) for data in pipe.receive()]
+        except Closed:
+            del self._pipes[pipe.fileno()]
+            pipe.close()
+            return []
+
+    def _watch(self, pipe: Pipe) -> None:
+        self._poll.modify(pipe, select.EPOLLIN | (select.EPOLLOUT if pipe.waits else 0))
+
+    def _serve(self, waiting: list[tuple[Pipe, int, list[Call]]]) -> None:
         # Appends first, all of them in one group; each list is answered as soon as it can be.
         appends = [Append(*values) for _, _, calls in waiting for name, group in calls if name == "append"
                    for values in group]  # fmt: skip
@@ -61,7 +101,7 @@ class Server:
                 why = str(error)
                 self._note(error)
         at = 0
-        for worker, number, calls in waiting:
+        for pipe, number, calls in waiting:
             answers: list[Answer] = []
             for name, arguments in calls:
                 if name != "append":
@@ -71,12 +111,11 @@ class Server:
                 else:
                     answers.append((None, [done for _, done in appended[at : at + len(arguments)]]))
                     at += len(arguments)
-            try:
-                self._router.send_multipart((worker, marshal.dumps((number, answers))), zmq.NOBLOCK)
-            except zmq.ZMQError:
-                continue  # the worker died
+            pipe.send(marshal.dumps((number, answers)))
+            if pipe.waits:
+                self._watch(pipe)
 
-    def tidy(self) -> bool:
+    def _tidy(self) -> bool:
         """Remove some of what has expired, if it is time; whether there is more."""
         started = time.monotonic()
         if started - self._tidied < TIDY_EVERY:
@@ -89,18 +128,6 @@ class Server:
             self._note(error)
         self._tidied = time.monotonic()
         return False
-
-    def _take(self) -> list[tuple[bytes, int, list[Call]]]:
-        waiting: list[tuple[bytes, int, list[Call]]] = []
-        size = 0
-        while len(waiting) < GROUP_LISTS and size < GROUP_BYTES:
-            try:
-                worker, data = self._router.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                break
-            size += len(data)
-            waiting.append((worker, *marshal.loads(data)))
-        return waiting
 
     def _answer(self, name: str, arguments: tuple[Any, ...]) -> Answer:
         try:
