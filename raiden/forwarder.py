@@ -51,7 +51,7 @@ class Addresses(NamedTuple):
     @classmethod
     def within(cls, folder: str | Path, node: str) -> Addresses:
         endpoints = [f"ipc://{folder}/{name}" for name in cls._fields[1:-1]]
-        return cls(node, *endpoints, history=f"{folder}/history")
+        return cls._make([node, *endpoints, f"{folder}/history"])
 
 
 def link_options(socket: zmq.Socket[bytes], keys: Keys | None, *, connects: bool = True) -> None:
