@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -11,12 +12,14 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.utils import accept_key
 
 from tests.daemons import Daemon, Stream, wait_for
 
@@ -193,6 +196,78 @@ def test_more_polls_at_once_than_wait_in_a_queue(daemon: Daemon, channel: str) -
         for _ in range(3):
             connection.sendall(f"GET /{channel}?_wait=0 HTTP/1.1\r\nHost: a\r\n\r\n".encode() * 100)
             assert answers(connection, 100) == [b""] * 100
+
+
+GET_KINDS = {
+    "line": "GET /{channel}?_last=1 HTTP/1.1\r\nHost: a\r\n",
+    "event": "GET /{channel} HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n",
+    "raw": "GET /{channel} HTTP/1.1\r\nHost: a\r\nAccept: application/octet-stream\r\n",
+    "page": "GET /{channel} HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\nOrigin: http://a\r\n",
+    "websocket": "GET /{channel} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n",
+    "wrapped": "GET /{channel}?_wrap=1 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nOrigin: http://a\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", GET_KINDS)
+def test_who_comes_again_with_an_equal_head_gets_the_same(daemon: Daemon, channel: str, kind: str) -> None:
+    keys = [base64.b64encode(bytes([number] * 16)).decode() for number in range(6)]
+    with contextlib.ExitStack() as stack:
+        heads, streams = [], []
+        for key in keys:
+            connection = stack.enter_context(daemon.connect())
+            stream = stack.enter_context(connection.makefile("rb"))
+            connection.sendall((GET_KINDS[kind].format(channel=channel, key=key) + "\r\n").encode())
+            head = list(iter(stream.readline, b"\r\n"))
+            if "{key}" in GET_KINDS[kind]:
+                assert f"Sec-WebSocket-Accept: {accept_key(key)}\r\n".encode() in head
+            heads.append({line for line in head if not line.startswith((b"Date", b"Sec-WebSocket-Accept"))})
+            streams.append(stream)
+        assert all(head == heads[0] for head in heads) and len(heads[0]) > 3
+        daemon.publish(channel, {"n": 1})
+        for stream in streams:
+            got = b""
+            while not got.rstrip(b"\r\n").endswith(b"}"):  # of a frame, an event, a chunk or nothing
+                got += stream.read1()
+            assert got.count(b'{"n": 1}') == 1
+
+
+def test_a_head_does_not_outlive_the_settings_it_was_served_by(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    config = tmp_path / "raiden.conf.py"
+    config.write_text("allowed_origins = ['http://b']\n")
+    node = start(config=config, workers=1)
+    head = GET_KINDS["page"].format(channel="a").replace("http://a", "http://b") + "\r\n"
+
+    def status() -> int:
+        with node.connect() as connection, connection.makefile("rb") as stream:
+            connection.sendall(head.encode())
+            return int(stream.readline().split()[1])
+
+    assert [status(), status()] == [200, 200]
+    config.write_text("allowed_origins = []\n")
+    node.signal(signal.SIGHUP)
+    wait_for(lambda: status() == 403, "pages of others are refused")
+
+
+def test_a_head_is_known_whatever_it_is_sent_to(daemon: Daemon, channel: str) -> None:
+    """A publisher's head differs in its target only: each is served, or refused, as if it were the first."""
+    targets = {
+        f"/{channel}": 200, f"/{channel}/%61": 200, f"/{channel}?a=b": 200, f"/{channel}*": 400, "/": 400, "/%zz": 400,
+        "/-/publish": 400, "/-/status": 405, "/-/nothing": 405, f"/{channel}/a": 200, "/" + "x" * 600: 400,
+    }  # fmt: skip
+    with daemon.connect() as connection, connection.makefile("rb") as stream:
+        for _ in range(3):
+            for target, expected in targets.items():
+                head = f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1\r\n"
+                connection.sendall(f"{head}\r\n1".encode())
+                answer = HTTPResponse(connection)
+                answer.begin()
+                body = answer.read()
+                assert answer.status == expected, (target, answer.status, body)
+        del stream
+    history = daemon.json(f"/-/channels/{channel}/a/history")["messages"]
+    assert len(history) == 6
 
 
 def test_a_publish_that_is_under_way_when_the_node_stops(start: Callable[..., Daemon]) -> None:
