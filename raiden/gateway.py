@@ -581,7 +581,7 @@ class Gateway(Door):
             raise
         if Beginning.is_known(self.router, asked.names, asked.starts):
             # The hot path of long-polls, and of clients that come back.
-            self._open(connection, opening, self._known_fields(asked))
+            self._open(connection, opening, self._known_fields(asked, session))
             for name in asked.names:
                 session.attach(name)
             self._opened(connection, session)
@@ -630,10 +630,10 @@ class Gateway(Door):
             fields["Raiden-Recovered"] = "true" if recovered else "false"
         return fields
 
-    def _known_fields(self, asked: Asked) -> dict[str, str]:
+    def _known_fields(self, asked: Asked, session: Session) -> dict[str, str]:
         """The same for one that misses nothing, and waits for nothing."""
         fields = {}
-        position = joined([self.router.position(name) for name in asked.names])
+        position = None if session.answers_once else joined([self.router.position(name) for name in asked.names])
         if position is not None:
             fields["Raiden-Cursor"] = position
         if asked.starts:

@@ -45,6 +45,8 @@ class Session:
     __slots__ = ("connection", "keepalive", "router", "subscriptions", "wheel")
 
     lasts = False
+    answers_once = False
+    """Its answer tells of its position when it leaves, not when it begins."""
 
     def __init__(self, connection: Connection, router: Router, wheel: Wheel, keepalive: float) -> None:
         self.connection = connection
@@ -245,6 +247,8 @@ def _move(places: dict[str, Cursor], name: str, place: Cursor | None) -> None:
 
 def joined(cursors: Sequence[Cursor | None]) -> str | None:
     """A position in several channels: a cursor for each. None where none of them has a history."""
+    if len(cursors) == 1:
+        return str(cursors[0]) if cursors[0] else None
     if not any(cursors):
         return None
     return ",".join(str(cursor or EARLIEST) for cursor in cursors)
@@ -253,6 +257,8 @@ def joined(cursors: Sequence[Cursor | None]) -> str | None:
 class Poll(Session):
     """A long-poll: answered with what it missed, else by the first turn that brings something, or with 204 when its
     time is up; always with the position from which the next one goes on. ``fields`` are of the answer's head."""
+
+    answers_once = True
 
     __slots__ = ("answer", "early", "fields", "gaps", "names", "pending", "places", "ready", "request")
 
@@ -325,13 +331,13 @@ class Poll(Session):
                 body += b'"gap":%b,' % encoding.dumps(self.gaps[-1])
             elif self.gaps:
                 body += b'"gaps":%b,' % encoding.dumps(self.gaps)
-            self._answer(200, b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1]))
+            self._answer(200, b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1]), cursor)
 
     def tick(self) -> None:
         self.ready = True
         self.flush()
         if self.ready:
-            self._answer(204, b"")
+            self._answer(204, b"", self._position())
 
     def fail(self) -> None:
         self.tick()
@@ -350,9 +356,8 @@ class Poll(Session):
     def _position(self) -> str | None:
         return joined([self.places.get(name) or self.router.position(name) for name in self.names])
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _answer(self, status: int, body: bytes, cursor: str | None) -> None:
         fields = self.fields
-        cursor = self._position()
         if cursor is not None:
             fields = {**fields, "Raiden-Cursor": cursor}
         if self.gaps:
