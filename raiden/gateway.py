@@ -30,6 +30,7 @@ from raiden.heads import Heads, Repeated
 from raiden.history import StoreFailed
 from raiden.http import (
     CONTINUE_BYTES,
+    METHODS,
     HttpError,
     HttpLimits,
     Json,
@@ -52,6 +53,7 @@ from raiden.message import (
     json_payload,
     unquote,
 )
+from raiden.origins import Origins
 from raiden.parser import CONTINUE, RequestParser
 from raiden.payload import check_key
 from raiden.recovery import Beginning
@@ -66,9 +68,6 @@ log = logging.getLogger(__name__)
 MAX_PIPELINED = 32
 # As a plain number: looking one up in an enumeration takes half as long as to make a message.
 _JSON = int(Kind.JSON)
-ALLOW = "GET, HEAD, POST, DELETE, OPTIONS"
-ALLOW_HEADERS = "Content-Type, Prefer, Last-Event-ID, Idempotency-Key, Authorization"
-
 
 Answer: TypeAlias = "webob.Response | Json"
 Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"
@@ -130,7 +129,7 @@ class Gateway(Door):
         super().__init__(listener, self.limits, stats, "http")
         self.router = router
         self.heads = Heads()
-        self.allowed_origins = list(allowed_origins)
+        self.origins = Origins(allowed_origins)
         self.channel_builder = channel_builder
         self.deflate = deflate
         self.control = Control(router, stats, min_peers=min_peers)
@@ -305,7 +304,7 @@ class Gateway(Door):
         keep_alive = request is not None and request.keep_alive and not self.draining
         head = request is not None and request.method == "HEAD"
         if request is not None:
-            response.headers.update(self._cors(request))
+            response.headers.update(self.origins.headers(request))
         http10 = request is not None and request.http10
         connection.send(serialize(response, keep_alive=keep_alive, http10=http10, head=head))
         if not keep_alive:
@@ -323,12 +322,12 @@ class Gateway(Door):
         return plain and "origin" not in request.fields
 
     def _dispatch(self, connection: Connection, request: Request) -> Answer | None:
-        self._check_origin(request)
+        self.origins.check(request)
         method, target = request.method, request.environ["raiden.path"]
         if method == "OPTIONS":
-            return webob.Response(status=204, content_type=None, headerlist=[("Allow", ALLOW)])
+            return webob.Response(status=204, content_type=None, headerlist=[("Allow", METHODS)])
         if method not in ("GET", "HEAD", "POST", "DELETE"):
-            raise HttpError(405, f"{method} is not served: use {ALLOW}", headers={"Allow": ALLOW})
+            raise HttpError(405, f"{method} is not served: use {METHODS}", headers={"Allow": METHODS})
         if target.startswith("/-/"):
             return self._dispatch_own(connection, request, target[3:])
         if method == "POST":
@@ -365,33 +364,6 @@ class Gateway(Door):
             return self._subscribe(connection, request, [])
         self._serve_waiting(connection, request, lambda _, request: self.control.serve(request, page))
         return None
-
-    def _check_origin(self, request: Request) -> None:
-        """Browsers say where a page came from; others' pages may not use this server unless their origin is listed."""
-        origin = request.fields.get("origin")
-        if origin is not None and not self._allows(origin, request):
-            raise HttpError(403, f"pages of {origin[:100]} may not use this server: list it in allowed_origins")
-
-    def _allows(self, origin: str, request: Request) -> bool:
-        if "*" in self.allowed_origins or origin in self.allowed_origins:
-            return True
-        return origin.partition("://")[2].lower() == request.fields.get("host", "").lower()
-
-    def _cors(self, request: Request) -> dict[str, str]:
-        """What a browser wants to hear (the Fetch standard, section 3.2)."""
-        origin = request.fields.get("origin")
-        if origin is None or not self._allows(origin, request):
-            return {}
-        headers = {
-            "Access-Control-Allow-Origin": origin,
-            "Access-Control-Expose-Headers": "Raiden-Cursor, Raiden-Recovered, Raiden-Unconfirmed",
-            "Vary": "Origin",
-        }
-        if request.method == "OPTIONS":
-            headers["Access-Control-Allow-Methods"] = ALLOW
-            headers["Access-Control-Allow-Headers"] = ALLOW_HEADERS
-            headers["Access-Control-Max-Age"] = "600"
-        return headers
 
     def _channel(self, request: Request) -> str:
         return check_channel(self.channel_builder(request))
@@ -529,7 +501,7 @@ class Gateway(Door):
             self._begin(connection, request, SubscriptionPlan(asked, opening))
             return None
         head, encode = transports.stream_head(request, asked)
-        head += tuple(self._cors(request).items())
+        head += tuple(self.origins.headers(request).items())
         if request.method == "HEAD":
             return stream_response(head)
         opening = functools.partial(transports.stream, asked=asked, head=head, encode=encode, http10=request.http10)

@@ -19,6 +19,8 @@ from raiden.encoding import dumps
 if TYPE_CHECKING:
     from raiden.heads import Head
 
+# What clients may ask for.
+METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 CONTINUE_BYTES = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 

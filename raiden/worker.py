@@ -175,7 +175,7 @@ class HttpWorker(Worker):
             elif name == "min_peers":
                 self.gateway.control.min_peers = value
             elif name == "allowed_origins":
-                self.gateway.allowed_origins = value
+                self.gateway.origins.allowed = value
             elif name == "ws_deflate":
                 self.gateway.deflate = value
 
