@@ -9,15 +9,12 @@ import time
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import webob
 
 from raiden.encoding import dumps
-
-if TYPE_CHECKING:
-    from raiden.heads import Head
 
 # What clients may ask for.
 METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
@@ -70,8 +67,8 @@ class Request(webob.Request):
         return self.environ["raiden.fields"]
 
     @property
-    def head(self) -> Head | None:
-        """Where it is remembered how it begins."""
+    def head(self) -> Any:
+        """Its `raiden.heads.Head`, or None where it is not remembered how it begins."""
         return self.environ.get("raiden.head")
 
     @property
