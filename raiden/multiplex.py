@@ -103,10 +103,11 @@ class MultiplexSocket(Socket):
         self.connection.send(encoding.text_frame(data))
 
     def _later(
-        self, command: dict[str, Any], work: Callable[[], Result | None], after: Callable[[], None] | None = None
-    ) -> None:
-        """Reply with what ``work``, which waits, returns, if anything; ``after`` is called behind the reply of one that
-        succeeds."""
+        self, command: dict[str, Any], work: Callable[[], Result | None], after: Callable[[], None] | None = None, *,
+        waits: bool = True,
+    ) -> None:  # fmt: skip
+        """Reply with what ``work`` returns, if anything; ``after`` is called behind the reply of one that succeeds. If
+        ``work`` ``waits``, that is later."""
         if self.waiting >= self.max_subscriptions:
             raise CommandError(429, "too many commands at once: wait for their replies")
         self.waiting += 1
@@ -121,8 +122,11 @@ class MultiplexSocket(Socket):
                 if after is not None and not (isinstance(result, dict) and "error" in result):
                     after()
 
-        # It ends by itself: what it waits for is bounded, and so is the number of those that wait.
-        gevent.spawn(answer)
+        if waits:
+            # It ends by itself: what it waits for is bounded, and so is the number of those that wait.
+            gevent.spawn(answer)
+        else:
+            answer()
 
     def tick(self) -> None:
         if self.session is not None and self.websocket.ponged:
@@ -220,8 +224,9 @@ class MultiplexSocket(Socket):
             if any(self.subscriptions.get(name) is subscription for name, subscription in mine.items()):
                 self.begin(beginnings[0])
 
+        known = Beginning.is_known(self.router, list(wanted), starts) and self.session is None and session is None
         try:
-            self._later(command, work, after)
+            self._later(command, work, after, waits=not known)
         except CommandError:
             self._give_back(wanted)
             raise
