@@ -14,9 +14,10 @@ wait. Nodes that are suspected, or don't answer in time, are not waited for but 
 
 **Alone.** As long as this worker is its node's only one, and the roster has heard of no other node, nobody else can
 want a message: then it does not go by the backbone, which takes more than all else about a small message, but straight
-to the router. When another node comes the worker leaves that state by a round of its own, with its subscriptions made
-as ever; only then it tells the roster that it goes by the new state, and only then that node hears that its
-subscriptions are in force here. So nothing is lost or overtaken on the way. There is no way back.
+to the router; nor do subscriptions. When another node comes the worker leaves that state: it makes the subscriptions
+that it has, and then a round of its own; only then it tells the roster that it goes by the new state, and only then
+that node hears that its subscriptions are in force here. So nothing is lost or overtaken on the way. There is no way
+back.
 
 **The roster** comes from the node's backbone process (`raiden.cluster`). Each state of it has a serial number; reports
 tell the roster which one this worker goes by.
@@ -48,6 +49,8 @@ from raiden.message import OWN_TOPICS, InvalidFrame, Message
 log = logging.getLogger(__name__)
 
 TURN_FRAMES = 1024
+# Subscriptions that are made before others have their turn.
+AT_ONCE = 1000
 TURN_BYTES = 256 * 1024
 # Seconds that a round waits for the other nodes, for those that did not answer the last one, and for this node.
 WAIT_FOR_NODES, WAIT_FOR_LATE_NODES, NODE_PATIENCE = 3.0, 0.3, 5.0
@@ -133,6 +136,8 @@ class Backend:
         # Runs of messages that did not go by the backbone, and how many messages they are.
         self._local: deque[Sequence[Message]] = deque()
         self._local_count = 0
+        # What is subscribed to, but for the backbone.
+        self._deferred: set[bytes] = set()
         self._sole = sole
         self._goes_by = 0
         self._joining = False
@@ -228,11 +233,19 @@ class Backend:
             raise BackboneFull(FULL) from None
 
     def subscribe(self, topic: bytes) -> None:
-        self._sub.setsockopt(zmq.SUBSCRIBE, topic)
-        self.touched.send()
+        if self.alone and not self._joining:
+            self._deferred.add(topic)
+        else:
+            self._set(zmq.SUBSCRIBE, topic)
 
     def unsubscribe(self, topic: bytes) -> None:
-        self._sub.setsockopt(zmq.UNSUBSCRIBE, topic)
+        if topic in self._deferred:
+            self._deferred.discard(topic)
+        else:
+            self._set(zmq.UNSUBSCRIBE, topic)
+
+    def _set(self, option: int, topic: bytes) -> None:
+        self._sub.setsockopt(option, topic)
         self.touched.send()
 
     def receive(self, *, local: bool = False) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
@@ -326,6 +339,10 @@ class Backend:
 
     def _join(self) -> None:
         """Go by the backbone, as soon as it brings what this worker has subscribed to."""
+        while self._deferred:
+            for _ in range(min(len(self._deferred), AT_ONCE)):
+                self._set(zmq.SUBSCRIBE, self._deferred.pop())
+            gevent.sleep(0)
         while self.alone:
             try:
                 self._run_round(NODE_PATIENCE, others=False)

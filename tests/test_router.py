@@ -437,6 +437,34 @@ def test_what_waits_alone_is_bounded(sole: Router) -> None:
     publish(sole, "a", b"2")
 
 
+def test_when_others_come_the_backbone_brings_what_was_subscribed_to_alone(sole: Router) -> None:
+    clients = [Client(sole) for _ in range(2500)]
+    subscriptions = [client.subscribe(f"many-{number}") for number, client in enumerate(clients)]
+    pattern = Client(sole)
+    pattern.subscribe("many-1*")
+    sole.unsubscribe(subscriptions[7])
+    sole.backend._go_by(99, False)
+    sole.unsubscribe(subscriptions[8])
+    late = Client(sole)
+    late.subscribe("late")
+    gevent.sleep(0)
+    sole.unsubscribe(subscriptions[9])
+    with gevent.Timeout(10):
+        while sole.backend.alone:
+            gevent.sleep(0.001)
+    for number in range(2500):
+        publish(sole, f"many-{number}", b"%d" % number)
+    publish(sole, "late", b'"late"')
+    assert sole.backend.pushed == 2501
+    late.receives(b'"late"')
+    for number, client in enumerate(clients):
+        if number in (7, 8, 9):
+            assert not client.sent
+        else:
+            client.receives(b"%d" % number)
+    pattern.receives(*(b"%d" % number for number in range(2500) if str(number).startswith("1")))
+
+
 # Subscriptions that hold already, topics that linger, turns that are put off.
 
 
