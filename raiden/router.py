@@ -222,21 +222,35 @@ class Router:
         """Publish what waits for the end of the turn."""
         batches, self._batches = self._batches, {}
         self._to_store = 0
+        answers: list[tuple[list[tuple[Answered, Any]], Sequence[Exception | None]]] = []
         for messages, askers, keeps in batches.values():
-            if keeps:
-                self._store(messages, askers)
+            if not keeps:
+                answers.append((askers, self._publish_runs(messages)))
                 continue
-            answered = iter(askers)
-            for run in runs(messages):
-                outcome = None
-                try:
-                    self._publish(run)
-                except BackboneFull as error:
-                    outcome = error
-                for _, (done, asker) in zip(run, answered, strict=False):
-                    done(asker, outcome)
+            try:
+                self._store(messages, askers)
+            except StoreFailed as error:
+                answers.append((askers, [error] * len(askers)))
+        # Who is told may publish at once, which must not overtake the rest.
+        for askers, outcomes in answers:
+            for (done, asker), outcome in zip(askers, outcomes, strict=True):
+                done(asker, outcome)
+
+    def _publish_runs(self, messages: Sequence[Message]) -> list[Exception | None]:
+        """Publish messages of one channel, which has no history. Returns why each was not."""
+        outcomes: list[Exception | None] = []
+        for run in runs(messages):
+            outcome = None
+            try:
+                self._publish(run)
+            except BackboneFull as error:
+                outcome = error
+            outcomes += [outcome] * len(run)
+        return outcomes
 
     def _store(self, messages: Sequence[Message], askers: Sequence[tuple[Answered, Any]]) -> None:
+        """Store messages of one channel; publish them, and tell the askers, when that is done. Raises StoreFailed."""
+
         def stored(result: list[Appended] | StoreFailed) -> None:
             if isinstance(result, list):
                 self._count(messages)
@@ -245,10 +259,7 @@ class Router:
             for (done, asker), outcome in zip(askers, outcomes, strict=True):
                 done(asker, outcome)
 
-        try:
-            self.backend.store([messages], None, stored)
-        except StoreFailed as error:
-            stored(error)
+        self.backend.store([messages], None, stored)
 
     def _publish(self, messages: Sequence[Message]) -> None:
         self.backend.publish(messages)

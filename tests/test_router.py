@@ -393,6 +393,23 @@ def test_each_publish_of_a_turn_hears_that_the_backbone_is_full(alone: Callable[
     assert all(outcome is None or isinstance(outcome, BackboneFull) for outcome in told)
 
 
+def test_what_is_published_by_who_was_just_told_overtakes_nothing(make: MakeRouter) -> None:
+    router = make()
+    client = Client(router)
+    client.subscribe("b")
+    router.in_force()
+    told: list[object] = []
+
+    def publish_more(asker: object, outcome: object) -> None:
+        told.append(outcome)
+        publish(router, "b", b"2")
+
+    router.publish_one(Message("a", Kind.JSON, b"0"), publish_more, None)
+    router.publish_one(Message("b", Kind.JSON, b"1"), lambda _, outcome: told.append(outcome), None)
+    client.receives(b"1", b"2")
+    assert told == [None, None]
+
+
 # A worker that is alone.
 
 
