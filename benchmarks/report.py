@@ -93,8 +93,8 @@ histories and clusters compare among themselves is in [zeromq.md](zeromq.md), [h
 REMARKS = {
     "fan-out": "Who is below a bare `send` joins messages that wait for the same subscriber into one.",
     "publish": "Nchan without a buffer loses messages that it has acknowledged, once more come than it passes on.",
-    "churn": "Raiden confirms a subscription when it is in force in the whole cluster, and asks its backbone for that, "
-    "also where there is one node; the others confirm it when they have noted it.",
+    "churn": "Raiden confirms a subscription when it is in force in the whole cluster, the others when they have noted "
+    "it. Where there are two workers, each asks the backbone for that.",
     "slow": "Raiden cuts off who has more than 1 MiB waiting (`max_outbox`).",
     "deflate": "Raiden compresses a message once for all its subscribers.",
 }

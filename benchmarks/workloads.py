@@ -179,7 +179,7 @@ WORKLOADS = (
     paced(
         "large", "16 KiB: 200 subscribers, 50 messages/s",
         "10,000 deliveries a second are 164 MB/s.",
-        WITHOUT_HISTORY, 200, 50, size=16_384,
+        WITHOUT_HISTORY, 200, 50, size=16_384, limit=True,
     ),
     paced(
         "poll", "Long-poll: 1,000 subscribers, 5 messages/s",

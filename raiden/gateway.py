@@ -336,7 +336,7 @@ class Gateway(Door):
             content_type = request.fields.get("content-type", "")
             batch = payload.is_batch(content_type)
             if payload.is_json(content_type):
-                self._keep_plan(request, channel.removesuffix(path(request)))
+                self._keep_plan(request, channel.removesuffix(path(request)), for_pages=False)
             self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
             return None
         if method == "DELETE":
@@ -383,10 +383,12 @@ class Gateway(Door):
             return False
         return True
 
-    def _keep_plan(self, request: Request, plan: object) -> None:
-        """Remember what a head asks for, if nothing else has a part in that."""
+    def _keep_plan(self, request: Request, plan: str | SubscriptionPlan, *, for_pages: bool) -> None:
+        """Remember what a head asks for, if nothing else has a part in that, or in how it is answered. ``for_pages``:
+        the answer has what a page's origin asks for."""
         # What the channel_builder of an application looks at, nobody knows.
-        if request.head is not None and self.channel_builder in (path, host_path):
+        simple = self.channel_builder in (path, host_path) and (for_pages or "origin" not in request.fields)
+        if request.head is not None and simple:
             request.head.plan = plan
 
     # Publish.
@@ -486,7 +488,7 @@ class Gateway(Door):
                 max_message=self.limits.max_ws_message, max_subscriptions=self.limits.max_subscriptions,
                 session_window=self.limits.session_window, verbatim=query.get("_raw") == "1",
             )  # fmt: skip
-            self._begin(connection, request, SubscriptionPlan(asked, opening))
+            self._begin(connection, request, SubscriptionPlan(asked, opening), for_pages=True)
             return None
         if not names:
             raise HttpError(426, "/-/websocket is a WebSocket", headers={"Upgrade": "websocket"})
@@ -498,19 +500,18 @@ class Gateway(Door):
                 return webob.Response(content_type="application/json", charset="utf-8")
             wait = min(wait, self.limits.max_wait)
             opening = functools.partial(transports.poll, asked=asked, wait=wait, answer=self._answer)
-            self._begin(connection, request, SubscriptionPlan(asked, opening))
+            self._begin(connection, request, SubscriptionPlan(asked, opening), for_pages=False)
             return None
         head, encode = transports.stream_head(request, asked)
         head += tuple(self.origins.headers(request).items())
         if request.method == "HEAD":
             return stream_response(head)
         opening = functools.partial(transports.stream, asked=asked, head=head, encode=encode, http10=request.http10)
-        self._begin(connection, request, SubscriptionPlan(asked, opening))
+        self._begin(connection, request, SubscriptionPlan(asked, opening), for_pages=True)
         return None
 
-    def _begin(self, connection: Connection, request: Request, plan: SubscriptionPlan) -> None:
-        if "origin" not in request.fields or request.upgrade:  # else it has a part in how a long-poll is answered
-            self._keep_plan(request, plan)
+    def _begin(self, connection: Connection, request: Request, plan: SubscriptionPlan, *, for_pages: bool) -> None:
+        self._keep_plan(request, plan, for_pages=for_pages)
         self._take_over(connection, request, plan)
 
     def _poll_durably(

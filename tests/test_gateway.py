@@ -436,8 +436,10 @@ def test_bad_commands(daemon: Daemon, text: str) -> None:
 def test_origins(start: Callable[..., Daemon]) -> None:
     node = start(allowed_origins=["https://good.example"])
     own = f"http://127.0.0.1:{node.port}"
-    for origin in ("https://good.example", own):
+    for origin in 3 * ("https://good.example", own):
         status, fields, _ = node.request("POST", "/a", "1", {**JSON, "Origin": origin})
+        assert status == 200 and fields["access-control-allow-origin"] == origin and fields["vary"] == "Origin"
+        status, fields, _ = node.request("GET", "/a?_wait=0&_since=earliest", None, {"Origin": origin})
         assert status == 200 and fields["access-control-allow-origin"] == origin and fields["vary"] == "Origin"
         with ws(node, "/a", origin=origin):
             pass
