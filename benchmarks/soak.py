@@ -10,7 +10,7 @@ them off, on channels of their own that go with them. Three publishers keep a pa
 channels whose names are new every `AGE` seconds; some channels are deleted. The load is varied, not fast: its own CPU
 is told.
 
-**What is looked at.** Every few seconds each process's memory (PSS), file descriptors and threads, and what the workers
+**What is looked at.** Every few seconds each process's memory, file descriptors and threads, and what the workers
 count of themselves. From the second half comes the slope of each process's memory, by least squares. Samples that
 follow each other are alike, so its error is not that of independent ones: the line is fitted to the means of `BLOCKS`
 blocks, which are long enough to forget each other, and the interval is Student's for these.
@@ -462,7 +462,7 @@ class Sampler:
     def look(self) -> dict[Key, float]:
         found: dict[Key, float] = {}
         for name, pid in self.processes.items():
-            found[name, "pss"] = memory_of(pid) / MB
+            found[name, "memory"] = memory_of(pid) / MB
             found[name, "descriptors"] = len(os.listdir(f"/proc/{pid}/fd"))
             found[name, "threads"] = len(os.listdir(f"/proc/{pid}/task"))
         for number, node in enumerate(self._nodes, 1):
@@ -483,9 +483,10 @@ class Sampler:
 
 
 def memory_of(pid: int) -> int:
-    """A process's memory in bytes, where what it shares is shared out."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    """The memory in bytes that a process has for itself (RssAnon, proc(5)). What it shares with others, libraries and
+    what they have had in common since they were forked, changes by what these do."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def counts(look: dict[Key, float]) -> dict[Key, float]:
@@ -574,7 +575,7 @@ def soak(nodes: Sequence[Daemon], seconds: float, seed: int) -> Result:
     elapsed = time.monotonic() - began
     cpu = {"load": (time.process_time() - load) / elapsed, "nodes": (cpu_of(*pids) - served) / elapsed}
     trends = {
-        name: trend([(at / 3600, value) for at, value in sampler.samples[name, "pss"] if at >= seconds / 2])
+        name: trend([(at / 3600, value) for at, value in sampler.samples[name, "memory"] if at >= seconds / 2])
         for name in sampler.processes
     }
     bound = max(BOUND, ARENA / (seconds / 2 / 3600))
@@ -590,14 +591,14 @@ def print_result(result: Result) -> None:
     print(f"The bound is {result.bound:.1f} MB/hour: {each:.0f} bytes a life; the smallest container has {SMALLEST}.\n")
     rows = []
     for name, found in result.trends.items():
-        pss = [value for _, value in result.samples[name, "pss"]]
-        row = [name, f"{pss[0]:.1f}", f"{pss[len(pss) // 2]:.1f}", f"{pss[-1]:.1f}"]
+        memory = [value for _, value in result.samples[name, "memory"]]
+        row = [name, f"{memory[0]:.1f}", f"{memory[len(memory) // 2]:.1f}", f"{memory[-1]:.1f}"]
         row += [
             f"{found.slope:+.1f} ({found.low:+.1f} .. {found.high:+.1f})",
             "**grows**" if name in result.grows else "",
         ]
         rows.append(row)
-    print_rows(("", "PSS at first, MB", "at half-time", "at last", "slope and 95 %, MB/hour", ""), rows)
+    print_rows(("", "memory at first, MB", "at half-time", "at last", "slope and 95 %, MB/hour", ""), rows)
     print()
     rows = []
     for name in (*result.trends, "all"):

@@ -614,7 +614,7 @@ class Gateway(Door):
         return fields
 
 
-@functools.lru_cache(10_000)
+@functools.lru_cache(1000)
 def _channel(prefix: str, target: bytes) -> str | None:
     """What a POST to this target publishes to, where channels begin with ``prefix``; None if nothing."""
     if not target or target.startswith(b"/-/") or b"?" in target:

@@ -13,8 +13,8 @@ from typing import Any
 
 from raiden.http import Request, target_environ
 
-# Heads of POSTs that need not be taken apart, and all those that are remembered; how many bytes one may have.
-MAX_POSTS, MAX_HEADS, MAX_HEAD_BYTES = 10_000, 1000, 1024
+# Heads that are remembered, and of POSTs, those that need not be taken apart; how many bytes one may have.
+MAX_HEADS, MAX_HEAD_BYTES = 1000, 1024
 
 _END = b"\r\n\r\n"
 _A_POST = b"POST"
@@ -107,7 +107,7 @@ class Heads:
         if found is None:
             return None
         if key[0] == _A_POST:
-            if len(self._posts) >= MAX_POSTS:
+            if len(self._posts) >= MAX_HEADS:
                 self._posts.clear()
             self._posts[head] = found, own
         return found, own, end
