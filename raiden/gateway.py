@@ -73,6 +73,13 @@ Answer: TypeAlias = "webob.Response | Json"
 Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"
 
 
+class PublishPlan(NamedTuple):
+    """What the head of a JSON publish asks for: what its channel begins with, before its target. Of a head that is
+    aimed at one target, the channel is the plan."""
+
+    prefix: str
+
+
 class SubscriptionPlan(NamedTuple):
     """What a head asks for that subscribes, and what makes the session of a request with it."""
 
@@ -336,7 +343,7 @@ class Gateway(Door):
             content_type = request.fields.get("content-type", "")
             batch = payload.is_batch(content_type)
             if payload.is_json(content_type):
-                self._keep_plan(request, channel.removesuffix(path(request)), for_pages=False)
+                self._keep_plan(request, PublishPlan(channel.removesuffix(path(request))), for_pages=False)
             self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
             return None
         if method == "DELETE":
@@ -375,15 +382,20 @@ class Gateway(Door):
         if plan is None or self.draining:
             return False
         if type(plan) is str:
-            channel = _channel(plan, repeated.own)
-            return channel is not None and self._publish_again(connection, repeated, channel)
+            return self._publish_again(connection, repeated, plan)
+        if type(plan) is PublishPlan:
+            channel = _channel(plan.prefix, repeated.own)
+            if channel is None:
+                return False
+            repeated.head.plan = channel
+            return self._publish_again(connection, repeated, channel)
         try:
             self._take_over(connection, repeated, plan)
         except TooManyChannels:
             return False
         return True
 
-    def _keep_plan(self, request: Request, plan: str | SubscriptionPlan, *, for_pages: bool) -> None:
+    def _keep_plan(self, request: Request, plan: PublishPlan | SubscriptionPlan, *, for_pages: bool) -> None:
         """Remember what a head asks for, if nothing else has a part in that, or in how it is answered. ``for_pages``:
         the answer has what a page's origin asks for."""
         # What the channel_builder of an application looks at, nobody knows.
@@ -614,7 +626,6 @@ class Gateway(Door):
         return fields
 
 
-@functools.lru_cache(1000)
 def _channel(prefix: str, target: bytes) -> str | None:
     """What a POST to this target publishes to, where channels begin with ``prefix``; None if nothing."""
     if not target or target.startswith(b"/-/") or b"?" in target:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from copy import copy
 from typing import Any
 
 from raiden.http import Request, target_environ
@@ -86,7 +87,7 @@ class Heads:
 
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, bytes], Head] = {}
-        # Of whole heads of POSTs, which come again as they are: what follows from them.
+        # Of whole heads of POSTs, which come again as they are: one that is aimed at their target, and that.
         self._posts: dict[bytes, tuple[Head, bytes]] = {}
 
     def clear(self) -> None:
@@ -106,9 +107,10 @@ class Heads:
         found = self._known.get(key)
         if found is None:
             return None
-        if key[0] == _A_POST:
+        if key[0] == _A_POST and found.plan is not None:
             if len(self._posts) >= MAX_HEADS:
                 self._posts.clear()
+            found = copy(found)  # which may have a plan of its own
             self._posts[head] = found, own
         return found, own, end
 

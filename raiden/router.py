@@ -27,6 +27,8 @@ from raiden.pace import Pace
 from raiden.repair import Orders, Repaired
 from raiden.stats import Stats
 
+# Fewer subscribers than these take no time that is worth a wait.
+MANY = 100
 # So many messages are stored before the end of the turn: a commit for them costs less than they do.
 WORTH_A_COMMIT = 8
 # Seconds for which a topic is kept that will probably be subscribed to again: by a long-poll, once it was answered.
@@ -212,11 +214,12 @@ class Router:
         messages, askers, keeps = batch
         messages.append(message)
         askers.append((done, asker))
-        self._to_store += keeps
-        if self._to_store >= WORTH_A_COMMIT:
-            # The history works while the event loop goes on; it puts together again what comes faster.
-            self.publish_turn()
-            self.backend.store_now()
+        if keeps:
+            self._to_store += 1
+            if self._to_store >= WORTH_A_COMMIT:
+                # The history works while the event loop goes on; it puts together again what comes faster.
+                self.publish_turn()
+                self.backend.store_now()
 
     def publish_turn(self) -> None:
         """Publish what waits for the end of the turn."""
@@ -445,7 +448,7 @@ class Router:
             sink.flush()
         if came:
             self.stats.observe_deliveries(came)
-        if dirty:
+        if len(dirty) >= MANY:
             self.pace.turn(began, time.perf_counter(), (self.stats.delivered - delivered) / len(dirty))
         if self.backend.more if local else self.backend.readable:
             self.backend.touched.send()
