@@ -16,8 +16,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,12 +40,14 @@ SMALLEST = 0.01  # share of a row of its own
 
 
 class Workload(NamedTuple):
-    """What is done, what is counted as one of it, and with what options of load; ``{port}`` is the node's."""
+    """What is done, what is counted as one of it, and with what options of load; ``{port}`` is the node's. Samples are
+    taken when ``connecting`` seconds have passed."""
 
     title: str
     unit: str
     options: str
     store: str = "none"
+    connecting: float = 0.0
 
 
 SUBSCRIBE = "--sub ws --sub-addr 127.0.0.1:{port} --sub-path /{{ch}}"
@@ -58,10 +62,10 @@ WORKLOADS = {
     ),
     "deliver": Workload(
         "1,000 WebSockets, 200 messages/s", "delivered",
-        f"{SUBSCRIBE} --subs 1000 {PUBLISH} --pubs 4 --window 16 --rate 200",
+        f"{SUBSCRIBE} --subs 1000 {PUBLISH} --pubs 4 --window 16 --rate 200", connecting=1.5,
     ),
     "poll": Workload(
-        "1,000 long-polls, 5 messages/s", "delivered", f"{POLL} --subs 1000 {PUBLISH} --pubs 1 --rate 5", "sqlite"
+        "1,000 long-polls, 5 messages/s", "delivered", f"{POLL} --subs 1000 {PUBLISH} --pubs 1 --rate 5", "sqlite", 1.5
     ),
     "connect": Workload(
         "WebSockets that connect, subscribe and leave", "connects",
@@ -78,9 +82,12 @@ def measure(workload: Workload, root: Path, folder: Path) -> tuple[dict[str, flo
         options = workload.options.format(port=daemon.port).split()
         if "--storm" not in options:
             options += ["--seconds", str(SECONDS), "--msgs", "1000000", "--pub-body", '"{msg}"']
-        spy = spy_on(processes["worker 0"], folder / "samples")
         meter = Meter({name: tree(pid) for name, pid in processes.items()})
-        result = run_load(*options, "--coalesce", "200")
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(run_load, *options, "--coalesce", "200")
+            time.sleep(workload.connecting)
+            spy = spy_on(processes["worker 0"], folder / "samples")
+            result = loading.result()
         taken = meter.taken()
         spy.wait(30)
     finally:
@@ -94,7 +101,7 @@ def spy_on(pid: int, file: Path) -> subprocess.Popen[bytes]:
         raise Failed("this needs py-spy: pip install py-spy")
     command = [program, "record", "--pid", str(pid), "--native", "--rate", str(RATE), "--format", "raw"]
     return subprocess.Popen(
-        [*command, "--duration", str(int(SECONDS) + 1), "--output", str(file)],
+        [*command, "--duration", str(int(SECONDS)), "--output", str(file)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
