@@ -102,8 +102,8 @@ REMARKS = {
 # Under a curve that is neither flat nor straight: why.
 REASONS = {
     "subscribers": "A publish costs the same whoever hears it; with few subscribers, few deliveries share that.",
-    "channels": "The fewer of the last messages to it came a short while ago, the less of a channel is in the "
-    "processor's caches.",
+    "channels": "With one channel, a commit changes one channel's row; with more, as many as it has messages, and that "
+    "is all that grows, until what a channel needs is in no cache of the processor any more.",
     "payload": "Up to some KiB a delivery costs what a `send` does; above, what copying does.",
     "nodes": "Each node takes a message from the backbone for itself, and the more there are, the fewer share that.",
 }
