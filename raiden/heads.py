@@ -36,7 +36,7 @@ class Head:
     def __init__(self, request: Request) -> None:
         self.size = len(request.raw_body)
         self.upgrade = request.upgrade
-        self.environ = {**request.environ, "raiden.body": b"", "wsgi.input": None, "raiden.head": self}
+        self.environ = {**request.environ, "raiden.body": b"", "wsgi.input": None}
         self.plan: Any = None
 
 
@@ -63,6 +63,7 @@ class Repeated:
     def request(self) -> Request:
         """The same as if it had been read anew."""
         environ: dict[str, Any] = self.head.environ.copy()
+        environ["raiden.head"] = self.head
         environ["REMOTE_ADDR"] = self.remote
         if self.head.upgrade:
             key = self.websocket_key
