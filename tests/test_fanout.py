@@ -64,7 +64,7 @@ def rest_of(sock: socket.socket) -> bytes:
 
 
 def test_one_that_does_not_read_disturbs_nobody(start: Callable[..., Daemon]) -> None:
-    node = start(max_outbox=256 * 1024, store="none")
+    node = start(max_outbox=256 * 1024, store="none", keepalive=600.0)  # no ping comes between
     stalled = subscriber(node, b"/-/subscribe?channel=crowd&channel=ballast", receive_buffer=4096)
     others = {sock.fileno(): sock for sock in (subscriber(node) for _ in range(SUBSCRIBERS - 1))}
     expected = b"".join(frame(message(n)) for n in range(MESSAGES))
