@@ -63,6 +63,9 @@ class Curve:
         "_shared", "_short_public", "_short_secret", "key",
     )  # fmt: skip
 
+    # What `seal` adds, in bytes: the command's name, a nonce, the box's proof, the flags.
+    ADDS = len(_MESSAGE) + 8 + 16 + 1
+
     def __init__(self, secret: bytes, metadata: bytes, allows: Callable[[bytes], bool]) -> None:
         """``secret`` is the server's, 32 bytes; ``metadata`` is what READY says, encoded; ``allows`` tells whether a
         client's public key, as Z85, may come in."""

@@ -23,8 +23,6 @@ MAX_TOPIC = 255
 REMEMBERED = 10_000
 # Rounds for which who asks waits while more topics come.
 ROUNDS = 5
-# What sealing adds to a short message, in bytes, and more.
-SEALED = 256
 
 
 def _name(channel: str) -> bytes:
@@ -171,19 +169,25 @@ class Subscriber(Session):
 
     def _tell(self, *frames: bytes) -> None:
         """Send what may not be dropped: wait until the outbox has room for it, also when it is sealed."""
-        connection, size = self.connection, 2 * sum(map(len, frames)) + SEALED
-        while connection.outbox_size and connection.outbox_size + size > connection.max_outbox:
-            connection.wait_until_sent(RETRY)
+        traffic = zmtp.message(*frames)
+        while not self._has_room(traffic):
+            self.connection.wait_until_sent(RETRY)
         self.send(*frames)
 
     def flush(self) -> None:
         traffic = b"".join(self.pending)
         self.pending.clear()
-        connection = self.connection
-        if connection.outbox_size and connection.outbox_size + len(traffic) > connection.max_outbox:
+        if not self._has_room(traffic):
             self._dropped(traffic)  # before it is sealed: what is sealed must be sent
         elif traffic:
-            connection.send(connection.protocol.seal(traffic))  # type: ignore[attr-defined]
+            self.connection.send(self.connection.protocol.seal(traffic))  # type: ignore[attr-defined]
+
+    def _has_room(self, traffic: bytes) -> bool:
+        connection = self.connection
+        if not connection.outbox_size:
+            return True
+        size: int = connection.protocol.sealed_size(traffic)  # type: ignore[attr-defined]
+        return connection.outbox_size + size <= connection.max_outbox
 
     def _dropped(self, traffic: bytes) -> None:
         self.common.stats.dropped += zmtp.count(traffic)

@@ -205,6 +205,13 @@ class Zmtp:
         seal = self._curve.seal
         return b"".join([frame(seal(_SEALED[flags], content)) for flags, content in walk(traffic)])
 
+    def sealed_size(self, traffic: bytes) -> int:
+        """How many bytes `seal` makes of it: what it seals must be sent."""
+        if self._curve is None:
+            return len(traffic)
+        sizes = [len(content) + self._curve.ADDS for _, content in walk(traffic)]
+        return sum(sizes) + sum([len(header(size)) for size in sizes])
+
     # States.
 
     def _ignore(self) -> Iterator[Event]:

@@ -23,6 +23,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from raiden.curve import COMMAND, MORE, Curve, InvalidHandshake, Refused
+from raiden.zmtp import Zmtp, message
 
 TIMEOUT = 10.0
 SIZES = [0, 1, 15, 16, 221, 222, 255, 256, 4096, 65535, 65536, 1 << 20]
@@ -490,3 +491,10 @@ def test_fuzz(seed: int) -> None:
 
 def flipped(data: bytes, position: int, bit: int) -> bytes:
     return data[:position] + bytes((data[position] ^ 1 << bit,)) + data[position + 1 :]
+
+
+@pytest.mark.parametrize("size", [0, 1, 221, 222, 223, 255, 256, 70_000])
+def test_it_is_known_before_how_long_sealed_traffic_is(size: int) -> None:
+    data = message(b"x" * size, b"", b"y")
+    for protocol in (Zmtp(b"XPUB", frozenset(), int, connected()[1]), Zmtp(b"XPUB", frozenset(), int, None)):
+        assert protocol.sealed_size(data) == len(protocol.seal(data))

@@ -214,6 +214,25 @@ def test_a_slow_client_with_a_key_loses_messages_alone_and_sees_its_gap(node: Da
     assert int(take(slow, 1)[0][2].partition(b":")[2]) == total + 1, "it has read, and hears again"
 
 
+def test_a_message_for_which_there_is_no_room_is_counted_once_however_little_is_missing(
+    node: Daemon, clients: Clients, channel: str
+) -> None:
+    """Sealed it is longer, and its frames are no frames of a message any more."""
+    name = f"news.{channel}"
+    slow = clients.sub(name, key=READER, rcvhwm=1, rcvbuf=4096)
+    fast = clients.sub(name, key=READER)
+    dropped = node.metric("raiden_dropped_total")
+    for size in (60_000, 2000, 1):  # the last fills what the others leave, to less than its own size
+        while True:
+            node.publish(name, "x" * size)
+            assert len(payloads(fast, 1)[0]) == size + 2
+            before, dropped = dropped, node.metric("raiden_dropped_total")
+            if dropped > before:
+                break
+        assert dropped == before + 1
+    slow.close()
+
+
 # Who comes in.
 
 
