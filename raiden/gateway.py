@@ -14,7 +14,6 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 import gevent
@@ -32,7 +31,6 @@ from raiden.http import (
     CONTINUE_BYTES,
     METHODS,
     HttpError,
-    HttpLimits,
     Json,
     Request,
     date,
@@ -41,6 +39,7 @@ from raiden.http import (
     serialize,
     stream_response,
 )
+from raiden.limits import HttpLimits
 from raiden.message import (
     Cursor,
     InvalidChannel,
@@ -91,22 +90,6 @@ class SubscriptionPlan(NamedTuple):
 ACCEPTED = Json(202, b"{}")
 
 
-@dataclass(slots=True)
-class Limits(HttpLimits):
-    """All limits of the gateway; one object that all connections share, so that a reload changes it in place."""
-
-    max_connections: int = 15_000
-    max_connections_per_address: int = 15_000
-    max_subscriptions: int = 128
-    max_outbox: int = 1 << 20
-    max_ws_message: int = 1 << 20
-    max_wait: float = 120.0
-    session_window: float = 120.0
-    request_timeout: float = 30.0
-    idle_timeout: float = 75.0
-    keepalive: float = 25.0
-
-
 def path(request: Request) -> str:
     """The channel that a request names: its path (`channel_builder`'s default)."""
     return unquote(request.environ["raiden.path"][1:])
@@ -126,13 +109,13 @@ class Gateway(Door):
         router: Router,
         *,
         stats: Stats,
-        limits: Limits | None = None,
+        limits: HttpLimits | None = None,
         allowed_origins: Sequence[str] = (),
         channel_builder: Callable[[Request], str] = path,
         deflate: bool = True,
         min_peers: int = 0,
     ) -> None:
-        self.limits = limits or Limits()
+        self.limits = limits or HttpLimits()
         super().__init__(listener, self.limits, stats, "http")
         self.router = router
         self.heads = Heads()

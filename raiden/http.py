@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeAlias
@@ -33,16 +32,6 @@ class HttpError(Exception):
         self.detail = detail
         self.close = close
         self.headers = headers or {}
-
-
-@dataclass(slots=True)
-class HttpLimits:
-    """Bytes and counts that a request may have; shared by all parsers, so that a reload changes them in one place."""
-
-    max_url: int = 8192
-    max_header: int = 16384
-    max_headers: int = 100
-    max_body: int = 1 << 20
 
 
 class Request(webob.Request):

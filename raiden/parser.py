@@ -14,9 +14,12 @@ from collections.abc import Iterator
 import httptools
 
 from raiden.heads import Heads, Repeated
-from raiden.http import HttpError, HttpLimits, Request, target_environ
+from raiden.http import HttpError, Request, target_environ
+from raiden.limits import HttpLimits
 
 CONTINUE = object()
+# What the bytes that come next belong to.
+_IDLE, _HEAD, _BODY = range(3)
 
 
 class RequestParser:
@@ -37,15 +40,13 @@ class RequestParser:
         "_url",
     )
 
-    _IDLE, _HEAD, _BODY = range(3)
-
     def __init__(self, limits: HttpLimits, remote: str, heads: Heads | None = None) -> None:
         self._limits = limits
         self._heads = Heads() if heads is None else heads
         self._remote = remote
         self._events: list[object] = []
         self._parser = httptools.HttpRequestParser(self)
-        self._state = self._IDLE
+        self._state = _IDLE
         self._reset()
 
     def _reset(self) -> None:
@@ -59,12 +60,12 @@ class RequestParser:
     @property
     def idle(self) -> bool:
         """No request has begun."""
-        return self._state == self._IDLE
+        return self._state == _IDLE
 
     def feed(self, data: bytes) -> Iterator[object]:
         """Yield `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for each thing that these bytes complete."""
         while data:
-            began = self._state == self._IDLE
+            began = self._state == _IDLE
             if began:
                 found = self._heads.find(data)
                 if found is not None:
@@ -86,7 +87,7 @@ class RequestParser:
                 self._finish_upgrade(rest)
             except httptools.HttpParserError as error:
                 self._events.append(self._refusal(error))
-            if not self._events and (self._state == self._HEAD or self._body_size == body_size):
+            if not self._events and (self._state == _HEAD or self._body_size == body_size):
                 self._count(len(data))
             events, self._events = self._events, []
             if began and events and isinstance(events[0], Request):
@@ -134,7 +135,7 @@ class RequestParser:
         it comes."""
         self._size += size
         if self._size > self._limits.max_header + self._limits.max_url:
-            self._events.append(self._too_large() if self._state == self._HEAD else self._body_too_large())
+            self._events.append(self._too_large() if self._state == _HEAD else self._body_too_large())
 
     def _too_large(self) -> HttpError:
         if not self._url:
@@ -145,7 +146,7 @@ class RequestParser:
 
     def on_message_begin(self) -> None:
         self._reset()
-        self._state = self._HEAD
+        self._state = _HEAD
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -154,7 +155,7 @@ class RequestParser:
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
         value = value or b""
-        if self._state != self._HEAD:
+        if self._state != _HEAD:
             self._body_size += len(name) + len(value)  # a trailer: counted, then ignored
             self._check_body()
             return
@@ -167,7 +168,7 @@ class RequestParser:
             raise self._too_large()
 
     def on_headers_complete(self) -> None:
-        self._state = self._BODY
+        self._state = _BODY
         self._body_size = self._size = 0
         version = self._parser.get_http_version()
         fields = self._fields
@@ -204,7 +205,7 @@ class RequestParser:
         self._body.append(body)
 
     def on_message_complete(self) -> None:
-        self._state = self._IDLE
+        self._state = _IDLE
         try:
             self._events.append(self._request())
         except HttpError as error:

@@ -23,9 +23,10 @@ from raiden.backend import Backend, NotInForce
 from raiden.channels import Channels
 from raiden.config import ServiceBuilder, Settings
 from raiden.forwarder import Addresses
-from raiden.gateway import Gateway, Limits
+from raiden.gateway import Gateway
 from raiden.history import StoreFailed
 from raiden.keys import InvalidKey
+from raiden.limits import HttpLimits
 from raiden.router import Router
 from raiden.service import READY, Service
 from raiden.stats import Stats
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Objects that are made before the cyclic garbage collector looks at them.
 GC_THRESHOLD = 20_000
-_LIMITS = tuple(Limits.__dataclass_fields__)
+_LIMITS = tuple(HttpLimits.__dataclass_fields__)
 _ZMQ_LIMITS = tuple(ZmqLimits.__dataclass_fields__)
 
 
@@ -153,7 +154,7 @@ class HttpWorker(Worker):
             listener,
             self.router,
             stats=self.stats,
-            limits=Limits(**{name: getattr(settings, name) for name in _LIMITS}),
+            limits=HttpLimits(**{name: getattr(settings, name) for name in _LIMITS}),
             allowed_origins=settings.allowed_origins,
             channel_builder=getattr(gateway, builder) if isinstance(builder, str) else builder,
             deflate=settings.ws_deflate,

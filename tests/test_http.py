@@ -10,7 +10,8 @@ import pytest
 import webob
 
 from raiden.heads import Heads, Repeated
-from raiden.http import HttpError, HttpLimits, Request, problem, serialize, stream_bytes
+from raiden.http import HttpError, Request, problem, serialize, stream_bytes
+from raiden.limits import HttpLimits
 from raiden.parser import CONTINUE, RequestParser
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n"

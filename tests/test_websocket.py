@@ -15,7 +15,8 @@ from websockets.protocol import Protocol, Side, State
 from websockets.uri import parse_uri
 
 from raiden import websocket
-from raiden.http import HttpError, HttpLimits, Request
+from raiden.http import HttpError, Request
+from raiden.limits import HttpLimits
 from raiden.parser import RequestParser
 from raiden.websocket import Closed, Deflate, WebSocket, accept
 

@@ -1,0 +1,26 @@
+"""What a client of the gateway may have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class HttpLimits:
+    """Bytes, counts and seconds; one object that all connections and their parsers share, so that a reload changes it
+    in place. What each bounds is told where the settings of these names are."""
+
+    max_url: int = 8192
+    max_header: int = 16384
+    max_headers: int = 100
+    max_body: int = 1 << 20
+    max_connections: int = 15_000
+    max_connections_per_address: int = 15_000
+    max_subscriptions: int = 128
+    max_outbox: int = 1 << 20
+    max_ws_message: int = 1 << 20
+    max_wait: float = 120.0
+    session_window: float = 120.0
+    request_timeout: float = 30.0
+    idle_timeout: float = 75.0
+    keepalive: float = 25.0
