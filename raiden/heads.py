@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-from copy import copy
 from typing import Any
 
 from raiden.http import Request, target_environ
@@ -33,11 +32,11 @@ class Head:
 
     __slots__ = ("environ", "plan", "size", "upgrade")
 
-    def __init__(self, request: Request) -> None:
-        self.size = len(request.raw_body)
-        self.upgrade = request.upgrade
-        self.environ = {**request.environ, "raiden.body": b"", "wsgi.input": None}
-        self.plan: Any = None
+    def __init__(self, size: int, upgrade: bool, environ: dict[str, Any], plan: Any = None) -> None:
+        self.size = size
+        self.upgrade = upgrade
+        self.environ = environ
+        self.plan = plan
 
 
 class Repeated:
@@ -111,7 +110,7 @@ class Heads:
         if key[0] == _A_POST and found.plan is not None:
             if len(self._posts) >= MAX_HEADS:
                 self._posts.clear()
-            found = copy(found)  # which may have a plan of its own
+            found = Head(found.size, found.upgrade, found.environ, found.plan)  # it may have a plan of its own
             self._posts[head] = found, own
         return found, own, end
 
@@ -134,7 +133,8 @@ class Heads:
             return
         if len(self._known) >= MAX_HEADS:
             self.clear()
-        request.environ["raiden.head"] = self._known[key] = Head(request)
+        environ = {**request.environ, "raiden.body": b"", "wsgi.input": None}
+        request.environ["raiden.head"] = self._known[key] = Head(len(body), request.upgrade, environ)
 
 
 def _split(data: bytes, end: int) -> tuple[tuple[bytes, bytes], bytes]:
