@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from raiden.filters import Filters, as_text
 from raiden.history import Start, check_durable
 from raiden.message import Cursor, Digits, decode_exactly, decode_strictly, is_unicode
 from raiden.parameters import MAX_LAST
+
+Number = TypeVar("Number", int, float)
 
 
 class CommandError(Exception):
@@ -69,13 +71,13 @@ def cursor_of(command: dict[str, Any], name: str) -> Cursor | None:
     return None if command.get(name) is None else parse_cursor(command[name])
 
 
-def number_of(command: dict[str, Any], name: str, default: float, least: float, most: float) -> Any:
+def number_of(command: dict[str, Any], name: str, default: Number, least: Number, most: Number) -> Number:
     """A number from ``least`` to ``most``; a whole one, if ``least`` is an int."""
     value = command.get(name, default)
     kind = int if isinstance(least, int) else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
         raise CommandError(400, f"{name} is a number from {least:g} to {most:g}")
-    return value
+    return cast(Number, value)
 
 
 def starts_of(command: dict[str, Any], name: str) -> dict[str, Start]:

@@ -250,8 +250,8 @@ class Gateway(Door):
             response = problem(error)
             if error.close:
                 request.environ["raiden.keep_alive"] = False
-        except REFUSALS as error:
-            response = problem(refusal(error))
+        except REFUSALS as refused:
+            response = problem(refusal(refused))
         except Exception:  # a fault of ours, or of the user's channel_builder, ends no more than its request
             log.exception("a request failed", extra={"method": request.method, "path": request.path})
             response = problem(HttpError(500, "the server failed; its log says why"))

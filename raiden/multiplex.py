@@ -15,7 +15,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import gevent
 import ujson
@@ -87,9 +87,9 @@ class MultiplexSocket(Socket):
             nonlocal number
             command = commands.parse(data)
             number = command.get("id")
-            known = self._COMMANDS.get(command["cmd"])
+            known = _COMMANDS.get(command["cmd"])
             if known is None:
-                raise CommandError(400, f"unknown cmd: use one of {', '.join(sorted(self._COMMANDS))}")
+                raise CommandError(400, f"unknown cmd: use one of {', '.join(sorted(_COMMANDS))}")
             return known(self, command)
 
         result = _guarded(perform)
@@ -462,16 +462,17 @@ class MultiplexSocket(Socket):
             raise CommandError(400, "the channel keeps no history (history_size)")
         return self._history()
 
-    _COMMANDS: ClassVar[dict[str, Callable[..., Result | None]]] = {
-        "subscribe": _subscribe,
-        "unsubscribe": _unsubscribe,
-        "publish": _publish,
-        "history": _past,
-        "ack": _ack,
-        "session": _open_session,
-        "resume": _resume,
-        "ping": lambda self, command: {},
-    }
+
+_COMMANDS: dict[str, Callable[..., Result | None]] = {
+    "subscribe": MultiplexSocket._subscribe,
+    "unsubscribe": MultiplexSocket._unsubscribe,
+    "publish": MultiplexSocket._publish,
+    "history": MultiplexSocket._past,
+    "ack": MultiplexSocket._ack,
+    "session": MultiplexSocket._open_session,
+    "resume": MultiplexSocket._resume,
+    "ping": lambda socket, command: {},
+}
 
 
 def _keep(
@@ -497,6 +498,6 @@ def _guarded(work: Callable[[], Result | None]) -> Result | None:
         return work()
     except CommandError as error:
         code, text = error.code, str(error)
-    except REFUSALS as error:
-        code, text = status_of(error), str(error)
+    except REFUSALS as refused:
+        code, text = status_of(refused), str(refused)
     return {"error": {"code": code, "message": text}}

@@ -16,7 +16,7 @@ import marshal
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from raiden.history import Append, Claimed, Page, Store, StoreFailed
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 TIDY_ROWS = 1000
 TIDY_EVERY, TIDY_TIME = 1.0, 0.02  # seconds
 
-Call = tuple[str, tuple[Any, ...]]
+Call = tuple[str, Sequence[Any]]
 Answer = tuple[str | None, Any]
 
 
@@ -129,7 +129,7 @@ class Server:
         self._tidied = time.monotonic()
         return False
 
-    def _answer(self, name: str, arguments: tuple[Any, ...]) -> Answer:
+    def _answer(self, name: str, arguments: Sequence[Any]) -> Answer:
         try:
             return None, _CALLS[name](self._store, *arguments)
         except StoreFailed as error:

@@ -15,7 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from raiden.history import (
     FORGET,
@@ -85,7 +85,7 @@ class _Channel:
     """A row of channels, as this transaction leaves it; ``last`` is the row of its last message, if that is new."""
 
     __slots__ = ("ends", "epoch", "fades", "first", "id", "last", "next", "removed", "touched")
-    COLUMNS = "id, epoch, next, first, removed, fades, ends"
+    COLUMNS: ClassVar = "id, epoch, next, first, removed, fades, ends"
 
     def __init__(self, row: Sequence[Any]) -> None:
         self.id, self.epoch, self.next, self.first, self.removed, self.fades, self.ends = row
