@@ -217,8 +217,11 @@ class MergedEvents(Stream):
 
     __slots__ = ("names", "pending", "places")
 
-    def __init__(self, *args: Any, names: list[str]) -> None:
-        super().__init__(*args)
+    def __init__(
+        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, keepalive_bytes: bytes,
+        end: bytes, tell_gap: Callable[[str, Gap], bytes] | None, names: list[str],
+    ) -> None:  # fmt: skip
+        super().__init__(connection, router, wheel, keepalive, keepalive_bytes, end, tell_gap)
         self.names = names
         self.pending = self.connection.pending
         self.places: dict[str, Cursor] = {}

@@ -78,7 +78,7 @@ def stream(
     told = encoding.gap_in_stream(encode.form, asked.wrapped, chunked)
     arguments = (*seat, keepalive, END_OF_CHUNKS if chunked else b"", told)
     merged = is_event and _is_merged(asked)
-    session = MergedEvents(*arguments, names=asked.names) if merged else Stream(*arguments)
+    session = MergedEvents(*arguments, asked.names) if merged else Stream(*arguments)
 
     def opened(fields: dict[str, str]) -> None:
         session.open(add_fields(stream_bytes(head, http10=http10), fields))
