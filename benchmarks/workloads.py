@@ -154,7 +154,7 @@ WORKLOADS = (
     paced(
         "fan-out-20", "One channel, 1,000 subscribers, 20 messages/s",
         "The same, well below saturation.",
-        ALL, 1000, 20, limit=True,
+        (*ALL, "raiden-source"), 1000, 20, limit=True,
     ),
     full_speed(
         "fan-out-full", "One channel, 1,000 subscribers, full speed",
@@ -174,7 +174,8 @@ WORKLOADS = (
     full_speed(
         "publish", "Publishing: 10 subscribers, 16 connections",
         "One publish is under way on each connection. Mosquitto acknowledges none, and has 16 messages on their way.",
-        ALL, 10, 16, connections=16, figures=("publishes", "cpu_publish", "p50", "p99", "p999", "lost"),
+        (*ALL, "raiden-source"), 10, 16, connections=16,
+        figures=("publishes", "cpu_publish", "p50", "p99", "p999", "lost"),
     ),
     paced(
         "large", "16 KiB: 200 subscribers, 50 messages/s",
@@ -190,7 +191,7 @@ WORKLOADS = (
     Workload(
         "storm", "Connection storm",
         "Clients connect and subscribe, are cut off, and come again, 50 at a time.",
-        WITHOUT_HISTORY, ("connects", "connect_cpu"), storm, doors=("ws", "sse", "tcp"),
+        (*WITHOUT_HISTORY, "raiden-source"), ("connects", "connect_cpu"), storm, doors=("ws", "sse", "tcp"),
     ),
     Workload(
         "churn", "Subscriptions that come and go",

@@ -10,6 +10,11 @@ for pair in curl:curl strace:strace node:nodejs npm:npm gcc:gcc chromium:chromiu
 done
 # gcc without the C library's headers compiles nothing, and they are only a recommendation of Debian's.
 [ -e /etc/debian_version ] && [ ! -e /usr/include/stdio.h ] && missing+=(libc6-dev)
+# For the compiled wheel, where this is Debian's Python.
+if [ -e /etc/debian_version ] && [[ $(realpath .venv/bin/python) == /usr/bin/* ]]; then
+    include=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    [ -e "$include/Python.h" ] || missing+=(python3-dev)
+fi
 # For the examples of ZeroMQ in C, C++, Go, Rust and Perl. Compilers other than gcc are not brought.
 if [ -e /etc/debian_version ]; then
     [ -e /usr/include/zmq.h ] || missing+=(libzmq3-dev)
