@@ -13,7 +13,7 @@ import logging
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import gevent
@@ -58,7 +58,7 @@ from raiden.payload import check_key
 from raiden.recovery import Beginning
 from raiden.refusals import REFUSALS, status_of
 from raiden.router import Router, TooManyChannels
-from raiden.sessions import LINGER, Poll, Session, Socket, joined
+from raiden.sessions import LINGER, Poll, Session, Socket, Waiter, joined
 from raiden.stats import Stats
 from raiden.transports import Asked, Opening, Seat
 
@@ -79,11 +79,16 @@ class PublishPlan(NamedTuple):
     prefix: str
 
 
-class SubscriptionPlan(NamedTuple):
-    """What a head asks for that subscribes, and what makes the session of a request with it."""
+class SubscriptionPlan:
+    """What a head asks for that subscribes, and what makes the session of a request with it. ``poll`` is the long-poll
+    that the last one has begun."""
 
-    asked: Asked
-    opening: Callable[[Seat, Request | Repeated], Opening]
+    __slots__ = ("asked", "opening", "poll")
+
+    def __init__(self, asked: Asked, opening: Callable[[Seat, Request | Repeated], Opening]) -> None:
+        self.asked = asked
+        self.opening = opening
+        self.poll: Poll | None = None
 
 
 # Where no history is kept: taken, and on its way.
@@ -175,7 +180,7 @@ class Gateway(Door):
             free = connection.session is None and not connection.busy and not connection.queue
             if free and type(event) is Repeated and self._serve_again(connection, event):
                 continue
-            if session is None or isinstance(session, Poll):
+            if session is None or isinstance(session, Waiter):
                 if connection.queue is None:
                     connection.queue = deque()
                 connection.queue.append(event)
@@ -283,7 +288,6 @@ class Gateway(Door):
             connection.become("http")
         if isinstance(response, Json):
             if request is not None and self._is_plain(request):
-                # The hot path of publishing and long-polls.
                 connection.send(json_bytes(response))
                 if session is not None and not connection.busy:
                     self._serve_queue(connection)
@@ -301,6 +305,22 @@ class Gateway(Door):
             self._finish(connection)
         elif session is not None and not connection.busy:
             self._serve_queue(connection)
+
+    def _answer_polls(self, waiters: Iterable[Waiter], answer: Json) -> None:
+        """Send the same answer to all of them."""
+        data = json_bytes(answer)
+        for waiter in waiters:
+            connection = waiter.connection
+            if connection.closed or not self._is_plain(waiter.request):
+                self._answer(connection, waiter.request, answer)
+                continue
+            # The hot path of long-polls.
+            self.stats.requests += 1
+            connection.session = None
+            connection.become("http")
+            connection.send(data)
+            if not connection.busy:
+                self._serve_queue(connection)
 
     def _is_plain(self, request: Request | Repeated) -> bool:
         """Nothing about the answer depends on the request."""
@@ -372,6 +392,12 @@ class Gateway(Door):
                 return False
             repeated.head.plan = channel
             return self._publish_again(connection, repeated, channel)
+        if plan.poll is not None and plan.poll.waits:
+            # The hot path of long-polls: wait with those that ask for the same.
+            connection.become("poll")
+            connection.session = plan.poll.add(connection, repeated)
+            self._wheel.schedule(connection, plan.poll.wait)
+            return True
         try:
             self._take_over(connection, repeated, plan)
         except TooManyChannels:
@@ -494,7 +520,7 @@ class Gateway(Door):
             if request.method == "HEAD":
                 return webob.Response(content_type="application/json", charset="utf-8")
             wait = min(wait, self.limits.max_wait)
-            opening = functools.partial(transports.poll, asked=asked, wait=wait, answer=self._answer)
+            opening = functools.partial(transports.poll, asked=asked, wait=wait, answer=self._answer_polls)
             self._begin(connection, request, SubscriptionPlan(asked, opening), for_pages=False)
             return None
         head, encode = transports.stream_head(request, asked)
@@ -541,6 +567,7 @@ class Gateway(Door):
         asked = plan.asked
         opening = plan.opening(Seat(connection, self.router, self._wheel, self.limits.keepalive), request)
         session = opening.session
+        plan.poll = session if isinstance(session, Poll) else None
         try:
             for name in asked.names:
                 session.subscribe(name, opening.encode, asked.filters)
@@ -548,11 +575,11 @@ class Gateway(Door):
             session.close()
             raise
         if Beginning.is_known(self.router, asked.names, asked.starts):
-            # The hot path of long-polls, and of clients that come back.
+            # The hot path of clients that come back.
             self._open(connection, opening, self._known_fields(asked, session))
             for name in asked.names:
                 session.attach(name)
-            self._opened(connection, session)
+            self._opened(connection, opening)
             return
 
         def confirm(connection: Connection, _: Request) -> None:
@@ -566,23 +593,23 @@ class Gateway(Door):
                 return
             self._open(connection, opening, self._fields(asked, beginning))
             session.begin(beginning)
-            self._opened(connection, session)
+            self._opened(connection, opening)
 
         self._serve_waiting(connection, request.request() if isinstance(request, Repeated) else request, confirm)
 
     def _open(self, connection: Connection, opening: Opening, fields: dict[str, str]) -> None:
-        """Answer, with these fields besides."""
-        self.stats.requests += 1
+        """Answer, with these fields besides, or note them for the answer."""
+        self.stats.requests += not opening.session.answers_once
         connection.become(opening.transport)
-        connection.session = opening.session
+        connection.session = opening.client
         opening.opened(fields)
 
-    def _opened(self, connection: Connection, session: Session) -> None:
+    def _opened(self, connection: Connection, opening: Opening) -> None:
         """From now on the session gets what comes."""
-        if isinstance(session, Poll) and connection.session is session:
-            session.open()
-        if self.draining and connection.session is session:
-            session.drain()
+        if isinstance(opening.session, Poll) and connection.session is opening.client:
+            opening.session.open()
+        if self.draining and connection.session is opening.client:
+            opening.client.drain()
 
     @staticmethod
     def _fields(asked: Asked, beginning: Beginning) -> dict[str, str]:

@@ -8,7 +8,7 @@ the live messages is sent by `replay`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from raiden import encoding, websocket
@@ -39,20 +39,17 @@ NO_HISTORY = Gap("", 0, 0)
 
 
 class Session:
-    """What all sessions share: the connection, and its subscriptions by name. ``told_by_head``: what is missing before
-    the first message was told by the answer's head, and need not be told in band."""
+    """What all sessions share: subscriptions by name. ``told_by_head``: what is missing before the first message was
+    told by the answer's head, and need not be told in band."""
 
-    __slots__ = ("connection", "keepalive", "router", "subscriptions", "wheel")
+    __slots__ = ("router", "subscriptions")
 
     lasts = False
     answers_once = False
     """Its answer tells of its position when it leaves, not when it begins."""
 
-    def __init__(self, connection: Connection, router: Router, wheel: Wheel, keepalive: float) -> None:
-        self.connection = connection
+    def __init__(self, router: Router) -> None:
         self.router = router
-        self.wheel = wheel
-        self.keepalive = keepalive
         self.subscriptions: dict[str, Subscription] = {}
 
     @property
@@ -60,7 +57,7 @@ class Session:
         return False
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
-        self.subscriptions[name] = self.router.subscribe(name, sink or self.connection, self, encode, filters or None)
+        self.subscriptions[name] = self.router.subscribe(name, sink, self, encode, filters or None)
 
     def attach(self, name: str) -> None:
         """Get what comes next on a channel or pattern."""
@@ -85,6 +82,50 @@ class Session:
             self.fail()
 
     def replay(self, name: str, recovery: Recovery) -> bool:
+        """Send what was missed on a channel, then attach. False where the session has ended meanwhile; raises
+        StoreFailed."""
+        raise NotImplementedError
+
+    def reached(self, name: str, place: Cursor | None) -> None:
+        """What was missed on a channel was sent up to here; None: it is attached."""
+
+    def unsubscribe(self, name: str) -> None:
+        subscription = self.subscriptions.pop(name, None)
+        if subscription is not None:
+            self.router.unsubscribe(subscription)
+
+    def close(self) -> None:
+        for name in list(self.subscriptions):
+            self.unsubscribe(name)
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        """Tell the client that messages were lost: those that come next follow the gap."""
+        raise NotImplementedError
+
+    def fail(self) -> None:
+        """What was promised can't be had: end the connection so that the client comes back."""
+        raise NotImplementedError
+
+    def ended(self, subscription: Subscription) -> None:
+        """The channel was deleted."""
+        self.subscriptions.pop(subscription.name, None)
+
+
+class Lasting(Session):
+    """What a connection is until one of both ends it. ``keepalive`` in seconds."""
+
+    __slots__ = ("connection", "keepalive", "wheel")
+
+    def __init__(self, connection: Connection, router: Router, wheel: Wheel, keepalive: float) -> None:
+        super().__init__(router)
+        self.connection = connection
+        self.wheel = wheel
+        self.keepalive = keepalive
+
+    def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
+        super().subscribe(name, encode, filters, sink or self.connection)
+
+    def replay(self, name: str, recovery: Recovery) -> bool:
         """Send what was missed on a channel, as fast as the peer reads it, then attach. False where the session has
         ended meanwhile; raises StoreFailed."""
         subscription = self.subscriptions.get(name)
@@ -99,9 +140,6 @@ class Session:
         self.attach(name)
         self.reached(name, None)
         return True
-
-    def reached(self, name: str, place: Cursor | None) -> None:
-        """What was missed on a channel was sent up to here; None: it is attached."""
 
     def _send_past(self, subscription: Subscription, batch: Batch) -> bool:
         """Whether all was sent."""
@@ -122,17 +160,8 @@ class Session:
                     return False
         return True
 
-    def unsubscribe(self, name: str) -> None:
-        subscription = self.subscriptions.pop(name, None)
-        if subscription is not None:
-            self.router.unsubscribe(subscription)
-
-    def close(self) -> None:
-        for name in list(self.subscriptions):
-            self.unsubscribe(name)
-
     def tick(self) -> None:
-        """The connection is due: a keep-alive, or the end of a wait."""
+        """The connection is due: a keep-alive."""
         raise NotImplementedError
 
     def drain(self) -> None:
@@ -143,26 +172,14 @@ class Session:
         """The client reads too slowly: end the connection."""
         raise NotImplementedError
 
-    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        """Tell the client that messages were lost: those that come next follow the gap."""
-        raise NotImplementedError
-
-    def fail(self) -> None:
-        """What was promised can't be had: end the connection so that the client comes back."""
-        raise NotImplementedError
-
     def finish(self, goodbye: bytes) -> None:
         """Give back the subscriptions, say goodbye, and close."""
         self.close()
         self.connection.finish(goodbye)
         self.wheel.schedule(self.connection, LINGER)
 
-    def ended(self, subscription: Subscription) -> None:
-        """The channel was deleted."""
-        self.subscriptions.pop(subscription.name, None)
 
-
-class Stream(Session):
+class Stream(Lasting):
     """An HTTP stream or server-sent events. ``keepalive_bytes`` are sent when it is due, ``end`` as its last bytes;
     ``tell_gap`` makes what tells of a gap, or is None where that can't be told in band: then the stream breaks off."""
 
@@ -258,27 +275,44 @@ def joined(cursors: Sequence[Cursor | None]) -> str | None:
 
 
 class Poll(Session):
-    """A long-poll: answered with what it missed, else by the first turn that brings something, or with 204 when its
-    time is up; always with the position from which the next one goes on. ``fields`` are of the answer's head."""
+    """What long-polls wait for that ask for the same: answered with what they missed, else by the first turn that
+    brings something; always with the position from which the next one goes on. Each waits for ``wait`` seconds.
+    ``fields`` are of the answer's head; more than ``max_bytes`` of what was missed are not gathered."""
 
     answers_once = True
 
-    __slots__ = ("answer", "early", "fields", "gaps", "names", "pending", "places", "ready", "request")
+    __slots__ = (
+        "answer", "early", "fields", "gaps", "max_bytes", "names", "pending", "places", "ready", "wait", "waiters",
+        "wheel",
+    )  # fmt: skip
 
     def __init__(
-        self, connection: Connection, router: Router, wheel: Wheel, request: Request | Repeated, wait: float,
-        names: list[str], fields: dict[str, str], answer: Callable[[Connection, Request | Repeated, Json], None],
+        self, router: Router, wheel: Wheel, wait: float, names: list[str], fields: dict[str, str],
+        answer: Callable[[Iterable[Waiter], Json], None], max_bytes: int,
     ) -> None:  # fmt: skip
-        super().__init__(connection, router, wheel, wait)
+        super().__init__(router)
+        self.wheel = wheel
+        self.wait = wait
         self.fields = fields
-        self.request = request
         self.names = names
+        self.max_bytes = max_bytes
+        self.waiters: dict[Waiter, None] = {}
         self.pending: list[bytes] = []
         self.early: list[bytes] = []
         self.gaps: list[dict[str, Any]] = []
         self.places: dict[str, Cursor] = {}
         self.ready = False
         self.answer = answer
+
+    def add(self, connection: Connection, request: Request | Repeated) -> Waiter:
+        waiter = Waiter(connection, request, self)
+        self.waiters[waiter] = None
+        return waiter
+
+    @property
+    def waits(self) -> bool:
+        """Nothing has come for it yet, so that it may have another client."""
+        return self.ready and len(self.subscriptions) == len(self.names)
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, self)
@@ -295,7 +329,8 @@ class Poll(Session):
     def open(self) -> None:
         """The subscriptions are in force, and what was missed is known: wait from now on."""
         self.ready = True
-        self.wheel.schedule(self.connection, self.keepalive)
+        for waiter in self.waiters:
+            self.wheel.schedule(waiter.connection, self.wait)
         self.flush()
 
     def replay(self, name: str, recovery: Recovery) -> bool:
@@ -325,7 +360,7 @@ class Poll(Session):
     def flush(self) -> None:
         self.early += self.pending
         self.pending.clear()
-        if not self.ready and sum(map(len, self.early)) <= self.connection.max_outbox:
+        if not self.ready and sum(map(len, self.early)) <= self.max_bytes:
             return  # another channel is still read, or it was answered
         if self.early or self.gaps:
             cursor = self._position()
@@ -334,44 +369,74 @@ class Poll(Session):
                 body += b'"gap":%b,' % encoding.dumps(self.gaps[-1])
             elif self.gaps:
                 body += b'"gaps":%b,' % encoding.dumps(self.gaps)
-            self._answer(200, b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1]), cursor)
+            answer = self._json(200, b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1]), cursor)
+            waiters, self.waiters = self.waiters, {}
+            self.close()
+            self.early.clear()
+            self.ready = False
+            self.answer(waiters, answer)
 
-    def tick(self) -> None:
+    def give_up(self, waiter: Waiter) -> None:
+        """Answer one now, with nothing if nothing came."""
         self.ready = True
         self.flush()
-        if self.ready:
-            self._answer(204, b"", self._position())
+        if waiter in self.waiters:
+            answer = self._json(204, b"", self._position())
+            self.leave(waiter)
+            self.answer((waiter,), answer)
+
+    def leave(self, waiter: Waiter) -> None:
+        """It doesn't wait any more."""
+        self.waiters.pop(waiter, None)
+        if not self.waiters:
+            self.close()
 
     def fail(self) -> None:
-        self.tick()
-
-    def drain(self) -> None:
-        self.tick()
-
-    def overflow(self) -> None:
-        self.connection.finish()
+        for waiter in list(self.waiters):
+            self.give_up(waiter)
 
     def ended(self, subscription: Subscription) -> None:
         super().ended(subscription)
         if not self.subscriptions and self.ready:
-            self.tick()
+            self.fail()
 
     def _position(self) -> str | None:
         return joined([self.places.get(name) or self.router.position(name) for name in self.names])
 
-    def _answer(self, status: int, body: bytes, cursor: str | None) -> None:
+    def _json(self, status: int, body: bytes, cursor: str | None) -> Json:
         fields = self.fields
         if cursor is not None:
             fields = {**fields, "Raiden-Cursor": cursor}
         if self.gaps:
             fields = {**fields, "Raiden-Recovered": "false"}
-        self.close()
-        self.early.clear()
-        self.ready = False
-        self.answer(self.connection, self.request, Json(status, body, tuple(fields.items())))
+        return Json(status, body, tuple(fields.items()))
 
 
-class Socket(Session):
+class Waiter:
+    """A client of a `Poll`."""
+
+    __slots__ = ("connection", "poll", "request")
+
+    def __init__(self, connection: Connection, request: Request | Repeated, poll: Poll) -> None:
+        self.connection = connection
+        self.request = request
+        self.poll = poll
+
+    def tick(self) -> None:
+        """Its time is up."""
+        self.poll.give_up(self)
+
+    def drain(self) -> None:
+        self.poll.give_up(self)
+
+    def overflow(self) -> None:
+        self.connection.finish()
+
+    def close(self) -> None:
+        self.poll.leave(self)
+
+
+class Socket(Lasting):
     """A WebSocket of one channel: a message per frame; a frame sent by the client is published. ``wrapped``: each
     message says its channel and cursor, and gaps are told in band; else a gap closes the socket."""
 

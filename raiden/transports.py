@@ -3,7 +3,7 @@ becomes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from raiden import encoding
@@ -15,7 +15,7 @@ from raiden.history import Start
 from raiden.http import Fields, Json, Request, add_fields, stream_bytes
 from raiden.multiplex import MultiplexSocket
 from raiden.router import Router
-from raiden.sessions import MergedEvents, Poll, Session, Socket, Stream
+from raiden.sessions import Lasting, MergedEvents, Poll, Session, Socket, Stream, Waiter
 from raiden.websocket import Agreement, WebSocket
 
 # Of the head of a long-poll's answer.
@@ -42,9 +42,11 @@ class Seat(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """A session that will begin. ``opened`` is called when it does, with more header fields for the answer."""
+    """A session that will begin, and what the connection becomes with it. ``opened`` is called when it does, with more
+    header fields for the answer."""
 
     session: Session
+    client: Lasting | Waiter
     transport: str
     encode: Encoding
     opened: Callable[[dict[str, str]], None]
@@ -83,17 +85,18 @@ def stream(
     def opened(fields: dict[str, str]) -> None:
         session.open(add_fields(stream_bytes(head, http10=http10), fields))
 
-    return Opening(session, "event" if is_event else "stream", encode, opened)
+    return Opening(session, session, "event" if is_event else "stream", encode, opened)
 
 
 def poll(
     seat: Seat, request: Request | Repeated, *, asked: Asked, wait: float,
-    answer: Callable[[Connection, Request | Repeated, Json], None],
+    answer: Callable[[Iterable[Waiter], Json], None],
 ) -> Opening:  # fmt: skip
     """A long-poll of ``wait`` seconds, which is answered by ``answer``."""
     fields = POLL_FIELDS.copy()
-    session = Poll(seat.connection, seat.router, seat.wheel, request, wait, asked.names, fields, answer)
-    return Opening(session, "poll", encoding.poll(asked.wrapped), fields.update)
+    session = Poll(seat.router, seat.wheel, wait, asked.names, fields, answer, seat.connection.max_outbox)
+    client = session.add(seat.connection, request)
+    return Opening(session, client, "poll", encoding.poll(asked.wrapped), fields.update)
 
 
 def socket(
@@ -117,4 +120,4 @@ def socket(
             session.received(event)
         session.settle()
 
-    return Opening(session, "websocket", encode, opened)
+    return Opening(session, session, "websocket", encode, opened)
