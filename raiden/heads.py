@@ -87,31 +87,30 @@ class Heads:
 
     def __init__(self) -> None:
         self._known: dict[tuple[bytes, bytes], Head] = {}
-        # Of whole heads of POSTs, which come again as they are: one that is aimed at their target, and that.
-        self._posts: dict[bytes, tuple[Head, bytes]] = {}
+        # Of whole heads that come again as they are, what `find` returns: GETs, and of POSTs one that is aimed at the
+        # target.
+        self._whole: dict[bytes, tuple[Head, bytes]] = {}
 
     def clear(self) -> None:
         self._known.clear()
-        self._posts.clear()
+        self._whole.clear()
 
     def find(self, data: bytes) -> tuple[Head, bytes, int] | None:
         """Of bytes that begin with a request, if its head is known: that, what of it is another one each time, and
         where its body begins, which may not be there yet."""
-        # The hot path of publishing.
+        # The hot path of publishing, and of long-polls.
         end = data.find(_END, 0, MAX_HEAD_BYTES) + 4
         head = data[:end]
-        post = self._posts.get(head)
-        if post is not None:
-            return (*post, end)
+        whole = self._whole.get(head)
+        if whole is not None:
+            return whole[0], whole[1], end
         key, own = _split(head, end)
         found = self._known.get(key)
         if found is None:
             return None
         if key[0] == _A_POST and found.plan is not None:
-            if len(self._posts) >= MAX_HEADS:
-                self._posts.clear()
             found = Head(found.size, found.upgrade, found.environ, found.plan)  # it may have a plan of its own
-            self._posts[head] = found, own
+            self._keep_whole(head, found, own)
         return found, own, end
 
     def remember(self, data: bytes, request: Request) -> None:
@@ -131,10 +130,19 @@ class Heads:
             known = bool(body) and request.keep_alive
         if not known or ("upgrade" in request.fields and not request.upgrade):
             return
-        if len(self._known) >= MAX_HEADS:
-            self.clear()
         environ = {**request.environ, "raiden.body": b"", "wsgi.input": None}
-        request.environ["raiden.head"] = self._known[key] = Head(len(body), request.upgrade, environ)
+        found = request.environ["raiden.head"] = Head(len(body), request.upgrade, environ)
+        if not own:
+            self._keep_whole(head, found, own)
+            return
+        if len(self._known) >= MAX_HEADS:
+            self._known.clear()
+        self._known[key] = found
+
+    def _keep_whole(self, head: bytes, found: Head, own: bytes) -> None:
+        if len(self._whole) >= MAX_HEADS:
+            self._whole.clear()
+        self._whole[head] = found, own
 
 
 def _split(data: bytes, end: int) -> tuple[tuple[bytes, bytes], bytes]:
