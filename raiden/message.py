@@ -15,9 +15,8 @@ import json
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from enum import IntEnum
 from itertools import accumulate
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -59,13 +58,14 @@ class InvalidFrame(ValueError):
     """The bytes are no frame of this version of the backbone."""
 
 
-class Kind(IntEnum):
-    """What a message's payload is; ``END`` is a channel's deletion, which travels like any message."""
+class Kind:
+    """What a message's payload is; ``END`` is a channel's deletion, which travels like any message. Plain numbers: to
+    look one up in an enumeration takes half as long as to make a message."""
 
-    JSON = 0
-    TEXT = 1
-    BYTES = 2
-    END = 3
+    JSON: Final = 0
+    TEXT: Final = 1
+    BYTES: Final = 2
+    END: Final = 3
 
 
 class Cursor(NamedTuple):
@@ -294,7 +294,7 @@ def json_payload(body: bytes) -> bytes:
         _read(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
         _check_json(body)
-    if b"\n" in body or b"\r" in body:
+    if 10 in body or 13 in body:  # as numbers: to look for bytes raises an exception inside, and catches it
         # Outside of strings, where JSON allows no raw newline, they are only white space.
         body = body.replace(b"\r", b" ").replace(b"\n", b" ")
     return body.strip()

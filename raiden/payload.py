@@ -24,7 +24,7 @@ def is_batch(content_type: str) -> bool:
     return _parts(content_type)[0] == "application/x-ndjson"
 
 
-def payloads(request: Request) -> list[tuple[Kind, bytes]]:
+def payloads(request: Request) -> list[tuple[int, bytes]]:
     """The messages of a publish, by its content type; raises InvalidPayload, and then nothing is published."""
     body, content_type = request.raw_body, request.fields.get("content-type", "")
     if is_batch(content_type):
@@ -41,7 +41,7 @@ def is_json(content_type: str) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-def of_type(content_type: str, body: bytes) -> tuple[Kind, bytes]:
+def of_type(content_type: str, body: bytes) -> tuple[int, bytes]:
     """The one message of a body of this type; raises InvalidPayload."""
     if is_json(content_type):
         return Kind.JSON, json_payload(body)

@@ -94,7 +94,7 @@ def channel_of(client: Client, channel: bytes) -> str:
     return name
 
 
-def kind_of(payload: bytes, content_type: bytes) -> tuple[Kind, bytes]:
+def kind_of(payload: bytes, content_type: bytes) -> tuple[int, bytes]:
     """What a client's payload is, by the type that it says, and as it is published; raises InvalidPayload."""
     if content_type == BYTES:
         return Kind.BYTES, payload

@@ -361,7 +361,7 @@ def test_what_a_turn_publishes_to_a_channel_is_one_frame(make: MakeRouter, tmp_p
     """As far as it is of one kind; what is published at once comes behind it, also to other channels."""
     router, told = make(to=Addresses.within(tmp_path, "nowhere")), list[tuple[str, object]]()
 
-    def soon(channel: str, payload: bytes, kind: Kind = Kind.JSON) -> None:
+    def soon(channel: str, payload: bytes, kind: int = Kind.JSON) -> None:
         router.publish_one(Message(channel, kind, payload), lambda *said: told.append(said), payload.decode())
 
     with zmq.Context() as context, context.socket(zmq.PULL) as pull:
