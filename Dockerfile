@@ -1,8 +1,8 @@
-FROM python:3.12-slim AS build
-RUN python -m venv /opt/raiden
+# With a C compiler.
+FROM python:3.12 AS build
 WORKDIR /src
 COPY . .
-RUN /opt/raiden/bin/pip install --no-cache-dir .
+RUN make wheel && python -m venv /opt/raiden && /opt/raiden/bin/pip install --no-cache-dir dist/*.whl
 
 FROM python:3.12-slim
 RUN useradd --system --uid 10001 --home-dir /var/lib/raiden --shell /usr/sbin/nologin raiden \
