@@ -69,9 +69,10 @@ class Subscriber(Protocol):
 
 
 class Subscription:
-    """One channel or pattern of one sink, with its encoding and filters. ``topic`` is None when it has ended."""
+    """One channel or pattern of one sink, with its encoding and filters. ``topic`` is None when it has ended.
+    ``clients`` get what it brings: several share a long-poll."""
 
-    __slots__ = ("encoding", "filters", "name", "owner", "sink", "topic")
+    __slots__ = ("clients", "encoding", "filters", "name", "owner", "sink", "topic")
 
     def __init__(
         self, name: str, topic: Topic, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None
@@ -82,6 +83,7 @@ class Subscription:
         self.owner = owner
         self.encoding = encoding
         self.filters = filters
+        self.clients = 1
 
 
 class Topic:
@@ -114,6 +116,8 @@ class Router:
         self.stats = stats
         self.max_channels = max_channels
         self.pace = Pace(max_gather)
+        # How many messages were put before sinks, one for each.
+        self._puts = 0
         self._channels: dict[bytes, Topic] = {}
         self._patterns: dict[bytes, Topic] = {}
         # How many patterns have a prefix of a size, and these sizes.
@@ -401,7 +405,10 @@ class Router:
         rows = [(key[:-1], found) for key, found in self._channels.items()]
         rows += [(key + b"*", found) for key, found in self._patterns.items()]
         return {
-            key.decode(): {"subscribers": sum(map(len, found.groups.values())), "messages": found.messages}
+            key.decode(): {
+                "subscribers": sum([subscription.clients for subscription in found.subscriptions()]),
+                "messages": found.messages,
+            }
             for key, found in rows
             if found.groups
         }
@@ -439,7 +446,7 @@ class Router:
         if self._gathering:
             self._gathering = False
             self._readable.start(self._look)
-        began, delivered = time.perf_counter(), self.stats.delivered
+        began, puts = time.perf_counter(), self._puts
         dirty: list[Sink] = []
         came: list[tuple[int, int]] = []
         for channel, run in self._runs(self.backend.receive(local=local), came):
@@ -449,7 +456,7 @@ class Router:
         if came:
             self.stats.observe_deliveries(came)
         if len(dirty) >= MANY:
-            self.pace.turn(began, time.perf_counter(), (self.stats.delivered - delivered) / len(dirty))
+            self.pace.turn(began, time.perf_counter(), (self._puts - puts) / len(dirty))
         if self.backend.more if local else self.backend.readable:
             self.backend.touched.send()
 
@@ -527,7 +534,9 @@ class Router:
             if not passed:
                 continue
             data = encoding(passed[0]) if len(passed) == 1 else encoding.run(passed)
-            self.stats.delivered += len(passed) * len(group)
+            self._puts += len(passed) * len(group)
+            clients = len(group) if encoding.form != "poll" else sum([each.clients for each in group.values()])
+            self.stats.delivered += len(passed) * clients
             # The hot loop: one append a subscriber and run.
             for sink in group:
                 pending = sink.pending

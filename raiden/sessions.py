@@ -307,7 +307,12 @@ class Poll(Session):
     def add(self, connection: Connection, request: Request | Repeated) -> Waiter:
         waiter = Waiter(connection, request, self)
         self.waiters[waiter] = None
+        self._count()
         return waiter
+
+    def _count(self) -> None:
+        for subscription in self.subscriptions.values():
+            subscription.clients = len(self.waiters)
 
     @property
     def waits(self) -> bool:
@@ -388,7 +393,9 @@ class Poll(Session):
     def leave(self, waiter: Waiter) -> None:
         """It doesn't wait any more."""
         self.waiters.pop(waiter, None)
-        if not self.waiters:
+        if self.waiters:
+            self._count()
+        else:
             self.close()
 
     def fail(self) -> None:

@@ -167,6 +167,44 @@ def test_long_polls_with_equal_heads_miss_nothing(start: Callable[..., Daemon], 
     assert all(each == got[0] for each in got), "there is one order"
 
 
+def test_long_polls_that_wait_together_part_again(start: Callable[..., Daemon]) -> None:
+    """With equal heads: each waits as long as it asked for, leaves when it likes, and counts."""
+    node = start()
+    node.publish("a", 0)
+    head = b"GET /a?_wait=%b HTTP/1.1\r\nHost: a\r\n\r\n"
+
+    def wait(seconds: bytes, *, others: int) -> socket.socket:
+        connection = node.connect()
+        connection.sendall(head % seconds)
+        wait_for(lambda: subscribers(node, "a") == others + 1, "it waits")
+        return connection
+
+    polls = [wait(b"60", others=number) for number in range(4)]
+    polls.pop(0).close()  # that which began
+    wait_for(lambda: subscribers(node, "a") == 3, "it is gone")
+    delivered, requests = node.metric("raiden_delivered_total"), node.metric("raiden_requests_total")
+    node.publish("a", 1)
+    for connection in polls:
+        (body,) = answers(connection, 1)
+        assert [message["data"] for message in json.loads(body)["messages"]] == [1]
+    assert node.metric("raiden_requests_total") == requests + 3 + 2, "with that for the metrics, and the publish"
+    assert node.metric("raiden_delivered_total") == delivered + 3
+
+    with wait(b"1", others=0) as early, wait(b"60", others=1) as late:
+        assert answers(early, 1) == [b""]
+        wait_for(lambda: subscribers(node, "a") == 1, "the other waits on")
+        early.sendall(head % b"60")
+        wait_for(lambda: subscribers(node, "a") == 2, "it has come again")
+        assert node.request("DELETE", "/a")[0] == 202
+        assert answers(early, 1) == answers(late, 1) == [b""]
+        late.sendall(head % b"60")
+        wait_for(lambda: subscribers(node, "a") == 1, "it waits for the new channel of that name")
+        node.publish("a", 2)
+        assert b'"data":2' in answers(late, 1)[0]
+    for connection in polls:
+        connection.close()
+
+
 def answers(connection: socket.socket, count: int) -> list[bytes]:
     """The bodies of so many answers, which say how long they are, or have none."""
     bodies = []
