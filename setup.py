@@ -17,7 +17,7 @@ REQUIRES = [
     "pynacl>=1.5",  # the cryptography of CURVE
 ]
 WHEEL = [
-    "mypy>=1.11",  # types, and its compiler
+    "mypy>=2.4",  # types, and its compiler
     "setuptools>=70.1",  # the wheel
 ]
 TESTS = [
