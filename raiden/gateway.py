@@ -236,6 +236,7 @@ class Gateway(Door):
         if connection.busy or connection.session is not None or connection.closing or connection.closed:
             return
         connection.resume()
+        connection.queue = None  # it is empty
         receiving = not connection.protocol.idle  # type: ignore[attr-defined]
         if not receiving:
             self._wheel.schedule(connection, self.limits.idle_timeout)
@@ -318,7 +319,15 @@ class Gateway(Door):
             connection.become("http")
             connection.send(data)
             if not connection.busy:
-                self._serve_queue(connection)
+                self._was_answered(connection)
+
+    def _was_answered(self, connection: Connection) -> None:
+        """Go on with the next request; the hot path is that nothing of it has come yet."""
+        if connection.queue is None and connection.protocol.idle:  # type: ignore[attr-defined]
+            connection.receiving = False
+            self._wheel.schedule(connection, self.limits.idle_timeout)
+        else:
+            self._serve_queue(connection)
 
     def _is_plain(self, request: Request | Repeated) -> bool:
         """Nothing about the answer depends on the request."""
@@ -441,10 +450,7 @@ class Gateway(Door):
             connection.send(json_bytes(answer))
         else:
             connection.send(serialize(answer, keep_alive=True, http10=False))
-        if connection.queue is None and connection.protocol.idle:  # type: ignore[attr-defined]
-            self._wheel.schedule(connection, self.limits.idle_timeout)
-        else:
-            self._serve_queue(connection)
+        self._was_answered(connection)
 
     def _publish(
         self, connection: Connection, request: Request, groups: list[list[Message]],

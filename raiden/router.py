@@ -69,10 +69,9 @@ class Subscriber(Protocol):
 
 
 class Subscription:
-    """One channel or pattern of one sink, with its encoding and filters. ``topic`` is None when it has ended.
-    ``clients`` get what it brings: several share a long-poll."""
+    """One channel or pattern of one sink, with its encoding and filters. ``topic`` is None when it has ended."""
 
-    __slots__ = ("clients", "encoding", "filters", "name", "owner", "sink", "topic")
+    __slots__ = ("encoding", "filters", "name", "owner", "sink", "topic")
 
     def __init__(
         self, name: str, topic: Topic, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None
@@ -83,7 +82,12 @@ class Subscription:
         self.owner = owner
         self.encoding = encoding
         self.filters = filters
-        self.clients = 1
+
+    @property
+    def clients(self) -> int:
+        """How many get what it brings: several may share a long-poll."""
+        count: int = getattr(self.owner, "clients", 1)
+        return count
 
 
 class Topic:

@@ -307,12 +307,11 @@ class Poll(Session):
     def add(self, connection: Connection, request: Request | Repeated) -> Waiter:
         waiter = Waiter(connection, request, self)
         self.waiters[waiter] = None
-        self._count()
         return waiter
 
-    def _count(self) -> None:
-        for subscription in self.subscriptions.values():
-            subscription.clients = len(self.waiters)
+    @property
+    def clients(self) -> int:
+        return len(self.waiters)
 
     @property
     def waits(self) -> bool:
@@ -393,9 +392,7 @@ class Poll(Session):
     def leave(self, waiter: Waiter) -> None:
         """It doesn't wait any more."""
         self.waiters.pop(waiter, None)
-        if self.waiters:
-            self._count()
-        else:
+        if not self.waiters:
             self.close()
 
     def fail(self) -> None:
