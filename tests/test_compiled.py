@@ -15,7 +15,7 @@ from tests.daemons import ROOT
 
 DOORS = (
     "clients", "control_history", "durable", "gateway", "http", "malformed", "multiplex", "pipe", "recovery",
-    "websocket",
+    "websocket", "zmq_doors", "zmq_sessions",
 )  # fmt: skip
 
 
