@@ -60,7 +60,8 @@ HOW = """
 - **The systems** (`benchmarks/peers.py`) are the released programs, on loopback, started anew for each run: one process
   or worker, or the threads that the program takes by itself (NATS and Centrifugo take all cores). Their settings let
   them go as fast as they can: no logs, nothing on disk unless it is history, connections stay open, no pings in
-  between. The libraries have a small server each, in `benchmarks/servers`.
+  between. The libraries have a small server each, in `benchmarks/servers`. Raiden is what `make wheel`
+  makes, its inner modules compiled; some tables have what is in the checkout, too.
 - **CPU** is user and system time of all processes of the server, by /proc, while messages are published. On loopback,
   delivering to the receiver's socket is part of the sender's time, so a bare loop of `send` (`benchmarks/sendloop.c`)
   stands in some tables: no server that sends each message by itself takes less.
