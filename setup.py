@@ -36,7 +36,7 @@ BENCH = [
 COMPILED = [
     "backend", "commands", "connection", "durable", "encoding", "flow", "gateway", "heads", "history/client",
     "history/pipe", "history/server", "history/sqlite", "multiplex", "order", "pace", "parser", "payload", "recovery",
-    "repair", "router", "sessions", "stats", "topics", "transports", "websocket",
+    "repair", "router", "sessions", "sockets", "stats", "topics", "transports", "websocket",
 ]  # fmt: skip
 
 

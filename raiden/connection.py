@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import gevent
 from gevent.event import Event
 
+from raiden.sockets import receive
 from raiden.stats import Stats
 
 READ, WRITE = 1, 2
@@ -26,9 +27,12 @@ TICK = 0.25
 
 
 class Feedable(Protocol):
-    """A protocol core: bytes in, events out."""
+    """A protocol core: bytes in, events out. `forget` is called at the end: what has come and is not complete may be
+    large, and must not wait for the garbage collector in a cycle."""
 
     def feed(self, data: bytes) -> Iterator[object]: ...
+
+    def forget(self) -> None: ...
 
 
 class Gone:
@@ -126,7 +130,7 @@ class Connection:
         if self.overflown and not self.closing:
             return (Overflow,)
         try:
-            data = self.socket.recv(RECEIVE_BYTES)
+            data = receive(self.socket, RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             return ()
         except OSError:
@@ -220,6 +224,9 @@ class Connection:
         self._outbox = None
         self.outbox_size = 0
         self.pending.clear()
+        # So that all of it goes now, and not when the garbage collector comes by: the session knows its connection.
+        self.session = self.drop = None
+        self.protocol.forget()
 
     def describe(self) -> str:
         """Its state, for a log line."""

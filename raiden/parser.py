@@ -45,7 +45,8 @@ class RequestParser:
         self._heads = Heads() if heads is None else heads
         self._remote = remote
         self._events: list[object] = []
-        self._parser = httptools.HttpRequestParser(self)
+        # It is half of what an idle connection would take, and knows whom it calls: it is there amid a request.
+        self._parser: httptools.HttpRequestParser | None = None
         self._state = _IDLE
         self._reset()
 
@@ -56,6 +57,11 @@ class RequestParser:
         self._body: list[bytes] = []
         self._size = 0
         self._body_size = 0
+
+    def forget(self) -> None:
+        """Nothing more comes, and what has come is of no use."""
+        self._parser = None
+        self._reset()
 
     @property
     def idle(self) -> bool:
@@ -79,9 +85,10 @@ class RequestParser:
                         data = data[end:]
                         continue
             rest = b""
+            parser = self._parser = self._parser or httptools.HttpRequestParser(self)
             body_size = self._body_size
             try:
-                self._parser.feed_data(data)
+                parser.feed_data(data)
             except httptools.HttpParserUpgrade as upgrade:
                 rest = data[upgrade.args[0] :]
                 self._finish_upgrade(rest)
@@ -89,6 +96,8 @@ class RequestParser:
                 self._events.append(self._refusal(error))
             if not self._events and (self._state == _HEAD or self._body_size == body_size):
                 self._count(len(data))
+            if self._state == _IDLE:
+                self._parser = None
             events, self._events = self._events, []
             if began and events and isinstance(events[0], Request):
                 self._heads.remember(data, events[0])
@@ -120,7 +129,6 @@ class RequestParser:
                 request.environ["raiden.rest"] = rest
                 request.environ["raiden.keep_alive"] = False  # nothing more will be fed
                 return
-        self._parser = httptools.HttpRequestParser(self)
 
     def _refusal(self, error: httptools.HttpParserError) -> HttpError:
         cause = error.__context__
@@ -170,6 +178,7 @@ class RequestParser:
     def on_headers_complete(self) -> None:
         self._state = _BODY
         self._body_size = self._size = 0
+        assert self._parser is not None
         version = self._parser.get_http_version()
         fields = self._fields
         for name, value in self._headers:
@@ -219,6 +228,8 @@ class RequestParser:
         return HttpError(413, f"the body is larger than {self._limits.max_body} bytes: send less at once", close=True)
 
     def _request(self) -> Request:
+        parser = self._parser
+        assert parser is not None
         body = b"".join(self._body)
         if b"#" in self._url:
             raise HttpError(400, "a URL is sent without its fragment: write '#' as '%23'", close=True)
@@ -228,11 +239,11 @@ class RequestParser:
             if scheme.lower() in (b"http", b"https") and rest[:1] not in (b"", b"/", b"?"):
                 rest, mark, query = rest.partition(b"?")
                 target = b"/" + rest.partition(b"/")[2] + mark + query
-            elif self._parser.get_method() != b"CONNECT" and target.partition(b"?")[0] != b"*":
+            elif parser.get_method() != b"CONNECT" and target.partition(b"?")[0] != b"*":
                 raise HttpError(400, "the request target must be a path, like '/channel'", close=True)
-        version = self._parser.get_http_version()
+        version = parser.get_http_version()
         environ: dict[str, object] = {
-            "REQUEST_METHOD": self._parser.get_method().decode(),
+            "REQUEST_METHOD": parser.get_method().decode(),
             "SCRIPT_NAME": "",
             **target_environ(target),
             "SERVER_PROTOCOL": "HTTP/" + version,
@@ -245,7 +256,7 @@ class RequestParser:
             "raiden.body": body,
             "raiden.headers": self._headers,
             "raiden.fields": self._fields,
-            "raiden.keep_alive": self._parser.should_keep_alive(),
+            "raiden.keep_alive": parser.should_keep_alive(),
             "raiden.upgrade": False,
         }
         for name, value in self._headers:

@@ -395,6 +395,10 @@ class Poll(Session):
         if not self.waiters:
             self.close()
 
+    def close(self) -> None:
+        super().close()
+        self.waiters.clear()
+
     def fail(self) -> None:
         for waiter in list(self.waiters):
             self.give_up(waiter)

@@ -184,6 +184,12 @@ class WebSocket:
             close = protocol.close_rcvd or protocol.close_sent
             yield Closed(close.code if close else 1006)
 
+    def forget(self) -> None:
+        """Nothing more comes, and what has come is of no use."""
+        if self._protocol is not None:
+            self._protocol.parser.close()  # it knows the protocol that knows it
+        self._message = b""
+
     def _assemble(self, frame: Frame) -> str | bytes | None:
         """The message that the frame completes, if it does; raises UnicodeDecodeError at the first bad byte."""
         if frame.opcode is not Opcode.CONT:

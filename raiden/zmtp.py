@@ -169,7 +169,13 @@ class Zmtp:
         self._buffer = b""
         self._frames: Frames = []
         self._size = 0
-        self._state = self._greet
+        # Functions, not methods, which would know the connection that knows them.
+        self._state: Callable[[Zmtp], Iterator[Event]] = Zmtp._greet
+
+    def forget(self) -> None:
+        """Nothing more comes, and what has come is of no use."""
+        self._buffer = b""
+        self._frames = []
 
     @property
     def greeting(self) -> bytes:
@@ -183,14 +189,14 @@ class Zmtp:
         self._buffer += data
         state = None
         try:
-            while state != self._state:
+            while state is not self._state:
                 state = self._state
-                yield from state()
+                yield from state(self)
         except Refused as error:
-            self._state = self._ignore
+            self._state = Zmtp._ignore
             yield Failed(str(error), frame(_command(b"ERROR", b"\x03400"), COMMAND))
         except (_Invalid, InvalidHandshake) as error:
-            self._state = self._ignore
+            self._state = Zmtp._ignore
             yield Failed(str(error))
 
     @property
@@ -232,12 +238,12 @@ class Zmtp:
                 f"the client's mechanism is {mechanism!r}: {'keys are needed' if self._curve else 'no keys'}"
             )
         self._buffer = self._buffer[_GREETING_BYTES:]
-        self._state = self._shake_hands
+        self._state = Zmtp._shake_hands
         if self._curve is None:
             yield Reply(frame(_command(b"READY", self._metadata), COMMAND))
 
     def _shake_hands(self) -> Iterator[Event]:
-        while self._state == self._shake_hands:
+        while self._state is Zmtp._shake_hands:
             found = self._next_frame()
             if found is None:
                 return
@@ -255,7 +261,7 @@ class Zmtp:
                 yield Reply(frame(reply, COMMAND))
             if metadata is not None:
                 kind = self._check_peer(metadata)
-                self._state = self._traffic
+                self._state = Zmtp._traffic
                 yield Peer(kind, self._curve.key if self._curve else b"")
 
     def _check_peer(self, metadata: bytes) -> bytes:

@@ -179,6 +179,11 @@ class Daemon:
         return total
 
 
+def memory(pid: int) -> int:
+    """Bytes of memory that a process takes."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def post(node: Daemon, channel: str, *values: Any, key: str | None = None) -> list[str]:
     """Publish a batch to a channel with history, under a key; the messages' cursors."""
     headers = {"Content-Type": "application/x-ndjson", **({} if key is None else {"Idempotency-Key": key})}

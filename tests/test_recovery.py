@@ -21,7 +21,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.daemons import Daemon, Stream, post, wait_for
+from tests.daemons import Daemon, Stream, memory, post, wait_for
 
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -549,11 +549,6 @@ def test_malformed_positions_of_commands(node: Daemon, start: dict[str, Any]) ->
 # Much to send.
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process takes."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.parametrize("transport", ["stream", "event", "socket"])
 def test_a_slow_reader_of_much_is_waited_for(node: Daemon, channel: str, transport: str) -> None:
     """20,000 messages of 2 KB, read in little pieces: 40 MB that the node does not keep in memory, and the reader is
@@ -561,7 +556,7 @@ def test_a_slow_reader_of_much_is_waited_for(node: Daemon, channel: str, transpo
     for start in range(0, 20_000, 400):
         post(node, channel, *[[n, "x" * 2000] for n in range(start, start + 400)])
     workers = [pid for name, pid in node.workers().items() if name.startswith("worker")]
-    before = {pid: resident(pid) for pid in workers}
+    before = {pid: memory(pid) for pid in workers}
     slow = node.metric("raiden_slow_consumers_total")
     key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
     fields = {
@@ -585,7 +580,7 @@ def test_a_slow_reader_of_much_is_waited_for(node: Daemon, channel: str, transpo
             numbers += [int(part[part.rindex(b"[") + 1 : part.rindex(b",")]) for part in parts]
             if size % 37 == 0:
                 pause.wait(0.005)
-                most = max([most, *[resident(pid) - before[pid] for pid in workers]])
+                most = max([most, *[memory(pid) - before[pid] for pid in workers]])
     assert numbers == list(range(20_000))
     assert most < 16 << 20, "the history's pages and what the peer is sent are all that is kept"
     assert node.metric("raiden_slow_consumers_total") == slow

@@ -13,7 +13,7 @@ import pytest
 import zmq
 from websockets.sync.client import connect
 
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, memory, wait_for
 from tests.zeromq import (
     BYTES,
     OPEN,
@@ -24,7 +24,6 @@ from tests.zeromq import (
     carried,
     command,
     in_force,
-    memory,
     page,
     payloads,
     refusal,

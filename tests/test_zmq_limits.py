@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from raiden.zmtp import message
-from tests.daemons import Daemon, wait_for
+from tests.daemons import Daemon, memory, wait_for
 from tests.zeromq import (
     BYTES,
     GREETING,
@@ -23,7 +23,6 @@ from tests.zeromq import (
     carried,
     command,
     in_force,
-    memory,
     payloads,
     ready,
     silent,

@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import zmq
@@ -242,14 +241,6 @@ def command(name: bytes, data: bytes = b"") -> bytes:
 
 def ready(kind: bytes) -> bytes:
     return command(b"READY", b"\x0bSocket-Type" + len(kind).to_bytes(4, "big") + kind)
-
-
-def memory(pid: int) -> int:
-    """What a process has in memory, in bytes."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) << 10
-    raise AssertionError("no such process")
 
 
 @contextmanager

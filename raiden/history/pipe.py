@@ -8,8 +8,9 @@ from __future__ import annotations
 import socket
 import struct
 
+from raiden.sockets import MOST_BYTES, receive
+
 _SIZE = struct.Struct("=I")
-RECEIVE_BYTES = 1 << 18
 
 
 class Closed(Exception):
@@ -53,7 +54,7 @@ class Pipe:
     def receive(self) -> list[bytes]:
         """The messages that have come; raises Closed."""
         try:
-            data = self._socket.recv(RECEIVE_BYTES)
+            data = receive(self._socket, MOST_BYTES)
         except BlockingIOError:
             return []
         except OSError:

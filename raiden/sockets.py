@@ -1,0 +1,18 @@
+"""Receiving from sockets without wearing out the heap."""
+
+from __future__ import annotations
+
+import socket
+
+MOST_BYTES = 1 << 18
+
+_buffer = memoryview(bytearray(MOST_BYTES))
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    """What has come at a socket that does not block, up to ``size`` bytes, at most `MOST_BYTES`; raises what
+    ``recv_into`` does. For one thread only.
+
+    ``recv(size)`` takes that much from the heap and gives back all but a little. What others take in between ends up
+    behind it, and after 100,000 messages of some 1,000 bytes the history process had 6 MB that nothing fitted in."""
+    return bytes(_buffer[: sock.recv_into(_buffer, size)])

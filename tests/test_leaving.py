@@ -1,0 +1,115 @@
+"""What is left in a worker of clients that have gone: nothing, without the help of the garbage collector."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from benchmarks.soak import LIVES, SETTINGS, Soak
+from tests.daemons import Daemon, memory, wait_for
+from tests.data.malformed import HOST, JSON, KEY, POST, VERSION, head, websocket
+from tests.zeromq import GREETING, ready
+
+SIZE, CLIENTS = 900_000, 40
+
+# Counts what the garbage collector finds, which does not come by itself.
+COLLECTOR = """
+import gc
+from pathlib import Path
+
+import gevent
+
+from raiden.service import Service
+
+
+class Collector(Service):
+    def do_start(self):
+        self.spawn(self.run)
+
+    def run(self):
+        gc.disable()
+        folder = Path("FOLDER")
+        while True:
+            gevent.sleep(0.02)
+            if (folder / "asked").exists():
+                (folder / "asked").unlink()
+                (folder / "written").write_text(str(gc.collect()))
+                (folder / "written").rename(folder / "found")
+
+
+def service(worker):
+    return Collector()
+"""
+
+
+# What opens it, which is answered, and how it begins.
+BEGINNINGS = {
+    "body": (b"", head(POST, HOST, JSON, f"Content-Length: {SIZE + 1}")),
+    "chunk": (b"", head(POST, HOST, JSON, "Transfer-Encoding: chunked") + b"%x\r\n" % (SIZE + 1)),
+    "message": (websocket(KEY, VERSION), b"\x81\xff" + (SIZE + 1).to_bytes(8, "big") + b"mask"),
+    "frame": (GREETING + ready(b"PUSH"), b"\2" + (SIZE + 1).to_bytes(8, "big")),
+}
+
+
+@pytest.mark.parametrize("kind", BEGINNINGS)
+def test_what_is_not_complete_goes_with_its_client(start: Callable[..., Daemon], kind: str) -> None:
+    """40 clients, one after the other, break off 900,000 bytes into something: 36 MB in all."""
+    node = start(workers=1, zmq_push_port=0)
+    pid = node.workers()["zeromq" if kind == "frame" else "worker 0"]
+
+    def begin() -> None:
+        if kind == "frame":
+            host, port = node.doors()["PUSH"].removeprefix("tcp://").rsplit(":", 1)
+            sock = socket.create_connection((host, int(port)), 20)
+        else:
+            sock = node.connect()
+        with closing(sock):
+            opening, beginning = BEGINNINGS[kind]
+            if opening:
+                sock.sendall(opening)
+                sock.recv(4096)
+            sock.sendall(beginning + b"x" * SIZE)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(65536):
+                pass
+
+    begin()
+    before = memory(pid)
+    for _ in range(CLIENTS):
+        begin()
+    assert memory(pid) - before < CLIENTS * SIZE / 4
+
+
+@pytest.mark.parametrize("kind", ["stream", "poll", "websocket", "multiplex", "slow", "delete", "post"])
+def test_no_cycle_is_left(tmp_path: Path, kind: str) -> None:
+    config = tmp_path / "raiden.conf.py"
+    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)))
+    node = Daemon(tmp_path / "node", config=config, **{**SETTINGS, "workers": 1})
+
+    def collected() -> int:
+        (tmp_path / "asked").touch()
+        found = tmp_path / "found"
+        wait_for(found.exists, "the collector has found something")
+        count = int(found.read_text())
+        found.unlink()
+        return count
+
+    try:
+        soak = Soak([node], seed=1)
+        others = node.metric("raiden_connections")
+        collected()
+        _, life = LIVES[kind]
+        with ThreadPoolExecutor(10) as pool:
+            for done in [pool.submit(life, soak, random.Random(n)) for n in range(20)]:
+                done.result()
+        wait_for(lambda: node.metric("raiden_connections") <= others, "all have gone")
+        assert collected() == 0
+        soak.context.destroy(linger=0)
+    finally:
+        node.stop()
