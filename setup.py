@@ -35,8 +35,8 @@ BENCH = [
 # What a message passes through. `make wheel` compiles it.
 COMPILED = [
     "backend", "commands", "connection", "durable", "encoding", "flow", "gateway", "heads", "history/client",
-    "history/pipe", "history/server", "history/sqlite", "multiplex", "order", "pace", "parser", "payload", "recovery",
-    "repair", "router", "sessions", "sockets", "stats", "topics", "transports", "websocket",
+    "history/pipe", "history/server", "history/sqlite", "http_door", "multiplex", "order", "pace", "parser",
+    "payload", "recovery", "repair", "router", "sessions", "sockets", "stats", "topics", "transports", "websocket",
 ]  # fmt: skip
 
 

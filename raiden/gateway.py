@@ -1,44 +1,28 @@
-"""The door for HTTP and WebSocket clients: what a request means.
+"""What the requests of HTTP and WebSocket clients mean.
 
-Watchers call `readable`; requests wait in the connection's queue and are served in order (pipelining). A publish
-costs no greenlet: it is answered on the spot, or when the history has taken it. What must wait otherwise is served in
-one, and a connection that has subscribed needs none: its `Session` takes over. Answers are webob responses; errors are
-problem+json.
+A publish costs no greenlet: it is answered on the spot, or when the history has taken it. So is a subscription that
+misses nothing, and is in force already.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import gevent
 import webob
 
 from raiden import durable, parameters, payload, transports, websocket
 from raiden.backend import NotInForce
-from raiden.connection import Connection, Gone, Overflow
+from raiden.connection import Connection
 from raiden.control import Control
-from raiden.door import Door
 from raiden.encoding import dumps
-from raiden.heads import Heads, Repeated
+from raiden.heads import Repeated
 from raiden.history import StoreFailed
-from raiden.http import (
-    CONTINUE_BYTES,
-    METHODS,
-    HttpError,
-    Json,
-    Request,
-    date,
-    json_bytes,
-    problem,
-    serialize,
-    stream_response,
-)
+from raiden.http import METHODS, HttpError, Json, Request, date, json_bytes, problem, serialize, stream_response
+from raiden.http_door import Answer, HttpDoor, refusal
 from raiden.limits import HttpLimits
 from raiden.message import (
     Cursor,
@@ -52,22 +36,12 @@ from raiden.message import (
     json_payload,
     unquote,
 )
-from raiden.origins import Origins
-from raiden.parser import CONTINUE, RequestParser
 from raiden.payload import check_key
 from raiden.recovery import Beginning
-from raiden.refusals import REFUSALS, status_of
 from raiden.router import Router, TooManyChannels
-from raiden.sessions import LINGER, Poll, Session, Socket, Waiter, joined
+from raiden.sessions import Poll, Session, joined
 from raiden.stats import Stats
 from raiden.transports import Asked, Opening, Seat
-
-log = logging.getLogger(__name__)
-
-MAX_PIPELINED = 32
-
-Answer: TypeAlias = "webob.Response | Json"
-Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"
 
 
 class PublishPlan(NamedTuple):
@@ -103,7 +77,7 @@ def host_path(request: Request) -> str:
     return f"{request.host.partition(':')[0]}/{path(request)}"
 
 
-class Gateway(Door):
+class Gateway(HttpDoor):
     """Serves the connections that come in at ``listener``, which is listening already."""
 
     def __init__(
@@ -118,227 +92,13 @@ class Gateway(Door):
         deflate: bool = True,
         min_peers: int = 0,
     ) -> None:
-        self.limits = limits or HttpLimits()
-        super().__init__(listener, self.limits, stats, "http")
+        super().__init__(listener, stats=stats, limits=limits or HttpLimits(), allowed_origins=allowed_origins)
         self.router = router
-        self.heads = Heads()
-        self.origins = Origins(allowed_origins)
         self.channel_builder = channel_builder
         self.deflate = deflate
         self.control = Control(router, stats, min_peers=min_peers)
 
-    def drain(self, timeout: float, window: float = 0.0) -> None:
-        """Accept no more, tell subscribers to come back, finish requests under way; at most ``timeout`` seconds. The
-        subscribers are told one after the other, spread over ``window`` seconds, so that they don't come to another
-        node all at once."""
-        self.shut()
-        started = time.monotonic()
-        for connection in list(self.connections):
-            if connection.session is None and not (connection.busy or connection.queue or connection.receiving):
-                self._finish(connection)
-        subscribers = [connection for connection in self.connections if connection.session is not None]
-        for number, connection in enumerate(subscribers):
-            early = started + min(window, timeout) * number / len(subscribers) - time.monotonic()
-            if early > 0:
-                gevent.sleep(early)
-            if not connection.closed and connection.session is not None:
-                connection.session.drain()
-        deadline = started + timeout
-        while self.connections and time.monotonic() < deadline:
-            gevent.sleep(0.01)
-        if self.connections:
-            log.warning("drain timed out", extra={"connections": len(self.connections)})
-
-    # Connections.
-
-    def protocol(self, remote: str) -> RequestParser:
-        return RequestParser(self.limits, remote, self.heads)
-
-    def opened(self, connection: Connection) -> None:
-        self._wheel.schedule(connection, self.limits.request_timeout)
-
-    def refuse(self, sock: socket.socket) -> None:
-        error = HttpError(503, "too many connections: try again later", headers={"Retry-After": "5"})
-        try:
-            sock.send(serialize(problem(error), keep_alive=False, http10=False))
-            sock.shutdown(socket.SHUT_WR)
-            sock.recv(65536)  # closing with unread data would reset the connection and might destroy the answer
-        except OSError:
-            pass  # it did not wait for the answer
-
-    def readable(self, connection: Connection) -> None:
-        session = connection.session
-        for event in connection.receive():
-            if event is Gone:
-                self.close(connection)
-                return
-            if event is Overflow:
-                self._overflow(connection)
-                return
-            free = connection.session is None and not connection.busy and not connection.queue
-            if free and type(event) is Repeated and self._serve_again(connection, event):
-                continue
-            if session is None or isinstance(session, Waiter):
-                if connection.queue is None:
-                    connection.queue = deque()
-                connection.queue.append(event)
-            elif isinstance(session, Socket):
-                session.received(event)
-            # What follows the request of a stream without end could never be answered.
-        if isinstance(session, Socket):
-            session.settle()
-        elif session is None:
-            self._serve_queue(connection)
-        if connection.queue and len(connection.queue) >= MAX_PIPELINED:
-            connection.pause()
-
-    def _overflow(self, connection: Connection) -> None:
-        self.stats.slow_consumers += 1
-        log.warning("slow consumer closed", extra={"connection": connection.describe()})
-        if connection.session is not None:
-            connection.session.overflow()
-        else:
-            self.close(connection)
-
-    def due(self, connection: Connection) -> None:
-        if connection.closing:
-            self.close(connection)
-        elif connection.session is not None:
-            connection.session.tick()
-        elif connection.busy:
-            self._wheel.schedule(connection, self.limits.request_timeout)
-        elif connection.receiving:
-            error = HttpError(408, "the request took too long to arrive: send it faster", close=True)
-            self._answer(connection, None, problem(error))
-        else:
-            self._finish(connection)
-
-    def _finish(self, connection: Connection) -> None:
-        connection.finish()
-        self._wheel.schedule(connection, LINGER)
-
-    # Requests, in the order they came.
-
-    def _serve_queue(self, connection: Connection) -> None:
-        queue = connection.queue
-        while queue and not connection.busy and connection.session is None and not connection.closing:
-            event = queue.popleft()
-            if isinstance(event, Repeated):
-                if self._serve_again(connection, event):
-                    continue
-                event = event.request()
-            if isinstance(event, Request):
-                self._serve(connection, event, self._dispatch)
-            elif isinstance(event, HttpError):
-                self._answer(connection, None, problem(event))
-            elif event is CONTINUE:
-                connection.send(CONTINUE_BYTES)
-        if connection.busy or connection.session is not None or connection.closing or connection.closed:
-            return
-        connection.resume()
-        connection.queue = None  # it is empty
-        receiving = not connection.protocol.idle  # type: ignore[attr-defined]
-        if not receiving:
-            self._wheel.schedule(connection, self.limits.idle_timeout)
-        elif not connection.receiving:
-            # From its first byte on, a request must be complete in time, however its bytes trickle in.
-            self._wheel.schedule(connection, self.limits.request_timeout)
-        connection.receiving = receiving
-
-    def _serve(self, connection: Connection, request: Request, handle: Handler) -> None:
-        """Answer a request; ``handle`` returns the response, or None where the connection is taken care of."""
-        response: Answer | None
-        try:
-            response = handle(connection, request)
-        except HttpError as error:
-            response = problem(error)
-            if error.close:
-                request.environ["raiden.keep_alive"] = False
-        except REFUSALS as refused:
-            response = problem(refusal(refused))
-        except Exception:  # a fault of ours, or of the user's channel_builder, ends no more than its request
-            log.exception("a request failed", extra={"method": request.method, "path": request.path})
-            response = problem(HttpError(500, "the server failed; its log says why"))
-        if response is not None:
-            self._answer(connection, request, response)
-
-    def _serve_waiting(self, connection: Connection, request: Request, handle: Handler) -> None:
-        """Serve in a greenlet of its own what must wait for the backbone or the history."""
-        connection.busy = True
-        self.spawn(self._wait_and_serve, connection, request, handle)
-
-    def _wait_and_serve(self, connection: Connection, request: Request, handle: Handler) -> None:
-        self._serve(connection, request, handle)
-        self._go_on(connection)
-
-    def _go_on(self, connection: Connection) -> None:
-        connection.busy = False
-        if not connection.closed and connection.session is None:
-            self._serve_queue(connection)
-
-    def _answer(self, connection: Connection, request: Request | Repeated | None, response: Answer) -> None:
-        """Send a response, and close after it where the connection can't go on."""
-        if connection.closed:
-            return
-        self.stats.requests += 1
-        session, connection.session = connection.session, None
-        if session is not None:
-            session.close()
-            connection.become("http")
-        if isinstance(response, Json):
-            if request is not None and self._is_plain(request):
-                connection.send(json_bytes(response))
-                if session is not None and not connection.busy:
-                    self._serve_queue(connection)
-                return
-            response = response.to_response()
-        if isinstance(request, Repeated):
-            request = request.request()
-        keep_alive = request is not None and request.keep_alive and not self.draining
-        head = request is not None and request.method == "HEAD"
-        if request is not None:
-            response.headers.update(self.origins.headers(request))
-        http10 = request is not None and request.http10
-        connection.send(serialize(response, keep_alive=keep_alive, http10=http10, head=head))
-        if not keep_alive:
-            self._finish(connection)
-        elif session is not None and not connection.busy:
-            self._serve_queue(connection)
-
-    def _answer_polls(self, waiters: Iterable[Waiter], answer: Json) -> None:
-        """Send the same answer to all of them."""
-        data = json_bytes(answer)
-        for waiter in waiters:
-            connection = waiter.connection
-            if connection.closed or not self._is_plain(waiter.request):
-                self._answer(connection, waiter.request, answer)
-                continue
-            # The hot path of long-polls.
-            self.stats.requests += 1
-            connection.session = None
-            connection.become("http")
-            connection.send(data)
-            if not connection.busy:
-                self._was_answered(connection)
-
-    def _was_answered(self, connection: Connection) -> None:
-        """Go on with the next request; the hot path is that nothing of it has come yet."""
-        if connection.queue is None and connection.protocol.idle:  # type: ignore[attr-defined]
-            connection.receiving = False
-            self._wheel.schedule(connection, self.limits.idle_timeout)
-        else:
-            self._serve_queue(connection)
-
-    def _is_plain(self, request: Request | Repeated) -> bool:
-        """Nothing about the answer depends on the request."""
-        if self.draining:
-            return False
-        if isinstance(request, Repeated):
-            return True  # it has a plan
-        plain = request.keep_alive and not request.http10 and request.method != "HEAD"
-        return plain and "origin" not in request.fields
-
-    def _dispatch(self, connection: Connection, request: Request) -> Answer | None:
+    def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         self.origins.check(request)
         method, target = request.method, request.environ["raiden.path"]
         if method == "OPTIONS":
@@ -358,7 +118,7 @@ class Gateway(Door):
             return None
         if method == "DELETE":
             channel = self._channel(request)
-            self._serve_waiting(connection, request, lambda *_: self._delete(channel))
+            self.serve_waiting(connection, request, lambda *_: self._delete(channel))
             return None
         return self._subscribe(connection, request, [check_subscription(self.channel_builder(request))])
 
@@ -379,15 +139,13 @@ class Gateway(Door):
             return self._subscribe(connection, request, [check_subscription(name) for name in dict.fromkeys(names)])
         if page == "websocket":
             return self._subscribe(connection, request, [])
-        self._serve_waiting(connection, request, lambda _, request: self.control.serve(request, page))
+        self.serve_waiting(connection, request, lambda _, request: self.control.serve(request, page))
         return None
 
     def _channel(self, request: Request) -> str:
         return check_channel(self.channel_builder(request))
 
-    def _serve_again(self, connection: Connection, repeated: Repeated) -> bool:
-        """Serve what came with a head which came before, and of which is known what it asks for. False where that is
-        not as simple as it seems, or refused."""
+    def serve_again(self, connection: Connection, repeated: Repeated) -> bool:
         plan = repeated.head.plan
         if plan is None or self.draining:
             return False
@@ -441,7 +199,7 @@ class Gateway(Door):
         elif outcome is not None:
             answer = Json(200, b'{"cursor":"%b"}' % str(outcome).encode())
         if self.draining:
-            self._answer(connection, None, answer)
+            self.answer(connection, None, answer)
             return
         self.stats.requests += 1
         if answer is ACCEPTED:
@@ -450,7 +208,7 @@ class Gateway(Door):
             connection.send(json_bytes(answer))
         else:
             connection.send(serialize(answer, keep_alive=True, http10=False))
-        self._was_answered(connection)
+        self.was_answered(connection)
 
     def _publish(
         self, connection: Connection, request: Request, groups: list[list[Message]],
@@ -467,8 +225,8 @@ class Gateway(Door):
                     raise outcome
                 return Json(200, body(outcome)) if any(outcome) else ACCEPTED
 
-            self._serve(connection, request, answer)
-            self._go_on(connection)
+            self.serve(connection, request, answer)
+            self.go_on(connection)
 
         self.router.publish(*groups, key=key, done=published)
         connection.busy = True
@@ -524,7 +282,7 @@ class Gateway(Door):
             if request.method == "HEAD":
                 return webob.Response(content_type="application/json", charset="utf-8")
             wait = min(wait, self.limits.max_wait)
-            opening = functools.partial(transports.poll, asked=asked, wait=wait, answer=self._answer_polls)
+            opening = functools.partial(transports.poll, asked=asked, wait=wait, answer=self.answer_polls)
             self._begin(connection, request, SubscriptionPlan(asked, opening), for_pages=False)
             return None
         head, encode = transports.stream_head(request, asked)
@@ -562,7 +320,7 @@ class Gateway(Door):
             response.headers["Cache-Control"] = "no-store"
             return response
 
-        self._serve_waiting(connection, request, answer)
+        self.serve_waiting(connection, request, answer)
         return None
 
     def _take_over(self, connection: Connection, request: Request | Repeated, plan: SubscriptionPlan) -> None:
@@ -599,7 +357,7 @@ class Gateway(Door):
             session.begin(beginning)
             self._opened(connection, opening)
 
-        self._serve_waiting(connection, request.request() if isinstance(request, Repeated) else request, confirm)
+        self.serve_waiting(connection, request.request() if isinstance(request, Repeated) else request, confirm)
 
     def _open(self, connection: Connection, opening: Opening, fields: dict[str, str]) -> None:
         """Answer, with these fields besides, or note them for the answer."""
@@ -654,12 +412,6 @@ def _channel(prefix: str, target: bytes) -> str | None:
 def _accepted(now: str) -> bytes:
     """What `ACCEPTED` is in this second."""
     return json_bytes(ACCEPTED)
-
-
-def refusal(error: Exception) -> HttpError:
-    """What the client is told where the server can't, or will not, do what it asks."""
-    status = status_of(error)
-    return HttpError(status, str(error), headers={"Retry-After": "1"} if status == 503 else None)
 
 
 def _cursor(cursors: list[list[Cursor]]) -> bytes:
