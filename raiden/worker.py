@@ -221,8 +221,8 @@ def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable
     except InvalidKey as error:
         supervisor.sendall(str(error).encode())
         return
-    # Messages come and go by the thousands, and have no cycles: what is there now is never looked at again, and what
-    # comes, less often.
+    # Messages and connections come and go by the thousands, and leave no cycles: what is there now is never looked at
+    # again, and what comes, less often.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
     worker.start()
