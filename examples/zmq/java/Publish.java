@@ -15,7 +15,7 @@ public class Publish {
             context.setLinger(-1); // the default, 0, would lose at the end what is queued
             ZMQ.Socket socket = context.createSocket(SocketType.PUSH);
             useKeys(socket);
-            socket.setHandshakeIvl(2000); // 1 in 50 of JeroMQ 0.6's connections never begins: most do in 2 s, not 30
+            socket.setHandshakeIvl(2000); // 1 in 50 of JeroMQ 0.6's connections sends nothing: not to wait 30 s
             socket.connect(args[0]);
             for (String line; (line = lines.readLine()) != null;) {
                 socket.sendMore(args[1]);

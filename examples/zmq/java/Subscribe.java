@@ -15,7 +15,7 @@ public class Subscribe {
         try (ZContext context = new ZContext()) {
             ZMQ.Socket socket = context.createSocket(SocketType.SUB);
             useKeys(socket);
-            socket.setHandshakeIvl(2000); // 1 in 50 of JeroMQ 0.6's connections never begins: most do in 2 s, not 30
+            socket.setHandshakeIvl(2000); // 1 in 50 of JeroMQ 0.6's connections sends nothing: not to wait 30 s
             socket.setRcvHWM(0); // no bound: with CURVE, JeroMQ 0.6 may lose a message when the queue is full
             socket.connect(args[0]);
             socket.subscribe(args[1]);
