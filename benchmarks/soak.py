@@ -180,7 +180,7 @@ def head_of(sock: socket.socket) -> bytes:
 
 def request(sock: socket.socket, method: str, path: str, fields: str = "", body: bytes = b"") -> None:
     length = f"Content-Length: {len(body)}\r\n" if body else ""
-    sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: soak\r\n{fields}{length}\r\n".encode() + body)
+    sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}{length}\r\n".encode() + body)
 
 
 def expect(head: bytes, *statuses: int) -> None:

@@ -40,6 +40,10 @@
 
 # Pages that may use this node, like ["https://example.com"]; its own always may; ["*"]: any. [reload]
 # allowed_origins = []
+# Names that a node on loopback answers for in Host, besides localhost and its addresses, like ["a.example",
+# "*.a.example"]; what a proxy in front of it passes on belongs here. A node that listens elsewhere answers for any name
+# unless some are listed. ["*"]: any. [reload]
+# allowed_hosts = []
 # The channel of a request: "path", "host_path", or a function of the webob request.
 # channel_builder = "path"
 

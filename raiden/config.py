@@ -10,7 +10,6 @@ import ast
 import dataclasses
 import difflib
 import inspect
-import ipaddress
 import os
 import re
 import types
@@ -20,12 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raiden import discovery
+from raiden import discovery, hosts, origins
 from raiden.auth import clients
 from raiden.channels import Channels
 from raiden.discovery import Address
 from raiden.history import Durability
 from raiden.history.redis import Redis
+from raiden.hosts import is_loopback
 from raiden.keys import is_key
 
 # Variables that a container platform makes by itself for services that are called raiden, or raiden-something.
@@ -69,6 +69,10 @@ class Settings:
     allowed_origins: list[str] = _setting(
         [], "pages that may use this node, like 'https://example.com'; its own always may; '*': any", reload=True
     )
+    allowed_hosts: list[str] = _setting(
+        [], "names in Host besides loopback's that a node on loopback answers for; on others, if set; '*': any",
+        reload=True,
+    )  # fmt: skip
     channel_builder: str | Callable[..., str] = _setting(
         "path", "the channel of a request: 'path', 'host_path', or a function of the webob request"
     )
@@ -259,14 +263,24 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"http_port must be at most 65535, not {settings.http_port}")
     if isinstance(settings.channel_builder, str) and settings.channel_builder not in ("path", "host_path"):
         raise ConfigError("channel_builder must be 'path', 'host_path' or a function")
+    _check_pages(settings)
     _check_zmq(settings)
     _check_cluster(settings)
     _check_history(settings)
-    if not settings.open_to_the_world and not _is_loopback(settings.http_host):
+    if not settings.open_to_the_world and not is_loopback(settings.http_host):
         raise ConfigError(
             f"http_host = {settings.http_host!r} lets anyone who reaches this machine publish and subscribe; "
             "if that is what you want, set open_to_the_world = True"
         )
+
+
+def _check_pages(settings: Settings) -> None:
+    for name, check in (("allowed_origins", origins.check_allowed), ("allowed_hosts", hosts.check_allowed)):
+        for entry in getattr(settings, name):
+            try:
+                check(entry)
+            except ValueError as error:
+                raise ConfigError(f"{name}: {error}") from None
 
 
 def _check_zmq(settings: Settings) -> None:
@@ -282,7 +296,7 @@ def _check_zmq(settings: Settings) -> None:
         raise ConfigError(f"zmq_keys: {error}") from None
     if settings.zmq_keys and not settings.zmq_key:
         raise ConfigError("zmq_keys without zmq_key: make the doors' key with 'raiden keygen FILE' and set zmq_key")
-    if settings.zmq_ports and not settings.zmq_key and not _is_loopback(settings.zmq_host):
+    if settings.zmq_ports and not settings.zmq_key and not is_loopback(settings.zmq_host):
         raise ConfigError(
             f"zmq_host = {settings.zmq_host!r} without keys lets anyone who reaches it publish and subscribe: set "
             "zmq_key and zmq_keys ('raiden keygen FILE' makes keys)"
@@ -304,7 +318,7 @@ def _check_cluster(settings: Settings) -> None:
             raise ConfigError(f"node_keys: {key!r} is no key: list the public keys that 'raiden keygen' printed")
     if settings.node_keys and not settings.node_key:
         raise ConfigError("node_keys without node_key: make this node's key with 'raiden keygen' and set node_key")
-    if not (settings.node_key or settings.open_backbone or _is_loopback(settings.backend_host)):
+    if not (settings.node_key or settings.open_backbone or is_loopback(settings.backend_host)):
         raise ConfigError(
             f"backend_host = {settings.backend_host!r} without keys lets anyone who reaches it read all and be a node: "
             "set node_key and node_keys ('raiden keygen' makes keys), or in a trusted network open_backbone = True"
@@ -341,10 +355,3 @@ def _check_history(settings: Settings) -> None:
             "the channels of a cluster can keep history only in a store that its nodes share: set store = "
             "'redis://host:port/0', or store = 'none' for a cluster without history"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -109,7 +109,7 @@ def channels_everywhere(backend: Backend) -> dict[str, dict[str, int]]:
 
 
 def _not_ready(why: str) -> HttpError:
-    return HttpError(503, f"not ready: {why}", headers={"Retry-After": "1"})
+    return HttpError(503, f"not ready: {why}")
 
 
 def _json(value: dict[str, Any] | bytes) -> webob.Response:

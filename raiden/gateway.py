@@ -21,6 +21,7 @@ from raiden.control import Control
 from raiden.encoding import dumps
 from raiden.heads import Repeated
 from raiden.history import StoreFailed
+from raiden.hosts import Hosts, host
 from raiden.http import METHODS, HttpError, Json, Request, date, json_bytes, problem, serialize, stream_response
 from raiden.http_door import Answer, HttpDoor, refusal
 from raiden.limits import HttpLimits
@@ -63,6 +64,8 @@ class SubscriptionPlan:
         self.poll: Poll | None = None
 
 
+# What HEAD tells of a long-poll, whose answer has no length yet (RFC 9110 section 8.6).
+_POLL_HEAD = (("Content-Type", "application/json"), *transports.POLL_FIELDS.items())
 # Where no history is kept: taken, and on its way.
 ACCEPTED = Json(202, b"{}")
 
@@ -74,7 +77,10 @@ def path(request: Request) -> str:
 
 def host_path(request: Request) -> str:
     """A `channel_builder` for virtual hosts: ``example.com/news`` for a request for ``/news`` at example.com."""
-    return f"{request.host.partition(':')[0]}/{path(request)}"
+    found = host(request.fields.get("host", ""))
+    if found is None:
+        raise HttpError(400, "the channel's name begins with the host: send a valid Host")
+    return f"{found.name}/{path(request)}"
 
 
 class Gateway(HttpDoor):
@@ -88,18 +94,22 @@ class Gateway(HttpDoor):
         stats: Stats,
         limits: HttpLimits | None = None,
         allowed_origins: Sequence[str] = (),
+        hosts: Hosts | None = None,
         channel_builder: Callable[[Request], str] = path,
         deflate: bool = True,
         min_peers: int = 0,
     ) -> None:
-        super().__init__(listener, stats=stats, limits=limits or HttpLimits(), allowed_origins=allowed_origins)
+        limits = limits or HttpLimits()
+        super().__init__(listener, stats=stats, limits=limits, allowed_origins=allowed_origins, hosts=hosts)
         self.router = router
         self.channel_builder = channel_builder
         self.deflate = deflate
         self.control = Control(router, stats, min_peers=min_peers)
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
-        self.origins.check(request)
+        # Only behind these a head gets a plan, and it goes when settings change: what goes on by one is allowed.
+        self.hosts.check(request.fields)
+        self.origins.check(request.fields)
         method, target = request.method, request.environ["raiden.path"]
         if method == "OPTIONS":
             return webob.Response(status=204, content_type=None, headerlist=[("Allow", METHODS)])
@@ -280,13 +290,13 @@ class Gateway(HttpDoor):
             return self._poll_durably(connection, request, names, query, min(wait or 0.0, self.limits.max_wait))
         if wait is not None:
             if request.method == "HEAD":
-                return webob.Response(content_type="application/json", charset="utf-8")
+                return stream_response(_POLL_HEAD)
             wait = min(wait, self.limits.max_wait)
             opening = functools.partial(transports.poll, asked=asked, wait=wait, answer=self.answer_polls)
             self._begin(connection, request, SubscriptionPlan(asked, opening), for_pages=False)
             return None
         head, encode = transports.stream_head(request, asked)
-        head += tuple(self.origins.headers(request).items())
+        head += tuple(self.origins.headers(request.fields).items())
         if request.method == "HEAD":
             return stream_response(head)
         opening = functools.partial(transports.stream, asked=asked, head=head, encode=encode, http10=request.http10)
@@ -308,7 +318,7 @@ class Gateway(HttpDoor):
         except ValueError as error:
             raise HttpError(400, str(error)) from None
         if request.method == "HEAD":
-            return webob.Response(content_type="application/json", charset="utf-8")
+            return stream_response(_POLL_HEAD)
 
         def answer(connection: Connection, request: Request) -> Answer:
             body = durable.poll(
@@ -317,7 +327,7 @@ class Gateway(HttpDoor):
             response = webob.Response(status=204, content_type=None)
             if body is not None:
                 response = webob.Response(body=body, content_type="application/json", charset="utf-8")
-            response.headers["Cache-Control"] = "no-store"
+            response.headers.update(transports.POLL_FIELDS)
             return response
 
         self.serve_waiting(connection, request, answer)

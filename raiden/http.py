@@ -5,6 +5,7 @@ webob's; `raiden.parser` reads them.
 from __future__ import annotations
 
 import functools
+import random
 import time
 from email.utils import formatdate
 from http import HTTPStatus
@@ -15,6 +16,12 @@ import webob
 
 from raiden.encoding import dumps
 
+# Fields of every answer that does not say them otherwise. An answer is right at one moment only, and what of it a page
+# may have depends on the page (the Fetch standard, section 3.3.5, "CORS protocol and HTTP caches").
+COMMON = (("Cache-Control", "no-store"), ("Vary", "Origin"))
+# Statuses that pass, and after how many seconds a client may try again: from the first to the second, chosen anew for
+# each, so that those that were refused together don't come back together.
+PASSING, RETRY_AFTER = (429, 503), (1, 5)
 # What clients may ask for.
 METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 CONTINUE_BYTES = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -23,8 +30,11 @@ CONTINUE_BYTES = b"HTTP/1.1 100 Continue\r\n\r\n"
 class HttpError(Exception):
     """An error to be told to the client as application/problem+json (RFC 9457).
 
-    ``detail`` says what to do. ``close`` is set where the framing of what follows is in doubt.
+    ``detail`` says what to do. ``close`` is set where the framing of what follows is in doubt. ``fields`` are those of
+    the request that was refused before it was whole, where its head has come.
     """
+
+    fields: dict[str, str] | None = None
 
     def __init__(self, status: int, detail: str, *, close: bool = False, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -115,19 +125,21 @@ def problem(error: HttpError) -> webob.Response:
     """The error as application/problem+json."""
     response = webob.Response(status=error.status, content_type="application/problem+json", charset=None)
     response.body = problem_json(error)
+    if error.status in PASSING:
+        response.headers["Retry-After"] = str(random.randint(*RETRY_AFTER))
     response.headers.update(error.headers)
     return response
 
 
-_date = (0.0, "")
+_date = (0, "")
 
 
 def date() -> str:
     """The Date field's value (RFC 9110 section 6.6.1), made once a second."""
     global _date
-    now = time.time()
-    if now - _date[0] >= 1:
-        _date = (float(int(now)), formatdate(now, usegmt=True))
+    now = int(time.time())
+    if now != _date[0]:  # later, or earlier: a clock can be set back
+        _date = (now, formatdate(now, usegmt=True))
     return _date[1]
 
 
@@ -168,6 +180,7 @@ def add_fields(head: bytes, fields: dict[str, str]) -> bytes:
 def _head(response: webob.Response, keep_alive: bool, http10: bool) -> bytes:
     lines = [f"HTTP/1.1 {response.status}"]
     lines += [f"{name}: {value}" for name, value in response.headerlist]
+    lines += [f"{name}: {value}" for name, value in COMMON if name not in response.headers]
     if not keep_alive:
         lines.append("Connection: close")
     elif http10:

@@ -20,6 +20,7 @@ import webob
 from raiden.connection import Connection, Gone, Overflow
 from raiden.door import Door
 from raiden.heads import Heads, Repeated
+from raiden.hosts import Hosts
 from raiden.http import CONTINUE_BYTES, HttpError, Json, Request, json_bytes, problem, serialize
 from raiden.limits import HttpLimits
 from raiden.origins import Origins
@@ -41,11 +42,13 @@ class HttpDoor(Door):
     means: `dispatch`, and for one whose head came before, `serve_again`."""
 
     def __init__(
-        self, listener: socket.socket, *, stats: Stats, limits: HttpLimits, allowed_origins: Sequence[str]
+        self, listener: socket.socket, *, stats: Stats, limits: HttpLimits, allowed_origins: Sequence[str],
+        hosts: Hosts | None = None,
     ) -> None:  # fmt: skip
         super().__init__(listener, limits, stats, "http")
         self.limits = limits
         self.heads = Heads()
+        self.hosts = hosts or Hosts()
         self.origins = Origins(allowed_origins)
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
@@ -88,9 +91,10 @@ class HttpDoor(Door):
         self._wheel.schedule(connection, self.limits.request_timeout)
 
     def refuse(self, sock: socket.socket) -> None:
-        error = HttpError(503, "too many connections: try again later", headers={"Retry-After": "5"})
+        response = problem(HttpError(503, "too many connections: try again later"))
+        response.headers.update(self.origins.headers(None))
         try:
-            sock.send(serialize(problem(error), keep_alive=False, http10=False))
+            sock.send(serialize(response, keep_alive=False, http10=False))
             sock.shutdown(socket.SHUT_WR)
             sock.recv(65536)  # closing with unread data would reset the connection and might destroy the answer
         except OSError:
@@ -139,7 +143,8 @@ class HttpDoor(Door):
             self._wheel.schedule(connection, self.limits.request_timeout)
         elif connection.receiving:
             error = HttpError(408, "the request took too long to arrive: send it faster", close=True)
-            self.answer(connection, None, problem(error))
+            error.fields = connection.protocol.fields  # type: ignore[attr-defined]
+            self._refuse(connection, error)
         else:
             self._finish(connection)
 
@@ -160,7 +165,7 @@ class HttpDoor(Door):
             if isinstance(event, Request):
                 self.serve(connection, event, self.dispatch)
             elif isinstance(event, HttpError):
-                self.answer(connection, None, problem(event))
+                self._refuse(connection, event)
             elif event is CONTINUE:
                 connection.send(CONTINUE_BYTES)
         if connection.busy or connection.session is not None or connection.closing or connection.closed:
@@ -206,6 +211,12 @@ class HttpDoor(Door):
         if not connection.closed and connection.session is None:
             self._serve_queue(connection)
 
+    def _refuse(self, connection: Connection, error: HttpError) -> None:
+        """Answer what is no whole request, and close."""
+        response = problem(error)
+        response.headers.update(self.origins.headers(error.fields))
+        self.answer(connection, None, response)
+
     def answer(self, connection: Connection, request: Request | Repeated | None, response: Answer) -> None:
         """Send a response, and close after it where the connection can't go on."""
         if connection.closed:
@@ -227,7 +238,7 @@ class HttpDoor(Door):
         keep_alive = request is not None and request.keep_alive and not self.draining
         head = request is not None and request.method == "HEAD"
         if request is not None:
-            response.headers.update(self.origins.headers(request))
+            response.headers.update(self.origins.headers(request.fields, request.method))
         http10 = request is not None and request.http10
         connection.send(serialize(response, keep_alive=keep_alive, http10=http10, head=head))
         if not keep_alive:
@@ -271,5 +282,4 @@ class HttpDoor(Door):
 
 def refusal(error: Exception) -> HttpError:
     """What the client is told where the server can't, or will not, do what it asks."""
-    status = status_of(error)
-    return HttpError(status, str(error), headers={"Retry-After": "1"} if status == 503 else None)
+    return HttpError(status_of(error), str(error))

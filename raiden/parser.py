@@ -68,6 +68,11 @@ class RequestParser:
         """No request has begun."""
         return self._state == _IDLE
 
+    @property
+    def fields(self) -> dict[str, str] | None:
+        """The header fields of the request that came last, whole or not; None where its head has not come."""
+        return None if self._state == _HEAD else self._fields
+
     def feed(self, data: bytes) -> Iterator[object]:
         """Yield `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for each thing that these bytes complete."""
         while data:
@@ -102,6 +107,8 @@ class RequestParser:
             if began and events and isinstance(events[0], Request):
                 self._heads.remember(data, events[0])
             for event in events:
+                if isinstance(event, HttpError):
+                    event.fields = self.fields
                 yield event
                 if isinstance(event, HttpError):
                     return
@@ -136,7 +143,8 @@ class RequestParser:
             return cause
         if isinstance(error, httptools.HttpParserInvalidMethodError):
             return HttpError(400, "unknown method: use GET, HEAD, POST, DELETE or OPTIONS, in capitals", close=True)
-        return HttpError(400, f"malformed request: {error}", close=True)
+        encode = "; write what a URL can't have as %20, %C3%A4 and so on" if "in url" in str(error) else ""
+        return HttpError(400, f"malformed request: {error}{encode}", close=True)
 
     def _count(self, size: int) -> None:
         """Bound what llhttp gathers of an unfinished head, chunk extension or trailer; what is complete is counted as
@@ -181,16 +189,28 @@ class RequestParser:
         assert self._parser is not None
         version = self._parser.get_http_version()
         fields = self._fields
+        doubled = ""
         for name, value in self._headers:
             name = name.lower()
             if name in fields and name in ("host", "content-length", "transfer-encoding", "expect"):
-                raise HttpError(400, f"more than one {name} field: send one", close=True)
+                doubled = name
             fields[name] = value
+        if doubled:
+            raise HttpError(400, f"more than one {doubled} field: send one", close=True)
         if version not in ("1.0", "1.1"):
             raise HttpError(505, "this server speaks HTTP/1.1 and HTTP/1.0", close=True)
         host = fields.get("host")
         if (version == "1.1" and not host) or (host and not _is_host(host)):
             raise HttpError(400, "HTTP/1.1 needs one valid Host field, like 'Host: localhost:8088'", close=True)
+        authority = _absolute(self._url)[0]
+        if authority:
+            # "MUST ignore the received Host header field (if any) and instead use the host information of the
+            # request-target" (RFC 9112 section 3.2.2).
+            fields["host"] = authority.decode("latin-1")
+            if not _is_host(fields["host"]):
+                raise HttpError(
+                    400, "the host of the request target is none: write it like 'localhost:8088'", close=True
+                )
         coding = fields.get("transfer-encoding")
         if coding is not None:
             if version == "1.0":
@@ -233,14 +253,9 @@ class RequestParser:
         body = b"".join(self._body)
         if b"#" in self._url:
             raise HttpError(400, "a URL is sent without its fragment: write '#' as '%23'", close=True)
-        target = self._url
-        if target[:1] != b"/":
-            scheme, _, rest = target.partition(b"://")
-            if scheme.lower() in (b"http", b"https") and rest[:1] not in (b"", b"/", b"?"):
-                rest, mark, query = rest.partition(b"?")
-                target = b"/" + rest.partition(b"/")[2] + mark + query
-            elif parser.get_method() != b"CONNECT" and target.partition(b"?")[0] != b"*":
-                raise HttpError(400, "the request target must be a path, like '/channel'", close=True)
+        target = _absolute(self._url)[1]
+        if target[:1] != b"/" and parser.get_method() != b"CONNECT" and target.partition(b"?")[0] != b"*":
+            raise HttpError(400, "the request target must be a path, like '/channel'", close=True)
         version = parser.get_http_version()
         environ: dict[str, object] = {
             "REQUEST_METHOD": parser.get_method().decode(),
@@ -266,7 +281,19 @@ class RequestParser:
             elif key != "CONTENT_LENGTH":
                 key = "HTTP_" + key
                 environ[key] = f"{environ[key]},{value}" if key in environ else value
+        if "host" in self._fields:
+            environ["HTTP_HOST"] = self._fields["host"]
         return Request(environ)
+
+
+def _absolute(url: bytes) -> tuple[bytes, bytes]:
+    """The authority and the path, with the query, of a target in absolute form; of any other, nothing and itself."""
+    scheme, _, rest = url.partition(b"://")
+    if scheme.lower() not in (b"http", b"https") or rest[:1] in (b"", b"/", b"?"):
+        return b"", url
+    rest, mark, query = rest.partition(b"?")
+    authority, _, path = rest.partition(b"/")
+    return authority, b"/" + path + mark + query
 
 
 @functools.lru_cache(1000)

@@ -18,8 +18,10 @@ from raiden.router import Router
 from raiden.sessions import Lasting, MergedEvents, Poll, Session, Socket, Stream, Waiter
 from raiden.websocket import Agreement, WebSocket
 
+# What must arrive as it is sent: a proxy that compresses it would keep it until there is more (RFC 9110 section 7.7).
+_AT_ONCE = ("Cache-Control", "no-store, no-transform")
 # Of the head of a long-poll's answer.
-POLL_FIELDS = {"Cache-Control": "no-store"}
+POLL_FIELDS = dict([_AT_ONCE])
 _KEEPALIVES = {"event": b": keep-alive\n\n", "line": b"\n", "raw": b""}
 
 
@@ -62,7 +64,7 @@ def stream_head(request: Request, asked: Asked) -> tuple[Fields, Encoding]:
         encode, content_type = encoding.raw(chunked), "application/octet-stream"
     else:
         encode, content_type = encoding.line(asked.wrapped, chunked), "application/x-ndjson"
-    return (("Content-Type", content_type), ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")), encode
+    return (("Content-Type", content_type), _AT_ONCE, ("X-Accel-Buffering", "no")), encode
 
 
 def _is_merged(asked: Asked) -> bool:

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -25,8 +25,10 @@ from raiden.config import ServiceBuilder, Settings
 from raiden.forwarder import Addresses
 from raiden.gateway import Gateway
 from raiden.history import StoreFailed
+from raiden.hosts import Hosts, is_loopback
 from raiden.keys import InvalidKey
 from raiden.limits import HttpLimits
+from raiden.origins import Origins
 from raiden.router import Router
 from raiden.service import READY, Service
 from raiden.stats import Stats
@@ -156,6 +158,7 @@ class HttpWorker(Worker):
             stats=self.stats,
             limits=HttpLimits(**{name: getattr(settings, name) for name in _LIMITS}),
             allowed_origins=settings.allowed_origins,
+            hosts=_hosts(settings.allowed_hosts, settings.http_host),
             channel_builder=getattr(gateway, builder) if isinstance(builder, str) else builder,
             deflate=settings.ws_deflate,
             min_peers=settings.min_peers,
@@ -176,9 +179,16 @@ class HttpWorker(Worker):
             elif name == "min_peers":
                 self.gateway.control.min_peers = value
             elif name == "allowed_origins":
-                self.gateway.origins.allowed = value
+                self.gateway.origins = Origins(value)
+            elif name == "allowed_hosts":
+                self.gateway.hosts = _hosts(value, self.settings.http_host)
             elif name == "ws_deflate":
                 self.gateway.deflate = value
+
+
+def _hosts(allowed: Sequence[str], address: str) -> Hosts:
+    # Until there are tokens, anyone may use any channel.
+    return Hosts(allowed, guarded=is_loopback(address))
 
 
 class ZmqWorker(Worker):

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PURE = [
     "message", "encoding", "filters", "http", "websocket", "stats", "roster", "history", "channels", "order",
-    "parameters", "commands", "payload", "curve", "zmtp", "auth", "topics", "fields",
+    "parameters", "commands", "payload", "hosts", "curve", "zmtp", "auth", "topics", "fields",
 ]  # fmt: skip
 
 

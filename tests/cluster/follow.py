@@ -130,7 +130,7 @@ class _Connection:
         if self.transport == "socket":
             fields += "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             fields += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-        return f"GET {path(self.follower.channel)}?{query} HTTP/1.1\r\nHost: {self.node}\r\n{fields}\r\n".encode()
+        return f"GET {path(self.follower.channel)}?{query} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode()
 
     def feed(self, data: bytes) -> None:
         """Tell the follower what has come; raises `Refused`."""

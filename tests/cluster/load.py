@@ -107,7 +107,7 @@ class Subscribers:
         """Subscribe; it is in force. Raises `Refused`, or OSError where the node can't be reached."""
         sock = node.connect()
         try:
-            sock.sendall(f"GET {path(channel)} HTTP/1.1\r\nHost: {node.name}\r\n\r\n".encode())
+            sock.sendall(f"GET {path(channel)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             body = _head(sock)
             subscription = self._checker.subscription(channel, node.name)
             subscription.in_force()
