@@ -103,21 +103,6 @@ def gap(channel: str | None, missing: Gap) -> dict[str, Any]:
     return {**named, "recovered": False, "missing": what}
 
 
-@functools.cache
-def gap_in_stream(form: str, wrapped: bool, chunked: bool) -> Callable[[str, Gap], bytes] | None:
-    """What tells of a channel's gap between a stream's messages; None where they leave no place for it. One for all
-    streams that are alike."""
-    if form != "event" and not wrapped:
-        return None
-
-    def tell(channel: str, missing: Gap) -> bytes:
-        data = dumps(gap(channel if wrapped else None, missing))
-        data = event(data, name="gap") if form == "event" else data + b"\n"
-        return chunk(data) if chunked else data
-
-    return tell
-
-
 def page(channel: str, found: Page) -> bytes:
     """A page of a channel's history, as JSON. ``cursor`` is the channel's position; ``more``: there is another page,
     after the last message, or before the first one."""

@@ -24,6 +24,7 @@ from raiden.history import StoreFailed
 from raiden.hosts import Hosts, host
 from raiden.http import METHODS, HttpError, Json, Request, date, json_bytes, problem, serialize, stream_response
 from raiden.http_door import Answer, HttpDoor, refusal
+from raiden.in_band import Told, joined
 from raiden.limits import HttpLimits
 from raiden.message import (
     Cursor,
@@ -40,7 +41,7 @@ from raiden.message import (
 from raiden.payload import check_key
 from raiden.recovery import Beginning
 from raiden.router import Router, TooManyChannels
-from raiden.sessions import Poll, Session, joined
+from raiden.sessions import Poll, Session
 from raiden.stats import Stats
 from raiden.transports import Asked, Opening, Seat
 
@@ -348,7 +349,7 @@ class Gateway(HttpDoor):
             raise
         if Beginning.is_known(self.router, asked.names, asked.starts):
             # The hot path of clients that come back.
-            self._open(connection, opening, self._known_fields(asked, session))
+            self._open(connection, opening, self._known(asked, session))
             for name in asked.names:
                 session.attach(name)
             self._opened(connection, opening)
@@ -363,18 +364,18 @@ class Gateway(HttpDoor):
             if connection.closed:
                 session.close()
                 return
-            self._open(connection, opening, self._fields(asked, beginning))
+            self._open(connection, opening, _told(asked, beginning))
             session.begin(beginning)
             self._opened(connection, opening)
 
         self.serve_waiting(connection, request.request() if isinstance(request, Repeated) else request, confirm)
 
-    def _open(self, connection: Connection, opening: Opening, fields: dict[str, str]) -> None:
-        """Answer, with these fields besides, or note them for the answer."""
+    def _open(self, connection: Connection, opening: Opening, told: Told) -> None:
+        """Answer, and tell this with it, or note it for the answer."""
         self.stats.requests += not opening.session.answers_once
         connection.become(opening.transport)
         connection.session = opening.client
-        opening.opened(fields)
+        opening.opened(told)
 
     def _opened(self, connection: Connection, opening: Opening) -> None:
         """From now on the session gets what comes."""
@@ -383,29 +384,17 @@ class Gateway(HttpDoor):
         if self.draining and connection.session is opening.client:
             opening.client.drain()
 
-    @staticmethod
-    def _fields(asked: Asked, beginning: Beginning) -> dict[str, str]:
-        """What the answer to a subscriber tells of its beginning."""
-        fields = {}
-        if beginning.unconfirmed:
-            fields["Raiden-Unconfirmed"] = ", ".join(beginning.unconfirmed)
-        position = joined([beginning.place(name) for name in asked.names])
-        if position is not None:
-            fields["Raiden-Cursor"] = position
-        if asked.starts:
-            recovered = all(beginning.recovered(name) for name in asked.names)
-            fields["Raiden-Recovered"] = "true" if recovered else "false"
-        return fields
-
-    def _known_fields(self, asked: Asked, session: Session) -> dict[str, str]:
-        """The same for one that misses nothing, and waits for nothing."""
-        fields = {}
+    def _known(self, asked: Asked, session: Session) -> Told:
+        """What one is told that misses nothing, and waits for nothing."""
         position = None if session.answers_once else joined([self.router.position(name) for name in asked.names])
-        if position is not None:
-            fields["Raiden-Cursor"] = position
-        if asked.starts:
-            fields["Raiden-Recovered"] = "true"
-        return fields
+        return Told(position, True if asked.starts else None)
+
+
+def _told(asked: Asked, beginning: Beginning) -> Told:
+    """What a subscriber is told of its beginning."""
+    position = joined([beginning.place(name) for name in asked.names])
+    recovered = all([beginning.recovered(name) for name in asked.names]) if asked.starts else None
+    return Told(position, recovered, beginning.unconfirmed)
 
 
 def _channel(prefix: str, target: bytes) -> str | None:

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import gevent
 import ujson
 
-from raiden import commands, encoding
+from raiden import commands, encoding, in_band
 from raiden.backend import NotInForce
 from raiden.commands import CommandError
 from raiden.connection import Connection, Wheel
@@ -59,15 +59,14 @@ class MultiplexSocket(Socket):
     """A WebSocket that takes commands. ``session_window`` is for how many seconds its session can be resumed."""
 
     __slots__ = (
-        "consumers", "holder", "max_subscriptions", "places", "replayed", "sent", "session", "session_window",
-        "waiting",
+        "consumers", "holder", "max_subscriptions", "opening", "places", "sent", "session", "session_window", "waiting",
     )  # fmt: skip
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket, *,
         max_subscriptions: int, session_window: float,
     ) -> None:  # fmt: skip
-        super().__init__(connection, router, wheel, keepalive, socket, None, wrapped=True)
+        super().__init__(connection, router, wheel, keepalive, in_band.websocket(True), [], socket)
         self.max_subscriptions = max_subscriptions
         self.session_window = session_window
         self.waiting = 0
@@ -77,7 +76,7 @@ class MultiplexSocket(Socket):
         self.places: dict[str, Cursor] = {}
         self.sent: dict[str, Cursor] = {}
         # Where those stand that are not attached yet, as far as that is known; the others are where the router is.
-        self.replayed: dict[str, Cursor | None] = {}
+        self.opening: dict[str, Cursor | None] = {}
         self.holder = secrets.token_urlsafe(6)
 
     def message(self, data: str | bytes) -> None:
@@ -132,8 +131,12 @@ class MultiplexSocket(Socket):
         if self.session is not None and self.websocket.ponged:
             self.places.update(self.sent)
             gevent.spawn(self._keep)
-        places = {name: self.router.position(name) for name in self.subscriptions} | self.replayed
-        self.sent = {name: place for name, place in places.items() if place}
+        places = {name: self.router.position(name) for name in self.subscriptions} | self.opening
+        told, self.sent = self.places | self.sent, {name: place for name, place in places.items() if place}
+        for name, place in self.sent.items():
+            # Nothing else tells of what filters hide.
+            if self.subscriptions[name].filters and name not in self.opening and told.get(name) != place:
+                self.reply(None, {"channel": name, "cursor": str(place)})
         super().tick()
 
     def close(self) -> None:
@@ -152,19 +155,19 @@ class MultiplexSocket(Socket):
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, sink)
-        self.replayed[name] = None
+        self.opening[name] = None
 
     def attach(self, name: str) -> None:
         super().attach(name)
-        self.replayed.pop(name, None)
+        self.opening.pop(name, None)
 
     def reached(self, name: str, place: Cursor | None) -> None:
         if place is not None:
-            self.replayed[name] = place
+            self.opening[name] = place
 
     def unsubscribe(self, name: str) -> None:
         super().unsubscribe(name)
-        for table in (self.places, self.sent, self.replayed):
+        for table in (self.places, self.sent, self.opening):
             table.pop(name, None)
 
     def _subscribe(self, command: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ class Recovery:
     def __init__(self, router: Router, name: str, start: Start) -> None:
         self._router = router
         self._name = name
+        self._asked = start.cursor
         self._first = self._read(start)
         self.gap = self._first.gap
 
@@ -46,6 +47,11 @@ class Recovery:
         """The place behind which the messages begin."""
         first = self._first.messages[0].cursor if self._first.messages else None
         return first._replace(offset=first.offset - 1) if first else self._first.cursor
+
+    @property
+    def known(self) -> Cursor:
+        """Up to where the client knows what there is: not behind a gap before it is told of that."""
+        return self._asked if self.gap is not None and self._asked is not None else self.begin
 
     def batches(self) -> Iterator[Batch]:
         """All that was missed. When it ends, attach the subscription before anything yields."""

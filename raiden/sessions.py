@@ -8,7 +8,7 @@ the live messages is sent by `replay`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from raiden import encoding, websocket
@@ -16,8 +16,9 @@ from raiden.backend import BackboneFull
 from raiden.connection import Connection, Wheel
 from raiden.filters import Filters
 from raiden.heads import Repeated
-from raiden.history import EARLIEST, Gap, StoreFailed
+from raiden.history import Gap, StoreFailed
 from raiden.http import Json, Request
+from raiden.in_band import InBand, Told, joined
 from raiden.message import (
     Cursor,
     InvalidPayload,
@@ -67,7 +68,7 @@ class Session:
     def begin(self, beginning: Beginning) -> None:
         """Let subscriptions go on from where they begin; in a greenlet, if some miss something."""
         for name, recovery in beginning.recoveries.items():
-            self.reached(name, recovery.begin)
+            self.reached(name, recovery.known)
         # First those that miss nothing, or have no history: nothing has yielded since their places were told.
         for name in beginning.names:
             if name not in beginning.recoveries:
@@ -112,15 +113,24 @@ class Session:
 
 
 class Lasting(Session):
-    """What a connection is until one of both ends it. ``keepalive`` in seconds."""
+    """What a connection is until one of both ends it. ``keepalive`` in seconds. ``names`` are those that a position is
+    of, in their order, and ``in_band`` says how it is told."""
 
-    __slots__ = ("connection", "keepalive", "wheel")
+    __slots__ = ("connection", "in_band", "keepalive", "names", "replayed", "told", "wheel")
 
-    def __init__(self, connection: Connection, router: Router, wheel: Wheel, keepalive: float) -> None:
+    def __init__(
+        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand, names: list[str]
+    ) -> None:  # fmt: skip
         super().__init__(router)
         self.connection = connection
         self.wheel = wheel
         self.keepalive = keepalive
+        self.in_band = in_band
+        self.names = names
+        # Up to where what was missed has been sent, of channels that are not attached yet; seldom any.
+        self.replayed: dict[str, Cursor] | None = None
+        # The position that was told last.
+        self.told: str | None = None
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, sink or self.connection)
@@ -140,6 +150,36 @@ class Lasting(Session):
         self.attach(name)
         self.reached(name, None)
         return True
+
+    def open(self, head: bytes, told: Told) -> None:
+        """The subscriptions are in force: send the head of the answer, and where they begin."""
+        self.connection.send(head + self.in_band.begin(told))
+        # A gap is still to be told, and what lies behind it after that.
+        self.told = None if told.recovered is False else told.position
+        self.wheel.schedule(self.connection, self.keepalive)
+
+    def reached(self, name: str, place: Cursor | None) -> None:
+        if place is not None:
+            if self.replayed is None:
+                self.replayed = {}
+            self.replayed[name] = place
+        elif self.replayed is not None:
+            self.replayed.pop(name, None)
+
+    def position(self) -> str | None:
+        """Up to where everything has been sent."""
+        replayed = self.replayed
+        if not replayed:
+            return joined([self.router.position(name) for name in self.names])
+        return joined([replayed.get(name) or self.router.position(name) for name in self.names])
+
+    def moved(self) -> str | None:
+        """The position, unless it was told so already, or can't be."""
+        position = self.position() if self.in_band.tells else None
+        if position == self.told:
+            return None
+        self.told = position
+        return position
 
     def _send_past(self, subscription: Subscription, batch: Batch) -> bool:
         """Whether all was sent."""
@@ -180,44 +220,29 @@ class Lasting(Session):
 
 
 class Stream(Lasting):
-    """An HTTP stream or server-sent events. ``keepalive_bytes`` are sent when it is due, ``end`` as its last bytes;
-    ``tell_gap`` makes what tells of a gap, or is None where that can't be told in band: then the stream breaks off."""
+    """An HTTP stream or server-sent events. Where a gap can't be told in band, the stream breaks off."""
 
-    __slots__ = ("end", "keepalive_bytes", "tell_gap")
-
-    def __init__(
-        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, keepalive_bytes: bytes,
-        end: bytes, tell_gap: Callable[[str, Gap], bytes] | None,
-    ) -> None:  # fmt: skip
-        super().__init__(connection, router, wheel, keepalive)
-        self.keepalive_bytes = keepalive_bytes
-        self.end = end
-        self.tell_gap = tell_gap
+    __slots__ = ()
 
     @property
     def told_by_head(self) -> bool:
-        return self.tell_gap is None
-
-    def open(self, head: bytes) -> None:
-        """The subscriptions are in force: send the response's head."""
-        self.connection.send(head)
-        self.wheel.schedule(self.connection, self.keepalive)
+        return not self.in_band.tells
 
     def tick(self) -> None:
-        self.connection.send(self.keepalive_bytes)
+        self.connection.send(self.in_band.alive(self.moved()))
         self.wheel.schedule(self.connection, self.keepalive)
 
     def drain(self) -> None:
-        self.finish(self.end)
+        self.finish(self.in_band.end)
 
     def overflow(self) -> None:
         self.drain()
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        if self.tell_gap is None:
-            self.fail()
+        if self.in_band.tells:
+            self.connection.send(self.in_band.gap(channel, gap))
         else:
-            self.connection.send(self.tell_gap(channel, gap))
+            self.fail()
 
     def fail(self) -> None:
         self.finish(b"")  # without its end: the client sees that it broke off
@@ -225,53 +250,29 @@ class Stream(Lasting):
     def ended(self, subscription: Subscription) -> None:
         super().ended(subscription)
         if not self.subscriptions and self.connection.session is self:
-            self.finish(self.end)
+            self.finish(self.in_band.end)
 
 
 class MergedEvents(Stream):
     """Server-sent events of several channels. What a turn brings is followed by the position in all of them, as the id
     with which the browser comes back; an event without data only sets that (the HTML standard, section 9.2.6)."""
 
-    __slots__ = ("names", "pending", "places")
+    __slots__ = ("pending",)
 
     def __init__(
-        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, keepalive_bytes: bytes,
-        end: bytes, tell_gap: Callable[[str, Gap], bytes] | None, names: list[str],
+        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand, names: list[str]
     ) -> None:  # fmt: skip
-        super().__init__(connection, router, wheel, keepalive, keepalive_bytes, end, tell_gap)
-        self.names = names
+        super().__init__(connection, router, wheel, keepalive, in_band, names)
         self.pending = self.connection.pending
-        self.places: dict[str, Cursor] = {}
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, self)
 
-    def reached(self, name: str, place: Cursor | None) -> None:
-        _move(self.places, name, place)
-
     def flush(self) -> None:
-        position = joined([self.places.get(name) or self.router.position(name) for name in self.names])
-        if position is not None and self.pending:
-            data = b"id: %b\n\n" % position.encode()
-            self.pending.append(encoding.chunk(data) if self.end else data)
+        position = self.moved() if self.pending else None
+        if position is not None:
+            self.pending.append(self.in_band.alive(position))
         self.connection.flush()
-
-
-def _move(places: dict[str, Cursor], name: str, place: Cursor | None) -> None:
-    """A channel that is not attached yet has got so far; None: it is attached, and the router knows."""
-    if place is not None:
-        places[name] = place
-    else:
-        places.pop(name, None)
-
-
-def joined(cursors: Sequence[Cursor | None]) -> str | None:
-    """A position in several channels: a cursor for each. None where none of them has a history."""
-    if len(cursors) == 1:
-        return str(cursors[0]) if cursors[0] else None
-    if not any(cursors):
-        return None
-    return ",".join(str(cursor or EARLIEST) for cursor in cursors)
 
 
 class Poll(Session):
@@ -355,7 +356,10 @@ class Poll(Session):
         return True
 
     def reached(self, name: str, place: Cursor | None) -> None:
-        _move(self.places, name, place)
+        if place is not None:
+            self.places[name] = place
+        else:
+            self.places.pop(name, None)
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         # The answer leaves with what follows the gap, in `flush`: its position is behind that already.
@@ -445,24 +449,18 @@ class Waiter:
 
 
 class Socket(Lasting):
-    """A WebSocket of one channel: a message per frame; a frame sent by the client is published. ``wrapped``: each
-    message says its channel and cursor, and gaps are told in band; else a gap closes the socket."""
+    """A WebSocket: a message per frame; a frame sent by the client is published, where it has one channel. Where a gap
+    can't be told in band, it closes the socket."""
 
-    __slots__ = ("channel", "verbatim", "websocket", "wrapped")
+    __slots__ = ("verbatim", "websocket")
 
     def __init__(
-        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket,
-        channel: str | None, *, wrapped: bool, verbatim: bool = False,
+        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
+        names: list[str], socket: WebSocket, *, verbatim: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__(connection, router, wheel, keepalive)
+        super().__init__(connection, router, wheel, keepalive, in_band, names)
         self.websocket = socket
-        self.channel = channel
-        self.wrapped = wrapped
         self.verbatim = verbatim
-
-    def open(self, head: bytes) -> None:
-        self.connection.send(head)
-        self.wheel.schedule(self.connection, self.keepalive)
 
     def received(self, event: object) -> None:
         """A message or `Closed`, from `WebSocket.feed`; call `settle` after the last event of a turn."""
@@ -481,10 +479,10 @@ class Socket(Lasting):
             self.connection.send(data)
 
     def message(self, data: str | bytes) -> None:
-        if self.channel is None or self.channel.endswith("*"):
+        if len(self.names) != 1 or self.names[0].endswith("*"):
             self.goodbye(websocket.POLICY, "this socket follows a pattern: publish on a channel's own socket")
         else:
-            self.router.publish_one(_as_message(self.channel, data, self.verbatim), Socket._published, self)
+            self.router.publish_one(_as_message(self.names[0], data, self.verbatim), Socket._published, self)
 
     def _published(self, outcome: Cursor | Exception | None) -> None:
         if isinstance(outcome, Exception):
@@ -494,6 +492,9 @@ class Socket(Lasting):
         if not self.websocket.ponged:
             self.goodbye(websocket.PING_TIMEOUT, "no pong: reconnect")
             return
+        position = self.moved()
+        if position is not None:
+            self.connection.send(self.in_band.alive(position))
         self.websocket.ping()
         self.settle()
         self.wheel.schedule(self.connection, self.keepalive)
@@ -505,8 +506,8 @@ class Socket(Lasting):
         self.goodbye(websocket.SLOW_CONSUMER, "slow consumer: reconnect, and read faster")
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        if self.wrapped:
-            self.connection.send(encoding.text_frame(encoding.dumps(encoding.gap(channel, gap))))
+        if self.in_band.tells:
+            self.connection.send(self.in_band.gap(channel, gap))
         elif gap is not NO_HISTORY:  # that would be so again and again
             self.goodbye(websocket.MISSED, "messages were lost: reconnect")
 

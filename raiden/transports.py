@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from raiden import encoding
+from raiden import encoding, in_band
 from raiden.connection import Connection, Wheel
-from raiden.encoding import END_OF_CHUNKS, Encoding
+from raiden.encoding import Encoding
 from raiden.filters import Filters
 from raiden.heads import Repeated
 from raiden.history import Start
 from raiden.http import Fields, Json, Request, add_fields, stream_bytes
+from raiden.in_band import Told
 from raiden.multiplex import MultiplexSocket
 from raiden.router import Router
 from raiden.sessions import Lasting, MergedEvents, Poll, Session, Socket, Stream, Waiter
@@ -22,7 +23,6 @@ from raiden.websocket import Agreement, WebSocket
 _AT_ONCE = ("Cache-Control", "no-store, no-transform")
 # Of the head of a long-poll's answer.
 POLL_FIELDS = dict([_AT_ONCE])
-_KEEPALIVES = {"event": b": keep-alive\n\n", "line": b"\n", "raw": b""}
 
 
 class Asked(NamedTuple):
@@ -44,14 +44,14 @@ class Seat(NamedTuple):
 
 
 class Opening(NamedTuple):
-    """A session that will begin, and what the connection becomes with it. ``opened`` is called when it does, with more
-    header fields for the answer."""
+    """A session that will begin, and what the connection becomes with it. ``opened`` is called when it does, with what
+    the client is told then."""
 
     session: Session
     client: Lasting | Waiter
     transport: str
     encode: Encoding
-    opened: Callable[[dict[str, str]], None]
+    opened: Callable[[Told], None]
 
 
 def stream_head(request: Request, asked: Asked) -> tuple[Fields, Encoding]:
@@ -76,16 +76,12 @@ def stream(
     seat: Seat, request: Request | Repeated, *, asked: Asked, head: Fields, encode: Encoding, http10: bool
 ) -> Opening:  # fmt: skip
     """An HTTP stream, or server-sent events."""
-    chunked, is_event = not http10, encode.form == "event"
-    keepalive = _KEEPALIVES[encode.form]
-    keepalive = encoding.chunk(keepalive) if chunked and keepalive else keepalive
-    told = encoding.gap_in_stream(encode.form, asked.wrapped, chunked)
-    arguments = (*seat, keepalive, END_OF_CHUNKS if chunked else b"", told)
-    merged = is_event and _is_merged(asked)
-    session = MergedEvents(*arguments, asked.names) if merged else Stream(*arguments)
+    is_event = encode.form == "event"
+    arguments = (*seat, in_band.stream(encode.form, asked.wrapped, not http10), asked.names)
+    session = MergedEvents(*arguments) if is_event and _is_merged(asked) else Stream(*arguments)
 
-    def opened(fields: dict[str, str]) -> None:
-        session.open(add_fields(stream_bytes(head, http10=http10), fields))
+    def opened(told: Told) -> None:
+        session.open(add_fields(stream_bytes(head, http10=http10), told.fields()), told)
 
     return Opening(session, session, "event" if is_event else "stream", encode, opened)
 
@@ -98,7 +94,11 @@ def poll(
     fields = POLL_FIELDS.copy()
     session = Poll(seat.router, seat.wheel, wait, asked.names, fields, answer, seat.connection.max_outbox)
     client = session.add(seat.connection, request)
-    return Opening(session, client, "poll", encoding.poll(asked.wrapped), fields.update)
+
+    def opened(told: Told) -> None:
+        fields.update(told.fields())
+
+    return Opening(session, client, "poll", encoding.poll(asked.wrapped), opened)
 
 
 def socket(
@@ -110,14 +110,13 @@ def socket(
     encode = encoding.websocket(asked.wrapped, core.deflate, verbatim and bool(asked.names))
     session: Socket
     if asked.names:
-        channel = asked.names[0] if len(asked.names) == 1 else None
-        session = Socket(*seat, core, channel, wrapped=asked.wrapped, verbatim=verbatim)
+        session = Socket(*seat, in_band.websocket(asked.wrapped), asked.names, core, verbatim=verbatim)
     else:
         session = MultiplexSocket(*seat, core, max_subscriptions=max_subscriptions, session_window=session_window)
     seat.connection.protocol = core
 
-    def opened(fields: dict[str, str]) -> None:
-        session.open(add_fields(agreement.answer(request.websocket_key), fields))
+    def opened(told: Told) -> None:
+        session.open(add_fields(agreement.answer(request.websocket_key), told.fields()), told)
         for event in core.feed(request.rest) if request.rest else ():
             session.received(event)
         session.settle()

@@ -197,22 +197,35 @@ def post(node: Daemon, channel: str, *values: Any, key: str | None = None) -> li
 
 
 class Stream:
-    """A subscription by HTTP: its head has come, so it is in force. Iterate `lines`."""
+    """A subscription by HTTP: its head has come, so it is in force. ``position`` is the one that was told last between
+    the messages, as far as they were read."""
 
     def __init__(self, daemon: Daemon, path: str, headers: dict[str, str] | None = None) -> None:
         self._connection = daemon.open()
         self._connection.request("GET", path, headers=headers or {})
         self.response = self._connection.getresponse()
         self.status = self.response.status
+        self.position: str | None = None
+        self._ahead: list[bytes] = []
 
-    def line(self) -> bytes:
-        """The next line that is no keep-alive; b'' at the end of the stream."""
-        while True:
-            line = self.response.readline()
-            if line.strip() and not line.startswith(b":"):
+    def line(self, *, positions: bool = False) -> bytes:
+        """The next line that is no keep-alive, and unless ``positions`` tells more than a position; b'' at the end of
+        the stream."""
+        while line := self._next():
+            if line.startswith(b'{"cursor":'):
+                self.position = json.loads(line)["cursor"]
+            elif line.startswith(b"id: "):
+                after = self._next()
+                if after.strip() or positions:
+                    self._ahead.append(after)
+                    return line.rstrip(b"\n")
+                self.position = line[4:].decode().strip()
+            elif line.strip() and not line.startswith(b":"):
                 return line.rstrip(b"\n")
-            if not line:
-                return b""
+        return b""
+
+    def _next(self) -> bytes:
+        return self._ahead.pop() if self._ahead else self.response.readline()
 
     def value(self) -> Any:
         return json.loads(self.line())

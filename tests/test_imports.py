@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE = [
-    "message", "encoding", "filters", "http", "websocket", "stats", "roster", "history", "channels", "order",
+    "message", "encoding", "in_band", "filters", "http", "websocket", "stats", "roster", "history", "channels", "order",
     "parameters", "commands", "payload", "hosts", "curve", "zmtp", "auth", "topics", "fields",
 ]  # fmt: skip
 

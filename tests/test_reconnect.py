@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests import test_clients
-from tests.daemons import Daemon, wait_for
+from tests.daemons import Daemon, Stream, wait_for
 from tests.test_clients import Browser
 
 browser = test_clients.browser
@@ -285,3 +285,42 @@ def test_a_browser_whose_network_is_cut_gets_each_message_once(
     assert single["got"] == a
     for name, numbers in (("a", a), ("b", b)):
         assert [each["data"] for each in several["got"] if each["channel"] == name] == numbers
+
+
+def test_a_browser_that_is_cut_before_the_first_message_gets_it(
+    browser: Browser, page_port: int, start: Callable[..., Daemon]
+) -> None:
+    """It was told where it stands when it had been told nothing else yet. One source follows two channels, and one gets
+    none of the messages that come before the cut, by its filter."""
+    node = start(
+        workers=2, allowed_origins=[f"http://127.0.0.1:{page_port}"], keepalive=0.5,
+        channels={"*": {"history_size": 2}},
+    )  # fmt: skip
+    with network(node) as net:
+        door = f"http://127.0.0.1:{net.port}"
+        urls = [f"{door}/a", f"{door}/-/subscribe?channel=a&channel=b", f"{door}/c?team=red"]
+        query = "&".join(f"url={quote(url, safe='')}" for url in urls)
+        with browser.page(f"http://127.0.0.1:{page_port}/events.html?{query}") as report:
+
+            def sources() -> list[dict[str, Any]]:
+                told = report()
+                return [json.loads(told.get(f"source{number}", '{"got": [], "opened": 0}')) for number in range(3)]
+
+            wait_for(lambda: [source["opened"] for source in sources()] == [1, 1, 1], "they are open")
+            with Stream(node, "/c?team=red", {"Accept": "text/event-stream"}) as stream:
+                for _ in range(5):
+                    node.publish("c", {"team": "blue"})
+                last = json.loads(node.request("GET", "/-/channels/c/history?_last=1")[2])["cursor"]
+                # It gets its keep-alives when the browser does, or later.
+                stream.response.readline()
+                wait_for(lambda: stream.response.readline() == f"id: {last}\n".encode(), "the position has moved on")
+                wait_for(lambda: stream.response.readline() == b": keep-alive\n", "and the next keep-alive has come")
+            net.cut()
+            for channel, value in (("a", 1), ("b", 2), ("c", {"team": "red"})):
+                node.publish(channel, value)
+            net.connect()
+            wait_for(lambda: all(len(source["got"]) > number % 2 for number, source in enumerate(sources())), "it came")
+            single, several, filtered = sources()
+    assert [source["gaps"] for source in (single, several, filtered)] == [[], [], []]
+    assert (single["got"], filtered["got"]) == ([1], [{"team": "red"}])
+    assert [(each["channel"], each["data"]) for each in several["got"]] == [("a", 1), ("b", 2)]

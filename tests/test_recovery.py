@@ -292,7 +292,7 @@ def read_many_events(node: Daemon, channels: list[str], since: str | None) -> It
         yield began(stream.response.headers)
         turn: list[dict[str, Any]] = []
         while True:
-            name, _, value = stream.line().decode().partition(": ")
+            name, _, value = stream.line(positions=True).decode().partition(": ")
             if name == "data":
                 turn.append(json.loads(value))
                 continue
@@ -837,6 +837,7 @@ def test_a_worker_is_killed(start: Callable[..., Daemon]) -> None:
             connection.request("GET", "/killed?_wrap=1&_since=earliest")
             subscribers.append(connection.getresponse())
         post(node, "killed", *range(10))
+        assert all("cursor" in json.loads(subscriber.readline()) for subscriber in subscribers)
         got = [[json.loads(subscriber.readline()) for _ in range(10)] for subscriber in subscribers]
         os.kill(node.workers()["worker 0"], signal.SIGKILL)
         wait_for(lambda: "worker 0 replaced" in node.log(), "it is replaced")

@@ -48,11 +48,13 @@ class Wrapped:
     def __init__(self, channel: str) -> None:
         self._prefix = b'{"channel":%b,"data":' % json.dumps(channel, ensure_ascii=False).encode()
 
-    def read(self, line: bytes) -> Said:
-        if not line.startswith(self._prefix):
-            return Said(None, line)
-        end = line.rindex(b',"cursor":"')
-        return Said(Cursor.parse(line[end + 11 : -2].decode()), line[len(self._prefix) : end])
+    def read(self, line: bytes) -> Iterator[Said]:
+        """What is said, where it is more than a position."""
+        if line.startswith(self._prefix):
+            end = line.rindex(b',"cursor":"')
+            yield Said(Cursor.parse(line[end + 11 : -2].decode()), line[len(self._prefix) : end])
+        elif not line.startswith(b'{"cursor":'):
+            yield Said(None, line)
 
 
 class LinesOf:
@@ -63,7 +65,8 @@ class LinesOf:
         self._wrapped = Wrapped(channel)
 
     def feed(self, data: bytes) -> Iterator[Said]:
-        return map(self._wrapped.read, self._lines.feed(data))
+        for line in self._lines.feed(data):
+            yield from self._wrapped.read(line)
 
 
 class Events:
@@ -78,6 +81,8 @@ class Events:
             field, _, value = line.partition(b": ")
             if field == b"id":
                 self._id = Cursor.parse(value.decode())
+            elif field == b"event":
+                self._id = None  # that was of an event without data, which told a position
             elif field == b"data":
                 found, self._id = self._id, None
                 yield Said(found, value)
@@ -101,7 +106,7 @@ class Frames:
             if len(buffer) < start + size:
                 break
             if buffer[at] == 0x81:
-                yield self._wrapped.read(buffer[start : start + size])
+                yield from self._wrapped.read(buffer[start : start + size])
             at = start + size
         self._rest = buffer[at:]
 

@@ -28,19 +28,21 @@ MESSAGES = [
 
 
 def of_lines() -> bytes:
+    begin = chunk(b'{"cursor":"e:0","recovered":true}\n')
     told = chunk(dumps(encoding.gap(CHANNEL, GAP)) + b"\n")
-    return b"".join([encoding.line(True, True)(message) for message in MESSAGES]) + chunk(b"\n") + told
+    return begin + b"".join([encoding.line(True, True)(message) for message in MESSAGES]) + chunk(b"\n") + told
 
 
 def of_events() -> bytes:
     told = chunk(encoding.event(dumps(encoding.gap(None, GAP)), name="gap"))
-    keepalive = chunk(b": keep-alive\n\n")
-    return b"".join([encoding.sse(False, True)(message) for message in MESSAGES]) + keepalive + told
+    begin, keepalive, moved = chunk(b"id: e:0\n\n"), chunk(b": keep-alive\n\n"), chunk(b"id: e:9\n\n")
+    return begin + b"".join([encoding.sse(False, True)(message) for message in MESSAGES]) + keepalive + moved + told
 
 
 def of_frames() -> bytes:
+    begin = encoding.text_frame(b'{"cursor":"e:0"}')
     told = encoding.text_frame(dumps(encoding.gap(CHANNEL, GAP)))
-    return b"".join([encoding.websocket(True, False)(message) for message in MESSAGES]) + b"\x89\0" + told
+    return begin + b"".join([encoding.websocket(True, False)(message) for message in MESSAGES]) + b"\x89\0" + told
 
 
 Reader = Callable[[], LinesOf | Events | Frames]

@@ -1,0 +1,107 @@
+"""What a subscriber is told between its messages: where it stands, and what it can't get. Pure.
+
+A position that only messages tell is not known before the first of them, and not past those that filters hide. So it is
+told at the beginning, and with the keep-alives once it has moved.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from raiden.encoding import END_OF_CHUNKS, chunk, dumps, event, gap, text_frame
+from raiden.history import EARLIEST, Gap
+from raiden.message import Cursor
+
+# Sent where there is nothing to tell. Bytes have no place for it.
+_KEEPALIVES = {"event": b": keep-alive\n\n", "line": b"\n"}
+
+
+class Told(NamedTuple):
+    """What a subscriber is told when its subscription is in force. ``position``: behind which it begins (None: without
+    history, or it is told later). ``recovered``: whether it gets all of the past that it asked for (None: it asked for
+    nothing). ``unconfirmed``: the nodes that did not say in time that the subscription holds."""
+
+    position: str | None = None
+    recovered: bool | None = None
+    unconfirmed: Sequence[str] = ()
+
+    def fields(self) -> dict[str, str]:
+        """The same as fields of the answer's head."""
+        fields = {}
+        if self.unconfirmed:
+            fields["Raiden-Unconfirmed"] = ", ".join(self.unconfirmed)
+        if self.position is not None:
+            fields["Raiden-Cursor"] = self.position
+        if self.recovered is not None:
+            fields["Raiden-Recovered"] = "true" if self.recovered else "false"
+        return fields
+
+
+class InBand:
+    """What subscribers of one kind are told in band. ``form`` is that of their encoding, ``frame`` makes what the
+    transport sends of it, ``end`` ends their answer. ``tells``: there is a place for more than messages."""
+
+    __slots__ = ("_form", "_frame", "_wrapped", "end", "tells")
+
+    def __init__(self, form: str, wrapped: bool, frame: Callable[[bytes], bytes], end: bytes) -> None:
+        self._form = form
+        self._wrapped = wrapped
+        self._frame = frame
+        self.end = end
+        self.tells = form == "event" or wrapped
+
+    def begin(self, told: Told) -> bytes:
+        """The first bytes of a stream's body, which proxies wait for before they pass on its head; of a WebSocket, its
+        first frame."""
+        if self._form != "event":
+            return self._position(told.position, told.recovered)
+        # A browser comes back behind the last id: it must not be behind a gap that was not told yet.
+        return self._position(None if told.recovered is False else told.position, None)
+
+    def alive(self, position: str | None) -> bytes:
+        """What is sent when nothing else is: the position where it has moved, else what says nothing (None)."""
+        return self._position(position, None)
+
+    def _position(self, position: str | None, recovered: bool | None) -> bytes:
+        data = _KEEPALIVES.get(self._form, b"")
+        if position is not None and self._form == "event":
+            data = b"id: %b\n\n" % position.encode()
+        elif position is not None and self._wrapped:
+            known = {} if recovered is None else {"recovered": recovered}
+            data = self._line({"cursor": position, **known})
+        return self._frame(data) if data else b""
+
+    def gap(self, channel: str, missing: Gap) -> bytes:
+        """Only where it ``tells``: messages of the channel are lost."""
+        what = gap(channel if self._wrapped else None, missing)
+        return self._frame(event(dumps(what), name="gap") if self._form == "event" else self._line(what))
+
+    def _line(self, value: object) -> bytes:
+        return dumps(value) + (b"\n" if self._form == "line" else b"")
+
+
+def _plain(data: bytes) -> bytes:
+    return data
+
+
+@functools.cache
+def stream(form: str, wrapped: bool, chunked: bool) -> InBand:
+    """For HTTP streams and server-sent events; one for all that are alike."""
+    return InBand(form, wrapped, chunk if chunked else _plain, END_OF_CHUNKS if chunked else b"")
+
+
+@functools.cache
+def websocket(wrapped: bool) -> InBand:
+    """For WebSockets, which have pings to keep them alive."""
+    return InBand("websocket", wrapped, text_frame, b"")
+
+
+def joined(cursors: Sequence[Cursor | None]) -> str | None:
+    """A position in several channels: a cursor for each. None where none of them has a history."""
+    if len(cursors) == 1:
+        return str(cursors[0]) if cursors[0] else None
+    if not any(cursors):
+        return None
+    return ",".join(str(cursor or EARLIEST) for cursor in cursors)
