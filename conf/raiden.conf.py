@@ -159,30 +159,30 @@
 # Public keys of the nodes that may connect.
 # node_keys = []
 
-# Services of your own: what service(worker) returns, one or a list, starts and stops with each worker, and finds
-# worker.router and worker.gateway there. This one publishes the time on the channel "clock", from worker 0 alone.
+# Services of your own: what service(worker) returns, one or a list, starts and stops with each worker. They publish with
+# worker.publish(channel, value), and find worker.router and worker.gateway. If one fails to start, the node does not
+# start either; if one's greenlet dies, that is logged. This one publishes the time, from worker 0 alone.
 
 # import time
 #
 # import gevent
 #
-# from raiden.message import Kind, Message
 # from raiden.service import Service
 #
 #
 # class Clock(Service):
-#     def __init__(self, router):
+#     def __init__(self, worker):
 #         super().__init__()
-#         self.router = router
+#         self.worker = worker
 #
 #     def do_start(self):
 #         self.spawn(self.tick)
 #
 #     def tick(self):
 #         while True:
-#             self.router.publish([Message("clock", Kind.JSON, b"%d" % time.time())])
+#             self.worker.publish("clock", int(time.time()))
 #             gevent.sleep(1)
 #
 #
 # def service(worker):
-#     return Clock(worker.router) if worker.stats.worker == 0 else []
+#     return Clock(worker) if worker.stats.worker == 0 else []

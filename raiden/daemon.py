@@ -100,11 +100,12 @@ class Supervisor:
         self._listeners = listen("http", self.settings.http_host, self.settings.http_port, self.settings.workers)
         for name, port in self.settings.zmq_ports.items():
             self._zmq_listeners[name] = listen("zmq", self.settings.zmq_host, port, setting=f"zmq_{name}_port")[0]
-        self._folder = tempfile.mkdtemp(prefix="raiden-")
+        self._folder = _private_folder(self.settings)
         signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
         signal.set_wakeup_fd(self._wakeup_in.fileno(), warn_on_full_buffer=False)
         for number in signals:
             signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGUSR1, log.reopen)  # in the children, too
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         try:
             self._start()
@@ -136,7 +137,8 @@ class Supervisor:
             doors = {name: _endpoint(listener) for name, listener in self._zmq_listeners.items()}
             self._announce(host, port, doors)
             self._announced = True
-            logger.info("ready", extra={"address": f"{host}:{port}", "workers": self.settings.workers})
+            endpoints = {f"zmq_{name}": endpoint for name, endpoint in doors.items()}
+            logger.info("ready", extra={"address": f"{host}:{port}", "workers": self.settings.workers, **endpoints})
             notify("READY=1")
 
     def _wait_ready(self, deadline: float) -> None:
@@ -268,6 +270,9 @@ class Supervisor:
             self._stopping = True
         elif number == signal.SIGHUP:
             self._reload()
+        elif number == signal.SIGUSR1:
+            for child in self._children.values():
+                os.kill(child.pid, signal.SIGUSR1)
 
     def _reload(self) -> None:
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -328,6 +333,23 @@ class Supervisor:
 def _endpoint(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def _private_folder(settings: Settings) -> str:
+    """A new folder for the sockets by which the node's processes meet, that only this user may enter; raises StartError
+    where there can be none, or where its path is too long for a Unix socket's (108 bytes, unix(7))."""
+    why = ""
+    for find in (tempfile.gettempdir, lambda: settings.data_dir):
+        try:
+            folder = tempfile.mkdtemp(prefix="raiden-", dir=find())
+        except OSError as error:
+            why = why or error.strerror or str(error)
+            continue
+        if Addresses.fit(folder):
+            return folder
+        os.rmdir(folder)
+        why = "its path is too long"
+    raise StartError(f"no folder for the sockets of the node's processes: {why}; set TMPDIR to a short, writable one")
 
 
 def listen(kind: str, host: str, port: int, count: int = 1, *, setting: str = "http_port") -> list[socket.socket]:
@@ -397,7 +419,7 @@ def claim_pid_file(path: Path) -> None:
     """Write this process's pid and hold the lock until the process ends; raises StartError if another holds it."""
     global _pid_file
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = open(path, "a+")
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -408,6 +430,12 @@ def claim_pid_file(path: Path) -> None:
     file.write(f"{os.getpid()}\n")
     file.flush()
     _pid_file = file
+
+
+def remove_pid_file() -> None:
+    """Remove the file that this process holds, if it holds one: its node has ended."""
+    if _pid_file is not None:
+        Path(_pid_file.name).unlink(missing_ok=True)
 
 
 def release_pid_file() -> None:

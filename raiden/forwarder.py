@@ -15,6 +15,7 @@ a message to a peer some 20 us, and one that stays in the node nothing.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -35,6 +36,8 @@ HEARTBEAT, HEARTBEAT_TIMEOUT = 1000, 3000
 RECONNECT, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT = 100, 700, 2000
 # Bytes that a peer may send to the outlink at once: subscriptions are all that it takes.
 MAX_SUBSCRIPTION = 8192
+# Bytes of a Unix socket's path, with its last NUL (unix(7)).
+MAX_SOCKET_PATH = 108
 
 
 class Addresses(NamedTuple):
@@ -52,6 +55,11 @@ class Addresses(NamedTuple):
     def within(cls, folder: str | Path, node: str) -> Addresses:
         endpoints = [f"ipc://{folder}/{name}" for name in cls._fields[1:-1]]
         return cls._make([node, *endpoints, f"{folder}/history"])
+
+    @classmethod
+    def fit(cls, folder: str | Path) -> bool:
+        """Whether the paths within the folder are short enough for Unix sockets."""
+        return all(len(os.fsencode(f"{folder}/{name}")) < MAX_SOCKET_PATH for name in cls._fields[1:])
 
 
 def link_options(socket: zmq.Socket[bytes], keys: Keys | None, *, connects: bool = True) -> None:

@@ -1,10 +1,15 @@
-"""Logging: one line an event, for people or as JSON, with the fields given as ``extra``."""
+"""Logging: one line an event, for people or as JSON, with the fields given as ``extra``; on standard error, which may
+be a file that is opened anew when it was rotated.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+import os
 import sys
 import time
+from pathlib import Path
 
 import ujson
 
@@ -35,10 +40,19 @@ class JsonFormatter(TextFormatter):
             "process": self._process,
             "event": record.getMessage(),
         }
-        entry.update({name: str(value) for name, value in _fields(record).items()})
+        entry.update({name: _json(value) for name, value in _fields(record).items()})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return ujson.dumps(entry, escape_forward_slashes=False)
+
+
+def _json(value: object) -> object:
+    """The value with its type where JSON has it, else its text."""
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
 def setup(process: str, *, form: str = "text", level: str = "INFO") -> None:
@@ -48,3 +62,29 @@ def setup(process: str, *, form: str = "text", level: str = "INFO") -> None:
     logging.basicConfig(handlers=[handler], level=level, force=True)
     # What a client does wrong is not an event of the server's.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
+
+
+_file: Path | None = None
+
+
+def to_file(path: Path) -> None:
+    """Let standard output and standard error be this file from now on; raises OSError. Processes that are forked later
+    write to it, too."""
+    global _file
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+    for target in (1, 2):
+        os.dup2(log, target)
+    os.close(log)
+    _file = path
+
+
+def reopen(*_: object) -> None:
+    """Open the file again, under its name; a signal's handler, for those who rotate it. Without a file it does
+    nothing."""
+    if _file is None:
+        return
+    try:
+        to_file(_file)
+    except OSError as error:
+        logging.getLogger(__name__).error("the log file can't be opened again", extra={"reason": str(error)})

@@ -22,12 +22,14 @@ from raiden import auth, gateway, keys, log
 from raiden.backend import Backend, NotInForce
 from raiden.channels import Channels
 from raiden.config import ServiceBuilder, Settings
+from raiden.encoding import dumps
 from raiden.forwarder import Addresses
 from raiden.gateway import Gateway
 from raiden.history import StoreFailed
 from raiden.hosts import Hosts, is_loopback
 from raiden.keys import InvalidKey
 from raiden.limits import HttpLimits
+from raiden.message import Cursor, Kind, Message, check_channel
 from raiden.origins import Origins
 from raiden.router import Router
 from raiden.service import READY, Service
@@ -88,6 +90,18 @@ class Worker(Service):
             **self._history_gauges(),
         }
         self.add(RouterService(self.router))
+
+    def publish(self, channel: str, value: object) -> Cursor | None:
+        """Publish a JSON value, for an application's services: waits in the calling greenlet until it is stored, and
+        returns its cursor, or None where the channel keeps no history. Raises InvalidChannel, TypeError for what is no
+        JSON value, StoreFailed, and BackboneFull."""
+        message = Message(check_channel(channel), Kind.JSON, dumps(value))
+        outcome: gevent.event.AsyncResult[Cursor | Exception | None] = gevent.event.AsyncResult()
+        self.router.publish_one(message, lambda _, what: outcome.set(what), None)
+        what = outcome.get()
+        if isinstance(what, Exception):
+            raise what
+        return what
 
     def drain(self) -> None:
         """Let nobody in any more, and finish what is under way."""

@@ -53,17 +53,21 @@ class Daemon:
 
     host = "127.0.0.1"
 
-    def __init__(self, folder: Path, *, config: Path | None = None, root: Path = ROOT, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, *, config: Path | None = None, root: Path = ROOT, variables: dict[str, str] | None = None,
+        **settings: Any,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.keeps_history = settings.get("store") != "none"
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "stderr"
         self._out = folder / "stdout"
         extra = ("-C", str(config)) if config else ()
+        settings = {"data_dir": folder, **DEFAULTS, **settings}
         with open(self._log, "wb") as log, open(self._out, "wb") as out:
             self.process = subprocess.Popen(
-                self.command_line(command(*extra, data_dir=folder, **{**DEFAULTS, **settings})),
-                stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=environment(root), cwd=root,
+                self.command_line(command(*extra, **settings)), stdout=out, stderr=log, stdin=subprocess.DEVNULL,
+                env={**environment(root), **(variables or {})}, cwd=root,
             )  # fmt: skip
         try:
             self._wait_until_ready()
@@ -77,7 +81,7 @@ class Daemon:
 
     def _wait_until_ready(self) -> None:
         wait_for(lambda: re.search(r"\bready\b", self.log()) or self.process.poll() is not None, "the daemon is ready")
-        found = re.search(r"http://[\d.]+:(\d+)$", self.banner(), re.MULTILINE)
+        found = re.search(r"\bready\b.*address\W+[\d.]+:(\d+)", self.log())
         assert found, f"the daemon did not start: {self.log()}"
         self.port = int(found.group(1))
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -22,6 +25,14 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.daemons import ROOT, Daemon, Stream, command, environment, wait_for
+
+
+def run(*arguments: str, variables: dict[str, str] | None = None, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    with tempfile.TemporaryDirectory() as data_dir:
+        words = command(*arguments, **{"data_dir": data_dir, **settings})
+        env = {**environment(), **(variables or {})}
+        return subprocess.run(words, capture_output=True, text=True, env=env, cwd=ROOT, timeout=60)
 
 
 def free_port() -> int:
@@ -360,6 +371,80 @@ def test_json_log(start: Callable[..., Daemon]) -> None:
     node.stop()
     entries: list[dict[str, Any]] = [json.loads(line) for line in node.log().splitlines()]
     assert {"ready", "stopping", "stopped"} <= {entry["event"] for entry in entries}
+    assert [entry["workers"] for entry in entries if entry["event"] == "ready"] == [1]  # a number, as it was
+    assert node.banner() == ""  # where both streams are one, each line of it is JSON
+
+
+def test_commands_find_a_node_in_the_foreground(start: Callable[..., Daemon]) -> None:
+    node = start()
+    ask = functools.partial(run, data_dir=node.folder)
+    assert ask("status").stdout == f"running, pid {node.pid}\n"
+    assert ask("reload").returncode == 0
+    wait_for(lambda: "reloaded" in node.log(), "the reload is logged")
+    assert ask("stop").returncode == 0
+    assert node.process.wait(20) == 0
+    assert not (node.folder / "raiden.pid").exists()
+
+
+def test_two_nodes_of_one_data_dir_in_the_foreground(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    shared = str(tmp_path / "raiden.pid")
+    start(pid_file=shared)
+    fails(run("run", data_dir=tmp_path / "other", http_port=0, backend_port=0, pid_file=shared), "already running")
+    start(store="none", data_dir=tmp_path / "both")
+    second = start(store="none", data_dir=tmp_path / "both")
+    assert "no pid file" in second.log() and "already running" in second.log()
+
+
+def test_the_log_file_is_opened_again(node: Node) -> None:
+    assert node.run("start").returncode == 0
+    log, rotated = node.folder / "raiden.log", node.folder / "raiden.log.1"
+    log.rename(rotated)
+    os.kill(node.pid, signal.SIGUSR1)
+    wait_for(log.exists, "there is a new file")
+    worker = children(node.pid)[2]
+    wait_for(lambda: Path(f"/proc/{worker}/fd/2").resolve() == log, "the workers have it, too")
+    before = rotated.read_text()
+    assert node.run("stop").returncode == 0
+    assert "stopped" in node.log() and rotated.read_text() == before
+
+
+def test_where_sockets_have_no_place_in_the_temporary_directory(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    far = tmp_path / ("far" * 30)
+    far.mkdir()
+    variables = {"TMPDIR": str(far)}
+    said = run(data_dir=far / "data", http_port=0, backend_port=0, store="none", variables=variables)
+    fails(said, "too long", "TMPDIR")
+    assert list(far.glob("raiden-*")) == []
+    with tempfile.TemporaryDirectory() as near:
+        node = start(variables=variables, data_dir=near)
+        assert node.request("GET", "/-/health")[0] == 200
+        assert node.stop() == 0
+
+
+def test_what_reads_the_output_may_end(start: Callable[..., Daemon]) -> None:
+    node = start()
+    words = shlex.join(command("nodes", data_dir=node.folder, http_port=node.port))
+    shell = f"set -o pipefail; {{ {words}; }} | true"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, env=environment(), cwd=ROOT)
+    assert done.stderr == "" and done.returncode in (0, 128 + signal.SIGPIPE), done
+
+
+def test_each_command_has_help_of_its_own_and_options_around_it() -> None:
+    assert "FILE where the secret key goes" in " ".join(run("keygen", "--help").stdout.split())
+    assert "FILE" not in run("status", "--help").stdout.replace("-C FILE", "")
+    fails(run("check", "-X", "workers = 0", http_port=1), "workers must be")
+    fails(run("check", "-X", "http_port = 1", workers=0), "workers must be")
+
+
+def test_the_service_in_the_shown_config_publishes(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    text = (ROOT / "conf/raiden.conf.py").read_text()
+    config = tmp_path / "conf.py"
+    config.write_text(re.sub("^# ?", "", text[text.index("# import time") :], flags=re.MULTILINE))
+    node = start(config=config, workers=2)
+    clock = Stream(node, "/clock?_since=earliest")
+    first, second = int(clock.line()), int(clock.line())
+    assert first < second
+    assert "Traceback" not in node.log()
 
 
 def test_started_node_logs_why_it_ended(node: Node) -> None:

@@ -1,9 +1,10 @@
-"""The command line: ``raiden [-C FILE] [-X 'name = value'] [start|stop|restart|reload|status|check|nodes|keygen]``."""
+"""The command line: ``raiden [-C FILE] [-X 'name = value'] [COMMAND]``; `_COMMANDS` lists the commands."""
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import logging
 import os
 import signal
 import sys
@@ -11,50 +12,74 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from raiden import __version__, config, daemon, keys
+from raiden import __version__, config, daemon, keys, log
 from raiden.cli import nodes
 from raiden.cli.nodes import NoAnswer
 from raiden.config import ConfigError, ServiceBuilder, Settings
 from raiden.daemon import StartError
 from raiden.keys import InvalidKey
 
+logger = logging.getLogger(__name__)
+
 NOT_RUNNING = 3
+
+Source = tuple[str | None, list[str]]
+"""The config file and the overrides, to read the settings again."""
+Command = Callable[[Settings, ServiceBuilder | None, Source], int]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code. What the user can mend is one line on standard error."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.file and options.command != "keygen":
-        parser.error(f"{options.command} takes no file")
-    path = os.path.abspath(options.config) if options.config else None
+    options = _parser().parse_args(arguments)
+    file = options.config_of_command or options.config
+    path = os.path.abspath(file) if file else None
+    overrides = options.set + options.set_of_command
     try:
-        settings, service = config.load(path, options.set)
+        settings, service = config.load(path, overrides)
         if options.command == "keygen":
             return _keygen(settings, options.file)
-        command: Callable[[Settings, ServiceBuilder | None, tuple[str | None, list[str]]], int]
-        command = _COMMANDS[options.command]
-        return command(settings, service, (path, options.set))
+        command: Command = _COMMANDS[options.command][0]
+        code = command(settings, service, (path, overrides))
+        sys.stdout.flush()
+        return code
     except (ConfigError, StartError, InvalidKey, NoAnswer) as error:
         print(f"raiden: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Who reads has had enough, like `head`. The interpreter must not try to flush the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="raiden", description="A realtime pub/sub messaging server.")
-    parser.add_argument("-C", dest="config", metavar="FILE", help="a config file, which is Python")
-    parser.add_argument(
-        "-X", dest="set", metavar="'NAME = VALUE'", action="append", default=[], help="override a setting; repeatable"
-    )
     parser.add_argument("--version", action="version", version=f"raiden {__version__}")
-    parser.add_argument(
-        "command", nargs="?", default="run", choices=[*_COMMANDS, "keygen"], metavar="COMMAND",
-        help="run (the default: in the foreground), start, stop, restart, reload, status, check, "
-        "nodes (of the cluster), keygen (makes a key: this node's, or in FILE one for ZeroMQ)",
-    )  # fmt: skip
-    parser.add_argument("file", nargs="?", metavar="FILE", help="where keygen puts the secret key")
+    parser.set_defaults(command="run", config_of_command=None, set_of_command=[])
+    _add_options(parser)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands, each with a --help of its own")
+    for name, (_, text) in _COMMANDS.items():
+        _add_command(commands, name, text)
+    keygen = _add_command(commands, "keygen", "make a key: this node's, or in FILE one for a ZeroMQ client or door")
+    keygen.add_argument("file", nargs="?", metavar="FILE", help="where the secret key goes; it must not be there yet")
     return parser
+
+
+def _add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(command=name)
+    _add_options(command, of="_of_command")  # under other names, or they would take back what stands before it
+    return command
+
+
+def _add_options(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """The options that may stand before and after a command."""
+    parser.add_argument("-C", dest=f"config{of}", metavar="FILE", help="a config file, which is Python")
+    parser.add_argument(
+        "-X", dest=f"set{of}", metavar="'NAME = VALUE'", action="append", default=[],
+        help="override a setting; repeatable",
+    )  # fmt: skip
 
 
 def _banner(host: str, port: int, doors: dict[str, str]) -> None:
@@ -69,15 +94,29 @@ def _banner(host: str, port: int, doors: dict[str, str]) -> None:
     sys.stdout.flush()
 
 
-def _run(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+def _no_banner(*_: object) -> None:
+    """The log, which machines read, says that the node is ready, and where."""
+
+
+def _run(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
     if settings.log_file:
         _log_to(Path(settings.log_file))
-    if settings.pid_file:
-        daemon.claim_pid_file(Path(settings.pid_file))
-    return daemon.run(settings, service, source, announce=_banner)
+    log.setup("raiden", form=settings.log_format, level=settings.log_level)
+    try:
+        daemon.claim_pid_file(settings.file("pid"))
+    except StartError as error:
+        if settings.pid_file:
+            raise
+        # Nobody asked for it, and several nodes may run from one data_dir in the foreground.
+        logger.warning("no pid file: stop, reload and status can't find this node", extra={"reason": str(error)})
+    banner = _banner if settings.log_format == "text" else _no_banner
+    try:
+        return daemon.run(settings, service, source, announce=banner)
+    finally:
+        daemon.remove_pid_file()
 
 
-def _start(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+def _start(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
     pid_file = settings.file("pid")
     if pid_file.exists() and daemon.read_pid(pid_file) is None:
         print(f"raiden: the last node left a stale pid file, {pid_file}: replaced", file=sys.stderr)
@@ -116,18 +155,15 @@ def _start(settings: Settings, service: ServiceBuilder | None, source: tuple[str
 
 def _log_to(path: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        log.to_file(path)
     except OSError as error:
         raise StartError(f"cannot write the log file {path}: {error.strerror}") from None
     null = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((null, 0), (log, 1), (log, 2)):
-        os.dup2(source, target)
+    os.dup2(null, 0)
     os.close(null)
-    os.close(log)
 
 
-def _stop(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+def _stop(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
     pid = _running(settings)
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + settings.drain_timeout + 10.0
@@ -144,20 +180,20 @@ def _stop(settings: Settings, service: ServiceBuilder | None, source: tuple[str 
     raise StartError(f"pid {pid} did not stop; its log says why")
 
 
-def _restart(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+def _restart(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
     if daemon.read_pid(settings.file("pid")) is not None:
         _stop(settings, service, source)
     return _start(settings, service, source)
 
 
-def _reload(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+def _reload(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
     pid = _running(settings)
     os.kill(pid, signal.SIGHUP)
     print(f"told pid {pid} to reload; {settings.file('log')} says what changed")
     return 0
 
 
-def _status(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+def _status(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
     pid = daemon.read_pid(settings.file("pid"))
     if pid is None:
         stale = " (its pid file is stale)" if settings.file("pid").exists() else ""
@@ -167,12 +203,12 @@ def _status(settings: Settings, service: ServiceBuilder | None, source: tuple[st
     return 0
 
 
-def _check(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+def _check(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
     print("the settings are good")
     return 0
 
 
-def _nodes(settings: Settings, service: ServiceBuilder | None, source: tuple[str | None, list[str]]) -> int:
+def _nodes(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
     print(nodes.table(nodes.fetch(settings)))
     return 0
 
@@ -197,7 +233,13 @@ def _running(settings: Settings) -> int:
     return pid
 
 
-_COMMANDS = {
-    "run": _run, "start": _start, "stop": _stop, "restart": _restart, "reload": _reload, "status": _status,
-    "check": _check, "nodes": _nodes,
-}  # fmt: skip
+_COMMANDS: dict[str, tuple[Command, str]] = {
+    "run": (_run, "be a node in the foreground, which is what happens without a command"),
+    "start": (_start, "start a node in the background"),
+    "stop": (_stop, "stop it: clients are told to come back, and what is under way is finished"),
+    "restart": (_restart, "stop it if it runs, and start it"),
+    "reload": (_reload, "let it read its settings again"),
+    "status": (_status, "say whether it runs; the exit code is 3 if it does not"),
+    "check": (_check, "judge the settings without starting anything"),
+    "nodes": (_nodes, "show the nodes of the cluster as the running node sees them"),
+}
