@@ -1,7 +1,8 @@
 # Settings of raiden: raiden -C raiden.conf.py
 #
-# This is Python. Each line shows a default: uncomment it to change it. The environment overrides the file
-# (RAIDEN_HTTP_PORT=80), and the command line both (-X 'http_port = 80'). Sizes are bytes and times are seconds.
+# This is Python. Each line shows a default: uncomment it to change it. Names of your own begin with "_". The
+# environment overrides the file (RAIDEN_HTTP_PORT=80), and the command line both (-X 'http_port = 80'). Sizes are bytes
+# and times are seconds.
 # What is marked [reload] changes in a running node, without closing a connection: raiden reload, or SIGHUP.
 
 # The door
@@ -12,7 +13,7 @@
 # http_port = 8088
 # Allow http_host to be more than loopback: anyone who reaches it may publish and subscribe.
 # open_to_the_world = False
-# Worker processes that share the port.
+# Worker processes that share the port; 0: one for each processor.
 # workers = 1
 
 # Files and the log
@@ -20,9 +21,9 @@
 # Where the history, pid and log files live. The default is $XDG_STATE_HOME/raiden, or else ~/.local/state/raiden ("~"
 # itself is not expanded); conf/raiden.service sets systemd's state directory.
 # data_dir = "/var/lib/raiden"
-# Pid file of a node started with 'raiden start'; None: raiden.pid in data_dir.
+# Pid file, by which stop, reload and status find the node; None: raiden.pid in data_dir.
 # pid_file = None
-# None: standard error; for 'raiden start' raiden.log in data_dir.
+# None: standard error; for 'raiden start' raiden.log in data_dir. SIGUSR1 opens it again, after it was rotated.
 # log_file = None
 # "text" for people, "json" for machines.
 # log_format = "text"
@@ -159,9 +160,9 @@
 # Public keys of the nodes that may connect.
 # node_keys = []
 
-# Services of your own: what service(worker) returns, one or a list, starts and stops with each worker. They publish with
-# worker.publish(channel, value), and find worker.router and worker.gateway. If one fails to start, the node does not
-# start either; if one's greenlet dies, that is logged. This one publishes the time, from worker 0 alone.
+# Services of your own: what service(worker) returns, one or a list, starts and stops with each worker. They publish
+# with worker.publish(channel, value), and find worker.router and worker.gateway. If one fails to start, the node does
+# not start either. This one publishes the time, from worker 0 alone.
 
 # import time
 #

@@ -56,9 +56,11 @@ class Settings:
     http_host: str = _setting("127.0.0.1", "address of the HTTP and WebSocket door")
     http_port: int = _setting(8088, "its port; 0 lets the kernel choose", least=0)
     open_to_the_world: bool = _setting(False, "allow http_host to be more than loopback: anyone may publish")
-    workers: int = _setting(1, "worker processes that share the port", least=1)
+    workers: int = _setting(1, "worker processes that share the port; 0: one for each processor", least=0)
     data_dir: str = _setting(_state_directory(), "where the history, pid and log files live")
-    pid_file: str | None = _setting(None, "of a node started with 'raiden start'; None: raiden.pid in data_dir")
+    pid_file: str | None = _setting(
+        None, "by which stop, reload and status find it; None: raiden.pid in data_dir"
+    )
     log_file: str | None = _setting(None, "None: standard error; for 'raiden start' raiden.log in data_dir")
     log_format: str = _setting("text", "'text' for people, 'json' for machines")
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR", reload=True)
@@ -172,6 +174,7 @@ def load(
     settings = Settings()
     for name, value in values.items():
         setattr(settings, name, _checked(name, value))
+    settings.workers = settings.workers or len(os.sched_getaffinity(0))
     _check_together(settings)
     return settings, service
 
@@ -190,15 +193,18 @@ def _code(value: Any) -> Any:
 
 def _read_file(path: str) -> tuple[dict[str, Any], ServiceBuilder | None]:
     try:
-        source = Path(path).read_text()
+        tree = ast.parse(Path(path).read_text(), path)
         namespace: dict[str, Any] = {"__file__": path, "__name__": "raiden_config"}
-        exec(compile(source, path, "exec"), namespace)
+        exec(compile(tree, path, "exec"), namespace)
     except OSError as error:
         raise ConfigError(f"{path}: cannot read it: {error.strerror}") from None
     except SyntaxError as error:
         raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from None
     except (Exception, SystemExit) as error:  # the file is the user's own program
         raise ConfigError(f"{path}: {type(error).__name__}: {error}") from None
+    for line in tree.body:
+        if isinstance(line, ast.Expr) and isinstance(line.value, ast.Dict | ast.Set | ast.Tuple | ast.Compare):
+            raise ConfigError(f"{path}:{line.lineno}: this sets nothing: write each setting as name = value")
     service = namespace.pop("service", None)
     if service is not None and not callable(service):
         raise ConfigError(f"{path}: service must be a function")
@@ -206,15 +212,17 @@ def _read_file(path: str) -> tuple[dict[str, Any], ServiceBuilder | None]:
     for name, value in namespace.items():
         is_helper = name.startswith("_") or inspect.ismodule(value) or (callable(value) and name not in FIELDS)
         if not is_helper:
-            values[_known(name, path)] = value
+            values[_known(name, path, in_file=True)] = value
     return values, service
 
 
-def _known(name: str, where: str) -> str:
+def _known(name: str, where: str, *, in_file: bool = False) -> str:
     if name in FIELDS:
         return name
     near = difflib.get_close_matches(name, FIELDS, 1, 0.5)
     hint = f"; did you mean {near[0]}?" if near else "; conf/raiden.conf.py lists all"
+    if in_file:
+        hint += " (let names of your own begin with '_')"
     raise ConfigError(f"{where}: unknown setting {name!r}{hint}")
 
 
@@ -263,6 +271,11 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"http_port must be at most 65535, not {settings.http_port}")
     if isinstance(settings.channel_builder, str) and settings.channel_builder not in ("path", "host_path"):
         raise ConfigError("channel_builder must be 'path', 'host_path' or a function")
+    if settings.drain_window > settings.drain_timeout and settings.drain_window != Settings.drain_window:
+        raise ConfigError(
+            f"drain_window = {settings.drain_window:g} must be at most drain_timeout = {settings.drain_timeout:g}: "
+            "a stop that takes no longer can't spread reconnects over more"
+        )
     _check_pages(settings)
     _check_zmq(settings)
     _check_cluster(settings)

@@ -181,7 +181,8 @@ class HttpWorker(Worker):
 
     def drain(self) -> None:
         others = any(row["state"] == "connected" for row in self.router.backend.nodes())
-        self.gateway.drain(self.settings.drain_timeout, self.settings.drain_window if others else 0.0)
+        window = min(self.settings.drain_window, self.settings.drain_timeout)
+        self.gateway.drain(self.settings.drain_timeout, window if others else 0.0)
 
     def reload(self, values: dict[str, Any]) -> None:
         """Limits of requests hold at once, those of connections for new ones."""

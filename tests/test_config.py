@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,14 @@ def test_file_may_have_helpers(file: Path) -> None:
     assert callable(settings.channel_builder)
 
 
+def test_a_worker_for_each_processor(file: Path) -> None:
+    assert read(file, "workers = 0").workers == len(os.sched_getaffinity(0))
+
+
+def test_a_shorter_stop_needs_no_other_setting(file: Path) -> None:
+    assert read(file, "drain_timeout = 1").drain_timeout == 1
+
+
 def test_service(file: Path) -> None:
     file.write_text("def service(worker): return worker + 1\n")
     _, service = load(str(file), environ={})
@@ -117,7 +126,10 @@ def test_service(file: Path) -> None:
         ("log_file = 1", "log_file must be str or None, not 1"),
         ("allowed_origins = '*'", "allowed_origins must be list, not '*'"),
         ("allowed_origins = [1]", "allowed_origins must be list"),
-        ("workers = 0", "workers must be at least 1, not 0"),
+        ("workers = -1", "workers must be at least 0, not -1"),
+        ("helper = 1", "let names of your own begin with '_'"),
+        ("{'http_port': 80}", "raiden.conf.py:1: this sets nothing"),
+        ("drain_window = 20", "drain_window = 20 must be at most drain_timeout = 10"),
         ("http_port = 65536", "http_port must be at most 65535"),
         ("http_port = -1", "http_port must be at least 0"),
         ("log_format = 'xml'", "log_format must be 'text' or 'json'"),
