@@ -51,7 +51,7 @@ def extensions() -> list[Extension]:
 
 
 setup(
-    name="raiden",
+    name="raiden-server",  # "raiden" is another project's package
     version=Path("raiden/__init__.py").read_text().split('"')[-2],
     description="A realtime pub/sub messaging server: publish and subscribe with curl, browsers, WebSocket and ZeroMQ",
     long_description=Path("README.md").read_text(),

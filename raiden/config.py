@@ -58,9 +58,7 @@ class Settings:
     open_to_the_world: bool = _setting(False, "allow http_host to be more than loopback: anyone may publish")
     workers: int = _setting(1, "worker processes that share the port; 0: one for each processor", least=0)
     data_dir: str = _setting(_state_directory(), "where the history, pid and log files live")
-    pid_file: str | None = _setting(
-        None, "by which stop, reload and status find it; None: raiden.pid in data_dir"
-    )
+    pid_file: str | None = _setting(None, "by which stop, reload and status find it; None: raiden.pid in data_dir")
     log_file: str | None = _setting(None, "None: standard error; for 'raiden start' raiden.log in data_dir")
     log_format: str = _setting("text", "'text' for people, 'json' for machines")
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR", reload=True)
