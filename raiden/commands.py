@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, cast
 
+from raiden import strict_json
 from raiden.filters import Filters, as_text
 from raiden.history import Start, check_durable
-from raiden.message import Cursor, Digits, decode_exactly, decode_strictly, is_unicode
+from raiden.message import Cursor, is_unicode
 from raiden.parameters import MAX_LAST
+from raiden.strict_json import Digits, InvalidPayload
+
+# Bytes of a command's id, as it is written.
+MAX_ID = 255
 
 Number = TypeVar("Number", int, float)
 
@@ -21,24 +26,33 @@ class CommandError(Exception):
 
 
 def parse(data: str | bytes) -> dict[str, Any]:
-    """The command in a frame. The numbers of what is published, and its id, are `Digits`."""
+    """The command in a frame. ``data`` in it is bytes, as they were written, and ``id`` a string, `Digits` or None."""
     if isinstance(data, bytes):
         raise CommandError(400, "commands are JSON text frames; this frame was binary")
     try:
-        command = decode_exactly(data)
-        # What is not written again needs its numbers.
-        if isinstance(command, dict) and command.get("cmd") != "publish":
-            command = {**decode_strictly(data), "id": command.get("id")}
-    except (ValueError, RecursionError) as error:
-        raise CommandError(400, f"not JSON: {error}") from None
-    if not isinstance(command, dict):
-        raise CommandError(400, 'a command is an object, like {"id": 1, "cmd": "ping"}')
-    number = command.get("id")
-    if isinstance(number, str) and not is_unicode(number):
-        raise CommandError(400, "id must be valid Unicode, without lone surrogates")
-    if not isinstance(command.get("cmd"), str) or not isinstance(number, str | int | Digits | None):
-        raise CommandError(400, "cmd must be a string, id a string or a number")
+        members = strict_json.members(data.encode())
+        if members is None:
+            raise CommandError(400, 'a command is an object, like {"id": 1, "cmd": "ping"}')
+        command = {name: raw if name == "data" else strict_json.value(raw) for name, raw in members.items()}
+    except InvalidPayload as error:
+        raise CommandError(400, str(error)) from None
+    if not isinstance(command.get("cmd"), str):
+        raise CommandError(400, "cmd must be a string")
+    command["id"] = _id(command.get("id"), members.get("id", b""))
     return command
+
+
+def _id(value: Any, raw: bytes) -> str | Digits | None:
+    """What comes back with the reply."""
+    if value is None:
+        return None
+    if len(raw) > MAX_ID or isinstance(value, bool) or not isinstance(value, str | int | float | Digits):
+        raise CommandError(400, f"id is a string or a number of at most {MAX_ID} bytes")
+    if not isinstance(value, str):
+        return Digits(raw.decode())
+    if not is_unicode(value):
+        raise CommandError(400, "id must be valid Unicode, without lone surrogates")
+    return value
 
 
 def channel_of(command: dict[str, Any]) -> str:

@@ -59,8 +59,13 @@ class Encoding:
 
 
 def dumps(value: object) -> bytes:
-    """JSON as Raiden writes it: UTF-8, no spaces, slashes as they are."""
-    return ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False).encode("utf-8", "surrogatepass")
+    """JSON as Raiden writes it: UTF-8, no spaces, slashes as they are. Line breaks of Unicode are escaped, because some
+    clients take them for the end of a line; lone surrogates, because UTF-8 has none."""
+    text: str = ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False)
+    if text.isascii():
+        return text.encode()
+    text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
+    return text.encode("utf-8", "backslashreplace")
 
 
 def json_value(message: Message) -> bytes:

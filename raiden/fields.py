@@ -13,9 +13,10 @@ from types import MappingProxyType
 # Characters of a value with its parameters. So the cache below has a bound in bytes, too.
 MAX_LENGTH = 1024
 
-_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+# A token (RFC 9110 section 5.6.2), as a regular expression.
+TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*+"'
-_PARAMETER = re.compile(rf"[ \t]*+;[ \t]*+(?:({_TOKEN})=({_TOKEN}|{_QUOTED}))?")
+_PARAMETER = re.compile(rf"[ \t]*+;[ \t]*+(?:({TOKEN})=({TOKEN}|{_QUOTED}))?")
 _PAIR = re.compile(r"\\(.)")
 # A member of a list, up to the comma.
 _MEMBER = re.compile(rf"(?:[^\",]|{_QUOTED})*+")

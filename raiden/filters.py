@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from raiden.message import Message
+from raiden.strict_json import Digits
 
 
 class Filters:
@@ -54,6 +55,8 @@ def as_text(value: Any) -> str | None:
         return "true" if value else "false"
     if value is None:
         return "null"
+    if isinstance(value, Digits):
+        return value.text
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, int | float):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import webob
 
-from raiden import durable, parameters, payload, transports, websocket
+from raiden import durable, parameters, payload, strict_json, transports, websocket
 from raiden.backend import NotInForce
 from raiden.connection import Connection
 from raiden.control import Control
@@ -29,13 +29,10 @@ from raiden.limits import HttpLimits
 from raiden.message import (
     Cursor,
     InvalidChannel,
-    InvalidPayload,
     Kind,
     Message,
     check_channel,
     check_subscription,
-    decode_exactly,
-    json_payload,
     unquote,
 )
 from raiden.payload import check_key
@@ -43,6 +40,7 @@ from raiden.recovery import Beginning
 from raiden.router import Router, TooManyChannels
 from raiden.sessions import Poll, Session
 from raiden.stats import Stats
+from raiden.strict_json import InvalidPayload, json_payload
 from raiden.transports import Asked, Opening, Seat
 
 
@@ -116,11 +114,13 @@ class Gateway(HttpDoor):
             return webob.Response(status=204, content_type=None, headerlist=[("Allow", METHODS)])
         if method not in ("GET", "HEAD", "POST", "DELETE"):
             raise HttpError(405, f"{method} is not served: use {METHODS}", headers={"Allow": METHODS})
+        if method == "POST":
+            payload.check_coding(request)
         if target.startswith("/-/"):
             return self._dispatch_own(connection, request, target[3:])
         if method == "POST":
             channel = self._channel(request)
-            messages = [Message(channel, kind, data) for kind, data in payload.payloads(request)]
+            messages = [Message(channel, kind, data) for kind, data in payload.payloads(request, self.limits)]
             content_type = request.fields.get("content-type", "")
             batch = payload.is_batch(content_type)
             if payload.is_json(content_type):
@@ -192,6 +192,8 @@ class Gateway(HttpDoor):
 
     def _publish_again(self, connection: Connection, repeated: Repeated, channel: str) -> bool:
         """The hot path: publish a JSON value that came with a head which came before."""
+        if len(repeated.body) > self.limits.max_message - payload.WRAPPING:
+            return False
         try:
             message = Message(channel, Kind.JSON, json_payload(repeated.body), None, time.time_ns() // 1000)
         except InvalidPayload:
@@ -243,14 +245,15 @@ class Gateway(HttpDoor):
         connection.busy = True
 
     def _publish_to_many(self, connection: Connection, request: Request) -> None:
-        body = json_payload(request.raw_body)
-        order = decode_exactly(body.decode())
-        if not isinstance(order, dict) or not isinstance(order.get("channels"), list) or "data" not in order:
+        order = strict_json.members(request.raw_body)
+        if order is None or "channels" not in order or "data" not in order:
             raise HttpError(400, 'the body must be like {"channels": ["a", "b"], "data": ...}')
-        names = order["channels"]
-        if not names or len(names) > self.limits.max_subscriptions or not all(isinstance(n, str) for n in names):
-            raise HttpError(400, f"channels must be 1 to {self.limits.max_subscriptions} names")
-        data = json_payload(dumps(order["data"]))
+        names = strict_json.value(order["channels"])
+        known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not known or not 0 < len(names) <= self.limits.max_subscriptions:
+            raise HttpError(400, f"channels must be a list of 1 to {self.limits.max_subscriptions} names")
+        data = json_payload(order["data"])
+        payload.check_size(Kind.JSON, data, self.limits.max_message)
         channels = [check_channel(name) for name in dict.fromkeys(names)]
         groups = [[Message(channel, Kind.JSON, data)] for channel in channels]
 
@@ -279,8 +282,9 @@ class Gateway(HttpDoor):
         if request.upgrade:
             opening = functools.partial(
                 transports.socket, asked=asked, agreement=websocket.accept(request, deflate=self.deflate),
-                max_message=self.limits.max_ws_message, max_subscriptions=self.limits.max_subscriptions,
-                session_window=self.limits.session_window, verbatim=query.get("_raw") == "1",
+                max_ws_message=self.limits.max_ws_message, max_message=self.limits.max_message,
+                max_subscriptions=self.limits.max_subscriptions, session_window=self.limits.session_window,
+                verbatim=query.get("_raw") == "1",
             )  # fmt: skip
             self._begin(connection, request, SubscriptionPlan(asked, opening), for_pages=True)
             return None

@@ -11,16 +11,17 @@ Raiden's own use.
 
 from __future__ import annotations
 
-import json
 import struct
 import time
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-import ujson
+
+from raiden import strict_json
+from raiden.strict_json import InvalidPayload
 
 MAX_CHANNEL_BYTES = 255
 RUN_BYTES = 65536
@@ -48,10 +49,6 @@ _CURSOR_EXTENSION, _SIZES_EXTENSION = 1, 2
 
 class InvalidChannel(ValueError):
     """The name can't be a channel's or a pattern's; the text says why."""
-
-
-class InvalidPayload(ValueError):
-    """The payload is not what its content type says; the text says why."""
 
 
 class InvalidFrame(ValueError):
@@ -111,8 +108,8 @@ class Message(msgspec.Struct, eq=False, gc=False):
         """The top-level fields of a JSON object, else None; decoded once, and only if a filter asks."""
         if self.decoded is False:
             try:
-                value = ujson.loads(self.payload) if self.kind == Kind.JSON else None
-            except ValueError:  # nested deeper than ujson goes
+                value = strict_json.value(self.payload) if self.kind == Kind.JSON else None
+            except InvalidPayload:  # an older node may have stored what is nested more deeply
                 value = None
             self.decoded = value if isinstance(value, dict) else None
         return self.decoded  # type: ignore[return-value]
@@ -254,58 +251,3 @@ def unquote(text: str) -> str:
 def topic(name: str) -> bytes:
     """What the backbone is subscribed to for a channel (``name NUL``) or for a pattern (its prefix)."""
     return name[:-1].encode() if name.endswith("*") else name.encode() + b"\0"
-
-
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-# ujson accepts `01`, `1.`, NaN and raw control characters, which browsers then refuse: check with the strict one.
-decode_strictly = json.JSONDecoder(parse_constant=_reject_constant).decode
-
-
-class Digits:
-    """A number that is no integer, as it was written."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __json__(self) -> str:
-        """What ujson writes."""
-        return self.text
-
-
-# For what is written again: no digit is lost.
-decode_exactly = json.JSONDecoder(parse_constant=_reject_constant, parse_float=Digits).decode
-
-# For a check, numbers need not be made, and may then be as long as they like.
-_check = json.JSONDecoder(parse_constant=_reject_constant, parse_int=str, parse_float=str).decode
-
-
-# Takes a tenth of the time, and nothing that is no JSON; what it refuses may still be JSON, like 1e999.
-_read = msgspec.json.Decoder().decode
-
-
-def json_payload(body: bytes) -> bytes:
-    """Check one JSON value (RFC 8259) and return it on one line, its digits untouched; raise InvalidPayload."""
-    try:
-        _read(body)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        _check_json(body)
-    if 10 in body or 13 in body:  # as numbers: to look for bytes raises an exception inside, and catches it
-        # Outside of strings, where JSON allows no raw newline, they are only white space.
-        body = body.replace(b"\r", b" ").replace(b"\n", b" ")
-    return body.strip()
-
-
-def _check_json(body: bytes) -> None:
-    try:
-        _check(body.decode())
-    except UnicodeDecodeError:
-        raise InvalidPayload("the body is not UTF-8, which JSON must be") from None
-    except RecursionError:
-        raise InvalidPayload("the JSON is nested too deeply") from None
-    except ValueError as error:
-        raise InvalidPayload(f"the body is not valid JSON: {error}") from None

@@ -34,14 +34,14 @@ from raiden.message import (
     Message,
     check_channel,
     check_subscription,
-    json_payload,
 )
 from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
-from raiden.payload import check_key
+from raiden.payload import check_key, check_size
 from raiden.recovery import Beginning
 from raiden.refusals import REFUSALS, status_of
 from raiden.router import Router, Subscription, TooManyChannels
 from raiden.sessions import REPLAY_BYTES, Socket
+from raiden.strict_json import json_payload
 from raiden.websocket import WebSocket
 
 log = logging.getLogger(__name__)
@@ -64,9 +64,11 @@ class MultiplexSocket(Socket):
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket, *,
-        max_subscriptions: int, session_window: float,
+        max_subscriptions: int, session_window: float, max_message: int,
     ) -> None:  # fmt: skip
-        super().__init__(connection, router, wheel, keepalive, in_band.websocket(True), [], socket)
+        super().__init__(
+            connection, router, wheel, keepalive, in_band.websocket(True), [], socket, max_message=max_message
+        )
         self.max_subscriptions = max_subscriptions
         self.session_window = session_window
         self.waiting = 0
@@ -258,7 +260,8 @@ class MultiplexSocket(Socket):
         key = command.get("key")
         if key is not None:
             check_key(key, self.router.keeps(name))
-        message = Message(name, Kind.JSON, json_payload(encoding.dumps(command["data"])))
+        message = Message(name, Kind.JSON, json_payload(command["data"]))
+        check_size(message.kind, message.payload, self.max_message)
 
         def published(number: Any, outcome: Cursor | Exception | None) -> None:
             if isinstance(outcome, Exception):

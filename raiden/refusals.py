@@ -5,12 +5,14 @@ from __future__ import annotations
 from raiden.auth import Forbidden
 from raiden.backend import BackboneFull, NotInForce
 from raiden.history import StoreFailed
-from raiden.message import InvalidChannel, InvalidPayload
+from raiden.message import InvalidChannel
+from raiden.payload import TooLarge
 from raiden.router import TooManyChannels
+from raiden.strict_json import InvalidPayload
 
 _STATUS: dict[type[Exception], int] = {
-    InvalidChannel: 400, InvalidPayload: 400, Forbidden: 403, BackboneFull: 503, NotInForce: 503, StoreFailed: 503,
-    TooManyChannels: 503,
+    InvalidChannel: 400, InvalidPayload: 400, TooLarge: 413, Forbidden: 403, BackboneFull: 503, NotInForce: 503,
+    StoreFailed: 503, TooManyChannels: 503,
 }  # fmt: skip
 # What can be refused so; the text says what to do.
 REFUSALS = tuple(_STATUS)

@@ -21,13 +21,13 @@ from raiden.http import Json, Request
 from raiden.in_band import InBand, Told, joined
 from raiden.message import (
     Cursor,
-    InvalidPayload,
     Kind,
     Message,
-    json_payload,
 )
+from raiden.payload import TooLarge, check_size
 from raiden.recovery import Batch, Beginning, Recovery
 from raiden.router import Router, Subscription
+from raiden.strict_json import InvalidPayload, json_payload
 from raiden.websocket import Closed, WebSocket
 
 # What is said to the peer, and how long it may take to read it (seconds).
@@ -452,14 +452,15 @@ class Socket(Lasting):
     """A WebSocket: a message per frame; a frame sent by the client is published, where it has one channel. Where a gap
     can't be told in band, it closes the socket."""
 
-    __slots__ = ("verbatim", "websocket")
+    __slots__ = ("max_message", "verbatim", "websocket")
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
-        names: list[str], socket: WebSocket, *, verbatim: bool = False,
+        names: list[str], socket: WebSocket, *, max_message: int, verbatim: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(connection, router, wheel, keepalive, in_band, names)
         self.websocket = socket
+        self.max_message = max_message
         self.verbatim = verbatim
 
     def received(self, event: object) -> None:
@@ -471,6 +472,8 @@ class Socket(Lasting):
                 self.message(event)  # type: ignore[arg-type]
             except (BackboneFull, StoreFailed) as error:
                 self.goodbye(websocket.TRY_LATER, str(error))
+            except TooLarge as refused:
+                self.goodbye(websocket.TOO_LARGE, str(refused))
 
     def settle(self) -> None:
         """Send what the protocol has to say by itself."""
@@ -482,7 +485,9 @@ class Socket(Lasting):
         if len(self.names) != 1 or self.names[0].endswith("*"):
             self.goodbye(websocket.POLICY, "this socket follows a pattern: publish on a channel's own socket")
         else:
-            self.router.publish_one(_as_message(self.names[0], data, self.verbatim), Socket._published, self)
+            message = _as_message(self.names[0], data, self.verbatim)
+            check_size(message.kind, message.payload, self.max_message)
+            self.router.publish_one(message, Socket._published, self)
 
     def _published(self, outcome: Cursor | Exception | None) -> None:
         if isinstance(outcome, Exception):

@@ -102,17 +102,21 @@ def poll(
 
 
 def socket(
-    seat: Seat, request: Request | Repeated, *, asked: Asked, agreement: Agreement, max_message: int,
-    max_subscriptions: int, session_window: float, verbatim: bool,
+    seat: Seat, request: Request | Repeated, *, asked: Asked, agreement: Agreement, max_ws_message: int,
+    max_message: int, max_subscriptions: int, session_window: float, verbatim: bool,
 ) -> Opening:  # fmt: skip
     """A WebSocket: the connection speaks its protocol from now on."""
-    core = WebSocket(agreement.deflate, max_message=max_message)
+    core = WebSocket(agreement.deflate, max_message=max_ws_message)
     encode = encoding.websocket(asked.wrapped, core.deflate, verbatim and bool(asked.names))
     session: Socket
     if asked.names:
-        session = Socket(*seat, in_band.websocket(asked.wrapped), asked.names, core, verbatim=verbatim)
+        session = Socket(
+            *seat, in_band.websocket(asked.wrapped), asked.names, core, max_message=max_message, verbatim=verbatim
+        )
     else:
-        session = MultiplexSocket(*seat, core, max_subscriptions=max_subscriptions, session_window=session_window)
+        session = MultiplexSocket(
+            *seat, core, max_subscriptions=max_subscriptions, session_window=session_window, max_message=max_message
+        )
     seat.connection.protocol = core
 
     def opened(told: Told) -> None:

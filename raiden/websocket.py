@@ -42,7 +42,7 @@ class _SharedDeflate(ServerPerMessageDeflateFactory):
 
 _DEFLATE = [_SharedDeflate(server_no_context_takeover=True, client_no_context_takeover=True)]
 
-POLICY, INVALID_TEXT, TRY_LATER = 1008, 1007, 1013
+POLICY, INVALID_TEXT, TOO_LARGE, TRY_LATER = 1008, 1007, 1009, 1013
 SLOW_CONSUMER, DRAINING, PING_TIMEOUT, MISSED, CHANNEL_DELETED = 4001, 4002, 4003, 4004, 4504
 
 

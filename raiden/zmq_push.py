@@ -12,7 +12,8 @@ from raiden.auth import Client, Forbidden
 from raiden.backend import BackboneFull
 from raiden.connection import Connection
 from raiden.history import StoreFailed
-from raiden.message import Cursor, InvalidChannel, InvalidPayload, Kind, Message
+from raiden.message import Cursor, InvalidChannel, Kind, Message
+from raiden.strict_json import InvalidPayload
 from raiden.zmq_sessions import BYTES, RETRY, Common, Session, channel_of, kind_of
 from raiden.zmtp import Alike, Event
 
@@ -20,6 +21,8 @@ from raiden.zmtp import Alike, Event
 MAX_STORED = 500
 # As a plain number: looking one up in an enumeration takes half as long as to make a message.
 _RAW = int(Kind.BYTES)
+# Bytes of a payload that is within any `max_message`.
+_ORDINARY = 1024
 
 
 class Pusher(Session):
@@ -51,7 +54,8 @@ class Pusher(Session):
             self._refuse(error, len(payloads))
             return
         kind, now = _RAW, time.time_ns() // 1000
-        if content_type != BYTES:
+        # The hot path are bytes of an ordinary size.
+        if content_type != BYTES or max(map(len, payloads), default=0) > _ORDINARY:
             payloads, kind = self._checked(payloads, content_type)
         run = [Message(name, kind, payload, None, now) for payload in payloads]
         if self._runs and self._runs[-1][0].channel == name and self._runs[-1][0].kind == kind:
@@ -61,11 +65,11 @@ class Pusher(Session):
 
     def _checked(self, payloads: list[bytes], content_type: bytes) -> tuple[list[bytes], int]:
         """Those of the payloads that are what their type says, as they are published, and their kind."""
-        good, kind = [], _RAW
+        good, kind, most = [], _RAW, self.common.limits.max_message
         for payload in payloads:
             try:
-                found, data = kind_of(payload, content_type)
-            except InvalidPayload as error:
+                found, data = kind_of(payload, content_type, most)
+            except ValueError as error:  # an InvalidPayload, or a fault of ours, which must not end the good ones
                 self._refuse(error)
                 continue
             good.append(data)

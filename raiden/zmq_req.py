@@ -117,10 +117,11 @@ class Requester(Session):
 
     def _publish(self, envelope: Frames, arguments: Frames) -> None:
         channel, payload, content_type, key = _arguments(arguments, 2, 4, "publish, channel, payload, type, key")
-        message = Message(channel_of(self.client, channel), *kind_of(payload, content_type))
-        name = key.decode("utf-8", "surrogateescape") if key else None
-        if name is not None:
-            check_key(name, self.common.router.keeps(message.channel))
+        name = channel_of(self.client, channel)
+        message = Message(name, *kind_of(payload, content_type, self.common.limits.max_message))
+        own_key = key.decode("utf-8", "surrogateescape") if key else None
+        if own_key is not None:
+            check_key(own_key, self.common.router.keeps(message.channel))
 
         def published(envelope: Frames, outcome: Cursor | Exception | None) -> None:
             def answer() -> Sequence[bytes]:
@@ -130,7 +131,7 @@ class Requester(Session):
 
             self._finish(envelope, self._guarded(answer))
 
-        self.common.router.publish_one(message, published, envelope, key=name)
+        self.common.router.publish_one(message, published, envelope, key=own_key)
         self.waiting += 1
 
     def _history(self, envelope: Frames, arguments: Frames) -> None:

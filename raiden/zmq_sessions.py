@@ -10,7 +10,7 @@ from raiden import zmtp
 from raiden.auth import Client
 from raiden.connection import Connection
 from raiden.flow import Flow
-from raiden.message import InvalidChannel, Kind, check_channel
+from raiden.message import InvalidChannel, check_channel
 from raiden.payload import of_type
 from raiden.router import Router
 from raiden.stats import Stats
@@ -31,6 +31,7 @@ class ZmqLimits:
     max_connections_per_address: int = 15_000
     max_outbox: int = 1 << 20
     max_body: int = 1 << 20
+    max_message: int = 1 << 20
     zmq_max_topics: int = 1000
 
 
@@ -94,8 +95,6 @@ def channel_of(client: Client, channel: bytes) -> str:
     return name
 
 
-def kind_of(payload: bytes, content_type: bytes) -> tuple[int, bytes]:
+def kind_of(payload: bytes, content_type: bytes, max_message: int) -> tuple[int, bytes]:
     """What a client's payload is, by the type that it says, and as it is published; raises InvalidPayload."""
-    if content_type == BYTES:
-        return Kind.BYTES, payload
-    return of_type(content_type.decode("latin-1") or "application/json", payload)
+    return of_type(content_type.decode("latin-1") or "application/json", payload, max_message)

@@ -19,7 +19,7 @@ JSON = Message("ä", Kind.JSON, b'{"a": 1.0}')
 TEXT = Message("ä", Kind.TEXT, 'a"/\r\n\u2028\0ä'.encode())
 BYTES = Message("ä", Kind.BYTES, b"\0\n\xff")
 AT = Message("ä", Kind.JSON, b"1", Cursor("e", 1))
-TEXT_VALUE = '"a\\"/\\r\\n\u2028\\u0000ä"'.encode()
+TEXT_VALUE = '"a\\"/\\r\\n\\u2028\\u0000ä"'.encode()
 BYTES_VALUE = b'{"base64":"AAr/"}'
 ALL = [JSON, TEXT, BYTES, AT]
 

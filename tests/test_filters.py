@@ -8,6 +8,7 @@ import pytest
 
 from raiden.filters import Filters, as_text
 from raiden.message import Kind, Message
+from raiden.strict_json import Digits, json_payload
 
 
 def matches(value: object, *pairs: tuple[str, str]) -> bool:
@@ -51,6 +52,7 @@ def test_only_top_level_fields_of_objects_match() -> None:
         ([], None),
         ({}, None),
         (float("inf"), "inf"),
+        (Digits("9" * 5000), "9" * 5000),
     ],
 )
 def test_values_as_text(value: object, text: str | None) -> None:
@@ -60,6 +62,19 @@ def test_values_as_text(value: object, text: str | None) -> None:
 def test_a_missing_field_is_not_null() -> None:
     assert matches({"kind": None}, ("kind", "null"))
     assert not matches({}, ("kind", "null"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"team":"red","n":%b}' % (b"9" * 5000), b'{"team":"red","n":1e999}', b'{"team":"red","n":"\\ud83d"}',
+        b'{"team":"blue","n":-0,"team":"red"}', b'{"team":"red","n":%b1%b}' % (b"[" * 511, b"]" * 511),
+    ],
+)  # fmt: skip
+def test_whatever_can_be_published_can_be_filtered(body: bytes) -> None:
+    message = Message("a", Kind.JSON, json_payload(body))
+    assert Filters([("team", "red")]).match(message)
+    assert not Filters([("team", "blue")]).match(message)
 
 
 def test_equal_filters_are_one_key() -> None:

@@ -455,7 +455,7 @@ def test_multiplex_socket(daemon: Daemon, channel: str) -> None:
      '{"cmd": "subscribe", "channel": "a\\u0000"}', '{"cmd": "subscribe", "channel": "a", "filters": [1]}',
      '{"cmd": "subscribe", "channel": "a", "filters": {"x": {}}}', '{"cmd": "publish", "channel": "a"}',
      '{"cmd": "publish", "channel": "a*", "data": 1}', '{"cmd": "publish", "channel": "\\ud800", "data": 1}',
-     '{"cmd": "publish", "channel": "a", "data": "\\ud800"}', '{"cmd": "ping", "id": NaN}', "[" * 5000],
+     '{"cmd": "ping", "id": NaN}', "[" * 5000],
 )  # fmt: skip
 def test_bad_commands(daemon: Daemon, text: str) -> None:
     with ws(daemon, "/-/websocket") as socket_:

@@ -10,8 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE = [
-    "message", "encoding", "in_band", "filters", "http", "websocket", "stats", "roster", "history", "channels", "order",
-    "parameters", "commands", "payload", "hosts", "curve", "zmtp", "auth", "topics", "fields",
+    "message", "encoding", "in_band", "filters", "http", "websocket", "stats", "roster", "history", "channels",
+    "order", "parameters", "commands", "payload", "hosts", "curve", "zmtp", "auth", "topics", "fields", "charsets",
+    "strict_json",
 ]  # fmt: skip
 
 

@@ -23,8 +23,8 @@ from raiden.message import Cursor
 # Seconds. The engines bound their own time to 5 s, and another group may be before.
 TIMEOUT = 8.0
 RECONNECT = 0.02
-# What may wait for an answer, of one worker.
-MAX_WAITING, MAX_WAITING_BYTES = 50_000, 64 << 20
+# What may wait for an answer, of one worker. OVERHEAD is what a message takes besides its payload.
+MAX_WAITING, MAX_WAITING_BYTES, OVERHEAD = 50_000, 64 << 20, 384
 
 BUSY = "the history has too much to do: try again later"
 LOST = "the history does not answer: try again later"
@@ -85,7 +85,7 @@ class History:
             else:
                 done([Appended(epoch, range(first, end), repeated) for epoch, first, end, repeated in rows])
 
-        size = sum([len(message[1]) for append in appends for message in append.messages])
+        size = sum([len(message[1]) + OVERHEAD for append in appends for message in append.messages])
         self._ask("append", [_plain(append) for append in appends], answered, size)
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
