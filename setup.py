@@ -34,9 +34,10 @@ BENCH = [
 
 # What a message passes through. `make wheel` compiles it.
 COMPILED = [
-    "backend", "commands", "connection", "durable", "encoding", "flow", "gateway", "heads", "history/client",
-    "history/pipe", "history/server", "history/sqlite", "http_door", "multiplex", "order", "pace", "parser",
-    "payload", "recovery", "repair", "router", "sessions", "sockets", "stats", "topics", "transports", "websocket",
+    "backend", "brought", "commands", "connection", "durable", "encoding", "flow", "gateway", "heads",
+    "history/client", "history/pipe", "history/server", "history/sqlite", "http_door", "multiplex", "order", "pace",
+    "parser", "payload", "prefixes", "recovery", "repair", "router", "sessions", "sockets", "sorted_names", "stats",
+    "table", "topics", "transports", "websocket",
 ]  # fmt: skip
 
 

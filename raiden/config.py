@@ -92,6 +92,12 @@ class Settings:
     max_connections_per_address: int = _setting(15_000, "per worker and client address", reload=True, least=1)
     max_subscriptions: int = _setting(128, "per connection; also channels of one publish", reload=True, least=1)
     max_channels: int = _setting(100_000, "channels and patterns that a worker carries", reload=True, least=1)
+    max_channel_bytes: int = _setting(
+        4 << 20,
+        "of the names that a worker carries; the backbones take 130 to 180 times as much",
+        reload=True,
+        least=255,
+    )
     max_outbox: int = _setting(1 << 20, "what may wait for a slow consumer before it is closed", reload=True, least=1)
     max_body: int = _setting(1 << 20, "of a request", reload=True, least=1)
     max_batch: int = _setting(10_000, "messages of a batch", reload=True, least=1)

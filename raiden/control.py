@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import ujson
 import webob
 
 from raiden import encoding, parameters
-from raiden.backend import Backend, NotInForce
+from raiden.backend import NotInForce
+from raiden.census import Census
 from raiden.encoding import dumps
 from raiden.history import StoreFailed
 from raiden.http import HttpError, Request
 from raiden.message import Cursor, check_channel, check_subscription, unquote
+from raiden.questions import Questions
 from raiden.router import Router
 from raiden.stats import Stats, exposition
+from raiden.table import MAX_ROWS
 
 # Messages of a page of history where no limit is asked for.
 PAGE = 100
@@ -27,6 +29,8 @@ class Control:
         self.router = router
         self.stats = stats
         self.min_peers = min_peers
+        self._stats = Questions(router.backend, b"stats", everywhere=False, at_once=1)
+        self._census = Census(router.backend)
 
     def serve(self, request: Request, page: str) -> webob.Response:
         """The page's response; waits for other workers. Raises HttpError 404 for a page that there isn't."""
@@ -39,7 +43,7 @@ class Control:
         if page == "nodes":
             return _json({"nodes": self.router.backend.nodes()})
         if page == "channels":
-            return _json({"channels": channels_everywhere(self.router.backend)})
+            return self._channels(request)
         if page.startswith("channels/") and page.endswith("/history"):
             name = page[len("channels/") : -len("/history")]
             return self._history(request, check_channel(unquote(name)))
@@ -84,28 +88,24 @@ class Control:
 
     def _metrics(self) -> webob.Response:
         response = webob.Response(content_type="text/plain", charset="utf-8")
-        response.body = exposition([ujson.loads(text) for text in self.router.backend.ask(b"stats")])
+        response.body = exposition(self._stats.ask())
         return response
 
+    def _channels(self, request: Request) -> webob.Response:
+        """A page of the names that begin with ``_prefix`` and come behind ``_after``."""
+        query = dict(parameters.query_pairs(request))
+        try:
+            limit = parameters.number(query, "_limit", MAX_ROWS) if "_limit" in query else MAX_ROWS
+        except ValueError as error:
+            raise HttpError(400, str(error)) from None
+        return _json(self._census.page(query.get("_prefix", ""), query.get("_after", ""), limit))
+
     def _channel(self, name: str) -> webob.Response:
-        known = channels_everywhere(self.router.backend)
-        found: dict[str, Any] = dict(known.get(name, {"subscribers": 0, "messages": 0}))
+        found: dict[str, Any] = {**self._census.row(name)}
         if self.router.backend.history is not None and not name.endswith("*") and self.router.keeps(name):
             position = self.router.backend.history.positions([name]).get(name)
             found["cursor"] = None if position is None else str(position)
         return _json({"channel": name, **found})
-
-
-def channels_everywhere(backend: Backend) -> dict[str, dict[str, int]]:
-    """Subscribers are added up over the workers of all nodes; each worker that carries a channel saw all of its
-    messages. Waits for their answers."""
-    total: dict[str, dict[str, int]] = {}
-    for text in backend.ask(b"channels", everywhere=True):
-        for name, row in ujson.loads(text).items():
-            known = total.setdefault(name, {"subscribers": 0, "messages": 0})
-            known["subscribers"] += row["subscribers"]
-            known["messages"] = max(known["messages"], row["messages"])
-    return total
 
 
 def _not_ready(why: str) -> HttpError:

@@ -22,7 +22,8 @@ from raiden.history import Gap, StoreFailed
 from raiden.history.client import History
 from raiden.message import Cursor, Message
 from raiden.parameters import Durable
-from raiden.router import Router, Subscription
+from raiden.router import Router
+from raiden.table import Subscription
 
 log = logging.getLogger(__name__)
 

@@ -29,14 +29,16 @@ _MIN_DEFLATE_BYTES = 64
 
 class Encoding:
     """Turns messages into the bytes that one kind of subscriber is sent; the bytes are kept with the message. ``run``
-    makes them of many of one channel at once, where that is faster."""
+    makes them of many of one channel at once, where that is faster. ``shared``: a subscription may have several
+    clients."""
 
-    __slots__ = ("_encode", "_encode_run", "form")
+    __slots__ = ("_encode", "_encode_run", "form", "shared")
 
     def __init__(
         self, form: str, encode: Callable[[Message], bytes], run: Callable[[list[Message]], bytes] | None = None
     ) -> None:  # fmt: skip
         self.form = form
+        self.shared = form in ("poll", "knock")
         self._encode = encode
         self._encode_run = run
 

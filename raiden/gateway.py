@@ -37,10 +37,11 @@ from raiden.message import (
 )
 from raiden.payload import check_key
 from raiden.recovery import Beginning
-from raiden.router import Router, TooManyChannels
+from raiden.router import Router
 from raiden.sessions import Poll, Session
 from raiden.stats import Stats
 from raiden.strict_json import InvalidPayload, json_payload
+from raiden.table import TooManyChannels
 from raiden.transports import Asked, Opening, Seat
 
 

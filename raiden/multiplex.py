@@ -39,9 +39,10 @@ from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_WINDOW, MIN_
 from raiden.payload import check_key, check_size
 from raiden.recovery import Beginning
 from raiden.refusals import REFUSALS, status_of
-from raiden.router import Router, Subscription, TooManyChannels
+from raiden.router import Router
 from raiden.sessions import REPLAY_BYTES, Socket
 from raiden.strict_json import json_payload
+from raiden.table import Subscription, TooManyChannels
 from raiden.websocket import WebSocket
 
 log = logging.getLogger(__name__)

@@ -12,16 +12,18 @@ on its way yet. So where one comes, and is not its channel's very first, the his
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import gevent
 from gevent.event import Event
 
 from raiden.backend import Backend
+from raiden.brought import Brought
 from raiden.history import Gap, StoreFailed
 from raiden.message import Cursor, Message
 from raiden.order import Order
+from raiden.table import Table, Topic
 
 # How many messages a page of the history has; how many positions are asked for in one go, and compared in one look.
 PAGE, POSITIONS, CHECKED = 500, 500, 10_000
@@ -42,14 +44,14 @@ class Repaired(NamedTuple):
 
 
 class Orders:
-    """The orders of a worker's channels, by name in bytes. ``limit`` bounds those that only patterns bring, and
-    ``since`` tells when the first of a channel's patterns was subscribed to (microseconds since 1970)."""
+    """The orders of a worker's channels, by name in bytes. ``table`` tells which patterns bring a channel; ``limit``
+    bounds the orders where only patterns do."""
 
-    def __init__(
-        self, backend: Backend, since: Callable[[bytes], int], *, gap_time: float, check_every: float, limit: int
-    ) -> None:
+    def __init__(self, backend: Backend, table: Table, *, gap_time: float, check_every: float, limit: int) -> None:
         self._backend = backend
-        self._since = since
+        self._table = table
+        self._brought = Brought(table)
+        self._left = Event()
         self.gap_time = gap_time
         self.check_every = check_every
         self._limit = limit
@@ -60,29 +62,55 @@ class Orders:
         self._wake = Event()
         self._checked = 0
 
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(list(self._orders))
-
     def __len__(self) -> int:
         return len(self._orders)
 
     def carry(self, name: str) -> None:
         """Keep the order of a channel, if it has a history; `open` it before anything is delivered."""
         if self._backend.keeps(name):
-            self._orders.setdefault(name.encode(), Order())
+            channel = name.encode()
+            self._lasting(channel)
+            self._brought.discard(channel)
+            self._orders.setdefault(channel, Order())
 
     def drop(self, channel: bytes) -> None:
+        """Nobody wants the channel any more."""
         self._orders.pop(channel, None)
+        self._brought.discard(channel)
 
     def forsake(self, channel: bytes) -> None:
         """Only patterns bring the channel from now on. Where its order was not opened, nobody will."""
         order = self._orders.get(channel)
-        if order is None or order.next:
+        if order is None:
+            return
+        self._brought.add(channel)
+        if order.next:
             return
         if order.first is None:
-            del self._orders[channel]
+            self.drop(channel)
         else:
             self._begin(channel)
+
+    def leave(self, pattern: Topic) -> None:
+        """A pattern was removed from the table. The orders that only it brought are dropped soon, by `sweep`."""
+        self._brought.leave(pattern)
+        self._left.set()
+
+    def sweep(self) -> None:
+        """Drop the orders that patterns which left have brought; endless, for a greenlet."""
+        while True:
+            self._left.wait()
+            self._left.clear()
+            for channels in self._brought.forsaken():
+                for channel in channels:
+                    self._orders.pop(channel, None)
+                gevent.sleep(0)
+
+    def _lasting(self, channel: bytes) -> Order | None:
+        """A channel's order. One that is forsaken is dropped: who wants the channel now did not want what came then."""
+        if self._brought.leaving and self._brought.is_forsaken(channel):
+            self.drop(channel)
+        return self._orders.get(channel)
 
     def position(self, name: str) -> Cursor | None:
         """The last message of a channel that was delivered; None where no order is kept, or it is not open yet."""
@@ -109,12 +137,13 @@ class Orders:
 
     def take(self, channel: bytes, message: Message) -> Sequence[Message]:
         """What may be delivered now that this message, which has a cursor, has come."""
-        order = self._orders.get(channel)
+        order = self._lasting(channel) if self._brought.leaving else self._orders.get(channel)
         if order is None:
             if not self._backend.keeps(message.channel) or len(self._orders) >= self._limit:
                 return (message,)
             assert message.cursor is not None
             order = self._orders[channel] = Order()
+            self._brought.add(channel)
             if message.cursor.offset == 1:
                 order.open(Cursor(message.cursor.epoch, 0))
             else:
@@ -170,7 +199,7 @@ class Orders:
         found: list[tuple[str, Order, Cursor]] = []
         while self._beginning and len(found) < BEGINNINGS:
             channel = self._beginning.pop()
-            order = self._orders.get(channel)
+            order = self._lasting(channel)
             if order is not None and not order.next and order.first:
                 found.append((channel.decode(), order, order.first))
         firsts = {name: first for name, _, first in found}
@@ -195,7 +224,7 @@ class Orders:
         found = {}
         pages = self._backend.history.before_each(list(places.items()), limit) if places else []
         for (name, place), page in zip(places.items(), pages, strict=True):
-            since = self._since(name.encode())
+            since = min([topic.since for topic in self._table.matching(name.encode())], default=0)
             offsets = [record.offset for record in page.records if record.published >= since]
             if offsets and page.epoch == place.epoch:
                 found[name] = place._replace(offset=min(place.offset, *offsets))
@@ -205,7 +234,7 @@ class Orders:
         """What a channel misses, if it still does."""
         assert self._backend.history is not None
         del self._late[channel]
-        order = self._orders.get(channel)
+        order = self._lasting(channel)
         name, more = channel.decode(), True
         while more and order is not None and order.behind:
             known, epoch = order.newest, order.epoch

@@ -1,8 +1,8 @@
-"""The worker's table of channels and subscriptions, and the fan-out to them.
+"""What a worker publishes, and the fan-out of what comes to its subscribers.
 
-Two dictionaries are the whole of it: topic by name, and in a topic the sinks by encoding and filters. The first
-subscription of a name subscribes the backbone, the last to go unsubscribes it. A subscription gets messages once it is
-attached: then the backbone's is in force, and the channel's order (`raiden.repair`) tells where it begins.
+Who has subscribed to what is in the table (`raiden.table`). The first subscription of a name subscribes the backbone,
+the last to go unsubscribes it. A subscription gets messages once it is attached: then the backbone's is in force, and
+the channel's order (`raiden.repair`) tells where it begins.
 
 A turn takes what the backbone has, in order. Consecutive messages of one channel are a run: a run is encoded once per
 encoding, joined once, and the same bytes are put before every sink. At the end of the turn each sink that got something
@@ -11,21 +11,23 @@ sends it, in one piece. So idle, a message leaves at once; loaded, runs grow by 
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
+import ujson
 
 from raiden.backend import BackboneFull, Backend, Question
 from raiden.encoding import Encoding, dumps
 from raiden.filters import Filters
-from raiden.history import Appended, Gap, StoreFailed
-from raiden.message import Cursor, Kind, Message, runs, topic
+from raiden.history import Appended, StoreFailed
+from raiden.message import Cursor, Kind, Message, runs
 from raiden.pace import Pace
 from raiden.repair import Orders, Repaired
 from raiden.stats import Stats
+from raiden.table import MAX_ROWS, Sink, Subscriber, Subscription, Table, Topic, clients_of
 
 # Fewer subscribers than these take no time that is worth a wait.
 MANY = 100
@@ -33,79 +35,12 @@ MANY = 100
 WORTH_A_COMMIT = 8
 # Seconds for which a topic is kept that will probably be subscribed to again: by a long-poll, once it was answered.
 LINGER = 5.0
-
-
-class TooManyChannels(Exception):
-    """The worker carries as many channels as it may (`max_channels`)."""
+# So many of these are dropped before others have their turn.
+DROPPED_AT_ONCE = 500
 
 
 Published = Callable[[list[list[Cursor]] | Exception], None]
 Answered = Callable[[Any, "Cursor | Exception | None"], None]
-
-
-class Sink(Protocol):
-    """What encoded bytes are put before: `pending` collects them during a turn, `flush` sends them after it.
-
-    `flush` may close the sink and so end its subscriptions; it may not yield to another greenlet.
-    """
-
-    pending: list[bytes]
-
-    def flush(self) -> None: ...
-
-
-class Subscriber(Protocol):
-    """Who holds subscriptions, and is told what happens to them. It may end them, and may not yield to another
-    greenlet."""
-
-    lasts: bool
-    """Its subscriptions are not ended by the deletion of their channels."""
-
-    def ended(self, subscription: Subscription) -> None:
-        """The channel was deleted, and the subscription with it."""
-
-    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        """Messages of the channel were lost; those that come next follow the gap."""
-
-
-class Subscription:
-    """One channel or pattern of one sink, with its encoding and filters. ``topic`` is None when it has ended."""
-
-    __slots__ = ("encoding", "filters", "name", "owner", "sink", "topic")
-
-    def __init__(
-        self, name: str, topic: Topic, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None
-    ) -> None:
-        self.name = name
-        self.topic: Topic | None = topic
-        self.sink = sink
-        self.owner = owner
-        self.encoding = encoding
-        self.filters = filters
-
-    @property
-    def clients(self) -> int:
-        """How many get what it brings: several may share a long-poll."""
-        count: int = getattr(self.owner, "clients", 1)
-        return count
-
-
-class Topic:
-    """The subscriptions of one name: how many, and those that are attached, grouped by what they are sent: equal groups
-    get equal bytes. ``since`` is when the first was made, in microseconds since 1970, and ``rounds`` how many rounds
-    the backbone had begun then."""
-
-    __slots__ = ("count", "groups", "messages", "rounds", "since")
-
-    def __init__(self, rounds: int) -> None:
-        self.rounds = rounds
-        self.since = time.time_ns() // 1000
-        self.count = 0
-        self.groups: dict[tuple[Encoding, Filters | None], dict[Sink, Subscription]] = {}
-        self.messages = 0
-
-    def subscriptions(self) -> list[Subscription]:
-        return [subscription for group in self.groups.values() for subscription in group.values()]
 
 
 class Router:
@@ -113,29 +48,24 @@ class Router:
     put off to let messages gather (`raiden.pace`); ``gap_time`` and ``check_every`` are those of `Orders`."""
 
     def __init__(
-        self, backend: Backend, *, stats: Stats, max_channels: int = 100_000, max_gather: float = 0.02,
-        gap_time: float = 0.05, check_every: float = 5.0,
+        self, backend: Backend, *, stats: Stats, max_channels: int = 100_000, max_channel_bytes: int = 4 << 20,
+        max_gather: float = 0.02, gap_time: float = 0.05, check_every: float = 5.0,
     ) -> None:  # fmt: skip
         self.backend = backend
         self.stats = stats
-        self.max_channels = max_channels
+        self.table = Table(max_channels=max_channels, max_bytes=max_channel_bytes)
         self.pace = Pace(max_gather)
         # How many messages were put before sinks, one for each.
         self._puts = 0
-        self._channels: dict[bytes, Topic] = {}
-        self._patterns: dict[bytes, Topic] = {}
-        # How many patterns have a prefix of a size, and these sizes.
-        self._patterns_of_size: Counter[int] = Counter()
-        self._pattern_sizes: list[int] = []
         # What is published at the end of the turn, by channel: messages, and whom to tell; how many are to be stored.
         self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]], bool]] = {}
         self._to_store = 0
-        self._orders = Orders(backend, self._since, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
+        self._orders = Orders(backend, self.table, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
         self._loop = gevent.get_hub().loop
         self._readable = self._loop.io(backend.fileno, 1)
         self._again = self._loop.timer(0)
         self._gathering = False
-        # Names of topics without subscriptions that are kept, and until when.
+        # Names of topics without subscriptions that are kept, and until when, in this order.
         self._lingering: dict[str, float] = {}
         self._sweeper = self._loop.timer(LINGER / 5, LINGER / 5)
 
@@ -165,6 +95,10 @@ class Router:
         if self.backend.history is not None:
             for repaired in self._orders.repairs():
                 self._deliver(repaired)
+
+    def sweep(self) -> None:
+        """Forget the orders of channels that nobody subscribes to any more; endless, for a greenlet."""
+        self._orders.sweep()
 
     def publish(self, *groups: Sequence[Message], key: str | None = None, done: Published) -> None:
         """Publish groups of messages, each of one channel and one kind: a group, and all that are of channels with
@@ -286,22 +220,16 @@ class Router:
         self, name: str, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None = None
     ) -> Subscription:
         """Add a subscription: the backbone brings its messages from now on, surely after `in_force`; the sink gets them
-        once it is attached."""
-        key = topic(name)
-        table = self._patterns if name.endswith("*") else self._channels
-        found = table.get(key)
+        once it is attached. Raises TooManyChannels."""
+        found = self.table.find(name)
         if found is None:
-            if self.carried >= self.max_channels:
-                self._sweep(all_of_them=True)
-            if self.carried >= self.max_channels:
-                raise TooManyChannels(f"this worker carries {self.max_channels} channels already: try again later")
+            while self._lingering and self.table.why_full(name):
+                self._drop_lingering(next(iter(self._lingering)))
             # First in: nothing yields between the table's change and the backbone's.
-            found = table[key] = Topic(self.backend.rounds)
-            self.backend.subscribe(key)
-            if table is self._channels:
+            found = self.table.add(name, self.backend.rounds)
+            self.backend.subscribe(found.key)
+            if not name.endswith("*"):
                 self._orders.carry(name)
-            else:
-                self._measure_patterns(len(key), 1)
         found.count += 1
         return Subscription(name, found, sink, owner, encoding, filters)
 
@@ -325,6 +253,7 @@ class Router:
                 del found.groups[group_key]
         found.count -= 1
         if not found.count and linger:
+            self._lingering.pop(subscription.name, None)
             self._lingering[subscription.name] = time.monotonic() + LINGER
             self._sweeper.start(self._sweep, update=True)
         elif not found.count:
@@ -332,38 +261,31 @@ class Router:
 
     def _drop(self, name: str) -> None:
         """Last out: nothing yields between the table's change and the backbone's."""
-        key = topic(name)
-        table = self._patterns if name.endswith("*") else self._channels
-        del table[key]
-        self.backend.unsubscribe(key)
-        if table is self._patterns:
-            self._measure_patterns(len(key), -1)
-        self._forget_orders(key[:-1] if table is self._channels else None)
+        removed = self.table.remove(name)
+        self.backend.unsubscribe(removed.key)
+        if name.endswith("*"):
+            self._orders.leave(removed)
+        elif self.table.matching(name.encode()):
+            self._orders.forsake(name.encode())
+        else:
+            self._orders.drop(name.encode())
 
-    def _sweep(self, *, all_of_them: bool = False) -> None:
-        """Drop the topics that have lingered for long enough."""
+    def _sweep(self) -> None:
+        """Drop the topics that have lingered for long enough, some of them in this turn of the event loop."""
         now = time.monotonic()
-        for name, until in list(self._lingering.items()):
-            found = (self._patterns if name.endswith("*") else self._channels).get(topic(name))
-            if found is None or found.count:
-                del self._lingering[name]
-            elif all_of_them or until <= now:
-                del self._lingering[name]
-                self._drop(name)
+        due = [name for name, until in itertools.islice(self._lingering.items(), DROPPED_AT_ONCE) if until <= now]
+        for name in due:
+            self._drop_lingering(name)
+        if len(due) == DROPPED_AT_ONCE:
+            self._loop.run_callback(self._sweep)
         if not self._lingering:
             self._sweeper.stop()
 
-    def _forget_orders(self, channel: bytes | None) -> None:
-        """Keep no order of the channel, or after a pattern of any, that nobody subscribes to any more."""
-        for each in self._orders if channel is None else (channel,):
-            if not self._topics(each):
-                self._orders.drop(each)
-            elif channel is not None:
-                self._orders.forsake(channel)
-
-    def _since(self, channel: bytes) -> int:
-        """When the first subscription was made that brings the channel now."""
-        return min([found.since for found in self._topics(channel)], default=0)
+    def _drop_lingering(self, name: str) -> None:
+        del self._lingering[name]
+        found = self.table.find(name)
+        if found is not None and not found.count:
+            self._drop(name)
 
     def is_in_force(self, names: Sequence[str]) -> bool:
         """Whether `in_force` has nothing to wait for."""
@@ -371,7 +293,7 @@ class Router:
 
     def _hold(self, names: Sequence[str]) -> bool:
         for name in names:
-            found = (self._patterns if name.endswith("*") else self._channels).get(topic(name))
+            found = self.table.find(name)
             if found is None or not self.backend.holds(found.rounds):
                 return False
         return True
@@ -397,30 +319,12 @@ class Router:
     @property
     def carried(self) -> int:
         """How many channels and patterns have subscribers here."""
-        return len(self._channels) + len(self._patterns)
+        return len(self.table)
 
     @property
     def ordered(self) -> int:
         """How many channels with history it keeps the order of."""
         return len(self._orders)
-
-    def channels(self) -> dict[str, dict[str, int]]:
-        """This worker's channels and patterns: how many subscribers, how many messages since the first of them."""
-        rows = [(key[:-1], found) for key, found in self._channels.items()]
-        rows += [(key + b"*", found) for key, found in self._patterns.items()]
-        return {
-            key.decode(): {
-                "subscribers": sum([subscription.clients for subscription in found.subscriptions()]),
-                "messages": found.messages,
-            }
-            for key, found in rows
-            if found.groups
-        }
-
-    def _measure_patterns(self, size: int, more: int) -> None:
-        """There is a pattern more or less whose prefix has this size."""
-        self._patterns_of_size[size] += more
-        self._pattern_sizes = sorted(+self._patterns_of_size)
 
     # The fan-out.
 
@@ -479,7 +383,7 @@ class Router:
             if not messages:
                 self.stats.bad_frames += 1
                 continue
-            if not self._topics(channel):
+            if not self.table.matching(channel):
                 continue  # nobody wants it any more, or, alone, ever did
             first = messages[0]
             if run and (channel != current or first.kind == Kind.END):
@@ -501,7 +405,7 @@ class Router:
             yield current, run
 
     def _fan_out(self, channel: bytes, run: list[Message], dirty: list[Sink]) -> None:
-        for found in self._topics(channel):
+        for found in self.table.matching(channel):
             found.messages += len(run)
             self._put(found, run, dirty)
 
@@ -511,7 +415,7 @@ class Router:
         dirty: list[Sink] = []
         if gap is not None:
             self.stats.gaps += 1
-            for found in self._topics(channel):
+            for found in self.table.matching(channel):
                 for subscription in found.subscriptions():
                     subscription.owner.missed(subscription, channel.decode(), gap)
                     dirty.append(subscription.sink)
@@ -521,17 +425,6 @@ class Router:
         for sink in dirty:
             sink.flush()
 
-    def _topics(self, channel: bytes) -> list[Topic]:
-        exact = self._channels.get(channel + b"\0")
-        topics = [] if exact is None else [exact]
-        for size in self._pattern_sizes:
-            if size > len(channel):
-                break
-            found = self._patterns.get(channel[:size])
-            if found is not None:
-                topics.append(found)
-        return topics
-
     def _put(self, found: Topic, run: list[Message], dirty: list[Sink]) -> None:
         for (encoding, filters), group in found.groups.items():
             passed = run if filters is None else [message for message in run if filters.match(message)]
@@ -539,8 +432,7 @@ class Router:
                 continue
             data = encoding(passed[0]) if len(passed) == 1 else encoding.run(passed)
             self._puts += len(passed) * len(group)
-            clients = len(group) if encoding.form != "poll" else sum([each.clients for each in group.values()])
-            self.stats.delivered += len(passed) * clients
+            self.stats.delivered += len(passed) * clients_of(encoding, group)
             # The hot loop: one append a subscriber and run.
             for sink in group:
                 pending = sink.pending
@@ -550,7 +442,7 @@ class Router:
 
     def _end(self, channel: bytes) -> None:
         self._orders.ended(channel)
-        found = self._channels.get(channel + b"\0")
+        found = self.table.channels.get(channel + b"\0")
         for subscription in found.subscriptions() if found else []:
             if subscription.owner.lasts:
                 continue
@@ -559,12 +451,26 @@ class Router:
             subscription.owner.ended(subscription)
 
     def _answer(self, question: Question) -> None:
-        answers: dict[bytes, Any] = {
-            b"stats": self.stats.snapshot, b"channels": self.channels, b"reached": lambda: True,
-        }  # fmt: skip
-        make = answers.get(question.text)
-        if make is not None:
-            self.backend.answer(question, dumps(make()))
+        """Tell another worker, or this one, what it asks: for each of its arguments (`raiden.questions`)."""
+        kind, _, text = question.text.partition(b" ")
+        try:
+            arguments = ujson.loads(text) if text else [None]
+            answers = [self._tell(kind, argument) for argument in arguments]
+        except (ValueError, TypeError):
+            return  # no worker of this release asks so
+        self.backend.answer(question, dumps(answers))
+
+    def _tell(self, kind: bytes, argument: Any) -> Any:
+        if kind == b"stats":
+            return self.stats.snapshot()
+        if kind == b"channel":
+            return self.table.row(str(argument))
+        if kind == b"channels":
+            prefix, after, limit = argument
+            return self.table.page(str(prefix), str(after), min(int(limit), MAX_ROWS))
+        if kind == b"reached":
+            return True
+        raise ValueError(f"an unknown question: {kind!r:.100}")
 
 
 def _only(outcome: list[list[Cursor]] | Exception) -> Cursor | Exception | None:

@@ -26,8 +26,9 @@ from raiden.message import (
 )
 from raiden.payload import TooLarge, check_size
 from raiden.recovery import Batch, Beginning, Recovery
-from raiden.router import Router, Subscription
+from raiden.router import Router
 from raiden.strict_json import InvalidPayload, json_payload
+from raiden.table import Subscription
 from raiden.websocket import Closed, WebSocket
 
 # What is said to the peer, and how long it may take to read it (seconds).

@@ -55,6 +55,7 @@ class RouterService(Service):
     def do_start(self) -> None:
         self.router.start()
         self.spawn(self.router.repair)
+        self.spawn(self.router.sweep)
 
     def do_stop(self) -> None:
         self.router.stop()
@@ -77,7 +78,8 @@ class Worker(Service):
             channels=Channels(settings.channels) if settings.keeps_history else None, sole=settings.routers == 1,
         )  # fmt: skip
         self.router = Router(
-            backend, stats=self.stats, max_channels=settings.max_channels, max_gather=settings.max_gather,
+            backend, stats=self.stats, max_channels=settings.max_channels,
+            max_channel_bytes=settings.max_channel_bytes, max_gather=settings.max_gather,
             gap_time=settings.gap_time, check_every=settings.position_check,
         )  # fmt: skip
         self.stats.gauges = lambda: {
@@ -110,7 +112,9 @@ class Worker(Service):
         """Apply settings that have changed."""
         for name, value in values.items():
             if name == "max_channels":
-                self.router.max_channels = value
+                self.router.table.max_channels = value
+            elif name == "max_channel_bytes":
+                self.router.table.max_bytes = value
             elif name == "max_gather":
                 self.router.pace.most = value
             elif name == "log_level":

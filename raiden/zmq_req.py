@@ -12,7 +12,6 @@ import gevent
 from raiden import parameters, zmtp
 from raiden.auth import Client
 from raiden.connection import Connection
-from raiden.control import channels_everywhere
 from raiden.encoding import dumps, gap
 from raiden.history import PAGE_BYTES
 from raiden.http import HttpError, problem_json
@@ -160,13 +159,22 @@ class Requester(Session):
         self._later(envelope, work)
 
     def _channels(self, envelope: Frames, arguments: Frames) -> None:
-        _arguments(arguments, 0, 0, "channels")
+        prefix, after = _arguments(arguments, 0, 2, "channels, prefix, after")
+        try:
+            begin, last = prefix.decode(), after.decode()
+        except UnicodeDecodeError as error:
+            raise HttpError(400, str(error)) from None
         allowed = self.client.subscribe
 
         def work() -> Sequence[bytes]:
-            rows = channels_everywhere(self.common.router.backend)
-            seen = {name: row for name, row in rows.items() if allowed.allows(name.removesuffix("*"))}
-            return b"200", dumps({"channels": seen})
+            seen: dict[str, Any] = {}
+            more: str | None = last
+            while more is not None and not seen:
+                page = self.common.census.page(begin, more)
+                rows, more = page["channels"], page.get("next")
+                seen = {name: row for name, row in rows.items() if allowed.allows(name.removesuffix("*"))}
+            # The page's own end may be a name that the client may not know.
+            return b"200", dumps({"channels": seen} if more is None else {"channels": seen, "next": list(seen)[-1]})
 
         self._later(envelope, work)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from raiden import zmtp
 from raiden.auth import Client
+from raiden.census import Census
 from raiden.connection import Connection
 from raiden.flow import Flow
 from raiden.message import InvalidChannel, check_channel
@@ -43,6 +44,7 @@ class Common:
         self.stats = stats
         self.limits = limits
         self.flow = Flow(router.backend)
+        self.census = Census(router.backend)
         self._said: dict[str, float] = {}
 
     def say(self, what: str, **extra: str) -> None:

@@ -11,7 +11,7 @@ from raiden.connection import Connection
 from raiden.encoding import Encoding
 from raiden.history import Gap, StoreFailed
 from raiden.message import InvalidChannel, Message, check_subscription
-from raiden.router import Subscription, TooManyChannels
+from raiden.table import Subscription, TooManyChannels
 from raiden.topics import Change, Topics
 from raiden.zmq_sessions import RETRY, Common, Session
 from raiden.zmtp import Event, Subscribed

@@ -572,6 +572,29 @@ def test_control_pages(daemon: Daemon, channel: str) -> None:
     wait_for(lambda: subscribers(daemon, channel) == 0, "the subscriptions are gone")
 
 
+def test_pages_of_channels(daemon: Daemon, channel: str) -> None:
+    """Of all workers, in the order of the names; none is missing, and none comes twice."""
+    names = sorted([f"{channel}.{number}" for number in range(40)] + [f"{channel}.*"])
+    with contextlib.ExitStack() as stack:
+        for part in (names[:30], names[30:], names[10:20]):
+            query = "&".join(f"channel={name}" for name in part)
+            stack.enter_context(Stream(daemon, f"/-/subscribe?{query}"))
+        everything = daemon.json(f"/-/channels?_prefix={channel}.")
+        assert list(everything) == ["channels"] and list(everything["channels"]) == names
+        assert [row["subscribers"] for row in everything["channels"].values()] == [1] * 10 + [2] * 10 + [1] * 21
+        for limit in (1, 7, 41):
+            found, page = list[str](), daemon.json(f"/-/channels?_prefix={channel}.&_limit={limit}")
+            while True:
+                assert len(page["channels"]) <= limit
+                found += page["channels"]
+                if "next" not in page:
+                    break
+                page = daemon.json(f"/-/channels?_prefix={channel}.&_limit={limit}&_after={page['next']}")
+            assert found == names
+    for wrong in ("_limit=0", "_limit=1001", "_limit=x"):
+        assert daemon.request("GET", f"/-/channels?{wrong}")[0] == 400
+
+
 # Limits, each by its setting.
 
 
@@ -595,6 +618,17 @@ def test_limits_of_requests(start: Callable[..., Daemon]) -> None:
                 name = "abc"[number - 1]
                 socket_.send(json.dumps({"id": number, "cmd": "subscribe", "channel": name}))
                 assert json.loads(socket_.recv()).get("error", {}).get("code") == code
+
+
+def test_limit_of_the_bytes_of_names(start: Callable[..., Daemon]) -> None:
+    node = start(max_channel_bytes=300)
+    with Stream(node, "/" + "a" * 200), Stream(node, "/" + "b" * 100):
+        status, headers, body = node.request("GET", "/c")
+        assert status == 503 and "max_channel_bytes" in json.loads(body)["detail"] and headers["retry-after"]
+        with ws(node, "/-/websocket") as socket_:
+            socket_.send(json.dumps({"id": 1, "cmd": "subscribe", "channel": "c"}))
+            assert json.loads(socket_.recv())["error"]["code"] == 503
+    wait_for(lambda: node.request("GET", "/c?_wait=0")[0] == 204, "there is room again")
 
 
 def test_limits_of_connections(start: Callable[..., Daemon]) -> None:

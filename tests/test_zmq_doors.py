@@ -505,6 +505,9 @@ def test_ping_and_channels(node: Daemon, clients: Clients, channel: str) -> None
     assert ask(req, "ping") == [b"200", b""]
     status, body = ask(req, "channels")
     assert status == b"200" and json.loads(body)["channels"][channel + "*"]["subscribers"] == 1
+    found = {channel + "*": {"subscribers": 1, "messages": 0}}
+    assert json.loads(ask(req, "channels", channel)[1]) == {"channels": found}
+    assert json.loads(ask(req, "channels", channel, channel + "*")[1]) == {"channels": {}}
     sub.close()
 
 
@@ -543,7 +546,8 @@ def test_requests_of_raw_clients_end_when_they_do(node: Daemon, clients: Clients
         (400, [b"PING"]),
         (400, [b"\xff"]),
         (400, [b"ping", b""]),
-        (400, [b"channels", b""]),
+        (400, [b"channels", b"", b"", b""]),
+        (400, [b"channels", b"\xff"]),
         (400, [b"publish"]),
         (400, [b"publish", b"a"]),
         (400, [b"publish", b"a", b"1", b"", b"k", b""]),

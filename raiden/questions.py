@@ -1,0 +1,80 @@
+"""Questions to workers on behalf of many askers: of one kind, one is under way at a time.
+
+A question takes time of every worker that answers it, and anybody can load a page that asks one. So all who ask while
+one is under way wait for the next, which asks for all of them at once. A question that is under way was sent before
+they asked, so its answer may be too old for them: a client that has just subscribed wants to be counted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gevent
+import ujson
+from gevent.event import AsyncResult
+
+from raiden.backend import Backend
+from raiden.encoding import dumps
+
+# Seconds that an asker waits: for the question under way, and for some before its own.
+PATIENCE = 5.0
+# Arguments that wait for their question.
+MAX_WAITING = 1000
+
+
+class TooManyQuestions(Exception):
+    """Others ask so much that this question does not get its turn."""
+
+
+class Questions:
+    """Questions of one ``kind`` (`raiden.router` answers them), to all workers of this node, or of all nodes if
+    ``everywhere``. ``at_once`` arguments are asked for with one question."""
+
+    def __init__(self, backend: Backend, kind: bytes, *, everywhere: bool, at_once: int) -> None:
+        self._backend = backend
+        self._kind = kind
+        self._everywhere = everywhere
+        self._at_once = at_once
+        # By argument: what those will get who wait for the next question about it.
+        self._next: dict[Any, AsyncResult] = {}
+        self._asking = False
+
+    def ask(self, argument: Any = None) -> list[Any]:
+        """What each worker that answers within a second says about ``argument``, which is hashable and can be written
+        as JSON. Waits; raises TooManyQuestions."""
+        result = self._next.get(argument)
+        if result is None:
+            if len(self._next) >= MAX_WAITING:
+                raise TooManyQuestions("too many ask this at once: try again later")
+            result = self._next[argument] = AsyncResult()
+            if not self._asking:
+                self._asking = True
+                gevent.spawn(self._ask_all)
+        try:
+            said: list[Any] = result.get(timeout=PATIENCE)
+        except gevent.Timeout:
+            raise TooManyQuestions("too many ask this at once: try again later") from None
+        return said
+
+    def _ask_all(self) -> None:
+        try:
+            while self._next:
+                asked = list(self._next)[: self._at_once]
+                waiting = [self._next.pop(argument) for argument in asked]
+                answers: list[list[Any]] = []
+                for text in self._backend.ask(self._kind + b" " + dumps(asked), everywhere=self._everywhere):
+                    answers += _answers(text, len(asked))
+                    gevent.sleep(0)  # an answer may be long, and there may be many
+                for place, result in enumerate(waiting):
+                    result.set([answer[place] for answer in answers])
+        finally:
+            self._asking = False
+
+
+def _answers(text: bytes, count: int) -> list[list[Any]]:
+    """What one worker answers to so many arguments; nothing where that is no answer."""
+    try:
+        answer = ujson.loads(text)
+    except ValueError:
+        return []
+    return [answer] if isinstance(answer, list) and len(answer) == count else []
