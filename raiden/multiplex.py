@@ -227,8 +227,7 @@ class MultiplexSocket(Socket):
             if session is not None:
                 self.session = session
                 gevent.spawn(self._keep, take=True)
-            if any(self.subscriptions.get(name) is subscription for name, subscription in mine.items()):
-                self.begin(beginnings[0])
+            self.begin(beginnings[0], mine)
 
         known = Beginning.is_known(self.router, list(wanted), starts) and self.session is None and session is None
         try:

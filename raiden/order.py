@@ -8,6 +8,9 @@ keeps an `Order` for each channel that it carries, and delivers only what that l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from raiden.history import EARLIEST, Gap, Page, is_in
 from raiden.message import Cursor, Message
 
@@ -15,14 +18,23 @@ from raiden.message import Cursor, Message
 MAX_HELD = 1000
 
 
+class Step(NamedTuple):
+    """Messages that are next, and what is missing before the first of them."""
+
+    gap: Gap | None
+    messages: list[Message]
+
+
 class Order:
     """Where a channel stands for the subscribers of this worker. Offset ``next`` of ``epoch`` is the next to deliver;
-    an empty epoch: the channel has no history yet."""
+    an empty epoch: the channel has no history yet. ``over`` is the epoch that ended last: its messages come too
+    late."""
 
-    __slots__ = ("_held", "_newest", "epoch", "next")
+    __slots__ = ("_held", "_newest", "epoch", "next", "over")
 
     def __init__(self) -> None:
         self.epoch = ""
+        self.over = ""
         self.next = 0  # opening
         self._held: dict[Cursor, Message] = {}
         self._newest: Cursor | None = None
@@ -57,7 +69,7 @@ class Order:
         cursor = message.cursor
         assert cursor is not None
         epoch, offset = cursor
-        if not self.epoch and self.next:
+        if not self.epoch and self.next and epoch != self.over:
             self.epoch = epoch
         if epoch == self.epoch:
             if offset == self.next:
@@ -65,6 +77,8 @@ class Order:
                 return [message, *self._release()] if self._held else [message]
             if offset < self.next:
                 return []
+        elif epoch == self.over:
+            return []
         self.expect(cursor)
         if len(self._held) < MAX_HELD:
             self._held[cursor] = message
@@ -75,8 +89,10 @@ class Order:
         if self._newest is None or newest.epoch != self._newest.epoch or newest.offset > self._newest.offset:
             self._newest = newest
 
-    def vanished(self) -> None:
-        """The channel has no history any more; whatever comes next begins anew."""
+    def vanished(self, epoch: str = "") -> None:
+        """The channel's history has ended with this epoch, or with the one that it was in; whatever comes next begins
+        anew."""
+        self.over = epoch or self.epoch or self.over
         self.epoch, self.next = "", 1
         self._held.clear()
         self._newest = None
@@ -97,38 +113,55 @@ class Order:
         """The messages that were held back, and can be delivered once those before them are there."""
         return frozenset(self._held)
 
-    def fill(self, channel: str, page: Page, known: Cursor | None) -> tuple[Gap | None, list[Message]]:
-        """A page of the history after `position`, and `newest` as it was when the page was asked for. Returns what
-        can't be had any more, and what may be delivered."""
+    def fill(self, channel: str, page: Page, known: Cursor | None) -> Iterator[Step]:
+        """A page of the history after `position`, and `newest` as it was when the page was asked for. Yields what may
+        be delivered; a gap is told of what neither the page nor what was held has. Take all of it at once: `position`
+        is behind the step that was yielded last."""
         if page.position is None:
             self.vanished()
-            return None, []
-        gap = None
+            return
+        gap: Gap | None = None
         if page.epoch != self.epoch:
             gap = Gap(self.epoch, 0, 0) if self.epoch else None
+            self.over = self.epoch or (self.over if self.over != page.epoch else "")
             self.epoch, self.next = page.epoch, 1
-        messages = []
-        for record in page.records:
-            if record.offset < self.next:
-                continue
-            if record.offset > self.next:
-                gap = gap or Gap(self.epoch, self.next, record.offset - 1)
-            self.next = record.offset + 1
-            messages.append(record.to_message(channel, page.epoch))
-        if not page.more and self.next <= page.position.offset:
-            gap = gap or Gap(self.epoch, self.next, page.position.offset)
-            self.next = page.position.offset + 1
+        messages: list[Message] = []
+        records = {record.offset: record for record in page.records if record.offset >= self.next}
+        end = page.records[-1].offset if page.more and page.records else page.position.offset
+        held = [at.offset for at in self._held if at.epoch == self.epoch and self.next <= at.offset <= end]
+        for offset in [*sorted({*records, *held}), end + 1]:
+            if messages and offset > self.next:
+                yield Step(gap, messages)
+                gap, messages = None, []
+            gap = self._lose(offset, gap)
+            if offset <= end:
+                came = self._held.pop(Cursor(self.epoch, offset), None)
+                messages.append(came or records[offset].to_message(channel, page.epoch))
+                self.next = offset + 1
         messages += self._release()
         if not page.more and known and not is_in(known, page.epoch, page.position.offset + 1) and self.behind:
             # A message of an epoch that is over was late; or the store lost its last ones, and what is held is real.
             self._held = {cursor: held for cursor, held in self._held.items() if cursor.epoch == self.epoch}
             self._newest = max(self._held, default=None)
             if self._held and known.epoch == self.epoch:
-                first = min(self._held).offset
-                gap = gap or Gap(self.epoch, self.next, first - 1)
-                self.next = first
+                if messages:
+                    yield Step(gap, messages)
+                    gap, messages = None, []
+                gap = self._lose(min(self._held).offset, gap)
                 messages += self._release()
-        return gap, messages
+        if gap or messages:
+            yield Step(gap, messages)
+
+    def _lose(self, offset: int, gap: Gap | None) -> Gap | None:
+        """What comes before this offset, and was not delivered, is lost; returns the gap with it. Where that is one of
+        the epoch before, nobody knows how much was lost, and this is a part of it."""
+        if offset > self.next:
+            if gap is None:
+                gap = Gap(self.epoch, self.next, offset - 1)
+            elif gap.first:
+                gap = gap._replace(last=offset - 1)
+            self.next = offset
+        return gap
 
     def _release(self) -> list[Message]:
         released = []

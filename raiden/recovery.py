@@ -2,7 +2,8 @@
 
 The backbone's subscription comes first, then the pages of the history, up to the position that the channel's order has
 on this worker (`raiden.repair`); there the subscription is attached, and nothing yields in between. What is in the
-history already and not yet delivered here is left for the live messages.
+history already and not yet delivered here is left for the live messages. So a subscriber gets each offset after its
+cursor once and in order, or is told once that it is lost.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import NamedTuple
 import gevent
 
 from raiden.history import EARLIEST, Gap, Page, Start, StoreFailed
-from raiden.history.client import History
 from raiden.message import Cursor, Message
 from raiden.repair import PAGE
 from raiden.router import Router
@@ -59,37 +59,62 @@ class Recovery:
         while True:
             if batch.messages or batch.gap:
                 yield batch
-            if batch.cursor == self._router.position(self._name):
+            live = self._router.position(self._name)
+            if live is None or batch.cursor == live:
                 return
             batch = self._read(Start(batch.cursor))
 
     def _read(self, start: Start) -> Batch:
+        """What follows, up to where the messages have a hole or the live ones begin. It waits until this worker has
+        come to where the page begins: what the history lost before that may still be on its way to this worker, and
+        would be delivered after it was told as lost."""
         live = self._router.position(self._name)
         if start.cursor is not None and start.cursor == live:
             return Batch([], None, live)
-        history = self._router.backend.history
-        assert history is not None
+        before, page = live, self._page(start)
         deadline = time.monotonic() + CATCH_UP
         while True:
-            page = _page(history, self._name, start)
             live = self._router.position(self._name)
-            if live is None or page.position is None:
-                return Batch([], page.gap, live or EARLIEST)
-            asked = start.cursor if page.gap is None and start.cursor else EARLIEST
-            if page.epoch == live.epoch and (asked.offset <= live.offset):
-                break
+            if live is None or before is None:
+                return Batch([], page.gap, EARLIEST)  # the subscription has ended
+            if page.epoch == live.epoch and page.begin <= live.offset:
+                return self._due(page, before, live)
+            if live.epoch != before.epoch:
+                # This worker has gone on to another life of the channel than the page is of.
+                before, page = live, self._page(start)
+                continue
+            if page.position is None:
+                self._router.vanished(self._name, live, start.cursor or EARLIEST)
+                return Batch([], page.gap, EARLIEST)
             # This worker is behind the history, or behind what the subscriber got elsewhere.
             self._router.expect(self._name, page.position)
             if time.monotonic() > deadline:
                 raise StoreFailed("this node is behind the history: try again later")
             gevent.sleep(0.01)
-        due = [record for record in page.records if record.offset <= live.offset]
-        messages = [record.to_message(self._name, page.epoch) for record in due]
-        # Whichever is further behind: this worker may have got more since the page was read.
-        end = min(live, page.position)
-        if messages and (page.more or len(messages) < len(page.records)):
-            end = messages[-1].cursor or end
-        return Batch(messages, page.gap, end)
+
+    def _page(self, start: Start) -> Page:
+        history = self._router.backend.history
+        assert history is not None
+        if start.last is not None:
+            return history.before(self._name, None, start.last)
+        return history.after(self._name, start.cursor, PAGE)
+
+    def _due(self, page: Page, before: Cursor, live: Cursor) -> Batch:
+        """What of a page comes before the live messages; ``before`` is where those were when it was asked for."""
+        assert page.position is not None
+        messages: list[Message] = []
+        for at, record in enumerate(page.records, page.begin + 1):
+            if record.offset > min(at, live.offset):
+                break
+            messages.append(record.to_message(self._name, page.epoch))
+        if messages:
+            return Batch(messages, page.gap, messages[-1].cursor or live)
+        if page.records:
+            return Batch([], page.gap, live)
+        if before.epoch == page.epoch and before.offset > page.position.offset:
+            # The store lost its last messages, which this worker has had.
+            return Batch([], Gap(page.epoch, page.position.offset + 1, before.offset), before)
+        return Batch([], page.gap, page.position)
 
 
 class Beginning:
@@ -125,9 +150,3 @@ class Beginning:
         if name not in self._starts:
             return None
         return name in self.recoveries and self.recoveries[name].gap is None
-
-
-def _page(history: History, name: str, start: Start) -> Page:
-    if start.last is not None:
-        return history.before(name, None, start.last)
-    return history.after(name, start.cursor, PAGE)

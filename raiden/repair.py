@@ -20,7 +20,7 @@ from gevent.event import Event
 
 from raiden.backend import Backend
 from raiden.brought import Brought
-from raiden.history import Gap, StoreFailed
+from raiden.history import EARLIEST, Gap, StoreFailed
 from raiden.message import Cursor, Message
 from raiden.order import Order
 from raiden.table import Table, Topic
@@ -161,11 +161,27 @@ class Orders:
             if order.behind:
                 self._suspect(name.encode())
 
-    def ended(self, channel: bytes) -> None:
-        """The channel was deleted."""
+    def ended(self, channel: bytes, epoch: str) -> bool:
+        """The channel was deleted, and with it this epoch of its history; empty: whichever it was in. False where its
+        subscribers are in a later epoch already."""
         order = self._orders.get(channel)
-        if order is not None:
-            order.vanished()
+        if order is None:
+            return True
+        if epoch and order.epoch not in ("", epoch):
+            return False
+        order.vanished(epoch)
+        return True
+
+    def vanished(self, name: str, place: Cursor, known: Cursor = EARLIEST) -> bool:
+        """A channel had no history when its order was in the epoch of ``place``, and somebody knows the place
+        ``known``. What is on its way of either epoch comes too late. Returns whether the order's epoch has ended with
+        that."""
+        order = self._orders.get(name.encode())
+        position = order.position if order else None
+        if order is None or position is None or position.epoch != place.epoch:
+            return False  # its history began meanwhile
+        order.vanished("" if order.epoch or known == EARLIEST else known.epoch)
+        return place != EARLIEST
 
     def repairs(self) -> Iterator[Repaired]:
         """Wait for gaps, and yield what fills them; endless."""
@@ -248,8 +264,8 @@ class Orders:
             if order.epoch != epoch:
                 break  # the channel was deleted meanwhile: this is not its page any more
             held, more = order.held, page.more
-            gap, messages = order.fill(name, page, known)
-            yield Repaired(channel, gap, messages, sum(message.cursor not in held for message in messages))
+            for gap, messages in order.fill(name, page, known):
+                yield Repaired(channel, gap, messages, sum(message.cursor not in held for message in messages))
         if order is not None and order.behind:
             self._suspect(channel)
 
@@ -264,16 +280,13 @@ class Orders:
         for start in range(0, len(opened), POSITIONS):
             asked = opened[start : start + POSITIONS]
             names = [channel.decode() for channel in asked]
-            epochs = [self._orders[channel].epoch if channel in self._orders else "" for channel in asked]
+            places = [self.position(name) for name in names]
             try:
                 positions = self._backend.history.positions(names)
             except StoreFailed:
                 return  # the next look is soon
-            for name, epoch in zip(names, epochs, strict=True):
-                order = self._orders.get(name.encode())
-                if order is None:
-                    continue
+            for name, place in zip(names, places, strict=True):
                 if name in positions:
                     self.expect(name, positions[name])
-                elif order.epoch and order.epoch == epoch:  # else its history began meanwhile
-                    order.vanished()
+                elif place is not None and place != EARLIEST:
+                    self.vanished(name, place)

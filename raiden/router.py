@@ -22,7 +22,7 @@ import ujson
 from raiden.backend import BackboneFull, Backend, Question
 from raiden.encoding import Encoding, dumps
 from raiden.filters import Filters
-from raiden.history import Appended, StoreFailed
+from raiden.history import EARLIEST, Appended, Gap, StoreFailed
 from raiden.message import Cursor, Kind, Message, runs
 from raiden.pace import Pace
 from raiden.repair import Orders, Repaired
@@ -86,9 +86,11 @@ class Router:
 
     def clear(self, channel: str) -> None:
         """Delete a channel: clear its history and end its subscriptions. Waits; raises StoreFailed and BackboneFull."""
+        cursor = None
         if self.backend.history is not None and self.backend.keeps(channel):
-            self.backend.history.clear(channel)
-        self.publish_now([Message(channel, Kind.END, b"")])
+            # It tells which epoch has ended: others may publish in the next one before they hear of it.
+            cursor = EARLIEST._replace(epoch=self.backend.history.clear(channel) or EARLIEST.epoch)
+        self.publish_now([Message(channel, Kind.END, b"", cursor)])
 
     def repair(self) -> None:
         """Deliver what the backbone lost, where there is a history; endless, for a greenlet."""
@@ -316,6 +318,11 @@ class Router:
         """A channel's history goes as far as this: what is missing will be fetched."""
         self._orders.expect(name, newest)
 
+    def vanished(self, name: str, place: Cursor, known: Cursor) -> None:
+        """A channel has no history any more; see `Orders.vanished`."""
+        if self._orders.vanished(name, place, known):
+            self._deliver(Repaired(name.encode(), Gap(place.epoch, 0, 0), []))
+
     @property
     def carried(self) -> int:
         """How many channels and patterns have subscribers here."""
@@ -391,7 +398,7 @@ class Router:
                 yield current, run
                 run = []
             if first.kind == Kind.END:
-                self._end(channel)
+                self._end(channel, first.cursor)
                 continue
             current = channel
             came.append((first.published, len(messages)))
@@ -440,8 +447,9 @@ class Router:
                     dirty.append(sink)
                 pending.append(data)
 
-    def _end(self, channel: bytes) -> None:
-        self._orders.ended(channel)
+    def _end(self, channel: bytes, ended: Cursor | None) -> None:
+        if not self._orders.ended(channel, ended.epoch if ended else ""):
+            return
         found = self.table.channels.get(channel + b"\0")
         for subscription in found.subscriptions() if found else []:
             if subscription.owner.lasts:

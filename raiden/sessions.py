@@ -8,7 +8,7 @@ the live messages is sent by `replay`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from raiden import encoding, websocket
@@ -16,7 +16,7 @@ from raiden.backend import BackboneFull
 from raiden.connection import Connection, Wheel
 from raiden.filters import Filters
 from raiden.heads import Repeated
-from raiden.history import Gap, StoreFailed
+from raiden.history import EARLIEST, Gap, StoreFailed
 from raiden.http import Json, Request
 from raiden.in_band import InBand, Told, joined
 from raiden.message import (
@@ -66,25 +66,33 @@ class Session:
         if name in self.subscriptions:
             self.router.attach(self.subscriptions[name])
 
-    def begin(self, beginning: Beginning) -> None:
-        """Let subscriptions go on from where they begin; in a greenlet, if some miss something."""
-        for name, recovery in beginning.recoveries.items():
-            self.reached(name, recovery.known)
+    def begin(self, beginning: Beginning, mine: Mapping[str, Subscription] | None = None) -> None:
+        """Let subscriptions go on from where they begin; in a greenlet, if some miss something. ``mine`` are those that
+        the beginning is of, by name; None: all that there are. Those that ended meanwhile are left out."""
+        mine = dict(self.subscriptions) if mine is None else mine
+        here = [mine[name] for name in beginning.names if name in mine and self.has(mine[name])]
+        behind = [subscription for subscription in here if subscription.name in beginning.recoveries]
+        for subscription in behind:
+            self.reached(subscription.name, beginning.recoveries[subscription.name].known)
         # First those that miss nothing, or have no history: nothing has yielded since their places were told.
-        for name in beginning.names:
+        for subscription in here:
+            name = subscription.name
             if name not in beginning.recoveries:
                 self.attach(name)
-                if beginning.recovered(name) is False and not self.told_by_head and name in self.subscriptions:
-                    self.missed(self.subscriptions[name], name, NO_HISTORY)
+                if beginning.recovered(name) is False and not self.told_by_head and self.has(subscription):
+                    self.missed(subscription, name, NO_HISTORY)
         try:
-            for name, recovery in beginning.recoveries.items():
-                if not self.replay(name, recovery):
-                    return
+            for subscription in behind:
+                self.replay(subscription, beginning.recoveries[subscription.name])
         except StoreFailed:
             self.fail()
 
-    def replay(self, name: str, recovery: Recovery) -> bool:
-        """Send what was missed on a channel, then attach. False where the session has ended meanwhile; raises
+    def has(self, subscription: Subscription) -> bool:
+        """It has not ended, nor another one of the same name taken its place."""
+        return self.subscriptions.get(subscription.name) is subscription
+
+    def replay(self, subscription: Subscription, recovery: Recovery) -> None:
+        """Send what was missed on a channel, then attach, unless the subscription ends meanwhile; raises
         StoreFailed."""
         raise NotImplementedError
 
@@ -136,21 +144,21 @@ class Lasting(Session):
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, sink or self.connection)
 
-    def replay(self, name: str, recovery: Recovery) -> bool:
-        """Send what was missed on a channel, as fast as the peer reads it, then attach. False where the session has
-        ended meanwhile; raises StoreFailed."""
-        subscription = self.subscriptions.get(name)
+    def replay(self, subscription: Subscription, recovery: Recovery) -> None:
+        """Send what was missed on a channel, as fast as the peer reads it, then attach, unless the subscription ends
+        meanwhile; raises StoreFailed."""
+        name = subscription.name
         for batch in recovery.batches():
-            if subscription is None or self.subscriptions.get(name) is not subscription:
-                return False
+            if not self.has(subscription):
+                return
             if batch.gap is not None and (batch.gap is not recovery.gap or not self.told_by_head):
                 self.missed(subscription, name, batch.gap)
             if not self._send_past(subscription, batch):
-                return False
+                return
             self.reached(name, batch.cursor)
-        self.attach(name)
-        self.reached(name, None)
-        return True
+        if self.has(subscription):
+            self.attach(name)
+            self.reached(name, None)
 
     def open(self, head: bytes, told: Told) -> None:
         """The subscriptions are in force: send the head of the answer, and where they begin."""
@@ -166,6 +174,12 @@ class Lasting(Session):
             self.replayed[name] = place
         elif self.replayed is not None:
             self.replayed.pop(name, None)
+
+    def ended(self, subscription: Subscription) -> None:
+        """The channel was deleted: who comes back goes on with the first message of its next life."""
+        if self.router.keeps(subscription.name):
+            self.reached(subscription.name, EARLIEST)  # the router's position moves on, and nothing is sent of that
+        super().ended(subscription)
 
     def position(self) -> str | None:
         """Up to where everything has been sent."""
@@ -338,23 +352,24 @@ class Poll(Session):
         for waiter in self.waiters:
             self.wheel.schedule(waiter.connection, self.wait)
         self.flush()
+        if not self.subscriptions:
+            self.fail()  # all ended meanwhile: there is nothing to wait for
 
-    def replay(self, name: str, recovery: Recovery) -> bool:
+    def replay(self, subscription: Subscription, recovery: Recovery) -> None:
         """Take one page of what was missed; only where there is none, messages to come are waited for."""
-        subscription = self.subscriptions.get(name)
+        name, filters = subscription.name, subscription.filters
         for batch in recovery.batches():
-            if subscription is None or self.subscriptions.get(name) is not subscription:
-                return False
+            if not self.has(subscription):
+                return
             self.reached(name, batch.cursor)
             if batch.gap is not None:
                 self.missed(subscription, name, batch.gap)
-            filters = subscription.filters
             self.early += [subscription.encoding(m) for m in batch.messages if filters is None or filters.match(m)]
-            if self.early:
-                return True
-        self.attach(name)
-        self.reached(name, None)
-        return True
+            if self.early or self.gaps:
+                return
+        if self.has(subscription):
+            self.attach(name)
+            self.reached(name, None)
 
     def reached(self, name: str, place: Cursor | None) -> None:
         if place is not None:
@@ -409,6 +424,8 @@ class Poll(Session):
             self.give_up(waiter)
 
     def ended(self, subscription: Subscription) -> None:
+        if self.router.keeps(subscription.name):
+            self.reached(subscription.name, EARLIEST)  # the router's position moves on, and nothing is sent of that
         super().ended(subscription)
         if not self.subscriptions and self.ready:
             self.fail()

@@ -280,8 +280,8 @@ def test_redis_does_not_forget_what_is_retained(redis_store: Redis, redis_server
 
 def test_clear_ends_the_epoch(store: Store) -> None:
     before = append(store, "a", b"1", key="k")
-    store.clear("a")
-    store.clear("none")
+    assert store.clear("a") == before.epoch
+    assert store.clear("a") == store.clear("none") == ""
     assert store.after("a", before.cursors()[0], 9).gap == Gap(before.epoch, 0, 0)
     after = append(store, "a", b"2", key="k")
     assert after.epoch != before.epoch and after.offsets == range(1, 2) and not after.repeated

@@ -163,7 +163,7 @@ def test_a_page_of_a_channel_that_was_deleted_meanwhile(backend: Answers, orders
     take(orders, 5)
 
     def delete() -> None:
-        orders.ended(b"a")
+        orders.ended(b"a", "e")
         backend.channels["a"] = ("f", [1, 2])
 
     backend.meanwhile.append(delete)
@@ -256,7 +256,7 @@ def test_a_channel_of_a_pattern_that_is_deleted_meanwhile(backend: Answers, orde
     assert take(orders, 7) == []
 
     def delete() -> None:
-        orders.ended(b"a")
+        orders.ended(b"a", "e")
         backend.channels["a"] = ("f", [1])
 
     backend.meanwhile.append(delete)

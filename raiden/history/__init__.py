@@ -132,6 +132,13 @@ class Page:
     gap: Gap | None = None
     more: bool = False
 
+    @property
+    def begin(self) -> int:
+        """The offset behind which the records stand, at the end of the channel where there are none."""
+        if self.records:
+            return self.records[0].offset - 1
+        return self.position.offset if self.position else 0
+
     @classmethod
     def nothing(cls, cursor: Cursor | None, *, forward: bool) -> Page:
         """The page of a channel that has no history."""
@@ -194,8 +201,8 @@ class Store(Protocol):
     def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
         """The newest position of each channel that has a history."""
 
-    def clear(self, channel: str) -> None:
-        """Forget a channel's history; its epoch ends."""
+    def clear(self, channel: str) -> str:
+        """Forget a channel's history, and return the epoch that ends with it; empty where there was none."""
 
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
         """Claim up to ``limit`` messages, or up to the one that goes over `PAGE_BYTES`, for ``wait`` seconds: first

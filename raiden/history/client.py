@@ -101,8 +101,9 @@ class History:
     def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
         return {name: Cursor(*place) for name, place in self._call("positions", list(channels)).items()}
 
-    def clear(self, channel: str) -> None:
-        self._call("clear", channel)
+    def clear(self, channel: str) -> str:
+        epoch: str = self._call("clear", channel)
+        return epoch
 
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None) -> Claimed:
         rows, epoch, gap = self._call("claim", channel, durable, limit, wait, since and tuple(since))

@@ -110,8 +110,14 @@ class Redis:
         found = zip(channels, self._guarded(positions), strict=True)
         return {channel: Cursor(epoch.decode(), int(next_) - 1) for channel, (epoch, next_) in found if epoch}
 
-    def clear(self, channel: str) -> None:
-        self._guarded(lambda: self._redis.unlink(_name(channel, "meta"), _name(channel, "stream")))
+    def clear(self, channel: str) -> str:
+        def clear() -> str:
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.hget(_name(channel, "meta"), "epoch")
+            pipeline.unlink(_name(channel, "meta"), _name(channel, "stream"))
+            return (pipeline.execute()[0] or b"").decode()
+
+        return self._guarded(clear)
 
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
         times = (int(FORGET * 1000), int(TOUCH * 1000))

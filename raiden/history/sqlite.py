@@ -120,15 +120,16 @@ class Sqlite:
         found = self._file.read(lambda: [(name, self._channel(name)) for name in channels])
         return {name: Cursor(row.epoch, row.next - 1) for name, row in found if row}
 
-    def clear(self, channel: str) -> None:
-        def clear() -> None:
+    def clear(self, channel: str) -> str:
+        def clear() -> str:
             row = self._channel(channel)
             if row:
                 self._db.execute("DELETE FROM messages WHERE channel = ?", (row.id,))
                 self._db.execute("DELETE FROM keys WHERE channel = ?", (row.id,))
                 self._db.execute("DELETE FROM channels WHERE id = ?", (row.id,))
+            return row.epoch if row else ""
 
-        self._file.write(clear)
+        return self._file.write(clear)
 
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
         now = self._clock()

@@ -1,0 +1,399 @@
+"""What subscribers get who come and go while messages are published, lost, late, and trimmed from the history, against
+the plain rule: each offset after a subscriber's cursor once and in order, or inside one gap that is told.
+
+The router, its orders, the recovery and the sessions are the real ones. The history and the backbone are drawn: between
+each question and its answer anything may happen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from random import Random
+from typing import Any, TypeVar, cast
+
+import gevent
+import pytest
+
+from raiden import encoding, in_band
+from raiden.backend import Backend
+from raiden.connection import Connection, Wheel
+from raiden.history import EARLIEST, Page, Record, Start
+from raiden.http import Json
+from raiden.message import Cursor, Kind, Message
+from raiden.recovery import Beginning
+from raiden.router import Router
+from raiden.sessions import Poll, Stream
+from raiden.stats import Stats
+
+CHANNEL = "a"
+T = TypeVar("T")
+
+
+class World:
+    """A channel's history, and a backbone that is late: in ``inbox`` is what this worker has not got yet."""
+
+    def __init__(self, random: Random, *, size: int, lost: float, swapped: float, deleted: float) -> None:
+        self.random = random
+        self.size, self.lost, self.swapped, self.deleted = size, lost, swapped, deleted
+        self.lives = 1
+        self.records: list[int] | None = None
+        self.newest = 0
+        self.inbox: list[Message] = []
+        self.over = False
+        # What a router wants of its backend.
+        self.history = self
+        self._come: deque[Message] = deque()
+        self._pipe = os.pipe()
+        self.fileno = self._pipe[0]
+        self.touched = gevent.get_hub().loop.async_(ref=False)
+        self.heard: Callable[[], None] = lambda: None
+        self.more = self.readable = False
+        self.rounds = 0
+
+    def close(self) -> None:
+        self.touched.close()
+        for end in self._pipe:
+            os.close(end)
+
+    @property
+    def epoch(self) -> str:
+        return f"e{self.lives}"
+
+    @property
+    def position(self) -> Cursor | None:
+        return None if self.records is None else Cursor(self.epoch, self.newest)
+
+    # What happens.
+
+    def step(self) -> None:
+        if self.over:
+            return
+        draw = self.random.random()
+        if draw < 0.5:
+            for _ in range(self.random.choice([1, 1, 2, self.size])):
+                self.publish()
+        elif draw < 0.9:
+            self.deliver(self.random.choice([1, 1, 5, 1000]))
+        elif draw < 0.9 + self.deleted:
+            self.delete()
+
+    def publish(self, *, surely: bool = False) -> None:
+        if self.records is None:
+            self.records, self.newest = [], 0
+        self.newest += 1
+        self.records = [*self.records, self.newest][-self.size :]
+        if surely or self.random.random() >= self.lost:
+            came = Message(CHANNEL, Kind.JSON, b"%d" % self.newest, Cursor(self.epoch, self.newest))
+            at = len(self.inbox)
+            if not surely and self.random.random() < self.swapped:
+                at = self.random.randrange(at + 1)
+            self.inbox.insert(at, came)
+
+    def delete(self) -> None:
+        epoch = EARLIEST.epoch if self.records is None else self.epoch
+        if self.records is not None:
+            self.records, self.lives = None, self.lives + 1
+        self.inbox.append(Message(CHANNEL, Kind.END, b"", Cursor(epoch, 0)))
+
+    def deliver(self, count: int) -> None:
+        self._come.extend(self.inbox[:count])
+        del self.inbox[:count]
+        self.heard()
+
+    # The backend, as far as a router uses it.
+
+    def receive(self, *, local: bool = False) -> Iterator[tuple[bytes, Sequence[Message]]]:
+        while self._come:
+            yield CHANNEL.encode(), [self._come.popleft()]
+
+    def keeps(self, channel: str) -> bool:
+        return True
+
+    def subscribe(self, topic: bytes) -> None: ...
+
+    def unsubscribe(self, topic: bytes) -> None: ...
+
+    def holds(self, begun: int) -> bool:
+        return True
+
+    # The history.
+
+    def _answer(self, make: Callable[[], T]) -> T:
+        for _ in range(self.random.randrange(3)):
+            self.step()
+        gevent.sleep(0)
+        answer = make()
+        for _ in range(self.random.randrange(3)):
+            self.step()
+        gevent.sleep(0)
+        return answer
+
+    def positions(self, names: Sequence[str]) -> dict[str, Cursor]:
+        return self._answer(lambda: {} if self.position is None else {CHANNEL: self.position})
+
+    def after(self, name: str, cursor: Cursor | None, limit: int) -> Page:
+        limit = min(limit, self.random.choice([1, 3, 100]))
+
+        def after() -> Page:
+            if self.records is None:
+                return Page.nothing(cursor, forward=True)
+            known = cursor is not None and cursor.epoch == self.epoch and cursor.offset <= self.newest
+            begin = cursor.offset if cursor and known else 0
+            found = [record_of(offset) for offset in self.records if offset > begin]
+            return Page.found(found, self.epoch, self.newest + 1, cursor, limit, forward=True)
+
+        return self._answer(after)
+
+    def before(self, name: str, cursor: Cursor | None, limit: int) -> Page:
+        assert cursor is None
+
+        def before() -> Page:
+            if self.records is None:
+                return Page.nothing(None, forward=False)
+            found = [record_of(offset) for offset in reversed(self.records)]
+            return Page.found(found[: limit + 1], self.epoch, self.newest + 1, None, limit, forward=False)
+
+        return self._answer(before)
+
+
+def record_of(offset: int) -> Record:
+    return Record(offset, Kind.JSON, b"%d" % offset, 7)
+
+
+class Rule:
+    """What one subscription may be told. ``at`` is the place behind which the next message must stand, at the beginning
+    of the next life where that life is over: what a deletion has cleared is not told to those who were there. After a
+    gap of unknown size it is None: anywhere in a life after the one that is over."""
+
+    def __init__(self, world: World, at: Cursor | None) -> None:
+        self.world = world
+        self.at = at
+        self.life = 0
+        self.told: list[str] = [f"behind {at}"]
+
+    def _follows(self, epoch: str, offset: int) -> bool:
+        if self.at is None:
+            return int(epoch[1:]) >= self.life
+        if self.at.epoch == epoch:
+            return offset == self.at.offset + 1
+        return offset == 1 and self.is_over(self.at)
+
+    def is_over(self, place: Cursor) -> bool:
+        return place == EARLIEST or place.epoch != self.world.epoch
+
+    def message(self, cursor: str, value: int) -> None:
+        self.told.append(cursor)
+        place = Cursor.parse(cursor)
+        assert place.offset == value and self._follows(place.epoch, place.offset), self.told
+        self.at = place
+
+    def gap(self, missing: dict[str, Any] | None) -> None:
+        self.told.append(f"gap {missing}")
+        if missing is None:
+            over = self.world.lives > self.life if self.at is None else self.is_over(self.at)
+            assert over, f"{self.told}: nothing of it is over"
+            self.life = 1 + (self.life if self.at is None else int(self.at.epoch.removeprefix("e")))
+            self.at = None
+            return
+        epoch, first, last = missing["epoch"], missing["first"], missing["last"]
+        assert self._follows(epoch, first), self.told
+        if epoch == self.world.epoch:
+            assert not set(range(first, last + 1)).intersection(self.world.records or ()), f"{self.told}: it is there"
+        self.at = Cursor(epoch, last)
+
+    def goes_on(self, cursor: str) -> Cursor:
+        """Who comes back with this cursor has missed nothing, and gets nothing again."""
+        self.told.append(f"go on behind {cursor}")
+        place = Cursor.parse(cursor)
+        over = self.at is not None and self.is_over(self.at) and (place == EARLIEST or place.offset == 0)
+        assert self.at is None or place == self.at or over, self.told
+        self.at = place
+        return place
+
+
+class Ear:
+    """A connection whose peer reads all at once, and hands events to the rule."""
+
+    closed = closing = False
+    max_outbox = 1 << 20
+
+    def __init__(self) -> None:
+        self.pending: list[bytes] = []
+        self.session: Stream | None = None
+        self.rule: Rule | None = None
+        self.failures: list[AssertionError] = []
+
+    def send(self, data: bytes) -> None:
+        for block in data.decode().split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+            try:
+                if fields.get("event") == "gap":
+                    assert self.rule
+                    self.rule.gap(json.loads(fields["data"])["missing"])
+                elif "data" in fields:
+                    assert self.rule
+                    self.rule.message(fields["id"], int(fields["data"]))
+                elif fields:
+                    assert self.rule
+                    self.rule.goes_on(fields["id"])
+            except AssertionError as error:
+                self.failures.append(error)  # raised here it would end the router's turn
+
+    def flush(self) -> None:
+        data = b"".join(self.pending)
+        self.pending.clear()
+        self.send(data)
+
+    def wait_until_sent(self, timeout: float) -> bool:
+        gevent.sleep(0)
+        return not self.closed
+
+    def finish(self, goodbye: bytes = b"") -> None:
+        self.flush()
+        self.session = None
+        self.closed = True
+
+
+class Clock:
+    """The deadlines of connections: none ever comes."""
+
+    def schedule(self, connection: object, seconds: float) -> None: ...
+
+
+class Client:
+    """Comes with a cursor, goes, and comes back with what it was told last, until it is told to stay."""
+
+    def __init__(self, world: World, router: Router, start: Start, failures: list[AssertionError]) -> None:
+        self.world, self.router, self.start = world, router, start
+        self.failures = failures
+        self.stays = False
+        self.rule: Rule | None = None
+
+    def run(self) -> None:
+        raise NotImplementedError
+
+    def is_at_the_end(self) -> bool:
+        return self.rule is not None and self.rule.at == self.world.position
+
+    def pause(self) -> None:
+        for _ in range(self.world.random.randrange(1, 10)):
+            gevent.sleep(0)
+
+    def began(self, start: Start, place: Cursor | None, recovered: bool | None) -> Rule:
+        """The rule for a subscription that asked to begin here, and is told that it does begin there."""
+        if start.cursor is not None:
+            return Rule(self.world, start.cursor)
+        return Rule(self.world, place)  # what is before the earliest, or before the last ones, is not told
+
+
+class EventStream(Client):
+    def run(self) -> None:
+        while True:
+            ear = Ear()
+            session = Stream(
+                cast(Connection, ear), self.router, cast(Wheel, Clock()), 25.0, in_band.stream("event", False, False),
+                [CHANNEL],
+            )  # fmt: skip
+            ear.session = session
+            session.subscribe(CHANNEL, encoding.sse(False, False))
+            beginning = Beginning(self.router, [CHANNEL], {CHANNEL: self.start})
+            self.rule = ear.rule = self.began(self.start, beginning.place(CHANNEL), beginning.recovered(CHANNEL))
+            session.begin(beginning)
+            self.pause()
+            session.tick()
+            while self.stays and not ear.closed and not ear.failures:
+                gevent.sleep(0.001)
+            session.close()
+            ear.closed = True
+            self.failures += ear.failures
+            if ear.rule.at is not None:
+                self.start = Start(ear.rule.at)
+
+
+def _answer(answers: list[Json], waiters: object, answer: Json) -> None:
+    answers.append(answer)
+
+
+class LongPoll(Client):
+    def run(self) -> None:
+        while True:
+            answers: list[Json] = []
+            poll = Poll(self.router, cast(Wheel, Clock()), 25.0, [CHANNEL], {}, partial(_answer, answers), 1 << 20)
+            waiter = poll.add(cast(Connection, Ear()), cast(Any, None))
+            poll.subscribe(CHANNEL, encoding.poll(False))
+            beginning = Beginning(self.router, [CHANNEL], {CHANNEL: self.start})
+            rule = self.rule = self.began(self.start, beginning.place(CHANNEL), beginning.recovered(CHANNEL))
+            poll.begin(beginning)
+            poll.open()
+            self.pause()
+            while not answers and (self.stays or self.world.random.random() < 0.9):
+                gevent.sleep(0.001)
+            waiter.tick() if not answers else None
+            try:
+                self.judge(rule, answers[0])
+            except AssertionError as error:
+                self.failures.append(error)
+
+    def judge(self, rule: Rule, answer: Json) -> None:
+        position = dict(answer.fields)["Raiden-Cursor"]
+        if answer.status == 200:
+            body = json.loads(answer.body)
+            if "gap" in body:
+                rule.gap(body["gap"]["missing"])
+            for message in body["messages"]:
+                rule.message(message["cursor"], message["data"])
+            assert body["cursor"] == position
+        self.start = Start(rule.goes_on(position))
+
+
+def drawn_start(world: World) -> Start:
+    """Where somebody may begin: behind what was got elsewhere, now or in an earlier life of the channel, or where no
+    cursor says."""
+    random = world.random
+    draw = random.random()
+    if draw < 0.6 and world.records is not None:
+        return Start(Cursor(world.epoch, random.randrange(world.newest + 1)))
+    if draw < 0.7:
+        return Start(Cursor("e0", 7))
+    if draw < 0.8:
+        return Start(EARLIEST)
+    return Start() if draw < 0.9 else Start(last=random.randrange(1, 6))
+
+
+@pytest.mark.parametrize("kind", [EventStream, LongPoll])
+@pytest.mark.parametrize("seed", range(40))
+def test_each_offset_once_or_in_one_gap(seed: int, kind: type[Client]) -> None:
+    random = Random(seed)
+    world = World(
+        random, size=random.choice([3, 20, 1000]), lost=random.choice([0, 0.1, 0.5]),
+        swapped=random.choice([0, 0, 0.2]), deleted=random.choice([0, 0, 0.02]),
+    )  # fmt: skip
+    router = Router(cast(Backend, world), stats=Stats(0), gap_time=random.choice([0.0, 0.002]), check_every=0.02)
+    router.start()
+    failures: list[AssertionError] = []
+    greenlets = [gevent.spawn(router.repair)]
+    clients: list[Client] = []
+    try:
+        for _ in range(random.choice([20, 80])):
+            world.step()
+            if len(clients) < 4 and random.random() < 0.2:
+                clients.append(kind(world, router, drawn_start(world), failures))
+                greenlets.append(gevent.spawn(clients[-1].run))
+            gevent.sleep(random.choice([0, 0, 0.001, 0.003]))
+        world.over = True
+        for client in clients:
+            client.stays = True
+        world.publish(surely=True)
+        world.deliver(len(world.inbox))
+        with gevent.Timeout(10, AssertionError("not all clients get to the end")):
+            while not failures and not all(client.is_at_the_end() for client in clients):
+                assert not any(greenlet.dead for greenlet in greenlets)
+                gevent.sleep(0.002)
+        assert not failures, failures[0]
+    finally:
+        gevent.killall(greenlets)
+        router.stop()
+        world.close()
