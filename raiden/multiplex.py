@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import gevent
-import ujson
 
 from raiden import commands, encoding, in_band
 from raiden.backend import NotInForce
@@ -28,6 +27,7 @@ from raiden.durable import Claim, Consumer
 from raiden.filters import Filters
 from raiden.history import EARLIEST, Gap, Start, StoreFailed
 from raiden.history.client import History
+from raiden.kept import Held, Row
 from raiden.message import (
     Cursor,
     Kind,
@@ -60,7 +60,7 @@ class MultiplexSocket(Socket):
     """A WebSocket that takes commands. ``session_window`` is for how many seconds its session can be resumed."""
 
     __slots__ = (
-        "consumers", "holder", "max_subscriptions", "opening", "places", "sent", "session", "session_window", "waiting",
+        "consumers", "max_subscriptions", "opening", "places", "sent", "session", "session_window", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -74,13 +74,12 @@ class MultiplexSocket(Socket):
         self.session_window = session_window
         self.waiting = 0
         self.consumers: dict[tuple[str, str], Consumer] = {}
-        self.session: str | None = None
+        self.session = Held(router.backend.history)
         # Up to where the client has got everything for sure, and up to where it had been sent when it was pinged last.
         self.places: dict[str, Cursor] = {}
         self.sent: dict[str, Cursor] = {}
         # Where those stand that are not attached yet, as far as that is known; the others are where the router is.
         self.opening: dict[str, Cursor | None] = {}
-        self.holder = secrets.token_urlsafe(6)
 
     def message(self, data: str | bytes) -> None:
         number: Any = None
@@ -131,9 +130,9 @@ class MultiplexSocket(Socket):
             answer()
 
     def tick(self) -> None:
-        if self.session is not None and self.websocket.ponged:
+        if self.session.id is not None and self.websocket.ponged:
             self.places.update(self.sent)
-            gevent.spawn(self._keep)
+            self._keep_later()
         places = {name: self.router.position(name) for name in self.subscriptions} | self.opening
         told, self.sent = self.places | self.sent, {name: place for name, place in places.items() if place}
         for name, place in self.sent.items():
@@ -143,8 +142,8 @@ class MultiplexSocket(Socket):
         super().tick()
 
     def close(self) -> None:
-        if self.session is not None and self.subscriptions:
-            gevent.spawn(_try_to_keep, self._history(), self.session, self.holder, self._rows(), self.session_window)
+        if self.session.id is not None and self.subscriptions:
+            gevent.spawn(self.session.try_to_keep, self._rows(), self.session_window)
         for consumer in self.consumers.values():
             consumer.end()
         self.consumers.clear()
@@ -189,15 +188,21 @@ class MultiplexSocket(Socket):
     def _begin_later(
         self, command: dict[str, Any], wanted: dict[str, Filters], starts: dict[str, Start],
         result_of: Callable[[dict[str, Any]], dict[str, Any]], session: str | None = None,
+        undo: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         """Subscribe, reply when that is in force, send what was missed, and let the subscriptions go on. From the reply
-        on, ``session`` is this socket's."""
+        on, ``session`` is this socket's. ``undo`` is called where that fails, with nothing subscribed."""
+
+        def fail() -> None:
+            self._give_back(wanted)
+            undo()
+
         encode = encoding.websocket(True, self.websocket.deflate)
         try:
             for name, filters in wanted.items():
                 self.subscribe(name, encode, filters)
         except TooManyChannels:
-            self._give_back(wanted)
+            fail()
             raise
         mine = {name: self.subscriptions[name] for name in wanted}
         beginnings: list[Beginning] = []
@@ -205,9 +210,14 @@ class MultiplexSocket(Socket):
         def work() -> Result:
             try:
                 beginning = Beginning(self.router, list(wanted), starts)
+                self.places.update(beginning.known(wanted))
+                if not self.connection.closed:
+                    # Who has had the reply may come back at once, and to another worker.
+                    self.session.keep(self._rows(), self.session_window + self.keepalive)
             except (NotInForce, StoreFailed):
-                self._give_back(wanted)
+                fail()
                 raise
+            # From here on nothing yields: what is told is where the subscriptions are attached.
             beginnings.append(beginning)
             told: dict[str, Any] = {}
             for name in wanted:
@@ -215,25 +225,22 @@ class MultiplexSocket(Socket):
                 told[name] = {} if place is None else {"cursor": str(place)}
                 if recovered is not None:
                     told[name]["recovered"] = recovered
-                if place is not None:
-                    self.places[name] = place
             result = result_of(told)
             if beginning.unconfirmed:
                 result["unconfirmed"] = beginning.unconfirmed
-            self._keep()  # who has had the reply may come back at once, and to another worker
             return result
 
         def after() -> None:
             if session is not None:
-                self.session = session
-                gevent.spawn(self._keep, take=True)
+                self.session.id = session
+                self._keep_later()
             self.begin(beginnings[0], mine)
 
-        known = Beginning.is_known(self.router, list(wanted), starts) and self.session is None and session is None
+        known = Beginning.is_known(self.router, list(wanted), starts) and self.session.id is None and session is None
         try:
             self._later(command, work, after, waits=not known)
         except CommandError:
-            self._give_back(wanted)
+            fail()
             raise
 
     def _give_back(self, names: Any) -> None:
@@ -246,10 +253,18 @@ class MultiplexSocket(Socket):
             return self._unconsume(command, name)
         if name not in self.subscriptions:
             raise CommandError(404, "not subscribed to that channel")
-        self.unsubscribe(name)
-        if self.session is not None:
-            gevent.spawn(self._keep)
-        return {"channel": name}
+        result: Result = {"channel": name}
+        if self.session.id is None:
+            self.unsubscribe(name)
+            return result
+
+        def work() -> Result:
+            self.session.try_to_keep(self._rows(), self.session_window + self.keepalive)
+            return result
+
+        self._later(command, work)
+        self.unsubscribe(name)  # nothing has yielded
+        return None
 
     # Messages.
 
@@ -402,11 +417,10 @@ class MultiplexSocket(Socket):
 
     def _open_session(self, command: dict[str, Any]) -> None:
         """``session``: let the subscriptions outlive this socket."""
-        history, session = self._history(), self.session or secrets.token_urlsafe(18)
+        self._history()
 
         def work() -> Result:
-            _keep(history, session, self.holder, self._rows(), self.session_window + self.keepalive)
-            self.session = session
+            session = self.session.open(self._rows(), self.session_window + self.keepalive)
             return {"session": session, "window": self.session_window}
 
         self._later(command, work)
@@ -420,42 +434,39 @@ class MultiplexSocket(Socket):
         if self.subscriptions:
             raise CommandError(409, "resume before anything is subscribed")
         told = {name: commands.parse_cursor(text) for name, text in since.items()}
-        history = self._history()
+        self._history()
 
         def work() -> None:
-            kept = history.kept(f"session {session}")
-            if kept is None:
+            taken = self.session.take(session)
+            if taken is None:
                 raise CommandError(404, "no such session, or it is over: subscribe anew")
+            rows = taken.rows
+            undo = partial(self.session.give_back, session, taken.before)
             if self.subscriptions:
+                undo()
                 raise CommandError(409, "resume before anything is subscribed")
-            state = ujson.loads(kept)["subscriptions"]
-            starts = {name: Start(Cursor.parse(row["cursor"])) for name, row in state.items() if row["cursor"]}
-            starts.update({name: Start(place) for name, place in told.items() if name in state})
-            wanted = {name: Filters([tuple(pair) for pair in row["filters"]]) for name, row in state.items()}
+            starts = {name: Start(row.place) for name, row in rows.items() if row.place}
+            starts.update({name: Start(place) for name, place in told.items() if name in rows})
+            wanted = {name: row.filters for name, row in rows.items()}
 
             def result_of(told: dict[str, Any]) -> dict[str, Any]:
                 for row in told.values():
                     row.setdefault("recovered", False)  # where there is no history, nothing is
                 return {"session": session, "subscriptions": told}
 
-            self._begin_later(command, wanted, starts, result_of, session)
+            self._begin_later(command, wanted, starts, result_of, session, undo)
 
         self._later(command, work)
 
-    def _rows(self) -> dict[str, Any]:
-        rows = {}
-        for name, subscription in self.subscriptions.items():
-            place = self.places.get(name)
-            pairs = subscription.filters.pairs() if subscription.filters else []
-            rows[name] = {"filters": pairs, "cursor": None if place is None else str(place)}
-        return rows
+    def _rows(self) -> dict[str, Row]:
+        return {
+            name: Row(subscription.filters or Filters([]), self.places.get(name))
+            for name, subscription in self.subscriptions.items()
+        }
 
-    def _keep(self, *, take: bool = False) -> None:
-        """Keep the session's state; it is over ``session_window`` after it was kept last, which every ping does.
-        ``take``: it is this socket's from now on, whosoever it was."""
-        if self.session is not None and not self.connection.closed:
-            seconds = self.session_window + self.keepalive
-            _try_to_keep(self._history(), self.session, self.holder, self._rows(), seconds, take=take)
+    def _keep_later(self) -> None:
+        if self.session.id is not None and not self.connection.closed:
+            gevent.spawn(self.session.try_to_keep, self._rows(), self.session_window + self.keepalive)
 
     def _history(self) -> History:
         history = self.router.backend.history
@@ -479,23 +490,6 @@ _COMMANDS: dict[str, Callable[..., Result | None]] = {
     "resume": MultiplexSocket._resume,
     "ping": lambda socket, command: {},
 }
-
-
-def _keep(
-    history: History, session: str, holder: str, rows: dict[str, Any], seconds: float, *, take: bool = False
-) -> None:
-    """Keep the state of a session, unless another socket has resumed it; raises StoreFailed."""
-    name = f"session {session}"
-    kept = None if take else history.kept(name)
-    if kept is None or ujson.loads(kept)["holder"] == holder:
-        history.keep(name, ujson.dumps({"holder": holder, "subscriptions": rows}).encode(), seconds)
-
-
-def _try_to_keep(*arguments: Any, take: bool = False) -> None:
-    try:
-        _keep(*arguments, take=take)
-    except StoreFailed as error:
-        log.warning("a session was not kept", extra={"reason": str(error)})
 
 
 def _guarded(work: Callable[[], Result | None]) -> Result | None:

@@ -9,7 +9,7 @@ cursor once and in order, or is told once that it is lost.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import gevent
@@ -144,6 +144,11 @@ class Beginning:
         """Behind which message a subscription begins; None without history."""
         recovery = self.recoveries.get(name)
         return recovery.begin if recovery else self._router.position(name)
+
+    def known(self, names: Iterable[str]) -> dict[str, Cursor]:
+        """Up to where the client knows what there is, of those that have a history."""
+        places = {name: (found.known if (found := self.recoveries.get(name)) else self.place(name)) for name in names}
+        return {name: place for name, place in places.items() if place is not None}
 
     def recovered(self, name: str) -> bool | None:
         """Whether a subscription gets all that it asked for; None where it asked for nothing."""

@@ -379,23 +379,29 @@ def test_a_key_at_the_same_time_in_four_stores(open_store: Callable[[], Store]) 
 
 
 def test_values_are_kept_for_a_while(store: Store, soon: Soon) -> None:
-    assert store.kept("a") is None
-    store.keep("a", b"1\0\xff", 60)
-    store.keep("b", b"2", 0.1)
-    store.keep("c", b"3", 60)
-    assert (store.kept("a"), store.kept("b")) == (b"1\0\xff", b"2")
-    soon(lambda: store.kept("b") is None, "its time is over")
+    assert store.take("a", "me") is None
+    assert store.keep("a", b"1\0\xff", 60, "me") and store.keep("b", b"2", 0.1, "me")
+    assert (store.take("a", "me"), store.take("b", "me")) == ((b"1\0\xff", "me"), (b"2", "me"))
+    soon(lambda: store.take("b", "me") is None, "its time is over")
     while store.tidy(1):
         pass
-    store.keep("a", b"", 60)
-    store.keep("c", b"4", 0)
-    store.keep("none", b"", 0)
-    assert (store.kept("a"), store.kept("c")) == (b"", None)
+    assert store.keep("a", b"", 60, "me") and store.take("a", "me") == (b"", "me")
+    assert store.keep("b", b"3", 60, "other"), "what is over has no holder"
+
+
+def test_a_value_has_one_holder(store: Store) -> None:
+    assert store.keep("a", b"1", 60, "one")
+    assert not store.keep("a", b"2", 60, "two")
+    assert store.take("a", "two", only_from="three") is None
+    assert store.take("a", "two") == (b"1", "one")
+    assert not store.keep("a", b"3", 60, "one"), "however long it was on its way"
+    assert store.keep("a", b"4", 60, "two")
+    assert store.take("a", "one", only_from="two") == (b"4", "two"), "it is given back"
+    assert store.keep("a", b"5", 60, "one") and store.take("a", "x") == (b"5", "one")
 
 
 def test_sqlite_tidies_values(sqlite_store: Sqlite, clock: Clock) -> None:
-    sqlite_store.keep("a", b"1", 1)
-    sqlite_store.keep("b", b"2", 3)
+    assert sqlite_store.keep("a", b"1", 1, "me") and sqlite_store.keep("b", b"2", 3, "me")
     clock.pass_by(2)
     assert sqlite_store.tidy(9) == 1 and sqlite_store.tidy(9) == 0
 

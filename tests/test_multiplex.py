@@ -16,6 +16,7 @@ import redis
 
 from tests.daemons import Daemon, post, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
+from tests.relay import Relay
 from tests.stores import RedisServer
 
 CHANNELS = {"*": {"history_size": 100_000}, "none*": {"history_size": 0}}
@@ -64,7 +65,7 @@ def subscribe(client: Client, *channels: str, **options: Any) -> dict[str, str]:
 def kept(server: RedisServer, session: str) -> dict[str, Any]:
     """What a shared store has of a session: its subscriptions."""
     with redis.Redis.from_url(server.url) as client:
-        found = client.get(f"raiden:kept:session {session}")
+        found = client.hget(f"raiden:kept:session {session}", "value")
     subscriptions: dict[str, Any] = json.loads(found)["subscriptions"] if found else {}
     return subscriptions
 
@@ -288,6 +289,55 @@ def test_an_old_socket_that_is_still_open(node: Daemon, channel: str) -> None:
     old.close()
     with Client(node) as last:
         assert resume(last, session).keys() == {f"{channel}.b"}
+
+
+@pytest.mark.parametrize("leave", [Client.close, Client.abort, lambda client: None], ids=["closed", "gone", "open"])
+def test_a_node_whose_way_to_the_store_is_slower(
+    redis_server: RedisServer, tmp_path: Path, leave: Callable[[Client], None]
+) -> None:
+    """What it has asked the store to keep before another node took the session does not undo what came after that."""
+    with Relay(str(redis_server.folder / "socket"), 0.0025) as relay:
+        far, near = f"redis://127.0.0.1:{relay.port}/0", {"store": redis_server.url}
+        with two_nodes(tmp_path, far, second=near, channels=CHANNELS, keepalive=0.5) as (one, two):
+            for number in range(20):
+                mine, added = f"{number}.x", f"{number}.y"
+                left = Client(one)
+                session = open_session(left)
+                subscribe(left, mine)
+                leave(left)
+                with Client(two) as client:
+                    assert resume(client, session).keys() == {mine}
+                    subscribe(client, added)
+                    client.abort()
+                    with Client(two) as again:
+                        assert resume(again, session).keys() == {mine, added}, number
+                left.abort()
+
+
+def test_a_session_that_was_taken(redis_server: RedisServer, start: Callable[..., Daemon]) -> None:
+    """The socket that lost it gets another one."""
+    node = start(store=redis_server.url, channels=CHANNELS)
+    with Client(node) as one, Client(node) as two:
+        session = open_session(one)
+        subscribe(one, "a")
+        resume(two, session)
+        subscribe(one, "b")
+        assert kept(redis_server, session).keys() == {"a"}
+        other = open_session(one)
+        assert other != session and kept(redis_server, other).keys() == {"a", "b"}
+
+
+def test_a_store_that_is_away_refuses_what_a_session_would_lose(
+    own_server: RedisServer, start: Callable[..., Daemon]
+) -> None:
+    node = start(store=own_server.url, channels=CHANNELS)
+    with Client(node) as client:
+        session = open_session(client)
+        own_server.kill()
+        assert client.code(cmd="subscribe", channel="none") == 503
+        own_server.start()
+        subscribe(client, "none")
+        assert kept(own_server, session).keys() == {"none"}
 
 
 def test_where_there_is_no_history(node: Daemon, channel: str) -> None:

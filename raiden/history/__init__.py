@@ -11,7 +11,8 @@ calls block, so they are for a thread.
   first answer is given again.
 - A durable is a place in a channel's history that many consumers share. Each message after it is claimed by one of
   them, and again if that one did not acknowledge it in time: at least once, for as long as the history has it.
-- A store also keeps values under a name for a while, for who comes back.
+- A store also keeps values under a name for a while, for who comes back. A value has one holder, who alone may change
+  it, until another one takes it. Each of these calls is one step: nobody else's comes between.
 """
 
 from __future__ import annotations
@@ -220,11 +221,13 @@ class Store(Protocol):
     def forget(self, channel: str, durable: str) -> None:
         """End a durable, if there is one."""
 
-    def keep(self, name: str, value: bytes, ttl: float) -> None:
-        """Keep a value for ``ttl`` seconds in place of what was kept under this name; 0: keep none."""
+    def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
+        """Keep a value for ``ttl`` seconds in place of what was kept under this name, unless that has another holder:
+        then nothing changes, and this is False."""
 
-    def kept(self, name: str) -> bytes | None:
-        """The value that is kept under a name."""
+    def take(self, name: str, holder: str, only_from: str = "") -> tuple[bytes, str] | None:
+        """Become the holder of what is kept under a name, if it is this one's (empty: whoever's). Returns the value and
+        who held it before; None where there is no such value."""
 
     def tidy(self, limit: int) -> int:
         """Remove up to ``limit`` rows of each kind of what has expired, and return how many there were."""

@@ -119,12 +119,13 @@ class History:
     def forget(self, channel: str, durable: str) -> None:
         self._call("forget", channel, durable)
 
-    def keep(self, name: str, value: bytes, ttl: float) -> None:
-        self._call("keep", name, value, ttl)
+    def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
+        kept: bool = self._call("keep", name, value, ttl, holder)
+        return kept
 
-    def kept(self, name: str) -> bytes | None:
-        value: bytes | None = self._call("kept", name)
-        return value
+    def take(self, name: str, holder: str, only_from: str = "") -> tuple[bytes, str] | None:
+        taken: tuple[bytes, str] | None = self._call("take", name, holder, only_from)
+        return taken
 
     def check(self) -> None:
         self._call("check")

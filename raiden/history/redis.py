@@ -19,7 +19,7 @@ follows for a part of it when it starts once more (valkey pull request 4342): ru
 starts after a crash. ``maxmemory-policy`` should be ``noeviction``; what is evicted is a gap or the end of the epoch.
 
 A durable is ``raiden:{channel}:durable:NAME`` and ``raiden:{channel}:pending:NAME``; it, too, expires by itself. What
-is kept under a name is ``raiden:kept:NAME``.
+is kept under a name is the hash ``raiden:kept:NAME``, with its holder.
 
 A group is one transaction in one round trip. Commands are not sent twice: where the connection ends before the answer
 came, `StoreFailed` can't say whether the group was appended, and a publisher's key makes it safe to ask again.
@@ -69,6 +69,8 @@ class Redis:
         self._claim_script = self._redis.register_script(scripts.CLAIM)
         self._acknowledge_script = self._redis.register_script(scripts.ACKNOWLEDGE)
         self._release_script = self._redis.register_script(scripts.RELEASE)
+        self._keep_script = self._redis.register_script(scripts.KEEP)
+        self._take_script = self._redis.register_script(scripts.TAKE)
 
     # What `Store` promises.
 
@@ -141,15 +143,13 @@ class Redis:
     def forget(self, channel: str, durable: str) -> None:
         self._guarded(lambda: self._redis.unlink(*_durable_names(channel, durable)[2:]))
 
-    def keep(self, name: str, value: bytes, ttl: float) -> None:
-        key = f"raiden:kept:{name}"
-        if ttl > 0:
-            self._guarded(lambda: self._redis.set(key, value, px=max(1, int(ttl * 1000))))
-        else:
-            self._guarded(lambda: self._redis.delete(key))
+    def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
+        arguments = (holder, value, max(1, int(ttl * 1000)))
+        return bool(self._guarded(lambda: self._keep_script([f"raiden:kept:{name}"], arguments)))
 
-    def kept(self, name: str) -> bytes | None:
-        return self._guarded(lambda: self._redis.get(f"raiden:kept:{name}"))
+    def take(self, name: str, holder: str, only_from: str = "") -> tuple[bytes, str] | None:
+        found = self._guarded(lambda: self._take_script([f"raiden:kept:{name}"], (holder, only_from)))
+        return (found[0], found[1].decode()) if found else None
 
     def tidy(self, limit: int) -> int:
         return 0

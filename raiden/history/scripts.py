@@ -202,3 +202,22 @@ return held
 
 ACKNOWLEDGE = _of_held("redis.call('HDEL', KEYS[3], at) redis.call('ZREM', KEYS[4], at)")
 RELEASE = _of_held("redis.call('ZADD', KEYS[4], overdue(at), at)")
+
+# KEYS: what is kept under a name, and its holder, as a hash. ARGV: the holder, the value, and for how many milliseconds
+# it is kept. The answer: 0 where another one holds it.
+KEEP = """
+local holder = redis.call('HGET', KEYS[1], 'holder')
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'holder', ARGV[1], 'value', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
+"""
+
+# ARGV: the next holder, and the one that it must be taken from, if there is one. The answer: the value, and who held
+# it.
+TAKE = """
+local kept = redis.call('HMGET', KEYS[1], 'value', 'holder')
+if not kept[2] or (ARGV[2] ~= '' and kept[2] ~= ARGV[2]) then return false end
+redis.call('HSET', KEYS[1], 'holder', ARGV[1])
+return kept
+"""

@@ -170,8 +170,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "acknowledge": lambda store, channel, durable, epoch, claims: store.acknowledge(channel, durable, epoch, claims),
     "release": lambda store, channel, durable, epoch, claims: store.release(channel, durable, epoch, claims),
     "forget": lambda store, channel, durable: store.forget(channel, durable),
-    "keep": lambda store, name, value, ttl: store.keep(name, value, ttl),
-    "kept": lambda store, name: store.kept(name),
+    "keep": lambda store, name, value, ttl, holder: store.keep(name, value, ttl, holder),
+    "take": lambda store, name, holder, only_from: store.take(name, holder, only_from),
     "check": lambda store: store.check(),
     "size": lambda store: store.size(),
 }

@@ -73,12 +73,17 @@ CREATE INDEX keys_by_age ON keys (expires);
 CREATE TABLE kept (
     name TEXT PRIMARY KEY,
     expires INTEGER NOT NULL,
-    value BLOB NOT NULL
+    value BLOB NOT NULL          -- its holder, NUL, and what is kept
 );
 CREATE INDEX kept_by_age ON kept (expires);
 """
 
 _EXPIRES = 4  # the column of messages
+
+
+def _with_holder(value: bytes, holder: str) -> bytes:
+    """A value as it is kept: behind the name of its holder."""
+    return holder.encode() + b"\0" + value
 
 
 class _Channel:
@@ -146,20 +151,35 @@ class Sqlite:
     def forget(self, channel: str, durable: str) -> None:
         self._file.write(lambda: durables.forget(self._db, channel, durable))
 
-    def keep(self, name: str, value: bytes, ttl: float) -> None:
-        def keep() -> None:
-            expires = self._clock() + int(ttl * 1_000_000)
-            if ttl > 0:
-                self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (name, expires, value))
-            else:
-                self._db.execute("DELETE FROM kept WHERE name = ?", (name,))
+    def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
+        def keep() -> bool:
+            kept = self._kept(name)
+            if kept is not None and kept[1] != holder:
+                return False
+            row = (name, self._clock() + int(ttl * 1_000_000), _with_holder(value, holder))
+            self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", row)
+            return True
 
-        self._file.write(keep)
+        return self._file.write(keep)
 
-    def kept(self, name: str) -> bytes | None:
+    def take(self, name: str, holder: str, only_from: str = "") -> tuple[bytes, str] | None:
+        def take() -> tuple[bytes, str] | None:
+            kept = self._kept(name)
+            if kept is None or only_from not in ("", kept[1]):
+                return None
+            self._db.execute("UPDATE kept SET value = ? WHERE name = ?", (_with_holder(kept[0], holder), name))
+            return kept
+
+        return self._file.write(take)
+
+    def _kept(self, name: str) -> tuple[bytes, str] | None:
+        """What is kept under a name, and its holder."""
         command = "SELECT value FROM kept WHERE name = ? AND expires > ?"
-        row = self._file.read(lambda: self._db.execute(command, (name, self._clock())).fetchone())
-        return row[0] if row else None
+        row = self._db.execute(command, (name, self._clock())).fetchone()
+        if row is None:
+            return None
+        holder, _, value = row[0].partition(b"\0")
+        return value, holder.decode()
 
     def tidy(self, limit: int) -> int:
         def tidy() -> int:

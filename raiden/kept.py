@@ -1,0 +1,114 @@
+"""What the store keeps of a session of ``/-/websocket``: its subscriptions, and up to where the client has got
+everything for sure.
+
+One socket holds a session, and no other one changes what is kept of it. A socket that has the session brought back
+takes it from that one, in one step, wherever both are: what that one asks the store to keep after that is refused,
+however long it was on its way."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ujson
+
+from raiden.filters import Filters
+from raiden.history import StoreFailed
+from raiden.history.client import History
+from raiden.message import Cursor, check_subscription
+
+log = logging.getLogger(__name__)
+
+
+class Row(NamedTuple):
+    """What is kept of a subscription; ``place`` is None without a history."""
+
+    filters: Filters
+    place: Cursor | None
+
+
+class Taken(NamedTuple):
+    """A session that was taken: what it has subscribed to, by name, and who held it before."""
+
+    rows: dict[str, Row]
+    before: str
+
+
+class Held:
+    """The session of a socket: ``id`` is None until it has one, and once another socket has taken it. ``history`` is
+    where it is kept; without one there are no sessions."""
+
+    __slots__ = ("_history", "_holder", "id")
+
+    def __init__(self, history: History | None) -> None:
+        self._history = history
+        self._holder = secrets.token_urlsafe(6)
+        self.id: str | None = None
+
+    def open(self, rows: Mapping[str, Row], seconds: float) -> str:
+        """The id of the session that there is, or of a new one, which is kept for so many seconds; raises
+        StoreFailed."""
+        while True:
+            session = self.id or secrets.token_urlsafe(18)
+            if self._keep(session, rows, seconds):
+                self.id = session
+                return session
+            self.id = None
+
+    def keep(self, rows: Mapping[str, Row], seconds: float) -> None:
+        """Keep what the session has now, if there is one, for so many seconds; raises StoreFailed."""
+        if self.id is not None and not self._keep(self.id, rows, seconds):
+            self.id = None
+
+    def try_to_keep(self, rows: Mapping[str, Row], seconds: float) -> None:
+        try:
+            self.keep(rows, seconds)
+        except StoreFailed as error:
+            log.warning("a session was not kept", extra={"reason": str(error)})
+
+    def take(self, session: str) -> Taken | None:
+        """Hold a session from now on; None where there is none. It is the socket's when it is its ``id``. Raises
+        StoreFailed."""
+        found = self._kept_in().take(_name(session), self._holder)
+        rows = _rows(found[0]) if found else None
+        return Taken(rows, found[1]) if found and rows is not None else None
+
+    def give_back(self, session: str, before: str) -> None:
+        """The session was not brought back: who held it before holds it again, unless another one has taken it."""
+        try:
+            self._kept_in().take(_name(session), before, only_from=self._holder)
+        except StoreFailed as error:
+            log.warning("a session was not given back", extra={"reason": str(error)})
+
+    def _keep(self, session: str, rows: Mapping[str, Row], seconds: float) -> bool:
+        kept = {
+            name: {"filters": row.filters.pairs(), "cursor": None if row.place is None else str(row.place)}
+            for name, row in rows.items()
+        }
+        value = ujson.dumps({"subscriptions": kept}).encode()
+        return self._kept_in().keep(_name(session), value, seconds, self._holder)
+
+    def _kept_in(self) -> History:
+        assert self._history is not None
+        return self._history
+
+
+def _name(session: str) -> str:
+    return f"session {session}"
+
+
+def _rows(value: bytes) -> dict[str, Row] | None:
+    """None where it is not what `keep` writes."""
+    try:
+        rows: dict[str, Any] = ujson.loads(value)["subscriptions"]
+        return {
+            check_subscription(name): Row(
+                Filters([(str(key), str(text)) for key, text in row["filters"]]),
+                Cursor.parse(row["cursor"]) if row["cursor"] else None,
+            )
+            for name, row in rows.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
