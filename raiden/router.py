@@ -454,8 +454,8 @@ class Router:
         for subscription in found.subscriptions() if found else []:
             if subscription.owner.lasts:
                 continue
+            subscription.sink.flush()  # what came before, while it is known where the channel stands
             self.unsubscribe(subscription)
-            subscription.sink.flush()
             subscription.owner.ended(subscription)
 
     def _answer(self, question: Question) -> None:
