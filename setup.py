@@ -60,7 +60,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["raiden", "raiden.*"]),
-    package_data={"raiden": ["py.typed"]},
+    package_data={"raiden": ["page.html", "py.typed"]},
     ext_modules=extensions(),
     install_requires=REQUIRES,
     extras_require={"wheel": WHEEL, "test": TESTS, "bench": BENCH},

@@ -45,6 +45,9 @@
 # "*.a.example"]; what a proxy in front of it passes on belongs here. A node that listens elsewhere answers for any name
 # unless some are listed. ["*"]: any. [reload]
 # allowed_hosts = []
+# Paths that are no channels by HTTP, since browsers, crawlers and probes ask for them by themselves: 404, which names
+# the page that is meant, or for favicon.ico 204. "x/*" is all that begins with x/. [reload]
+# reserved_paths = ["favicon.ico", "robots.txt", ".well-known/*", "metrics", "health", "healthz", "ready", "readyz"]
 # The channel of a request: "path", "host_path", or a function of the webob request.
 # channel_builder = "path"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from raiden.history import Durability
 from raiden.message import InvalidChannel, check_subscription
+from raiden.near import did_you_mean
 
 # Channels whose options are remembered; finding them anew costs a look at each pattern.
 REMEMBERED = 10_000
@@ -79,9 +79,8 @@ def _options(pattern: Any, values: Any) -> Options:
         raise ValueError(f"channels: the options of {pattern!r} must be a dict, like {{'history_size': 100}}")
     for name, value in values.items():
         if name not in _NAMES:
-            near = difflib.get_close_matches(str(name), _NAMES, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_NAMES)}"
-            raise ValueError(f"channels: {pattern!r} has an unknown option {name!r}; {hint}")
+            hint = did_you_mean(str(name), _NAMES, f"; there are {', '.join(_NAMES)}")
+            raise ValueError(f"channels: {pattern!r} has an unknown option {name!r}{hint}")
         if name == "ack":
             if value not in _ACKS:
                 raise ValueError(f"channels: ack of {pattern!r} must be one of {', '.join(_ACKS)}, not {value!r}")

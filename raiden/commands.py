@@ -8,13 +8,28 @@ from raiden import strict_json
 from raiden.filters import Filters, as_text
 from raiden.history import Start, check_durable
 from raiden.message import Cursor, is_unicode
-from raiden.parameters import MAX_LAST
+from raiden.near import did_you_mean
+from raiden.parameters import MAX_LAST, parse_since
 from raiden.strict_json import Digits, InvalidPayload
 
 # Bytes of a command's id, as it is written.
 MAX_ID = 255
 
 Number = TypeVar("Number", int, float)
+
+
+_ANY = frozenset({"id", "cmd"})
+# What each command may say.
+MEMBERS = {
+    "subscribe": _ANY | {"channel", "filters", "since", "last", "durable", "ack", "window", "ack_wait"},
+    "unsubscribe": _ANY | {"channel", "durable", "forget"},
+    "publish": _ANY | {"channel", "data", "key"},
+    "history": _ANY | {"channel", "since", "before", "limit"},
+    "ack": _ANY | {"channel", "durable", "cursor", "cursors"},
+    "session": _ANY,
+    "resume": _ANY | {"session", "since"},
+    "ping": _ANY,
+}
 
 
 class CommandError(Exception):
@@ -53,6 +68,14 @@ def _id(value: Any, raw: bytes) -> str | Digits | None:
     if not is_unicode(value):
         raise CommandError(400, "id must be valid Unicode, without lone surrogates")
     return value
+
+
+def check_members(command: dict[str, Any]) -> None:
+    """Raise CommandError for a member that its command doesn't have."""
+    known = MEMBERS[command["cmd"]]
+    if not command.keys() <= known:
+        name = min(command.keys() - known)
+        raise CommandError(400, f"{command['cmd']} has no {name[:100]!r}{did_you_mean(name, known)}")
 
 
 def channel_of(command: dict[str, Any]) -> str:
@@ -101,7 +124,12 @@ def starts_of(command: dict[str, Any], name: str) -> dict[str, Start]:
     since = command.get("since")
     if since is None:
         return {}
-    return {name: Start() if since == "earliest" else Start(parse_cursor(since))}
+    if since == "earliest":
+        return {name: Start()}
+    try:
+        return {name: Start(parse_since(since) if isinstance(since, str) else parse_cursor(since))}
+    except ValueError as error:
+        raise CommandError(400, str(error)) from None
 
 
 def filters_of(filters: Any) -> Filters:

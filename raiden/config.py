@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import inspect
 import os
 import re
@@ -27,6 +26,7 @@ from raiden.history import Durability
 from raiden.history.redis import Redis
 from raiden.hosts import is_loopback
 from raiden.keys import is_key
+from raiden.near import did_you_mean
 
 # Variables that a container platform makes by itself for services that are called raiden, or raiden-something.
 _FOREIGN = re.compile(r"RAIDEN_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)|RAIDEN_PORT")
@@ -73,6 +73,11 @@ class Settings:
         [], "names in Host besides loopback's that a node on loopback answers for; on others, if set; '*': any",
         reload=True,
     )  # fmt: skip
+    reserved_paths: list[str] = _setting(
+        ["favicon.ico", "robots.txt", ".well-known/*", "metrics", "health", "healthz", "ready", "readyz"],
+        "paths that are no channels, since browsers and probes ask for them by themselves",
+        reload=True,
+    )
     channel_builder: str | Callable[..., str] = _setting(
         "path", "the channel of a request: 'path', 'host_path', or a function of the webob request"
     )
@@ -225,22 +230,27 @@ def _read_file(path: str) -> tuple[dict[str, Any], ServiceBuilder | None]:
 def _known(name: str, where: str, *, in_file: bool = False) -> str:
     if name in FIELDS:
         return name
-    near = difflib.get_close_matches(name, FIELDS, 1, 0.5)
-    hint = f"; did you mean {near[0]}?" if near else "; conf/raiden.conf.py lists all"
+    hint = did_you_mean(name, FIELDS, "; conf/raiden.conf.py lists all")
     if in_file:
         hint += " (let names of your own begin with '_')"
     raise ConfigError(f"{where}: unknown setting {name!r}{hint}")
 
 
 def _parse(name: str, text: str, where: str) -> Any:
-    """A Python literal; for a setting that is a string, also the bare text."""
-    is_string = str in _kinds(name)
+    """A Python literal; for a setting that is a string, also the bare text, and for a list of strings, also these with
+    commas between them."""
+    is_string, is_list = str in _kinds(name), list in _kinds(name)
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         if is_string:
             return text
+        if is_list and not text.startswith("["):
+            return [item.strip() for item in text.split(",") if item.strip()]
         raise ConfigError(f"{where}: {name} = {text}: not a Python literal") from None
+    if is_list and not isinstance(value, list):
+        # "a", "b" is a tuple to Python; 1 is what a bare text comes to that looks like a number.
+        return list(value) if isinstance(value, tuple) else [value if isinstance(value, str) else text]
     return text if is_string and type(value) in (int, float) else value
 
 

@@ -57,7 +57,9 @@ class Control:
             raise HttpError(404, "the channel keeps no history: set its history_size")
         history = self.router.backend.history
         assert history is not None
-        query = dict(parameters.query_pairs(request))
+        pairs = parameters.query_pairs(request)
+        parameters.check(pairs, parameters.HISTORY)
+        query = dict(pairs)
         try:
             limit = parameters.number(query, "_limit", parameters.MAX_LAST) if "_limit" in query else PAGE
             if "_last" in query:
@@ -66,7 +68,7 @@ class Control:
                 found = history.before(name, Cursor.parse(query["_before"]), limit)
             else:
                 since = query.get("_since", "earliest")
-                found = history.after(name, None if since == "earliest" else Cursor.parse(since), limit)
+                found = history.after(name, None if since == "earliest" else parameters.parse_since(since), limit)
         except ValueError as error:
             raise HttpError(400, str(error)) from None
         return _json(encoding.page(name, found))
@@ -93,7 +95,9 @@ class Control:
 
     def _channels(self, request: Request) -> webob.Response:
         """A page of the names that begin with ``_prefix`` and come behind ``_after``."""
-        query = dict(parameters.query_pairs(request))
+        pairs = parameters.query_pairs(request)
+        parameters.check(pairs, parameters.CHANNELS)
+        query = dict(pairs)
         try:
             limit = parameters.number(query, "_limit", MAX_ROWS) if "_limit" in query else MAX_ROWS
         except ValueError as error:

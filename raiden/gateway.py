@@ -14,14 +14,15 @@ from typing import NamedTuple
 
 import webob
 
-from raiden import durable, parameters, payload, strict_json, transports, websocket
+from raiden import durable, page, parameters, payload, strict_json, transports, websocket
 from raiden.backend import NotInForce
+from raiden.channel_builders import host_path, path
 from raiden.connection import Connection
 from raiden.control import Control
 from raiden.encoding import dumps
 from raiden.heads import Repeated
 from raiden.history import StoreFailed
-from raiden.hosts import Hosts, host
+from raiden.hosts import Hosts
 from raiden.http import METHODS, HttpError, Json, Request, date, json_bytes, problem, serialize, stream_response
 from raiden.http_door import Answer, HttpDoor, refusal
 from raiden.in_band import Told, joined
@@ -35,8 +36,10 @@ from raiden.message import (
     check_subscription,
     unquote,
 )
+from raiden.near import did_you_mean
 from raiden.payload import check_key
 from raiden.recovery import Beginning
+from raiden.reserved import Reserved
 from raiden.router import Router
 from raiden.sessions import Poll, Session
 from raiden.stats import Stats
@@ -66,21 +69,10 @@ class SubscriptionPlan:
 
 # What HEAD tells of a long-poll, whose answer has no length yet (RFC 9110 section 8.6).
 _POLL_HEAD = (("Content-Type", "application/json"), *transports.POLL_FIELDS.items())
+# The members of what is published to many channels.
+_ORDER = frozenset({"channels", "data"})
 # Where no history is kept: taken, and on its way.
 ACCEPTED = Json(202, b"{}")
-
-
-def path(request: Request) -> str:
-    """The channel that a request names: its path (`channel_builder`'s default)."""
-    return unquote(request.environ["raiden.path"][1:])
-
-
-def host_path(request: Request) -> str:
-    """A `channel_builder` for virtual hosts: ``example.com/news`` for a request for ``/news`` at example.com."""
-    found = host(request.fields.get("host", ""))
-    if found is None:
-        raise HttpError(400, "the channel's name begins with the host: send a valid Host")
-    return f"{found.name}/{path(request)}"
 
 
 class Gateway(HttpDoor):
@@ -96,6 +88,7 @@ class Gateway(HttpDoor):
         allowed_origins: Sequence[str] = (),
         hosts: Hosts | None = None,
         channel_builder: Callable[[Request], str] = path,
+        reserved: Reserved | None = None,
         deflate: bool = True,
         min_peers: int = 0,
     ) -> None:
@@ -103,6 +96,7 @@ class Gateway(HttpDoor):
         super().__init__(listener, stats=stats, limits=limits, allowed_origins=allowed_origins, hosts=hosts)
         self.router = router
         self.channel_builder = channel_builder
+        self.reserved = reserved or Reserved()
         self.deflate = deflate
         self.control = Control(router, stats, min_peers=min_peers)
 
@@ -119,13 +113,20 @@ class Gateway(HttpDoor):
             payload.check_coding(request)
         if target.startswith("/-/"):
             return self._dispatch_own(connection, request, target[3:])
+        name = path(request)
+        if self.reserved.has(name):
+            return self.reserved.answer(method, name)
+        if method in ("POST", "DELETE"):
+            parameters.check(parameters.query_pairs(request), parameters.NONE)
+        elif target == "/" and transports.wants_page(request, always=self.channel_builder is path):
+            return page.response()
         if method == "POST":
             channel = self._channel(request)
             messages = [Message(channel, kind, data) for kind, data in payload.payloads(request, self.limits)]
             content_type = request.fields.get("content-type", "")
             batch = payload.is_batch(content_type)
             if payload.is_json(content_type):
-                self._keep_plan(request, PublishPlan(channel.removesuffix(path(request))), for_pages=False)
+                self._keep_plan(request, PublishPlan(channel.removesuffix(name)), for_pages=False)
             self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
             return None
         if method == "DELETE":
@@ -138,20 +139,21 @@ class Gateway(HttpDoor):
         self.router.clear(channel)
         return ACCEPTED
 
-    def _dispatch_own(self, connection: Connection, request: Request, page: str) -> Answer | None:
-        if page == "publish":
+    def _dispatch_own(self, connection: Connection, request: Request, own: str) -> Answer | None:
+        if own == "publish":
             _require(request, "POST")
+            parameters.check(parameters.query_pairs(request), parameters.NONE)
             self._publish_to_many(connection, request)
             return None
         _require(request, "GET", "HEAD")
-        if page == "subscribe":
+        if own == "subscribe":
             names = [value for key, value in parameters.query_pairs(request) if key == "channel"]
             if not names:
                 raise HttpError(400, "name what to subscribe to: /-/subscribe?channel=a&channel=b")
             return self._subscribe(connection, request, [check_subscription(name) for name in dict.fromkeys(names)])
-        if page == "websocket":
+        if own == "websocket":
             return self._subscribe(connection, request, [])
-        self.serve_waiting(connection, request, lambda _, request: self.control.serve(request, page))
+        self.serve_waiting(connection, request, lambda _, request: self.control.serve(request, own))
         return None
 
     def _channel(self, request: Request) -> str:
@@ -164,7 +166,7 @@ class Gateway(HttpDoor):
         if type(plan) is str:
             return self._publish_again(connection, repeated, plan)
         if type(plan) is PublishPlan:
-            channel = _channel(plan.prefix, repeated.own)
+            channel = self._again(plan.prefix, repeated.own)
             if channel is None:
                 return False
             repeated.head.plan = channel
@@ -177,9 +179,19 @@ class Gateway(HttpDoor):
             return True
         try:
             self._take_over(connection, repeated, plan)
-        except TooManyChannels:
+        except (TooManyChannels, HttpError):
             return False
         return True
+
+    def _again(self, prefix: str, target: bytes) -> str | None:
+        """What a POST to this target publishes to, where channels begin with ``prefix``; None if nothing."""
+        if not target or target.startswith(b"/-/") or b"?" in target:
+            return None
+        try:
+            name = unquote(target[1:].decode())
+            return None if self.reserved.has(name) else check_channel(prefix + name)
+        except InvalidChannel:
+            return None
 
     def _keep_plan(self, request: Request, plan: PublishPlan | SubscriptionPlan, *, for_pages: bool) -> None:
         """Remember what a head asks for, if nothing else has a part in that, or in how it is answered. ``for_pages``:
@@ -247,6 +259,9 @@ class Gateway(HttpDoor):
 
     def _publish_to_many(self, connection: Connection, request: Request) -> None:
         order = strict_json.members(request.raw_body)
+        if order is not None and not order.keys() <= _ORDER:
+            unknown = min(order.keys() - _ORDER)
+            raise HttpError(400, f"the body has an unknown member {unknown[:100]!r}{did_you_mean(unknown, _ORDER)}")
         if order is None or "channels" not in order or "data" not in order:
             raise HttpError(400, 'the body must be like {"channels": ["a", "b"], "data": ...}')
         names = strict_json.value(order["channels"])
@@ -268,13 +283,16 @@ class Gateway(HttpDoor):
 
     def _subscribe(self, connection: Connection, request: Request, names: list[str]) -> Answer | None:
         """One of the four transports; ``names`` is empty for the WebSocket that takes commands."""
-        query = dict(parameters.query_pairs(request))
+        pairs = parameters.query_pairs(request)
+        parameters.check(pairs, parameters.SUBSCRIBE)
+        query = dict(pairs)
         if len(names) > self.limits.max_subscriptions:
             raise HttpError(400, f"at most {self.limits.max_subscriptions} channels on a connection")
+        wrap, verbatim = parameters.flag(query, "_wrap"), parameters.flag(query, "_raw")
         asked = Asked(
-            names, parameters.filters(request, parameters.query_pairs(request)),
+            names, parameters.filters(request, pairs),
             parameters.starts(request, query, names),
-            len(names) != 1 or names[0].endswith("*") or query.get("_wrap") == "1",
+            len(names) != 1 or names[0].endswith("*") or wrap,
         )  # fmt: skip
         if "_durable" in query and (request.upgrade or asked.filters):
             what = "a long-poll, or a command of /-/websocket" if request.upgrade else "without filters"
@@ -285,7 +303,7 @@ class Gateway(HttpDoor):
                 transports.socket, asked=asked, agreement=websocket.accept(request, deflate=self.deflate),
                 max_ws_message=self.limits.max_ws_message, max_message=self.limits.max_message,
                 max_subscriptions=self.limits.max_subscriptions, session_window=self.limits.session_window,
-                verbatim=query.get("_raw") == "1",
+                verbatim=verbatim,
             )  # fmt: skip
             self._begin(connection, request, SubscriptionPlan(asked, opening), for_pages=True)
             return None
@@ -301,7 +319,11 @@ class Gateway(HttpDoor):
             opening = functools.partial(transports.poll, asked=asked, wait=wait, answer=self.answer_polls)
             self._begin(connection, request, SubscriptionPlan(asked, opening), for_pages=False)
             return None
-        head, encode = transports.stream_head(request, asked)
+        of_path = request.environ["raiden.path"] != "/-/subscribe"
+        form = transports.form(request, wrapped=asked.wrapped, for_people=of_path)
+        if form == "page":
+            return page.lead_to(request, path(request))
+        head, encode = transports.stream_head(request, asked, form)
         head += tuple(self.origins.headers(request.fields).items())
         if request.method == "HEAD":
             return stream_response(head)
@@ -349,9 +371,9 @@ class Gateway(HttpDoor):
         try:
             for name in asked.names:
                 session.subscribe(name, opening.encode, asked.filters)
-        except TooManyChannels:
+        except TooManyChannels as error:
             session.close()
-            raise
+            raise transports.refused(opening, refusal(error)) from None
         if Beginning.is_known(self.router, asked.names, asked.starts):
             # The hot path of clients that come back.
             self._open(connection, opening, self._known(asked, session))
@@ -363,9 +385,9 @@ class Gateway(HttpDoor):
         def confirm(connection: Connection, _: Request) -> None:
             try:
                 beginning = Beginning(self.router, asked.names, asked.starts)
-            except (NotInForce, StoreFailed):
+            except (NotInForce, StoreFailed) as error:
                 session.close()
-                raise
+                raise transports.refused(opening, refusal(error)) from None
             if connection.closed:
                 session.close()
                 return
@@ -400,16 +422,6 @@ def _told(asked: Asked, beginning: Beginning) -> Told:
     position = joined([beginning.place(name) for name in asked.names])
     recovered = all([beginning.recovered(name) for name in asked.names]) if asked.starts else None
     return Told(position, recovered, beginning.unconfirmed)
-
-
-def _channel(prefix: str, target: bytes) -> str | None:
-    """What a POST to this target publishes to, where channels begin with ``prefix``; None if nothing."""
-    if not target or target.startswith(b"/-/") or b"?" in target:
-        return None
-    try:
-        return check_channel(prefix + unquote(target[1:].decode()))
-    except InvalidChannel:
-        return None
 
 
 @functools.lru_cache(1)

@@ -31,10 +31,12 @@ class HttpError(Exception):
     """An error to be told to the client as application/problem+json (RFC 9457).
 
     ``detail`` says what to do. ``close`` is set where the framing of what follows is in doubt. ``fields`` are those of
-    the request that was refused before it was whole, where its head has come.
+    the request that was refused before it was whole, where its head has come. ``event``: the client takes server-sent
+    events.
     """
 
     fields: dict[str, str] | None = None
+    event = False
 
     def __init__(self, status: int, detail: str, *, close: bool = False, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -122,7 +124,15 @@ def problem_json(error: HttpError) -> bytes:
 
 
 def problem(error: HttpError) -> webob.Response:
-    """The error as application/problem+json."""
+    """The error as application/problem+json; or where it passes, and the client takes server-sent events, as one of
+    them. For a browser's EventSource gives up for good on any status but 200 (the HTML standard, section 9.2.2,
+    "fail the connection"), while after the end of the events it comes back, as late as ``retry`` says."""
+    if error.event and error.status in PASSING:
+        first, last = RETRY_AFTER
+        milliseconds = random.randint(1000 * first, 1000 * last)
+        response = webob.Response(content_type="text/event-stream", charset=None)
+        response.body = b"retry: %d\nevent: refused\ndata: %b\n\n" % (milliseconds, problem_json(error))
+        return response
     response = webob.Response(status=error.status, content_type="application/problem+json", charset=None)
     response.body = problem_json(error)
     if error.status in PASSING:

@@ -35,6 +35,7 @@ from raiden.message import (
     check_channel,
     check_subscription,
 )
+from raiden.near import did_you_mean
 from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
 from raiden.payload import check_key, check_size
 from raiden.recovery import Beginning
@@ -90,7 +91,9 @@ class MultiplexSocket(Socket):
             number = command.get("id")
             known = _COMMANDS.get(command["cmd"])
             if known is None:
-                raise CommandError(400, f"unknown cmd: use one of {', '.join(sorted(_COMMANDS))}")
+                name = command["cmd"]
+                raise CommandError(400, f"unknown cmd {name[:100]!r}{did_you_mean(name, _COMMANDS)}")
+            commands.check_members(command)
             return known(self, command)
 
         result = _guarded(perform)

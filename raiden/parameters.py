@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,11 +10,19 @@ from raiden.filters import Filters
 from raiden.history import EARLIEST, Start, check_durable
 from raiden.http import HttpError, Request
 from raiden.message import Cursor, unquote
+from raiden.near import did_you_mean
 
 # Messages that `_last` may ask for; a page of the history has at most as many.
 MAX_LAST = 1000
 # Claimed and not acknowledged messages of one consumer.
 WINDOW, MAX_WINDOW = 16, 1000
+# The parameters of a subscription, of a page of history, and of a page of channels.
+SUBSCRIBE = frozenset({"_since", "_last", "_wait", "_wrap", "_raw", "_durable", "_limit", "_ack_wait", "_ack"})
+HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
+CHANNELS = frozenset({"_prefix", "_after", "_limit"})
+NONE: frozenset[str] = frozenset()
+_FILTER = "_filter."
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 # Seconds for which a claim holds.
 ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT = 30.0, 1.0, 3600.0
 
@@ -25,21 +34,58 @@ def query_pairs(request: Request) -> list[tuple[str, str]]:
 
 
 def filters(request: Request, query: list[tuple[str, str]]) -> Filters:
-    """What is left of the query: no parameter with ``_`` is a filter, nor ``channel`` where it names what to follow."""
+    """What is left of the query: no parameter with ``_`` is a filter but ``_filter.NAME``, which is one by any name;
+    nor is ``channel`` where it names what to follow, nor what tells the last event's id. Raises HttpError 400 for the
+    name of a parameter without its ``_``: it was hardly meant as a filter."""
     own = "channel" if request.environ["raiden.path"] == "/-/subscribe" else None
-    return Filters((key, value) for key, value in query if not key.startswith("_") and key != own)
+    pairs = []
+    for key, value in query:
+        if key.startswith(_FILTER):
+            pairs.append((key.removeprefix(_FILTER), value))
+        elif f"_{key}" in SUBSCRIBE:
+            raise HttpError(400, f"{key} would be a filter: write _{key}, or to filter by that field {_FILTER}{key}")
+        elif not key.startswith("_") and key != own and not _tells_last(key, value):
+            pairs.append((key, value))
+    return Filters(pairs)
+
+
+def check(query: Sequence[tuple[str, str]], known: frozenset[str]) -> None:
+    """Raise HttpError 400 for a parameter that begins with ``_`` and is none of the ``known``. A bare ``_`` is what
+    browsers' libraries add to be answered anew."""
+    for key, _ in query:
+        if key.startswith("_") and key != "_" and key not in known and not (known and key.startswith(_FILTER)):
+            raise HttpError(400, f"unknown parameter {key[:100]}{did_you_mean(key, known, '')}")
+
+
+def _tells_last(key: str, value: str) -> bool:
+    """It is how libraries for server-sent events say what they got last, where they can't send ``Last-Event-ID``."""
+    if key.replace("-", "_").lower() not in ("lasteventid", "last_event_id", "evs_last_event_id"):
+        return False
+    try:
+        return value == "" or bool([Cursor.parse(text) for text in value.split(",")])
+    except ValueError:
+        return False
+
+
+def flag(query: dict[str, str], name: str) -> bool:
+    """A parameter that is 1 or 0; raises HttpError 400."""
+    value = query.get(name, "0")
+    if value not in ("0", "1"):
+        raise HttpError(400, f"{name} is 1 or 0, like {name}=1")
+    return value == "1"
 
 
 def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dict[str, Start]:
-    """Where each name begins, if the request says so: ``Last-Event-ID``, which a browser sends when it comes back,
-    else ``_since``, else ``_last``. For several names a position is a cursor for each, in their order. HttpError 400
-    for what is no position."""
-    since = request.fields.get("last-event-id") or query.get("_since")
+    """Where each name begins, if the request says so: ``Last-Event-ID``, which a browser sends when it comes back, or
+    what stands for it in the query, else ``_since``, else ``_last``. For several names a position is a cursor for each,
+    in their order. HttpError 400 for what is no position."""
+    last = [value for key, value in query.items() if value and _tells_last(key, value)]
+    since = request.fields.get("last-event-id") or (last[-1] if last else query.get("_since"))
     try:
         if since == "earliest":
             return dict.fromkeys(names, Start())
         if since is not None:
-            cursors = [Cursor.parse(text) for text in since.split(",")]
+            cursors = [parse_since(text) for text in since.split(",")]
             if names and len(cursors) != len(names):
                 raise ValueError(f"a position in {len(names)} channels has a cursor for each, like 'k3x9:41,m2d8:7'")
             return {name: Start(cursor) for name, cursor in zip(names, cursors, strict=False)}
@@ -48,6 +94,14 @@ def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dic
     except ValueError as error:
         raise HttpError(400, str(error)) from None
     return {}
+
+
+def parse_since(text: str) -> Cursor:
+    """A cursor where a subscription, or a page, may begin; raises ValueError, which says what else may stand there."""
+    try:
+        return Cursor.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or 'earliest'; leave it out to begin with what comes next") from None
 
 
 def number(query: dict[str, str], name: str, most: int, least: int = 1) -> int:
@@ -67,8 +121,8 @@ def wait(request: Request, query: dict[str, str]) -> float | None:
             text = value.strip()
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()) or len(text) > 6:
-        raise HttpError(400, "wait is a number of seconds, like _wait=25 or Prefer: wait=25")
+    if not _SECONDS.fullmatch(text):
+        raise HttpError(400, "wait is a number of seconds, like _wait=25, _wait=0.5 or Prefer: wait=25")
     return float(text)
 
 
@@ -89,6 +143,6 @@ def durable(query: dict[str, str]) -> Durable:
         check_durable(query["_durable"]),
         number(query, "_limit", MAX_WINDOW, least=0) if "_limit" in query else WINDOW,
         float(number(query, "_ack_wait", int(MAX_ACK_WAIT))) if "_ack_wait" in query else ACK_WAIT,
-        None if since is None else EARLIEST if since == "earliest" else Cursor.parse(since),
+        None if since is None else EARLIEST if since == "earliest" else parse_since(since),
         [Cursor.parse(text) for text in query.get("_ack", "").split(",") if text],
     )

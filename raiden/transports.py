@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from raiden import encoding, in_band
+from raiden import accept, encoding, in_band
 from raiden.connection import Connection, Wheel
 from raiden.encoding import Encoding
 from raiden.filters import Filters
 from raiden.heads import Repeated
 from raiden.history import Start
-from raiden.http import Fields, Json, Request, add_fields, stream_bytes
+from raiden.http import Fields, HttpError, Json, Request, add_fields, stream_bytes
 from raiden.in_band import Told
 from raiden.multiplex import MultiplexSocket
 from raiden.router import Router
@@ -23,6 +23,11 @@ from raiden.websocket import Agreement, WebSocket
 _AT_ONCE = ("Cache-Control", "no-store, no-transform")
 # Of the head of a long-poll's answer.
 POLL_FIELDS = dict([_AT_ONCE])
+# The forms of a stream, by the media types that ask for each; "page" is what a browser shows to people instead.
+FORMS = {
+    "line": ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/json"),
+    "event": ("text/event-stream",), "raw": ("application/octet-stream",), "page": ("text/html",),
+}  # fmt: skip
 
 
 class Asked(NamedTuple):
@@ -54,17 +59,45 @@ class Opening(NamedTuple):
     opened: Callable[[Told], None]
 
 
-def stream_head(request: Request, asked: Asked) -> tuple[Fields, Encoding]:
-    """The head of a stream, by what the client accepts, and how its messages are written."""
+def form(request: Request, *, wrapped: bool, for_people: bool) -> str:
+    """What a stream is to be, by what the client accepts: "line", "event", "raw", or, where it may be ``for_people``,
+    "page". Raises HttpError 406 where it accepts none of these."""
+    forms = {
+        name: media_types for name, media_types in FORMS.items()
+        if (name != "raw" or not wrapped) and (name != "page" or for_people)
+    }  # fmt: skip
+    found = accept.choose(request.environ.get("HTTP_ACCEPT"), forms)
+    if found is None:
+        raise HttpError(
+            406, "a subscription is text/event-stream or application/x-ndjson, or of one channel also "
+            "application/octet-stream: accept one of them, or */*",
+        )  # fmt: skip
+    return found
+
+
+def wants_page(request: Request, *, always: bool) -> bool:
+    """Whether a request for ``/`` gets the page: if a browser shows it to people, or ``always``, since there is nothing
+    else to get, unless the client does not accept it."""
+    forms = {"page": FORMS["page"]} if always else FORMS
+    return not request.upgrade and accept.choose(request.environ.get("HTTP_ACCEPT"), forms) == "page"
+
+
+def stream_head(request: Request, asked: Asked, form: str) -> tuple[Fields, Encoding]:
+    """The head of a stream, and how its messages are written."""
     chunked = not request.http10
-    accept = request.fields.get("accept", "").lower()
-    if "text/event-stream" in accept:
+    if form == "event":
         encode, content_type = encoding.sse(asked.wrapped, chunked, _is_merged(asked)), "text/event-stream"
-    elif "application/octet-stream" in accept and not asked.wrapped:
+    elif form == "raw":
         encode, content_type = encoding.raw(chunked), "application/octet-stream"
     else:
         encode, content_type = encoding.line(asked.wrapped, chunked), "application/x-ndjson"
     return (("Content-Type", content_type), _AT_ONCE, ("X-Accel-Buffering", "no")), encode
+
+
+def refused(opening: Opening, error: HttpError) -> HttpError:
+    """The error as the client of this transport is told of it."""
+    error.event = opening.transport == "event"
+    return error
 
 
 def _is_merged(asked: Asked) -> bool:

@@ -18,7 +18,7 @@ import gevent.socket
 import ujson
 from zmq.utils import z85
 
-from raiden import auth, gateway, keys, log
+from raiden import auth, channel_builders, keys, log
 from raiden.backend import Backend, NotInForce
 from raiden.channels import Channels
 from raiden.config import ServiceBuilder, Settings
@@ -31,6 +31,7 @@ from raiden.keys import InvalidKey
 from raiden.limits import HttpLimits
 from raiden.message import Cursor, Kind, Message, check_channel
 from raiden.origins import Origins
+from raiden.reserved import Reserved
 from raiden.router import Router
 from raiden.service import READY, Service
 from raiden.stats import Stats
@@ -177,7 +178,8 @@ class HttpWorker(Worker):
             limits=HttpLimits(**{name: getattr(settings, name) for name in _LIMITS}),
             allowed_origins=settings.allowed_origins,
             hosts=_hosts(settings.allowed_hosts, settings.http_host),
-            channel_builder=getattr(gateway, builder) if isinstance(builder, str) else builder,
+            reserved=Reserved(settings.reserved_paths),
+            channel_builder=getattr(channel_builders, builder) if isinstance(builder, str) else builder,
             deflate=settings.ws_deflate,
             min_peers=settings.min_peers,
         )
@@ -199,6 +201,8 @@ class HttpWorker(Worker):
                 self.gateway.control.min_peers = value
             elif name == "allowed_origins":
                 self.gateway.origins = Origins(value)
+            elif name == "reserved_paths":
+                self.gateway.reserved = Reserved(value)
             elif name == "allowed_hosts":
                 self.gateway.hosts = _hosts(value, self.settings.http_host)
             elif name == "ws_deflate":

@@ -1,0 +1,21 @@
+"""The channel builders that settings can name: which channel a request is for. Pure."""
+
+from __future__ import annotations
+
+from raiden.hosts import host
+from raiden.http import HttpError, Request
+from raiden.message import unquote
+
+
+def path(request: Request) -> str:
+    """The request's path (`channel_builder`'s default)."""
+    return unquote(request.environ["raiden.path"][1:])
+
+
+def host_path(request: Request) -> str:
+    """For virtual hosts: ``example.com/news`` for a request for ``/news`` at example.com. The host is in lower case and
+    without its port. Raises HttpError 400 where it is none."""
+    found = host(request.fields.get("host", ""))
+    if found is None:
+        raise HttpError(400, "the channel's name begins with the host: send a valid Host")
+    return f"{found.name}/{path(request)}"
