@@ -5,12 +5,9 @@ Content types come here from HTTP and from the frames of ZeroMQ clients. Text is
 
 from __future__ import annotations
 
-import functools
 import re
-from collections.abc import Mapping
-from types import MappingProxyType
 
-# Characters of a value with its parameters. So the cache below has a bound in bytes, too.
+# Characters of a value with its parameters; so who remembers some has a bound in bytes, too.
 MAX_LENGTH = 1024
 
 # A token (RFC 9110 section 5.6.2), as a regular expression.
@@ -37,20 +34,15 @@ def split(text: str) -> list[str]:
     return found
 
 
-def parse(text: str) -> tuple[str, Mapping[str, str]]:
+def parse(text: str) -> tuple[str, dict[str, str]]:
     """A value and its parameters: ``text/plain; charset="utf-8"`` is ``text/plain`` and ``{"charset": "utf-8"}``. The
     value and the parameters' names are in small letters. Raises ValueError for what is longer than `MAX_LENGTH`, for
     parameters that are none (white space around ``=`` is such a fault), and for one that comes twice."""
     if len(text) > MAX_LENGTH:
         raise ValueError(f"it is longer than {MAX_LENGTH} characters")
-    return _parse(text)
-
-
-@functools.lru_cache(128)
-def _parse(text: str) -> tuple[str, Mapping[str, str]]:
     at = text.find(";")
     if at < 0:
-        return text.strip(" \t").lower(), MappingProxyType({})
+        return text.strip(" \t").lower(), {}
     value, parameters = text[:at].strip(" \t").lower(), dict[str, str]()
     text = text.rstrip(" \t")
     while at < len(text):
@@ -64,4 +56,4 @@ def _parse(text: str) -> tuple[str, Mapping[str, str]]:
         if name.lower() in parameters:
             raise ValueError("it has a parameter twice")
         parameters[name.lower()] = _PAIR.sub(r"\1", given[1:-1]) if given.startswith('"') else given
-    return value, MappingProxyType(parameters)
+    return value, parameters

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from raiden import charsets, fields
@@ -21,7 +21,9 @@ WRAPPING = 1024
 # Fields of a form.
 MAX_FIELDS = 10_000
 
-FORM, BATCH = "application/x-www-form-urlencoded", "application/x-ndjson"
+_FORMS = {
+    "application/json": "json", "application/x-ndjson": "batch", "application/x-www-form-urlencoded": "form",
+}  # fmt: skip
 _TYPE = re.compile(rf"{fields.TOKEN}/{fields.TOKEN}")
 # How JSON objects, arrays and strings begin. In a form these characters are percent-encoded.
 _BEGINNING = re.compile(rb'[ \t\r\n]*+[{\["]')
@@ -44,44 +46,47 @@ def check_coding(request: Request) -> None:
 def payloads(request: Request, limits: HttpLimits) -> list[tuple[int, bytes]]:
     """The messages of a publish, by its content type; raises InvalidPayload, and then nothing is published."""
     body, content_type = request.raw_body, request.fields.get("content-type", "")
-    if sum([name.lower() == "content-type" for name, _ in request.raw_headers]) > 1:
+    if len(request.fields) != len(request.raw_headers) and _is_repeated(request, "content-type"):
         raise InvalidPayload("more than one Content-Type: send one")
     if is_batch(content_type):
         return [(Kind.JSON, line) for line in _batch(body, limits)]
     return [of_type(content_type, body, limits.max_message)]
 
 
+def _is_repeated(request: Request, field: str) -> bool:
+    return sum([name.lower() == field for name, _ in request.raw_headers]) > 1
+
+
 def is_batch(content_type: str) -> bool:
     """A body of this type has a message a line."""
-    return _parts(content_type)[0] == BATCH
+    return _type(content_type).form == "batch"
 
 
 def is_json(content_type: str) -> bool:
     """A body of this type is one JSON value."""
-    kind = _parts(content_type)[0]
-    return kind == "application/json" or kind.endswith("+json")
+    return _type(content_type).form == "json"
 
 
 def of_type(content_type: str, body: bytes, max_message: int) -> tuple[int, bytes]:
     """The one message of a body of this type; raises InvalidPayload."""
-    kind, data = _of_type(content_type, body)
+    kind, data = _of_type(_type(content_type), body)
     check_size(kind, data, max_message)
     return kind, data
 
 
-def _of_type(content_type: str, body: bytes) -> tuple[int, bytes]:
-    if is_json(content_type):
+def _of_type(content_type: _Type, body: bytes) -> tuple[int, bytes]:
+    form = content_type.form
+    if form == "json":
         return Kind.JSON, json_payload(body)
-    content_type, parameters = _parts(content_type)
-    if content_type == FORM:
+    if form == "text":
+        return Kind.TEXT, _text(body, content_type.charset)
+    if form == "form":
         if _BEGINNING.match(body):
             raise InvalidPayload(f"this is no form: {_USE_JSON}")
-        return Kind.JSON, dumps(_form(body))
-    if content_type == BATCH:
+        return Kind.JSON, dumps(_fields(body))
+    if form == "batch":
         raise InvalidPayload("publish the messages of a batch one by one here")
-    if content_type.startswith("text/"):
-        return Kind.TEXT, _text(body, parameters.get("charset", "utf-8"))
-    if not content_type and _BEGINNING.match(body) and _is_json(body):
+    if form == "none" and _BEGINNING.match(body) and _is_json(body):
         raise InvalidPayload(f"the body has no Content-Type: {_USE_JSON}, and bytes as application/octet-stream")
     return Kind.BYTES, body
 
@@ -100,15 +105,34 @@ def check_size(kind: int, data: bytes, max_message: int) -> None:
         )
 
 
-def _parts(content_type: str) -> tuple[str, Mapping[str, str]]:
-    """The type, in small letters, and its parameters; raises InvalidPayload."""
+class _Type(NamedTuple):
+    """What a content type says: ``form`` is json, text, form, batch, bytes, or none where there is no type."""
+
+    form: str
+    charset: str
+
+
+def _type(content_type: str) -> _Type:
+    """Raise InvalidPayload for what is no content type."""
+    if len(content_type) > fields.MAX_LENGTH:
+        raise InvalidPayload(f"the content type is longer than {fields.MAX_LENGTH} characters")
+    return _read_type(content_type)
+
+
+@functools.lru_cache(128)
+def _read_type(content_type: str) -> _Type:
     try:
-        found = fields.parse(content_type)
+        name, parameters = fields.parse(content_type)
     except ValueError as error:
         raise InvalidPayload(f"the content type is malformed: {error}") from None
-    if not _TYPE.fullmatch(found[0]) and content_type:
+    charset = parameters.get("charset", "utf-8")
+    if not content_type:
+        return _Type("none", charset)
+    if not _TYPE.fullmatch(name):
         raise InvalidPayload("the content type is malformed: it must be like 'text/plain; charset=utf-8'")
-    return found
+    if name.startswith("text/"):
+        return _Type("text", charset)
+    return _Type("json" if name.endswith("+json") else _FORMS.get(name, "bytes"), charset)
 
 
 def _batch(body: bytes, limits: HttpLimits) -> list[bytes]:
@@ -117,16 +141,18 @@ def _batch(body: bytes, limits: HttpLimits) -> list[bytes]:
         raise InvalidPayload("the batch is empty: send one JSON value a line")
     if len(lines) > limits.max_batch:
         raise TooLarge(f"the batch has {len(lines)} messages: send at most {limits.max_batch} at once (max_batch)")
-    return [_batch_line(number, line, limits.max_message) for number, line in enumerate(lines, 1)]
+    found = [_batch_line(number, line) for number, line in enumerate(lines, 1)]
+    if len(body) > limits.max_message - WRAPPING:
+        for data in found:
+            check_size(Kind.JSON, data, limits.max_message)
+    return found
 
 
-def _batch_line(number: int, line: bytes, max_message: int) -> bytes:
+def _batch_line(number: int, line: bytes) -> bytes:
     try:
-        data = json_payload(line)
-        check_size(Kind.JSON, data, max_message)
-        return data
+        return json_payload(line)
     except InvalidPayload as error:
-        raise type(error)(f"line {number}: {error}; nothing of the batch was published") from None
+        raise InvalidPayload(f"line {number}: {error}; nothing of the batch was published") from None
 
 
 def _is_json(body: bytes) -> bool:
@@ -137,17 +163,18 @@ def _is_json(body: bytes) -> bool:
         return False
 
 
-def _form(body: bytes) -> dict[str, str | list[str]]:
+def _fields(body: bytes) -> dict[str, str | list[str]]:
+    """The fields of a form."""
     if body.count(b"&") >= MAX_FIELDS:
         raise TooLarge(f"the form has more than {MAX_FIELDS} fields: send JSON")
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
     except ValueError:
         raise InvalidPayload("the form is not UTF-8") from None
-    fields: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for key, value in pairs:
-        fields.setdefault(key, []).append(value)
-    return {key: values[0] if len(values) == 1 else values for key, values in fields.items()}
+        found.setdefault(key, []).append(value)
+    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
 
 
 def _text(body: bytes, charset: str) -> bytes:

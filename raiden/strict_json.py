@@ -22,7 +22,11 @@ import msgspec
 
 # Arrays and objects within each other.
 MAX_DEPTH = 512
+_TOO_DEEP = f"JSON nested too deeply: at most {MAX_DEPTH} arrays and objects in each other"
 
+# What is shorter can't be nested deeper and be JSON: each bracket wants to be closed.
+_SHALLOW = 2 * MAX_DEPTH
+_NO_OPENINGS = bytes(set(range(256)) - set(b"[{"))
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 _OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
 # As signed bytes.
@@ -52,7 +56,12 @@ class Digits:
 
 def json_payload(body: bytes) -> bytes:
     """Check one JSON value and return it on one line, else as it is; raise InvalidPayload."""
-    _check(body, MAX_DEPTH)
+    if len(body) > _SHALLOW:
+        _check_depth(body, MAX_DEPTH)
+    try:
+        _read(body)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        _read_slowly(body, _CHECKED)
     if 10 in body or 13 in body:  # as numbers: to look for bytes raises an exception inside, and catches it
         # Outside of strings, where JSON allows no raw newline, they are only white space.
         body = body.replace(b"\r", b" ").replace(b"\n", b" ")
@@ -62,21 +71,23 @@ def json_payload(body: bytes) -> bytes:
 def members(body: bytes) -> dict[str, bytes] | None:
     """The members of a JSON object, each value as it was written; of those that come twice the last one. None for a
     value that is no object. Each may be nested `MAX_DEPTH` deep. Raises InvalidPayload."""
-    _check(body, MAX_DEPTH + 1)
-    if body.lstrip()[:1] != b"{":
-        return None
+    if len(body) > _SHALLOW:
+        _check_depth(body, MAX_DEPTH + 1)
     try:
+        body.decode()  # what is not read, only passed over, is not looked at for that
         return {name: bytes(value) for name, value in _read_members(body).items()}
-    except msgspec.DecodeError:
-        return _members(body.decode())
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        _read_slowly(body, _CHECKED)
+    return _members(body.decode()) if body.lstrip()[:1] == b"{" else None
 
 
 def value(body: bytes) -> Any:
     """A JSON value in Python's types, and `Digits`. Raises InvalidPayload."""
-    _check_depth(body, MAX_DEPTH)
+    if len(body) > _SHALLOW:
+        _check_depth(body, MAX_DEPTH)
     try:
         return _read(body)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return _read_slowly(body, _VALUES)
 
 
@@ -86,17 +97,8 @@ _read = msgspec.json.Decoder().decode
 _read_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def _check(body: bytes, depth: int) -> None:
-    if len(body) > MAX_DEPTH:
-        _check_depth(body, depth)
-    try:
-        _read(body)
-    except (msgspec.DecodeError, ValueError):
-        _read_slowly(body, _CHECKED)
-
-
 def _check_depth(body: bytes, depth: int) -> None:
-    if body.count(b"[") + body.count(b"{") <= depth:
+    if len(body.translate(None, _NO_OPENINGS)) <= depth:
         return
     # Without escapes and all but quotes and brackets, strings are every second part between quotes. Two quotes that
     # meet are left out: no other one changes its side by that.
@@ -109,7 +111,7 @@ def _check_depth(body: bytes, depth: int) -> None:
     for begin in range(0, len(steps), _PIECE):
         levels = list(accumulate(steps[begin : begin + _PIECE], initial=level))
         if max(levels) > depth:
-            raise InvalidPayload(f"JSON nested too deeply: at most {MAX_DEPTH} arrays and objects in each other")
+            raise InvalidPayload(_TOO_DEEP)
         level = levels[-1]
 
 
@@ -118,6 +120,8 @@ def _read_slowly(body: bytes, decoder: json.JSONDecoder) -> Any:
         return decoder.decode(body.decode())
     except UnicodeDecodeError:
         raise InvalidPayload("not UTF-8, which JSON must be") from None
+    except RecursionError:
+        raise InvalidPayload(_TOO_DEEP) from None
     except ValueError as error:
         raise InvalidPayload(f"not valid JSON: {error}") from None
 

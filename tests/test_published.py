@@ -244,6 +244,8 @@ def test_a_batch_has_a_number_of_messages(node: Daemon) -> None:
     assert node.request("POST", "/batch", b"1\n" * 100 + b"\n\n", ndjson)[0] == 200
     status, _, body = node.request("POST", "/batch", b"2\n" * 101, ndjson)
     assert status == 413 and "max_batch" in json.loads(body)["detail"]
+    large = b'"%b"\n' % (b"x" * (MIB - WRAPPING - 1))
+    assert node.request("POST", "/batch", b"3\n" + large, ndjson)[0] == 413
     assert set(history(node, "batch")) == {1}
 
 

@@ -94,6 +94,10 @@ def test_nothing_but_json_is_taken_for_it() -> None:
             assert valid, body
         except InvalidPayload:
             assert not valid, body
+        try:
+            assert strict_json.members(b'{"a":%b}' % bytes(body)) is not None and valid, body
+        except InvalidPayload:
+            assert not valid, body
     assert 2000 < taken < 18_000
 
 
