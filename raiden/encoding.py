@@ -12,6 +12,7 @@ import functools
 import struct
 import zlib
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
 
 import ujson
@@ -110,13 +111,20 @@ def gap(channel: str | None, missing: Gap) -> dict[str, Any]:
     return {**named, "recovered": False, "missing": what}
 
 
-def page(channel: str, found: Page) -> bytes:
+def page(channel: str, found: Page, most: int | None = None, *, backwards: bool = False) -> bytes:
     """A page of a channel's history, as JSON. ``cursor`` is the channel's position; ``more``: there is another page,
-    after the last message, or before the first one."""
-    items = b",".join([_item(record.to_message(channel, found.epoch)) for record in found.records])
+    after the last message, or before the first one. With ``most`` it has only as many messages as fit into so many
+    bytes, one at least: the first ones, or ``backwards`` the last ones."""
+    items = [_item(record.to_message(channel, found.epoch)) for record in found.records]
+    kept = items
+    if most is not None:
+        sizes = accumulate([len(item) + 1 for item in (reversed(items) if backwards else items)])
+        count = max(1, sum([size <= most for size in sizes]))
+        kept = items[-count:] if backwards else items[:count]
     told = {} if found.gap is None else {"gap": gap(None, found.gap)}
-    rest = {"cursor": None if found.position is None else str(found.position), "more": found.more, **told}
-    return b'{"channel":%b,"messages":[%b],%b' % (dumps(channel), items, dumps(rest)[1:])
+    more = found.more or len(kept) < len(items)
+    rest = {"cursor": None if found.position is None else str(found.position), "more": more, **told}
+    return b'{"channel":%b,"messages":[%b],%b' % (dumps(channel), b",".join(kept), dumps(rest)[1:])
 
 
 def claim(durable: str | None, message: Message, attempt: int) -> bytes:

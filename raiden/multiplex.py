@@ -37,7 +37,7 @@ from raiden.message import (
 )
 from raiden.near import did_you_mean
 from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
-from raiden.payload import check_key, check_size
+from raiden.payload import WRAPPING, check_key, check_size
 from raiden.recovery import Beginning
 from raiden.refusals import REFUSALS, status_of
 from raiden.router import Router
@@ -296,8 +296,9 @@ class MultiplexSocket(Socket):
         limit = commands.number_of(command, "limit", PAGE, 1, MAX_LAST)
         since = None if command.get("since") == "earliest" else commands.cursor_of(command, "since")
         cursor = commands.cursor_of(command, "before") if "before" in command else since
-        read = history.before if "before" in command else history.after
-        self._later(command, lambda: encoding.page(name, read(name, cursor, limit)))
+        backwards, most = "before" in command, self.max_message - WRAPPING
+        read = history.before if backwards else history.after
+        self._later(command, lambda: encoding.page(name, read(name, cursor, limit), most, backwards=backwards))
 
     # Durable subscriptions.
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from raiden import fields
 from raiden.filters import Filters
 from raiden.history import EARLIEST, Start, check_durable
 from raiden.http import HttpError, Request
@@ -25,6 +26,9 @@ _FILTER = "_filter."
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 # Seconds for which a claim holds.
 ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT = 30.0, 1.0, 3600.0
+
+# Of the preferences' form, which has white space around ``=`` that HTTP's parameters have not.
+_WAIT = re.compile(r'wait[ \t]*=[ \t]*("?)([^";]*)\1[ \t]*(?:;|$)', re.IGNORECASE)
 
 
 def query_pairs(request: Request) -> list[tuple[str, str]]:
@@ -114,16 +118,23 @@ def number(query: dict[str, str], name: str, most: int, least: int = 1) -> int:
 
 def wait(request: Request, query: dict[str, str]) -> float | None:
     """The seconds that a long-poll may take: ``_wait=25``, or ``Prefer: wait=25`` (RFC 7240 section 4.3)."""
-    text = query.get("_wait")
-    for preference in request.fields.get("prefer", "").split(","):
-        name, _, value = preference.partition(";")[0].partition("=")
-        if text is None and name.strip().lower() == "wait":
-            text = value.strip()
+    text = query["_wait"] if "_wait" in query else _preferred_wait(request.fields.get("prefer", ""))
     if text is None:
         return None
     if not _SECONDS.fullmatch(text):
         raise HttpError(400, "wait is a number of seconds, like _wait=25, _wait=0.5 or Prefer: wait=25")
     return float(text)
+
+
+def _preferred_wait(text: str) -> str | None:
+    """The value of the first preference ``wait`` in a Prefer field; one that can't be read is ignored (RFC 7240 section
+    2), as is the field where a quoted string has no end."""
+    try:
+        preferences = fields.split(text)
+    except ValueError:
+        return None
+    found = (_WAIT.match(preference) for preference in preferences)
+    return next((wait[2].strip() for wait in found if wait is not None), None)
 
 
 class Durable(NamedTuple):

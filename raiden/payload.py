@@ -15,8 +15,9 @@ from raiden.limits import HttpLimits
 from raiden.message import Kind, is_unicode
 from raiden.strict_json import InvalidPayload, json_payload
 
-# Bytes that stand around a message at most where it goes out as JSON: `max_message` has room for them.
-WRAPPING = 1024
+# Bytes that stand around a message at most where it goes out as JSON, as in a reply to the command `history`: names of
+# a channel and a durable, cursors, the command's id, a gap. `max_message` has room for them.
+WRAPPING = 2048
 
 # Fields of a form.
 MAX_FIELDS = 10_000

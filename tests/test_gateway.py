@@ -108,8 +108,13 @@ def subscribers(daemon: Daemon, channel: str) -> int:
     return daemon.json(f"/-/channels/{channel}")["subscribers"]
 
 
-@pytest.mark.parametrize("headers", [{}, {"Prefer": "respond-async, wait=20"}])
-def test_long_poll(daemon: Daemon, channel: str, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "preference",
+    [None, "respond-async, wait=20", 'a="x, wait=0", WAIT = "20" ; a=b, wait=0', "wait=20;a, wait=0"],
+    ids=["query", "list", "quoted", "parameters"],
+)
+def test_long_poll(daemon: Daemon, channel: str, preference: str | None) -> None:
+    headers = {} if preference is None else {"Prefer": preference}
     path = f"/{channel}" if headers else f"/{channel}?_wait=20"
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(poll, daemon, path, headers)

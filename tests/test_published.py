@@ -304,6 +304,25 @@ def test_whatever_is_taken_can_be_received_by_clients_that_take_a_mebibyte(
             assert data_of(socket) == got
 
 
+def test_a_page_of_history_is_no_larger_than_a_message_may_be(node: Daemon, channel: str) -> None:
+    values = [f"{n}" + "x" * 400_000 for n in range(5)]
+    for value in values:
+        node.post_json(f"/{channel}", value)
+    with connect(f"ws://127.0.0.1:{node.port}/-/websocket") as socket:
+        for name, step in (("since", 1), ("before", -1)):
+            got: list[str] = []
+            place, more = None, True
+            while more:
+                socket.send(json.dumps({"id": "i" * 253, "cmd": "history", "channel": channel, name: place}))
+                page = json.loads(socket.recv(20))
+                found = page["messages"]
+                assert 1 <= len(found) <= 2
+                more, place = page["more"], found[-1 if step == 1 else 0]["cursor"]
+                data = [message["data"] for message in found]
+                got = got + data if step == 1 else data + got
+            assert got == values
+
+
 def data_of(socket: ClientConnection) -> list[Any]:
     """Of the next five messages, without what is told besides."""
     got: list[Any] = []
