@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.." || exit 0
 
 missing=()
 for pair in curl:curl strace:strace node:nodejs npm:npm gcc:gcc chromium:chromium dnsmasq:dnsmasq-base ip:iproute2 \
-    redis-server:redis-server pkg-config:pkg-config; do
+    redis-server:redis-server pkg-config:pkg-config nginx:nginx-light haproxy:haproxy caddy:caddy; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 # gcc without the C library's headers compiles nothing, and they are only a recommendation of Debian's.
@@ -30,7 +30,7 @@ if [ ${#missing[@]} -gt 0 ]; then
         echo "not installed: ${missing[*]}; the tests that need them are skipped"
     fi
 fi
-for package in ws@8 zeromq@6; do
+for package in ws@8 zeromq@6 vite@5; do
     name=${package%@*}
     if command -v npm >/dev/null && [ ! -d "build/node/node_modules/$name" ]; then
         mkdir -p build/node
