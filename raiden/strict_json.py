@@ -22,7 +22,7 @@ import msgspec
 
 # Arrays and objects within each other.
 MAX_DEPTH = 512
-_TOO_DEEP = f"JSON nested too deeply: at most {MAX_DEPTH} arrays and objects in each other"
+TOO_DEEP = f"JSON nested too deeply: at most {MAX_DEPTH} arrays and objects in each other"
 
 # What is shorter can't be nested deeper and be JSON: each bracket wants to be closed.
 _SHALLOW = 2 * MAX_DEPTH
@@ -111,7 +111,7 @@ def _check_depth(body: bytes, depth: int) -> None:
     for begin in range(0, len(steps), _PIECE):
         levels = list(accumulate(steps[begin : begin + _PIECE], initial=level))
         if max(levels) > depth:
-            raise InvalidPayload(_TOO_DEEP)
+            raise InvalidPayload(TOO_DEEP)
         level = levels[-1]
 
 
@@ -121,7 +121,7 @@ def _read_slowly(body: bytes, decoder: json.JSONDecoder) -> Any:
     except UnicodeDecodeError:
         raise InvalidPayload("not UTF-8, which JSON must be") from None
     except RecursionError:
-        raise InvalidPayload(_TOO_DEEP) from None
+        raise InvalidPayload(TOO_DEEP) from None
     except ValueError as error:
         raise InvalidPayload(f"not valid JSON: {error}") from None
 

@@ -31,10 +31,12 @@ from raiden.keys import InvalidKey
 from raiden.limits import HttpLimits
 from raiden.message import Cursor, Kind, Message, check_channel
 from raiden.origins import Origins
+from raiden.payload import check_size
 from raiden.reserved import Reserved
 from raiden.router import Router
 from raiden.service import READY, Service
 from raiden.stats import Stats
+from raiden.strict_json import TOO_DEEP, InvalidPayload, json_payload
 from raiden.zmq_gateway import Gate, ZmqGateway
 from raiden.zmq_sessions import ZmqLimits
 
@@ -69,6 +71,7 @@ class Worker(Service):
     def __init__(self, index: int, settings: Settings, addresses: Addresses) -> None:
         super().__init__()
         self.settings = settings
+        self.max_message = settings.max_message
         self.stats = Stats(index)
         self._history_bytes: float | None = None
         # All of the process, whoever spawns them: one that nobody ends must show.
@@ -96,9 +99,14 @@ class Worker(Service):
 
     def publish(self, channel: str, value: object) -> Cursor | None:
         """Publish a JSON value, for an application's services: waits in the calling greenlet until it is stored, and
-        returns its cursor, or None where the channel keeps no history. Raises InvalidChannel, TypeError for what is no
-        JSON value, StoreFailed, and BackboneFull."""
-        message = Message(check_channel(channel), Kind.JSON, dumps(value))
+        returns its cursor, or None where the channel keeps no history. Raises InvalidChannel, InvalidPayload or
+        TypeError for what is no JSON value, TooLarge, StoreFailed, and BackboneFull."""
+        try:
+            data = json_payload(dumps(value))
+        except OverflowError:  # ujson's word for what is nested too deeply, or in itself
+            raise InvalidPayload(TOO_DEEP) from None
+        check_size(Kind.JSON, data, self.max_message)
+        message = Message(check_channel(channel), Kind.JSON, data)
         outcome: gevent.event.AsyncResult[Cursor | Exception | None] = gevent.event.AsyncResult()
         self.router.publish_one(message, lambda _, what: outcome.set(what), None)
         what = outcome.get()
@@ -118,6 +126,8 @@ class Worker(Service):
                 self.router.table.max_bytes = value
             elif name == "max_gather":
                 self.router.pace.most = value
+            elif name == "max_message":
+                self.max_message = value
             elif name == "log_level":
                 logging.getLogger().setLevel(value)
 

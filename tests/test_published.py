@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
@@ -20,7 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from raiden.payload import WRAPPING
 from raiden.strict_json import MAX_DEPTH
-from tests.daemons import Daemon, Stream
+from tests.daemons import Daemon, Stream, wait_for
 from tests.multiplex import Client
 from tests.zeromq import BYTES, OPEN, TEXT, Clients, ask, payloads, wait_for_metric
 
@@ -340,6 +341,43 @@ def test_a_larger_message_needs_a_setting(start: Callable[..., Daemon]) -> None:
             assert node.request("POST", "/large", body, JSON)[0] == expected
     status, _, answer = node.request("POST", "/large", body, JSON)
     assert status == 413 and "max_message" in json.loads(answer)["detail"]
+
+
+SERVICE = """
+from raiden.service import Service
+
+class Tries(Service):
+    def __init__(self, worker):
+        super().__init__()
+        self.worker = worker
+
+    def do_start(self):
+        self.spawn(self.run)
+
+    def run(self):
+        endless, deep = [], 1
+        endless.append(endless)
+        for _ in range(513):
+            deep = [deep]
+        for value in (float("nan"), [float("inf")], endless, deep, "x" * (1 << 20), {1, 2}):
+            try:
+                self.worker.publish("of-service", value)
+            except Exception as error:
+                self.worker.publish("told", type(error).__name__)
+        self.worker.publish("of-service", deep[0])
+
+def service(worker):
+    return Tries(worker)
+"""
+
+
+def test_a_service_of_an_application_publishes_by_the_same_rules(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    config = tmp_path / "raiden.conf.py"
+    config.write_text(SERVICE)
+    node = start(config=config)
+    (nested,) = wait_for(lambda: history(node, "of-service"), "the service has come to its end")
+    assert json.dumps(nested) == "[" * MAX_DEPTH + "1" + "]" * MAX_DEPTH
+    assert history(node, "told") == ["InvalidPayload"] * 4 + ["TooLarge", "TypeError"]
 
 
 # Content codings.
