@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
 from raiden import strict_json
@@ -133,14 +134,16 @@ def starts_of(command: dict[str, Any], name: str) -> dict[str, Start]:
 
 
 def filters_of(filters: Any) -> Filters:
-    """The conditions in an object of alternatives by key."""
+    """The conditions in an object of alternatives by key; raises InvalidFilters, too."""
     if not isinstance(filters, dict):
         raise CommandError(400, 'filters is an object, like {"team": ["a", "b"]}')
-    pairs = []
+    return Filters(_pairs(filters))
+
+
+def _pairs(filters: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, values in filters.items():
         for value in values if isinstance(values, list) else [values]:
             text = as_text(value)
             if text is None:
                 raise CommandError(400, "filter values are strings, numbers, booleans or null")
-            pairs.append((key, text))
-    return Filters(pairs)
+            yield key, text

@@ -11,18 +11,41 @@ from typing import Any
 from raiden.message import Message
 from raiden.strict_json import Digits
 
+# Values of one subscription's filters, and bytes of these and of the fields' names.
+MAX_VALUES, MAX_BYTES = 100, 4096
+
+
+class InvalidFilters(ValueError):
+    """There are more conditions than a subscription may have; the text says what to do."""
+
 
 class Filters:
-    """An immutable, hashable set of conditions; equal filters of different subscribers are judged once."""
+    """An immutable, hashable set of conditions; equal filters of different subscribers are judged once. Raises
+    InvalidFilters for more than `MAX_VALUES` or `MAX_BYTES`."""
 
-    __slots__ = ("_hash", "_wanted")
+    __slots__ = ("_hash", "_wanted", "is_simple", "rarest")
+
+    rarest: tuple[str, frozenset[str]]
+    """The condition with the fewest values, where there are any: a field, and what it may be."""
+    is_simple: bool
+    """There is no other condition."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         wanted: dict[str, set[str]] = {}
-        for key, value in pairs:
+        size = 0
+        for count, (key, value) in enumerate(pairs, 1):
+            size += len(value.encode("utf-8", "surrogatepass"))
+            size += 0 if key in wanted else len(key.encode("utf-8", "surrogatepass"))
+            if count > MAX_VALUES or size > MAX_BYTES:
+                raise InvalidFilters(
+                    f"a subscription has at most {MAX_VALUES} values to filter by, of {MAX_BYTES} bytes in all with "
+                    "their fields' names: make several subscriptions, or publish to more channels"
+                )
             wanted.setdefault(key, set()).add(value)
         self._wanted = {key: frozenset(values) for key, values in wanted.items()}
         self._hash = hash(frozenset(self._wanted.items()))
+        self.rarest = min(self._wanted.items(), key=lambda each: len(each[1]), default=("", frozenset()))
+        self.is_simple = len(self._wanted) == 1
 
     def __bool__(self) -> bool:
         return bool(self._wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raiden.auth import Forbidden
 from raiden.backend import BackboneFull, NotInForce
+from raiden.filters import InvalidFilters
 from raiden.history import StoreFailed
 from raiden.message import InvalidChannel
 from raiden.payload import TooLarge
@@ -12,8 +13,8 @@ from raiden.strict_json import InvalidPayload
 from raiden.table import TooManyChannels
 
 _STATUS: dict[type[Exception], int] = {
-    InvalidChannel: 400, InvalidPayload: 400, TooLarge: 413, Forbidden: 403, BackboneFull: 503, NotInForce: 503,
-    StoreFailed: 503, TooManyChannels: 503, TooManyQuestions: 503,
+    InvalidChannel: 400, InvalidFilters: 400, InvalidPayload: 400, TooLarge: 413, Forbidden: 403, BackboneFull: 503,
+    NotInForce: 503, StoreFailed: 503, TooManyChannels: 503, TooManyQuestions: 503,
 }  # fmt: skip
 # What can be refused so; the text says what to do.
 REFUSALS = tuple(_STATUS)

@@ -27,7 +27,7 @@ from raiden.message import Cursor, Kind, Message, runs
 from raiden.pace import Pace
 from raiden.repair import Orders, Repaired
 from raiden.stats import Stats
-from raiden.table import MAX_ROWS, Sink, Subscriber, Subscription, Table, Topic, clients_of
+from raiden.table import MAX_ROWS, Group, Sink, Subscriber, Subscription, Table, Topic, clients_of
 
 # Fewer subscribers than these take no time that is worth a wait.
 MANY = 100
@@ -239,7 +239,7 @@ class Router:
         """Let the sink get what comes next; on a channel with history, what follows its `position`."""
         found = subscription.topic
         if found is not None:
-            found.groups.setdefault((subscription.encoding, subscription.filters), {})[subscription.sink] = subscription
+            found.attach(subscription)
 
     def unsubscribe(self, subscription: Subscription, *, linger: bool = False) -> None:
         """Remove a subscription; one that is not there any more is ignored. ``linger``: it may soon be made again, so
@@ -247,12 +247,7 @@ class Router:
         found, subscription.topic = subscription.topic, None
         if found is None:
             return
-        group_key = (subscription.encoding, subscription.filters)
-        group = found.groups.get(group_key)
-        if group is not None and group.get(subscription.sink) is subscription:
-            del group[subscription.sink]
-            if not group:
-                del found.groups[group_key]
+        found.detach(subscription)
         found.count -= 1
         if not found.count and linger:
             self._lingering.pop(subscription.name, None)
@@ -433,19 +428,23 @@ class Router:
             sink.flush()
 
     def _put(self, found: Topic, run: list[Message], dirty: list[Sink]) -> None:
-        for (encoding, filters), group in found.groups.items():
-            passed = run if filters is None else [message for message in run if filters.match(message)]
-            if not passed:
-                continue
-            data = encoding(passed[0]) if len(passed) == 1 else encoding.run(passed)
-            self._puts += len(passed) * len(group)
-            self.stats.delivered += len(passed) * clients_of(encoding, group)
-            # The hot loop: one append a subscriber and run.
-            for sink in group:
-                pending = sink.pending
-                if not pending:
-                    dirty.append(sink)
-                pending.append(data)
+        for encoding, group in found.groups.items():
+            self._put_before(encoding, group, run, dirty)
+        filtered = found.filtered
+        if filtered is not None:
+            for key, passed in filtered.matching(run).items():
+                self._put_before(key[0], filtered.groups[key], passed, dirty)
+
+    def _put_before(self, encoding: Encoding, group: Group, messages: list[Message], dirty: list[Sink]) -> None:
+        data = encoding(messages[0]) if len(messages) == 1 else encoding.run(messages)
+        self._puts += len(messages) * len(group)
+        self.stats.delivered += len(messages) * clients_of(encoding, group)
+        # The hot loop: one append a subscriber and run.
+        for sink in group:
+            pending = sink.pending
+            if not pending:
+                dirty.append(sink)
+            pending.append(data)
 
     def _end(self, channel: bytes, ended: Cursor | None) -> None:
         if not self._orders.ended(channel, ended.epoch if ended else ""):

@@ -8,13 +8,14 @@ number.
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from raiden.encoding import Encoding
 from raiden.filters import Filters
 from raiden.history import Gap
 from raiden.message import topic
 from raiden.prefixes import Prefixes
+from raiden.selection import Selection
 from raiden.sorted_names import SortedNames
 
 # Channels for which the patterns that bring them are remembered, where patterns have more lengths than `FEW`: to look
@@ -75,13 +76,17 @@ class Subscription:
         return count
 
 
+# Subscriptions that get the same bytes.
+Group: TypeAlias = dict[Sink, Subscription]
+
+
 class Topic:
     """The subscriptions of one name: how many, and those that are attached, grouped by what they are sent: equal groups
     get equal bytes. ``key`` is what the backbone is subscribed to; ``made`` numbers the table's changes. ``since`` is
     when the first subscription was made, in microseconds since 1970, and ``rounds`` how many rounds the backbone had
     begun then."""
 
-    __slots__ = ("count", "groups", "key", "made", "messages", "rounds", "since")
+    __slots__ = ("count", "filtered", "groups", "key", "made", "messages", "rounds", "since")
 
     def __init__(self, key: bytes, made: int, rounds: int) -> None:
         self.key = key
@@ -89,19 +94,61 @@ class Topic:
         self.rounds = rounds
         self.since = time.time_ns() // 1000
         self.count = 0
-        self.groups: dict[tuple[Encoding, Filters | None], dict[Sink, Subscription]] = {}
+        # Those without filters, by encoding; those with filters, if there are any.
+        self.groups: dict[Encoding, Group] = {}
+        self.filtered: Selection[Group] | None = None
         self.messages = 0
 
+    def attach(self, subscription: Subscription) -> None:
+        encoding, filters = subscription.encoding, subscription.filters
+        if not filters:
+            self.groups.setdefault(encoding, {})[subscription.sink] = subscription
+            return
+        if self.filtered is None:
+            self.filtered = Selection()
+        group = self.filtered.groups.get((encoding, filters))
+        if group is None:
+            group = {}
+            self.filtered.add((encoding, filters), group)
+        group[subscription.sink] = subscription
+
+    def detach(self, subscription: Subscription) -> None:
+        """One that is not attached changes nothing."""
+        encoding, filters, sink = subscription.encoding, subscription.filters, subscription.sink
+        if not filters:
+            group = self.groups.get(encoding)
+            if group is not None and group.get(sink) is subscription:
+                del group[sink]
+                if not group:
+                    del self.groups[encoding]
+        elif self.filtered is not None:
+            group = self.filtered.groups.get((encoding, filters))
+            if group is not None and group.get(sink) is subscription:
+                del group[sink]
+                if not group:
+                    self.filtered.remove((encoding, filters))
+                    if not self.filtered.groups:
+                        self.filtered = None
+
     def subscriptions(self) -> list[Subscription]:
-        return [subscription for group in self.groups.values() for subscription in group.values()]
+        """Those that are attached."""
+        groups = [*self.groups.values(), *(self.filtered.groups.values() if self.filtered is not None else ())]
+        return [subscription for group in groups for subscription in group.values()]
+
+    @property
+    def is_attached(self) -> bool:
+        """Somebody gets its messages."""
+        return bool(self.groups) or self.filtered is not None
 
     def row(self) -> dict[str, int]:
         """What is told of the name: clients that are attached, and messages since the first of them."""
-        clients = sum([clients_of(encoding, group) for (encoding, _), group in self.groups.items()])
+        clients = sum([clients_of(encoding, group) for encoding, group in self.groups.items()])
+        if self.filtered is not None:
+            clients += sum([clients_of(encoding, group) for (encoding, _), group in self.filtered.groups.items()])
         return {"subscribers": clients, "messages": self.messages}
 
 
-def clients_of(encoding: Encoding, group: dict[Sink, Subscription]) -> int:
+def clients_of(encoding: Encoding, group: Group) -> int:
     """How many clients a group has. Of most encodings a subscription has one, and they need not be looked at."""
     return sum([each.clients for each in group.values()]) if encoding.shared else len(group)
 
@@ -205,6 +252,6 @@ class Table:
                 return rows, last
             last = written.decode()
             found = self.find(last)
-            if found is not None and found.groups:
+            if found is not None and found.is_attached:
                 rows[last] = found.row()
         return rows, None

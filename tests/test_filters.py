@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
-from raiden.filters import Filters, as_text
+from raiden import commands, encoding
+from raiden.filters import MAX_BYTES, MAX_VALUES, Filters, InvalidFilters, as_text
 from raiden.message import Kind, Message
+from raiden.selection import Selection
 from raiden.strict_json import Digits, json_payload
 
 
@@ -84,3 +87,61 @@ def test_equal_filters_are_one_key() -> None:
     assert one != Filters([("a", "1"), ("b", "2")])
     assert one != "a"
     assert one and not Filters([])
+
+
+def test_a_subscription_has_a_bounded_number_of_values() -> None:
+    values = [str(number) for number in range(MAX_VALUES)]
+    assert len(Filters([("a", value) for value in values]).pairs()) == MAX_VALUES
+    with pytest.raises(InvalidFilters, match="at most 100 values"):
+        Filters([("a", value) for value in [*values, "x"]])
+    with pytest.raises(InvalidFilters):
+        Filters([(value, "x") for value in [*values, "x"]])
+
+
+def test_the_bytes_of_filters_are_bounded() -> None:
+    Filters([("ä", "x" * (MAX_BYTES - 2))])
+    Filters([("ä", "x" * 2000), ("ä", "y" * (MAX_BYTES - 2002))])
+    for pairs in ([("ä", "x" * (MAX_BYTES - 1))], [("x" * MAX_BYTES, "y")], [("a", "\ud800" * (MAX_BYTES // 3 + 1))]):
+        with pytest.raises(InvalidFilters, match="4096 bytes"):
+            Filters(pairs)
+
+
+def test_a_command_with_too_many_values_is_not_read_to_its_end() -> None:
+    class Endless(dict[str, object]):
+        def items(self):  # type: ignore[no-untyped-def]
+            while True:
+                yield "a", "b"
+
+    with pytest.raises(InvalidFilters):
+        commands.filters_of(Endless(a="b"))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whom_a_message_is_for_is_found_as_if_all_filters_were_tried(seed: int) -> None:
+    chance = random.Random(seed)
+    fields, values = "abcdef"[: 2 + seed % 5], ["1", "true", "x", "y", "null"]
+    groups = {
+        (encoding.line(chance.random() < 0.5, False), filters): object()
+        for filters in (
+            Filters([(chance.choice(fields), chance.choice(values)) for _ in range(1 + chance.randrange(4))])
+            for _ in range(50)
+        )
+    }
+    selection: Selection[object] = Selection()
+    for key, group in groups.items():
+        selection.add(key, group)
+    for removed in chance.sample(list(groups), 20):
+        selection.remove(removed)
+        del groups[removed]
+    said = [1, True, "x", "y", None, 1.0, ["x"], {"x": 1}, 7]
+    payloads = [
+        {field: chance.choice(said) for field in fields if chance.random() < 0.7} | ({"g": "x"} if at % 2 else {})
+        for at in range(50)
+    ]
+    run = [Message("a", Kind.JSON, json.dumps(payload).encode()) for payload in payloads]
+    run += [Message("a", Kind.JSON, b"1"), Message("a", Kind.BYTES, b'{"a":1}')]
+    expected = {key: [message for message in run if key[1].match(message)] for key in groups}
+    assert selection.matching(run) == {key: messages for key, messages in expected.items() if messages}
+    for key in groups:
+        selection.remove(key)
+    assert selection.matching(run) == {} and not selection._by_field

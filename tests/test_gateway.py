@@ -636,6 +636,23 @@ def test_limit_of_the_bytes_of_names(start: Callable[..., Daemon]) -> None:
     wait_for(lambda: node.request("GET", "/c?_wait=0")[0] == 204, "there is room again")
 
 
+def test_limit_of_filters(daemon: Daemon, channel: str) -> None:
+    values = [f"{number}" for number in range(101)]
+    with Stream(daemon, f"/{channel}?" + "&".join(f"a={value}" for value in values[:100])) as stream:
+        assert stream.status == 200
+        daemon.publish(channel, {"a": 100})
+        daemon.publish(channel, {"a": 99})
+        assert stream.value() == {"a": 99}
+    for headers in ({}, SSE, {"Prefer": "wait=1"}):
+        query = "&".join(f"a={value}" for value in values)
+        status, _, body = daemon.request("GET", f"/{channel}?{query}", headers=headers)
+        assert status == 400 and "at most 100 values" in json.loads(body)["detail"]
+    with ws(daemon, "/-/websocket") as socket_:
+        for filters in ({"a": values}, {value: value for value in values}, {"a": "x" * 5000}):
+            socket_.send(json.dumps({"id": 1, "cmd": "subscribe", "channel": channel, "filters": filters}))
+            assert json.loads(socket_.recv())["error"]["code"] == 400
+
+
 def test_limits_of_connections(start: Callable[..., Daemon]) -> None:
     node = start(max_connections=4, max_connections_per_address=2)
     held = [Stream(node, "/a") for _ in range(2)]

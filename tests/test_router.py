@@ -554,7 +554,7 @@ def test_too_many_channels(make: MakeRouter) -> None:
     client, other = Client(router), Client(router)
     first = client.subscribe("a")
     client.subscribe("b*")
-    other.subscribe("a")  # is no further channel
+    second = other.subscribe("a")  # is no further channel
     with pytest.raises(TooManyChannels):
         client.subscribe("c")
     with pytest.raises(TooManyChannels):
@@ -563,7 +563,7 @@ def test_too_many_channels(make: MakeRouter) -> None:
     router.unsubscribe(first)
     with pytest.raises(TooManyChannels):
         client.subscribe("c")
-    router.unsubscribe(next(iter(router.table.channels[b"a\0"].groups.values()))[other])
+    router.unsubscribe(second)
     client.subscribe("c")
 
 

@@ -24,8 +24,7 @@ def attach(table: Table, name: str) -> None:
     """A subscriber of a name."""
     found = table.find(name) or table.add(name, rounds=0)
     sink = cast(Any, object())
-    subscription = Subscription(name, found, sink, sink, LINE, None)
-    found.groups.setdefault((LINE, None), {})[sink] = subscription
+    found.attach(Subscription(name, found, sink, sink, LINE, None))
 
 
 def test_names_stand_in_order() -> None:
