@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import functools
 import ipaddress
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from raiden.http import HttpError
+from raiden.seldom import Seldom
+
+log = logging.getLogger(__name__)
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@\\\s,]+)(?::([0-9]{0,5}))?")
 
@@ -71,6 +75,7 @@ class Hosts:
     are open to anyone, so that all that keeps a browser's pages from it is their name."""
 
     def __init__(self, allowed: Sequence[str] = (), *, guarded: bool = False) -> None:
+        self._told = Seldom()
         self._any = "*" in allowed or not (allowed or guarded)
         self._allowed = [] if self._any else [Host.parse(text) for text in allowed]
 
@@ -82,6 +87,11 @@ class Hosts:
             return
         found = host(text)
         if found is None or not (is_loopback(found.name) or any(entry.covers(found) for entry in self._allowed)):
+            if self._told.may_say(text[:100]):
+                log.warning(
+                    "refused a request to a host that is not this node's: if it is, list it in allowed_hosts",
+                    extra={"host": text[:100], "origin": fields.get("origin", "")[:100]},
+                )
             raise HttpError(421, f"this node does not answer for {text[:100]}: list it in allowed_hosts")
 
 

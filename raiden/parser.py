@@ -70,8 +70,8 @@ class RequestParser:
 
     @property
     def fields(self) -> dict[str, str] | None:
-        """The header fields of the request that came last, whole or not; None where its head has not come."""
-        return None if self._state == _HEAD else self._fields
+        """The header fields of the request that is coming; None where its head has not come."""
+        return None if self._state == _HEAD else self._fields or None
 
     def feed(self, data: bytes) -> Iterator[object]:
         """Yield `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for each thing that these bytes complete."""
@@ -107,7 +107,7 @@ class RequestParser:
             if began and events and isinstance(events[0], Request):
                 self._heads.remember(data, events[0])
             for event in events:
-                if isinstance(event, HttpError):
+                if isinstance(event, HttpError) and event.fields is None:
                     event.fields = self.fields
                 yield event
                 if isinstance(event, HttpError):
@@ -121,7 +121,7 @@ class RequestParser:
         request = self._events[-1] if self._events else None
         if not isinstance(request, Request):
             return  # refused already
-        fields = self._fields
+        fields = request.fields
         if request.method == "CONNECT":
             self._events[-1] = HttpError(405, "CONNECT is not served: use GET, POST or DELETE", close=True)
         elif fields.get("content-length", "0") != "0" or "transfer-encoding" in fields:
@@ -135,7 +135,9 @@ class RequestParser:
                 request.environ["raiden.upgrade"] = True
                 request.environ["raiden.rest"] = rest
                 request.environ["raiden.keep_alive"] = False  # nothing more will be fed
-                return
+        event = self._events[-1]
+        if isinstance(event, HttpError):
+            event.fields = fields
 
     def _refusal(self, error: httptools.HttpParserError) -> HttpError:
         cause = error.__context__
@@ -237,6 +239,7 @@ class RequestParser:
         self._state = _IDLE
         try:
             self._events.append(self._request())
+            self._fields = {}  # they are the request's now
         except HttpError as error:
             self._events.append(error)
 

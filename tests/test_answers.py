@@ -63,6 +63,13 @@ def test_who_is_refused_for_now_comes_back_at_different_times(start: Callable[..
     assert len(found) > 1 and found <= set(range(first, last + 1))
 
 
+def test_what_a_url_can_not_have_is_told(daemon: Daemon) -> None:
+    with daemon.connect() as sock:
+        sock.sendall("GET /caf\u00e9 HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ") and b"write what a URL can't have as %20, %C3%A4" in answer
+
+
 def test_the_date_follows_a_clock_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for now, expected in (
         (86_400.0, "Fri, 02 Jan 1970 00:00:00 GMT"),

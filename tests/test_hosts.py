@@ -114,6 +114,8 @@ def test_a_name_that_was_made_to_point_here(start: Callable[..., Daemon], tmp_pa
         return found
 
     assert statuses(evil) == {421}
+    lines = [line for line in node.log().splitlines() if "allowed_hosts" in line]
+    assert len(lines) == 1 and "WARNING" in lines[0] and "evil.example" in lines[0], "it is told once"
     assert statuses({**evil, "Origin": "http://evil.example"}) == {421}
     for host in ("localhost", f"localhost:{node.port}", "[::1]:8088", "127.0.0.1", "a.localhost"):
         assert node.request("POST", "/a", "1", {**JSON, "Host": host})[0] == 200

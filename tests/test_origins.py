@@ -171,6 +171,7 @@ CUT_SHORT = {
     "a fragment": (400, b"GET /a#b HTTP/1.1", b"\r\n"),
     "two hosts": (400, b"GET /a HTTP/1.1", b"Host: b\r\n\r\n"),
     "a late body": (408, b"POST /a HTTP/1.1", b"Content-Length: 9\r\n\r\n"),
+    "a handshake to publish": (405, b"POST /a HTTP/1.1", b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
     "an expectation": (417, b"POST /a HTTP/1.1", b"Content-Length: 1\r\nExpect: x\r\n\r\n"),
     "a coding": (501, b"POST /a HTTP/1.1", b"Transfer-Encoding: gzip\r\n\r\n"),
 }
@@ -181,6 +182,19 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Any:
     node = Daemon(tmp_path_factory.mktemp("strict"), allowed_origins=[APP], max_body=1000, request_timeout=1.0)
     yield node
     assert node.stop() == 0
+
+
+def test_what_is_no_request_tells_nothing_of_the_one_before(strict: Daemon) -> None:
+    """A proxy may have other clients' requests on the same connection."""
+    health = b"GET /-/health HTTP/1.1\r\nHost: a\r\nOrigin: %b\r\n\r\n" % APP.encode()
+    for more in ([b"nonsense\r\n\r\n"], [b"nonsense", b"\r\n\r\n"]):
+        with strict.connect() as sock:
+            sock.sendall(health + more[0])
+            for data in more[1:]:
+                sock.sendall(data)
+            answers = b"".join(iter(lambda: sock.recv(65536), b""))
+        first, second = answers.split(b"HTTP/1.1 400 ")
+        assert APP.encode() in first and APP.encode() not in second
 
 
 @pytest.mark.parametrize("case", CUT_SHORT)
