@@ -34,7 +34,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gevent
-import ujson
 import zmq
 from gevent.event import AsyncResult, Event
 
@@ -45,6 +44,7 @@ from raiden.forwarder import Addresses
 from raiden.history import Append, Appended, StoreFailed
 from raiden.history.client import History
 from raiden.message import OWN_TOPICS, InvalidFrame, Message
+from raiden.roster import InvalidBeat, State
 
 log = logging.getLogger(__name__)
 
@@ -311,17 +311,14 @@ class Backend:
 
     def _hear_roster(self, text: bytes) -> None:
         try:
-            said = ujson.loads(text)
-            serial, rows = int(said["serial"]), [dict(row) for row in said["nodes"]]
-            if not rows or any(not row.keys() >= {"id", "address", "state", "workers"} for row in rows):
-                return
-        except (ValueError, TypeError, KeyError, AttributeError):
+            state = State.from_bytes(text)
+        except InvalidBeat:
             return  # not from this node's roster
-        self._rows = rows
-        self._settled = all(row["state"] in ("connected", "leaving") for row in rows[1:])
-        if serial != self._serial:
-            self._serial = serial
-            self._go_by(serial, said.get("alone") is True)
+        self._rows = state.nodes
+        self._settled = all(row["state"] in ("connected", "leaving") for row in state.nodes[1:])
+        if state.serial != self._serial:
+            self._serial = state.serial
+            self._go_by(state.serial, state.alone)
             for waiting in self._waiting.values():
                 waiting.more.set()  # who is waited for may have changed
 

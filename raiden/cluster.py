@@ -23,11 +23,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import gevent
-import ujson
 import zmq
 import zmq.green
 from gevent.event import Event
@@ -38,7 +36,20 @@ from raiden.encoding import dumps
 from raiden.forwarder import Addresses, Forwarders
 from raiden.keys import Keys
 from raiden.probe import ask_who
-from raiden.roster import BEAT, CLOCK_SKEW, GONE, LEAVING, Beat, InvalidBeat, Node, OtherVersion, Roster, share_history
+from raiden.roster import (
+    BEAT,
+    CLOCK_SKEW,
+    GONE,
+    LEAVING,
+    Beat,
+    Echo,
+    InvalidBeat,
+    Node,
+    OtherVersion,
+    Report,
+    Roster,
+    share_history,
+)
 from raiden.service import Service
 
 logger = logging.getLogger(__name__)
@@ -103,7 +114,7 @@ class Cluster(Service):
         self._listed: dict[str, set[str]] = {}
         self._candidates: dict[str, Candidate] = {}
         self._links: dict[str, Link] = {}
-        self._reports: dict[int, dict[str, Any]] = {}
+        self._reports: dict[int, Report] = {}
         self._serial = 1
         # The state since which the node is not alone, and whether all workers go by it; 0: it is.
         self._crowded = 0
@@ -214,7 +225,7 @@ class Cluster(Service):
 
     def _sum_up(self) -> None:
         for name in ("connections", "channels", "messages_in", "messages_out"):
-            setattr(self._own, name, sum(int(report.get(name, 0)) for report in self._reports.values()))
+            setattr(self._own, name, sum(getattr(report, name) for report in self._reports.values()))
 
     # What this node hears.
 
@@ -225,14 +236,14 @@ class Cluster(Service):
                 if topic == message.BEATS:
                     self._hear_beat(Beat.from_bytes(text))
                 elif topic == self._inbox:
-                    self._hear_echo(ujson.loads(text))
+                    self._hear_echo(Echo.from_bytes(text))
                 elif topic == self._report_topic:
-                    self._hear_report(ujson.loads(text))
+                    self._hear_report(Report.from_bytes(text))
                 elif topic in self._rounds:
                     answered, event = self._rounds[topic]
                     answered.add(text.decode("ascii", "replace"))
                     event.set()
-            except (ValueError, TypeError, KeyError) as error:
+            except InvalidBeat as error:
                 self._refuse("garbage", f"what is no message of a node was ignored: {error!r:.200}")
 
     def _hear_beat(self, beat: Beat) -> None:
@@ -247,7 +258,7 @@ class Cluster(Service):
         elif beat.phase == GONE:
             self._forget(node, 0.0, logging.INFO, "a node has left")
         else:
-            self._send_to_peers(message.INBOX + beat.id.encode(), dumps({"from": self._own.id, "stamp": beat.stamp}))
+            self._send_to_peers(message.INBOX + beat.id.encode(), Echo(self._own.id, beat.stamp).to_bytes())
             self._check_clock(node, beat)
             was_suspected = node.suspected
             if self.roster.hear(beat, now):
@@ -264,16 +275,15 @@ class Cluster(Service):
                 self._forget(node, LOST_HOLDS, logging.INFO, "a node has restarted")
         self._want(beat.address, beat.key, GOSSIP_HOLDS)
 
-    def _hear_echo(self, said: dict[str, Any]) -> None:
-        node = self.roster.nodes.get(said["from"])
+    def _hear_echo(self, echo: Echo) -> None:
+        node = self.roster.nodes.get(echo.sender)
         if node is not None:
-            node.lag = round(max(0.0, time.monotonic() - float(said["stamp"])), 6)
+            node.lag = round(max(0.0, time.monotonic() - echo.stamp), 6)
 
-    def _hear_report(self, report: dict[str, Any]) -> None:
-        worker, serial = int(report["worker"]), int(report["serial"])
-        if 0 <= worker < self._own.workers:
-            self._reports[worker] = {**report, "serial": serial}
-            if serial < self._serial:
+    def _hear_report(self, report: Report) -> None:
+        if report.worker < self._own.workers:
+            self._reports[report.worker] = report
+            if report.serial < self._serial:
                 self._tell_workers()
 
     def _check_clock(self, node: Node, beat: Beat) -> None:
@@ -371,7 +381,7 @@ class Cluster(Service):
         """Look at a source again and again. What it named last holds until it names something else."""
         pause, said = LOOK, ""
         while True:
-            found = _in_a_thread(source.look)
+            found = discovery.in_a_thread(source.look)
             if isinstance(found, NotFound):
                 if str(found) != said:
                     said = str(found)
@@ -428,7 +438,7 @@ class Cluster(Service):
 
     def _probe(self, candidate: Candidate) -> tuple[str, Beat] | None:
         """Ask who is at an address: the endpoint that answered, and what it said."""
-        resolved = _in_a_thread(discovery.resolve, Address.parse(candidate.address))
+        resolved = discovery.in_a_thread(discovery.resolve, Address.parse(candidate.address))
         if isinstance(resolved, NotFound):
             candidate.say(logging.WARNING, f"a peer's name does not resolve: {resolved}")
             gevent.sleep(BEAT)
@@ -477,7 +487,7 @@ class Cluster(Service):
         """Until all workers go by this state; False if they don't in time."""
         deadline = time.monotonic() + KNOWN_TO_WORKERS
         while time.monotonic() < deadline:
-            known = [report["serial"] >= serial for report in self._reports.values()]
+            known = [report.serial >= serial for report in self._reports.values()]
             if len(known) >= self._own.workers and all(known):
                 return True
             gevent.sleep(0.002)
@@ -498,16 +508,3 @@ class Cluster(Service):
         finally:
             del self._rounds[topic]
             self._sub.unsubscribe(topic + b"\0")
-
-
-def _in_a_thread(look: Callable[..., list[Address]], *args: Any) -> list[Address] | NotFound:
-    """What a call that blocks returns, or the NotFound that it raises: the thread pool would print a traceback."""
-
-    def run() -> list[Address] | NotFound:
-        try:
-            return look(*args)
-        except NotFound as error:
-            return error
-
-    found: list[Address] | NotFound = gevent.get_hub().threadpool.apply(run)
-    return found

@@ -4,7 +4,7 @@ A `Source` is looked at again and again, and tells what it names at that moment:
 looks, neither answers nor the resolver's configuration. A look that fails raises `NotFound` instead of naming fewer
 nodes than there may be, so that the caller can keep what it knew.
 
-All calls here block, up to `TIMEOUT`: they are for a thread, not for an event loop.
+All calls here but `in_a_thread` block, up to `TIMEOUT`: they are for a thread, not for an event loop.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from __future__ import annotations
 import re
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import gevent
 
 TIMEOUT = 5.0  # seconds that a name's lookup may take, after which it is NotFound
 
@@ -196,4 +198,17 @@ def resolve(address: Address) -> list[Address]:
     thread.join(TIMEOUT)
     if not found:
         raise NotFound(f"{address.host} does not resolve: {reason}")
+    return found
+
+
+def in_a_thread(look: Callable[..., list[Address]], *args: Any) -> list[Address] | NotFound:
+    """What a call that blocks returns, or the NotFound that it raises: the thread pool would print a traceback."""
+
+    def run() -> list[Address] | NotFound:
+        try:
+            return look(*args)
+        except NotFound as error:
+            return error
+
+    found: list[Address] | NotFound = gevent.get_hub().threadpool.apply(run)
     return found

@@ -197,9 +197,8 @@ def _read_extensions(extensions: bytes) -> tuple[Cursor | None, Sequence[int] | 
 
 
 def _read_cursor(value: bytes) -> Cursor:
-    epoch, _, offset = value.partition(b":")
     try:
-        return Cursor(epoch.decode("ascii"), int(offset))
+        return Cursor.parse(value.decode("ascii"))
     except ValueError as error:
         raise InvalidFrame(f"a cursor that is none: {error}") from None
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 import dataclasses
 import random
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Annotated, Any, TypeVar
 
-import ujson
+import msgspec
 
 from raiden.encoding import dumps
 from raiden.message import VERSION
@@ -30,6 +30,8 @@ CLOCK_SKEW = 5.0
 TOLD = 16
 
 UP, LEAVING, GONE = "up", "leaving", "gone"
+
+T = TypeVar("T")
 
 
 class InvalidBeat(ValueError):
@@ -45,29 +47,39 @@ class OtherVersion(InvalidBeat):
         self.address = address
 
 
+# What may be said: texts of a line, whole numbers that are none below zero, seconds of clocks that are not far beyond
+# their use. All else is refused, so that what a node says of itself can be counted with, and told as JSON.
+Text = Annotated[str, msgspec.Meta(max_length=300)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+MAX_LINKED, MAX_TOLD = 10_000, 1000
+
+
 @dataclass(slots=True)
 class Beat:
     """What a node says of itself. ``store`` is the kind of its history's store: redis, sqlite, none; ``since`` and
     ``clock`` are wall-clock seconds; ``stamp`` is the sender's alone, to be sent back to it; ``linked`` are the ids of
     the nodes that its subscriptions are in force at; ``peers`` are ``[address, key]`` of nodes that it knows."""
 
-    id: str
-    address: str
+    id: Text
+    address: Text
     protocol: int = VERSION
-    key: str = ""
-    version: str = ""
-    store: str = ""
-    phase: str = UP
-    since: float = 0.0
-    clock: float = 0.0
-    stamp: float = 0.0
-    workers: int = 0
-    connections: int = 0
-    channels: int = 0
-    messages_in: int = 0
-    messages_out: int = 0
-    linked: list[str] = field(default_factory=list)
-    peers: list[list[str]] = field(default_factory=list)
+    key: Annotated[str, msgspec.Meta(pattern="^[!-~]{0,40}$")] = ""
+    version: Text = ""
+    store: Text = ""
+    phase: Text = UP
+    since: Seconds = 0.0
+    clock: Seconds = 0.0
+    stamp: Seconds = 0.0
+    workers: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+    connections: Count = 0
+    channels: Count = 0
+    messages_in: Count = 0
+    messages_out: Count = 0
+    linked: Annotated[list[Text], msgspec.Meta(max_length=MAX_LINKED)] = field(default_factory=list)
+    peers: Annotated[
+        list[Annotated[list[Text], msgspec.Meta(min_length=2, max_length=2)]], msgspec.Meta(max_length=MAX_TOLD)
+    ] = field(default_factory=list)
 
     def to_bytes(self) -> bytes:
         return dumps(dataclasses.asdict(self))
@@ -81,38 +93,100 @@ class Beat:
     def from_bytes(cls, data: bytes) -> Beat:
         """Raises InvalidBeat, and for a node of another version OtherVersion. Fields that this version doesn't know are
         skipped, those that are not there have their defaults."""
-        try:
-            said = ujson.loads(data)
-        except ValueError as error:
-            raise InvalidBeat(f"no JSON: {error}") from None
-        if not isinstance(said, dict):
-            raise InvalidBeat("no object")
-        node, address, protocol = said.get("id"), said.get("address"), said.get("protocol")
-        if not (_is_text(node, 64) and _is_text(address, 300) and isinstance(protocol, int)):
-            raise InvalidBeat("no id, address and protocol")
-        if protocol != VERSION:
-            raise OtherVersion(node, address, protocol)
-        known = {name: said[name] for name in _KINDS if name in said}
-        for name, value in known.items():
-            if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
-                raise InvalidBeat(f"{name} is {value!r:.40}")
-        beat = cls(**known)
-        if not all(_is_text(node, 64) for node in beat.linked):
+        introduction = _read(data, _Introduction)
+        node, address = introduction.id, introduction.address
+        if not (_is_text(node, 64) and _is_text(address, 300)):
+            raise InvalidBeat("no id and address")
+        if introduction.protocol != VERSION:
+            raise OtherVersion(node, address, introduction.protocol)
+        beat = _read(data, cls)
+        for text in (beat.version, beat.store, beat.phase, *(key for _, key in beat.peers)):
+            if text and not _is_text(text, 64):
+                raise InvalidBeat(f"{text[:40]!r} is no word")
+        if not all([_is_text(node, 64) for node in beat.linked]):
             raise InvalidBeat("linked holds something else than ids")
-        for peer in beat.peers:
-            if not (isinstance(peer, list) and len(peer) == 2 and _is_text(peer[0], 300) and isinstance(peer[1], str)):
-                raise InvalidBeat("peers holds something else than addresses with keys")
+        if not all([_is_text(address, 300) and key.isascii() for address, key in beat.peers]):
+            raise InvalidBeat("peers holds something else than addresses with keys")
         return beat
 
 
-_KINDS: dict[str, Any] = {
-    item.name: {"int": int, "float": (int, float), "str": str}.get(str(item.type), list)
-    for item in dataclasses.fields(Beat)
-}
+class _Introduction(msgspec.Struct):
+    """What each version of a beat has."""
+
+    id: str
+    address: str
+    protocol: int
 
 
-def _is_text(value: object, longest: int) -> TypeGuard[str]:
-    return isinstance(value, str) and 0 < len(value) <= longest and value.isprintable()
+class Echo(msgspec.Struct):
+    """A beat was heard by the node ``sender``; ``stamp`` is that of the beat."""
+
+    sender: str = msgspec.field(name="from")
+    stamp: Seconds
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Echo:
+        """Raises InvalidBeat."""
+        return _read(data, cls)
+
+    def to_bytes(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+class Report(msgspec.Struct):
+    """How a worker does, and which state of the roster (`serial`) it goes by."""
+
+    worker: Count
+    serial: Count
+    connections: Count = 0
+    channels: Count = 0
+    messages_in: Count = 0
+    messages_out: Count = 0
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Report:
+        """Raises InvalidBeat."""
+        return _read(data, cls)
+
+
+class State(msgspec.Struct):
+    """What the roster tells the node's workers: the nodes that there are, as `Roster.rows`, this one first. ``alone``:
+    it has never heard of another."""
+
+    serial: Count
+    nodes: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+    alone: bool = False
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> State:
+        """Raises InvalidBeat."""
+        state = _read(data, cls)
+        try:
+            msgspec.convert(state.nodes, list[_Row])
+        except msgspec.ValidationError as error:
+            raise InvalidBeat(str(error)) from None
+        return state
+
+
+class _Row(msgspec.Struct):
+    """What the workers use of a node's row."""
+
+    id: Text
+    address: Text
+    state: Text
+    workers: Count
+
+
+def _read(data: bytes, kind: type[T]) -> T:
+    """JSON of this kind, strictly: no NaN, nothing that a double can't hold. Raises InvalidBeat."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise InvalidBeat(f"{error}"[:200]) from None
+
+
+def _is_text(value: str, longest: int) -> bool:
+    return 0 < len(value) <= longest and value.isprintable()
 
 
 def share_history(one: Beat, other: Beat) -> bool:

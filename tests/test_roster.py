@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
 
+import msgspec
 import pytest
 import ujson
 
 from raiden.message import VERSION
-from raiden.roster import BEAT, DROP, GONE, LEAVING, SUSPECT, TOLD, Beat, InvalidBeat, OtherVersion, Roster
+from raiden.roster import (
+    BEAT,
+    DROP,
+    GONE,
+    LEAVING,
+    SUSPECT,
+    TOLD,
+    Beat,
+    Echo,
+    InvalidBeat,
+    OtherVersion,
+    Report,
+    Roster,
+    State,
+)
 
 OWN = Beat("own", "10.0.0.1:9989", since=100.0, workers=2)
 
@@ -48,6 +65,61 @@ def test_another_version_is_told_apart_whatever_else_it_says() -> None:
 def test_garbage_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidBeat):
         Beat.from_bytes(data)
+
+
+# What JSON can say, and what Python's readers take for JSON, as text.
+JSON_VALUES = [
+    "null", "true", "false", "0", "-0", "-1", "1.5", "1e308", "1e999", "-1e999", "Infinity", "-Infinity", "NaN",
+    "1" + "0" * 400, str(1 << 63), str(1 << 64), '""', '"x"', f'"{"x" * 5000}"', '"\\ud800"', '"\\u0000"', '"Infinity"',
+    "[]", "{}", "[[]]", "[null]", '["x"]', '[["x"]]', '[["x",""]]', '[["x","\\ud800"]]', '[["x:1","y"],["x:1"]]',
+    "[" * 2000 + "]" * 2000, '{"x":1}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(Beat)])
+def test_whatever_a_field_holds_can_be_counted_with_and_told(name: str) -> None:
+    """It is refused, or all that is made of it is JSON again."""
+    whole = dataclasses.asdict(peer(key="k", version="1", linked=["x"], peers=[["y:1", ""]]))
+    del whole[name]
+    for value in JSON_VALUES:
+        data = f'{json.dumps(whole)[:-1]},"{name}":{value}}}'.encode()
+        try:
+            beat = Beat.from_bytes(data)
+        except InvalidBeat:
+            continue
+        roster = Roster(dataclasses.replace(OWN))
+        node = roster.add(beat, "tcp://peer", 0.0)
+        node.linked = True
+        roster.hear(beat, 0.0)
+        rows = roster.rows(1e9)
+        assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+        assert State.from_bytes(json.dumps({"serial": 1, "nodes": rows}).encode()).nodes == rows
+        round(beat.clock - 1e9)
+        for text in (beat.id, beat.address, beat.key, *beat.linked, *(word for each in beat.peers for word in each)):
+            text.encode()
+        assert Beat.from_bytes(roster.beat(1.0, 2.0).to_bytes()).linked == [beat.id]
+
+
+@pytest.mark.parametrize("kind", [Echo, Report, State])
+def test_what_else_is_heard_is_read_or_refused(kind: type[Echo | Report | State]) -> None:
+    row = {"id": "a", "address": "a:1", "state": "self", "workers": 1}
+    whole = {"from": "a", "stamp": 1.0, "worker": 0, "serial": 1, "connections": 2, "alone": True, "nodes": [row]}
+    assert kind.from_bytes(json.dumps(whole).encode())
+    for name in whole:
+        for value in JSON_VALUES:
+            rest = json.dumps({other: said for other, said in whole.items() if other != name})
+            try:
+                read = kind.from_bytes(f'{rest[:-1]},"{name}":{value}}}'.encode())
+            except InvalidBeat:
+                continue
+            json.dumps(msgspec.to_builtins(read), allow_nan=False)
+    for name in row:
+        for value in JSON_VALUES:
+            rest = json.dumps({other: said for other, said in row.items() if other != name})
+            try:
+                State.from_bytes(f'{{"serial":1,"nodes":[{rest[:-1]},"{name}":{value}}}]}}'.encode())
+            except InvalidBeat:
+                continue
 
 
 def test_mutations_are_parsed_or_refused() -> None:

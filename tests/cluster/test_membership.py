@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import queue
 import random
 import signal
@@ -512,6 +513,19 @@ def test_a_node_that_says_garbage(start: Start) -> None:
             b'{"worker":0}',
             b'{"worker":"x","serial":1}',
         ]
+        texts += [
+            b'{"from":"rogue","stamp":-1e308}',
+            b'{"from":"rogue","stamp":1e999}',
+            b'{"worker":Infinity,"serial":1}',
+            b'{"worker":0,"serial":1,"connections":1e999}',
+            b'{"serial":Infinity,"nodes":[{"id":1,"address":2,"state":3,"workers":4}]}',
+        ]
+        beat = Beat("rogue", rogue.address).to_bytes()
+        texts += [
+            beat.replace(b'"%b":0.0' % name, b'"%b":%b' % (name, value))
+            for name in (b"clock", b"since", b"stamp")
+            for value in (b"Infinity", b"-Infinity", b"NaN", b"1" + b"0" * 400)
+        ]
         frames = [topic + b"\0" + text for topic in topics for text in texts]
         frames += [good[:n] for n in range(2, len(good) - 7)]
         frames += [b"a\0" + chance.randbytes(chance.randrange(60)) for _ in range(300)]
@@ -522,6 +536,7 @@ def test_a_node_that_says_garbage(start: Start) -> None:
         while seen[-1] != "rogue":
             seen.append(stream.value())
         assert first.metric("raiden_bad_frames_total") > 250
+        json.loads(first.request("GET", "/-/nodes")[2], parse_constant=pytest.fail)
         passes(first, second)
     passes(second, first)
     connected(first, second)
