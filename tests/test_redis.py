@@ -42,6 +42,41 @@ def test_redis_fails_a_group_as_a_whole(redis_store: Redis, redis_server: RedisS
     assert append(redis_store, "a", b"2").offsets == range(2, 3)
 
 
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        {"epoch": b"\xff", "next": 3},
+        {"epoch": "e"},
+        {"epoch": "e", "next": "x"},
+        {"epoch": "e", "next": "1e300"},
+        b"text",
+    ],
+)
+def test_what_others_have_written_fails_a_call_and_nothing_else(
+    redis_store: Redis, redis_server: RedisServer, garbage: dict[str, object] | bytes
+) -> None:
+    with redis.Redis.from_url(redis_server.url) as client:
+        if isinstance(garbage, bytes):
+            client.set("raiden:{a}:meta", garbage)
+        else:
+            client.hset("raiden:{a}:meta", mapping=garbage)
+        client.hset("raiden:kept:x", mapping={"holder": b"\xff", "value": b""})
+        client.xadd("raiden:{a}:stream", {"kind": "x"}, id="1-0")
+    for call in (
+        lambda: redis_store.after("a", None, 9),
+        lambda: redis_store.before("a", None, 9),
+        lambda: redis_store.positions(["a"]),
+        lambda: redis_store.claim("a", "d", 1, 1.0),
+        lambda: redis_store.take("x", "me"),
+        lambda: append(redis_store, "a", b"1"),
+    ):
+        try:
+            call()
+        except StoreFailed:
+            continue
+    assert append(redis_store, "b", b"1").offsets == range(1, 2)
+
+
 def test_redis_takes_its_scripts_again(redis_store: Redis, redis_server: RedisServer) -> None:
     append(redis_store, "a", b"1")
     with redis.Redis.from_url(redis_server.url) as client:

@@ -27,11 +27,12 @@ came, `StoreFailed` can't say whether the group was appended, and a publisher's 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import redis
 
@@ -55,6 +56,22 @@ from raiden.message import Cursor
 _APPEND_SHA = hashlib.sha1(scripts.APPEND.encode(), usedforsecurity=False).hexdigest()
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def _reads(call: Callable[P, T]) -> Callable[P, T]:
+    """A call whose answer was not written by this program fails, and nothing else does."""
+
+    @functools.wraps(call)
+    def read(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return call(*args, **kwargs)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise StoreFailed(
+                f"the history holds what is not its own, in keys that begin with raiden: {error}"
+            ) from error
+
+    return read
 
 
 class Redis:
@@ -74,6 +91,7 @@ class Redis:
 
     # What `Store` promises.
 
+    @_reads
     def append(self, appends: Sequence[Append]) -> list[Appended]:
         if not appends:
             return []
@@ -96,12 +114,15 @@ class Redis:
             for epoch, first, next_, *repeated in (answer.decode().split() for answer in self._guarded(append))
         ]
 
+    @_reads
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         return self._page(channel, cursor, limit, forward=True)
 
+    @_reads
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         return self._page(channel, cursor, limit, forward=False)
 
+    @_reads
     def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
         def positions() -> list[Any]:
             pipeline = self._redis.pipeline(transaction=False)
@@ -112,6 +133,7 @@ class Redis:
         found = zip(channels, self._guarded(positions), strict=True)
         return {channel: Cursor(epoch.decode(), int(next_) - 1) for channel, (epoch, next_) in found if epoch}
 
+    @_reads
     def clear(self, channel: str) -> str:
         def clear() -> str:
             pipeline = self._redis.pipeline(transaction=True)
@@ -121,6 +143,7 @@ class Redis:
 
         return self._guarded(clear)
 
+    @_reads
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
         times = (int(FORGET * 1000), int(TOUCH * 1000))
         arguments = (limit, int(wait * 1_000_000), MAX_PENDING, *times, *(since or ()))
@@ -132,6 +155,7 @@ class Redis:
             records.append((Record(offset, kind, payload, published), attempt))
         return Claimed(records, epoch.decode(), gap and Gap(gap[0].decode(), *gap[1:]))
 
+    @_reads
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         arguments = (epoch, *itertools.chain(*claims))
         return self._guarded(lambda: self._acknowledge_script(_durable_names(channel, durable), arguments))
@@ -147,6 +171,7 @@ class Redis:
         arguments = (holder, value, max(1, int(ttl * 1000)))
         return bool(self._guarded(lambda: self._keep_script([f"raiden:kept:{name}"], arguments)))
 
+    @_reads
     def take(self, name: str, holder: str, only_from: str = "") -> tuple[bytes, str] | None:
         found = self._guarded(lambda: self._take_script([f"raiden:kept:{name}"], (holder, only_from)))
         return (found[0], found[1].decode()) if found else None
