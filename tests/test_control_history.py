@@ -232,6 +232,8 @@ def test_a_store_that_is_away(own_server: RedisServer, start: Callable[..., Daem
             for path in ("/a", "/b"):
                 status, headers, body = node.request("POST", path, "2", JSON)
                 assert status == 503 and 1 <= int(headers["retry-after"]) <= 5 and json.loads(body)["detail"]
+            status, _, body = node.request("GET", "/b?_last=1", None, {"Accept": "text/event-stream"})
+            assert status == 200 and b"event: refused" in body and b'"status":503' in body
             assert node.request("POST", "/free.a", "3", JSON)[0] == 202
             assert free.value() == 3
             assert client.ask(cmd="publish", channel="a", data=1)["error"]["code"] == 503
