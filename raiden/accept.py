@@ -29,7 +29,7 @@ class Range(NamedTuple):
         return (self.kind != "*") + (self.subkind != "*")
 
 
-@functools.lru_cache(256)
+@functools.lru_cache(64)
 def _ranges(accept: str) -> tuple[Range, ...]:
     found = []
     try:

@@ -19,6 +19,9 @@ from raiden.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
+# Characters of a name with its port, and how many hosts, and origins, are remembered as they were read. A name in DNS
+# has at most 253 (RFC 1035 section 2.3.4).
+MAX_LENGTH, REMEMBERED = 300, 1000
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@\\\s,]+)(?::([0-9]{0,5}))?")
 
 
@@ -51,9 +54,13 @@ class Host(NamedTuple):
         return other.name.endswith(self.name[1:]) if self.name.startswith("*.") else self.name == other.name
 
 
-@functools.lru_cache(1000)
 def host(text: str) -> Host | None:
     """What a request says of its host; None where that is none."""
+    return _known_host(text) if len(text) <= MAX_LENGTH else None
+
+
+@functools.lru_cache(REMEMBERED)
+def _known_host(text: str) -> Host | None:
     try:
         return Host.parse(text)
     except ValueError:

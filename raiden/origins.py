@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from raiden.hosts import Host, host
+from raiden.hosts import MAX_LENGTH, REMEMBERED, Host, host
 from raiden.http import METHODS, HttpError
 from raiden.seldom import Seldom
 
@@ -51,8 +51,13 @@ class Origin(NamedTuple):
         return found is not None and found._replace(port=found.port or _DEFAULT_PORTS[self.scheme]) == self.host
 
 
-@functools.lru_cache(1000)
 def _origin(text: str) -> Origin | None:
+    """What a browser says of a page's origin; None where that is none."""
+    return _known_origin(text) if len(text) <= MAX_LENGTH else None
+
+
+@functools.lru_cache(REMEMBERED)
+def _known_origin(text: str) -> Origin | None:
     try:
         return Origin.parse(text)
     except ValueError:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import httptools
 
 from raiden.heads import Heads, Repeated
+from raiden.hosts import MAX_LENGTH
 from raiden.http import HttpError, Request, target_environ
 from raiden.limits import HttpLimits
 
@@ -202,14 +203,14 @@ class RequestParser:
         if version not in ("1.0", "1.1"):
             raise HttpError(505, "this server speaks HTTP/1.1 and HTTP/1.0", close=True)
         host = fields.get("host")
-        if (version == "1.1" and not host) or (host and not _is_host(host)):
+        if (version == "1.1" and not host) or (host and not (len(host) <= MAX_LENGTH and _is_host(host))):
             raise HttpError(400, "HTTP/1.1 needs one valid Host field, like 'Host: localhost:8088'", close=True)
         authority = _absolute(self._url)[0]
         if authority:
             # "MUST ignore the received Host header field (if any) and instead use the host information of the
             # request-target" (RFC 9112 section 3.2.2).
             fields["host"] = authority.decode("latin-1")
-            if not _is_host(fields["host"]):
+            if not (len(authority) <= MAX_LENGTH and _is_host(fields["host"])):
                 raise HttpError(
                     400, "the host of the request target is none: write it like 'localhost:8088'", close=True
                 )

@@ -76,6 +76,7 @@ def test_who_is_answered() -> None:
         answers(guarded, host) for host in ("a.example", "A.example:1", "localhost:8088", "[::1]:1", "127.0.0.2")
     )
     assert not any(answers(guarded, host) for host in ("b.example", "a.example.evil", "10.0.0.1", "a:b:c", "::1"))
+    assert not answers(guarded, "a" * 300 + ".localhost"), "no name is so long"
     guarded.check({})  # an HTTP/1.0 client without Host is no browser
     assert answers(Hosts(["*"], guarded=True), "b.example") and answers(Hosts(), "b.example")
     assert not answers(Hosts(["a.example"]), "b.example"), "a list holds wherever the node listens"

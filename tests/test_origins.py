@@ -54,6 +54,7 @@ def allows(origin: str, host: str | None = None, allowed: tuple[str, ...] = ()) 
         ("garbage", "", False),
         ("file://", "", False),
         ("http://", "", False),
+        ("http://" + 300 * "a", 300 * "a", False),
         ("http://a.example/", "a.example", False),
     ],
 )
