@@ -37,7 +37,7 @@ COMPILED = [
     "backend", "brought", "commands", "connection", "durable", "encoding", "flow", "gateway", "heads",
     "history/client", "history/pipe", "history/server", "history/sqlite", "http_door", "multiplex", "order", "pace",
     "parser", "payload", "prefixes", "recovery", "repair", "router", "selection", "sessions", "sockets",
-    "sorted_names", "stats", "table", "topics", "transports", "websocket",
+    "sorted_names", "stats", "table", "topics", "transports", "unfinished", "websocket",
 ]  # fmt: skip
 
 

@@ -110,6 +110,8 @@
 # max_headers = 100
 # A WebSocket message, counted after inflating. [reload]
 # max_ws_message = 1048576
+# What a worker holds of requests and messages that have not come whole, together. [reload]
+# max_unfinished = 268435456
 
 # Time
 
@@ -117,7 +119,8 @@
 # max_wait = 120.0
 # A WebSocket's session can be resumed for so long after it was lost. [reload]
 # session_window = 120.0
-# From a request's first byte to its last. [reload]
+# From the first byte of a request, or of a WebSocket message, to its last; a large one has longer, as long as its bytes
+# come at 4 KiB a second. [reload]
 # request_timeout = 30.0
 # Between the requests of a connection. [reload]
 # idle_timeout = 75.0

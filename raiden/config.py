@@ -111,6 +111,9 @@ class Settings:
     max_header: int = _setting(16384, "of a request, names and values", reload=True, least=64)
     max_headers: int = _setting(100, "header fields of a request", reload=True, least=1)
     max_ws_message: int = _setting(1 << 20, "of a WebSocket message, counted after inflating", reload=True, least=1)
+    max_unfinished: int = _setting(
+        1 << 28, "of a worker's requests and messages that have not come whole, together", reload=True, least=1
+    )
     max_wait: float = _setting(120.0, "a long-poll waits no longer, whatever it asks for", reload=True, least=0)
     session_window: float = _setting(
         120.0, "a WebSocket's session can be resumed for so long after it was lost", reload=True, least=1

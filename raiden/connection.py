@@ -64,7 +64,6 @@ class Connection:
         "overflown",
         "pending",
         "protocol",
-        "queue",
         "receiving",
         "remote",
         "session",
@@ -80,7 +79,6 @@ class Connection:
         self.remote = remote
         self.protocol = protocol
         self.session: Any = None
-        self.queue: deque[object] | None = None
         self.busy = False
         self.receiving = False
         self.pending: list[bytes] = []
@@ -129,15 +127,20 @@ class Connection:
             return ()
         if self.overflown and not self.closing:
             return (Overflow,)
-        try:
-            data = receive(self.socket, RECEIVE_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return ()
-        except OSError:
-            data = b""
-        if not data:
+        data = self.read()
+        if data is None:
             return (Gone,)
-        return () if self.closing else self.protocol.feed(data)
+        return () if self.closing or not data else self.protocol.feed(data)
+
+    def read(self) -> bytes | None:
+        """The bytes that have come since the last call; None where the peer has closed its end, or the connection
+        broke."""
+        try:
+            return receive(self.socket, RECEIVE_BYTES) or None
+        except (BlockingIOError, InterruptedError):
+            return b""
+        except OSError:
+            return None
 
     def send(self, data: bytes) -> None:
         """Send, after what already waits."""

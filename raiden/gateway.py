@@ -10,7 +10,8 @@ import functools
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import webob
 
@@ -20,7 +21,7 @@ from raiden.channel_builders import host_path, path
 from raiden.connection import Connection
 from raiden.control import Control
 from raiden.encoding import dumps
-from raiden.heads import Repeated
+from raiden.heads import Heads, Repeated
 from raiden.history import StoreFailed
 from raiden.hosts import Hosts
 from raiden.http import METHODS, HttpError, Json, Request, date, json_bytes, problem, serialize, stream_response
@@ -49,21 +50,20 @@ from raiden.transports import Asked, Opening, Seat
 
 
 class PublishPlan(NamedTuple):
-    """What the head of a JSON publish asks for: what its channel begins with, before its target. Of a head that is
-    aimed at one target, the channel is the plan."""
+    """What the head of a JSON publish asks for, whatever its target is: what its channel begins with."""
 
     prefix: str
 
 
 class SubscriptionPlan:
     """What a head asks for that subscribes, and what makes the session of a request with it. ``poll`` is the long-poll
-    that the last one has begun."""
+    that the last one has begun: others with this very head wait for the same, and get the same answer."""
 
     __slots__ = ("asked", "opening", "poll")
 
     def __init__(self, asked: Asked, opening: Callable[[Seat, Request | Repeated], Opening]) -> None:
-        self.asked = asked
-        self.opening = opening
+        self.asked: Final = asked
+        self.opening: Final = opening
         self.poll: Poll | None = None
 
 
@@ -91,9 +91,12 @@ class Gateway(HttpDoor):
         reserved: Reserved | None = None,
         deflate: bool = True,
         min_peers: int = 0,
+        heads: Heads | None = None,
     ) -> None:
         limits = limits or HttpLimits()
-        super().__init__(listener, stats=stats, limits=limits, allowed_origins=allowed_origins, hosts=hosts)
+        super().__init__(
+            listener, stats=stats, limits=limits, allowed_origins=allowed_origins, hosts=hosts, heads=heads
+        )  # fmt: skip
         self.router = router
         self.channel_builder = channel_builder
         self.reserved = reserved or Reserved()
@@ -125,7 +128,7 @@ class Gateway(HttpDoor):
             messages = [Message(channel, kind, data) for kind, data in payload.payloads(request, self.limits)]
             content_type = request.fields.get("content-type", "")
             batch = payload.is_batch(content_type)
-            if payload.is_json(content_type):
+            if payload.is_json(content_type) and "idempotency-key" not in request.fields:
                 self._keep_plan(request, PublishPlan(channel.removesuffix(name)), for_pages=False)
             self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)
             return None
@@ -133,7 +136,7 @@ class Gateway(HttpDoor):
             channel = self._channel(request)
             self.serve_waiting(connection, request, lambda *_: self._delete(channel))
             return None
-        return self._subscribe(connection, request, [check_subscription(self.channel_builder(request))])
+        return self._subscribe(connection, request, (check_subscription(self.channel_builder(request)),))
 
     def _delete(self, channel: str) -> Answer:
         self.router.clear(channel)
@@ -150,9 +153,9 @@ class Gateway(HttpDoor):
             names = [value for key, value in parameters.query_pairs(request) if key == "channel"]
             if not names:
                 raise HttpError(400, "name what to subscribe to: /-/subscribe?channel=a&channel=b")
-            return self._subscribe(connection, request, [check_subscription(name) for name in dict.fromkeys(names)])
+            return self._subscribe(connection, request, tuple([check_subscription(n) for n in dict.fromkeys(names)]))
         if own == "websocket":
-            return self._subscribe(connection, request, [])
+            return self._subscribe(connection, request, ())
         self.serve_waiting(connection, request, lambda _, request: self.control.serve(request, own))
         return None
 
@@ -160,17 +163,12 @@ class Gateway(HttpDoor):
         return check_channel(self.channel_builder(request))
 
     def serve_again(self, connection: Connection, repeated: Repeated) -> bool:
-        plan = repeated.head.plan
+        plan = self.heads.plan(repeated.head)
         if plan is None or self.draining:
             return False
-        if type(plan) is str:
-            return self._publish_again(connection, repeated, plan)
         if type(plan) is PublishPlan:
-            channel = self._again(plan.prefix, repeated.own)
-            if channel is None:
-                return False
-            repeated.head.plan = channel
-            return self._publish_again(connection, repeated, channel)
+            channel = _channel(self.reserved, plan.prefix, repeated.own)
+            return channel is not None and self._publish_again(connection, repeated, channel)
         if plan.poll is not None and plan.poll.waits:
             # The hot path of long-polls: wait with those that ask for the same.
             connection.become("poll")
@@ -183,23 +181,13 @@ class Gateway(HttpDoor):
             return False
         return True
 
-    def _again(self, prefix: str, target: bytes) -> str | None:
-        """What a POST to this target publishes to, where channels begin with ``prefix``; None if nothing."""
-        if not target or target.startswith(b"/-/") or b"?" in target:
-            return None
-        try:
-            name = unquote(target[1:].decode())
-            return None if self.reserved.has(name) else check_channel(prefix + name)
-        except InvalidChannel:
-            return None
-
     def _keep_plan(self, request: Request, plan: PublishPlan | SubscriptionPlan, *, for_pages: bool) -> None:
         """Remember what a head asks for, if nothing else has a part in that, or in how it is answered. ``for_pages``:
         the answer has what a page's origin asks for."""
         # What the channel_builder of an application looks at, nobody knows.
         simple = self.channel_builder in (path, host_path) and (for_pages or "origin" not in request.fields)
         if request.head is not None and simple:
-            request.head.plan = plan
+            self.heads.keep_plan(request.head, plan)
 
     # Publish.
 
@@ -281,7 +269,7 @@ class Gateway(HttpDoor):
 
     # Subscribe.
 
-    def _subscribe(self, connection: Connection, request: Request, names: list[str]) -> Answer | None:
+    def _subscribe(self, connection: Connection, request: Request, names: tuple[str, ...]) -> Answer | None:
         """One of the four transports; ``names`` is empty for the WebSocket that takes commands."""
         pairs = parameters.query_pairs(request)
         parameters.check(pairs, parameters.SUBSCRIBE)
@@ -291,7 +279,7 @@ class Gateway(HttpDoor):
         wrap, verbatim = parameters.flag(query, "_wrap"), parameters.flag(query, "_raw")
         asked = Asked(
             names, parameters.filters(request, pairs),
-            parameters.starts(request, query, names),
+            MappingProxyType(parameters.starts(request, query, names)),
             len(names) != 1 or names[0].endswith("*") or wrap,
         )  # fmt: skip
         if "_durable" in query and (request.upgrade or asked.filters):
@@ -301,7 +289,8 @@ class Gateway(HttpDoor):
         if request.upgrade:
             opening = functools.partial(
                 transports.socket, asked=asked, agreement=websocket.accept(request, deflate=self.deflate),
-                max_ws_message=self.limits.max_ws_message, max_message=self.limits.max_message,
+                unfinished=self.unfinished, max_ws_message=self.limits.max_ws_message,
+                max_message=self.limits.max_message, timeout=self.limits.request_timeout,
                 max_subscriptions=self.limits.max_subscriptions, session_window=self.limits.session_window,
                 verbatim=verbatim,
             )  # fmt: skip
@@ -336,7 +325,7 @@ class Gateway(HttpDoor):
         self._take_over(connection, request, plan)
 
     def _poll_durably(
-        self, connection: Connection, request: Request, names: list[str], query: dict[str, str], wait: float
+        self, connection: Connection, request: Request, names: tuple[str, ...], query: dict[str, str], wait: float
     ) -> Answer | None:
         """A long-poll of a consumer."""
         if len(names) != 1 or not self.router.keeps(check_channel(names[0])):
@@ -422,6 +411,18 @@ def _told(asked: Asked, beginning: Beginning) -> Told:
     position = joined([beginning.place(name) for name in asked.names])
     recovered = all([beginning.recovered(name) for name in asked.names]) if asked.starts else None
     return Told(position, recovered, beginning.unconfirmed)
+
+
+@functools.lru_cache(1000)
+def _channel(reserved: Reserved, prefix: str, target: bytes) -> str | None:
+    """What a POST to this target publishes to, where channels begin with ``prefix``; None if nothing."""
+    if not target or target.startswith(b"/-/") or b"?" in target:
+        return None
+    try:
+        name = unquote(target[1:].decode())
+        return None if reserved.has(name) else check_channel(prefix + name)
+    except InvalidChannel:
+        return None
 
 
 @functools.lru_cache(1)

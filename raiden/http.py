@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import random
 import time
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any, NamedTuple, TypeAlias
@@ -35,7 +36,7 @@ class HttpError(Exception):
     events.
     """
 
-    fields: dict[str, str] | None = None
+    fields: Mapping[str, str] | None = None
     event = False
 
     def __init__(self, status: int, detail: str, *, close: bool = False, headers: dict[str, str] | None = None) -> None:
@@ -59,11 +60,11 @@ class Request(webob.Request):
         return self.environ["raiden.upgrade"]
 
     @property
-    def raw_headers(self) -> list[tuple[str, str]]:
+    def raw_headers(self) -> Sequence[tuple[str, str]]:
         return self.environ["raiden.headers"]
 
     @property
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> Mapping[str, str]:
         """The header fields by their names in lower case, of repeated ones the last; much faster than `headers`."""
         return self.environ["raiden.fields"]
 
@@ -78,12 +79,8 @@ class Request(webob.Request):
 
     @property
     def websocket_key(self) -> str:
-        """The key of a handshake, and ``rest``, what came behind it."""
+        """The key of a handshake."""
         return self.fields.get("sec-websocket-key", "")
-
-    @property
-    def rest(self) -> bytes:
-        return self.environ["raiden.rest"]
 
     @property
     def http10(self) -> bool:

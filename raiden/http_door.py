@@ -1,8 +1,9 @@
 """The door for HTTP: connections, and their requests, in the order they came.
 
-Watchers call `readable`; requests wait in the connection's queue and are served in order (pipelining). What must wait
-is served in a greenlet. A connection that has subscribed needs none: its `Session` takes over. Answers are webob
-responses; errors are problem+json.
+Watchers call `readable`. A connection's requests are served one after the other (pipelining): what comes behind one
+that is under way waits in the connection's `RequestParser`, as bytes. What must wait is served in a greenlet. A
+connection that has subscribed needs none: its `Session` takes over. Answers are webob responses; errors are
+problem+json.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias, cast
 
 import gevent
 import webob
 
-from raiden.connection import Connection, Gone, Overflow
+from raiden.connection import Connection
 from raiden.door import Door
 from raiden.heads import Heads, Repeated
 from raiden.hosts import Hosts
@@ -28,10 +28,12 @@ from raiden.parser import CONTINUE, RequestParser
 from raiden.refusals import REFUSALS, status_of
 from raiden.sessions import LINGER, Socket, Waiter
 from raiden.stats import Stats
+from raiden.unfinished import SLOW, Unfinished
 
 log = logging.getLogger(__name__)
 
-MAX_PIPELINED = 32
+# So many bytes may wait behind a request that is under way, and those of one more read.
+MAX_PIPELINED = 16384
 
 Answer: TypeAlias = "webob.Response | Json"
 Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"
@@ -43,11 +45,12 @@ class HttpDoor(Door):
 
     def __init__(
         self, listener: socket.socket, *, stats: Stats, limits: HttpLimits, allowed_origins: Sequence[str],
-        hosts: Hosts | None = None,
+        hosts: Hosts | None = None, heads: Heads | None = None,
     ) -> None:  # fmt: skip
         super().__init__(listener, limits, stats, "http")
         self.limits = limits
-        self.heads = Heads()
+        self.heads = heads or Heads()
+        self.unfinished = Unfinished(lambda: limits.max_unfinished)
         self.hosts = hosts or Hosts()
         self.origins = Origins(allowed_origins)
 
@@ -67,7 +70,7 @@ class HttpDoor(Door):
         self.shut()
         started = time.monotonic()
         for connection in list(self.connections):
-            if connection.session is None and not (connection.busy or connection.queue or connection.receiving):
+            if connection.session is None and not (connection.busy or connection.receiving):
                 self._finish(connection)
         subscribers = [connection for connection in self.connections if connection.session is not None]
         for number, connection in enumerate(subscribers):
@@ -85,7 +88,7 @@ class HttpDoor(Door):
     # Connections.
 
     def protocol(self, remote: str) -> RequestParser:
-        return RequestParser(self.limits, remote, self.heads)
+        return RequestParser(self.limits, remote, self.heads, self.unfinished)
 
     def opened(self, connection: Connection) -> None:
         self._wheel.schedule(connection, self.limits.request_timeout)
@@ -101,30 +104,28 @@ class HttpDoor(Door):
             pass  # it did not wait for the answer
 
     def readable(self, connection: Connection) -> None:
+        if connection.overflown and not connection.closing:
+            self._overflow(connection)
+            return
+        data = connection.read()
+        if data is None:
+            self.close(connection)
+            return
         session = connection.session
-        for event in connection.receive():
-            if event is Gone:
-                self.close(connection)
-                return
-            if event is Overflow:
-                self._overflow(connection)
-                return
-            free = connection.session is None and not connection.busy and not connection.queue
-            if free and type(event) is Repeated and self.serve_again(connection, event):
-                continue
-            if session is None or isinstance(session, Waiter):
-                if connection.queue is None:
-                    connection.queue = deque()
-                connection.queue.append(event)
-            elif isinstance(session, Socket):
-                session.received(event)
-            # What follows the request of a stream without end could never be answered.
+        if not data or connection.closing:
+            return
         if isinstance(session, Socket):
+            for event in connection.protocol.feed(data):
+                session.received(event)
             session.settle()
-        elif session is None:
-            self._serve_queue(connection)
-        if connection.queue and len(connection.queue) >= MAX_PIPELINED:
-            connection.pause()
+        elif session is None or isinstance(session, Waiter):
+            parser = _parser(connection)
+            events = parser.feed(data)
+            if session is None and not connection.busy:
+                self._serve_next(connection, events)
+            if parser.waiting >= MAX_PIPELINED:
+                connection.pause()
+        # What follows the request of a stream without end could never be answered.
 
     def _overflow(self, connection: Connection) -> None:
         self.stats.slow_consumers += 1
@@ -142,8 +143,13 @@ class HttpDoor(Door):
         elif connection.busy:
             self._wheel.schedule(connection, self.limits.request_timeout)
         elif connection.receiving:
-            error = HttpError(408, "the request took too long to arrive: send it faster", close=True)
-            error.fields = connection.protocol.fields  # type: ignore[attr-defined]
+            parser = _parser(connection)
+            left = parser.left(self.limits.request_timeout)
+            if left > 0:
+                self._wheel.schedule(connection, left)
+                return
+            error = HttpError(408, SLOW, close=True)
+            error.fields = parser.fields
             self._refuse(connection, error)
         else:
             self._finish(connection)
@@ -154,25 +160,21 @@ class HttpDoor(Door):
 
     # Requests, in the order they came.
 
-    def _serve_queue(self, connection: Connection) -> None:
-        queue = connection.queue
-        while queue and not connection.busy and connection.session is None and not connection.closing:
-            event = queue.popleft()
+    def _serve_next(self, connection: Connection, events: Iterator[object]) -> None:
+        """Serve what has come until a request is under way, or nothing is left that is whole."""
+        for event in events:
             if isinstance(event, Repeated):
-                if self.serve_again(connection, event):
-                    continue
-                event = event.request()
-            if isinstance(event, Request):
+                if not self.serve_again(connection, event):
+                    self.serve(connection, event.request(), self.dispatch)
+            elif isinstance(event, Request):
                 self.serve(connection, event, self.dispatch)
             elif isinstance(event, HttpError):
                 self._refuse(connection, event)
             elif event is CONTINUE:
                 connection.send(CONTINUE_BYTES)
-        if connection.busy or connection.session is not None or connection.closing or connection.closed:
-            return
-        connection.resume()
-        connection.queue = None  # it is empty
-        receiving = not connection.protocol.idle  # type: ignore[attr-defined]
+            if connection.busy or connection.session is not None or connection.closing or connection.closed:
+                return
+        receiving = not _parser(connection).idle
         if not receiving:
             self._wheel.schedule(connection, self.limits.idle_timeout)
         elif not connection.receiving:
@@ -208,8 +210,8 @@ class HttpDoor(Door):
 
     def go_on(self, connection: Connection) -> None:
         connection.busy = False
-        if not connection.closed and connection.session is None:
-            self._serve_queue(connection)
+        if not (connection.closing or connection.closed) and connection.session is None:
+            self.was_answered(connection)
 
     def _refuse(self, connection: Connection, error: HttpError) -> None:
         """Answer what is no whole request, and close."""
@@ -230,7 +232,7 @@ class HttpDoor(Door):
             if request is not None and self._is_plain(request):
                 connection.send(json_bytes(response))
                 if session is not None and not connection.busy:
-                    self._serve_queue(connection)
+                    self.was_answered(connection)
                 return
             response = response.to_response()
         if isinstance(request, Repeated):
@@ -244,7 +246,7 @@ class HttpDoor(Door):
         if not keep_alive:
             self._finish(connection)
         elif session is not None and not connection.busy:
-            self._serve_queue(connection)
+            self.was_answered(connection)
 
     def answer_polls(self, waiters: Iterable[Waiter], answer: Json) -> None:
         """Send the same answer to all of them."""
@@ -264,11 +266,14 @@ class HttpDoor(Door):
 
     def was_answered(self, connection: Connection) -> None:
         """Go on with the next request; the hot path is that nothing of it has come yet."""
-        if connection.queue is None and connection.protocol.idle:  # type: ignore[attr-defined]
+        parser = _parser(connection)
+        if parser.idle:
             connection.receiving = False
             self._wheel.schedule(connection, self.limits.idle_timeout)
-        else:
-            self._serve_queue(connection)
+        elif not connection.closing:
+            self._serve_next(connection, parser.feed(b""))
+            if parser.waiting < MAX_PIPELINED:
+                connection.resume()
 
     def _is_plain(self, request: Request | Repeated) -> bool:
         """Nothing about the answer depends on the request."""
@@ -278,6 +283,11 @@ class HttpDoor(Door):
             return True  # it has a plan
         plain = request.keep_alive and not request.http10 and request.method != "HEAD"
         return plain and "origin" not in request.fields
+
+
+def _parser(connection: Connection) -> RequestParser:
+    """What reads the requests of a connection, which has not become anything else."""
+    return cast(RequestParser, connection.protocol)
 
 
 def refusal(error: Exception) -> HttpError:

@@ -21,6 +21,7 @@ class HttpLimits:
     max_subscriptions: int = 128
     max_outbox: int = 1 << 20
     max_ws_message: int = 1 << 20
+    max_unfinished: int = 1 << 28
     max_wait: float = 120.0
     session_window: float = 120.0
     request_timeout: float = 30.0

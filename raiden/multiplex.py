@@ -133,7 +133,14 @@ class MultiplexSocket(Socket):
             answer()
 
     def tick(self) -> None:
-        if self.session.id is not None and self.websocket.ponged:
+        # Without an answer to the last ping it is not known what of that which went before it has come.
+        if self.websocket.ponged:
+            self._note_places()
+        super().tick()
+
+    def _note_places(self) -> None:
+        """The client has got all that was sent before the last ping; now comes the next one."""
+        if self.session.id is not None:
             self.places.update(self.sent)
             self._keep_later()
         places = {name: self.router.position(name) for name in self.subscriptions} | self.opening
@@ -142,7 +149,6 @@ class MultiplexSocket(Socket):
             # Nothing else tells of what filters hide.
             if self.subscriptions[name].filters and name not in self.opening and told.get(name) != place:
                 self.reply(None, {"channel": name, "cursor": str(place)})
-        super().tick()
 
     def close(self) -> None:
         if self.session.id is not None and self.subscriptions:

@@ -3,13 +3,18 @@
 `RequestParser.feed` yields what the bytes completed: `Request`s, `Repeated` ones among them, `CONTINUE` where the
 client waits for leave to send its body, and as the last thing an `HttpError` where the bytes are no HTTP; then nothing
 more may be fed. llhttp (httptools) parses, in its strict mode; what it leaves open, and every limit, is checked here.
+
+Who takes the events may stop after any. What was not looked at stays as bytes, and no request is made of it before it
+is asked for: a client that sends thousands of requests at once has one of them parsed, and the others cost what they
+are long. To that end llhttp gets no more at once than up to the end of a head or of a body.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import httptools
 
@@ -17,37 +22,54 @@ from raiden.heads import Heads, Repeated
 from raiden.hosts import MAX_LENGTH
 from raiden.http import HttpError, Request, target_environ
 from raiden.limits import HttpLimits
+from raiden.unfinished import FULL, Full, Share, Unfinished
 
 CONTINUE = object()
 # What the bytes that come next belong to.
 _IDLE, _HEAD, _BODY = range(3)
+# The end of a head, and of a body in chunks.
+_END = b"\r\n\r\n"
 
 
 class RequestParser:
-    """The requests of one connection, pipelined or not. ``heads`` are those that all connections share."""
+    """The requests of one connection, pipelined or not. ``heads`` are those that all connections share, ``unfinished``
+    is what they hold of requests that have not come whole."""
 
     __slots__ = (
+        "_at",
         "_body",
         "_body_size",
+        "_data",
         "_events",
         "_fields",
+        "_head_size",
         "_headers",
         "_heads",
+        "_length",
         "_limits",
         "_parser",
         "_remote",
+        "_share",
         "_size",
         "_state",
+        "_unfinished",
         "_url",
     )
 
-    def __init__(self, limits: HttpLimits, remote: str, heads: Heads | None = None) -> None:
+    def __init__(
+        self, limits: HttpLimits, remote: str, heads: Heads | None = None, unfinished: Unfinished | None = None
+    ) -> None:  # fmt: skip
         self._limits = limits
         self._heads = Heads() if heads is None else heads
+        self._unfinished = unfinished or Unfinished()
         self._remote = remote
+        # What was fed, and up to where it was looked at.
+        self._data = b""
+        self._at = 0
         self._events: list[object] = []
         # It is half of what an idle connection would take, and knows whom it calls: it is there amid a request.
         self._parser: httptools.HttpRequestParser | None = None
+        self._share: Share | None = None
         self._state = _IDLE
         self._reset()
 
@@ -55,88 +77,160 @@ class RequestParser:
         self._url = b""
         self._headers: list[tuple[str, str]] = []
         self._fields: dict[str, str] = {}
-        self._body: list[bytes] = []
+        self._body: bytearray | None = None
+        # The length of the body, if the head says so.
+        self._length = 0
         self._size = 0
+        self._head_size = 0
         self._body_size = 0
 
     def forget(self) -> None:
         """Nothing more comes, and what has come is of no use."""
         self._parser = None
+        self._data = b""
+        self._at = 0
+        self._release()
         self._reset()
 
     @property
     def idle(self) -> bool:
         """No request has begun."""
-        return self._state == _IDLE
+        return self._state == _IDLE and not self._data
 
     @property
-    def fields(self) -> dict[str, str] | None:
+    def waiting(self) -> int:
+        """How many bytes were not looked at yet."""
+        return len(self._data) - self._at
+
+    def rest(self) -> bytes:
+        """What came behind the last event, and is not this parser's: nothing more may be fed."""
+        rest = self._data[self._at :]
+        self.forget()
+        return rest
+
+    def left(self, timeout: float) -> float:
+        """For how many seconds the rest of a request may still be waited for, if that is ``timeout`` for a small
+        one."""
+        return 0.0 if self._share is None else self._share.left(timeout)
+
+    @property
+    def fields(self) -> Mapping[str, str] | None:
         """The header fields of the request that is coming; None where its head has not come."""
         return None if self._state == _HEAD else self._fields or None
 
     def feed(self, data: bytes) -> Iterator[object]:
-        """Yield `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for each thing that these bytes complete."""
-        while data:
-            began = self._state == _IDLE
-            if began:
-                found = self._heads.find(data)
-                if found is not None:
-                    head, own, start = found
-                    if head.upgrade:
-                        yield Repeated(head, own, data[start:], self._remote)
-                        return
-                    end = start + head.size
-                    if end <= len(data) and head.size <= self._limits.max_body and len(own) <= self._limits.max_url:
-                        yield Repeated(head, own, data[start:end], self._remote)
-                        data = data[end:]
-                        continue
-            rest = b""
-            parser = self._parser = self._parser or httptools.HttpRequestParser(self)
-            body_size = self._body_size
-            try:
-                parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                rest = data[upgrade.args[0] :]
-                self._finish_upgrade(rest)
-            except httptools.HttpParserError as error:
-                self._events.append(self._refusal(error))
-            if not self._events and (self._state == _HEAD or self._body_size == body_size):
-                self._count(len(data))
-            if self._state == _IDLE:
-                self._parser = None
-            events, self._events = self._events, []
-            if began and events and isinstance(events[0], Request):
-                self._heads.remember(data, events[0])
-            for event in events:
-                if isinstance(event, HttpError) and event.fields is None:
-                    event.fields = self.fields
-                yield event
+        """Take these bytes. Yields `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for each thing that was
+        completed; what was not asked for is yielded the next time. Behind a handshake comes no more: see `rest`."""
+        self._data = self._data[self._at :] + data if self._data else data
+        self._at = 0
+        return self._look()
+
+    def _look(self) -> Iterator[object]:
+        head = b""
+        while True:
+            while self._events:
+                event = self._events.pop(0)
                 if isinstance(event, HttpError):
+                    if event.fields is None:
+                        event.fields = self.fields
+                    yield event
                     return
+                yield event
                 if isinstance(event, Request) and event.upgrade:
                     return
-            data = rest
+            data, at = self._data, self._at
+            if at == len(data):
+                self._data, self._at = b"", 0
+                if self._state == _IDLE:
+                    if self._headers:
+                        self._reset()
+                    return
+                if self._holds():
+                    return
+                self._events.append(HttpError(503, FULL, close=True))
+                continue
+            if self._state == _IDLE:
+                found = self._heads.find(data, at)
+                if found is not None:
+                    known, own, start = found
+                    end = start + known.size
+                    if known.upgrade:
+                        self._at = end
+                        yield Repeated(known, own, b"", self._remote)
+                        return
+                    if end <= len(data) and known.size <= self._limits.max_body and len(own) <= self._limits.max_url:
+                        if end == len(data):
+                            self._data, self._at = b"", 0
+                        else:
+                            self._at = end
+                        yield Repeated(known, own, data[start:end], self._remote)
+                        continue
+            if self._state == _BODY and self._length:
+                end = min(at + self._length - self._body_size, len(data))
+            else:
+                end = data.find(_END, at) + len(_END)
+                if end < len(_END):
+                    end = len(data)
+            piece = data[at:end]
+            if self._state == _IDLE:
+                head = piece if piece.endswith(_END) else b""
+            self._at = end
+            self._parse(piece)
+            if head and self._events and isinstance(self._events[-1], Request):
+                self._heads.remember(head, self._events[-1])
 
-    def _finish_upgrade(self, rest: bytes) -> None:
-        """llhttp stops at an Upgrade, before any body; all but a WebSocket's are ignored (RFC 9110 section 7.8)."""
-        request = self._events[-1] if self._events else None
+    def _parse(self, piece: bytes) -> None:
+        parser = self._parser = self._parser or httptools.HttpRequestParser(self)
+        state, body_size = self._state, self._body_size
+        try:
+            parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._at -= len(piece) - int(upgrade.args[0])
+            self._upgrade(parser)
+        except httptools.HttpParserError as error:
+            self._events.append(self._refusal(error))
+        if not self._events and (self._state == _HEAD or (self._state, self._body_size) == (state, body_size)):
+            self._count(len(piece))
+        if self._state == _IDLE:
+            self._parser = None
+
+    def _holds(self) -> bool:
+        """Whether what has come of a request may wait for the rest."""
+        size = self._head_size + self._size + (0 if self._body is None else len(self._body))
+        try:
+            self._share = self._unfinished.hold(self._share, size)
+        except Full:
+            self._share = None
+            return False
+        return True
+
+    def _release(self) -> None:
+        if self._share is not None:
+            self._share = self._unfinished.hold(self._share, 0)
+
+    def _upgrade(self, parser: httptools.HttpRequestParser) -> None:
+        """llhttp stops behind a head that offers to upgrade, before any body. All offers but a WebSocket's are ignored
+        (RFC 9110 section 7.8): the head is read again without the offer, and the rest of the request behind it."""
+        request = self._events[-1]
         if not isinstance(request, Request):
             return  # refused already
         fields = request.fields
         if request.method == "CONNECT":
             self._events[-1] = HttpError(405, "CONNECT is not served: use GET, POST or DELETE", close=True)
+        elif fields.get("upgrade", "").lower() != "websocket":
+            del self._events[-2 if CONTINUE in self._events[-2:] else -1 :]
+            lines = [f"{name}: {value}" for name, value in request.raw_headers if name.lower() != "upgrade"]
+            start = b"%b %b %b\r\n" % (parser.get_method(), self._url, request.environ["SERVER_PROTOCOL"].encode())
+            self._parser = None
+            self._parse(start + "\r\n".join([*lines, "", ""]).encode("latin-1"))
+        elif request.method != "GET":
+            self._events[-1] = HttpError(405, "a WebSocket handshake is a GET", close=True, headers={"Allow": "GET"})
         elif fields.get("content-length", "0") != "0" or "transfer-encoding" in fields:
-            self._events[-1] = HttpError(400, "a request with a body can't upgrade: leave out Upgrade", close=True)
-        elif fields.get("upgrade", "").lower() == "websocket":
-            if request.method != "GET":
-                self._events[-1] = HttpError(
-                    405, "a WebSocket handshake is a GET", close=True, headers={"Allow": "GET"}
-                )
-            else:
-                request.environ["raiden.upgrade"] = True
-                request.environ["raiden.rest"] = rest
-                request.environ["raiden.keep_alive"] = False  # nothing more will be fed
-        event = self._events[-1]
+            self._events[-1] = HttpError(400, "a WebSocket handshake has no body: leave it out", close=True)
+        else:
+            request.environ["raiden.upgrade"] = True
+            request.environ["raiden.keep_alive"] = False  # nothing more will be fed
+        event = self._events[-1] if self._events else None
         if isinstance(event, HttpError):
             event.fields = fields
 
@@ -188,6 +282,7 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         self._state = _BODY
+        self._head_size = self._body_size
         self._body_size = self._size = 0
         assert self._parser is not None
         version = self._parser.get_http_version()
@@ -220,7 +315,7 @@ class RequestParser:
                 raise HttpError(400, "HTTP/1.0 has no Transfer-Encoding: use Content-Length", close=True)
             if coding.lower() != "chunked":
                 raise HttpError(501, "the only transfer coding served is 'chunked'", close=True)
-        length = int(fields.get("content-length") or 0)
+        length = self._length = int(fields.get("content-length") or 0)
         if length > self._limits.max_body:
             raise self._body_too_large()
         expect = fields.get("expect")
@@ -234,7 +329,9 @@ class RequestParser:
         self._size = 0
         self._body_size += len(body)
         self._check_body()
-        self._body.append(body)
+        if self._body is None:
+            self._body = bytearray()
+        self._body += body
 
     def on_message_complete(self) -> None:
         self._state = _IDLE
@@ -243,6 +340,8 @@ class RequestParser:
             self._fields = {}  # they are the request's now
         except HttpError as error:
             self._events.append(error)
+        self._body = None
+        self._release()
 
     def _check_body(self) -> None:
         if self._body_size > self._limits.max_body:
@@ -254,7 +353,7 @@ class RequestParser:
     def _request(self) -> Request:
         parser = self._parser
         assert parser is not None
-        body = b"".join(self._body)
+        body = b"" if self._body is None else bytes(self._body)
         if b"#" in self._url:
             raise HttpError(400, "a URL is sent without its fragment: write '#' as '%23'", close=True)
         target = _absolute(self._url)[1]
@@ -273,8 +372,8 @@ class RequestParser:
             "wsgi.input": io.BytesIO(body),
             "CONTENT_LENGTH": str(len(body)),
             "raiden.body": body,
-            "raiden.headers": self._headers,
-            "raiden.fields": self._fields,
+            "raiden.headers": tuple(self._headers),
+            "raiden.fields": MappingProxyType(self._fields),
             "raiden.keep_alive": parser.should_keep_alive(),
             "raiden.upgrade": False,
         }

@@ -16,7 +16,8 @@ NO_ICON = Json(204, b"")
 
 
 class Reserved:
-    """``names`` are paths without their first slash, decoded; one that ends in ``*`` stands for all that begin so."""
+    """``names`` are paths without their first slash, decoded; one that ends in ``*`` stands for all that begin so.
+    It does not change."""
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._names = frozenset(name for name in names if not name.endswith("*"))

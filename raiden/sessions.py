@@ -8,7 +8,7 @@ the live messages is sent by `replay`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from raiden import encoding, websocket
@@ -29,6 +29,7 @@ from raiden.recovery import Batch, Beginning, Recovery
 from raiden.router import Router
 from raiden.strict_json import InvalidPayload, json_payload
 from raiden.table import Subscription
+from raiden.unfinished import SLOW
 from raiden.websocket import Closed, WebSocket
 
 # What is said to the peer, and how long it may take to read it (seconds).
@@ -128,7 +129,8 @@ class Lasting(Session):
     __slots__ = ("connection", "in_band", "keepalive", "names", "replayed", "told", "wheel")
 
     def __init__(
-        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand, names: list[str]
+        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
+        names: Sequence[str],
     ) -> None:  # fmt: skip
         super().__init__(router)
         self.connection = connection
@@ -275,7 +277,8 @@ class MergedEvents(Stream):
     __slots__ = ("pending",)
 
     def __init__(
-        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand, names: list[str]
+        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
+        names: Sequence[str],
     ) -> None:  # fmt: skip
         super().__init__(connection, router, wheel, keepalive, in_band, names)
         self.pending = self.connection.pending
@@ -303,7 +306,7 @@ class Poll(Session):
     )  # fmt: skip
 
     def __init__(
-        self, router: Router, wheel: Wheel, wait: float, names: list[str], fields: dict[str, str],
+        self, router: Router, wheel: Wheel, wait: float, names: tuple[str, ...], fields: dict[str, str],
         answer: Callable[[Iterable[Waiter], Json], None], max_bytes: int,
     ) -> None:  # fmt: skip
         super().__init__(router)
@@ -474,7 +477,7 @@ class Socket(Lasting):
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
-        names: list[str], socket: WebSocket, *, max_message: int, verbatim: bool = False,
+        names: Sequence[str], socket: WebSocket, *, max_message: int, verbatim: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(connection, router, wheel, keepalive, in_band, names)
         self.websocket = socket
@@ -512,8 +515,11 @@ class Socket(Lasting):
             self.goodbye(websocket.TRY_LATER, str(outcome))
 
     def tick(self) -> None:
-        if not self.websocket.ponged:
+        if not self.websocket.heard:
             self.goodbye(websocket.PING_TIMEOUT, "no pong: reconnect")
+            return
+        if self.websocket.late:
+            self.goodbye(websocket.POLICY, SLOW)
             return
         position = self.moved()
         if position is not None:

@@ -3,8 +3,8 @@ becomes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, cast
 
 from raiden import accept, encoding, in_band
 from raiden.connection import Connection, Wheel
@@ -15,8 +15,10 @@ from raiden.history import Start
 from raiden.http import Fields, HttpError, Json, Request, add_fields, stream_bytes
 from raiden.in_band import Told
 from raiden.multiplex import MultiplexSocket
+from raiden.parser import RequestParser
 from raiden.router import Router
 from raiden.sessions import Lasting, MergedEvents, Poll, Session, Socket, Stream, Waiter
+from raiden.unfinished import Unfinished
 from raiden.websocket import Agreement, WebSocket
 
 # What must arrive as it is sent: a proxy that compresses it would keep it until there is more (RFC 9110 section 7.7).
@@ -31,11 +33,12 @@ FORMS = {
 
 
 class Asked(NamedTuple):
-    """What a subscriber asks for; ``wrapped``: each message says its channel and cursor."""
+    """What a subscriber asks for; ``wrapped``: each message says its channel and cursor. All who ask so may share
+    it."""
 
-    names: list[str]
+    names: tuple[str, ...]
     filters: Filters
-    starts: dict[str, Start]
+    starts: Mapping[str, Start]
     wrapped: bool
 
 
@@ -114,6 +117,7 @@ def stream(
     session = MergedEvents(*arguments) if is_event and _is_merged(asked) else Stream(*arguments)
 
     def opened(told: Told) -> None:
+        _take_rest(seat.connection)
         session.open(add_fields(stream_bytes(head, http10=http10), told.fields()), told)
 
     return Opening(session, session, "event" if is_event else "stream", encode, opened)
@@ -135,11 +139,12 @@ def poll(
 
 
 def socket(
-    seat: Seat, request: Request | Repeated, *, asked: Asked, agreement: Agreement, max_ws_message: int,
-    max_message: int, max_subscriptions: int, session_window: float, verbatim: bool,
+    seat: Seat, request: Request | Repeated, *, asked: Asked, agreement: Agreement, unfinished: Unfinished,
+    max_ws_message: int, max_message: int, timeout: float, max_subscriptions: int, session_window: float,
+    verbatim: bool,
 ) -> Opening:  # fmt: skip
-    """A WebSocket: the connection speaks its protocol from now on."""
-    core = WebSocket(agreement.deflate, max_message=max_ws_message)
+    """A WebSocket: the connection speaks its protocol once it has begun."""
+    core = WebSocket(agreement.deflate, max_message=max_ws_message, timeout=timeout, unfinished=unfinished)
     encode = encoding.websocket(asked.wrapped, core.deflate, verbatim and bool(asked.names))
     session: Socket
     if asked.names:
@@ -150,12 +155,20 @@ def socket(
         session = MultiplexSocket(
             *seat, core, max_subscriptions=max_subscriptions, session_window=session_window, max_message=max_message
         )
-    seat.connection.protocol = core
 
     def opened(told: Told) -> None:
+        rest = _take_rest(seat.connection)
+        seat.connection.protocol = core
         session.open(add_fields(agreement.answer(request.websocket_key), told.fields()), told)
-        for event in core.feed(request.rest) if request.rest else ():
+        for event in core.feed(rest) if rest else ():
             session.received(event)
         session.settle()
 
     return Opening(session, session, "websocket", encode, opened)
+
+
+def _take_rest(connection: Connection) -> bytes:
+    """What has come behind the last request of a connection, which is none of HTTP's: it is read again."""
+    rest = cast(RequestParser, connection.protocol).rest()
+    connection.resume()
+    return rest

@@ -21,10 +21,11 @@ from websockets.http11 import Request as Handshake
 from websockets.http11 import Response
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
-from websockets.typing import ExtensionParameter
+from websockets.typing import ExtensionParameter, Subprotocol
 from websockets.utils import accept_key
 
 from raiden.http import HttpError, Request, date
+from raiden.unfinished import FULL, Full, Share, Unfinished
 
 
 class _SharedDeflate(ServerPerMessageDeflateFactory):
@@ -41,6 +42,21 @@ class _SharedDeflate(ServerPerMessageDeflateFactory):
 
 
 _DEFLATE = [_SharedDeflate(server_no_context_takeover=True, client_no_context_takeover=True)]
+# How subprotocols begin that are tokens, which no answer says again.
+_TOKEN = "raiden.token."
+
+
+class _Negotiation(ServerProtocol):
+    """The handshake. Of the subprotocols that a client offers, the first is taken: to Raiden they mean nothing, but a
+    browser drops a connection if it has offered some and gets none of them (the WebSockets standard of the WHATWG,
+    section 2, "establish a WebSocket connection")."""
+
+    def __init__(self, deflate: bool) -> None:
+        super().__init__(extensions=_DEFLATE if deflate else None)
+
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        return next((each for each in subprotocols if not each.lower().startswith(_TOKEN)), None)
+
 
 POLICY, INVALID_TEXT, TOO_LARGE, TRY_LATER = 1008, 1007, 1009, 1013
 SLOW_CONSUMER, DRAINING, PING_TIMEOUT, MISSED, CHANNEL_DELETED = 4001, 4002, 4003, 4004, 4504
@@ -75,28 +91,32 @@ class Agreement(NamedTuple):
 def accept(request: Request, *, deflate: bool) -> Agreement:
     """Agree to a handshake; raises HttpError if the request is no valid one."""
     fields = request.fields
-    if len(fields) == len(request.raw_headers) and not request.http10:  # no field is repeated
-        names = ("connection", "upgrade", "sec-websocket-version", "sec-websocket-extensions")
-        agreement = _agree(*[fields.get(name) for name in names], deflate)
+    single = len(fields) == len(request.raw_headers) and not request.http10  # no field is repeated
+    if single and _TOKEN not in fields.get("sec-websocket-protocol", "").lower():
+        agreement = _agree(*[fields.get(name.lower()) for name in _DECISIVE], deflate)
         if agreement is not None and _KEY.fullmatch(fields.get("sec-websocket-key", "")):
             return agreement
     return _negotiate(request, deflate)
 
 
+# The fields that say what a handshake comes to, but for the key.
+_DECISIVE = (
+    "Connection", "Upgrade", "Sec-WebSocket-Version", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol",
+)  # fmt: skip
 # 16 bytes in base64, which end with four bits that are 0 (RFC 4648 section 4).
 _KEY = re.compile("[A-Za-z0-9+/]{21}[AQgw]==")
 
 
 @functools.lru_cache(256)
 def _agree(
-    connection: str | None, upgrade: str | None, version: str | None, extensions: str | None, deflate: bool
-) -> Agreement | None:
+    connection: str | None, upgrade: str | None, version: str | None, extensions: str | None, protocols: str | None,
+    deflate: bool,
+) -> Agreement | None:  # fmt: skip
     """What handshakes with these fields come to; None where they are none. To negotiate takes longer than all else
     about a connection."""
-    named = zip(("Connection", "Upgrade", "Sec-WebSocket-Version", "Sec-WebSocket-Extensions"),
-                (connection, upgrade, version, extensions), strict=True)  # fmt: skip
+    named = zip(_DECISIVE, (connection, upgrade, version, extensions, protocols), strict=True)
     headers = Headers([("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="), *((n, v) for n, v in named if v is not None)])
-    negotiation = ServerProtocol(extensions=_DEFLATE if deflate else None)
+    negotiation = _Negotiation(deflate)
     response = negotiation.accept(Handshake("/", headers, "GET"))
     return _agreement(negotiation, response) if response.status_code == 101 else None
 
@@ -112,7 +132,7 @@ def _agreement(negotiation: ServerProtocol, response: Response) -> Agreement:
 
 
 def _negotiate(request: Request, deflate: bool) -> Agreement:
-    negotiation = ServerProtocol(extensions=_DEFLATE if deflate else None)
+    negotiation = _Negotiation(deflate)
     if request.http10:
         raise HttpError(426, "WebSocket needs HTTP/1.1", close=True, headers={"Upgrade": "websocket"})
     response = negotiation.accept(
@@ -131,18 +151,33 @@ def _negotiate(request: Request, deflate: bool) -> Agreement:
 _PING, _PONG, _PONG_BYTES = b"\x89\x00", b"\x8a\x80", 6
 
 
+# What it takes to inflate a message whose fragments have not all come, in bytes: zlib's state and its window.
+_INFLATER = 40_000
+
+
 class WebSocket:
-    """One connection after the handshake. ``max_message`` is in bytes, counted after inflating. As long as the peer
-    sends nothing but pongs, as subscribers do, there is no `Protocol`: it would be most of what an idle one costs."""
+    """One connection after the handshake. ``max_message`` is in bytes, counted after inflating; a message is `late`
+    after ``timeout`` seconds. ``unfinished`` is what all connections hold of messages that have not come whole. As long
+    as the peer sends nothing but pongs, as subscribers do, there is no `Protocol`: it would be most of what an idle one
+    costs."""
 
-    __slots__ = ("_decoder", "_max_message", "_message", "_pings", "_protocol", "_settings", "_text", "ponged")
+    __slots__ = (
+        "_decoder", "_max_message", "_message", "_pings", "_protocol", "_settings", "_share", "_text", "_timeout",
+        "_unfinished", "heard", "ponged",
+    )  # fmt: skip
 
-    def __init__(self, deflate: Deflate | None, *, max_message: int) -> None:
+    def __init__(
+        self, deflate: Deflate | None, *, max_message: int, timeout: float = 30.0, unfinished: Unfinished | None = None
+    ) -> None:  # fmt: skip
         self._settings = deflate
         self._max_message = max_message
+        self._timeout = timeout
+        self._unfinished = unfinished or Unfinished()
+        self._share: Share | None = None
         self._protocol: Protocol | None = None
         self._pings = b""
-        self.ponged = True
+        # Whether anything has come since the last ping, and whether its answer has: who sends a large frame can't pong.
+        self.heard = self.ponged = True
         self._message: bytearray | bytes = b""
         self._decoder: codecs.IncrementalDecoder | None = None
         self._text = False
@@ -163,6 +198,7 @@ class WebSocket:
 
     def feed(self, data: bytes) -> Iterator[object]:
         """Yield each message, ``str`` or ``bytes``, and as the last thing `Closed`."""
+        self.heard = True
         if self._protocol is None and len(data) == _PONG_BYTES and data.startswith(_PONG):
             self.ponged = True
             return
@@ -179,7 +215,9 @@ class WebSocket:
                     protocol.fail(INVALID_TEXT, "text that is not UTF-8")
                     break
                 if message is not None:
+                    self._release()  # what comes now is of another one
                     yield message
+        self._hold(protocol)
         if not self.open:
             close = protocol.close_rcvd or protocol.close_sent
             yield Closed(close.code if close else 1006)
@@ -189,6 +227,27 @@ class WebSocket:
         if self._protocol is not None:
             self._protocol.parser.close()  # it knows the protocol that knows it
         self._message = b""
+        self._release()
+
+    @property
+    def late(self) -> bool:
+        """A message has begun, and its rest should have come."""
+        return self._share is not None and self._share.left(self._timeout) <= 0
+
+    def _hold(self, protocol: Protocol) -> None:
+        """Count what has come of a message that is not whole; where that is too much, the connection fails."""
+        size = len(protocol.reader.buffer) + len(self._message) if self.open else 0
+        if size and any([isinstance(e, PerMessageDeflate) and e.decode_cont_data for e in protocol.extensions]):
+            size += _INFLATER
+        try:
+            self._share = self._unfinished.hold(self._share, size)
+        except Full:
+            self._share = None
+            protocol.fail(TRY_LATER, FULL)
+
+    def _release(self) -> None:
+        if self._share is not None:
+            self._share = self._unfinished.hold(self._share, 0)
 
     def _assemble(self, frame: Frame) -> str | bytes | None:
         """The message that the frame completes, if it does; raises UnicodeDecodeError at the first bad byte."""
@@ -207,9 +266,11 @@ class WebSocket:
         return data.decode() if self._text else bytes(data)
 
     def ping(self) -> None:
-        """Send a ping; `ponged` tells whether its answer has come."""
-        self.ponged = False
-        self._pings += _PING
+        """Send a ping, unless the last one's answer is still to come; `ponged` tells whether it has come."""
+        self.heard = False
+        if self.ponged:
+            self.ponged = False
+            self._pings += _PING
 
     def close(self, code: int, reason: str) -> None:
         if self.open:

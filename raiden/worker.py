@@ -203,7 +203,6 @@ class HttpWorker(Worker):
     def reload(self, values: dict[str, Any]) -> None:
         """Limits of requests hold at once, those of connections for new ones."""
         super().reload(values)
-        self.gateway.heads.clear()
         for name, value in values.items():
             if name in _LIMITS:
                 setattr(self.gateway.limits, name, value)
@@ -217,6 +216,7 @@ class HttpWorker(Worker):
                 self.gateway.hosts = _hosts(value, self.settings.http_host)
             elif name == "ws_deflate":
                 self.gateway.deflate = value
+        self.gateway.heads.clear()
 
 
 def _hosts(allowed: Sequence[str], address: str) -> Hosts:

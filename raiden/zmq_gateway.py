@@ -69,7 +69,8 @@ class ZmqDoor(Door):
         self._common = common
 
     def protocol(self, remote: str) -> Zmtp:
-        return Zmtp(self.kind, self.peers, lambda: self._common.limits.max_body, self._gate.curve())
+        common = self._common
+        return Zmtp(self.kind, self.peers, lambda: common.limits.max_body, self._gate.curve(), common.unfinished)
 
     def opened(self, connection: Connection) -> None:
         for option, seconds in ((socket.TCP_KEEPIDLE, KEEPALIVE), (socket.TCP_KEEPINTVL, PROBE)):

@@ -15,6 +15,7 @@ from raiden.message import InvalidChannel, check_channel
 from raiden.payload import of_type
 from raiden.router import Router
 from raiden.stats import Stats
+from raiden.unfinished import Unfinished
 from raiden.zmtp import Event
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class ZmqLimits:
     max_outbox: int = 1 << 20
     max_body: int = 1 << 20
     max_message: int = 1 << 20
+    max_unfinished: int = 1 << 28
     zmq_max_topics: int = 1000
 
 
@@ -45,6 +47,7 @@ class Common:
         self.limits = limits
         self.flow = Flow(router.backend)
         self.census = Census(router.backend)
+        self.unfinished = Unfinished(lambda: limits.max_unfinished)
         self._said: dict[str, float] = {}
 
     def say(self, what: str, **extra: str) -> None:

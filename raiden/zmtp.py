@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from raiden.curve import COMMAND as SEALED_COMMAND
 from raiden.curve import Curve, InvalidHandshake, Refused
+from raiden.unfinished import FULL, Full, Share, Unfinished
 
 MORE, LONG, COMMAND = 1, 2, 4
 # What is within CURVE's boxes has MORE too, and another flag for a command (RFC 26).
@@ -154,13 +155,18 @@ def _alike(buffer: bytes, begun: int, at: int, head: bytes, size: int, limit: in
 
 class Zmtp:
     """One connection. It is a socket of the type ``kind`` to clients of the types ``peers``. A message may have
-    ``limit()`` bytes. ``curve`` makes the mechanism, from the metadata that READY tells; None: there are no keys."""
+    ``limit()`` bytes. ``curve`` makes the mechanism, from the metadata that READY tells; None: there are no keys.
+    ``unfinished`` is what all connections hold of messages that have not come whole."""
 
-    __slots__ = ("_buffer", "_curve", "_frames", "_kind", "_limit", "_metadata", "_peers", "_size", "_state")
+    __slots__ = (
+        "_buffer", "_curve", "_frames", "_kind", "_limit", "_metadata", "_peers", "_share", "_size", "_state",
+        "_unfinished",
+    )  # fmt: skip
 
     def __init__(
-        self, kind: bytes, peers: frozenset[bytes], limit: Callable[[], int], curve: Callable[[bytes], Curve] | None
-    ) -> None:
+        self, kind: bytes, peers: frozenset[bytes], limit: Callable[[], int], curve: Callable[[bytes], Curve] | None,
+        unfinished: Unfinished | None = None,
+    ) -> None:  # fmt: skip
         self._kind = kind
         self._peers = peers
         self._limit = limit
@@ -169,6 +175,8 @@ class Zmtp:
         self._buffer = b""
         self._frames: Frames = []
         self._size = 0
+        self._unfinished = unfinished or Unfinished()
+        self._share: Share | None = None
         # Functions, not methods, which would know the connection that knows them.
         self._state: Callable[[Zmtp], Iterator[Event]] = Zmtp._greet
 
@@ -176,6 +184,7 @@ class Zmtp:
         """Nothing more comes, and what has come is of no use."""
         self._buffer = b""
         self._frames = []
+        self._share = self._unfinished.hold(self._share, 0)
 
     @property
     def greeting(self) -> bytes:
@@ -192,6 +201,11 @@ class Zmtp:
             while state is not self._state:
                 state = self._state
                 yield from state(self)
+            self._share = self._unfinished.hold(self._share, len(self._buffer) + self._size)
+        except Full:
+            self._share = None
+            self._state = Zmtp._ignore
+            yield Failed(f"max_unfinished: {FULL}")
         except Refused as error:
             self._state = Zmtp._ignore
             yield Failed(str(error), frame(_command(b"ERROR", b"\x03400"), COMMAND))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from email.utils import parsedate_to_datetime
 
 import pytest
@@ -16,7 +17,7 @@ from raiden.parser import CONTINUE, RequestParser
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n"
 # Of an environ: what is not equal where requests are.
-UNLIKE = ("wsgi.input", "raiden.rest", "raiden.head")
+UNLIKE = ("wsgi.input", "raiden.head")
 SMALL = HttpLimits(max_url=40, max_header=120, max_headers=5, max_body=20)
 
 
@@ -89,7 +90,7 @@ def test_a_request() -> None:
     assert (request.path_info, request.query_string) == ("/a /ä", "b=%26&b")
     assert request.environ["raiden.path"] == "/a%20/%C3%A4"
     assert (request.headers["X-A"], request.content_type) == ("1,2", "text/a")
-    assert request.raw_headers[1:3] == [("X-A", "1"), ("x-a", "2")]
+    assert request.raw_headers[1:3] == (("X-A", "1"), ("x-a", "2"))
     assert request.keep_alive and not request.upgrade and not request.http10
 
 
@@ -160,11 +161,12 @@ def test_heads_that_were_read_before() -> None:
 def test_a_handshake_with_a_known_head() -> None:
     heads = Heads()
     for key in KEYS[:2]:
-        (event,) = RequestParser(HttpLimits(), "a", heads).feed(handshake(key) + b"rest")
+        parser = RequestParser(HttpLimits(), "a", heads)
+        (event,) = parser.feed(handshake(key) + b"rest")
         assert isinstance(event, Repeated) == (key != KEYS[0])
         request = event.request() if isinstance(event, Repeated) else event
         assert isinstance(request, Request) and request.upgrade
-        assert request.environ["raiden.rest"] == b"rest"
+        assert parser.rest() == b"rest" and parser.idle
         assert request.fields["sec-websocket-key"] == request.headers["Sec-WebSocket-Key"] == key
         assert ("Sec-WebSocket-Key", key) in request.raw_headers
 
@@ -273,13 +275,61 @@ def test_upgrades() -> None:
     fields = ("Host: a", "Connection: Upgrade", "Upgrade: WebSocket")
     request = one(head("GET /a HTTP/1.1", *fields) + b"\x81\0")
     assert request.upgrade
-    (whole,) = RequestParser(HttpLimits(), "").feed(head("GET /a HTTP/1.1", *fields) + b"\x81\0")
-    assert isinstance(whole, Request) and whole.environ["raiden.rest"] == b"\x81\0"
+    parser = RequestParser(HttpLimits(), "")
+    (whole,) = parser.feed(head("GET /a HTTP/1.1", *fields) + b"\x81\0")
+    assert isinstance(whole, Request) and whole.upgrade and parser.rest() == b"\x81\0"
     assert refused(head("POST /a HTTP/1.1", *fields)) == 405
     assert refused(head("GET /a HTTP/1.1", *fields, "Content-Length: 1") + b"1") == 400
-    ignored, following = parse(head("GET /a HTTP/1.1", *fields[:2], "Upgrade: h2c") + GET)
-    assert isinstance(ignored, Request) and not ignored.upgrade
-    assert isinstance(following, Request)
+
+
+@pytest.mark.parametrize("offer", ["h2c", "TLS/1.0", "h2c, websocket", "HTTP/3.0"])
+def test_an_offer_to_upgrade_that_is_no_websocket_s_is_ignored(offer: str) -> None:
+    """RFC 9110 section 7.8: the request is served, with its body, and so is what follows."""
+    fields = ("Connection: Upgrade, HTTP2-Settings", f"Upgrade: {offer}", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA")
+    body = b"2\r\n12\r\n1\r\n3\r\n0\r\n\r\n"
+    sized = post(b"1" * 300, *fields)
+    requests = parse(head("GET /a HTTP/1.1", "Host: a", *fields) + sized + chunked(*fields) + body + sized + GET)
+    assert [(r.method, r.raw_body) for r in requests if isinstance(r, Request)] == [
+        ("GET", b""), ("POST", b"1" * 300), ("POST", b"123"), ("POST", b"1" * 300), ("GET", b"")
+    ]  # fmt: skip
+    assert all(isinstance(r, Request) and r.keep_alive and not r.upgrade for r in requests)
+    waits, request = parse(post(b"1", *fields, "Expect: 100-continue"))
+    assert waits is CONTINUE and isinstance(request, Request) and request.raw_body == b"1"
+    old = one(head("POST / HTTP/1.0", "Content-Length: 1", *fields[:2]) + b"1")
+    assert old.http10 and old.raw_body == b"1"
+    assert refused(post(b"1" * 21, *fields[:2]), SMALL) == 413
+
+
+def test_what_is_not_asked_for_stays_as_bytes() -> None:
+    """Of thousands of pipelined requests, one is made at a time."""
+    data = GET * 2000
+    parser = RequestParser(HttpLimits(), "", Heads(0))
+    tracemalloc.start()
+    try:
+        for number in range(2000):
+            event = next(parser.feed(b"" if number else data))
+            assert isinstance(event, Request) and parser.waiting == len(data) - (number + 1) * len(GET)
+            assert tracemalloc.get_traced_memory()[0] < 2 * len(data)
+    finally:
+        tracemalloc.stop()
+    assert list(parser.feed(b"")) == [] and parser.idle
+
+
+def test_a_body_takes_what_it_is_long() -> None:
+    """Also in the smallest chunks, and nothing of it once it was taken."""
+    parser, size = RequestParser(HttpLimits(), ""), 200_000
+    list(parser.feed(chunked()))
+    tracemalloc.start()
+    try:
+        for _ in range(size // 2000):
+            assert list(parser.feed(b"2\r\n12\r\n" * 1000)) == []
+        assert tracemalloc.get_traced_memory()[0] < 1.5 * size
+        (request,) = parser.feed(b"0\r\n\r\n")
+        assert isinstance(request, Request) and request.raw_body == b"12" * (size // 2)
+        del request
+        assert tracemalloc.get_traced_memory()[0] < 0.1 * size
+    finally:
+        tracemalloc.stop()
 
 
 def test_white_space_around_values_is_none_of_theirs() -> None:

@@ -12,6 +12,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import Protocol, Side, State
+from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from raiden import websocket
@@ -233,6 +234,23 @@ def test_a_smaller_window_of_the_server_is_declined(bits: int | None, agreed: bo
 
 
 @pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        ([], None), (["json"], "json"), (["json", "v1"], "json"), (["v1", "json"], "v1"),
+        (["raiden.token.SECRET", "raiden"], "raiden"), (["Raiden.Token.SECRET"], None),
+    ],
+)  # fmt: skip
+def test_a_subprotocol_that_the_client_offers_is_taken(offered: list[str], chosen: str | None) -> None:
+    """The first, but never one that is a token. A browser wants one of its own."""
+    protocols = [Subprotocol(each) for each in offered] or None
+    for _ in range(2):
+        client = ClientProtocol(parse_uri("ws://a/b"), subprotocols=protocols)
+        response, _ = handshake(client)
+        assert client.state is State.OPEN and client.subprotocol == chosen
+        assert "SECRET" not in str(response.headers)
+
+
+@pytest.mark.parametrize(
     ("change", "status"),
     [((b"Version: 13", b"Version: 8"), 400), ((b"Sec-WebSocket-Key", b"X"), 400), ((b"HTTP/1.1", b"HTTP/1.0"), 426)],
 )
@@ -257,7 +275,7 @@ def test_handshakes_are_what_the_library_makes_of_them() -> None:
             None, "permessage-deflate", "permessage-deflate; client_max_window_bits", "x%d, permessage-deflate", ";",
             "permessage-deflate; server_max_window_bits=9", "permessage-deflate; nonsense=1",
         ],
-        "Sec-WebSocket-Protocol": [None, "chat"],
+        "Sec-WebSocket-Protocol": [None, "chat", "a, b", "raiden.token.x, b%d", "Raiden.Token.x", ""],
         "X": [None, "1"],
     }  # fmt: skip
     rng = random.Random(1)

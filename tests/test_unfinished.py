@@ -1,0 +1,129 @@
+"""What has not come whole: how much of it a worker holds, and for how long."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+
+import pytest
+
+from tests.daemons import Daemon, memory, wait_for
+from tests.data.malformed import HOST, JSON, KEY, POST, VERSION, head, websocket
+from tests.zeromq import GREETING, ready
+
+# Six clients hold so much of something that has not come whole; that is too much for all of them together.
+PART, MOST, CLIENTS = 150_000, 500_000, 6
+
+# What opens it, which is answered, and how something begins that is larger.
+BEGINNINGS = {
+    "body": (b"", head(POST, HOST, JSON, f"Content-Length: {2 * PART}")),
+    "chunk": (b"", head(POST, HOST, JSON, "Transfer-Encoding: chunked") + b"%x\r\n" % (2 * PART)),
+    "frame": (websocket(KEY, VERSION), b"\x81\xff" + (2 * PART).to_bytes(8, "big") + bytes(4)),
+    "fragment": (websocket(KEY, VERSION), b"\x01\xff" + PART.to_bytes(8, "big") + bytes(4)),
+    "zeromq": (GREETING + ready(b"PUSH"), b"\2" + (2 * PART).to_bytes(8, "big")),
+}
+
+
+@pytest.fixture
+def clients() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def begin(node: Daemon, kind: str) -> socket.socket:
+    """A client that has sent a part of something."""
+    if kind == "zeromq":
+        host, port = node.doors()["PUSH"].removeprefix("tcp://").rsplit(":", 1)
+        sock = socket.create_connection((host, int(port)), 20)
+    else:
+        sock = node.connect()
+    opening, beginning = BEGINNINGS[kind]
+    if opening:
+        sock.sendall(opening)
+        sock.recv(4096)
+    with suppress(ConnectionError):
+        sock.sendall(beginning + b"x" * PART)
+    return sock
+
+
+def said(sock: socket.socket) -> bytes:
+    """All that has come so far, or b'closed'."""
+    sock.setblocking(False)
+    try:
+        return sock.recv(65536) or b"closed"
+    except BlockingIOError:
+        return b""
+    except ConnectionError:
+        return b"closed"
+
+
+@pytest.mark.parametrize("kind", BEGINNINGS)
+def test_what_all_hold_together_is_bounded(start: Callable[..., Daemon], clients: ExitStack, kind: str) -> None:
+    node = start(zmq_push_port=0, max_unfinished=MOST)
+    socks = [clients.enter_context(closing(begin(node, kind))) for _ in range(CLIENTS)]
+    answers = wait_for(lambda: [answer for answer in map(said, socks) if answer], "one is refused")
+    if kind in ("body", "chunk"):
+        assert answers[0].startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: " in answers[0]
+    elif kind == "zeromq":
+        assert answers[0] == b"closed" or answers[0].startswith(b"\x04\x1a\x05READY")
+        wait_for(lambda: "max_unfinished" in node.log(), "the log says so")
+    else:
+        assert answers[0][:1] == b"\x88" and answers[0][2:4] == (1013).to_bytes(2, "big")
+    assert node.request("GET", "/-/health")[0] == 200
+    clients.close()
+    # It is given back.
+    status = wait_for(lambda: node.post_json("/a", "x" * PART)[0] == 200, "there is room again")
+    assert status
+
+
+@pytest.mark.parametrize("kind", ["frame", "fragment"])
+def test_a_message_that_has_begun_must_come(start: Callable[..., Daemon], clients: ExitStack, kind: str) -> None:
+    """However many pongs come meanwhile. Another one, whose bytes come slowly, but do, is taken; amid a frame, its
+    client can't pong."""
+    node = start(request_timeout=1.0, keepalive=0.5)
+    opening, beginning = BEGINNINGS[kind]
+    stalled, slow = (clients.enter_context(closing(node.connect())) for _ in range(2))
+    for sock in (stalled, slow):
+        sock.sendall(opening)
+        sock.recv(4096)
+    stalled.sendall(b"\x01\x81\0\0\0\0x")
+    left = 2 * PART if kind == "frame" else PART
+    # These buy 20 seconds.
+    slow.sendall(beginning + b"x" * 80_000)
+    left -= 80_000
+    answers = b""
+
+    def closed() -> bool:
+        nonlocal answers, left
+        with suppress(ConnectionError):
+            stalled.sendall(b"\x8a\x80\0\0\0\0")
+        slow.sendall(b"x" * min(left, 10))
+        left -= min(left, 10)
+        answers += said(stalled)
+        return b"\x88" in answers
+
+    began = time.monotonic()
+    wait_for(closed, "the stalled one is closed")
+    assert time.monotonic() - began >= 1.0
+    at = answers.index(b"\x88")
+    assert answers[at + 2 : at + 4] == (1008).to_bytes(2, "big")
+    slow.sendall(b"x" * left + (b"" if kind == "frame" else b"\x80\x80\0\0\0\0"))
+    # It subscribes to the channel, too.
+    wait_for(lambda: b"x" * 1000 in said(slow), "its message has come")
+
+
+def test_pipelined_requests_wait_as_bytes(start: Callable[..., Daemon], clients: ExitStack) -> None:
+    """Behind a long-poll, 30 clients send 120 KB of small requests each."""
+    node = start()
+    poll = b"GET /a?_wait=30 HTTP/1.1\r\nHost: a\r\n\r\n"
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nX: %d\r\n\r\n"
+    worker = node.workers()["worker 0"]
+    before = memory(worker)
+    socks = [clients.enter_context(closing(node.connect())) for _ in range(30)]
+    for number, sock in enumerate(socks):
+        sock.sendall(poll + b"".join([request % (1000 * number + each) for each in range(3000)]))
+    wait_for(lambda: node.json("/-/channels")["channels"]["a"]["subscribers"] == 30, "all wait")
+    assert node.request("GET", "/-/health")[0] == 200
+    assert memory(worker) - before < 30 * 200_000
