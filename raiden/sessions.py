@@ -306,7 +306,7 @@ class Poll(Session):
     )  # fmt: skip
 
     def __init__(
-        self, router: Router, wheel: Wheel, wait: float, names: tuple[str, ...], fields: dict[str, str],
+        self, router: Router, wheel: Wheel, wait: float, names: Sequence[str], fields: dict[str, str],
         answer: Callable[[Iterable[Waiter], Json], None], max_bytes: int,
     ) -> None:  # fmt: skip
         super().__init__(router)
