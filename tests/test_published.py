@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,9 @@ import zmq
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from raiden.history import Append, StoreFailed
+from raiden.history.client import MAX_WAITING_BYTES, OVERHEAD, History
+from raiden.message import Kind
 from raiden.payload import WRAPPING
 from raiden.strict_json import MAX_DEPTH
 from tests.daemons import Daemon, Stream, wait_for
@@ -59,7 +63,7 @@ def req(clients: Clients) -> Socket:
 @pytest.fixture
 def channel() -> str:
     """A short name that no other test uses."""
-    return f"channel-{next(_numbers)}"
+    return f"channel-{next(_numbers)}-"
 
 
 def history(node: Daemon, channel: str) -> list[Any]:
@@ -88,11 +92,11 @@ def history(node: Daemon, channel: str) -> list[Any]:
 def test_a_text_has_the_charset_that_its_type_says(
     node: Daemon, clients: Clients, push: Socket, req: Socket, channel: str, content_type: str, body: bytes, text: str
 ) -> None:
+    sub = clients.sub(channel)
     assert node.request("POST", f"/{channel}", body, {"Content-Type": content_type})[0] == 200
     assert ask(req, "publish", channel, body, content_type)[0] == b"200"
-    sub = clients.sub(channel)
     push.send_multipart([channel.encode(), body, content_type.encode()])
-    assert payloads(sub, 1) == [text.encode()]
+    assert payloads(sub, 3) == [text.encode()] * 3
     assert history(node, channel) == [text] * 3
 
 
@@ -191,8 +195,8 @@ def test_json_is_what_was_written_by_every_door(
         assert "cursor" in client.reply(1)
         assert ask(req, "publish", channel, data)[0] == b"200"
         push.send_multipart([channel.encode(), data])
-        with connect(f"ws://127.0.0.1:{node.port}/{channel}") as socket:
-            socket.send(body)
+        with connect(f"ws://127.0.0.1:{node.port}/{channel}") as ws:
+            ws.send(body)
         assert [stream.line() for _ in range(6)] == [data] * 6
         assert payloads(sub, 6) == [data] * 6
     if '"team":"red"' in body:
@@ -250,6 +254,23 @@ def test_a_batch_has_a_number_of_messages(node: Daemon) -> None:
     assert set(history(node, "batch")) == {1}
 
 
+def test_small_messages_that_wait_for_the_history_count_for_more_than_their_payloads(tmp_path: Path) -> None:
+    """A process that does not answer: no more is asked than has a bound in bytes of memory."""
+    address = str(tmp_path / "history")
+    batch = Append("a", [(Kind.JSON, b"1", 0)] * 10_000)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        line = History(address)
+        try:
+            with pytest.raises(StoreFailed, match="too much to do"):
+                for _ in range(100):
+                    line.append([batch], lambda outcome: None)
+            assert line.waiting * 10_000 * OVERHEAD <= MAX_WAITING_BYTES
+        finally:
+            line.close()
+
+
 def test_a_form_has_a_number_of_fields(node: Daemon, channel: str) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     assert node.request("POST", f"/{channel}", "&".join(["a=1"] * 10_000), form)[0] == 200
@@ -290,32 +311,32 @@ def test_whatever_is_taken_can_be_received_by_clients_that_take_a_mebibyte(
             assert json.loads(client.ws.recv(20))["error"]["code"] == 413
     else:
         opcode = content_type == "text/plain"
-        with connect(f"ws://127.0.0.1:{node.port}{path}") as socket:
-            socket.send(bad, text=opcode)
+        with connect(f"ws://127.0.0.1:{node.port}{path}") as ws:
+            ws.send(bad, text=opcode)
             with pytest.raises(ConnectionClosed) as closed:
-                socket.recv(20)
+                ws.recv(20)
             assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
     node.request("POST", path, b'"after"', JSON)
-    with connect(f"ws://127.0.0.1:{node.port}{path}?_wrap=1&_since=earliest") as socket:
-        got = data_of(socket)
+    with connect(f"ws://127.0.0.1:{node.port}{path}?_wrap=1&_since=earliest") as ws:
+        got = data_of(ws)
         assert got[-1] == "after" and len(str(got[0])) > 100_000
-    with connect(f"ws://127.0.0.1:{node.port}/-/websocket") as socket:
+    with connect(f"ws://127.0.0.1:{node.port}/-/websocket") as ws:
         for command in ({"since": "earliest"}, {"since": "earliest", "durable": "d" * 128}):
-            socket.send(json.dumps({"id": 1, "cmd": "subscribe", "channel": channel, **command}))
-            assert data_of(socket) == got
+            ws.send(json.dumps({"id": 1, "cmd": "subscribe", "channel": channel, **command}))
+            assert data_of(ws) == got
 
 
 def test_a_page_of_history_is_no_larger_than_a_message_may_be(node: Daemon, channel: str) -> None:
     values = [f"{n}" + "x" * 400_000 for n in range(5)]
     for value in values:
         node.post_json(f"/{channel}", value)
-    with connect(f"ws://127.0.0.1:{node.port}/-/websocket") as socket:
+    with connect(f"ws://127.0.0.1:{node.port}/-/websocket") as ws:
         for name, step in (("since", 1), ("before", -1)):
             got: list[str] = []
             place, more = None, True
             while more:
-                socket.send(json.dumps({"id": "i" * 253, "cmd": "history", "channel": channel, name: place}))
-                page = json.loads(socket.recv(20))
+                ws.send(json.dumps({"id": "i" * 253, "cmd": "history", "channel": channel, name: place}))
+                page = json.loads(ws.recv(20))
                 found = page["messages"]
                 assert 1 <= len(found) <= 2
                 more, place = page["more"], found[-1 if step == 1 else 0]["cursor"]
@@ -324,11 +345,11 @@ def test_a_page_of_history_is_no_larger_than_a_message_may_be(node: Daemon, chan
             assert got == values
 
 
-def data_of(socket: ClientConnection) -> list[Any]:
+def data_of(ws: ClientConnection) -> list[Any]:
     """Of the next five messages, without what is told besides."""
     got: list[Any] = []
     while len(got) < 5:
-        frame = json.loads(socket.recv(20))
+        frame = json.loads(ws.recv(20))
         got += [frame["data"]] if "data" in frame else []
     return got
 
