@@ -87,6 +87,8 @@
 # max_connections_per_address = 15000
 # Subscriptions per connection; also channels of one publish. [reload]
 # max_subscriptions = 128
+# Of durable subscriptions, per worker. [reload]
+# max_consumers = 2000
 # Channels and patterns that a worker carries. [reload]
 # max_channels = 100000
 # Of the names that a worker carries; the backbones take 130 to 180 times as much. [reload]

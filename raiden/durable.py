@@ -1,8 +1,8 @@
 """Durable subscriptions: consumers that share a channel's messages under one name, and acknowledge them.
 
 The place of a durable, and which messages are claimed until when, is in the store, for all nodes. A `Consumer` claims
-messages for one connection. New ones wake it, by a subscription like any other; what others did not acknowledge in time
-it finds by asking now and then. What it has claimed and was not acknowledged, it gives back when it ends.
+messages for one connection, when the durable's bell calls it (`raiden.bell`). What it has claimed and was not
+acknowledged, it gives back when it ends.
 """
 
 from __future__ import annotations
@@ -17,21 +17,13 @@ from gevent.event import Event
 
 from raiden import encoding
 from raiden.backend import NotInForce
-from raiden.encoding import Encoding
+from raiden.bell import LOOK, Bell, Bells
 from raiden.history import Gap, StoreFailed
 from raiden.history.client import History
 from raiden.message import Cursor, Message
 from raiden.parameters import Durable
-from raiden.router import Router
-from raiden.table import Subscription
 
 log = logging.getLogger(__name__)
-
-# Seconds between looks for what others did not acknowledge.
-LOOK = 1.0
-
-# What a consumer is woken by has no content.
-_KNOCK = Encoding("knock", lambda message: b"")
 
 
 class Claim(NamedTuple):
@@ -43,43 +35,41 @@ class Claim(NamedTuple):
 
 class Consumer:
     """Claims messages of ``channel`` for the durable subscription ``name``, at most ``window`` that are not
-    acknowledged, each for ``ack_wait`` seconds. A durable that is new begins at ``since`` (None: now)."""
-
-    lasts = False
+    acknowledged, each for ``ack_wait`` seconds. A durable that is new begins at ``since`` (None: now). Raises
+    TooManyConsumers and TooManyChannels."""
 
     def __init__(
-        self, router: Router, channel: str, name: str, *, window: int, ack_wait: float,
+        self, bells: Bells, channel: str, name: str, *, window: int, ack_wait: float,
         since: Cursor | None = None,
     ) -> None:  # fmt: skip
-        history = router.backend.history
+        history = bells.router.backend.history
         assert history is not None
-        self.pending: list[bytes] = []
         self._history: History = history
-        self._router = router
+        self._router = bells.router
         self._channel = channel
         self._name = name
         self._window = window
         self.ack_wait = ack_wait
         self._since = since
         self._claimed: dict[Cursor, tuple[int, float]] = {}
-        self._made = self._in_force = False
-        self._wake = Event()
-        self._subscription: Subscription | None = router.subscribe(channel, self, self, _KNOCK)
-        router.attach(self._subscription)
+        self._made = self._in_force = self._called = False
+        self.wake = Event()
+        self._bell: Bell | None = bells.enter(self, channel, name)
 
     @property
     def over(self) -> bool:
         """It claims no more: it was ended, or the channel was deleted."""
-        return self._subscription is None
+        return self._bell is None
 
     def claim(self, limit: int | None = None) -> tuple[list[Claim], Gap | None]:
         """What there is now, and what is lost; waits for the history, raises StoreFailed. With ``limit`` 0, the durable
         is there for sure, and nothing is claimed."""
-        self._forget_late()
-        room = max(0, self._window - len(self._claimed))
+        room = self._room()
         limit = room if limit is None else min(room, limit)
         if limit == 0 and self._made:
+            self._pass_on()
             return [], None
+        self._called = False
         deadline = time.monotonic() + self.ack_wait
         records, epoch, gap = self._history.claim(self._channel, self._name, limit, self.ack_wait, self._since)
         self._made = True
@@ -87,22 +77,29 @@ class Consumer:
         for message, attempt in claims:
             assert message.cursor is not None
             self._claimed[message.cursor] = attempt, deadline
-        if self.over:
+        if self._bell is None:
             self._give_back()
             return [], None
+        if limit and len(claims) == limit:
+            self._bell.ring()  # there may be more than this one may have
         return claims, gap
+
+    def _room(self) -> int:
+        self._forget_late()
+        return max(0, self._window - len(self._claimed))
 
     def claim_within(self, seconds: float, enough: Callable[[], bool]) -> tuple[list[Claim], Gap | None]:
         """What there is within so many seconds, or until ``enough``."""
         deadline = time.monotonic() + seconds
         claims, gap = self.claim()
         while self._window and not (claims or gap or self.over or enough() or time.monotonic() >= deadline):
-            self.wait(deadline - time.monotonic())
-            claims, gap = self.claim()
+            if self.wait(min(deadline - time.monotonic(), LOOK)):
+                claims, gap = self.claim()
         return claims, gap
 
-    def wait(self, timeout: float = LOOK) -> None:
-        """Wait until there may be something to claim, at most so many seconds."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until there may be something to claim, or it is over, at most so many seconds (None: for as long as that
+        takes). Whether there may be something."""
         if not self._in_force:
             # From here on new messages wake it; what came before may be there now.
             try:
@@ -111,9 +108,18 @@ class Consumer:
                 pass  # the look now and then finds them
             else:
                 self._in_force = True
-                return
-        self._wake.wait(min(timeout, LOOK))
-        self._wake.clear()
+                return True
+        if not self._room():
+            # Only its own client makes room, or time does.
+            self.wake.wait(LOOK if timeout is None else timeout)
+            self.wake.clear()
+            return True
+        while self._bell is not None and not self._called:
+            self.wake.clear()
+            self._bell.wait(self, timeout)
+            if timeout is not None:
+                break
+        return self._called
 
     def acknowledge(self, cursors: Sequence[Cursor]) -> list[Cursor]:
         """Be done with messages; those that were this consumer's to acknowledge. Waits; raises StoreFailed."""
@@ -123,19 +129,27 @@ class Consumer:
         )
         for cursor in mine:
             self._claimed.pop(cursor, None)
-        self._wake.set()
+        self.wake.set()
         return done
 
     def end(self, *, release: bool = True) -> None:
         """Claim no more, and give back what is not acknowledged, or leave it to be acknowledged by others."""
-        if self._subscription is not None:
-            self._router.unsubscribe(self._subscription)
-            self._subscription = None
-            self._wake.set()
+        bell = self._bell
+        if bell is not None:
+            self._pass_on()
+            self._bell = None
+            bell.leave(self)
+            self.wake.set()
             if self._claimed and release:
-                gevent.spawn(self._give_back)
+                gevent.spawn(self._give_back, bell)
 
-    def _give_back(self) -> None:
+    def _pass_on(self) -> None:
+        """It was called, and has no use for that."""
+        if self._called and self._bell is not None:
+            self._called = False
+            self._bell.ring()
+
+    def _give_back(self, bell: Bell | None = None) -> None:
         claims = [(cursor, attempt) for cursor, (attempt, _) in self._claimed.items()]
         self._claimed.clear()
         try:
@@ -145,37 +159,37 @@ class Consumer:
         except StoreFailed as error:
             # They come again when their time is over.
             log.warning("claims were not given back", extra={"channel": self._channel, "reason": str(error)})
+            return
+        if bell is not None:
+            bell.ring()
 
     def _forget_late(self) -> None:
         now = time.monotonic()
         for cursor in [cursor for cursor, (_, deadline) in self._claimed.items() if deadline <= now]:
             del self._claimed[cursor]
 
-    # What a router wants of a sink and of the holder of a subscription.
+    # What a bell wants of who waits for it.
 
-    def flush(self) -> None:
-        self.pending.clear()
-        self._wake.set()
+    def called(self) -> None:
+        self._called = True
+        self.wake.set()
 
-    def ended(self, subscription: Subscription) -> None:
-        self._subscription = None
-        self._wake.set()
-
-    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        self._wake.set()
+    def ended(self) -> None:
+        self._bell = None
+        self.wake.set()
 
 
 def poll(
-    router: Router, channel: str, asked: Durable, wait: float, *, gone: Callable[[], bool], enough: Callable[[], bool]
+    bells: Bells, channel: str, asked: Durable, wait: float, *, gone: Callable[[], bool], enough: Callable[[], bool]
 ) -> bytes | None:
     """Acknowledge what is asked for, then claim messages, or wait ``wait`` seconds for some, at most until ``enough``
     or ``gone``: then what nobody will hear of is given back. Returns the answer as JSON, or None where there is
-    nothing; raises StoreFailed."""
-    history = router.backend.history
+    nothing; raises StoreFailed, TooManyConsumers and TooManyChannels."""
+    history = bells.router.backend.history
     assert history is not None
     if asked.acks:
         acknowledge(history, channel, asked.name, [(cursor, 0) for cursor in asked.acks])
-    consumer = Consumer(router, channel, asked.name, window=asked.limit, ack_wait=asked.ack_wait, since=asked.since)
+    consumer = Consumer(bells, channel, asked.name, window=asked.limit, ack_wait=asked.ack_wait, since=asked.since)
     try:
         claims, gap = consumer.claim_within(wait, lambda: gone() or enough())
     finally:

@@ -17,6 +17,7 @@ import webob
 
 from raiden import durable, page, parameters, payload, strict_json, transports, websocket
 from raiden.backend import NotInForce
+from raiden.bell import Bells
 from raiden.channel_builders import host_path, path
 from raiden.connection import Connection
 from raiden.control import Control
@@ -101,6 +102,7 @@ class Gateway(HttpDoor):
         self.channel_builder = channel_builder
         self.reserved = reserved or Reserved()
         self.deflate = deflate
+        self._bells = Bells(router, self.limits)
         self.control = Control(router, stats, min_peers=min_peers)
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
@@ -290,7 +292,7 @@ class Gateway(HttpDoor):
             opening = functools.partial(
                 transports.socket, asked=asked, agreement=websocket.accept(request, deflate=self.deflate),
                 unfinished=self.unfinished, max_ws_message=self.limits.max_ws_message,
-                max_message=self.limits.max_message, timeout=self.limits.request_timeout,
+                max_message=self.limits.max_message, timeout=self.limits.request_timeout, bells=self._bells,
                 max_subscriptions=self.limits.max_subscriptions, session_window=self.limits.session_window,
                 verbatim=verbatim,
             )  # fmt: skip
@@ -339,7 +341,7 @@ class Gateway(HttpDoor):
 
         def answer(connection: Connection, request: Request) -> Answer:
             body = durable.poll(
-                self.router, names[0], asked, wait, gone=lambda: connection.closed, enough=lambda: self.draining
+                self._bells, names[0], asked, wait, gone=lambda: connection.closed, enough=lambda: self.draining
             )
             response = webob.Response(status=204, content_type=None)
             if body is not None:

@@ -19,6 +19,7 @@ class HttpLimits:
     max_connections: int = 15_000
     max_connections_per_address: int = 15_000
     max_subscriptions: int = 128
+    max_consumers: int = 2000
     max_outbox: int = 1 << 20
     max_ws_message: int = 1 << 20
     max_unfinished: int = 1 << 28

@@ -21,6 +21,7 @@ import gevent
 
 from raiden import commands, encoding, in_band
 from raiden.backend import NotInForce
+from raiden.bell import Bells
 from raiden.commands import CommandError
 from raiden.connection import Connection, Wheel
 from raiden.durable import Claim, Consumer
@@ -61,16 +62,17 @@ class MultiplexSocket(Socket):
     """A WebSocket that takes commands. ``session_window`` is for how many seconds its session can be resumed."""
 
     __slots__ = (
-        "consumers", "max_subscriptions", "opening", "places", "sent", "session", "session_window", "waiting",
+        "bells", "consumers", "max_subscriptions", "opening", "places", "sent", "session", "session_window", "waiting",
     )  # fmt: skip
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket, *,
-        max_subscriptions: int, session_window: float, max_message: int,
+        bells: Bells, max_subscriptions: int, session_window: float, max_message: int,
     ) -> None:  # fmt: skip
         super().__init__(
             connection, router, wheel, keepalive, in_band.websocket(True), [], socket, max_message=max_message
         )
+        self.bells = bells
         self.max_subscriptions = max_subscriptions
         self.session_window = session_window
         self.waiting = 0
@@ -318,7 +320,7 @@ class MultiplexSocket(Socket):
         if len(self.subscriptions) + len(self.consumers) >= self.max_subscriptions:
             raise CommandError(403, f"at most {self.max_subscriptions} subscriptions on a connection")
         consumer = Consumer(
-            self.router, name, durable,
+            self.bells, name, durable,
             window=commands.number_of(command, "window", WINDOW, 1, MAX_WINDOW),
             ack_wait=commands.number_of(command, "ack_wait", ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT),
             since=EARLIEST if command.get("since") == "earliest" else commands.cursor_of(command, "since"),

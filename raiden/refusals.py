@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raiden.auth import Forbidden
 from raiden.backend import BackboneFull, NotInForce
+from raiden.bell import TooManyConsumers
 from raiden.filters import InvalidFilters
 from raiden.history import StoreFailed
 from raiden.message import InvalidChannel
@@ -14,7 +15,8 @@ from raiden.table import TooManyChannels
 
 _STATUS: dict[type[Exception], int] = {
     InvalidChannel: 400, InvalidFilters: 400, InvalidPayload: 400, TooLarge: 413, Forbidden: 403, BackboneFull: 503,
-    NotInForce: 503, StoreFailed: 503, TooManyChannels: 503, TooManyQuestions: 503,
+    NotInForce: 503, StoreFailed: 503, TooManyChannels: 503, TooManyConsumers: 503,
+    TooManyQuestions: 503,
 }  # fmt: skip
 # What can be refused so; the text says what to do.
 REFUSALS = tuple(_STATUS)

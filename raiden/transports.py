@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, cast
 
 from raiden import accept, encoding, in_band
+from raiden.bell import Bells
 from raiden.connection import Connection, Wheel
 from raiden.encoding import Encoding
 from raiden.filters import Filters
@@ -140,8 +141,8 @@ def poll(
 
 def socket(
     seat: Seat, request: Request | Repeated, *, asked: Asked, agreement: Agreement, unfinished: Unfinished,
-    max_ws_message: int, max_message: int, timeout: float, max_subscriptions: int, session_window: float,
-    verbatim: bool,
+    max_ws_message: int, max_message: int, timeout: float, bells: Bells, max_subscriptions: int,
+    session_window: float, verbatim: bool,
 ) -> Opening:  # fmt: skip
     """A WebSocket: the connection speaks its protocol once it has begun."""
     core = WebSocket(agreement.deflate, max_message=max_ws_message, timeout=timeout, unfinished=unfinished)
@@ -153,8 +154,9 @@ def socket(
         )
     else:
         session = MultiplexSocket(
-            *seat, core, max_subscriptions=max_subscriptions, session_window=session_window, max_message=max_message
-        )
+            *seat, core, bells=bells, max_subscriptions=max_subscriptions, session_window=session_window,
+            max_message=max_message,
+        )  # fmt: skip
 
     def opened(told: Told) -> None:
         rest = _take_rest(seat.connection)

@@ -549,6 +549,33 @@ def test_a_restart_of_the_node(tmp_path: Path, number: int) -> None:
     assert found == [(1, 2), (2, 2), (4, 2), (5, 1)]
 
 
+def test_what_comes_at_once_is_for_as_many_consumers_as_it_takes(node: Daemon, channel: str) -> None:
+    clients = [consume(Client(node), channel, window=1) for _ in range(8)]
+    for round_ in range(3):
+        numbers = [8 * round_ + number for number in range(8)]
+        post(node, channel, *numbers)
+        pushes = [client.push() for client in clients]
+        assert sorted(push["data"] for push in pushes) == numbers
+        for client, push in zip(clients, pushes, strict=True):
+            assert acknowledge(client, channel, push["cursor"]) == {"acknowledged": 1}
+    assert node.json(f"/-/channels/{channel}")["subscribers"] == 8
+    for client in clients:
+        client.close()
+
+
+def test_the_consumers_of_a_worker_are_bounded(start: Callable[..., Daemon]) -> None:
+    node = start(max_consumers=2, channels=CHANNELS)
+    with Client(node) as client:
+        for name in "ab":
+            assert client.ask(cmd="subscribe", channel=name, durable="d") == {"channel": name, "durable": "d"}
+        error = client.ask(cmd="subscribe", channel="a", durable="e")["error"]
+        assert error["code"] == 503 and "max_consumers" in error["message"]
+        status, headers, body = node.request("GET", "/a?_durable=d")
+        assert status == 503 and headers["retry-after"] and "max_consumers" in json.loads(body)["detail"]
+        client.ask(cmd="unsubscribe", channel="b", durable="d")
+        assert node.request("GET", "/a?_durable=d")[0] == 204
+
+
 def test_no_history_at_all(start: Callable[..., Daemon]) -> None:
     node = start(store="none")
     assert node.request("GET", "/a?_durable=d")[0] == 400

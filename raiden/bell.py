@@ -1,0 +1,146 @@
+"""What wakes the consumers of durable subscriptions: one of them for what has come, not all.
+
+Consumers of one durable share its messages, so to wake each of a thousand for one message would be 999 questions to the
+history in vain. A `Bell` wakes one. That one claims as many messages as it may have, and rings again if there may be
+more. Once a second the bell rings by itself, for what others did not acknowledge in time.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import gevent
+from gevent.event import Event
+
+from raiden.encoding import Encoding
+from raiden.history import Gap
+from raiden.limits import HttpLimits
+from raiden.router import Router
+from raiden.table import Subscription
+
+# Seconds between looks for what others did not acknowledge.
+LOOK = 1.0
+
+# What a bell is rung by has no content.
+_KNOCK = Encoding("knock", lambda message: b"")
+
+
+class TooManyConsumers(Exception):
+    """This worker has as many consumers of durable subscriptions as it may (`max_consumers`)."""
+
+
+class Waiter(Protocol):
+    """Who waits for a bell: `wake` is set when it rings for it, or is over."""
+
+    wake: Event
+
+    def called(self) -> None:
+        """The bell rings for this one: it claims, or rings for another."""
+
+    def ended(self) -> None:
+        """The channel was deleted."""
+
+
+class Bell:
+    """The subscription that all consumers of one durable on this worker share. Raises TooManyChannels."""
+
+    lasts = False
+
+    def __init__(self, bells: Bells, channel: str, durable: str) -> None:
+        self.pending: list[bytes] = []
+        self._bells = bells
+        self._key = channel, durable
+        self._members: dict[Waiter, None] = {}
+        # In the order in which they are called.
+        self._waiting: dict[Waiter, None] = {}
+        self._rung = False
+        subscription = bells.router.subscribe(channel, self, self, _KNOCK)
+        self._subscription: Subscription | None = subscription
+        bells.router.attach(subscription)
+        self._timer = gevent.get_hub().loop.timer(LOOK, LOOK)
+        self._timer.start(self.ring)
+
+    @property
+    def clients(self) -> int:
+        return len(self._members)
+
+    def ring(self) -> None:
+        """There may be something to claim: call the one who has waited longest, or whoever waits next."""
+        waiter = next(iter(self._waiting), None)
+        if waiter is None:
+            self._rung = True
+            return
+        del self._waiting[waiter]
+        waiter.called()
+
+    def wait(self, waiter: Waiter, timeout: float | None) -> None:
+        """Wait to be called, or until the waiter's `wake` is set, at most so many seconds."""
+        if self._rung:
+            self._rung = False
+            waiter.called()
+            return
+        self._waiting[waiter] = None
+        waiter.wake.wait(timeout)
+        self._waiting.pop(waiter, None)
+
+    def enter(self, waiter: Waiter) -> None:
+        self._members[waiter] = None
+
+    def leave(self, waiter: Waiter) -> None:
+        del self._members[waiter]
+        self._waiting.pop(waiter, None)
+        self._bells.count -= 1
+        if not self._members and self._subscription is not None:
+            self._bells.router.unsubscribe(self._subscription)
+            self._close()
+
+    def _close(self) -> None:
+        self._subscription = None
+        self._timer.stop()
+        self._timer.close()
+        self._bells.forget(self._key, self)
+
+    # What a router wants of a sink and of the holder of a subscription.
+
+    def flush(self) -> None:
+        self.pending.clear()
+        self.ring()
+
+    def ended(self, subscription: Subscription) -> None:
+        members, self._members = self._members, {}
+        self._bells.count -= len(members)
+        self._close()
+        for member in members:
+            member.ended()
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        self.ring()
+
+
+class Bells:
+    """The bells of a worker, by channel and durable; ``limits.max_consumers`` bounds all who wait for them."""
+
+    def __init__(self, router: Router, limits: HttpLimits) -> None:
+        self.router = router
+        self.count = 0
+        self._limits = limits
+        self._bells: dict[tuple[str, str], Bell] = {}
+
+    def enter(self, waiter: Waiter, channel: str, durable: str) -> Bell:
+        """The bell of a durable, which has one more consumer; raises TooManyConsumers and TooManyChannels."""
+        if self.count >= self._limits.max_consumers:
+            raise TooManyConsumers(
+                f"this worker has {self._limits.max_consumers} consumers of durable subscriptions already "
+                "(max_consumers): try again later"
+            )
+        bell = self._bells.get((channel, durable))
+        if bell is None:
+            bell = self._bells[channel, durable] = Bell(self, channel, durable)
+        bell.enter(waiter)
+        self.count += 1
+        return bell
+
+    def forget(self, key: tuple[str, str], bell: Bell) -> None:
+        """A bell has no consumers any more."""
+        if self._bells.get(key) is bell:
+            del self._bells[key]
