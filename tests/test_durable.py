@@ -581,10 +581,11 @@ def test_no_history_at_all(start: Callable[..., Daemon]) -> None:
     assert node.request("GET", "/a?_durable=d")[0] == 400
     with Client(node) as client:
         for command in (
-            {"cmd": "subscribe", "durable": "d"}, {"cmd": "history"}, {"cmd": "session"},
-            {"cmd": "resume", "session": "x"}, {"cmd": "unsubscribe", "durable": "d", "forget": True},
+            {"cmd": "subscribe", "channel": "a", "durable": "d"}, {"cmd": "history", "channel": "a"},
+            {"cmd": "session"}, {"cmd": "resume", "session": "x"},
+            {"cmd": "unsubscribe", "channel": "a", "durable": "d", "forget": True},
         ):  # fmt: skip
-            error = client.ask(channel="a", **command)["error"]
+            error = client.ask(**command)["error"]
             assert error["code"] == 400 and "history" in error["message"]
 
 
