@@ -12,7 +12,7 @@ from pathlib import Path
 import gevent.socket
 import zmq
 
-from raiden import __version__, discovery, keys, log
+from raiden import __version__, discovery, faults, keys, log
 from raiden.cluster import Cluster
 from raiden.config import Settings
 from raiden.discovery import Address, NotFound, Source
@@ -33,6 +33,7 @@ def run(settings: Settings, addresses: Addresses, supervisor: socket.socket, fol
     """Be the backbone of a node: its forwarders, and its part in the cluster. ``supervisor`` hears that it is ready, or
     why it can't start; it says when the node leaves, and when the workers have ended, by closing."""
     log.setup("backbone", form=settings.log_format, level=settings.log_level)
+    faults.install()
     door = Address(settings.backend_host, settings.backend_port)
     try:
         here = discovery.resolve(door)[0]  # ZeroMQ binds to no names

@@ -37,7 +37,7 @@ import gevent
 import zmq
 from gevent.event import AsyncResult, Event
 
-from raiden import message
+from raiden import faults, message
 from raiden.channels import Channels
 from raiden.encoding import dumps
 from raiden.forwarder import Addresses
@@ -327,7 +327,7 @@ class Backend:
         if self.alone and not alone:
             if not self._joining:
                 self._joining = True
-                gevent.spawn(self._join)
+                faults.spawn("to go by the backbone", self._join)
             return
         # What went by the backbone already must not be overtaken.
         self.alone = alone and self._sole and not self.pushed
@@ -400,6 +400,9 @@ class Backend:
                 unconfirmed = self._run_round(timeout)
             except (NotInForce, BackboneFull) as error:
                 self._round.set_exception(NotInForce(str(error)))
+            except Exception as fault:  # whatever it is: those that wait must hear, and the next round must come
+                faults.report("a round")
+                self._round.set_exception(NotInForce(f"the node failed; its log says why: {fault}"))
             else:
                 self._round.set(unconfirmed)
                 if not unconfirmed:

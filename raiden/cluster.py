@@ -199,7 +199,7 @@ class Cluster(Service):
         if not self._crowded:
             self._crowded = self._serial + 1
             self._changed()
-            self.spawn(self._see_that_all_know)
+            self.task(self._see_that_all_know)
 
     def _see_that_all_know(self) -> None:
         while not self._wait_for_workers(self._crowded):
@@ -336,7 +336,7 @@ class Cluster(Service):
             self._nonces.add(topic)
             if self._all_know.is_set():
                 self._send(topic[:-1], self._own.id.encode())
-            self.spawn(self._answer_nonce_again, topic)
+            self.task(self._answer_nonce_again, topic)
 
     def _answer_nonce_again(self, topic: bytes) -> None:
         pause = 0.001
@@ -408,7 +408,7 @@ class Cluster(Service):
                 self._refuse(address, "a node's address is no address: it should set advertise", address)
                 return
             candidate = self._candidates[address] = Candidate(address, key, until)
-            self.spawn(self._seek, candidate)
+            self.task(self._seek, candidate)
 
     def _is_wanted(self, candidate: Candidate) -> bool:
         listed = any(candidate.address in addresses for addresses in self._listed.values())

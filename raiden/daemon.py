@@ -40,6 +40,7 @@ from raiden.cluster import GOODBYE
 from raiden.config import ConfigError, ServiceBuilder, Settings
 from raiden.forwarder import Addresses
 from raiden.history import process as history
+from raiden.private import open_private
 from raiden.service import READY
 
 logger = logging.getLogger(__name__)
@@ -420,15 +421,16 @@ def claim_pid_file(path: Path) -> None:
     global _pid_file
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = open(path, "a+")
+        file = open_private(path)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
     except BlockingIOError:
         raise StartError(f"already running, pid {read_pid(path)}; see 'raiden status'") from None
     except OSError as error:
-        raise StartError(f"cannot write the pid file {path}: {error.strerror}") from None
-    file.truncate(0)
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+        why = "it is a symbolic link; remove it" if error.errno == errno.ELOOP else error.strerror
+        raise StartError(f"cannot write the pid file {path}: {why}; or set another pid_file, or data_dir") from None
     _pid_file = file
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import gevent
 
+from raiden import descriptors, faults
 from raiden.connection import TICK, Connection, Feedable, Wheel
 from raiden.service import Service
 from raiden.stats import Stats
@@ -97,15 +98,15 @@ class Door(Service):
 
     def _accept(self) -> None:
         for _ in range(ACCEPT_AT_ONCE):
+            if not descriptors.left_for_clients(self._listener.fileno()):
+                self._pause("too few descriptors are left: raise the limit (ulimit -n)")
+                return
             try:
                 sock, address = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError as error:
-                # Out of descriptors, say: those that are open go on; the kernel keeps who waits.
-                log.error("cannot accept a connection", extra={"reason": str(error)})
-                self._accepting.stop()
-                gevent.spawn_later(1.0, self._accepting.start, self._accept)
+                self._pause(str(error))
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -125,8 +126,28 @@ class Door(Service):
             self.connections.add(connection)
             self._addresses[remote] += 1
             self.opened(connection)
-            connection.start(self.readable)
+            connection.start(self._readable)
+
+    def _pause(self, reason: str) -> None:
+        """Accept nobody for a moment: those that are in go on; the kernel keeps who waits."""
+        log.error("cannot accept a connection", extra={"reason": reason})
+        self._accepting.stop()
+        gevent.spawn_later(1.0, self._go_on)
+
+    def _go_on(self) -> None:
+        if self.state == "running" and not self.draining:
+            self._accepting.start(self._accept)
+
+    # A fault of ours at one connection ends that one, and no other: what state it is in is not known any more.
+
+    def _readable(self, connection: Connection) -> None:
+        try:
+            self.readable(connection)
+        except Exception:  # whatever it is
+            faults.report("reading from a client")
+            self.close(connection)
 
     def _tick(self) -> None:
         for connection in self._wheel.due():
-            self.due(connection)
+            if not faults.call("a timer of a client's connection", self.due, connection):
+                self.close(connection)

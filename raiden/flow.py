@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import gevent
 from gevent.event import Event
 
+from raiden import faults
 from raiden.backend import Backend
 from raiden.message import Message
 
@@ -57,4 +58,4 @@ class Flow:
                 self._wake.clear()
             waiters, self._waiters = self._waiters, []
             for call in waiters:
-                call()
+                faults.call("a publish that waited", call)

@@ -202,7 +202,7 @@ class HttpDoor(Door):
     def serve_waiting(self, connection: Connection, request: Request, handle: Handler) -> None:
         """Serve in a greenlet of its own what must wait for the backbone or the history."""
         connection.busy = True
-        self.spawn(self._wait_and_serve, connection, request, handle)
+        self.task(self._wait_and_serve, connection, request, handle)
 
     def _wait_and_serve(self, connection: Connection, request: Request, handle: Handler) -> None:
         self.serve(connection, request, handle)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import ujson
 
 from raiden.filters import Filters
-from raiden.history import StoreFailed
+from raiden.history import MAX_KEPT, StoreFailed, TooLargeToKeep
 from raiden.history.client import History
 from raiden.message import Cursor, check_subscription
 
@@ -88,6 +88,8 @@ class Held:
             for name, row in rows.items()
         }
         value = ujson.dumps({"subscriptions": kept}).encode()
+        if len(value) > MAX_KEPT:
+            raise TooLargeToKeep(f"a session has at most {MAX_KEPT} bytes: use fewer or shorter names and filters")
         return self._kept_in().keep(_name(session), value, seconds, self._holder)
 
     def _kept_in(self) -> History:

@@ -7,6 +7,10 @@ the messages of a subscription, comes after its reply.
 which the client has surely got everything. A pong tells that, because it comes behind all that was sent before its
 ping. Whoever brings the session's id gets them back in one round trip, on any node; the client knows better what it got
 last, and may say so.
+
+**The past.** Pages of the history, replays and what consumers claim are read one after the other, each once the client
+has taken what was sent before it (`MultiplexSocket.turn`). So a client may ask for as much as it likes, and only what
+it reads takes memory.
 """
 
 from __future__ import annotations
@@ -18,8 +22,9 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import gevent
+from gevent.lock import Semaphore
 
-from raiden import commands, encoding, in_band
+from raiden import commands, encoding, faults, in_band
 from raiden.backend import NotInForce
 from raiden.bell import Bells
 from raiden.commands import CommandError
@@ -39,10 +44,10 @@ from raiden.message import (
 from raiden.near import did_you_mean
 from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
 from raiden.payload import WRAPPING, check_key, check_size
-from raiden.recovery import Beginning
+from raiden.recovery import Beginning, Recovery
 from raiden.refusals import REFUSALS, status_of
 from raiden.router import Router
-from raiden.sessions import REPLAY_BYTES, Socket
+from raiden.sessions import REPLAY_BYTES, REPLAY_PATIENCE, Socket
 from raiden.strict_json import json_payload
 from raiden.table import Subscription, TooManyChannels
 from raiden.websocket import WebSocket
@@ -62,7 +67,8 @@ class MultiplexSocket(Socket):
     """A WebSocket that takes commands. ``session_window`` is for how many seconds its session can be resumed."""
 
     __slots__ = (
-        "bells", "consumers", "max_subscriptions", "opening", "places", "sent", "session", "session_window", "waiting",
+        "bells", "consumers", "max_subscriptions", "opening", "places", "sent", "session", "session_window", "turn",
+        "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +89,8 @@ class MultiplexSocket(Socket):
         self.sent: dict[str, Cursor] = {}
         # Where those stand that are not attached yet, as far as that is known; the others are where the router is.
         self.opening: dict[str, Cursor | None] = {}
+        # Whose turn it is to send what may be much.
+        self.turn = Semaphore(1)
 
     def message(self, data: str | bytes) -> None:
         number: Any = None
@@ -125,8 +133,9 @@ class MultiplexSocket(Socket):
                 self.waiting -= 1
             if result is not None and not self.connection.closed:
                 self.reply(command.get("id"), result)
-                if after is not None and not (isinstance(result, dict) and "error" in result):
-                    after()
+                succeeded = not (isinstance(result, dict) and "error" in result)
+                if after is not None and succeeded and not faults.call("what follows a command", after):
+                    self.fail()
 
         if waits:
             # It ends by itself: what it waits for is bounded, and so is the number of those that wait.
@@ -174,6 +183,10 @@ class MultiplexSocket(Socket):
         super().attach(name)
         self.opening.pop(name, None)
 
+    def replay(self, subscription: Subscription, recovery: Recovery) -> None:
+        with self.turn:
+            super().replay(subscription, recovery)
+
     def reached(self, name: str, place: Cursor | None) -> None:
         if place is not None:
             self.opening[name] = place
@@ -220,7 +233,7 @@ class MultiplexSocket(Socket):
 
         def work() -> Result:
             try:
-                beginning = Beginning(self.router, list(wanted), starts)
+                beginning = Beginning(self.router, list(wanted), starts, soon=False)
                 self.places.update(beginning.known(wanted))
                 if not self.connection.closed:
                     # Who has had the reply may come back at once, and to another worker.
@@ -306,7 +319,15 @@ class MultiplexSocket(Socket):
         cursor = commands.cursor_of(command, "before") if "before" in command else since
         backwards, most = "before" in command, self.max_message - WRAPPING
         read = history.before if backwards else history.after
-        self._later(command, lambda: encoding.page(name, read(name, cursor, limit), most, backwards=backwards))
+
+        def work() -> Result | None:
+            with self.turn:
+                if not self.connection.wait_until_sent(REPLAY_PATIENCE):
+                    self.connection.overflow()
+                    return None
+                return encoding.page(name, read(name, cursor, limit), most, backwards=backwards)
+
+        self._later(command, work)
 
     # Durable subscriptions.
 
@@ -354,10 +375,12 @@ class MultiplexSocket(Socket):
         """Send what the consumer claims, for as long as it lasts. Who does not acknowledge has got what was sent."""
         while not consumer.over:
             try:
-                claims, gap = consumer.claim()
-                if gap is not None:
-                    self.reply(None, {"durable": durable, **encoding.gap(name, gap)})
-                if not self._send_claims(consumer, durable, claims):
+                with self.turn:
+                    claims, gap = consumer.claim()
+                    if gap is not None:
+                        self.reply(None, {"durable": durable, **encoding.gap(name, gap)})
+                    sent = self._send_claims(consumer, durable, claims)
+                if not sent:
                     break
                 if claims and not acknowledged:
                     consumer.acknowledge([message.cursor for message, _ in claims if message.cursor])

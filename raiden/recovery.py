@@ -21,6 +21,8 @@ from raiden.router import Router
 
 # Seconds within which this worker must have got what the history has.
 CATCH_UP = 5.0
+# Bytes of first pages that are kept for a subscriber until it is their turn; others are read again.
+KEPT = 65536
 
 
 class Batch(NamedTuple):
@@ -33,20 +35,22 @@ class Batch(NamedTuple):
 
 class Recovery:
     """The messages of a channel from ``start`` on; the router carries it, and its position is known. The first page is
-    read at once: ``gap`` is what is missing before it. Raises StoreFailed, as `batches` does."""
+    read at once: ``gap`` is what is missing before it, ``begin`` the place behind which the messages begin. If it has
+    more than ``keep`` bytes it is let go of, and read again by `batches`. Raises StoreFailed, as `batches` does."""
 
-    def __init__(self, router: Router, name: str, start: Start) -> None:
+    def __init__(self, router: Router, name: str, start: Start, keep: int | None = None) -> None:
         self._router = router
         self._name = name
         self._asked = start.cursor
-        self._first = self._read(start)
-        self.gap = self._first.gap
-
-    @property
-    def begin(self) -> Cursor:
-        """The place behind which the messages begin."""
-        first = self._first.messages[0].cursor if self._first.messages else None
-        return first._replace(offset=first.offset - 1) if first else self._first.cursor
+        first = self._read(start, PAGE)
+        self.gap = first.gap
+        place = first.messages[0].cursor if first.messages else None
+        self.begin = place._replace(offset=place.offset - 1) if place else first.cursor
+        self._limit = max(PAGE, start.last or 0)
+        if keep is not None and sum([len(message.payload) for message in first.messages]) > keep:
+            first = Batch([], first.gap, self.begin)
+        self._first: Batch | None = first
+        self._place = self.begin
 
     @property
     def known(self) -> Cursor:
@@ -55,23 +59,30 @@ class Recovery:
 
     def batches(self) -> Iterator[Batch]:
         """All that was missed. When it ends, attach the subscription before anything yields."""
-        batch = self._first
-        while True:
+        batch, self._first = self._first, None
+        while batch is not None:
+            self._place = batch.cursor
             if batch.messages or batch.gap:
                 yield batch
             live = self._router.position(self._name)
-            if live is None or batch.cursor == live:
+            if live is None or self._place == live:
                 return
-            batch = self._read(Start(batch.cursor))
+            batch = self._read(Start(self._place), self._limit)
+            self._limit = PAGE
 
-    def _read(self, start: Start) -> Batch:
+    def read_again(self, place: Cursor, limit: int) -> None:
+        """What the last batch has behind this place is let go of; the next one has it, and at most ``limit``
+        messages."""
+        self._place, self._limit = place, limit
+
+    def _read(self, start: Start, limit: int) -> Batch:
         """What follows, up to where the messages have a hole or the live ones begin. It waits until this worker has
         come to where the page begins: what the history lost before that may still be on its way to this worker, and
         would be delivered after it was told as lost."""
         live = self._router.position(self._name)
         if start.cursor is not None and start.cursor == live:
             return Batch([], None, live)
-        before, page = live, self._page(start)
+        before, page = live, self._page(start, limit)
         deadline = time.monotonic() + CATCH_UP
         while True:
             live = self._router.position(self._name)
@@ -81,7 +92,7 @@ class Recovery:
                 return self._due(page, before, live)
             if live.epoch != before.epoch:
                 # This worker has gone on to another life of the channel than the page is of.
-                before, page = live, self._page(start)
+                before, page = live, self._page(start, limit)
                 continue
             if page.position is None:
                 self._router.vanished(self._name, live, start.cursor or EARLIEST)
@@ -92,12 +103,12 @@ class Recovery:
                 raise StoreFailed("this node is behind the history: try again later")
             gevent.sleep(0.01)
 
-    def _page(self, start: Start) -> Page:
+    def _page(self, start: Start, limit: int) -> Page:
         history = self._router.backend.history
         assert history is not None
         if start.last is not None:
             return history.before(self._name, None, start.last)
-        return history.after(self._name, start.cursor, PAGE)
+        return history.after(self._name, start.cursor, limit)
 
     def _due(self, page: Page, before: Cursor, live: Cursor) -> Batch:
         """What of a page comes before the live messages; ``before`` is where those were when it was asked for."""
@@ -119,15 +130,21 @@ class Recovery:
 
 class Beginning:
     """Waits until the subscriptions to ``names`` are in force, and reads what those miss that begin earlier, as
-    ``starts`` says. Raises NotInForce and StoreFailed. ``unconfirmed`` are the nodes that did not say so."""
+    ``starts`` says. Raises NotInForce and StoreFailed. ``unconfirmed`` are the nodes that did not say so. ``soon``: of
+    a single channel, it is sent next."""
 
-    def __init__(self, router: Router, names: Sequence[str], starts: Mapping[str, Start]) -> None:
+    def __init__(
+        self, router: Router, names: Sequence[str], starts: Mapping[str, Start], *, soon: bool = True
+    ) -> None:  # fmt: skip
         self._router = router
         self._starts = starts
         self.names = names
         self.unconfirmed = router.in_force(names) if names else ()
+        keep = None if soon and len(starts) <= 1 else KEPT // 8
         self.recoveries = {
-            name: Recovery(router, name, start) for name, start in starts.items() if router.position(name) is not None
+            name: Recovery(router, name, start, keep)
+            for name, start in starts.items()
+            if router.position(name) is not None
         }
 
     @staticmethod

@@ -6,7 +6,7 @@ from raiden.auth import Forbidden
 from raiden.backend import BackboneFull, NotInForce
 from raiden.bell import TooManyConsumers
 from raiden.filters import InvalidFilters
-from raiden.history import StoreFailed
+from raiden.history import StoreFailed, TooLargeToKeep
 from raiden.message import InvalidChannel
 from raiden.payload import TooLarge
 from raiden.questions import TooManyQuestions
@@ -15,7 +15,7 @@ from raiden.table import TooManyChannels
 
 _STATUS: dict[type[Exception], int] = {
     InvalidChannel: 400, InvalidFilters: 400, InvalidPayload: 400, TooLarge: 413, Forbidden: 403, BackboneFull: 503,
-    NotInForce: 503, StoreFailed: 503, TooManyChannels: 503, TooManyConsumers: 503,
+    NotInForce: 503, StoreFailed: 503, TooLargeToKeep: 413, TooManyChannels: 503, TooManyConsumers: 503,
     TooManyQuestions: 503,
 }  # fmt: skip
 # What can be refused so; the text says what to do.

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import gevent
 import ujson
 
+from raiden import faults
 from raiden.backend import BackboneFull, Backend, Question
 from raiden.encoding import Encoding, dumps
 from raiden.filters import Filters
@@ -37,6 +38,8 @@ WORTH_A_COMMIT = 8
 LINGER = 5.0
 # So many of these are dropped before others have their turn.
 DROPPED_AT_ONCE = 500
+# What who should have got something is told where that failed: nobody knows how much.
+LOST = Gap("", 0, 0)
 
 
 Published = Callable[[list[list[Cursor]] | Exception], None]
@@ -180,8 +183,7 @@ class Router:
                 answers.append((askers, [error] * len(askers)))
         # Who is told may publish at once, which must not overtake the rest.
         for askers, outcomes in answers:
-            for (done, asker), outcome in zip(askers, outcomes, strict=True):
-                done(asker, outcome)
+            _tell_all(askers, outcomes)
 
     def _publish_runs(self, messages: Sequence[Message]) -> list[Exception | None]:
         """Publish messages of one channel, which has no history. Returns why each was not."""
@@ -203,8 +205,7 @@ class Router:
                 self._count(messages)
             outcomes: Sequence[Cursor | Exception]
             outcomes = result[0].cursors() if isinstance(result, list) else [result] * len(askers)
-            for (done, asker), outcome in zip(askers, outcomes, strict=True):
-                done(asker, outcome)
+            _tell_all(askers, outcomes)
 
         self.backend.store([messages], None, stored)
 
@@ -359,16 +360,18 @@ class Router:
         began, puts = time.perf_counter(), self._puts
         dirty: list[Sink] = []
         came: list[tuple[int, int]] = []
-        for channel, run in self._runs(self.backend.receive(local=local), came):
-            self._fan_out(channel, run, dirty)
-        for sink in dirty:
-            sink.flush()
+        try:
+            for channel, run in self._runs(self.backend.receive(local=local), came):
+                self._fan_out(channel, run, dirty)
+        finally:
+            # Also where this raises: what has come is sent, and what still waits is received.
+            _flush(dirty)
+            if self.backend.more if local else self.backend.readable:
+                self.backend.touched.send()
         if came:
             self.stats.observe_deliveries(came)
         if len(dirty) >= MANY:
             self.pace.turn(began, time.perf_counter(), (self._puts - puts) / len(dirty))
-        if self.backend.more if local else self.backend.readable:
-            self.backend.touched.send()
 
     def _runs(
         self, turn: Iterator[tuple[bytes, Sequence[Message]] | Question], came: list[tuple[int, int]]
@@ -379,7 +382,7 @@ class Router:
         run: list[Message] = []
         for received in turn:
             if isinstance(received, Question):
-                self._answer(received)
+                faults.call("an answer to a worker", self._answer, received)
                 continue
             channel, messages = received
             if not messages:
@@ -409,7 +412,13 @@ class Router:
     def _fan_out(self, channel: bytes, run: list[Message], dirty: list[Sink]) -> None:
         for found in self.table.matching(channel):
             found.messages += len(run)
-            self._put(found, run, dirty)
+            try:
+                self._put(found, run, dirty)
+            except Exception:  # whatever it is: who may have missed something is told so
+                faults.report("a delivery")
+                for subscription in found.subscriptions():
+                    faults.call("telling of a gap", subscription.owner.missed, subscription, channel.decode(), LOST)
+                    dirty.append(subscription.sink)
 
     def _deliver(self, repaired: Repaired) -> None:
         """What did not come by the backbone as it should."""
@@ -419,13 +428,12 @@ class Router:
             self.stats.gaps += 1
             for found in self.table.matching(channel):
                 for subscription in found.subscriptions():
-                    subscription.owner.missed(subscription, channel.decode(), gap)
+                    faults.call("telling of a gap", subscription.owner.missed, subscription, channel.decode(), gap)
                     dirty.append(subscription.sink)
         if messages:
             self._fan_out(channel, messages, dirty)
             self.stats.repaired += fetched
-        for sink in dirty:
-            sink.flush()
+        _flush(dirty)
 
     def _put(self, found: Topic, run: list[Message], dirty: list[Sink]) -> None:
         for encoding, group in found.groups.items():
@@ -453,9 +461,9 @@ class Router:
         for subscription in found.subscriptions() if found else []:
             if subscription.owner.lasts:
                 continue
-            subscription.sink.flush()  # what came before, while it is known where the channel stands
+            _flush([subscription.sink])  # what came before, while it is known where the channel stands
             self.unsubscribe(subscription)
-            subscription.owner.ended(subscription)
+            faults.call("the end of a subscription", subscription.owner.ended, subscription)
 
     def _answer(self, question: Question) -> None:
         """Tell another worker, or this one, what it asks: for each of its arguments (`raiden.questions`)."""
@@ -478,6 +486,24 @@ class Router:
         if kind == b"reached":
             return True
         raise ValueError(f"an unknown question: {kind!r:.100}")
+
+
+def _flush(sinks: Iterable[Sink]) -> None:
+    """Let each send what it has got; what fails at one does not keep the others from it."""
+    for sink in sinks:
+        try:
+            sink.flush()
+        except Exception:  # whatever it is
+            faults.report("a delivery to a client")
+
+
+def _tell_all(askers: Sequence[tuple[Answered, Any]], outcomes: Sequence[Cursor | Exception | None]) -> None:
+    """Tell each of the askers its outcome; what fails at one does not keep the others from hearing."""
+    for (done, asker), outcome in zip(askers, outcomes, strict=True):
+        try:
+            done(asker, outcome)
+        except Exception:  # whatever it is
+            faults.report("an answer to a publisher")
 
 
 def _only(outcome: list[list[Cursor]] | Exception) -> Cursor | Exception | None:

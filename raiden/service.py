@@ -4,26 +4,27 @@
      running --stop--> stopping --do_stop, greenlets, children in reverse--> stopped
 
 Children start first and stop last, so a service may rely on them for as long as it runs. A service owns its greenlets:
-they end with it, and one that dies of an exception is loud.
+they end with it. A service whose greenlet died of an exception would look alive and not do what it is there for. So the
+process ends, loudly, and its supervisor replaces it. A `task` is a greenlet whose failure concerns nothing but its own
+work: that is only logged.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import gevent
 from gevent.pool import Group
 
-log = logging.getLogger(__name__)
+from raiden import faults
 
 # What a process tells who started it when its services run; anything else is why they don't.
 READY = b"ready\n"
 
 
 class Service:
-    """Override `do_start` and `do_stop`; add children with `add`; start greenlets with `spawn`."""
+    """Override `do_start` and `do_stop`; add children with `add`; start greenlets with `spawn` and `task`."""
 
     def __init__(self) -> None:
         self.state = "stopped"
@@ -66,9 +67,22 @@ class Service:
             self.state = "stopped"
 
     def spawn(self, function: Callable[..., Any], *args: Any) -> gevent.Greenlet[..., Any]:
-        """Run a function in a greenlet that ends with the service."""
-        greenlet = gevent.Greenlet(function, *args)
-        greenlet.link_exception(self._died)
+        """Run a function in a greenlet that ends with the service; if it raises, the process ends (exit code 1)."""
+
+        def run() -> Any:
+            try:
+                return function(*args)
+            except Exception:  # whatever it is: nothing will do its work any more
+                faults.fatal(f"a greenlet of {type(self).__name__}")
+
+        return self._start(gevent.Greenlet(run))
+
+    def task(self, function: Callable[..., Any], *args: Any) -> gevent.Greenlet[..., Any]:
+        """Run a function that comes to an end in a greenlet, which ends with the service; if it raises, that is
+        logged."""
+        return self._start(gevent.Greenlet(faults.call, f"a task of {type(self).__name__}", function, *args))
+
+    def _start(self, greenlet: gevent.Greenlet[..., Any]) -> gevent.Greenlet[..., Any]:
         self._greenlets.start(greenlet)
         return greenlet
 
@@ -77,6 +91,3 @@ class Service:
 
     def do_stop(self) -> None:
         """Called while all children still run."""
-
-    def _died(self, greenlet: gevent.Greenlet[..., Any]) -> None:
-        log.error("a greenlet of %s died: %r", type(self).__name__, greenlet.exception)

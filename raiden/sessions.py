@@ -155,9 +155,8 @@ class Lasting(Session):
                 return
             if batch.gap is not None and (batch.gap is not recovery.gap or not self.told_by_head):
                 self.missed(subscription, name, batch.gap)
-            if not self._send_past(subscription, batch):
+            if not self._send_past(subscription, recovery, batch):
                 return
-            self.reached(name, batch.cursor)
         if self.has(subscription):
             self.attach(name)
             self.reached(name, None)
@@ -198,9 +197,10 @@ class Lasting(Session):
         self.told = position
         return position
 
-    def _send_past(self, subscription: Subscription, batch: Batch) -> bool:
-        """Whether all was sent."""
-        sink, size = subscription.sink, 0
+    def _send_past(self, subscription: Subscription, recovery: Recovery, batch: Batch) -> bool:
+        """Send a batch up to where the client does not take it at once: the rest is not kept for it, but read again
+        when it has taken that. False where the session has ended."""
+        sink, size, begun = subscription.sink, 0, 0
         for number, message in enumerate(batch.messages, 1):
             if subscription.filters is None or subscription.filters.match(message):
                 data = subscription.encoding(message)
@@ -208,14 +208,27 @@ class Lasting(Session):
                 size += len(data)
             last = number == len(batch.messages)
             if size > REPLAY_BYTES or last:
-                size = 0
-                self.reached(subscription.name, batch.cursor if last else message.cursor)
+                place = batch.cursor if last else message.cursor
+                assert place is not None
+                self.reached(subscription.name, place)
                 sink.flush()
-                if not self.connection.wait_until_sent(REPLAY_PATIENCE):
-                    if not (self.connection.closed or self.connection.closing):
-                        self.overflow()
-                    return False
-        return True
+                if self.connection.outbox_size:
+                    recovery.read_again(place, number - begun)
+                    batch.messages.clear()
+                    return self._wait_until_sent()
+                size, begun = 0, number
+        if not batch.messages:
+            self.reached(subscription.name, batch.cursor)
+        return self._wait_until_sent()
+
+    def _wait_until_sent(self) -> bool:
+        """Wait until the client has taken all; one that does not is a slow consumer. False where the session has
+        ended."""
+        if self.connection.wait_until_sent(REPLAY_PATIENCE):
+            return True
+        if not (self.connection.closed or self.connection.closing):
+            self.overflow()
+        return False
 
     def tick(self) -> None:
         """The connection is due: a keep-alive."""
@@ -359,8 +372,11 @@ class Poll(Session):
             self.fail()  # all ended meanwhile: there is nothing to wait for
 
     def replay(self, subscription: Subscription, recovery: Recovery) -> None:
-        """Take one page of what was missed; only where there is none, messages to come are waited for."""
+        """Take one page of what was missed; only where there is none, messages to come are waited for. What is more
+        than an answer should have is left to the next poll."""
         name, filters = subscription.name, subscription.filters
+        if sum(map(len, self.early)) > self.max_bytes:
+            return
         for batch in recovery.batches():
             if not self.has(subscription):
                 return

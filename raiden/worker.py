@@ -18,7 +18,7 @@ import gevent.socket
 import ujson
 from zmq.utils import z85
 
-from raiden import auth, channel_builders, keys, log
+from raiden import auth, channel_builders, faults, keys, log
 from raiden.backend import Backend, NotInForce
 from raiden.channels import Channels
 from raiden.config import ServiceBuilder, Settings
@@ -92,6 +92,7 @@ class Worker(Service):
             "peers": float(sum(row["state"] == "connected" for row in backend.nodes())),
             "channels": float(self.router.carried),
             "orders": float(self.router.ordered),
+            "faults": float(faults.count()),
             "greenlets": float(sum(not greenlet.dead for greenlet in self._spawned)),
             **self._history_gauges(),
         }
@@ -148,19 +149,22 @@ class Worker(Service):
         roster how this worker does."""
         while True:
             gevent.sleep(1.0)
-            try:
-                self.router.backend.check()
-            except NotInForce as error:
-                logger.error("the backbone does not pass messages", extra={"reason": str(error)})
-            self._measure_history()
-            self.router.backend.report(
-                {
-                    "connections": sum(self.stats.connections.values()),
-                    "channels": self.router.carried,
-                    "messages_in": self.stats.published,
-                    "messages_out": self.stats.delivered,
-                }
-            )
+            faults.call("a worker's heartbeat", self._beat)
+
+    def _beat(self) -> None:
+        try:
+            self.router.backend.check()
+        except NotInForce as error:
+            logger.error("the backbone does not pass messages", extra={"reason": str(error)})
+        self._measure_history()
+        self.router.backend.report(
+            {
+                "connections": sum(self.stats.connections.values()),
+                "channels": self.router.carried,
+                "messages_in": self.stats.published,
+                "messages_out": self.stats.delivered,
+            }
+        )
 
     def _measure_history(self) -> None:
         """How much of the data directory the history takes: the node's figure, told by its first worker."""
@@ -255,6 +259,7 @@ def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable
     """Be the worker that ``make`` makes, until told to stop. ``supervisor`` hears when the worker is ready, or why it
     can't be, and says what to reload; when it closes, the supervisor is gone and the worker ends at once."""
     log.setup(name, form=settings.log_format, level=settings.log_level)
+    faults.install()
     stop = gevent.event.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor hears it too, and decides
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -309,6 +314,8 @@ def zmq(
 
 def _listen(channel: Any, worker: Worker) -> None:
     lines = channel.makefile("rb")
-    for line in lines:
-        worker.reload(ujson.loads(line))
-    os._exit(1)
+    try:
+        for line in lines:
+            faults.call("a reload", worker.reload, ujson.loads(line))
+    finally:
+        os._exit(1)  # the supervisor is gone, or can't be heard any more

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import gevent
 
-from raiden import parameters, zmtp
+from raiden import faults, parameters, zmtp
 from raiden.auth import Client
 from raiden.connection import Connection
 from raiden.encoding import dumps, gap
@@ -102,7 +102,7 @@ class Requester(Session):
         not read is a slow consumer."""
         while self._tasks and not self.connection.closed:
             envelope, task = self._tasks[0]
-            self._finish(envelope, self._guarded(task))
+            faults.call("an answer to a ZeroMQ client", lambda: self._finish(envelope, self._guarded(task)))  # noqa: B023
             if not self.connection.wait_until_sent(PATIENCE):
                 self.connection.overflow()
             self._tasks.popleft()

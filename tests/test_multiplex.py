@@ -381,6 +381,24 @@ def test_what_a_session_has_follows_its_subscriptions(node: Daemon, channel: str
         assert resume(client, session).keys() == {f"{channel}.before", f"{channel}.after"}
 
 
+def test_a_session_is_bounded(start: Callable[..., Daemon]) -> None:
+    """What would make it too large is refused; what it has can be resumed."""
+    node = start(channels=CHANNELS)
+    names = [f"bounded.{number}" for number in range(100)]
+    filters = {"key": "v" * 3900}
+    with Client(node) as client:
+        session = open_session(client)
+        numbers = [client.send(cmd="subscribe", channel=name, filters=filters) for name in names]
+        replies = [client.reply(number) for number in numbers]
+        refused = [reply["error"] for reply in replies if "error" in reply]
+        assert refused and {error["code"] for error in refused} == {413} and "bytes" in refused[0]["message"]
+        taken = {name for name, reply in zip(names, replies, strict=True) if "error" not in reply}
+        assert len(taken) > 50
+        client.abort()
+    with Client(node) as client:
+        assert resume(client, session).keys() == taken
+
+
 def test_a_gap_is_told(start: Callable[..., Daemon]) -> None:
     node = start(channels={"*": {"history_size": 5}})
     client = Client(node)

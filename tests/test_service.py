@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
+
 import gevent
 import pytest
 from gevent.event import Event
 
+from raiden import log
 from raiden.service import Service
 
 
@@ -139,15 +144,40 @@ def test_greenlets_end_with_a_failed_start() -> None:
     assert ended
 
 
-def test_a_greenlet_that_dies_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gevent.get_hub(), "exception_stream", None)
+def in_a_process(work: Callable[[], object]) -> tuple[int, str]:
+    """Do some work in a process of its own; its exit code, which is 0 if the work returns, and what it logged."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        sys.stderr = os.fdopen(write, "w")
+        log.setup("test")
+        work()
+        os._exit(0)
+    os.close(write)
+    with open(read) as said:
+        text = said.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
+
+
+def test_a_greenlet_that_dies_ends_the_process() -> None:
+    def work() -> None:
+        service = Recorder("a", [])
+        service.start()
+        service.spawn(lambda: [][0])
+        gevent.sleep(20)
+
+    code, text = in_a_process(work)
+    assert code == 1
+    assert "CRITICAL test: a greenlet of Recorder failed: this process ends" in text
+    assert "IndexError" in text and "Traceback" in text
+
+
+def test_a_task_that_dies_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     service = Recorder("a", [])
     service.start()
-    greenlet = service.spawn(lambda: [][0])
-    greenlet.join()
-    gevent.idle()  # links are called in the loop's next turn
-    assert [(record.levelname, record.name) for record in caplog.records] == [("ERROR", "raiden.service")]
-    assert "a greenlet of Recorder died: IndexError" in caplog.text
+    service.task(lambda: [][0]).join()
+    assert [(record.levelname, record.name) for record in caplog.records] == [("ERROR", "raiden.faults")]
+    assert "a task of Recorder failed" in caplog.text and "IndexError" in caplog.text
     assert service.state == "running"
     service.stop()
 

@@ -223,6 +223,65 @@ def test_held_by_another_node(tmp_path: Path) -> None:
     assert node.stop() == 0
 
 
+def test_nobody_else_may_hold_a_node_s_locks(tmp_path: Path) -> None:
+    """Also where an earlier release, or a lax umask, left files that all may open."""
+    folder = tmp_path / "node"
+    folder.mkdir(mode=0o755)
+    for name in ("history.lock", "raiden.pid"):
+        (folder / name).touch(mode=0o644)
+        (folder / name).chmod(0o644)
+    argv = command("start", data_dir=folder, http_port=0, backend_port=0)
+    subprocess.run(argv, check=True, env=environment(), cwd=ROOT, timeout=30, capture_output=True)
+    try:
+        modes = {name: (folder / name).stat().st_mode & 0o777 for name in ("history.lock", "raiden.pid")}
+        assert modes == {"history.lock": 0o600, "raiden.pid": 0o600}
+    finally:
+        stop = command("stop", data_dir=folder)
+        subprocess.run(stop, check=True, env=environment(), cwd=ROOT, timeout=30, capture_output=True)
+
+
+@pytest.mark.parametrize("name", ["history.lock", "raiden.pid"])
+def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path: Path, name: str) -> None:
+    """Whoever can write in the directory could have the node write to any of its user's files."""
+    folder = tmp_path / "node"
+    folder.mkdir()
+    target = tmp_path / "precious"
+    target.write_text("untouched")
+    (folder / name).symlink_to(target)
+    argv = command(*(["start"] if name == "raiden.pid" else []), data_dir=folder, http_port=0, backend_port=0)
+    process = subprocess.run(argv, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=30)
+    assert process.returncode == 1 and "symbolic link" in process.stderr and "Traceback" not in process.stderr
+    assert target.read_text() == "untouched"
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root, to mount a small disk")
+def test_a_start_on_a_full_disk_says_what_to_do(tmp_path: Path) -> None:
+    """As after a crash: there is a file with a log, and no byte is free."""
+    node = Daemon(tmp_path / "node")
+    node.post_json("/a", 1)
+    node.signal_all(signal.SIGSTOP)
+    node.signal_all(signal.SIGKILL)
+    node.process.wait(20)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    script = (
+        f"mount -t tmpfs -o size=2m none {disk} && cp {tmp_path}/node/history.sqlite{{,-wal}} {disk} && cd {disk}"
+        ' && touch history.lock && (cat /dev/zero > zeros 2>/dev/null || true) && cd "$0" && exec "$@"'
+    )
+    for pid_file, reason in (
+        (tmp_path / "pid", "its disk is full; make room"),
+        (disk / "pid", "No space left on device"),
+    ):
+        argv = command(data_dir=disk, http_port=0, backend_port=0, pid_file=str(pid_file))
+        argv = ["unshare", "-m", "bash", "-c", script, str(ROOT), *argv]
+        process = subprocess.run(argv, capture_output=True, text=True, env=environment(), timeout=60)
+        if "mount:" in process.stderr:
+            pytest.skip(f"can't mount here: {process.stderr}")
+        assert process.returncode == 1 and "Traceback" not in process.stderr, process.stderr
+        said = process.stderr.splitlines()[-1]
+        assert reason in said and str(disk) in said and "data_dir" in said, said
+
+
 def test_a_file_in_place_of_the_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -34,6 +34,7 @@ MAX_KEY = 256  # bytes of a publisher's key; who takes it from outside checks it
 # A page, and what is claimed at once, ends with the record whose payload goes over this.
 PAGE_BYTES = 1 << 20
 MAX_NAME = 128  # bytes of a durable's name
+MAX_KEPT = 1 << 18  # bytes of a kept value
 MAX_PENDING = 10_000  # messages of a durable that are claimed and not acknowledged
 # The place before the first message of whatever epoch; no epoch is called so.
 EARLIEST = Cursor("0", 0)
@@ -51,6 +52,10 @@ def check_durable(name: Any) -> str:
 class StoreFailed(Exception):
     """The store can't be used now; the text says why. Nothing was appended, unless the connection to a shared store
     ended before its answer came: then nobody knows, and only a key makes it safe to ask again."""
+
+
+class TooLargeToKeep(StoreFailed):
+    """A value has more than `MAX_KEPT` bytes."""
 
 
 class Durability(IntEnum):
@@ -191,6 +196,10 @@ class Store(Protocol):
 
     def append(self, appends: Sequence[Append]) -> list[Appended]:
         """Append all in one go, in this order; they are as durable as the most demanding of them asks."""
+
+    def refused(self, channels: Sequence[str]) -> dict[str, str]:
+        """Those of the channels that are new and that there is no room for, each with the reason: an append to one of
+        them would fail, and with it all that go with it."""
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         """The first ``limit`` records after a cursor. From the earliest on: `EARLIEST`, where what is gone before it is

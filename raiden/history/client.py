@@ -1,7 +1,16 @@
 """A worker's line to the history process of its node (`raiden.history.server`).
 
-What one turn of the event loop asks goes in one message. What was asked of a process that died fails at once; what is
-asked before there is another one waits for it. Either fails after `TIMEOUT`.
+The appends of one turn of the event loop go in one message, and each question in one of its own; both carry a number,
+by which they are answered, and the time by which the process must have begun them.
+
+**Pages.** What may be answered with a page goes to the process only while fewer than `PAGES` such questions are under
+way; the others wait here, in their order. So neither end ever has more pages than that, however many clients ask, and
+appends never stand behind more of them.
+
+**Time.** A call that the process has not begun `TIMEOUT` seconds after it was made fails, and has done nothing: the
+process refuses it when it comes to it. An append that it may have begun is waited for, for `PATIENCE` seconds more. If
+there is no answer then, or the process died meanwhile, nobody knows whether it was done, and its failure says so.
+What was made while there is no process waits for the next one.
 """
 
 from __future__ import annotations
@@ -16,33 +25,48 @@ from typing import Any
 import gevent
 from gevent.event import Event
 
+from raiden import faults
 from raiden.history import Append, Appended, Claimed, Gap, Page, Record, StoreFailed
 from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
 
-# Seconds. The engines bound their own time to 5 s, and another group may be before.
-TIMEOUT = 8.0
+# Seconds that a call may wait to be begun, and then to be done: the engines bound their own time to 5 s.
+TIMEOUT, PATIENCE = 8.0, 5.0
 RECONNECT = 0.02
-# What may wait for an answer, of one worker. OVERHEAD is what a message takes besides its payload.
+# What may wait for an answer, of one worker. OVERHEAD is what a message, or a question, takes besides its payload.
 MAX_WAITING, MAX_WAITING_BYTES, OVERHEAD = 50_000, 64 << 20, 384
+# Questions under way whose answers may be pages, each of `PAGE_BYTES` and the message that goes over.
+PAGES = 4
 
 BUSY = "the history has too much to do: try again later"
 LOST = "the history does not answer: try again later"
+UNKNOWN = (
+    "the history did not answer in time: nobody knows whether the message was stored. With a key (Idempotency-Key) it "
+    "is safe to publish it again"
+)
 
 Done = Callable[[str | None, Any], None]
+Answer = tuple[str | None, Any]
 
 
 class _Asked:
-    """A message of calls that waits for its answer; ``data`` until there is a process to give it to."""
+    """A message that waits for its answer; ``data`` until there is a process to give it to. ``done`` gets the answer,
+    which is for ``count`` calls. An ``append`` that failed may have been done. A ``page`` is ``held`` until it is its
+    turn."""
 
-    __slots__ = ("data", "number", "since", "size", "waiting")
+    __slots__ = ("append", "count", "data", "deadline", "done", "held", "number", "page", "size")
 
-    def __init__(self, number: int, data: bytes, waiting: list[Done], size: int) -> None:
+    def __init__(
+        self, number: int, data: bytes, deadline: float, done: Done, *, count: int, size: int, page: bool, append: bool
+    ) -> None:
         self.number = number
         self.data: bytes | None = data
-        self.waiting = waiting
+        self.deadline = deadline
+        self.done = done
+        self.count = count
         self.size = size
-        self.since = time.monotonic()
+        self.page = self.held = page
+        self.append = append
 
 
 class History:
@@ -58,10 +82,15 @@ class History:
         self._retry = self._loop.timer(RECONNECT)
         self._clock = self._loop.timer(1.0, repeat=1.0)
         self._clock.start(self._expire)
-        self._calls: list[tuple[str, Any]] = []
+        # The appends of this turn, whom to tell, and how much they count.
+        self._appends: list[Any] = []
         self._dones: list[Done] = []
         self._size = 0
-        self._asked: deque[_Asked] = deque()
+        # What is not answered yet, by number and in the order that it was asked in; and of that, the pages that the
+        # process was not asked for yet.
+        self._asked: dict[int, _Asked] = {}
+        self._pages: deque[_Asked] = deque()
+        self._pages_asked = 0
         self._number = 0
         self.waiting = 0
         self.waiting_bytes = 0
@@ -86,7 +115,12 @@ class History:
                 done([Appended(epoch, range(first, end), repeated) for epoch, first, end, repeated in rows])
 
         size = sum([len(message[1]) + OVERHEAD for append in appends for message in append.messages])
-        self._ask("append", [_plain(append) for append in appends], answered, size)
+        self._admit(size)
+        if not self._appends:
+            self._loop.run_callback(self.send)  # behind all that this turn brings
+        self._appends.append([_plain(append) for append in appends])
+        self._dones.append(answered)
+        self._size += size
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         return self._page("after", channel, cursor, limit)
@@ -96,7 +130,8 @@ class History:
 
     def before_each(self, places: Sequence[tuple[str, Cursor]], limit: int) -> list[Page]:
         """`before`, of several channels in one go."""
-        return [_page(*found) for found in self._calls_of("before", [(name, tuple(at), limit) for name, at in places])]
+        asked = [(name, tuple(at), limit) for name, at in places]
+        return [_page(*found) for found in self._calls_of("before", asked, page=True)]
 
     def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
         return {name: Cursor(*place) for name, place in self._call("positions", list(channels)).items()}
@@ -106,7 +141,7 @@ class History:
         return epoch
 
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None) -> Claimed:
-        rows, epoch, gap = self._call("claim", channel, durable, limit, wait, since and tuple(since))
+        rows, epoch, gap = self._call("claim", channel, durable, limit, wait, since and tuple(since), page=limit > 0)
         return Claimed([(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap))
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
@@ -124,7 +159,7 @@ class History:
         return kept
 
     def take(self, name: str, holder: str, only_from: str = "") -> tuple[bytes, str] | None:
-        taken: tuple[bytes, str] | None = self._call("take", name, holder, only_from)
+        taken: tuple[bytes, str] | None = self._call("take", name, holder, only_from, page=True)
         return taken
 
     def check(self) -> None:
@@ -135,60 +170,95 @@ class History:
         return size
 
     def _page(self, name: str, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        return _page(*self._call(name, channel, cursor and tuple(cursor), limit))
+        return _page(*self._call(name, channel, cursor and tuple(cursor), limit, page=True))
 
-    def _call(self, name: str, *arguments: Any) -> Any:
-        return self._calls_of(name, [arguments])[0]
+    def _call(self, name: str, *arguments: Any, page: bool = False) -> Any:
+        return self._calls_of(name, [arguments], page=page)[0]
 
-    def _calls_of(self, name: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Make several calls, in one message, and wait for all answers."""
-        answers: list[tuple[str | None, Any]] = []
+    def _calls_of(self, name: str, calls: Sequence[tuple[Any, ...]], *, page: bool = False) -> list[Any]:
+        """Make several calls, and wait for all answers; ``page``: each may be answered with one."""
+        answers: dict[int, Answer] = {}
         done = Event()
 
-        def answered(why: str | None, value: Any) -> None:
-            # An exception is raised by who waits, not here.
-            answers.append((why, value))
-            if len(answers) == len(calls):
-                done.set()
+        def answered(number: int) -> Done:
+            def answered(why: str | None, value: Any) -> None:
+                # An exception is raised by who waits, not here.
+                answers[number] = why, value
+                if len(answers) == len(calls):
+                    done.set()
 
-        for arguments in calls:
-            self._ask(name, arguments, answered, 0)
+            return answered
+
+        for number, arguments in enumerate(calls):
+            self._ask(name, arguments, answered(number), page=page)
         done.wait()
-        for why, _ in answers:
+        for why, _ in answers.values():
             if why is not None:
                 raise StoreFailed(why)
-        return [value for _, value in answers]
+        return [answers[number][1] for number in range(len(calls))]
 
     # Messages.
 
-    def _ask(self, name: str, arguments: Any, done: Done, size: int) -> None:
+    def _admit(self, size: int) -> None:
+        """One more call waits, which counts so many bytes; raises StoreFailed where too much waits already."""
         if self.waiting >= MAX_WAITING or self.waiting_bytes + size > MAX_WAITING_BYTES:
             raise StoreFailed(BUSY)
-        if not self._calls:
-            self._loop.run_callback(self.send)  # behind all that this turn brings
-        self._calls.append((name, arguments))
-        self._dones.append(done)
         self.waiting += 1
         self.waiting_bytes += size
-        self._size += size
+
+    def _ask(self, name: str, arguments: Any, done: Done, *, page: bool) -> None:
+        """Ask a question, behind the appends that were made before it."""
+        self.send()
+        number, deadline = self._number + 1, time.monotonic() + TIMEOUT
+        data = marshal.dumps((number, deadline, name, arguments))
+        self._admit(len(data) + OVERHEAD)
+        self._number = number
+        asked = self._asked[number] = _Asked(
+            number, data, deadline, done, count=1, size=len(data) + OVERHEAD, page=page, append=False
+        )  # fmt: skip
+        if page:
+            self._pages.append(asked)
+            self._ask_for_pages()
+        else:
+            self._hand_over(asked)
 
     def send(self) -> None:
-        """Ask now what was to be asked at the end of the turn."""
-        if not self._calls:
+        """Ask now for the appends that were to be asked for at the end of the turn."""
+        if not self._appends:
             return
         self._number += 1
-        calls, self._calls = self._calls, []
-        self._asked.append(_Asked(self._number, marshal.dumps((self._number, calls)), self._dones, self._size))
-        self._dones, self._size = [], 0
-        if self._pipe is not None:
-            self._hand_over(self._pipe, self._asked[-1])
+        deadline = time.monotonic() + TIMEOUT
+        appends, self._appends = self._appends, []
+        dones, self._dones = self._dones, []
+        size, self._size = self._size, 0
+        data = marshal.dumps((self._number, deadline, "append", appends))
 
-    def _hand_over(self, pipe: Pipe, asked: _Asked) -> None:
-        assert asked.data is not None
-        pipe.send(asked.data)
-        asked.data = None
-        if pipe.waits:
-            self._writable.start(self._flush)
+        def answered(why: str | None, answers: Any) -> None:
+            for number, done in enumerate(dones):
+                faults.call("an answer of the history", done, *((why, None) if why is not None else answers[number]))
+
+        asked = self._asked[self._number] = _Asked(
+            self._number, data, deadline, answered, count=len(dones), size=size, page=False, append=True
+        )
+        self._hand_over(asked)
+
+    def _ask_for_pages(self) -> None:
+        """Ask for the pages that are next, as far as not too many are under way."""
+        while self._pages and self._pages_asked < PAGES:
+            asked = self._pages.popleft()
+            if asked.number in self._asked:  # else its time was over
+                self._pages_asked += 1
+                asked.held = False
+                self._hand_over(asked)
+
+    def _hand_over(self, asked: _Asked) -> None:
+        """Give it to the process, if there is one now."""
+        pipe = self._pipe
+        if pipe is not None and asked.data is not None:
+            pipe.send(asked.data)
+            asked.data = None
+            if pipe.waits:
+                self._writable.start(self._flush)
 
     def _flush(self) -> None:
         assert self._pipe is not None
@@ -204,29 +274,41 @@ class History:
             self._lose()
             return
         for data in messages:
-            number, answers = marshal.loads(data)
-            if self._asked and self._asked[0].number == number:  # else it came too late
-                asked = self._asked.popleft()
-                self._forget(asked)
-                for done, (why, value) in zip(asked.waiting, answers, strict=True):
-                    done(why, value)
+            number, why, value = marshal.loads(data)
+            self._answered(number, why, value)
+
+    def _answered(self, number: int, why: str | None, value: Any) -> None:
+        asked = self._asked.pop(number, None)
+        if asked is None:
+            return  # it came too late
+        self.waiting -= asked.count
+        self.waiting_bytes -= asked.size
+        if asked.page and not asked.held:
+            self._pages_asked -= 1
+            self._ask_for_pages()
+        faults.call("an answer of the history", asked.done, why, value)
 
     # The connection.
 
     def _connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX)
-        sock.setblocking(False)
+        """Connect, or try again soon: the process is not there now, or there is no descriptor for it."""
         try:
-            sock.connect(self._address)
-        except OSError:  # the process is not there now
-            sock.close()
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.setblocking(False)
+                sock.connect(self._address)
+            except BaseException:  # raised again: nobody else will close it
+                sock.close()
+                raise
+        except OSError:
             self._retry.start(self._connect)
             return
         self._pipe = Pipe(sock)
         self._readable, self._writable = self._loop.io(sock.fileno(), 1), self._loop.io(sock.fileno(), 2)
         self._readable.start(self._receive)
-        for asked in self._asked:
-            self._hand_over(self._pipe, asked)
+        for asked in self._asked.values():
+            if not asked.held:
+                self._hand_over(asked)
 
     def _disconnect(self) -> None:
         if self._pipe is not None:
@@ -239,23 +321,23 @@ class History:
     def _lose(self) -> None:
         """The process died, and with it what it was asked."""
         self._disconnect()
-        lost, self._asked = self._asked, deque()
+        lost = [asked for asked in self._asked.values() if asked.data is None]
         self._connect()
         for asked in lost:
-            self._fail(asked)
+            self._answered(asked.number, UNKNOWN if asked.append else LOST, None)
 
     def _expire(self) -> None:
-        while self._asked and time.monotonic() - self._asked[0].since > TIMEOUT:
-            self._fail(self._asked.popleft())
-
-    def _fail(self, asked: _Asked) -> None:
-        self._forget(asked)
-        for done in asked.waiting:
-            done(LOST, None)
-
-    def _forget(self, asked: _Asked) -> None:
-        self.waiting -= len(asked.waiting)
-        self.waiting_bytes -= asked.size
+        now = time.monotonic()
+        late = []
+        for asked in self._asked.values():
+            if asked.deadline > now:
+                break
+            if asked.data is not None or not asked.append:
+                late.append((asked.number, LOST))
+            elif asked.deadline + PATIENCE <= now:
+                late.append((asked.number, UNKNOWN))
+        for number, why in late:
+            self._answered(number, why, None)
 
 
 def _page(rows: Any, epoch: str, position: Any, gap: Any, more: bool) -> Page:

@@ -8,11 +8,18 @@ acknowledged; it is lost when it would come again.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from raiden.history import EARLIEST, FORGET, MAX_PENDING, PAGE_BYTES, TOUCH, Claimed, Gap, Record, is_in
+from raiden.history.share import Share
 from raiden.message import Cursor
+
+# The parts of the largest size of a file that durables and claims may take; what growing work leaves to others
+# (`raiden.history.file.RESERVE`) is enough for both.
+DURABLES, CLAIMS = 1 / 32, 1 / 32
+# What a row of each takes on the disk, besides its texts.
+_DURABLE, _CLAIM = 128, 48
 
 SCHEMA = """
 CREATE TABLE durables (
@@ -52,13 +59,29 @@ def idle(db: sqlite3.Connection, channel: str, name: str, now: int) -> str | Non
     return row[0] if row else None
 
 
+class Shares:
+    """The room for durables, and for claims; ``share`` makes a `Share` of its size, what counts it, and what it is
+    of."""
+
+    def __init__(self, share: Callable[[float, str, str], Share], max_size: int) -> None:
+        texts = "length(CAST(channel AS BLOB)) + length(CAST(name AS BLOB))"
+        sizes = f"SELECT count(*) * {_DURABLE} + 3 * sum({texts}) FROM durables"
+        self.durables = share(DURABLES * max_size, sizes, "there are too many durable subscriptions")
+        sizes = f"SELECT count(*) * {_CLAIM} FROM claims"
+        self.claims = share(CLAIMS * max_size, sizes, "too many messages are handed out and not acknowledged")
+
+
 class _Durable:
     """A row of durables, as this transaction leaves it, with what it has lost."""
 
-    def __init__(self, db: sqlite3.Connection, channel: str, name: str, since: Cursor | None, now: int) -> None:
-        """Find it, or make it; one whose time is over is another one."""
+    def __init__(
+        self, db: sqlite3.Connection, channel: str, name: str, since: Cursor | None, now: int, shares: Shares
+    ) -> None:
+        """Find it, or make it; one whose time is over is another one. Raises StoreFailed where there is no room for
+        it."""
         self._db = db
         self._now = now
+        self._shares = shares
         command = "SELECT id, epoch, next, ends FROM durables WHERE channel = ? AND name = ?"
         known: _Row = db.execute(command, (channel, name)).fetchone() or (0, "", 0, 0)
         self.id, self._epoch, self._next, self._ends = known
@@ -77,6 +100,7 @@ class _Durable:
             self.next, self.gap = 1, Gap(place.epoch, 0, 0)
             db.execute("DELETE FROM claims WHERE durable = ?", (self.id,))
         if not self.id:
+            shares.durables.take(_DURABLE + 3 * (len(channel.encode()) + len(name.encode())))
             values = (channel, name, self.epoch, self.next, now)
             command = "INSERT INTO durables (channel, name, epoch, next, ends) VALUES (?, ?, ?, ?, ?) RETURNING id"
             (self.id,) = db.execute(command, values).fetchone()
@@ -140,6 +164,8 @@ class _Durable:
             self.gap = Gap(self.epoch, min(known.first, first), max(known.last, last))
 
     def write(self, records: Sequence[tuple[Record, int]], deadline: int) -> None:
+        if records:
+            self._shares.claims.take(_CLAIM * sum([attempt == 1 for _, attempt in records]))
         self._db.executemany(
             "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
             [(self.id, record.offset, attempt, deadline) for record, attempt in records],
@@ -152,9 +178,10 @@ class _Durable:
 
 
 def claim(
-    db: sqlite3.Connection, channel: str, name: str, limit: int, wait: float, since: Cursor | None, now: int
-) -> Claimed:
-    durable = _Durable(db, channel, name, since, now)
+    db: sqlite3.Connection, channel: str, name: str, limit: int, wait: float, since: Cursor | None, now: int,
+    shares: Shares,
+) -> Claimed:  # fmt: skip
+    durable = _Durable(db, channel, name, since, now, shares)
     records = durable.overdue(limit)
     records += durable.new(limit - len(records))
     durable.write(records, now + int(wait * 1_000_000))

@@ -25,8 +25,9 @@ SCHEMA_VERSION = 1
 APPLICATION_ID = 0x52616964  # "Raid", so that `file` knows it
 BUSY_TIMEOUT = 5.0  # seconds that a commit waits for other processes' commits
 WAL_SIZE = 4 << 20  # bytes
-# The part of the largest size that growing work leaves to what must go on: claims, kept values, and removing.
+# The part of the largest size that growing work leaves to what must go on: durables, claims, and removing.
 RESERVE = 1 / 16
+SCARCE = 1 << 20  # bytes that are free on a disk which may be too full to open a file
 
 T = TypeVar("T")
 
@@ -43,6 +44,7 @@ class File:
         self._max_pages = 0
         self._synchronous = -1
         self.db = self.read(self._open)
+        self._name = os.fspath(path)
         self._stat = os.stat(path)
         self._page_size = self._pragma("page_size")
 
@@ -52,7 +54,11 @@ class File:
             return work()
         except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
             # The last two: a value that SQLite can't take. It must not end the process that serves all others.
-            full = self._max_size and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+            code = getattr(error, "sqlite_errorcode", None)
+            if code is not None and self._disk_is_full():
+                # SQLite has many names for it, like "disk I/O error".
+                raise self._failed(f"{error}: its disk is full; make room on it, or set another data_dir") from error
+            full = self._max_size and code == sqlite3.SQLITE_FULL
             raise self._failed(self._full() if full else error) from error
 
     def write(self, work: Callable[[], T], *, synced: bool = False, grows: bool = False) -> T:
@@ -60,6 +66,7 @@ class File:
         become larger by it than all but the `RESERVE`."""
 
         def write() -> T:
+            self._check_place()
             self._prepare(2 if synced else 1, self._pages(grows=grows))  # FULL, NORMAL
             self.db.execute("BEGIN IMMEDIATE")
             try:
@@ -77,8 +84,6 @@ class File:
         """Raise StoreFailed if nothing can be written now, or nothing more may be, or if nobody will find it."""
         # Nothing but a commit reaches the disk.
         self.write(lambda: self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}"))
-        if not os.path.samestat(self.read(lambda: os.stat(self.path)), self._stat):
-            raise self._failed("the file was replaced while it was in use")
         used = self._pragma("page_count") - self._pragma("freelist_count")
         if self._max_size and used >= self._pages(grows=True):
             raise self._failed(self._full())
@@ -146,6 +151,23 @@ class File:
         log.error(
             "the history was damaged and set aside; a new one begins", extra={"file": str(aside), "why": str(error)}
         )
+
+    def _check_place(self) -> None:
+        """Raise StoreFailed where the file is not at its path any more: what is written to it then is lost with the
+        process. One look costs far less than a commit."""
+        try:
+            there = os.path.samestat(os.stat(self._name), self._stat)
+        except FileNotFoundError:
+            there = False
+        if not there:
+            raise self._failed("the file was moved or replaced while it was in use: put it back, or restart the node")
+
+    def _disk_is_full(self) -> bool:
+        try:
+            disk = os.statvfs(self.path.parent)
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize < SCARCE
 
     def _prepare(self, synchronous: int, max_pages: int) -> None:
         if synchronous != self._synchronous:

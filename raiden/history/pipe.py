@@ -11,6 +11,10 @@ import struct
 from raiden.sockets import MOST_BYTES, receive
 
 _SIZE = struct.Struct("=I")
+# Bytes of a message. The ends bound what they say far below (`raiden.history.client`); one that is longer is a fault.
+MAX_MESSAGE = 256 << 20
+# Bytes that wait to be sent, above which a pipe is full.
+FULL = 1 << 20
 
 
 class Closed(Exception):
@@ -19,7 +23,8 @@ class Closed(Exception):
 
 class Pipe:
     """One end of a connected stream socket. Nothing blocks: what the kernel doesn't take ``waits``, until `flush` is
-    called when the socket is writable."""
+    called when the socket is writable. A pipe that is ``full`` still takes what must be said; its owner then asks for
+    no more that must be answered by it."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -37,7 +42,14 @@ class Pipe:
     def waits(self) -> bool:
         return bool(self._out)
 
+    @property
+    def full(self) -> bool:
+        return len(self._out) >= FULL
+
     def send(self, message: bytes) -> None:
+        """Send a message, after what already waits; raises ValueError for one of more than `MAX_MESSAGE` bytes."""
+        if len(message) > MAX_MESSAGE:
+            raise ValueError(f"a message of {len(message)} bytes: at most {MAX_MESSAGE}")
         self._out += _SIZE.pack(len(message))
         self._out += message
         self.flush()
@@ -52,7 +64,7 @@ class Pipe:
             self._out.clear()  # the other end is gone: `receive` says so
 
     def receive(self) -> list[bytes]:
-        """The messages that have come; raises Closed."""
+        """The messages that have come, of one read; raises Closed, also where what comes is no message."""
         try:
             data = receive(self._socket, MOST_BYTES)
         except BlockingIOError:
@@ -65,6 +77,8 @@ class Pipe:
         self._in += data
         while len(self._in) - at >= _SIZE.size:
             (size,) = _SIZE.unpack_from(self._in, at)
+            if size > MAX_MESSAGE:
+                raise Closed
             start, end = at + _SIZE.size, at + _SIZE.size + size
             if end > len(self._in):
                 break

@@ -17,6 +17,7 @@ from raiden.history import Store, StoreFailed
 from raiden.history.redis import Redis
 from raiden.history.server import Server
 from raiden.history.sqlite import Sqlite
+from raiden.private import open_private
 from raiden.service import READY
 
 
@@ -53,7 +54,7 @@ def _claim(data_dir: Path) -> Any:
     can be none."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = open(data_dir / "history.lock", "a")
+        file = open_private(data_dir / "history.lock")
     except OSError as error:
         raise StoreFailed(
             f"cannot write in {data_dir}: {error.strerror}; set data_dir to a directory of your own, or store = 'none'"

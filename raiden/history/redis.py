@@ -114,6 +114,9 @@ class Redis:
             for epoch, first, next_, *repeated in (answer.decode().split() for answer in self._guarded(append))
         ]
 
+    def refused(self, channels: Sequence[str]) -> dict[str, str]:
+        return {}
+
     @_reads
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         return self._page(channel, cursor, limit, forward=True)

@@ -1,12 +1,17 @@
 """The one who asks a node's store, for all its workers.
 
-Workers connect (`raiden.history.client`) and send lists of calls; each list is answered by a list, in the order they
-came. What waits at the same time, from whichever worker, is one group for the store: one commit, one round
-trip. So while a commit takes its time the next group gathers. When nothing waits, and at least once a second, the store
-is tidied. One process writes because SQLite's writers sleep while they wait for each other (`raiden.history.sqlite`).
+Workers connect (`raiden.history.client`) and send messages: appends, or one question. Appends that wait at the same
+time, from whichever worker, are one group for the store: one commit, one round trip. So while a commit takes its time
+the next group gathers. Questions are answered one by one, each worker's in their order and the workers in turn, for
+`SLICE` at a time: then appends have their turn again. From a worker that does not take its answers no more is read, and
+its questions wait. When nothing waits, and at least once a second, the store is tidied. One process writes because
+SQLite's writers sleep while they wait for each other (`raiden.history.sqlite`).
 
-Calls and answers are marshalled: both ends are forked by one supervisor, and the folder of the socket is its user's
-alone. A call is ``(name, arguments)``, its answer ``(None, result)`` or ``(why it failed, None)``.
+Messages are marshalled: both ends are forked by one supervisor, and the folder of the socket is its user's alone. A
+message is ``(number, deadline, name, arguments)``, its answer ``(number, None, result)`` or ``(number, why it failed,
+None)``. What was not begun by its deadline (seconds of CLOCK_MONOTONIC, which all processes of a machine share) is not
+done any more. The arguments of ``append`` are a list of calls, and its result has an ``(why it failed, result)`` for
+each.
 """
 
 from __future__ import annotations
@@ -16,9 +21,11 @@ import marshal
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from raiden import faults
 from raiden.history import Append, Claimed, Page, Store, StoreFailed
 from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
@@ -27,9 +34,26 @@ logger = logging.getLogger(__name__)
 
 TIDY_ROWS = 1000
 TIDY_EVERY, TIDY_TIME = 1.0, 0.02  # seconds
+SLICE = 0.005  # seconds that questions are answered before appends have their turn
 
-Call = tuple[str, Sequence[Any]]
+LATE = "the history had too much to do, and nothing was done: try again later"
+FAULT = "the history failed; its log says why"
+
 Answer = tuple[str | None, Any]
+
+
+class _Worker:
+    """A worker's end of its pipe, and the questions of it that wait: number, deadline, name and arguments."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.pipe = pipe
+        self.questions: deque[tuple[int, float, str, Sequence[Any]]] = deque()
+        self.watched = select.EPOLLIN
+
+    @property
+    def asks(self) -> bool:
+        """It has questions, and takes their answers."""
+        return bool(self.questions) and not self.pipe.full
 
 
 class Server:
@@ -41,7 +65,10 @@ class Server:
         self._listener = listener
         self._poll = select.epoll()
         self._poll.register(listener, select.EPOLLIN)
-        self._pipes: dict[int, Pipe] = {}
+        self._workers: dict[int, _Worker] = {}
+        self._turns: deque[_Worker] = deque()
+        # Appends that have come and are not done: who asked, the number, the deadline, and the calls.
+        self._appends: list[tuple[_Worker, int, float, list[list[Any]]]] = []
         self._failed = False
         self._tidied = time.monotonic()
 
@@ -50,70 +77,155 @@ class Server:
         self._poll.register(end, select.EPOLLIN)
         more = False
         while True:
-            waiting: list[tuple[Pipe, int, list[Call]]] = []
             for fd, event in self._poll.poll(0 if more else TIDY_EVERY):
                 if fd == end.fileno():
                     return
                 if fd == self._listener.fileno():
                     self._accept()
                 else:
-                    waiting += self._take(self._pipes[fd], event)
-            if waiting:
-                self._serve(waiting)
-            more = self._tidy()
+                    self._take(self._workers[fd], event)
+            if self._appends:
+                self._append()
+            more = self._answer_some()
+            more = self._tidy() or more
 
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
         except OSError:
             return  # it is gone already
-        pipe = self._pipes[sock.fileno()] = Pipe(sock)
-        self._poll.register(pipe, select.EPOLLIN)
+        worker = self._workers[sock.fileno()] = _Worker(Pipe(sock))
+        self._turns.append(worker)
+        self._poll.register(worker.pipe, worker.watched)
 
-    def _take(self, pipe: Pipe, event: int) -> list[tuple[Pipe, int, list[Call]]]:
+    def _take(self, worker: _Worker, event: int) -> None:
+        """Send what waits, and receive what has come."""
         if event & select.EPOLLOUT:
-            pipe.flush()
-            self._watch(pipe)
-        if event == select.EPOLLOUT:
-            return []
-        try:
-            return [(pipe, *marshal.loads(data)) for data in pipe.receive()]
-        except Closed:
-            del self._pipes[pipe.fileno()]
-            pipe.close()
-            return []
-
-    def _watch(self, pipe: Pipe) -> None:
-        self._poll.modify(pipe, select.EPOLLIN | (select.EPOLLOUT if pipe.waits else 0))
-
-    def _serve(self, waiting: list[tuple[Pipe, int, list[Call]]]) -> None:
-        # Appends first, all of them in one group; each list is answered as soon as it can be.
-        appends = [Append(*values) for _, _, calls in waiting for name, group in calls if name == "append"
-                   for values in group]  # fmt: skip
-        appended: list[Answer] | None = None
-        why = ""
-        if appends:
+            worker.pipe.flush()
+        if event != select.EPOLLOUT:
             try:
-                appended = [(None, (epoch, offsets.start, offsets.stop, repeated))
-                            for epoch, offsets, repeated in self._store.append(appends)]  # fmt: skip
-                self._note(None)
-            except StoreFailed as error:
-                why = str(error)
-                self._note(error)
-        at = 0
-        for pipe, number, calls in waiting:
-            answers: list[Answer] = []
-            for name, arguments in calls:
-                if name != "append":
-                    answers.append(self._answer(name, arguments))
-                elif appended is None:
-                    answers.append((why, None))
+                messages = worker.pipe.receive()
+            except Closed:
+                self._leave(worker)
+                return
+            for data in messages:
+                number, deadline, name, arguments = marshal.loads(data)
+                if name == "append":
+                    self._appends.append((worker, number, deadline, arguments))
                 else:
-                    answers.append((None, [done for _, done in appended[at : at + len(arguments)]]))
-                    at += len(arguments)
-            pipe.send(marshal.dumps((number, answers)))
-            if pipe.waits:
-                self._watch(pipe)
+                    worker.questions.append((number, deadline, name, arguments))
+        self._watch(worker)
+
+    def _leave(self, worker: _Worker) -> None:
+        del self._workers[worker.pipe.fileno()]
+        self._turns.remove(worker)
+        worker.questions.clear()
+        worker.pipe.close()
+
+    def _watch(self, worker: _Worker) -> None:
+        """Receive while it takes its answers, and send while some wait."""
+        pipe = worker.pipe
+        events = (0 if pipe.full else select.EPOLLIN) | (select.EPOLLOUT if pipe.waits else 0)
+        if events != worker.watched:
+            worker.watched = events
+            self._poll.modify(pipe, events)
+
+    def _send(self, worker: _Worker, number: int, why: str | None, result: Any) -> None:
+        if worker.pipe.fileno() >= 0:  # else it left
+            worker.pipe.send(marshal.dumps((number, why, result)))
+            self._watch(worker)
+
+    # Appends.
+
+    def _append(self) -> None:
+        """Append what has come, all of it in one group."""
+        now = time.monotonic()
+        asked, self._appends = self._appends, []
+        due: list[tuple[_Worker, int, list[list[Append]]]] = []
+        for worker, number, deadline, calls in asked:
+            if deadline <= now:
+                self._send(worker, number, LATE, None)
+            else:
+                due.append((worker, number, [[Append(*values) for values in group] for group in calls]))
+        refused = self._refused([append for _, _, calls in due for group in calls for append in group])
+        answers: list[tuple[_Worker, int, list[tuple[str | None, int]]]] = []
+        appends: list[Append] = []
+        for worker, number, calls in due:
+            told: list[tuple[str | None, int]] = []
+            for group in calls:
+                # A call is appended as a whole: it is refused if one of its channels is.
+                why = (
+                    next((refused[each.channel] for each in group if each.channel in refused), None)
+                    if refused
+                    else None
+                )
+                told.append((why, len(group)))
+                if why is None:
+                    appends += group
+            answers.append((worker, number, told))
+        failed, rows = self._store_all(appends)
+        at = 0
+        for worker, number, told in answers:
+            results: list[Answer] = []
+            for why, size in told:
+                if why is None and failed is None:
+                    results.append((None, rows[at : at + size]))
+                    at += size
+                else:
+                    results.append((why or failed, None))
+            self._send(worker, number, None, results)
+
+    def _refused(self, appends: list[Append]) -> dict[str, str]:
+        try:
+            return self._store.refused([append.channel for append in appends]) if appends else {}
+        except StoreFailed:
+            return {}  # the append will fail, too
+
+    def _store_all(self, appends: list[Append]) -> tuple[str | None, list[Any]]:
+        """Why they could not be appended, or where they stand."""
+        if not appends:
+            return None, []
+        try:
+            rows = [(epoch, offsets.start, offsets.stop, repeated)
+                    for epoch, offsets, repeated in self._store.append(appends)]  # fmt: skip
+        except StoreFailed as error:
+            self._note(error)
+            return str(error), []
+        except Exception:  # the fault of one group must not be that of all others
+            faults.report("an append")
+            return FAULT, []
+        self._note(None)
+        return None, rows
+
+    # Questions.
+
+    def _answer_some(self) -> bool:
+        """Answer questions for a while, the workers in turn; whether there are more."""
+        until = time.monotonic() + SLICE
+        idle = 0
+        while idle < len(self._turns):
+            worker = self._turns[0]
+            self._turns.rotate(-1)
+            if not worker.asks:
+                idle += 1
+                continue
+            idle = 0
+            number, deadline, name, arguments = worker.questions.popleft()
+            now = time.monotonic()
+            why, result = (LATE, None) if deadline <= now else self._answer(name, arguments)
+            self._send(worker, number, why, result)
+            if now > until:
+                return True
+        return False
+
+    def _answer(self, name: str, arguments: Sequence[Any]) -> Answer:
+        try:
+            return None, _CALLS[name](self._store, *arguments)
+        except StoreFailed as error:
+            return str(error), None
+        except Exception:  # the fault of one question must not be that of all others
+            faults.report(f"a question for {name}")
+            return FAULT, None
 
     def _tidy(self) -> bool:
         """Remove some of what has expired, if it is time; whether there is more."""
@@ -128,12 +240,6 @@ class Server:
             self._note(error)
         self._tidied = time.monotonic()
         return False
-
-    def _answer(self, name: str, arguments: Sequence[Any]) -> Answer:
-        try:
-            return None, _CALLS[name](self._store, *arguments)
-        except StoreFailed as error:
-            return str(error), None
 
     def _note(self, error: StoreFailed | None) -> None:
         """Log that the store fails, and that it works again, once."""

@@ -12,7 +12,6 @@ hidden at once and removed by `tidy`.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,13 +30,22 @@ from raiden.history import (
     durables,
     is_in,
 )
+from raiden.history.clock import Clock, steady
 from raiden.history.file import File
-from raiden.message import Cursor
+from raiden.history.share import Share
+from raiden.message import MAX_CHANNEL_BYTES, Cursor
 
 # Messages over a channel's size that are left until it is worth removing them.
 SLACK = 64
+# The parts of the largest size that channels, besides their messages, and kept values may take. So messages always have
+# more than half of it.
+NAMES, KEPT = 1 / 4, 1 / 8
+# How many channels are looked at, for each row that `tidy` may remove, while there is little room for more.
+LOOKED_AT = 5
+# Microseconds after which a transaction that writes writes the time, too.
+SAVE_TIME = 10_000_000
 
-# Times are microseconds since 1970, by this machine's clock.
+# Times are microseconds since 1970, by the store's clock.
 _SCHEMA = """
 CREATE TABLE channels (
     id INTEGER PRIMARY KEY,
@@ -78,12 +86,27 @@ CREATE TABLE kept (
 CREATE INDEX kept_by_age ON kept (expires);
 """
 
+# For files that were made without it, too.
+_CLOCK = "CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), now INTEGER NOT NULL)"
+
 _EXPIRES = 4  # the column of messages
 
 
 def _with_holder(value: bytes, holder: str) -> bytes:
     """A value as it is kept: behind the name of its holder."""
     return holder.encode() + b"\0" + value
+
+
+# What rows take on the disk besides their texts, with their indexes and the room that pages leave. A channel's name is
+# stored twice.
+_ROW = 128
+_MOST_OF_A_NAME = _ROW + 3 * MAX_CHANNEL_BYTES
+_NAMES_SIZE = f"SELECT count(*) * {_ROW} + 3 * sum(length(CAST(name AS BLOB))) FROM channels"
+_KEPT_SIZE = f"SELECT count(*) * {_ROW} + sum(length(value)) FROM kept"
+
+
+def _size_of_name(name: str) -> int:
+    return _ROW + 3 * len(name.encode())
 
 
 class _Channel:
@@ -100,14 +123,27 @@ class _Channel:
 
 class Sqlite:
     """The store in the file ``path``, which is a `File`; ``max_size`` bytes are what it may take (0: the disk is the
-    limit), and an append that needs more fails. ``clock`` gives microseconds."""
+    limit), and an append that needs more fails. ``clock`` gives microseconds; the store goes by a `Clock` of it."""
 
-    def __init__(
-        self, path: Path, max_size: int = 0, *, clock: Callable[[], int] = lambda: time.time_ns() // 1000
-    ) -> None:
-        self._clock = clock
+    def __init__(self, path: Path, max_size: int = 0, *, clock: Callable[[], int] | None = None) -> None:
         self._file = File(path, _SCHEMA + durables.SCHEMA, max_size)
         self._db = self._file.db
+        self._clock = Clock(clock or steady())
+        self._file.write(lambda: self._db.execute(_CLOCK))
+        saved = self._file.read(lambda: self._db.execute("SELECT now FROM clock").fetchone())
+        self._clock.go_on_from(saved[0] if saved else 0)
+        self._saved = 0
+        self._names = self._share(NAMES * max_size, _NAMES_SIZE, "there are too many channels")
+        self._kept = self._share(KEPT * max_size, _KEPT_SIZE, "too much is kept for sessions")
+        self._durables = durables.Shares(self._share, max_size)
+        # Up to which channel those without messages were looked for.
+        self._looked = (0, 0)
+
+    def _share(self, most: float, sizes: str, what: str) -> Share:
+        def count() -> int:
+            return int(self._file.read(lambda: self._db.execute(sizes).fetchone()[0] or 0))
+
+        return Share(most, count, f"{what} for max_data: raise it, or wait until some are forgotten")
 
     # What `Store` promises.
 
@@ -125,6 +161,13 @@ class Sqlite:
         found = self._file.read(lambda: [(name, self._channel(name)) for name in channels])
         return {name: Cursor(row.epoch, row.next - 1) for name, row in found if row}
 
+    def refused(self, channels: Sequence[str]) -> dict[str, str]:
+        if self._names.has_room(len(channels) * _MOST_OF_A_NAME):
+            return {}
+        new = {name for name in channels if self._file.read(lambda: self._channel(name)) is None}  # noqa: B023
+        room = self._names.has_room(sum(map(_size_of_name, new)))
+        return {} if room else dict.fromkeys(new, self._names.why)
+
     def clear(self, channel: str) -> str:
         def clear() -> str:
             row = self._channel(channel)
@@ -140,7 +183,9 @@ class Sqlite:
         now = self._clock()
         if place := self._file.read(lambda: durables.idle(self._db, channel, durable, now)):
             return Claimed([], place)
-        return self._file.write(lambda: durables.claim(self._db, channel, durable, limit, wait, since, self._clock()))
+        return self._file.write(
+            lambda: durables.claim(self._db, channel, durable, limit, wait, since, self._now(), self._durables)
+        )
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         return self._file.write(lambda: durables.acknowledge(self._db, channel, durable, epoch, claims))
@@ -153,18 +198,21 @@ class Sqlite:
 
     def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
         def keep() -> bool:
-            kept = self._kept(name)
+            kept = self._kept_value(name)
             if kept is not None and kept[1] != holder:
                 return False
-            row = (name, self._clock() + int(ttl * 1_000_000), _with_holder(value, holder))
-            self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", row)
+            stored = _with_holder(value, holder)
+            row = self._db.execute("SELECT length(value) FROM kept WHERE name = ?", (name,)).fetchone()
+            self._kept.take(len(stored) - row[0] if row else len(stored) + _ROW)
+            expires = self._now() + int(ttl * 1_000_000)
+            self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (name, expires, stored))
             return True
 
-        return self._file.write(keep)
+        return self._file.write(keep, grows=True)
 
     def take(self, name: str, holder: str, only_from: str = "") -> tuple[bytes, str] | None:
         def take() -> tuple[bytes, str] | None:
-            kept = self._kept(name)
+            kept = self._kept_value(name)
             if kept is None or only_from not in ("", kept[1]):
                 return None
             self._db.execute("UPDATE kept SET value = ? WHERE name = ?", (_with_holder(kept[0], holder), name))
@@ -172,7 +220,7 @@ class Sqlite:
 
         return self._file.write(take)
 
-    def _kept(self, name: str) -> tuple[bytes, str] | None:
+    def _kept_value(self, name: str) -> tuple[bytes, str] | None:
         """What is kept under a name, and its holder."""
         command = "SELECT value FROM kept WHERE name = ? AND expires > ?"
         row = self._db.execute(command, (name, self._clock())).fetchone()
@@ -201,6 +249,9 @@ class Sqlite:
             removed += self._db.execute(
                 "DELETE FROM kept WHERE name IN (SELECT name FROM kept WHERE expires <= ? LIMIT ?)", (now, limit)
             ).rowcount
+            self._names.recount()
+            if self._names.short:
+                removed += self._forget_empty(LOOKED_AT * limit)
             return removed + durables.tidy(self._db, limit, now)
 
         return self._file.write(tidy)
@@ -214,10 +265,30 @@ class Sqlite:
     def close(self) -> None:
         self._file.close()
 
+    def _now(self) -> int:
+        """The time, in a transaction that writes: now and then it is stored."""
+        now = self._clock()
+        if now - self._saved >= SAVE_TIME:
+            self._saved = now
+            self._db.execute("INSERT OR REPLACE INTO clock VALUES (1, ?)", (now,))
+        return now
+
+    def _forget_empty(self, limit: int) -> int:
+        """Of the next ``limit`` channels, least used first, forget those that have no messages and no keys any more."""
+        found = self._db.execute(
+            "SELECT ends, id FROM channels WHERE (ends, id) > (?, ?) ORDER BY ends, id LIMIT ?", (*self._looked, limit)
+        ).fetchall()
+        self._looked = found[-1] if len(found) == limit else (0, 0)
+        return self._db.executemany(
+            "DELETE FROM channels WHERE id = ? AND NOT EXISTS (SELECT 1 FROM messages WHERE channel = channels.id)"
+            " AND NOT EXISTS (SELECT 1 FROM keys WHERE channel = channels.id)",
+            [(id,) for _, id in found],
+        ).rowcount
+
     # Appending.
 
     def _append(self, appends: Sequence[Append]) -> list[Appended]:
-        now = self._clock()
+        now = self._now()
         channels: dict[str, _Channel] = {}
         rows: list[list[Any]] = []
         results = [self._place(append, channels, rows, now) for append in appends]
@@ -288,6 +359,7 @@ class Sqlite:
         return _Channel(row) if row else None
 
     def _new_channel(self, name: str) -> _Channel:
+        self._names.take(_size_of_name(name))
         epoch = secrets.token_hex(4)
         row = self._db.execute(
             "INSERT INTO channels (name, epoch, next, first, removed, fades, ends) VALUES (?, ?, 1, 1, 1, 0, ?)"
