@@ -209,7 +209,7 @@ class Backend:
         channel = messages[0].channel
         options = self.channels.of(channel)
         return Append(
-            channel, [(int(each.kind), each.payload, each.published) for each in messages],
+            channel, [(int(each.kind), each.payload) for each in messages],
             size=options.history_size, ttl=options.history_ttl, key=key, durability=options.durability,
             retain=options.retain,
         )  # fmt: skip

@@ -4,9 +4,10 @@ A message that others overtook is waited for as long as ``gap_time``, then fetch
 of a channel are overtaken by none: so every ``check_every`` seconds the positions are compared with the history's.
 Where a message can't be had any more, a `Gap` says so.
 
-Channels that only a pattern brings begin with the first message that was published after the pattern was subscribed
-to. That need not be the first one that comes: other workers publish to the channel too, and another's message may be
-on its way yet. So where one comes, and is not its channel's very first, the history tells what stands before it.
+Channels that only a pattern brings begin with the first message that was stored after the pattern was subscribed to.
+That need not be the first one that comes: other workers publish to the channel too, and another's message may be on its
+way yet. So where one comes, and is not its channel's very first, the history tells what stands before it. Both times
+are the history's: it has one clock, whatever those of the nodes say.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from raiden.table import Table, Topic
 PAGE, POSITIONS, CHECKED = 500, 500, 10_000
 # How many channels' beginnings are looked for in one go.
 BEGINNINGS = 100
-# Seconds until a history that failed is asked again.
-RETRY = 0.5
+# Seconds until a history that failed is asked again; for how many a pattern waits to be told the history's time.
+RETRY, DATED = 0.5, 1.0
+# The time of a pattern that was not told one: its channels begin with what comes first.
+NEVER = 1 << 62
 
 
 class Repaired(NamedTuple):
@@ -59,6 +62,8 @@ class Orders:
         self._late: dict[bytes, float] = {}
         # Channels with messages, whose orders are not open and which only patterns bring: where they begin is asked.
         self._beginning: set[bytes] = set()
+        # Patterns whose time is not known.
+        self._undated: list[Topic] = []
         self._wake = Event()
         self._checked = 0
 
@@ -91,6 +96,28 @@ class Orders:
         else:
             self._begin(channel)
 
+    def follow(self, pattern: Topic) -> None:
+        """A pattern was added to the table; `date` it before it is in force."""
+        if self._backend.history is not None:
+            self._undated.append(pattern)
+            self._wake.set()
+
+    def date(self) -> None:
+        """Ask the history what time it is, for the patterns that don't know."""
+        patterns = list(self._undated)
+        history = self._backend.history
+        if not patterns or history is None:
+            return
+        now = NEVER
+        try:
+            with gevent.Timeout(DATED, False):
+                now = history.now()
+        except StoreFailed:
+            pass  # patterns may be of channels that need no history
+        for pattern in patterns:
+            pattern.since = pattern.since or now
+        self._undated = [pattern for pattern in self._undated if not pattern.since]
+
     def leave(self, pattern: Topic) -> None:
         """A pattern was removed from the table. The orders that only it brought are dropped soon, by `sweep`."""
         self._brought.leave(pattern)
@@ -118,7 +145,9 @@ class Orders:
         return order.position if order else None
 
     def are_open(self, names: Sequence[str]) -> bool:
-        """`open` has nothing to find out."""
+        """`date` and `open` have nothing to find out."""
+        if self._undated and any([name.endswith("*") for name in names]):
+            return False
         return not self._orders or all(
             [name.encode() not in self._orders or self._orders[name.encode()].next for name in names]
         )
@@ -192,6 +221,7 @@ class Orders:
             else:
                 self._wake.wait(max(0.0, check - time.monotonic()))
             self._wake.clear()
+            self.date()
             while self._beginning:
                 yield from self._find_beginnings()
             now = time.monotonic()
@@ -234,13 +264,13 @@ class Orders:
                     self._suspect(channel)
 
     def _earlier(self, places: dict[str, Cursor], limit: int) -> dict[str, Cursor]:
-        """Of channels that have messages before these places, which were published since there is a pattern for them,
+        """Of channels that have messages before these places, which were stored since there is a pattern for them,
         the first of those; ``limit`` messages are looked at."""
         assert self._backend.history is not None
         found = {}
         pages = self._backend.history.before_each(list(places.items()), limit) if places else []
         for (name, place), page in zip(places.items(), pages, strict=True):
-            since = min([topic.since for topic in self._table.matching(name.encode())], default=0)
+            since = min([topic.since or NEVER for topic in self._table.matching(name.encode())], default=NEVER)
             offsets = [record.offset for record in page.records if record.published >= since]
             if offsets and page.epoch == place.epoch:
                 found[name] = place._replace(offset=min(place.offset, *offsets))

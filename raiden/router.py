@@ -231,7 +231,9 @@ class Router:
             # First in: nothing yields between the table's change and the backbone's.
             found = self.table.add(name, self.backend.rounds)
             self.backend.subscribe(found.key)
-            if not name.endswith("*"):
+            if name.endswith("*"):
+                self._orders.follow(found)
+            else:
                 self._orders.carry(name)
         found.count += 1
         return Subscription(name, found, sink, owner, encoding, filters)
@@ -301,6 +303,7 @@ class Router:
         positions are known. Returns the addresses of the nodes that did not say so; raises NotInForce and
         StoreFailed."""
         unconfirmed = () if names and self._hold(names) else self.backend.in_force()
+        self._orders.date()
         for repaired in self._orders.open(names):
             self._deliver(repaired)
         return unconfirmed

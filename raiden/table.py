@@ -7,7 +7,6 @@ number.
 
 from __future__ import annotations
 
-import time
 from typing import Protocol, TypeAlias
 
 from raiden.encoding import Encoding
@@ -82,9 +81,9 @@ Group: TypeAlias = dict[Sink, Subscription]
 
 class Topic:
     """The subscriptions of one name: how many, and those that are attached, grouped by what they are sent: equal groups
-    get equal bytes. ``key`` is what the backbone is subscribed to; ``made`` numbers the table's changes. ``since`` is
-    when the first subscription was made, in microseconds since 1970, and ``rounds`` how many rounds the backbone had
-    begun then."""
+    get equal bytes. ``key`` is what the backbone is subscribed to; ``made`` numbers the table's changes. ``since`` is a
+    moment between the first subscription and when that was in force, in microseconds by the history's clock (0: not
+    known yet), and ``rounds`` how many rounds the backbone had begun when it was made."""
 
     __slots__ = ("count", "filtered", "groups", "key", "made", "messages", "rounds", "since")
 
@@ -92,7 +91,7 @@ class Topic:
         self.key = key
         self.made = made
         self.rounds = rounds
-        self.since = time.time_ns() // 1000
+        self.since = 0
         self.count = 0
         # Those without filters, by encoding; those with filters, if there are any.
         self.groups: dict[Encoding, Group] = {}

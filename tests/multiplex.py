@@ -122,7 +122,7 @@ def two_nodes(
         address = nodes[0].json("/-/nodes")["nodes"][0]["address"]
         nodes.append(Daemon(folder / "two", **{**settings, "peers": [address], **(second or {})}))
         for node in nodes:
-            wait_for(partial(_has_a_peer, node), "the nodes are connected")
+            wait_for(partial(has_a_peer, node), "the nodes are connected")
         yield nodes
     finally:
         for node in nodes:
@@ -131,7 +131,8 @@ def two_nodes(
             assert "Traceback" not in node.log(), node.log()
 
 
-def _has_a_peer(node: Daemon) -> bool:
+def has_a_peer(node: Daemon) -> bool:
+    """It is connected to one other node."""
     status, _, body = node.request("GET", "/-/ready")
     return status == 200 and json.loads(body)["peers"] == 1
 

@@ -182,7 +182,7 @@ def store(open_store: Callable[[], Store]) -> Store:
 
 def append(store: Store, channel: str, *payloads: bytes, size: int = 100, ttl: float = 300.0, key: str | None = None,
            durability: Durability = Durability.STORED, retain: float = 0.0) -> Appended:  # fmt: skip
-    messages = [(0, payload, 7) for payload in payloads]
+    messages = [(0, payload) for payload in payloads]
     (appended,) = store.append([Append(channel, messages, size, ttl, key, durability, retain)])
     return appended
 

@@ -32,7 +32,8 @@ def claim(store: Store, limit: int = 9, wait: float = 60.0, since: Cursor | None
 def test_each_message_is_claimed_once(store: Store) -> None:
     epoch = append(store, "a", b"1", b"2", b"3").epoch
     first = claim(store, limit=2)
-    assert first == ([((1, 0, b"1", 7), 1), ((2, 0, b"2", 7), 1)], epoch, None)
+    records = [(record[:3], attempt) for record, attempt in first.records]
+    assert (records, first.epoch, first.gap) == ([((1, 0, b"1"), 1), ((2, 0, b"2"), 1)], epoch, None)
     assert offsets(claim(store)) == [(3, 1)] and offsets(claim(store)) == []
     append(store, "a", b"4")
     assert offsets(claim(store)) == [(4, 1)]
@@ -209,7 +210,7 @@ def test_the_first_are_gone_before_a_durable_begins(store: Store) -> None:
 
 
 def test_only_so_many_are_pending(store: Store) -> None:
-    epoch = store.append([Append("a", [(0, b"x", 7)] * (MAX_PENDING + 5), size=2 * MAX_PENDING)])[0].epoch
+    epoch = store.append([Append("a", [(0, b"x")] * (MAX_PENDING + 5), size=2 * MAX_PENDING)])[0].epoch
     assert len(claim(store, limit=MAX_PENDING - 1).records) == MAX_PENDING - 1
     assert offsets(claim(store, limit=3)) == [(MAX_PENDING, 1)]
     assert claim(store) == ([], epoch, None)
@@ -321,7 +322,8 @@ def test_the_engines_claim_alike(sqlite_store: Sqlite, redis_store: Redis) -> No
     def plain(engine: int, claimed: Claimed) -> tuple[object, ...]:
         names = {epoch: str(number) for number, epoch in enumerate(epochs[engine])}
         gap = claimed.gap and claimed.gap._replace(epoch=names[claimed.gap.epoch])
-        return claimed.records, names[claimed.epoch], gap
+        records = [(record[:3], attempt) for record, attempt in claimed.records]  # each engine has a clock of its own
+        return records, names[claimed.epoch], gap
 
     for _ in range(1000):
         call, durable = random.random(), random.choice("de")
@@ -361,7 +363,7 @@ def test_the_engines_claim_alike(sqlite_store: Sqlite, redis_store: Redis) -> No
 
 
 def test_what_is_claimed_at_once_is_bounded_in_bytes(store: Store) -> None:
-    store.append([Append("a", [(0, b"%d" % n * (PAGE_BYTES // 4), n) for n in range(10)])])
+    store.append([Append("a", [(0, b"%d" % n * (PAGE_BYTES // 4)) for n in range(10)])])
     first = store.claim("a", "d", 100, 60, EARLIEST)
     assert [(record.offset, attempt) for record, attempt in first.records] == [(n, 1) for n in range(1, 6)]
     store.release("a", "d", first.epoch, [(record.offset, attempt) for record, attempt in first.records])

@@ -257,7 +257,7 @@ def test_a_batch_has_a_number_of_messages(node: Daemon) -> None:
 def test_small_messages_that_wait_for_the_history_count_for_more_than_their_payloads(tmp_path: Path) -> None:
     """A process that does not answer: no more is asked than has a bound in bytes of memory."""
     address = str(tmp_path / "history")
-    batch = Append("a", [(Kind.JSON, b"1", 0)] * 10_000)
+    batch = Append("a", [(Kind.JSON, b"1")] * 10_000)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()

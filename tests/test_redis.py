@@ -34,7 +34,7 @@ def test_redis_fails_a_group_as_a_whole(redis_store: Redis, redis_server: RedisS
         client.config_set("maxmemory", 1)
         try:
             with pytest.raises(StoreFailed, match=r"fails: .*maxmemory") as failure:
-                redis_store.append([Append("a", [(0, b"secret", 7)]), Append("b", [(0, b"2", 7)])])
+                redis_store.append([Append("a", [(0, b"secret")]), Append("b", [(0, b"2")])])
         finally:
             client.config_set("maxmemory", 0)
     assert "secret" not in str(failure.value) and len(str(failure.value)) < 300
@@ -81,7 +81,7 @@ def test_redis_takes_its_scripts_again(redis_store: Redis, redis_server: RedisSe
     append(redis_store, "a", b"1")
     with redis.Redis.from_url(redis_server.url) as client:
         client.script_flush()
-    redis_store.append([Append("a", [(0, b"2", 7)]), Append("a", [(0, b"3", 7)])])
+    redis_store.append([Append("a", [(0, b"2")]), Append("a", [(0, b"3")])])
     assert payloads(redis_store.after("a", None, 9)) == [b"1", b"2", b"3"]
 
 

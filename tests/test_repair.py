@@ -25,6 +25,7 @@ class Answers:
         self.meanwhile: list[Callable[[], object]] = []
         self.failures = 0
         self.asked = 0
+        self.time = 0
         self.table = Table(max_channels=1000, max_bytes=10_000)
         self.since(0)
 
@@ -57,6 +58,9 @@ class Answers:
             found = [Record(offset, Kind.JSON, b"%d" % offset, offset) for offset in offsets if offset < place.offset]
             pages.append(Page(found[-limit:], epoch, Cursor(epoch, offsets[-1])))
         return self._answer(pages)
+
+    def now(self) -> int:
+        return self._answer(self.time)
 
     def _answer(self, answer: Any) -> Any:
         self.asked += 1
@@ -214,6 +218,35 @@ def test_a_pattern_brings_what_was_published_since_it_is_there(
     found = until(orders.repairs(), 11 - since)
     assert [offset for _, gap, offsets in found for offset in offsets if not gap] == list(range(since, 11))
     assert backend.asked == asked
+
+
+def test_a_pattern_is_told_the_time_of_the_history(backend: Answers, orders: Orders) -> None:
+    """Nobody else's says which messages were there before it."""
+    backend.channels["a"] = ("e", list(range(1, 11)))
+    pattern = backend.table.find("*")
+    assert pattern is not None
+    orders.follow(pattern)
+    assert not orders.are_open(["*"]) and orders.are_open(["a"])
+    backend.time = 8
+    orders.date()
+    backend.time = 9
+    orders.date()
+    assert orders.are_open(["*"]) and pattern.since == 8
+    assert take(orders, 10) == []
+    assert [offset for _, _, offsets in until(orders.repairs(), 3) for offset in offsets] == [8, 9, 10]
+
+
+def test_a_pattern_whose_history_is_away(backend: Answers, orders: Orders) -> None:
+    """Its channels begin with what comes."""
+    backend.channels["a"] = ("e", list(range(1, 11)))
+    pattern = backend.table.find("*")
+    assert pattern is not None
+    orders.follow(pattern)
+    backend.failures = 1
+    orders.date()
+    assert orders.are_open(["*"])
+    assert take(orders, 9) == []
+    assert until(orders.repairs(), 1) == [(b"a", None, [9])]
 
 
 def test_the_orders_that_patterns_bring_are_bounded(orders: Orders) -> None:

@@ -67,7 +67,7 @@ class Durability(IntEnum):
 
 
 class Record(NamedTuple):
-    """A message as it is stored; ``published`` is wall-clock microseconds since 1970."""
+    """A message as it is stored; ``published`` is when the store took it, in microseconds since 1970 by its clock."""
 
     offset: int
     kind: int
@@ -80,12 +80,12 @@ class Record(NamedTuple):
 
 @dataclass(slots=True)
 class Append:
-    """Messages ``(kind, payload, published)`` for one channel, all or none. ``size`` messages at the most are kept,
+    """Messages ``(kind, payload)`` for one channel, all or none. ``size`` messages at the most are kept,
     each for ``ttl`` seconds. While no other message follows, the last one is there for ``retain`` seconds, if that is
     longer; also where the size is 0. ``key`` is the publisher's, for which they are appended once."""
 
     channel: str
-    messages: Sequence[tuple[int, bytes, int]]
+    messages: Sequence[tuple[int, bytes]]
     size: int = 100
     ttl: float = 300.0
     key: str | None = None
@@ -240,6 +240,10 @@ class Store(Protocol):
 
     def tidy(self, limit: int) -> int:
         """Remove up to ``limit`` rows of each kind of what has expired, and return how many there were."""
+
+    def now(self) -> int:
+        """Microseconds since 1970, by the clock that messages get their times from: what is appended after this call
+        has no earlier one, unless that clock is set back."""
 
     def check(self) -> None:
         """Raise StoreFailed if nothing can be written now."""

@@ -162,6 +162,10 @@ class History:
         taken: tuple[bytes, str] | None = self._call("take", name, holder, only_from, page=True)
         return taken
 
+    def now(self) -> int:
+        now: int = self._call("now")
+        return now
+
     def check(self) -> None:
         self._call("check")
 

@@ -182,6 +182,11 @@ class Redis:
     def tidy(self, limit: int) -> int:
         return 0
 
+    @_reads
+    def now(self) -> int:
+        seconds, microseconds = self._guarded(self._redis.time)
+        return int(seconds) * 1_000_000 + int(microseconds)
+
     def check(self) -> None:
         # Only a write shows that the server has room, a disk, and is no replica.
         self._guarded(lambda: self._redis.set("raiden:check", b"", px=1000))
@@ -231,6 +236,6 @@ def _append_arguments(append: Append) -> list[Any]:
     size, ttl, retain = append.limits()
     times = [int(seconds * 1_000_000) for seconds in (ttl, retain if retain > ttl else 0, FORGET)]
     arguments: list[Any] = [len(keys), *keys, secrets.token_hex(4), size, *times, int(KEY_WINDOW)]
-    for kind, payload, published in append.messages:
-        arguments += (int(kind), published, payload)
+    for kind, payload in append.messages:
+        arguments += (int(kind), payload)
     return arguments

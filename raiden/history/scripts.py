@@ -43,7 +43,7 @@ end
 
 # KEYS: the hash, the stream, and the publisher's key if there is one. ARGV: the epoch of a new channel, its size, and
 # in microseconds its messages' age, the last one's age while it is the last (0: no other), and the time after which the
-# channel is forgotten; the seconds for which the key is kept; then kind, time and payload of each message.
+# channel is forgotten; the seconds for which the key is kept; then kind and payload of each message.
 APPEND = f"""{_CHANNEL}
 if not epoch then
     epoch, next = ARGV[1], 1
@@ -52,7 +52,7 @@ elseif KEYS[3] then
     local done = redis.call('GET', KEYS[3])
     if done and string.match(done, '^%w+') == epoch then return done .. ' repeated' end
 end
-local first, count, expires = next, (#ARGV - 6) / 3, now + ARGV[3]
+local first, count, expires = next, (#ARGV - 6) / 2, now + ARGV[3]
 next = first + count
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'next', whole(next))
 if count > 0 and ARGV[4] ~= '0' then
@@ -63,8 +63,8 @@ elseif count > 0 and retained > 0 then
     redis.call('HDEL', KEYS[1], 'retained')
 end
 for n = 0, count - 1 do
-    redis.call('XADD', KEYS[2], whole(first + n) .. '-0', 'kind', ARGV[7 + 3 * n], 'published', ARGV[8 + 3 * n],
-        'expires', whole(expires), 'payload', ARGV[9 + 3 * n])
+    redis.call('XADD', KEYS[2], whole(first + n) .. '-0', 'kind', ARGV[7 + 2 * n], 'published', whole(now),
+        'expires', whole(expires), 'payload', ARGV[8 + 2 * n])
 end
 -- Looking at one more than came, again and again, finds all that are too old.
 local keep = math.max(1, next - ARGV[2])

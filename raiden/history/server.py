@@ -278,6 +278,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "forget": lambda store, channel, durable: store.forget(channel, durable),
     "keep": lambda store, name, value, ttl, holder: store.keep(name, value, ttl, holder),
     "take": lambda store, name, holder, only_from: store.take(name, holder, only_from),
+    "now": lambda store: store.now(),
     "check": lambda store: store.check(),
     "size": lambda store: store.size(),
 }

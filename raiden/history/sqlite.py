@@ -256,6 +256,9 @@ class Sqlite:
 
         return self._file.write(tidy)
 
+    def now(self) -> int:
+        return self._clock()
+
     def check(self) -> None:
         self._file.check()
 
@@ -314,8 +317,8 @@ class Sqlite:
         first, expires = channel.next, now + int(ttl * 1_000_000)
         if append.messages:
             self._fade(channel)
-            for kind, payload, published in append.messages:
-                rows.append([channel.id, channel.next, kind, published, expires, payload])
+            for kind, payload in append.messages:
+                rows.append([channel.id, channel.next, kind, now, expires, payload])
                 channel.next += 1
             channel.last = rows[-1]
             if retain > ttl:
