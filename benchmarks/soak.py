@@ -207,7 +207,7 @@ class WebSocket:
 
     def __init__(self, sock: socket.socket, path: str) -> None:
         self._sock = sock
-        self._protocol = ClientProtocol(parse_uri(f"ws://soak{path}"), max_size=None)
+        self._protocol = ClientProtocol(parse_uri(f"ws://localhost{path}"), max_size=None)
         self._protocol.send_request(self._protocol.connect())
         self._send()
         while self._protocol.state is State.CONNECTING:

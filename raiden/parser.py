@@ -121,8 +121,9 @@ class RequestParser:
     def feed(self, data: bytes) -> Iterator[object]:
         """Take these bytes. Yields `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for each thing that was
         completed; what was not asked for is yielded the next time. Behind a handshake comes no more: see `rest`."""
-        self._data = self._data[self._at :] + data if self._data else data
-        self._at = 0
+        if data:
+            self._data = self._data[self._at :] + data if self._data else data
+            self._at = 0
         return self._look()
 
     def _look(self) -> Iterator[object]:
