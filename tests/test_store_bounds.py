@@ -99,7 +99,7 @@ def test_durables_are_bounded(small: Sqlite) -> None:
 
 
 def test_claims_are_bounded(small: Sqlite, clock: Clock) -> None:
-    small.append([Append("a", [(0, b"", 1)] * 500, 1000)])
+    small.append([Append("a", [(0, b"")] * 500, 1000)])
     taken = 0
     with pytest.raises(StoreFailed, match="handed out"):
         for number in range(100):
