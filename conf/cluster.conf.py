@@ -33,6 +33,8 @@ node_keys = [
 # In a network that nobody else reaches, instead of keys:
 # open_backbone = True
 
-# A stop tells its clients to come back, one after the other, over this long.
+# A node that is told to stop says so to the load balancer, by /-/ready, for longer than that takes to look.
+drain_delay = 5.0
+# Then it tells its clients to come back, one after the other, over this long.
 drain_window = 5.0
 drain_timeout = 15.0

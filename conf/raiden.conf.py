@@ -32,7 +32,9 @@
 
 # Stopping
 
-# A stop takes no longer than this: clients are told to come back, requests under way are finished.
+# A node that is told to stop serves all for so long, with /-/ready at 503, so that load balancers look elsewhere.
+# drain_delay = 0.0
+# The rest of a stop takes no longer than this: clients are told to come back, requests under way are finished.
 # drain_timeout = 10.0
 # Where there are other nodes to go to, a stop spreads its clients' reconnects over this long.
 # drain_window = 3.0

@@ -62,7 +62,12 @@ class Settings:
     log_file: str | None = _setting(None, "None: standard error; for 'raiden start' raiden.log in data_dir")
     log_format: str = _setting("text", "'text' for people, 'json' for machines")
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR", reload=True)
-    drain_timeout: float = _setting(10.0, "a stop takes no longer than this", least=0)
+    drain_delay: float = _setting(
+        0.0,
+        "a node that is told to stop goes on for so long, with /-/ready at 503: balancers look elsewhere",
+        least=0,
+    )
+    drain_timeout: float = _setting(10.0, "the rest of a stop takes no longer than this", least=0)
     drain_window: float = _setting(
         3.0, "where there are other nodes to go to, a stop spreads its clients' reconnects over this long", least=0
     )

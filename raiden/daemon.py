@@ -90,6 +90,8 @@ class Supervisor:
         self._node = os.urandom(8).hex()
         self._reason: str | None = None
         self._stopping = False
+        # When it stops, once it was told to (of the monotonic clock).
+        self._stop_at: float | None = None
         self._announced = False
         self._wakeup, wakeup = socket.socketpair()
         for sock in (self._wakeup, wakeup):
@@ -111,7 +113,8 @@ class Supervisor:
         try:
             self._start()
             while not self._stopping:
-                self._wait(None)
+                self._wait(None if self._stop_at is None else max(0.0, self._stop_at - time.monotonic()))
+                self._stopping |= self._stop_at is not None and time.monotonic() >= self._stop_at
             return self._stop()
         finally:
             for child in list(self._children.values()):
@@ -268,12 +271,30 @@ class Supervisor:
 
     def _handle(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
-            self._stopping = True
+            self._leave()
         elif number == signal.SIGHUP:
             self._reload()
         elif number == signal.SIGUSR1:
             for child in self._children.values():
                 os.kill(child.pid, signal.SIGUSR1)
+
+    def _leave(self) -> None:
+        """Stop after `drain_delay`, in which /-/ready is 503 and all else as before; when it is told again, at once."""
+        if self._stop_at is not None or not self._announced or not self.settings.drain_delay:
+            self._stopping = True
+            return
+        self._stop_at = time.monotonic() + self.settings.drain_delay
+        logger.info("leaving", extra={"stops_in": self.settings.drain_delay})
+        self._say_leaving()
+
+    def _say_leaving(self) -> None:
+        """Let the backbone tell peers and workers, who say so on `/-/ready`."""
+        for child in self._children.values():
+            if child.name == "backbone":
+                try:
+                    child.channel.sendall(b"leave\n")
+                except OSError:
+                    pass  # it died: nobody is left to be told
 
     def _reload(self) -> None:
         notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -305,12 +326,7 @@ class Supervisor:
         self._close_listeners()
         workers = [child for child in self._children.values() if child.worker]
         others = [child for child in self._children.values() if not child.worker]
-        for child in others:
-            try:
-                if child.name == "backbone":
-                    child.channel.sendall(b"leave\n")
-            except OSError:
-                pass  # it died: nobody is left to be told
+        self._say_leaving()
         for child in workers:
             os.kill(child.pid, signal.SIGTERM)
         deadline = time.monotonic() + self.settings.drain_timeout + 2.0

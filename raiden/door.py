@@ -9,7 +9,7 @@ from typing import Protocol
 
 import gevent
 
-from raiden import descriptors, faults
+from raiden import descriptors, faults, tcp
 from raiden.connection import TICK, Connection, Feedable, Wheel
 from raiden.service import Service
 from raiden.stats import Stats
@@ -25,6 +25,7 @@ class DoorLimits(Protocol):
     max_connections: int
     max_connections_per_address: int
     max_outbox: int
+    keepalive: float
 
 
 class Door(Service):
@@ -64,8 +65,13 @@ class Door(Service):
     def refuse(self, sock: socket.socket) -> None:
         """There are too many connections for this one; it is closed after this."""
 
+    def bound_silence(self) -> None:
+        """Who comes in from now on is cut off when nothing is heard of it for about 2 x `keepalive` seconds."""
+        tcp.bound_silence(self._listener, self._bounds.keepalive)
+
     def do_start(self) -> None:
         self._listener.setblocking(False)
+        self.bound_silence()
         self._accepting.start(self._accept)
         self._ticking.start(self._tick)
 
@@ -78,10 +84,14 @@ class Door(Service):
         self._listener.close()
 
     def shut(self) -> None:
-        """Let in who is waiting, and then nobody any more."""
-        self._accept()
-        self._accepting.stop()
+        """Let in who is waiting, and then nobody any more: who comes now is refused by the kernel at once. (Who has
+        come between the last look and the end of the socket is reset, unless net.ipv4.tcp_migrate_req hands it to
+        another socket of the same port.)"""
         self.draining = True
+        while self._accept():
+            pass
+        self._accepting.stop()
+        self._listener.close()
 
     def close(self, connection: Connection) -> None:
         """End a connection now, with what it has become."""
@@ -96,18 +106,19 @@ class Door(Service):
         if not self._addresses[connection.remote]:
             del self._addresses[connection.remote]
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Let in some of those who wait; whether there may be more."""
         for _ in range(ACCEPT_AT_ONCE):
             if not descriptors.left_for_clients(self._listener.fileno()):
                 self._pause("too few descriptors are left: raise the limit (ulimit -n)")
-                return
+                return False
             try:
                 sock, address = self._listener.accept()
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 self._pause(str(error))
-                return
+                return False
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             remote = str(address[0])
@@ -127,6 +138,7 @@ class Door(Service):
             self._addresses[remote] += 1
             self.opened(connection)
             connection.start(self._readable)
+        return True
 
     def _pause(self, reason: str) -> None:
         """Accept nobody for a moment: those that are in go on; the kernel keeps who waits."""

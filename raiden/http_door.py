@@ -70,7 +70,9 @@ class HttpDoor(Door):
         self.shut()
         started = time.monotonic()
         for connection in list(self.connections):
-            if connection.session is None and not (connection.busy or connection.receiving):
+            if _is_idle(connection):
+                self.readable(connection)  # a request may have come that nobody has looked at yet
+            if _is_idle(connection):
                 self._finish(connection)
         subscribers = [connection for connection in self.connections if connection.session is not None]
         for number, connection in enumerate(subscribers):
@@ -288,6 +290,11 @@ class HttpDoor(Door):
 def _parser(connection: Connection) -> RequestParser:
     """What reads the requests of a connection, which has not become anything else."""
     return cast(RequestParser, connection.protocol)
+
+
+def _is_idle(connection: Connection) -> bool:
+    """Nothing is asked of it that was not answered."""
+    return not (connection.busy or connection.receiving or connection.closed) and connection.session is None
 
 
 def refusal(error: Exception) -> HttpError:

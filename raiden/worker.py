@@ -210,6 +210,8 @@ class HttpWorker(Worker):
         for name, value in values.items():
             if name in _LIMITS:
                 setattr(self.gateway.limits, name, value)
+                if name == "keepalive":
+                    self.gateway.bound_silence()
             elif name == "min_peers":
                 self.gateway.control.min_peers = value
             elif name == "allowed_origins":
@@ -251,6 +253,8 @@ class ZmqWorker(Worker):
         for name, value in values.items():
             if name in _ZMQ_LIMITS:
                 setattr(self.gateway.limits, name, value)
+                if name == "keepalive":
+                    self.gateway.bound_silence()
             elif name == "zmq_keys":
                 self.gateway.allow(auth.clients(value))
 

@@ -32,9 +32,8 @@ from raiden.zmtp import Event, Failed, Peer, Reply, Zmtp
 
 log = logging.getLogger(__name__)
 
-# Seconds. A stop waits no longer than LINGER for those who hear to take what is for them. A client that does not answer
-# TCP's keep-alive probes is gone after KEEPALIVE + 3 * PROBE.
-HANDSHAKE_TIMEOUT, LINGER, KEEPALIVE, PROBE = 5.0, 2.0, 25, 5
+# Seconds. A stop waits no longer than LINGER for those who hear to take what is for them.
+HANDSHAKE_TIMEOUT, LINGER = 5.0, 2.0
 
 
 class Gate:
@@ -73,10 +72,6 @@ class ZmqDoor(Door):
         return Zmtp(self.kind, self.peers, lambda: common.limits.max_body, self._gate.curve(), common.unfinished)
 
     def opened(self, connection: Connection) -> None:
-        for option, seconds in ((socket.TCP_KEEPIDLE, KEEPALIVE), (socket.TCP_KEEPINTVL, PROBE)):
-            connection.socket.setsockopt(socket.IPPROTO_TCP, option, seconds)
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.send(connection.protocol.greeting)  # type: ignore[attr-defined]
         self._wheel.schedule(connection, HANDSHAKE_TIMEOUT)
 
@@ -210,6 +205,10 @@ class ZmqGateway(Service):
         self.gate.clients = dict(clients)
         for door in self._doors.values():
             door.reconsider()
+
+    def bound_silence(self) -> None:
+        for door in self._doors.values():
+            door.bound_silence()
 
     def drain(self, timeout: float) -> None:
         """Take no more, finish what is under way, at most for so many seconds; last those who hear."""

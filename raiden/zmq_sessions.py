@@ -36,6 +36,7 @@ class ZmqLimits:
     max_message: int = 1 << 20
     max_unfinished: int = 1 << 28
     zmq_max_topics: int = 1000
+    keepalive: float = 25.0
 
 
 class Common:

@@ -46,7 +46,7 @@ class Hall(Door):
 
 @pytest.fixture
 def hall() -> Iterator[Hall]:
-    limits = SimpleNamespace(max_connections=10, max_connections_per_address=10, max_outbox=1000)
+    limits = SimpleNamespace(max_connections=10, max_connections_per_address=10, max_outbox=1000, keepalive=25.0)
     hall = Hall(socket.create_server(("127.0.0.1", 0)), limits, Stats(), "http")
     hall.start()
     yield hall

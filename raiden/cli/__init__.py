@@ -166,7 +166,7 @@ def _log_to(path: Path) -> None:
 def _stop(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
     pid = _running(settings)
     os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + settings.drain_timeout + 10.0
+    deadline = time.monotonic() + settings.drain_delay + settings.drain_timeout + 10.0
     with open(settings.file("pid")) as file:
         while time.monotonic() < deadline:
             try:

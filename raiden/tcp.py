@@ -1,0 +1,47 @@
+"""What TCP knows of a connection's other end: whether it is there, and whether it takes what it is sent. Linux."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import socket
+import struct
+import termios
+
+# Probes of a silent peer that may go unanswered.
+PROBES = 3
+# In struct tcp_info (linux/tcp.h): bytes that the peer has acknowledged (RFC 4898, tcpEStatsAppHCThruOctetsAcked).
+_ACKNOWLEDGED, _TO_ITS_END = struct.Struct("=Q"), 128
+_OFFSET = 120
+
+
+def bound_silence(sock: socket.socket, keepalive: float) -> None:
+    """Let the kernel end a connection whose peer gives no sign of life: an idle one after 2 x ``keepalive`` seconds, in
+    the second half of which it is asked `PROBES` times; one that is sent something when that was not acknowledged, or
+    found no room at the peer, for so long (tcp(7), RFC 5482). Of a listening socket: those that it accepts from now on.
+    """
+    for option, value, most in (
+        (socket.TCP_KEEPIDLE, math.ceil(keepalive), 32_767),
+        (socket.TCP_KEEPINTVL, math.ceil(keepalive / PROBES), 32_767),
+        (socket.TCP_KEEPCNT, PROBES, PROBES),
+        (socket.TCP_USER_TIMEOUT, math.ceil(2000 * keepalive), (1 << 31) - 1),
+    ):
+        sock.setsockopt(socket.IPPROTO_TCP, option, min(value, most))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def acknowledged(sock: socket.socket) -> int:
+    """How many bytes the peer's TCP has acknowledged since the connection began; 0 where nobody knows."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TO_ITS_END)
+        return int(_ACKNOWLEDGED.unpack_from(info, _OFFSET)[0])
+    except (OSError, struct.error):  # it is no TCP socket, or broken
+        return 0
+
+
+def under_way(sock: socket.socket) -> int:
+    """How many bytes the kernel has taken that the peer's TCP has not acknowledged (SIOCOUTQ, tcp(7))."""
+    try:
+        return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
+    except OSError:
+        return 0
