@@ -3,7 +3,9 @@
 A connection costs no greenlet: it is a slotted object on a libev watcher. Bytes go straight to the socket; only what
 the kernel doesn't take waits in the outbox, and a write watcher is armed for as long. Over the bound the connection is
 a slow consumer: `receive` says so, and whoever owns it ends it; or, if it is one that may miss something (`drop`), what
-is over the bound is dropped. Nothing here knows what the bytes mean:
+is over the bound is dropped. One piece may be larger than the bound: it does not count until it is sent, so what comes
+behind it has the same room as always. A deadline for a peer that is being sent something looks whether that moves, and
+not only at the clock. Nothing here knows what the bytes mean:
 `protocol.feed` turns them into events.
 """
 
@@ -18,6 +20,7 @@ from typing import Any, Protocol
 import gevent
 from gevent.event import Event
 
+from raiden import tcp
 from raiden.sockets import receive
 from raiden.stats import Stats
 
@@ -44,11 +47,14 @@ class Overflow:
 
 
 class Connection:
-    """One socket. ``max_outbox`` bounds what waits for the peer, in bytes; a whole turn's bytes may go over it once."""
+    """One socket. ``max_outbox`` bounds what waits for the peer, in bytes, beside one piece that is larger itself: a
+    turn's bytes, or an answer."""
 
     __slots__ = (
         "__weakref__",
+        "_acknowledged",
         "_callback",
+        "_large",
         "_outbox",
         "_reader",
         "_sent",
@@ -93,6 +99,9 @@ class Connection:
         self.outbox_size = 0
         self.transport = transport
         self._outbox: deque[bytes | memoryview] | None = None
+        # What is left of the piece in the outbox that is larger than the bound.
+        self._large: bytes | memoryview | None = None
+        self._acknowledged = 0
         self._reader = gevent.get_hub().loop.io(sock.fileno(), READ)
         # A watcher that is stopped forgets what it calls.
         self._callback: Callable[[Connection], None] = _nothing
@@ -176,16 +185,38 @@ class Connection:
         if sent != len(data):
             self._keep(memoryview(data)[sent:])
 
-    def wait_until_sent(self, timeout: float | None = None) -> bool:
-        """Wait in the calling greenlet until nothing waits for the peer any more. False after ``timeout`` seconds, and
-        where the connection has ended."""
+    def wait_until_sent(self, patience: float | None = None) -> bool:
+        """Wait in the calling greenlet until nothing waits for the peer any more. False where the peer has taken
+        nothing for ``patience`` seconds, and where the connection has ended."""
+        acknowledged = tcp.acknowledged(self.socket) if self._outbox and not self.closed else 0
         while self._outbox and not self.closed:
             if self._sent is None:
                 self._sent = Event()
             self._sent.clear()
-            if not self._sent.wait(timeout):
-                return False
+            if not self._sent.wait(patience):
+                before, acknowledged = acknowledged, tcp.acknowledged(self.socket)
+                if acknowledged == before:
+                    return False
         return not (self.closed or self.closing)
+
+    def is_moving(self) -> bool:
+        """Whether something is under way to the peer, and it has taken some since this was asked last. A system call or
+        two: for deadlines, not for each message."""
+        if self.closed or not (self._outbox or tcp.under_way(self.socket)):
+            return False
+        before, self._acknowledged = self._acknowledged, tcp.acknowledged(self.socket)
+        return self._acknowledged != before
+
+    def end_of_sent(self) -> int:
+        """How many bytes the peer will have acknowledged when it has got all that was sent so far."""
+        return tcp.acknowledged(self.socket) + tcp.under_way(self.socket) + self.outbox_size
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes more may wait for the peer."""
+        if not self._outbox:
+            return True
+        large = self._large
+        return self.outbox_size - (0 if large is None else len(large)) + size <= self.max_outbox
 
     def overflow(self) -> None:
         """This is a slow consumer: let `receive` say so."""
@@ -202,6 +233,8 @@ class Connection:
             self._outbox.clear()
             if isinstance(first, memoryview):
                 self._outbox.append(first)
+            if first is not self._large or not self._outbox:
+                self._large = None
             self.outbox_size = sum(map(len, self._outbox))
         self.overflown = False
         self.send(goodbye)
@@ -224,7 +257,7 @@ class Connection:
         self.socket.close()
         if self._sent is not None:
             self._sent.set()
-        self._outbox = None
+        self._outbox = self._large = None
         self.outbox_size = 0
         self.pending.clear()
         # So that all of it goes now, and not when the garbage collector comes by: the session knows its connection.
@@ -236,18 +269,20 @@ class Connection:
         return f"{self.transport} {self.remote} outbox={self.outbox_size}"
 
     def _keep(self, data: bytes | memoryview) -> None:
-        if self._outbox is None:
-            self._outbox = deque()
-        elif self.drop is not None and self._outbox and self.outbox_size + len(data) > self.max_outbox:
+        fits = self.has_room(len(data))
+        if not fits and self.drop is not None:
             self.drop(bytes(data))
             return
+        if self._outbox is None:
+            self._outbox = deque()
+        if len(data) > self.max_outbox and self._large is None:
+            self._large, fits = data, True
         self._outbox.append(data)
         self.outbox_size += len(data)
         if self._writer is None:
             self._writer = gevent.get_hub().loop.io(self.socket.fileno(), WRITE)
             self._writer.start(self._drain)
-        # One piece may be larger than the bound: it is what this turn brought, or an answer.
-        if self.outbox_size > self.max_outbox and len(self._outbox) > 1 and not self.overflown:
+        if not fits and not self.overflown:
             self.overflow()
 
     def _drain(self) -> None:
@@ -266,8 +301,11 @@ class Connection:
                 break
             self._stats.bytes_out += sent
             self.outbox_size -= sent
-            if sent != len(data):
-                outbox[0] = memoryview(data)[sent:]
+            rest = None if sent == len(data) else memoryview(data)[sent:]
+            if data is self._large:
+                self._large = rest
+            if rest is not None:
+                outbox[0] = rest
                 break
             outbox.popleft()
         if outbox:
@@ -275,7 +313,7 @@ class Connection:
                 self._writer = gevent.get_hub().loop.io(self.socket.fileno(), WRITE)
                 self._writer.start(self._drain)
             return
-        self._outbox = None
+        self._outbox = self._large = None
         if self._sent is not None:
             self._sent.set()
         if self._writer is not None:

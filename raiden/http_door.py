@@ -138,7 +138,9 @@ class HttpDoor(Door):
             self.close(connection)
 
     def due(self, connection: Connection) -> None:
-        if connection.closing:
+        if connection.closing and connection.is_moving():
+            self._wheel.schedule(connection, LINGER)
+        elif connection.closing:
             self.close(connection)
         elif connection.session is not None:
             connection.session.tick()
@@ -153,6 +155,8 @@ class HttpDoor(Door):
             error = HttpError(408, SLOW, close=True)
             error.fields = parser.fields
             self._refuse(connection, error)
+        elif connection.is_moving():  # it is not idle yet: its last answer is still on its way
+            self._wheel.schedule(connection, self.limits.idle_timeout)
         else:
             self._finish(connection)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from raiden import encoding, websocket
+from raiden import encoding, tcp, websocket
 from raiden.backend import BackboneFull
 from raiden.connection import Connection, Wheel
 from raiden.filters import Filters
@@ -32,9 +32,9 @@ from raiden.table import Subscription
 from raiden.unfinished import SLOW
 from raiden.websocket import Closed, WebSocket
 
-# What is said to the peer, and how long it may take to read it (seconds).
+# For so many seconds the peer may take nothing of what is said to it at the end.
 LINGER = 2.0
-# Of what was missed, so many bytes are sent at once, and the peer may take so many seconds to read them.
+# Of what was missed, so many bytes are sent at once, and for so many seconds the peer may take nothing of them.
 REPLAY_BYTES, REPLAY_PATIENCE = 65536, 30.0
 
 # What who asks for the past of a channel without one misses.
@@ -226,8 +226,8 @@ class Lasting(Session):
         ended."""
         if self.connection.wait_until_sent(REPLAY_PATIENCE):
             return True
-        if not (self.connection.closed or self.connection.closing):
-            self.overflow()
+        if not self.connection.closing:
+            self.connection.overflow()
         return False
 
     def tick(self) -> None:
@@ -489,7 +489,7 @@ class Socket(Lasting):
     """A WebSocket: a message per frame; a frame sent by the client is published, where it has one channel. Where a gap
     can't be told in band, it closes the socket."""
 
-    __slots__ = ("max_message", "verbatim", "websocket")
+    __slots__ = ("acknowledged", "max_message", "ping_end", "verbatim", "websocket")
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
@@ -499,6 +499,9 @@ class Socket(Lasting):
         self.websocket = socket
         self.max_message = max_message
         self.verbatim = verbatim
+        # Of the last ping, where it had to wait behind something that was being sent: how many bytes the peer will have
+        # acknowledged when it has got that, and how many it had when that was looked at last.
+        self.ping_end = self.acknowledged = 0
 
     def received(self, event: object) -> None:
         """A message or `Closed`, from `WebSocket.feed`; call `settle` after the last event of a turn."""
@@ -531,18 +534,36 @@ class Socket(Lasting):
             self.goodbye(websocket.TRY_LATER, str(outcome))
 
     def tick(self) -> None:
+        connection = self.connection
         if not self.websocket.heard:
-            self.goodbye(websocket.PING_TIMEOUT, "no pong: reconnect")
+            if self._ping_is_late():
+                self.wheel.schedule(connection, self.keepalive)
+            else:
+                self.goodbye(websocket.PING_TIMEOUT, "no pong: reconnect")
             return
         if self.websocket.late:
             self.goodbye(websocket.POLICY, SLOW)
             return
+        waits = connection.outbox_size or tcp.under_way(connection.socket)
         position = self.moved()
         if position is not None:
             self.connection.send(self.in_band.alive(position))
         self.websocket.ping()
         self.settle()
+        self.ping_end = connection.end_of_sent() if waits else 0
+        self.acknowledged = tcp.acknowledged(connection.socket) if waits else 0
         self.wheel.schedule(self.connection, self.keepalive)
+
+    def _ping_is_late(self) -> bool:
+        """The peer can't have answered the ping in time: it waits behind what the peer takes slowly, or did until
+        now."""
+        if not self.ping_end:
+            return False
+        before, self.acknowledged = self.acknowledged, tcp.acknowledged(self.connection.socket)
+        if self.acknowledged >= self.ping_end:
+            self.ping_end = 0  # it has arrived since the last look: from now on the peer has its time
+            return True
+        return self.acknowledged != before
 
     def drain(self) -> None:
         self.goodbye(websocket.DRAINING, "node is draining: reconnect")

@@ -76,7 +76,9 @@ class ZmqDoor(Door):
         self._wheel.schedule(connection, HANDSHAKE_TIMEOUT)
 
     def due(self, connection: Connection) -> None:
-        if connection.closing:
+        if connection.closing and connection.is_moving():
+            self._wheel.schedule(connection, LINGER)
+        elif connection.closing:
             self.close(connection)
         elif connection.session is None:
             self._fail(connection, Failed("the handshake took too long"))

@@ -171,7 +171,7 @@ class Subscriber(Session):
         """Send what may not be dropped: wait until the outbox has room for it, also when it is sealed."""
         traffic = zmtp.message(*frames)
         while not self._has_room(traffic):
-            self.connection.wait_until_sent(RETRY)
+            gevent.sleep(RETRY)
         self.send(*frames)
 
     def flush(self) -> None:
@@ -186,8 +186,7 @@ class Subscriber(Session):
         connection = self.connection
         if not connection.outbox_size:
             return True
-        size: int = connection.protocol.sealed_size(traffic)  # type: ignore[attr-defined]
-        return connection.outbox_size + size <= connection.max_outbox
+        return connection.has_room(connection.protocol.sealed_size(traffic))  # type: ignore[attr-defined]
 
     def _dropped(self, traffic: bytes) -> None:
         self.common.stats.dropped += zmtp.count(traffic)
