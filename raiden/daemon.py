@@ -35,7 +35,7 @@ from typing import Any
 
 import ujson
 
-from raiden import backbone, config, log, worker
+from raiden import backbone, config, descriptors, log, worker
 from raiden.cluster import GOODBYE
 from raiden.config import ConfigError, ServiceBuilder, Settings
 from raiden.forwarder import Addresses
@@ -100,6 +100,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Be the node until it is told to stop; the exit code. Raises StartError if it can't start."""
+        descriptors.raise_limit(self.settings.max_connections)
         self._listeners = listen("http", self.settings.http_host, self.settings.http_port, self.settings.workers)
         for name, port in self.settings.zmq_ports.items():
             self._zmq_listeners[name] = listen("zmq", self.settings.zmq_host, port, setting=f"zmq_{name}_port")[0]
