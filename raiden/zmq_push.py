@@ -95,7 +95,7 @@ class Pusher(Session):
             try:
                 router.publish_now(run)
             except BackboneFull:
-                self._wait(_soon)
+                self._wait(self._soon)
                 return
             flow.add(run)
             self._runs.popleft()
@@ -115,7 +115,7 @@ class Pusher(Session):
         def stored(outcome: list[list[Cursor]] | Exception) -> None:
             if isinstance(outcome, Exception):
                 self._runs.extendleft(reversed(runs))
-                self._wait(_soon)
+                self._wait(self._soon)
             else:
                 for run in runs:
                     self.common.flow.add(run)
@@ -133,6 +133,5 @@ class Pusher(Session):
         self.connection.pause()
         until(self._publish)
 
-
-def _soon(call: Callable[[], None]) -> None:
-    gevent.spawn_later(RETRY, call)
+    def _soon(self, call: Callable[[], None]) -> None:
+        gevent.spawn_later(RETRY, self.work, call)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from raiden import zmtp
+from raiden import faults, zmtp
 from raiden.auth import Client
 from raiden.census import Census
 from raiden.connection import Connection
@@ -76,6 +77,11 @@ class Session:
 
     def send(self, *frames: bytes) -> None:
         self.connection.send(self.connection.protocol.seal(zmtp.message(*frames)))  # type: ignore[attr-defined]
+
+    def work(self, function: Callable[[], None]) -> None:
+        """Call a function, in a greenlet. Where it raises, the connection ends: what it has promised is not done."""
+        if not faults.call("the work for a ZeroMQ client", function):
+            self.connection.finish()
 
     def drain(self) -> None:
         """The node stops: take no more."""

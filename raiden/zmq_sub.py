@@ -86,7 +86,7 @@ class Subscriber(Session):
                 return False
         if (self._opening or self._asked) and not self._settling:
             self._settling = True
-            gevent.spawn(self._settle)
+            gevent.spawn(self.work, self._settle)
         return True
 
     def _subscribed(self, topic: bytes, on: bool) -> bool:
