@@ -29,6 +29,8 @@
 # log_format = "text"
 # "DEBUG", "INFO", "WARNING" or "ERROR". [reload]
 # log_level = "INFO"
+# Log each request with its answer's status; publishing and long-polls get slower by it. [reload]
+# access_log = False
 
 # Stopping
 

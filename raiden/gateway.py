@@ -166,7 +166,7 @@ class Gateway(HttpDoor):
 
     def serve_again(self, connection: Connection, repeated: Repeated) -> bool:
         plan = self.heads.plan(repeated.head)
-        if plan is None or self.draining:
+        if plan is None or self.draining or self.access_log.on:
             return False
         if type(plan) is PublishPlan:
             channel = _channel(self.reserved, plan.prefix, repeated.own)
@@ -217,12 +217,14 @@ class Gateway(HttpDoor):
         if self.draining:
             self.answer(connection, None, answer)
             return
-        self.stats.requests += 1
         if answer is ACCEPTED:
+            self.stats.responses[202] += 1
             connection.send(_accepted(date()))
         elif isinstance(answer, Json):
+            self.stats.responses[200] += 1
             connection.send(json_bytes(answer))
         else:
+            self.stats.responses[answer.status_int] += 1
             connection.send(serialize(answer, keep_alive=True, http10=False))
         self.was_answered(connection)
 
@@ -367,13 +369,13 @@ class Gateway(HttpDoor):
             raise transports.refused(opening, refusal(error)) from None
         if Beginning.is_known(self.router, asked.names, asked.starts):
             # The hot path of clients that come back.
-            self._open(connection, opening, self._known(asked, session))
+            self._open(connection, request, opening, self._known(asked, session))
             for name in asked.names:
                 session.attach(name)
             self._opened(connection, opening)
             return
 
-        def confirm(connection: Connection, _: Request) -> None:
+        def confirm(connection: Connection, request: Request) -> None:
             try:
                 beginning = Beginning(self.router, asked.names, asked.starts)
             except (NotInForce, StoreFailed) as error:
@@ -382,15 +384,16 @@ class Gateway(HttpDoor):
             if connection.closed:
                 session.close()
                 return
-            self._open(connection, opening, _told(asked, beginning))
+            self._open(connection, request, opening, _told(asked, beginning))
             session.begin(beginning)
             self._opened(connection, opening)
 
         self.serve_waiting(connection, request.request() if isinstance(request, Repeated) else request, confirm)
 
-    def _open(self, connection: Connection, opening: Opening, told: Told) -> None:
+    def _open(self, connection: Connection, request: Request | Repeated, opening: Opening, told: Told) -> None:
         """Answer, and tell this with it, or note it for the answer."""
-        self.stats.requests += not opening.session.answers_once
+        if not opening.session.answers_once:
+            self.note(connection, request, 101 if opening.transport == "websocket" else 200)
         connection.become(opening.transport)
         connection.session = opening.client
         opening.opened(told)

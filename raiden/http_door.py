@@ -17,6 +17,7 @@ from typing import TypeAlias, cast
 import gevent
 import webob
 
+from raiden.access_log import AccessLog
 from raiden.connection import Connection
 from raiden.door import Door
 from raiden.heads import Heads, Repeated
@@ -53,6 +54,7 @@ class HttpDoor(Door):
         self.unfinished = Unfinished(lambda: limits.max_unfinished)
         self.hosts = hosts or Hosts()
         self.origins = Origins(allowed_origins)
+        self.access_log = AccessLog()
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         """The answer to a request; None where the connection is taken care of."""
@@ -229,7 +231,7 @@ class HttpDoor(Door):
         """Send a response, and close after it where the connection can't go on."""
         if connection.closed:
             return
-        self.stats.requests += 1
+        self.note(connection, request, response.status if isinstance(response, Json) else response.status_int)
         session, connection.session = connection.session, None
         if session is not None:
             session.close()
@@ -254,6 +256,12 @@ class HttpDoor(Door):
         elif session is not None and not connection.busy:
             self.was_answered(connection)
 
+    def note(self, connection: Connection, request: Request | Repeated | None, status: int) -> None:
+        """Count an answer, and log it if that is wanted."""
+        self.stats.responses[status] += 1
+        if self.access_log.on:
+            self.access_log.write(request, status, connection.remote)
+
     def answer_polls(self, waiters: Iterable[Waiter], answer: Json) -> None:
         """Send the same answer to all of them."""
         data = json_bytes(answer)
@@ -263,7 +271,7 @@ class HttpDoor(Door):
                 self.answer(connection, waiter.request, answer)
                 continue
             # The hot path of long-polls.
-            self.stats.requests += 1
+            self.stats.responses[answer.status] += 1
             connection.session = None
             connection.become("http")
             connection.send(data)
@@ -282,8 +290,8 @@ class HttpDoor(Door):
                 connection.resume()
 
     def _is_plain(self, request: Request | Repeated) -> bool:
-        """Nothing about the answer depends on the request."""
-        if self.draining:
+        """Nothing about the answer, nor what is logged of it, depends on the request."""
+        if self.draining or self.access_log.on:
             return False
         if isinstance(request, Repeated):
             return True  # it has a plan

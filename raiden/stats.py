@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import platform
+import resource
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from raiden import __version__
 
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
@@ -17,7 +23,6 @@ COUNTERS = {
     "delivered": "messages put before subscribers, one for each",
     "bytes_in": "payload bytes accepted from clients",
     "bytes_out": "bytes handed to the kernel for clients",
-    "requests": "HTTP requests answered, handshakes included",
     "slow_consumers": "connections closed because their outbox was full",
     "refused_connections": "connections refused for a limit",
     "bad_frames": "backbone frames that could not be read",
@@ -48,15 +53,16 @@ class Histogram:
 class Stats:
     """One worker's numbers since it started."""
 
-    __slots__ = (*COUNTERS, "connections", "publish_latency", "delivery_latency", "gauges", "worker")
+    __slots__ = (*COUNTERS, "connections", "delivery_latency", "gauges", "publish_latency", "responses", "worker")
 
     def __init__(self, worker: int = 0) -> None:
         self.worker = worker
         self.published = self.delivered = self.bytes_in = self.bytes_out = 0
-        self.requests = self.slow_consumers = self.refused_connections = self.bad_frames = 0
+        self.slow_consumers = self.refused_connections = self.bad_frames = 0
         self.repaired = self.gaps = 0
         self.dropped = self.bad_messages = self.refused_subscriptions = self.refused_handshakes = 0
         self.connections = dict.fromkeys(TRANSPORTS, 0)
+        self.responses: defaultdict[int, int] = defaultdict(int)
         self.publish_latency = Histogram()
         self.delivery_latency = Histogram()
         self.gauges: Callable[[], dict[str, float]] = dict
@@ -72,6 +78,8 @@ class Stats:
             "worker": self.worker,
             "counters": {name: getattr(self, name) for name in COUNTERS},
             "connections": self.connections,
+            "responses": {str(status): count for status, count in self.responses.items()},
+            "process": _process(),
             "gauges": self.gauges(),
             "publish": [self.publish_latency.counts, self.publish_latency.total],
             "delivery": [self.delivery_latency.counts, self.delivery_latency.total],
@@ -90,6 +98,10 @@ class _Snapshots:
             for snapshot in self._snapshots:
                 counter.add_metric([str(snapshot["worker"])], snapshot["counters"][name])
             yield counter
+        yield from self._answers_and_processes()
+        build = GaugeMetricFamily("raiden_build_info", "what runs; always 1", labels=["version", "python"])
+        build.add_metric([__version__, platform.python_version()], 1)
+        yield build
         connections = GaugeMetricFamily("raiden_connections", "open connections", labels=["worker", "transport"])
         for snapshot in self._snapshots:
             for transport, count in snapshot["connections"].items():
@@ -107,6 +119,26 @@ class _Snapshots:
                 counts, total = snapshot[name]
                 histogram.add_metric([str(snapshot["worker"])], _cumulative(counts), total)
             yield histogram
+
+    def _answers_and_processes(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily("raiden_requests", "HTTP requests answered, handshakes too", labels=["worker"])
+        responses = CounterMetricFamily("raiden_responses", "the same, by status", labels=["worker", "status"])
+        memory = GaugeMetricFamily("raiden_resident_memory_bytes", "memory of the process", labels=["worker"])
+        cpu = CounterMetricFamily("raiden_cpu_seconds", "user and system time of the process", labels=["worker"])
+        for snapshot in self._snapshots:
+            worker = str(snapshot["worker"])
+            requests.add_metric([worker], sum(snapshot["responses"].values()))
+            for status, count in sorted(snapshot["responses"].items()):
+                responses.add_metric([worker, status], count)
+            memory.add_metric([worker], snapshot["process"]["memory"])
+            cpu.add_metric([worker], snapshot["process"]["cpu"])
+        return iter((requests, responses, memory, cpu))
+
+
+def _process() -> dict[str, float]:
+    """What this process takes: resident memory in bytes, CPU time in seconds."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return {"memory": pages * resource.getpagesize(), "cpu": time.process_time()}
 
 
 def _cumulative(counts: list[int]) -> list[tuple[str, float]]:

@@ -197,6 +197,7 @@ class HttpWorker(Worker):
             deflate=settings.ws_deflate,
             min_peers=settings.min_peers,
         )
+        self.gateway.access_log.on = settings.access_log
         self.add(self.gateway)
 
     def drain(self) -> None:
@@ -222,6 +223,8 @@ class HttpWorker(Worker):
                 self.gateway.hosts = _hosts(value, self.settings.http_host)
             elif name == "ws_deflate":
                 self.gateway.deflate = value
+            elif name == "access_log":
+                self.gateway.access_log.on = value
         self.gateway.heads.clear()
 
 
