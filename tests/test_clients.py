@@ -82,6 +82,15 @@ def test_curl_stream(daemon: Daemon, arguments: tuple[str, ...], prefix: str) ->
             assert got.startswith(prefix) and json.loads(got.removeprefix(prefix)) == value
 
 
+@pytest.mark.parametrize("framing", [(), ("-H", "Transfer-Encoding: chunked")], ids=["sized", "chunked"])
+def test_curl_that_offers_to_upgrade(daemon: Daemon, framing: tuple[str, ...]) -> None:
+    """``--http2`` is an offer, which is ignored: two publishes on one connection."""
+    url = f"{daemon.url}/curl-http2"
+    arguments = ("--http2", "--write-out", " %{http_code}/%{num_connects} ", *framing, "--json", "1", url, url)
+    done = subprocess.run(curl(*arguments), capture_output=True, check=True, text=True)
+    assert [word for word in done.stdout.split() if "/" in word] == ["200/1", "200/0"]
+
+
 def test_curl_long_poll(daemon: Daemon) -> None:
     url = f"{daemon.url}/curl-poll"
     for value in VALUES:

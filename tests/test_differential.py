@@ -64,6 +64,16 @@ def test_empty_lines_before_a_request_are_no_head(server: Server) -> None:
         assert other.got().count(b"HTTP/1.1 ") == 1
 
 
+def test_a_request_is_served_wherever_the_one_before_it_was_cut(server: Server) -> None:
+    client = Client(server)
+    request = b"GET /-/health HTTP/1.1\r\nHost: h\r\n\r\n"
+    for at in range(1, len(request)):
+        client.send(request[:at])
+        client.send(request[at:] + request)
+        settle()
+        assert client.got().count(b"HTTP/1.1 ") == 2, at
+
+
 @pytest.mark.parametrize("start", ["POST http://h/other", "DELETE /other", "PUT /other", "POST *"])
 def test_a_key_is_none_of_a_request_that_is_no_handshake(server: Server, start: str) -> None:
     client = Client(server)
