@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from collections import Counter
 from typing import Protocol
 
@@ -41,6 +42,7 @@ class Door(Service):
         self._transport = transport
         self._addresses: Counter[str] = Counter()
         self._listener = listener
+        self._said_full = 0.0
         self._wheel = Wheel()
         loop = gevent.get_hub().loop
         self._accepting = loop.io(listener.fileno(), 1)
@@ -109,9 +111,7 @@ class Door(Service):
     def _accept(self) -> bool:
         """Let in some of those who wait; whether there may be more."""
         for _ in range(ACCEPT_AT_ONCE):
-            if not descriptors.left_for_clients(self._listener.fileno()):
-                self._pause("too few descriptors are left: raise the limit (ulimit -n)")
-                return False
+            full = not descriptors.left_for_clients(self._listener.fileno())
             try:
                 sock, address = self._listener.accept()
             except BlockingIOError:
@@ -123,8 +123,11 @@ class Door(Service):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             remote = str(address[0])
             limits = self._bounds
+            if full:
+                self._say_full()
             if (
-                len(self.connections) >= limits.max_connections
+                full
+                or len(self.connections) >= limits.max_connections
                 or self._addresses[remote] >= limits.max_connections_per_address
             ):
                 self.stats.refused_connections += 1
@@ -139,6 +142,12 @@ class Door(Service):
             self.opened(connection)
             connection.start(self._readable)
         return True
+
+    def _say_full(self) -> None:
+        now = time.monotonic()
+        if now - self._said_full > 1.0:
+            self._said_full = now
+            log.error("too few descriptors are left, so clients are refused: raise the limit (ulimit -n)")
 
     def _pause(self, reason: str) -> None:
         """Accept nobody for a moment: those that are in go on; the kernel keeps who waits."""
