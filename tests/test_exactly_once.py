@@ -219,6 +219,7 @@ class Ear:
 
     closed = closing = False
     max_outbox = 1 << 20
+    outbox_size = 0
 
     def __init__(self) -> None:
         self.pending: list[bytes] = []
