@@ -197,10 +197,11 @@ def _read_extensions(extensions: bytes) -> tuple[Cursor | None, Sequence[int] | 
 
 
 def _read_cursor(value: bytes) -> Cursor:
-    try:
-        return Cursor.parse(value.decode("ascii"))
-    except ValueError as error:
-        raise InvalidFrame(f"a cursor that is none: {error}") from None
+    # As `Cursor.parse`, which takes twice as long.
+    epoch, _, offset = value.partition(b":")
+    if not (epoch.isalnum() and offset.isdigit() and len(offset) < 20) or int(offset) >= 1 << 63:
+        raise InvalidFrame(f"a cursor that is none: {value[:64]!r}")
+    return Cursor(epoch.decode("ascii"), int(offset))
 
 
 def is_unicode(text: str) -> bool:
