@@ -303,7 +303,8 @@ class Router:
         positions are known. Returns the addresses of the nodes that did not say so; raises NotInForce and
         StoreFailed."""
         unconfirmed = () if names and self._hold(names) else self.backend.in_force()
-        self._orders.date()
+        if not names or any([name.endswith("*") for name in names]):  # as `is_in_force` has it: else nothing waits
+            self._orders.date()
         for repaired in self._orders.open(names):
             self._deliver(repaired)
         return unconfirmed
