@@ -111,7 +111,10 @@ class Heads:
         """Of bytes in which a request begins ``at`` a place, if its head is known: that, what of it is another one each
         time, and where its body begins, which may not be there yet."""
         # The hot path of publishing, and of long-polls.
-        end = data.find(_END, at, at + MAX_HEAD_BYTES) + 4
+        end = data.find(_END, at, at + MAX_HEAD_BYTES)
+        if end < 0:
+            return None
+        end += len(_END)
         head = data[at:end]
         whole = self._whole.get(head)
         if whole is not None:
