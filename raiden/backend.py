@@ -218,8 +218,10 @@ class Backend:
         for messages, appended in zip(groups, result, strict=True):
             if appended.repeated:
                 continue
+            before = appended.before
             for each, cursor in zip(messages, appended.cursors(), strict=True):
-                each.cursor = cursor
+                each.cursor, each.before = cursor, before
+                before = cursor.proof
             for run in message.runs(messages):
                 try:
                     self.publish(run)

@@ -51,7 +51,8 @@ class Consumer:
         self._window = window
         self.ack_wait = ack_wait
         self._since = since
-        self._claimed: dict[Cursor, tuple[int, float]] = {}
+        # By epoch and offset: the proof, how often it was claimed, and until when it is.
+        self._claimed: dict[tuple[str, int], tuple[str, int, float]] = {}
         self._made = self._in_force = self._called = False
         self.wake = Event()
         self._bell: Bell | None = bells.enter(self, channel, name)
@@ -71,18 +72,18 @@ class Consumer:
             return [], None
         self._called = False
         deadline = time.monotonic() + self.ack_wait
-        records, epoch, gap = self._history.claim(self._channel, self._name, limit, self.ack_wait, self._since)
+        claimed = self._history.claim(self._channel, self._name, limit, self.ack_wait, self._since)
         self._made = True
-        claims = [Claim(record.to_message(self._channel, epoch), attempt) for record, attempt in records]
+        claims = [Claim(message, attempt) for message, attempt in claimed.messages(self._channel)]
         for message, attempt in claims:
             assert message.cursor is not None
-            self._claimed[message.cursor] = attempt, deadline
+            self._claimed[message.cursor.place] = message.cursor.proof, attempt, deadline
         if self._bell is None:
             self._give_back()
             return [], None
         if limit and len(claims) == limit:
             self._bell.ring()  # there may be more than this one may have
-        return claims, gap
+        return claims, claimed.gap
 
     def _room(self) -> int:
         self._forget_late()
@@ -123,14 +124,18 @@ class Consumer:
 
     def acknowledge(self, cursors: Sequence[Cursor]) -> list[Cursor]:
         """Be done with messages; those that were this consumer's to acknowledge. Waits; raises StoreFailed."""
-        mine = [cursor for cursor in dict.fromkeys(cursors) if cursor in self._claimed]
+        mine = [cursor for cursor in dict.fromkeys(cursors) if self._is_claimed(cursor)]
         done = acknowledge(
-            self._history, self._channel, self._name, [(cursor, self._claimed[cursor][0]) for cursor in mine]
+            self._history, self._channel, self._name, [(cursor, self._claimed[cursor.place][1]) for cursor in mine]
         )
         for cursor in mine:
-            self._claimed.pop(cursor, None)
+            self._claimed.pop(cursor.place, None)
         self.wake.set()
         return done
+
+    def _is_claimed(self, cursor: Cursor) -> bool:
+        proof, *_ = self._claimed.get(cursor.place, (None,))
+        return proof is not None and (not cursor.proof or cursor.proof == proof)
 
     def end(self, *, release: bool = True) -> None:
         """Claim no more, and give back what is not acknowledged, or leave it to be acknowledged by others."""
@@ -150,11 +155,11 @@ class Consumer:
             self._bell.ring()
 
     def _give_back(self, bell: Bell | None = None) -> None:
-        claims = [(cursor, attempt) for cursor, (attempt, _) in self._claimed.items()]
+        claims = [(*place, attempt) for place, (_, attempt, _) in self._claimed.items()]
         self._claimed.clear()
         try:
-            for epoch in {cursor.epoch for cursor, _ in claims}:
-                offsets = [(cursor.offset, attempt) for cursor, attempt in claims if cursor.epoch == epoch]
+            for epoch in {epoch for epoch, _, _ in claims}:
+                offsets = [(offset, attempt) for name, offset, attempt in claims if name == epoch]
                 self._history.release(self._channel, self._name, epoch, offsets)
         except StoreFailed as error:
             # They come again when their time is over.
@@ -165,8 +170,8 @@ class Consumer:
 
     def _forget_late(self) -> None:
         now = time.monotonic()
-        for cursor in [cursor for cursor, (_, deadline) in self._claimed.items() if deadline <= now]:
-            del self._claimed[cursor]
+        for place in [place for place, (_, _, deadline) in self._claimed.items() if deadline <= now]:
+            del self._claimed[place]
 
     # What a bell wants of who waits for it.
 
@@ -204,8 +209,9 @@ def poll(
 def acknowledge(history: History, channel: str, name: str, claims: Sequence[tuple[Cursor, int]]) -> list[Cursor]:
     """Be done with messages of a durable, each by its cursor and attempt (0: whichever). Returns those that were
     claimed so; raises StoreFailed."""
-    done = []
+    done: list[Cursor] = []
     for epoch in {cursor.epoch for cursor, _ in claims}:
-        offsets = [(cursor.offset, attempt) for cursor, attempt in claims if cursor.epoch == epoch]
-        done += [Cursor(epoch, offset) for offset in history.acknowledge(channel, name, epoch, offsets)]
+        cursors = {cursor.offset: (cursor, attempt) for cursor, attempt in claims if cursor.epoch == epoch}
+        offsets = [(offset, attempt) for offset, (_, attempt) in cursors.items()]
+        done += [cursors[offset][0] for offset in history.acknowledge(channel, name, epoch, offsets)]
     return done

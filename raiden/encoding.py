@@ -115,7 +115,7 @@ def page(channel: str, found: Page, most: int | None = None, *, backwards: bool 
     """A page of a channel's history, as JSON. ``cursor`` is the channel's position; ``more``: there is another page,
     after the last message, or before the first one. With ``most`` it has only as many messages as fit into so many
     bytes, one at least: the first ones, or ``backwards`` the last ones."""
-    items = [_item(record.to_message(channel, found.epoch)) for record in found.records]
+    items = [_item(message) for message in found.messages(channel)]
     kept = items
     if most is not None:
         sizes = accumulate([len(item) + 1 for item in (reversed(items) if backwards else items)])

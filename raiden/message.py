@@ -11,6 +11,7 @@ Raiden's own use.
 
 from __future__ import annotations
 
+import re
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -43,8 +44,14 @@ NONCE = b"\xffnonce "
 
 _HEADER = struct.Struct("!BBIQ")
 _EXTENSION = struct.Struct("!BI")
-# The cursor of the first message; the sizes of all payloads, four bytes each, where there are several messages.
-_CURSOR_EXTENSION, _SIZES_EXTENSION = 1, 2
+# Epoch and offset of the first message; the sizes of all payloads, four bytes each, where there are several messages;
+# the proof of the message before the first one, then those of the messages, six bytes each.
+_CURSOR_EXTENSION, _SIZES_EXTENSION, _PROOFS_EXTENSION = 1, 2, 3
+
+PROOF_DIGITS = 12
+_PROOF = re.compile("[0-9a-f]{12}")
+# Stands in a chain of proofs where there is none.
+UNPROVED = "0" * PROOF_DIGITS
 
 
 class InvalidChannel(ValueError):
@@ -66,26 +73,37 @@ class Kind:
 
 
 class Cursor(NamedTuple):
-    """Where a message stands in its channel's history: ``epoch:offset``."""
+    """Where a message stands in its channel's history: ``epoch:offset:proof``. The proof covers the message and all
+    before it (`raiden.history.chain`). It is left out where there is none, and may be left out: then the epoch alone
+    tells whether the place is good. Two cursors of one place are equal only if both have the proof, or neither."""
 
     epoch: str
     offset: int
+    proof: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Raise ValueError unless the text is ``epoch:offset`` with a decimal offset below 2^63."""
-        epoch, colon, offset = text.rpartition(":")
-        number = colon and epoch.isalnum() and offset.isascii() and offset.isdigit() and len(offset) < 20
-        if not number or int(offset) >= 1 << 63:
-            raise ValueError(f"{text[:64]!r} is no cursor: pass one as it was received, like 'k3x9:41'")
-        return cls(epoch, int(offset))
+        """Raise ValueError unless the text is ``epoch:offset``, with a decimal offset below 2^63, or
+        ``epoch:offset:proof``, with a proof of 12 hexadecimal digits."""
+        epoch, _, rest = text.partition(":")
+        offset, colon, proof = rest.partition(":")
+        number = epoch.isalnum() and offset.isascii() and offset.isdigit() and len(offset) < 20
+        if not number or int(offset) >= 1 << 63 or (colon and not _PROOF.fullmatch(proof)):
+            raise ValueError(f"{text[:64]!r} is no cursor: pass one as it was received, like 'k3x9:41:8c1f02d9e7ab'")
+        return cls(epoch, int(offset), proof)
 
     def __str__(self) -> str:
+        return f"{self.epoch}:{self.offset}:{self.proof}" if self.proof else f"{self.epoch}:{self.offset}"
+
+    @property
+    def bare(self) -> str:
+        """``epoch:offset``, for clients that count offsets."""
         return f"{self.epoch}:{self.offset}"
 
     @property
-    def next(self) -> Cursor:
-        return Cursor(self.epoch, self.offset + 1)
+    def place(self) -> tuple[str, int]:
+        """Epoch and offset: what names the message."""
+        return self.epoch, self.offset
 
 
 def _now() -> int:
@@ -93,13 +111,15 @@ def _now() -> int:
 
 
 class Message(msgspec.Struct, eq=False, gc=False):
-    """One payload on one channel. ``published`` is wall-clock microseconds since 1970."""
+    """One payload on one channel. ``published`` is wall-clock microseconds since 1970, ``before`` the proof of the
+    message before it in the channel's history ("": unknown, or there is none)."""
 
     channel: str
     kind: int
     payload: bytes
     cursor: Cursor | None = None
     published: int = msgspec.field(default_factory=_now)
+    before: str = ""
     # What was made of it, by what made it.
     encoded: dict[object, bytes] | None = None
     decoded: dict[str, Any] | bool | None = False
@@ -120,8 +140,12 @@ def to_frame(messages: Sequence[Message]) -> bytes:
     first = messages[0]
     payload, extensions = first.payload, b""
     if first.cursor is not None:
-        cursor = str(first.cursor).encode()
+        cursor = b"%b:%d" % (first.cursor.epoch.encode(), first.cursor.offset)
         extensions = _EXTENSION.pack(_CURSOR_EXTENSION, len(cursor)) + cursor
+        if first.cursor.proof:
+            chain = (first.before or UNPROVED) + "".join([each.cursor.proof for each in messages if each.cursor])
+            proofs = bytes.fromhex(chain)
+            extensions += _EXTENSION.pack(_PROOFS_EXTENSION, len(proofs)) + proofs
     if len(messages) > 1:
         payloads = [message.payload for message in messages]
         payload = b"".join(payloads)
@@ -157,20 +181,27 @@ def from_frame(channel: bytes, frame: bytes) -> list[Message]:
     start = at + _HEADER.size
     if version != VERSION or kind > Kind.END or start + length > len(frame):
         raise InvalidFrame(f"version {version}, kind {kind}, {len(frame)} bytes")
-    cursor, sizes = _read_extensions(frame[start : start + length]) if length else (None, None)
+    cursor, sizes, chain = _read_extensions(frame[start : start + length]) if length else (None, None, "")
     payload = frame[start + length :]
     if kind == Kind.TEXT:
         _check_text(payload)
     if sizes is None:
-        return [Message(name, kind, payload, cursor, published)]
-    if sum(sizes) != len(payload):
+        payloads = [payload]
+    elif sum(sizes) == len(payload):
+        payloads = [payload[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    else:
         raise InvalidFrame(f"payloads of {sum(sizes)} bytes in {len(payload)}")
-    payloads = [payload[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
     if cursor is None:
         return [Message(name, kind, each, None, published) for each in payloads]
+    epoch, first, _ = cursor
+    if len(chain) != (len(payloads) + 1) * PROOF_DIGITS:  # of a node that knows no proofs
+        return [Message(name, kind, each, Cursor(epoch, at), published) for at, each in enumerate(payloads, first)]
+    proofs = [chain[at : at + PROOF_DIGITS] for at in range(0, len(chain), PROOF_DIGITS)]
+    if proofs[0] == UNPROVED:
+        proofs[0] = ""
     return [
-        Message(name, kind, each, Cursor(cursor.epoch, offset), published)
-        for offset, each in enumerate(payloads, cursor.offset)
+        Message(name, kind, each, Cursor(epoch, first + at, proofs[at + 1]), published, proofs[at])
+        for at, each in enumerate(payloads)
     ]
 
 
@@ -181,9 +212,9 @@ def _check_text(payload: bytes) -> None:
         raise InvalidFrame(f"a text that is no UTF-8: {error}") from None
 
 
-def _read_extensions(extensions: bytes) -> tuple[Cursor | None, Sequence[int] | None]:
-    """The cursor and the sizes."""
-    cursor, sizes, at = None, None, 0
+def _read_extensions(extensions: bytes) -> tuple[Cursor | None, Sequence[int] | None, str]:
+    """The cursor, the sizes, and the proofs as one text."""
+    cursor, sizes, chain, at = None, None, "", 0
     while at + _EXTENSION.size <= len(extensions):
         tag, length = _EXTENSION.unpack_from(extensions, at)
         at += _EXTENSION.size
@@ -192,8 +223,10 @@ def _read_extensions(extensions: bytes) -> tuple[Cursor | None, Sequence[int] | 
             cursor = _read_cursor(value)
         elif tag == _SIZES_EXTENSION:
             sizes = struct.unpack(f"!{len(value) // 4}I", value[: len(value) // 4 * 4])
+        elif tag == _PROOFS_EXTENSION:
+            chain = value.hex()
         at += length
-    return cursor, sizes
+    return cursor, sizes, chain
 
 
 def _read_cursor(value: bytes) -> Cursor:

@@ -1,9 +1,13 @@
 """The order of a channel with history: what may be delivered next, what is held back, what is missing. Pure.
 
-     opening --open--> live --a later offset--> behind --the missing ones, or their loss--> live
+     opening --open--> live --a later offset, or a doubt--> behind --the missing ones, or their loss--> live
 
 Messages of a channel may overtake each other on the backbone, come twice or not at all; their cursors tell. A router
 keeps an `Order` for each channel that it carries, and delivers only what that lets through: each offset once, in order.
+
+A message says the proof of the one before it (`raiden.history.chain`). One that has the next offset is delivered if
+that is the proof of the one that was delivered last; so it may be of another epoch, if its history is the same one.
+Where it is not, the history went back, and a page of it tells what is there now.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from raiden.history import EARLIEST, Gap, Page, is_in
+from raiden.history import EARLIEST, Gap, Page
+from raiden.history.chain import Lives
 from raiden.message import Cursor, Message
 
 # Messages that are held back; what is beyond can be fetched like what is missing.
@@ -27,75 +32,108 @@ class Step(NamedTuple):
 
 class Order:
     """Where a channel stands for the subscribers of this worker. Offset ``next`` of ``epoch`` is the next to deliver;
-    an empty epoch: the channel has no history yet. ``over`` is the epoch that ended last: its messages come too
-    late."""
+    an empty epoch: the channel has no history yet. ``over`` is the epoch that ended last: its messages come too late.
+    ``proof`` is that of the message before; "": it is not known."""
 
-    __slots__ = ("_held", "_newest", "epoch", "next", "over")
+    __slots__ = ("_doubted", "_held", "_newest", "epoch", "next", "over", "proof")
 
     def __init__(self) -> None:
         self.epoch = ""
         self.over = ""
         self.next = 0  # opening
-        self._held: dict[Cursor, Message] = {}
+        self.proof = ""
+        # By offset: of two messages that claim to be there, the one that came last.
+        self._held: dict[int, Message] = {}
         self._newest: Cursor | None = None
+        self._doubted = False
 
     @property
     def position(self) -> Cursor | None:
         """The last message that was delivered, or a place before the first; None while opening."""
         if not self.next:
             return None
-        return Cursor(self.epoch, self.next - 1) if self.epoch else EARLIEST
+        return Cursor(self.epoch, self.next - 1, self.proof) if self.epoch else EARLIEST
 
     @property
     def behind(self) -> bool:
-        """Messages are known of that were not delivered."""
+        """Messages are known of that were not delivered, or the history may be another one."""
         newest = self._newest
-        return newest is not None and (newest.epoch != self.epoch or newest.offset >= self.next)
+        return self._doubted or (newest is not None and (newest.epoch != self.epoch or newest.offset >= self.next))
 
     def open(self, position: Cursor | None) -> list[Message]:
         """The channel's position is this one (None: it has no history): go on behind it, or from the first message that
         has come meanwhile. Returns what may be delivered."""
         if self.next:
             return []
-        self.epoch, self.next = (position.epoch, position.offset + 1) if position else ("", 1)
+        self.epoch, last, self.proof = position or ("", 0, "")
+        self.next = last + 1
         if not self.epoch and self._newest:
             self.epoch = self._newest.epoch
-        held = [cursor.offset for cursor in self._held if cursor.epoch == self.epoch]
-        self.next = min([self.next, *held])
+        earlier = [at for at, message in self._held.items() if _cursor(message).epoch == self.epoch and at < self.next]
+        if earlier:
+            self.next = min(earlier)
+            self.proof = self._held[self.next].before
         return self._release()
 
     def take(self, message: Message) -> list[Message]:
         """What may be delivered now that this message, which has a cursor, has come."""
         cursor = message.cursor
         assert cursor is not None
-        epoch, offset = cursor
+        epoch, offset, proof = cursor
         if not self.epoch and self.next and epoch != self.over:
             self.epoch = epoch
-        if epoch == self.epoch:
-            if offset == self.next:
-                self.next = offset + 1
+        if offset == self.next:
+            if self._follows(message):
+                if epoch == self.epoch:
+                    self.next, self.proof = offset + 1, proof
+                else:
+                    self._reach(cursor)
                 return [message, *self._release()] if self._held else [message]
-            if offset < self.next:
-                return []
-        elif epoch == self.over:
+        elif offset < self.next and epoch == self.epoch:
+            if offset == self.next - 1 and proof and self.proof and proof != self.proof:
+                self.doubt()
+            return []
+        if epoch == self.over:
             return []
         self.expect(cursor)
         if len(self._held) < MAX_HELD:
-            self._held[cursor] = message
+            self._held[offset] = message
         return []
+
+    def _follows(self, message: Message) -> bool:
+        """Whether a message that has the next offset is of the history that was delivered so far."""
+        if message.before and self.proof:
+            return message.before == self.proof
+        return _cursor(message).epoch == self.epoch
 
     def expect(self, newest: Cursor) -> None:
         """The channel's history goes as far as this."""
         if self._newest is None or newest.epoch != self._newest.epoch or newest.offset > self._newest.offset:
             self._newest = newest
 
+    def compare(self, place: Cursor | None, position: Cursor | None) -> None:
+        """The channel's history goes as far as ``position`` (None: there is none); that was asked for when this order
+        was at ``place``, which was in the history then."""
+        if position is None:
+            if place is not None and place.offset and place == self.position:
+                self.doubt()
+        elif place is None or place == EARLIEST or position.offset > place.offset:
+            self.expect(position)
+        elif place != position and (place.place != position.place or (place.proof and position.proof)):
+            self.doubt()
+
+    def doubt(self) -> None:
+        """What was delivered last may be in the history no more: a page of it will tell."""
+        self._doubted = True
+
     def vanished(self, epoch: str = "") -> None:
         """The channel's history has ended with this epoch, or with the one that it was in; whatever comes next begins
         anew."""
         self.over = epoch or self.epoch or self.over
-        self.epoch, self.next = "", 1
+        self.epoch, self.next, self.proof = "", 1, ""
         self._held.clear()
         self._newest = None
+        self._doubted = False
 
     @property
     def newest(self) -> Cursor | None:
@@ -106,68 +144,93 @@ class Order:
     def first(self) -> Cursor | None:
         """The first message of the newest epoch that was held back."""
         newest = self._newest
-        return min([cursor for cursor in self._held if newest and cursor.epoch == newest.epoch], default=None)
+        cursors = [_cursor(message) for message in self._held.values()]
+        return min([cursor for cursor in cursors if newest and cursor.epoch == newest.epoch], default=None)
 
     @property
     def held(self) -> frozenset[Cursor]:
         """The messages that were held back, and can be delivered once those before them are there."""
-        return frozenset(self._held)
+        return frozenset([_cursor(message) for message in self._held.values()])
 
     def fill(self, channel: str, page: Page, known: Cursor | None) -> Iterator[Step]:
         """A page of the history after `position`, and `newest` as it was when the page was asked for. Yields what may
         be delivered; a gap is told of what neither the page nor what was held has. Take all of it at once: `position`
         is behind the step that was yielded last."""
-        if page.position is None:
+        position, lives = page.position, page.lives
+        if position is None:
+            lost = page.gap if self.epoch and self.next > 1 else None
             self.vanished()
+            if lost is not None:
+                yield Step(lost, [])
             return
+        self._doubted = False
         gap: Gap | None = None
-        if page.epoch != self.epoch:
-            gap = Gap(self.epoch, 0, 0) if self.epoch else None
-            self.over = self.epoch or (self.over if self.over != page.epoch else "")
-            self.epoch, self.next = page.epoch, 1
+        if page.gap is not None and not page.gap.first:
+            # The history that was delivered is not the one that is there.
+            gap = page.gap if self.epoch else None
+            self.next, self.proof = page.begin + 1, ""
         messages: list[Message] = []
-        records = {record.offset: record for record in page.records if record.offset >= self.next}
-        end = page.records[-1].offset if page.more and page.records else page.position.offset
-        held = [at.offset for at in self._held if at.epoch == self.epoch and self.next <= at.offset <= end]
-        for offset in [*sorted({*records, *held}), end + 1]:
+        found = {_cursor(message).offset: message for message in page.messages(channel)}
+        end = page.records[-1].offset if page.more and page.records else position.offset
+        for at, message in self._held.items():
+            cursor = _cursor(message)
+            if at <= end and lives.epoch_of(at) == cursor.epoch and (at not in found or found[at].cursor == cursor):
+                found[at] = message
+        for offset in [*sorted([at for at in found if at >= self.next]), end + 1]:
             if messages and offset > self.next:
                 yield Step(gap, messages)
                 gap, messages = None, []
-            gap = self._lose(offset, gap)
+            gap = self._lose(offset, gap, lives)
             if offset <= end:
-                came = self._held.pop(Cursor(self.epoch, offset), None)
-                messages.append(came or records[offset].to_message(channel, page.epoch))
-                self.next = offset + 1
+                self._reach(_cursor(found[offset]))
+                messages.append(found[offset])
+        if not page.more and self.next == position.offset + 1:
+            self._reach(position)
+        self._held = {at: message for at, message in self._held.items() if at >= self.next}
         messages += self._release()
-        if not page.more and known and not is_in(known, page.epoch, page.position.offset + 1) and self.behind:
+        late = known is not None and (known.epoch != self.epoch or not lives.holds(known))
+        if not page.more and known and late and self.behind:
             # A message of an epoch that is over was late; or the store lost its last ones, and what is held is real.
-            self._held = {cursor: held for cursor, held in self._held.items() if cursor.epoch == self.epoch}
-            self._newest = max(self._held, default=None)
+            self._held = {at: held for at, held in self._held.items() if _cursor(held).epoch == self.epoch}
+            self._newest = _cursor(self._held[max(self._held)]) if self._held else None
             if self._held and known.epoch == self.epoch:
                 if messages:
                     yield Step(gap, messages)
                     gap, messages = None, []
-                gap = self._lose(min(self._held).offset, gap)
+                gap = self._lose(min(self._held), gap, lives)
                 messages += self._release()
         if gap or messages:
             yield Step(gap, messages)
 
-    def _lose(self, offset: int, gap: Gap | None) -> Gap | None:
+    def _lose(self, offset: int, gap: Gap | None, lives: Lives) -> Gap | None:
         """What comes before this offset, and was not delivered, is lost; returns the gap with it. Where that is one of
-        the epoch before, nobody knows how much was lost, and this is a part of it."""
+        another history, nobody knows how much was lost, and this is a part of it."""
         if offset > self.next:
+            epoch = lives.epoch_of(offset - 1)
             if gap is None:
-                gap = Gap(self.epoch, self.next, offset - 1)
+                gap = Gap(epoch, self.next, offset - 1)
             elif gap.first:
-                gap = gap._replace(last=offset - 1)
-            self.next = offset
+                gap = Gap(epoch, gap.first, offset - 1)
+            self._reach(Cursor(epoch, offset - 1))
         return gap
 
+    def _reach(self, cursor: Cursor) -> None:
+        """This was delivered, or will never be."""
+        if cursor.epoch != self.epoch:
+            self.over = self.epoch or (self.over if self.over != cursor.epoch else "")
+        self.epoch, self.next, self.proof = cursor.epoch, cursor.offset + 1, cursor.proof
+
     def _release(self) -> list[Message]:
-        released = []
-        while (message := self._held.pop(Cursor(self.epoch, self.next), None)) is not None:
+        released: list[Message] = []
+        while (message := self._held.get(self.next)) is not None and self._follows(message):
+            del self._held[self.next]
+            self._reach(_cursor(message))
             released.append(message)
-            self.next += 1
         if self._held and not self.behind:
             self._held.clear()
         return released
+
+
+def _cursor(message: Message) -> Cursor:
+    assert message.cursor is not None
+    return message.cursor

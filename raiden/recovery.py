@@ -45,12 +45,19 @@ class Recovery:
         first = self._read(start, PAGE)
         self.gap = first.gap
         place = first.messages[0].cursor if first.messages else None
-        self.begin = place._replace(offset=place.offset - 1) if place else first.cursor
+        self.begin = self._behind(place) if place else first.cursor
         self._limit = max(PAGE, start.last or 0)
         if keep is not None and sum([len(message.payload) for message in first.messages]) > keep:
             first = Batch([], first.gap, self.begin)
         self._first: Batch | None = first
         self._place = self.begin
+
+    def _behind(self, first: Cursor) -> Cursor:
+        """The place behind which a message is the first."""
+        asked = self._asked
+        if asked is not None and asked != EARLIEST and self.gap is None and asked.offset == first.offset - 1:
+            return asked
+        return Cursor(first.epoch, first.offset - 1)
 
     @property
     def known(self) -> Cursor:
@@ -65,7 +72,7 @@ class Recovery:
             if batch.messages or batch.gap:
                 yield batch
             live = self._router.position(self._name)
-            if live is None or self._place == live:
+            if live is None or self._place.place == live.place:
                 return
             batch = self._read(Start(self._place), self._limit)
             self._limit = PAGE
@@ -88,17 +95,17 @@ class Recovery:
             live = self._router.position(self._name)
             if live is None or before is None:
                 return Batch([], page.gap, EARLIEST)  # the subscription has ended
-            if page.epoch == live.epoch and page.begin <= live.offset:
-                return self._due(page, before, live)
-            if live.epoch != before.epoch:
-                # This worker has gone on to another life of the channel than the page is of.
+            if _share_a_history(live, page) and page.begin <= live.offset and not _is_lost(before, page):
+                return self._due(page, live)
+            if live.epoch != before.epoch or live.offset < before.offset:
+                # This worker has gone on to another life of the channel than the page is of, or back with it.
                 before, page = live, self._page(start, limit)
                 continue
             if page.position is None:
                 self._router.vanished(self._name, live, start.cursor or EARLIEST)
                 return Batch([], page.gap, EARLIEST)
-            # This worker is behind the history, or behind what the subscriber got elsewhere.
-            self._router.expect(self._name, page.position)
+            # This worker is behind the history, or behind what the subscriber got elsewhere; or the history went back.
+            self._router.compare(self._name, before, page.position)
             if time.monotonic() > deadline:
                 raise StoreFailed("this node is behind the history: try again later")
             gevent.sleep(0.01)
@@ -110,22 +117,34 @@ class Recovery:
             return history.before(self._name, None, start.last)
         return history.after(self._name, start.cursor, limit)
 
-    def _due(self, page: Page, before: Cursor, live: Cursor) -> Batch:
-        """What of a page comes before the live messages; ``before`` is where those were when it was asked for."""
+    def _due(self, page: Page, live: Cursor) -> Batch:
+        """What of a page comes before the live messages."""
         assert page.position is not None
         messages: list[Message] = []
-        for at, record in enumerate(page.records, page.begin + 1):
-            if record.offset > min(at, live.offset):
+        for at, message in enumerate(page.messages(self._name), page.begin + 1):
+            assert message.cursor is not None
+            if message.cursor.offset > min(at, live.offset):
                 break
-            messages.append(record.to_message(self._name, page.epoch))
+            messages.append(message)
         if messages:
             return Batch(messages, page.gap, messages[-1].cursor or live)
-        if page.records:
-            return Batch([], page.gap, live)
-        if before.epoch == page.epoch and before.offset > page.position.offset:
-            # The store lost its last messages, which this worker has had.
-            return Batch([], Gap(page.epoch, page.position.offset + 1, before.offset), before)
-        return Batch([], page.gap, page.position)
+        return Batch([], page.gap, live if page.records else page.position)
+
+
+def _share_a_history(live: Cursor, page: Page) -> bool:
+    """Whether what this worker has delivered last is in the history that a page is of, or will be once more was
+    appended in its epoch."""
+    position = page.position
+    if position is None:
+        return False
+    if live.proof and position.proof and live.offset == position.offset:
+        return live.proof == position.proof
+    return live.epoch == page.epoch or page.lives.holds(live)
+
+
+def _is_lost(before: Cursor, page: Page) -> bool:
+    """Whether the store has lost what this worker had delivered last when the page was asked for."""
+    return page.position is not None and page.position.offset < before.offset
 
 
 class Beginning:

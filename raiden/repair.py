@@ -1,8 +1,8 @@
 """The orders of the channels that a router carries, and the search for what the backbone lost.
 
 A message that others overtook is waited for as long as ``gap_time``, then fetched from the history. The last messages
-of a channel are overtaken by none: so every ``check_every`` seconds the positions are compared with the history's.
-Where a message can't be had any more, a `Gap` says so.
+of a channel are overtaken by none: so every ``check_every`` seconds, and when the store begins a new life, the
+positions are compared with the history's. Where a message can't be had any more, a `Gap` says so.
 
 Channels that only a pattern brings begin with the first message that was stored after the pattern was subscribed to.
 That need not be the first one that comes: other workers publish to the channel too, and another's message may be on its
@@ -22,6 +22,7 @@ from gevent.event import Event
 from raiden.backend import Backend
 from raiden.brought import Brought
 from raiden.history import EARLIEST, Gap, StoreFailed
+from raiden.history.chain import ROOT_DIGITS
 from raiden.message import Cursor, Message
 from raiden.order import Order
 from raiden.table import Table, Topic
@@ -66,6 +67,9 @@ class Orders:
         self._undated: list[Topic] = []
         self._wake = Event()
         self._checked = 0
+        self._check_at = time.monotonic() + check_every
+        if backend.history is not None:
+            backend.history.renewed = self._check_soon
 
     def __len__(self) -> int:
         return len(self._orders)
@@ -182,11 +186,12 @@ class Orders:
             self._suspect(channel)
         return ready
 
-    def expect(self, name: str, newest: Cursor) -> None:
-        """A channel's history goes as far as this."""
+    def compare(self, name: str, place: Cursor | None, position: Cursor | None) -> None:
+        """A channel's history goes as far as ``position`` (None: there is none), as was found out when its order was at
+        ``place``."""
         order = self._orders.get(name.encode())
         if order is not None:
-            order.expect(newest)
+            order.compare(place, position)
             if order.behind:
                 self._suspect(name.encode())
 
@@ -196,7 +201,7 @@ class Orders:
         order = self._orders.get(channel)
         if order is None:
             return True
-        if epoch and order.epoch not in ("", epoch):
+        if epoch and order.epoch and order.epoch[:ROOT_DIGITS] != epoch[:ROOT_DIGITS]:
             return False
         order.vanished(epoch)
         return True
@@ -214,12 +219,11 @@ class Orders:
 
     def repairs(self) -> Iterator[Repaired]:
         """Wait for gaps, and yield what fills them; endless."""
-        check = time.monotonic() + self.check_every
         while True:
             if self._late:
                 gevent.sleep(max(self.gap_time / 2, 0.001))
             else:
-                self._wake.wait(max(0.0, check - time.monotonic()))
+                self._wake.wait(max(0.0, self._check_at - time.monotonic()))
             self._wake.clear()
             self.date()
             while self._beginning:
@@ -227,9 +231,9 @@ class Orders:
             now = time.monotonic()
             for channel in [channel for channel, since in self._late.items() if now - since >= self.gap_time]:
                 yield from self._repair(channel)
-            if time.monotonic() >= check:
+            if time.monotonic() >= self._check_at:
+                self._check_at = time.monotonic() + self.check_every
                 self._check()
-                check = time.monotonic() + self.check_every
 
     def _suspect(self, channel: bytes) -> None:
         if channel not in self._late:
@@ -259,7 +263,7 @@ class Orders:
         for name, order, _ in found:
             channel, first = name.encode(), firsts[name]
             if self._orders.get(channel) is order and not order.next:
-                yield Repaired(channel, None, order.open(first._replace(offset=first.offset - 1)))
+                yield Repaired(channel, None, order.open(Cursor(first.epoch, first.offset - 1)))
                 if order.behind:
                     self._suspect(channel)
 
@@ -272,8 +276,9 @@ class Orders:
         for (name, place), page in zip(places.items(), pages, strict=True):
             since = min([topic.since or NEVER for topic in self._table.matching(name.encode())], default=NEVER)
             offsets = [record.offset for record in page.records if record.published >= since]
-            if offsets and page.epoch == place.epoch:
-                found[name] = place._replace(offset=min(place.offset, *offsets))
+            if offsets and page.lives.holds(place):
+                first = min(place.offset, *offsets)
+                found[name] = Cursor(page.lives.epoch_of(first), first)
         return found
 
     def _repair(self, channel: bytes) -> Iterator[Repaired]:
@@ -283,21 +288,26 @@ class Orders:
         order = self._lasting(channel)
         name, more = channel.decode(), True
         while more and order is not None and order.behind:
-            known, epoch = order.newest, order.epoch
+            known, place, epoch = order.newest, order.position, order.epoch
             try:
-                page = self._backend.history.after(name, order.position, PAGE)
+                page = self._backend.history.after(name, place, PAGE)
             except StoreFailed:
                 self._late[channel] = time.monotonic() + RETRY
                 return
             if self._orders.get(channel) is not order:
                 return
-            if order.epoch != epoch:
-                break  # the channel was deleted meanwhile: this is not its page any more
+            lost = page.gap is not None and not page.gap.first
+            if order.epoch != epoch or (lost and order.position != place):
+                break  # the order is elsewhere by now: this page is not what follows it
             held, more = order.held, page.more
             for gap, messages in order.fill(name, page, known):
                 yield Repaired(channel, gap, messages, sum(message.cursor not in held for message in messages))
         if order is not None and order.behind:
             self._suspect(channel)
+
+    def _check_soon(self) -> None:
+        self._check_at = 0.0
+        self._wake.set()
 
     def _check(self) -> None:
         """Compare positions with the history's; some of the channels, if there are many."""
@@ -316,7 +326,4 @@ class Orders:
             except StoreFailed:
                 return  # the next look is soon
             for name, place in zip(names, places, strict=True):
-                if name in positions:
-                    self.expect(name, positions[name])
-                elif place is not None and place != EARLIEST:
-                    self.vanished(name, place)
+                self.compare(name, place, positions.get(name))

@@ -314,9 +314,10 @@ class Router:
         history, or it is a pattern."""
         return self._orders.position(name)
 
-    def expect(self, name: str, newest: Cursor) -> None:
-        """A channel's history goes as far as this: what is missing will be fetched."""
-        self._orders.expect(name, newest)
+    def compare(self, name: str, place: Cursor | None, position: Cursor) -> None:
+        """A channel's history goes as far as ``position``, as was found out when this worker was at ``place``: what is
+        missing will be fetched."""
+        self._orders.compare(name, place, position)
 
     def vanished(self, name: str, place: Cursor, known: Cursor) -> None:
         """A channel has no history any more; see `Orders.vanished`."""

@@ -126,7 +126,7 @@ class Requester(Session):
             def answer() -> Sequence[bytes]:
                 if isinstance(outcome, Exception):
                     raise outcome
-                return (b"202", b"") if outcome is None else (b"200", str(outcome).encode())
+                return (b"202", b"") if outcome is None else (b"200", outcome.bare.encode())
 
             self._finish(envelope, self._guarded(answer))
 
@@ -148,12 +148,14 @@ class Requester(Session):
 
         def work() -> Sequence[bytes]:
             page = history.after(name, cursor, most)
-            summary: dict[str, Any] = {"cursor": page.position and str(page.position), "more": page.more}
+            summary: dict[str, Any] = {"cursor": page.position and page.position.bare, "more": page.more}
             if page.gap is not None:
                 summary["gap"] = gap(None, page.gap)
             frames = [b"200", dumps(summary)]
+            lives = page.lives
             for record in page.records:
-                frames += str(Cursor(page.epoch, record.offset)).encode(), record.payload
+                place = Cursor(lives.epoch_of(record.offset), record.offset)
+                frames += place.bare.encode(), record.payload
             return frames
 
         self._later(envelope, work)

@@ -36,7 +36,7 @@ def _name(channel: str) -> bytes:
 
 
 def _delivery(message: Message) -> bytes:
-    cursor = b"" if message.cursor is None else str(message.cursor).encode()
+    cursor = b"" if message.cursor is None else message.cursor.bare.encode()
     return b"%b%b%b" % (_name(message.channel), zmtp.frame(message.payload, zmtp.MORE), zmtp.frame(cursor))
 
 

@@ -21,6 +21,7 @@ from raiden import encoding, in_band
 from raiden.backend import Backend
 from raiden.connection import Connection, Wheel
 from raiden.history import EARLIEST, Page, Record, Start
+from raiden.history.chain import Lives
 from raiden.http import Json
 from raiden.message import Cursor, Kind, Message
 from raiden.recovery import Beginning
@@ -140,10 +141,9 @@ class World:
         def after() -> Page:
             if self.records is None:
                 return Page.nothing(cursor, forward=True)
-            known = cursor is not None and cursor.epoch == self.epoch and cursor.offset <= self.newest
-            begin = cursor.offset if cursor and known else 0
-            found = [record_of(offset) for offset in self.records if offset > begin]
-            return Page.found(found, self.epoch, self.newest + 1, cursor, limit, forward=True)
+            lives = Lives(self.epoch, self.newest + 1)
+            found = [record_of(offset) for offset in self.records if offset > lives.stand(cursor)]
+            return Page.found(found, lives, "", cursor, limit, forward=True)
 
         return self._answer(after)
 
@@ -154,7 +154,8 @@ class World:
             if self.records is None:
                 return Page.nothing(None, forward=False)
             found = [record_of(offset) for offset in reversed(self.records)]
-            return Page.found(found[: limit + 1], self.epoch, self.newest + 1, None, limit, forward=False)
+            lives = Lives(self.epoch, self.newest + 1)
+            return Page.found(found[: limit + 1], lives, "", None, limit, forward=False)
 
         return self._answer(before)
 

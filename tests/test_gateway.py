@@ -373,8 +373,8 @@ def test_multiplexed_and_patterns(daemon: Daemon, channel: str) -> None:
         daemon.publish(f"{channel}.c", 2)
         daemon.publish(f"{channel}.b.x", 3)
         first, second = stream.value(), stream.value()
-        assert (first["channel"], first["data"]) == (f"{channel}.a", 1) and first["cursor"].endswith(":1")
-        assert (second["channel"], second["data"]) == (f"{channel}.b.x", 3) and second["cursor"].endswith(":1")
+        assert (first["channel"], first["data"]) == (f"{channel}.a", 1) and ":1:" in first["cursor"]
+        assert (second["channel"], second["data"]) == (f"{channel}.b.x", 3) and ":1:" in second["cursor"]
 
 
 def test_filters(daemon: Daemon, channel: str) -> None:
@@ -448,7 +448,7 @@ def test_multiplex_socket(daemon: Daemon, channel: str) -> None:
         assert ask(id=4, cmd="unsubscribe", channel=channel) == {"id": 4, "channel": channel}
         with Stream(daemon, f"/{channel}") as stream:
             reply = ask(id="five", cmd="publish", channel=channel, data={"x": 1})
-            assert (reply["id"], reply["cursor"].partition(":")[2]) == ("five", "4")
+            assert (reply["id"], reply["cursor"].split(":")[1]) == ("five", "4")
             assert stream.value() == {"x": 1}
         assert ask(id=6, cmd="unsubscribe", channel=channel)["error"]["code"] == 404
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 PURE = [
     "message", "encoding", "in_band", "filters", "http", "websocket", "stats", "roster", "history", "channels",
     "order", "parameters", "commands", "payload", "hosts", "curve", "zmtp", "auth", "topics", "fields", "charsets",
+    "history.chain",
     "strict_json", "table", "prefixes", "sorted_names", "brought", "selection", "accept", "near", "reserved", "page",
     "channel_builders",
 ]  # fmt: skip

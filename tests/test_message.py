@@ -70,12 +70,18 @@ def test_percent_decoding_is_strict(text: str) -> None:
 
 
 def test_cursors() -> None:
-    assert Cursor.parse("k3x9:41") == ("k3x9", 41)
+    assert Cursor.parse("k3x9:41") == ("k3x9", 41, "")
     assert str(Cursor("k3x9", 41)) == "k3x9:41"
+    assert Cursor.parse("k3x9:41:8c1f02d9e7ab") == ("k3x9", 41, "8c1f02d9e7ab")
+    assert str(Cursor("k3x9", 41, "8c1f02d9e7ab")) == "k3x9:41:8c1f02d9e7ab"
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":", "41", "a:", ":1", "a:-1", "a: 1", "a:1_0", "a:\u0661", "a b:1", "a:1" + 19 * "0"]
+    "text",
+    [
+        *["", ":", "41", "a:", ":1", "a:-1", "a: 1", "a:1_0", "a:\u0661", "a b:1", "a:1" + 19 * "0"],
+        *["a:1:", "a:1:2", "a:1:8c1f02d9e7aX", "a:1:8C1F02D9E7AB", "a:1:8c1f02d9e7ab:", "a:1:8c1f02d9e7ab0"],
+    ],
 )
 def test_cursors_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="is no cursor"):
@@ -94,6 +100,28 @@ def test_frames_round_trip(kind: int, cursor: Cursor | None, payload: bytes) -> 
     (message,) = from_frame(name, frame)
     assert (message.channel, message.kind, message.payload) == ("a€", kind, payload)
     assert (message.cursor, message.published) == (cursor, 1 << 50)
+
+
+@pytest.mark.parametrize("before", ["", "0123456789ab"])
+@pytest.mark.parametrize("count", [1, 2, 1000])
+def test_frames_carry_proofs(before: str, count: int) -> None:
+    """And so each message has that of the one before it."""
+    cursors = [Cursor("k3x9", 41 + n, f"{n + 1:012x}") for n in range(count)]
+    sent = [Message("a", Kind.JSON, b"%d" % cursor.offset, cursor) for cursor in cursors]
+    sent[0].before = before
+    came = from_frame(b"a", to_frame(sent))
+    assert [message.cursor for message in came] == cursors
+    assert [message.before for message in came] == [before, *[cursor.proof for cursor in cursors[:-1]]]
+
+
+def test_a_frame_with_other_proofs_than_messages() -> None:
+    """They are left out."""
+    frame = to_frame([Message("a", Kind.JSON, b"1", Cursor("k3x9", 41, "0123456789ab"))])
+    at = frame.index(bytes.fromhex("0123456789ab"))
+    short = frame[: at - 7] + bytes([6]) + frame[at:]
+    short = short[:4] + (int.from_bytes(short[4:8]) - 6).to_bytes(4) + short[8:]
+    (message,) = from_frame(b"a", short)
+    assert (message.cursor, message.before, message.payload) == (Cursor("k3x9", 41), "", b"1")
 
 
 @pytest.mark.parametrize("cursor", [None, Cursor("k3x9", 41)])

@@ -34,7 +34,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 def offset_of(cursor: str) -> int:
-    return int(cursor.rpartition(":")[2])
+    return int(cursor.split(":")[1])
 
 
 def open_session(client: Client) -> str:

@@ -17,9 +17,9 @@ def message(offset: int, epoch: str = "e") -> Message:
     return Message("a", Kind.JSON, b"%d" % offset, Cursor(epoch, offset), 7)
 
 
-def page(offsets: Sequence[int], *, newest: int, epoch: str = "e", more: bool = False) -> Page:
+def page(offsets: Sequence[int], *, newest: int, epoch: str = "e", more: bool = False, gap: Gap | None = None) -> Page:
     records = [Record(offset, Kind.JSON, b"%d" % offset, 7) for offset in offsets]
-    return Page(records, epoch, Cursor(epoch, newest), more=more)
+    return Page(records, epoch, Cursor(epoch, newest), gap, more)
 
 
 def take(of: Order, *offsets: int, epoch: str = "e") -> list[int]:
@@ -211,7 +211,7 @@ def test_a_lost_last_message_is_expected() -> None:
 def test_another_epoch_is_a_gap_of_unknown_size() -> None:
     found = opened(5)
     assert take(found, 1, epoch="f") == [] and found.behind
-    gap, messages = fill(found, page([1], newest=1, epoch="f"), found.newest)
+    gap, messages = fill(found, page([1], newest=1, epoch="f", gap=Gap("e", 0, 0)), found.newest)
     assert gap == Gap("e", 0, 0) and offsets_of(messages) == [1]
     assert found.position == Cursor("f", 1) and not found.behind
     assert take(found, 2, epoch="f") == [2]
@@ -220,7 +220,7 @@ def test_another_epoch_is_a_gap_of_unknown_size() -> None:
 def test_messages_of_another_epoch_are_held_for_its_page() -> None:
     found = opened(5)
     take(found, 2, 3, epoch="f")
-    gap, messages = fill(found, page([1], newest=3, epoch="f", more=True), found.newest)
+    gap, messages = fill(found, page([1], newest=3, epoch="f", more=True, gap=Gap("e", 0, 0)), found.newest)
     assert gap == Gap("e", 0, 0) and offsets_of(messages) == [1, 2, 3]
 
 

@@ -257,7 +257,7 @@ def test_sentinels_tell_which_server(watched_servers: tuple[list[RedisServer], s
         return True
 
     wait_for(works, "the Sentinel knows the master")
-    epoch = append(store, "a", b"1", b"2").epoch
+    before = append(store, "a", b"1", b"2")
     with redis.Redis.from_url(f"{url.replace('+sentinel', '').removesuffix('/history/0')}") as client:
         wait_for(lambda: client.sentinel_master("history")["num-slaves"] == 1, "the Sentinel knows the replica")
     with redis.Redis.from_url(replica.url) as client:
@@ -266,7 +266,9 @@ def test_sentinels_tell_which_server(watched_servers: tuple[list[RedisServer], s
     with pytest.raises(StoreFailed, match=r"the history at redis\+sentinel://.*/history/0 fails: "):
         store.check()
     wait_for(works, "the replica is the master")
-    assert append(store, "a", b"3").cursors() == [(epoch, 3)]
+    assert append(store, "a", b"3").offsets == range(3, 4)
+    page = store.after("a", before.cursors()[1], 9)
+    assert (payloads(page), page.gap) == ([b"3"], None)
     store.close()
 
 

@@ -3,8 +3,9 @@
 A store appends messages and gives out their offsets, and reads them again. It knows no sockets, routers or clients; its
 calls block, so they are for a thread.
 
-- The offsets of a channel begin at 1 and have no holes, in one epoch. An epoch ends when the channel's history is
-  cleared or forgotten as a whole; then offsets begin anew under another epoch, and cursors of the old one are `Gap`s.
+- The offsets of a channel begin at 1 and have no holes. Each message has a proof, which covers all before it, and an
+  epoch, which is the life of the store that it was appended in (`raiden.history.chain`). A cursor of a message that the
+  store has lost is a `Gap`. When the channel's history is cleared or forgotten as a whole, offsets begin anew.
 - An append is done when `Store.append` returns: its messages survive what their `Durability` says. If it raises
   `StoreFailed`, none of them was appended, as far as anybody can know.
 - What was appended under a key is not appended again under that key within `KEY_WINDOW` seconds, on whichever node: the
@@ -22,7 +23,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple, Protocol
 
-from raiden.message import Cursor, Message
+from raiden.history.chain import EARLIEST as EARLIEST
+from raiden.history.chain import Lives, Past, is_proved
+from raiden.message import PROOF_DIGITS, UNPROVED, Cursor, Message
 
 KEY_WINDOW = 300.0  # seconds
 # Seconds after which a channel that nothing was appended to, and that has no messages left, is forgotten; until then
@@ -36,8 +39,6 @@ PAGE_BYTES = 1 << 20
 MAX_NAME = 128  # bytes of a durable's name
 MAX_KEPT = 1 << 18  # bytes of a kept value
 MAX_PENDING = 10_000  # messages of a durable that are claimed and not acknowledged
-# The place before the first message of whatever epoch; no epoch is called so.
-EARLIEST = Cursor("0", 0)
 
 
 def check_durable(name: Any) -> str:
@@ -67,15 +68,17 @@ class Durability(IntEnum):
 
 
 class Record(NamedTuple):
-    """A message as it is stored; ``published`` is when the store took it, in microseconds since 1970 by its clock."""
+    """A message as it is stored; ``published`` is when the store took it, in microseconds since 1970 by its clock.
+    ``proof`` is "" where it was stored by a release that knew none."""
 
     offset: int
     kind: int
     payload: bytes
     published: int
+    proof: str = ""
 
     def to_message(self, channel: str, epoch: str) -> Message:
-        return Message(channel, self.kind, self.payload, Cursor(epoch, self.offset), self.published)
+        return Message(channel, self.kind, self.payload, Cursor(epoch, self.offset, self.proof), self.published)
 
 
 @dataclass(slots=True)
@@ -101,19 +104,33 @@ class Append:
 
 class Appended(NamedTuple):
     """Where the messages of an `Append` stand, in their order. ``repeated``: they were appended before, under the same
-    key."""
+    key. ``chain`` is the proof of the message before the first one, then theirs, as one text (`chain.chained`); "":
+    they have none."""
 
     epoch: str
     offsets: range
     repeated: bool = False
+    chain: str = ""
+
+    @property
+    def before(self) -> str:
+        """The proof of the message before the first one; "": there is none."""
+        before = self.chain[:PROOF_DIGITS]
+        return "" if before == UNPROVED else before
 
     def cursors(self) -> list[Cursor]:
-        return [Cursor(self.epoch, offset) for offset in self.offsets]
+        if not self.chain:
+            return [Cursor(self.epoch, offset) for offset in self.offsets]
+        ends = range(PROOF_DIGITS, len(self.chain), PROOF_DIGITS)
+        return [
+            Cursor(self.epoch, offset, self.chain[end : end + PROOF_DIGITS])
+            for offset, end in zip(self.offsets, ends, strict=True)
+        ]
 
 
 class Gap(NamedTuple):
-    """What was asked for and is not there: offsets from ``first`` to ``last`` of ``epoch``, or, where another epoch or
-    a position of the future was asked for, nobody knows how much (``first`` is 0)."""
+    """What was asked for and is not there: offsets from ``first`` to ``last``, which is of ``epoch``, or, where the
+    history that was asked for is not the one that is there, nobody knows how much (``first`` is 0)."""
 
     epoch: str
     first: int
@@ -129,14 +146,24 @@ class Start(NamedTuple):
 
 @dataclass(slots=True)
 class Page:
-    """Records in the order of their offsets. ``position`` is the newest of the channel's (None: it has no history);
-    ``gap`` is what is missing before the first of them; ``more`` says that the limit, or `PAGE_BYTES`, cut it short."""
+    """Records in the order of their offsets. ``position`` is the newest of the channel's (None: it has no history), and
+    ``past`` its epochs before ``epoch``; ``gap`` is what is missing before the first of them; ``more`` says that the
+    limit, or `PAGE_BYTES`, cut it short."""
 
     records: list[Record] = field(default_factory=list)
     epoch: str = ""
     position: Cursor | None = None
     gap: Gap | None = None
     more: bool = False
+    past: Past = ()
+
+    @property
+    def lives(self) -> Lives:
+        return Lives(self.epoch, self.position.offset + 1 if self.position else 1, self.past)
+
+    def messages(self, channel: str) -> list[Message]:
+        lives = self.lives
+        return [record.to_message(channel, lives.epoch_of(record.offset)) for record in self.records]
 
     @property
     def begin(self) -> int:
@@ -152,47 +179,68 @@ class Page:
 
     @classmethod
     def found(
-        cls, records: list[Record], epoch: str, next_offset: int, cursor: Cursor | None, limit: int, *, forward: bool
+        cls, records: list[Record], lives: Lives, proof: str, cursor: Cursor | None, limit: int, *, forward: bool
     ) -> Page:
-        """What an engine has found from a cursor on, up to one record more than the limit, or than `PAGE_BYTES` allows;
-        backwards, newest first."""
+        """What an engine has found from a cursor on, or from where its reader stands (`Lives.stand`), up to one record
+        more than the limit, or than `PAGE_BYTES` allows; backwards, newest first. ``proof`` is the last message's."""
         size = 0
         for number, record in enumerate(records[:limit]):
             if size > PAGE_BYTES:
                 limit = number
                 break
             size += len(record.payload)
-        page = cls(records[:limit], epoch, Cursor(epoch, next_offset - 1), more=len(records) > limit)
+        position = Cursor(lives.epoch, lives.next - 1, proof)
+        page = cls(records[:limit], lives.epoch, position, more=len(records) > limit, past=lives.past)
         if not forward:
             page.records.reverse()
-        elif cursor is not None and not is_in(cursor, epoch, next_offset):
+        elif cursor is not None and not lives.holds(cursor):
             page.gap = Gap(cursor.epoch, 0, 0)
         elif cursor is not None:
-            begin = page.records[0].offset if page.records else next_offset
+            begin = page.records[0].offset if page.records else lives.next
             if begin > cursor.offset + 1:
-                page.gap = Gap(epoch, cursor.offset + 1, begin - 1)
+                page.gap = Gap(lives.epoch_of(begin - 1), cursor.offset + 1, begin - 1)
         return page
 
+    @classmethod
+    def disproved(cls, records: list[Record], lives: Lives, proof: str, cursor: Cursor, limit: int) -> Page:
+        """What there is for a reader whose cursor has another proof than the message there: the history went back
+        within one life of the store. Nobody knows how far, so ``records`` begin with the earliest."""
+        page = cls.found(records, lives, proof, None, limit, forward=True)
+        page.gap = Gap(cursor.epoch, 0, 0)
+        return page
 
-def is_in(cursor: Cursor, epoch: str, next_offset: int) -> bool:
-    """Whether a cursor is a place in this life of a history, up to its end."""
-    return cursor == EARLIEST or (cursor.epoch == epoch and cursor.offset < next_offset)
+    def is_proved(self, cursor: Cursor, at: str | None) -> bool:
+        """Whether the cursor that this is the page of has the proof of this history; ``at`` is that of the message
+        there (None: it is gone)."""
+        if self.position is None or (self.gap is not None and not self.gap.first):
+            return True
+        return is_proved(cursor, self.position, at, self.records[0] if self.records else None)
 
 
 class Claimed(NamedTuple):
     """Records that are now the caller's, each with the number of times that it was claimed, in the order of their
-    offsets: first those that come again. ``epoch`` is theirs ("0": the channel has no history yet). ``gap`` is what
-    the durable lost since the last claim: from the lowest to the highest offset of messages that were gone before they
-    were claimed or acknowledged (others between them may be fine); or, where the epoch is another one than the
-    durable's, all that was left of the old one (``first`` is 0)."""
+    offsets: first those that come again. ``epoch`` is the channel's ("0": it has no history yet), ``past`` are those
+    before. ``gap`` is what the durable lost since the last claim: from the lowest to the highest offset of messages
+    that were gone before they were claimed or acknowledged (others between them may be fine); or, where its place is
+    not in this history, all that was left of the old one (``first`` is 0)."""
 
     records: list[tuple[Record, int]]
     epoch: str
     gap: Gap | None = None
+    past: Past = ()
+
+    def messages(self, channel: str) -> list[tuple[Message, int]]:
+        """Each with its number of times."""
+        lives = Lives(self.epoch, 0, self.past)
+        return [(record.to_message(channel, lives.epoch_of(record.offset)), times) for record, times in self.records]
 
 
 class Store(Protocol):
     """An engine. Its methods block, may be called by one thread at a time, and raise `StoreFailed`."""
+
+    @property
+    def life(self) -> str:
+        """The name of the life of the store that the last call has met."""
 
     def append(self, appends: Sequence[Append]) -> list[Appended]:
         """Append all in one go, in this order; they are as durable as the most demanding of them asks."""
@@ -203,7 +251,8 @@ class Store(Protocol):
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         """The first ``limit`` records after a cursor. From the earliest on: `EARLIEST`, where what is gone before it is
-        a gap, or None, where it is none."""
+        a gap, or None, where it is none. Where the cursor is not in this history, or has another proof, the page says
+        so (`Gap`), and begins with what whoever has it can't have seen."""
 
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         """The last ``limit`` records before a cursor; None: the newest."""
@@ -217,12 +266,13 @@ class Store(Protocol):
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
         """Claim up to ``limit`` messages, or up to the one that goes over `PAGE_BYTES`, for ``wait`` seconds: first
         those whose claim is over, then new ones, while fewer than `MAX_PENDING` are claimed. The first claim makes the
-        durable, after ``since`` (None: at the channel's end; a cursor that leads nowhere is a gap, and the earliest
-        come). One that nobody claims from for `FORGET` seconds is forgotten."""
+        durable, after ``since`` (None: at the channel's end; a cursor that is not in this history is a gap, as in
+        `after`). One that nobody claims from for `FORGET` seconds is forgotten."""
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         """Be done with claims, which are offsets and attempts (0: whichever it is), and return the offsets of those
-        that were the caller's to acknowledge, in this order: not of what was claimed again meanwhile, or is done."""
+        that were the caller's to acknowledge, in this order: not of what was claimed again meanwhile, or is done, or
+        is of another epoch than the message that is there now."""
 
     def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
         """Give claims back: they can be claimed again now."""

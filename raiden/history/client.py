@@ -27,6 +27,7 @@ from gevent.event import Event
 
 from raiden import faults
 from raiden.history import Append, Appended, Claimed, Gap, Page, Record, StoreFailed
+from raiden.history.chain import Past
 from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
 
@@ -92,6 +93,9 @@ class History:
         self._pages: deque[_Asked] = deque()
         self._pages_asked = 0
         self._number = 0
+        self._life = ""
+        # Is called when the store's life is another one, and what it had may be gone.
+        self.renewed: Callable[[], None] = lambda: None
         self.waiting = 0
         self.waiting_bytes = 0
         self._connect()
@@ -112,7 +116,7 @@ class History:
             if why is not None:
                 done(StoreFailed(why))
             else:
-                done([Appended(epoch, range(first, end), repeated) for epoch, first, end, repeated in rows])
+                done([Appended(epoch, range(first, end), again, chain) for epoch, first, end, again, chain in rows])
 
         size = sum([len(message[1]) + OVERHEAD for append in appends for message in append.messages])
         self._admit(size)
@@ -141,8 +145,10 @@ class History:
         return epoch
 
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None) -> Claimed:
-        rows, epoch, gap = self._call("claim", channel, durable, limit, wait, since and tuple(since), page=limit > 0)
-        return Claimed([(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap))
+        rows, epoch, gap, past = self._call(
+            "claim", channel, durable, limit, wait, since and tuple(since), page=limit > 0
+        )
+        return Claimed([(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap), past)
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         acknowledged: list[int] = self._call("acknowledge", channel, durable, epoch, list(claims))
@@ -278,7 +284,11 @@ class History:
             self._lose()
             return
         for data in messages:
-            number, why, value = marshal.loads(data)
+            number, why, value, life = marshal.loads(data)
+            if life != self._life:
+                known, self._life = self._life, life
+                if known:
+                    self.renewed()
             self._answered(number, why, value)
 
     def _answered(self, number: int, why: str | None, value: Any) -> None:
@@ -344,9 +354,9 @@ class History:
             self._answered(number, why, None)
 
 
-def _page(rows: Any, epoch: str, position: Any, gap: Any, more: bool) -> Page:
+def _page(rows: Any, epoch: str, position: Any, gap: Any, more: bool, past: Past) -> Page:
     records = [Record(*row) for row in rows]
-    return Page(records, epoch, position and Cursor(*position), gap and Gap(*gap), more)
+    return Page(records, epoch, position and Cursor(*position), gap and Gap(*gap), more, past)
 
 
 def _plain(append: Append) -> tuple[Any, ...]:

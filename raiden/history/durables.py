@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from raiden.history import EARLIEST, FORGET, MAX_PENDING, PAGE_BYTES, TOUCH, Claimed, Gap, Record, is_in
+from raiden.history import EARLIEST, FORGET, MAX_PENDING, PAGE_BYTES, TOUCH, Claimed, Gap, Record
+from raiden.history.chain import Lives, read_past
 from raiden.history.share import Share
 from raiden.message import Cursor
 
@@ -44,7 +44,8 @@ CREATE INDEX claims_by_deadline ON claims (durable, deadline);
 
 _FORGET, _TOUCH = int(FORGET * 1_000_000), int(TOUCH * 1_000_000)
 _Row = tuple[int, str, int, int]
-_COLUMNS = "position, kind, payload, published"
+_NO_HISTORY = (0, EARLIEST.epoch, 1, 1, "")
+_COLUMNS = "position, kind, payload, published, proof"
 
 
 def idle(db: sqlite3.Connection, channel: str, name: str, now: int) -> str | None:
@@ -89,16 +90,17 @@ class _Durable:
             forget(db, channel, name)
             self.id = 0
         # A channel without a history has its next offset before it.
-        command = "SELECT id, epoch, next, first FROM channels WHERE name = ?"
-        history: _Row = db.execute(command, (channel,)).fetchone() or (0, EARLIEST.epoch, 1, 1)
-        self.channel, self.epoch, self._end, self._first = history
+        command = "SELECT id, epoch, next, first, past FROM channels WHERE name = ?"
+        history: tuple[int, str, int, int, str] = db.execute(command, (channel,)).fetchone() or _NO_HISTORY
+        self.channel, self.epoch, self._end, self._first, past = history
+        self.lives = Lives(self.epoch, self._end, read_past(past))
         place = Cursor(self._epoch, self._next - 1) if self.id else since or Cursor(self.epoch, self._end - 1)
         self.next = place.offset + 1
         self.gap: Gap | None = None
         self._size = 0
-        if not is_in(place, self.epoch, self._end):
-            self.next, self.gap = 1, Gap(place.epoch, 0, 0)
-            db.execute("DELETE FROM claims WHERE durable = ?", (self.id,))
+        if not self.lives.holds(place):
+            self.next, self.gap = self.lives.stand(place) + 1, Gap(place.epoch, 0, 0)
+            db.execute("DELETE FROM claims WHERE durable = ? AND position >= ?", (self.id, self.next))
         if not self.id:
             shares.durables.take(_DURABLE + 3 * (len(channel.encode()) + len(name.encode())))
             values = (channel, name, self.epoch, self.next, now)
@@ -114,7 +116,7 @@ class _Durable:
         position = 0
         while len(found) < limit:
             rows = self._db.execute(
-                "SELECT claims.position, attempt, kind, payload, published FROM claims LEFT JOIN messages"
+                "SELECT claims.position, attempt, kind, payload, published, proof FROM claims LEFT JOIN messages"
                 " ON channel = ? AND messages.position = claims.position AND messages.position >= ? AND expires > ?"
                 " WHERE durable = ? AND deadline = 0 AND claims.position > ? ORDER BY claims.position LIMIT ?",
                 (self.channel, self._first, self._now, self.id, position, limit - len(found)),
@@ -159,9 +161,10 @@ class _Durable:
         return found
 
     def _lose(self, first: int, last: int) -> None:
-        if first <= last and (self.gap is None or self.gap.epoch == self.epoch):
+        if first <= last and (self.gap is None or self.gap.first):
             known = self.gap or Gap(self.epoch, first, last)
-            self.gap = Gap(self.epoch, min(known.first, first), max(known.last, last))
+            last = max(known.last, last)
+            self.gap = Gap(self.lives.epoch_of(last), min(known.first, first), last)
 
     def write(self, records: Sequence[tuple[Record, int]], deadline: int) -> None:
         if records:
@@ -185,19 +188,19 @@ def claim(
     records = durable.overdue(limit)
     records += durable.new(limit - len(records))
     durable.write(records, now + int(wait * 1_000_000))
-    return Claimed(records, durable.epoch, durable.gap)
+    return Claimed(records, durable.epoch, durable.gap, durable.lives.past)
 
 
 def acknowledge(
     db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]]
 ) -> list[int]:
     command = "DELETE FROM claims WHERE durable = ? AND position = ? AND ? IN (0, attempt)"
-    id = _find(db, channel, name, epoch)
+    id, claims = _find(db, channel, name, epoch, claims)
     return [offset for offset, attempt in claims if db.execute(command, (id, offset, attempt)).rowcount]
 
 
 def release(db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
-    id = _find(db, channel, name, epoch)
+    id, claims = _find(db, channel, name, epoch, claims)
     db.executemany(
         "UPDATE claims SET deadline = 0 WHERE durable = ? AND position = ? AND ? IN (0, attempt)",
         [(id, offset, attempt) for offset, attempt in claims],
@@ -225,8 +228,20 @@ def tidy(db: sqlite3.Connection, limit: int, now: int) -> int:
     return removed
 
 
-def _find(db: sqlite3.Connection, channel: str, name: str, epoch: str) -> int | None:
-    row: Sequence[Any] | None = db.execute(
-        "SELECT id FROM durables WHERE channel = ? AND name = ? AND epoch = ?", (channel, name, epoch)
+def _find(
+    db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]]
+) -> tuple[int, Sequence[tuple[int, int]]]:
+    """A durable, and those of the claims that are of this epoch; 0 and none where there is no such durable."""
+    row: tuple[int, str, str | None, str | None] | None = db.execute(
+        "SELECT durables.id, durables.epoch, channels.epoch, past FROM durables LEFT JOIN channels ON channels.name ="
+        " durables.channel WHERE durables.channel = ? AND durables.name = ?",
+        (channel, name),
     ).fetchone()
-    return row[0] if row else None
+    if row is None:
+        return 0, ()
+    id, known, present, past = row
+    lives = Lives(present or known, 0, read_past(past or ""))
+    if known not in (lives.epoch, *[each for each, _ in lives.past]):
+        # The history is another one, which the durable has not come to yet.
+        return id, claims if epoch == known else ()
+    return id, [(offset, attempt) for offset, attempt in claims if lives.epoch_of(offset) == epoch]

@@ -13,7 +13,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from raiden.history import StoreFailed
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x52616964  # "Raid", so that `file` knows it
 BUSY_TIMEOUT = 5.0  # seconds that a commit waits for other processes' commits
 WAL_SIZE = 4 << 20  # bytes
@@ -34,12 +34,13 @@ T = TypeVar("T")
 
 class File:
     """A database at ``path`` with a schema, made if it is not there; raises StoreFailed where that can't be. One that
-    is damaged is set aside, and said so; one of a later schema is left alone. ``max_size`` bytes are what it may take;
-    0: the disk is the limit."""
+    is damaged is set aside, and said so; one of a later schema is left alone. ``migrations`` are what makes the next
+    schema of each earlier one. ``max_size`` bytes are what it may take; 0: the disk is the limit."""
 
-    def __init__(self, path: Path, schema: str, max_size: int) -> None:
+    def __init__(self, path: Path, schema: str, migrations: Mapping[int, str], max_size: int) -> None:
         self.path = path
         self._schema = schema
+        self._migrations = migrations
         self._max_size = max_size
         self._max_pages = 0
         self._synchronous = -1
@@ -124,7 +125,7 @@ class File:
                     f"{self.path} was written by a later release (schema {version}, this one knows {SCHEMA_VERSION}): "
                     "run that release, or give this one another data_dir"
                 )
-            if version == 0:
+            if version < SCHEMA_VERSION:
                 self._create(db)
         except BaseException:  # raised again: nobody else will close it
             db.close()
@@ -132,12 +133,15 @@ class File:
         return db
 
     def _create(self, db: sqlite3.Connection) -> None:
+        """Bring the file to this schema, from nothing or from an earlier one."""
         db.execute("BEGIN IMMEDIATE")
-        if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # else another process was faster
-            for statement in self._schema.split(";\n"):
+        version = db.execute("PRAGMA user_version").fetchone()[0]  # another process may have been faster
+        scripts = [self._migrations[each] for each in range(version, SCHEMA_VERSION)] if version else [self._schema]
+        for script in scripts:
+            for statement in script.split(";\n"):
                 db.execute(statement)
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         db.execute("COMMIT")
 
     def _set_aside(self, error: Exception) -> None:

@@ -1,10 +1,10 @@
 """The shared store: a Redis (7 or later) or Valkey server that all nodes of a cluster use.
 
-A channel has a hash, ``raiden:{channel}:meta``, with its epoch and the offset that comes next, and a stream,
-``raiden:{channel}:stream``, whose entry ``41-0`` is the message at offset 41. Who appends runs one script, which takes
-the next offsets, adds the messages and trims the stream: the server runs one script at a time, so whoever asks, offsets
-come in one order. A key of a publisher's is ``raiden:{channel}:key:KEY``; it counts in the epoch that it was used in. A
-script uses the keys of its own channel only, and the braces put these into one slot.
+A channel has a hash, ``raiden:{channel}:meta``, with its epochs, the offset that comes next and the proof of the last
+message, and a stream, ``raiden:{channel}:stream``, whose entry ``41-0`` is the message at offset 41. Who appends runs
+one script, which takes the next offsets, adds the messages and trims the stream: the server runs one script at a time,
+so whoever asks, offsets come in one order. A key of a publisher's is ``raiden:{channel}:key:KEY``; it counts in the
+history that it was used in. A script uses the keys of its own channel only, and the braces put these into one slot.
 
 The server's clock counts, nobody else's. Messages beyond a channel's size are removed by the append that makes them so,
 those beyond their age are hidden at once and removed by later appends; what nobody appends to expires by itself, with
@@ -12,11 +12,12 @@ the last message that is retained, so there is nothing to tidy.
 
 What an acknowledged message survives is the server's configuration, whatever its `Durability` asks: with ``appendonly
 yes`` and ``appendfsync always`` it survives the end of the server's machine; with ``everysec`` that may lose the last
-second; without a file, a restart loses all. Where the last messages were lost, so too in a failover to a replica that
-was behind, their offsets are given out again in the same epoch: use ``always``, and fail over only to replicas that
-have all. A server that was killed amid a write may keep the beginning of that transaction in its file, and take what
-follows for a part of it when it starts once more (valkey pull request 4342): run ``redis-check-aof --fix`` before it
-starts after a crash. ``maxmemory-policy`` should be ``noeviction``; what is evicted is a gap or the end of the epoch.
+second; without a file, a restart loses all. A failover to a replica that was behind loses what that had not got. So
+each run of a server is a life of its own (`raiden.history.chain`), by the ``run_id`` that it says when a connection
+begins: the user must be allowed INFO. A server that was killed amid a write may keep the beginning of that transaction
+in its file, and take what follows for a part of it when it starts once more (valkey pull request 4342): run
+``redis-check-aof --fix`` before it starts after a crash. ``maxmemory-policy`` should be ``noeviction``; what is evicted
+is a gap or the end of the history.
 
 A durable is ``raiden:{channel}:durable:NAME`` and ``raiden:{channel}:pending:NAME``; it, too, expires by itself. What
 is kept under a name is the hash ``raiden:kept:NAME``, with its holder.
@@ -51,6 +52,7 @@ from raiden.history import (
     redis_url,
     scripts,
 )
+from raiden.history.chain import Lives, new_epoch, read_past
 from raiden.message import Cursor
 
 _APPEND_SHA = hashlib.sha1(scripts.APPEND.encode(), usedforsecurity=False).hexdigest()
@@ -82,6 +84,8 @@ class Redis:
     def __init__(self, url: str, *, timeout: float = 5.0) -> None:
         self._redis, *self._sentinels = redis_url.clients(url, timeout)
         self._where = redis_url.without_password(url)
+        self.life = ""
+        self._redis.connection_pool.connection_kwargs["redis_connect_func"] = self._begin
         self._page_script = self._redis.register_script(scripts.PAGE)
         self._claim_script = self._redis.register_script(scripts.CLAIM)
         self._acknowledge_script = self._redis.register_script(scripts.ACKNOWLEDGE)
@@ -98,10 +102,12 @@ class Redis:
 
         def append() -> list[Any]:
             pipeline = self._redis.pipeline(transaction=True)
+            # Whichever server it goes to, it brings that one's life.
+            pipeline.connection = self._redis.connection_pool.get_connection()
             # The first brings the script along for all of them: whether the server had it, nobody needs to ask.
             script = ("EVAL", scripts.APPEND)
             for append in appends:
-                pipeline.execute_command(*script, *_append_arguments(append))
+                pipeline.execute_command(*script, *_append_arguments(append, self.life))
                 script = ("EVALSHA", _APPEND_SHA)
             answers = pipeline.execute(raise_on_error=False)
             for answer in answers:
@@ -109,10 +115,7 @@ class Redis:
                     raise answer
             return answers
 
-        return [
-            Appended(epoch, range(int(first), int(next_)), bool(repeated))
-            for epoch, first, next_, *repeated in (answer.decode().split() for answer in self._guarded(append))
-        ]
+        return [_appended(*answer.decode().split()) for answer in self._guarded(append)]
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
         return {}
@@ -130,11 +133,11 @@ class Redis:
         def positions() -> list[Any]:
             pipeline = self._redis.pipeline(transaction=False)
             for channel in channels:
-                pipeline.hmget(_name(channel, "meta"), "epoch", "next")
+                pipeline.hmget(_name(channel, "meta"), "epoch", "next", "proof")
             return pipeline.execute()
 
         found = zip(channels, self._guarded(positions), strict=True)
-        return {channel: Cursor(epoch.decode(), int(next_) - 1) for channel, (epoch, next_) in found if epoch}
+        return {channel: _position(*state) for channel, state in found if state[0]}
 
     @_reads
     def clear(self, channel: str) -> str:
@@ -149,14 +152,15 @@ class Redis:
     @_reads
     def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
         times = (int(FORGET * 1000), int(TOUCH * 1000))
-        arguments = (limit, int(wait * 1_000_000), MAX_PENDING, *times, *(since or ()))
+        arguments = (limit, int(wait * 1_000_000), MAX_PENDING, *times, *(since.place if since else ()))
         keys = _durable_names(channel, durable)
-        epoch, gap, rows = self._guarded(lambda: self._claim_script(keys, arguments))
+        epoch, gap, rows, past = self._guarded(lambda: self._claim_script(keys, arguments))
         records = []
         for head, payload in zip(rows[::2], rows[1::2], strict=True):
-            offset, kind, published, attempt = map(int, head.split())
-            records.append((Record(offset, kind, payload, published), attempt))
-        return Claimed(records, epoch.decode(), gap and Gap(gap[0].decode(), *gap[1:]))
+            offset, kind, published, attempt, *proof = head.decode().split()
+            record = Record(int(offset), int(kind), payload, int(published), *proof)
+            records.append((record, int(attempt)))
+        return Claimed(records, epoch.decode(), gap and Gap(gap[0].decode(), *gap[1:]), read_past(past.decode()))
 
     @_reads
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
@@ -199,17 +203,42 @@ class Redis:
             client.close()
 
     def _page(self, channel: str, cursor: Cursor | None, limit: int, *, forward: bool) -> Page:
+        found = self._ask_page(channel, cursor, limit, forward=forward)
+        if found is None:
+            return Page.nothing(cursor, forward=forward)
+        lives, proof, at, records = found
+        page = Page.found(records, lives, proof, cursor, limit, forward=forward)
+        if forward and cursor is not None and not page.is_proved(cursor, at):
+            found = self._ask_page(channel, None, limit, forward=True)
+            if found is None:
+                return Page.nothing(cursor, forward=True)
+            lives, proof, _, records = found
+            page = Page.disproved(records, lives, proof, cursor, limit)
+        return page
+
+    def _ask_page(
+        self, channel: str, cursor: Cursor | None, limit: int, *, forward: bool
+    ) -> tuple[Lives, str, str | None, list[Record]] | None:
+        """The channel's epochs, the last message's proof, that of the one at the cursor, and what was found."""
         keys = (_name(channel, "meta"), _name(channel, "stream"))
-        arguments = (int(forward), limit + 1, *(cursor or ()))
+        arguments = (int(forward), limit + 1, self.life, *(cursor.place if cursor else ()))
         answer = self._guarded(lambda: self._page_script(keys, arguments))
         if not answer:
-            return Page.nothing(cursor, forward=forward)
-        epoch, next_, rows = answer
+            return None
+        epoch, next_, past, proof, at, rows = answer
         records = []
         for head, payload in zip(rows[::2], rows[1::2], strict=True):
-            offset, kind, published = map(int, head.split())
-            records.append(Record(offset, kind, payload, published))
-        return Page.found(records, epoch.decode(), next_, cursor, limit, forward=forward)
+            offset, kind, published, *proofs = head.decode().split()
+            records.append(Record(int(offset), int(kind), payload, int(published), *proofs))
+        lives = Lives(epoch.decode(), next_, read_past(past.decode()))
+        return lives, proof.decode(), None if at is None else at.decode(), records
+
+    def _begin(self, connection: Any) -> None:
+        """A connection begins: find out which life of the server's it is."""
+        connection.on_connect()
+        connection.send_command("INFO", "server")
+        said = connection.read_response()
+        self.life = said.partition(b"run_id:")[2].split()[0].decode()
 
     def _guarded(self, work: Callable[[], T]) -> T:
         try:
@@ -229,13 +258,26 @@ def _durable_names(channel: str, durable: str) -> list[str]:
     return [_name(channel, what) for what in ("meta", "stream", f"durable:{durable}", f"pending:{durable}")]
 
 
-def _append_arguments(append: Append) -> list[Any]:
+def _append_arguments(append: Append, life: str) -> list[Any]:
     keys = [_name(append.channel, "meta"), _name(append.channel, "stream")]
     if append.key is not None:
         keys.append(_name(append.channel, f"key:{append.key}"))
     size, ttl, retain = append.limits()
     times = [int(seconds * 1_000_000) for seconds in (ttl, retain if retain > ttl else 0, FORGET)]
-    arguments: list[Any] = [len(keys), *keys, secrets.token_hex(4), size, *times, int(KEY_WINDOW)]
+    epochs = (new_epoch(), life, secrets.token_hex(3))
+    arguments: list[Any] = [len(keys), *keys, *epochs, size, *times, int(KEY_WINDOW)]
     for kind, payload in append.messages:
         arguments += (int(kind), payload)
     return arguments
+
+
+def _appended(epoch: str, first: str, next_: str, chain: str = "", repeated: str = "") -> Appended:
+    if chain == "repeated":  # by a release that knew no proofs
+        chain, repeated = "", chain
+    return Appended(epoch, range(int(first), int(next_)), bool(repeated), chain)
+
+
+def _position(epoch: bytes, next_: bytes, proof: bytes | None) -> Cursor:
+    last = int(next_) - 1
+    at, _, digits = (proof or b"").decode().partition(":")
+    return Cursor(epoch.decode(), last, digits if at == str(last) else "")

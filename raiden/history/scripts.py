@@ -4,19 +4,55 @@ hash and the stream of a channel; it answers with texts where it can, which cost
 from __future__ import annotations
 
 from raiden.history import PAGE_BYTES
+from raiden.history.chain import MAX_PAST, ROOT_DIGITS
+from raiden.message import PROOF_DIGITS, UNPROVED
 
-# Numbers become text by `format`: Lua's own way keeps 14 digits.
+# Numbers become text by `format`: Lua's own way keeps 14 digits. The proof of the last message is kept with its offset,
+# for a node that knows no proofs may append, too.
 _CHANNEL = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'next', 'retained')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'next', 'retained', 'past', 'life', 'proof')
 local epoch, next, retained = state[1], tonumber(state[2]), tonumber(state[3] or 0)
+local past, life, proof = state[4] or '', state[5], ''
+if state[6] then
+    local at, known = string.match(state[6], '^(%d+):(%w+)$')
+    if at and tonumber(at) == next - 1 then proof = known end
+end
 local function whole(number) return string.format('%.0f', number) end
 local function offset_of(entry) return tonumber(string.match(entry[1], '^%d+')) end
+local function proof_of(entry) return entry[2][10] or '' end
 local function visible(entry)
     return tonumber(entry[2][6]) > now or (retained > now and offset_of(entry) == next - 1)
 end
 """
+
+# The epochs of a channel, as `Lives` has them: which one an offset is of, and where one ends (0: it is not known).
+_LIVES = """
+local function epoch_of(offset)
+    for name, fork in string.gmatch(past, '(%w+):(%d+)') do
+        if offset < tonumber(fork) then return name end
+    end
+    return epoch
+end
+local function end_of(name)
+    if name == epoch then return next end
+    for known, fork in string.gmatch(past, '(%w+):(%d+)') do
+        if known == name then return tonumber(fork) end
+    end
+    return 0
+end
+local function stand(name, offset, over)
+    local fork = end_of(name)
+    if fork == 0 and string.sub(name, 1, ROOT) == string.sub(epoch, 1, ROOT) then
+        for _, at in string.gmatch(past, '(%w+):(%d+)') do
+            if tonumber(at) <= offset then fork = tonumber(at) end
+        end
+        if over and next <= offset then fork = next end
+    end
+    return math.max(0, math.min(offset, fork - 1))
+end
+""".replace("ROOT", str(ROOT_DIGITS))
 
 # Up to `limit` visible entries between two offsets.
 _FIND = """
@@ -41,33 +77,55 @@ local function find(low, high, limit, forward)
 end
 """
 
-# KEYS: the hash, the stream, and the publisher's key if there is one. ARGV: the epoch of a new channel, its size, and
-# in microseconds its messages' age, the last one's age while it is the last (0: no other), and the time after which the
-# channel is forgotten; the seconds for which the key is kept; then kind and payload of each message.
-APPEND = f"""{_CHANNEL}
+# KEYS: the hash, the stream, and the publisher's key if there is one. ARGV: the epoch of a new channel, the server's
+# life, and how the name of an epoch ends that begins in it; the channel's size, and in microseconds its messages' age,
+# the last one's age while it is the last (0: no other), and the time after which the channel is forgotten; the seconds
+# for which the key is kept; then kind and payload of each message. The answer: the epoch, the first offset and
+# the next, the proof before the first message and those of the messages, and "repeated" where that was done before.
+APPEND = f"""{_CHANNEL}{_LIVES}
 if not epoch then
     epoch, next = ARGV[1], 1
     redis.call('DEL', KEYS[2])
 elseif KEYS[3] then
     local done = redis.call('GET', KEYS[3])
-    if done and string.match(done, '^%w+') == epoch then return done .. ' repeated' end
+    local name, first = string.match(done or '', '^(%w+) (%d+)')
+    if name and epoch_of(tonumber(first)) == name then return done .. ' repeated' end
 end
-local first, count, expires = next, (#ARGV - 6) / 2, now + ARGV[3]
+local first, count, expires = next, (#ARGV - 8) / 2, now + ARGV[5]
+if count > 0 and life ~= ARGV[2] then
+    if next > 1 then
+        local entry = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+        local oldest, kept = entry and offset_of(entry) or next, {{}}
+        for name, fork in string.gmatch(past .. ' ' .. epoch .. ':' .. whole(next), '(%w+):(%d+)') do
+            if tonumber(fork) >= oldest then kept[#kept + 1] = name .. ':' .. fork end
+        end
+        past = table.concat(kept, ' ', math.max(1, #kept - {MAX_PAST} + 1))
+        epoch = string.sub(epoch, 1, {ROOT_DIGITS}) .. ARGV[3]
+        redis.call('HSET', KEYS[1], 'past', past)
+    end
+    redis.call('HSET', KEYS[1], 'life', ARGV[2])
+end
 next = first + count
-redis.call('HSET', KEYS[1], 'epoch', epoch, 'next', whole(next))
-if count > 0 and ARGV[4] ~= '0' then
-    retained = now + ARGV[4]
+if count > 0 and ARGV[6] ~= '0' then
+    retained = now + ARGV[6]
     redis.call('HSET', KEYS[1], 'retained', whole(retained))
 elseif count > 0 and retained > 0 then
     retained = 0
     redis.call('HDEL', KEYS[1], 'retained')
 end
+local chain = {{proof == '' and '{UNPROVED}' or proof}}
 for n = 0, count - 1 do
-    redis.call('XADD', KEYS[2], whole(first + n) .. '-0', 'kind', ARGV[7 + 2 * n], 'published', whole(now),
-        'expires', whole(expires), 'payload', ARGV[8 + 2 * n])
+    local kind, published, payload = ARGV[9 + 2 * n], whole(now), ARGV[10 + 2 * n]
+    -- As `chain.link` has it.
+    proof = string.sub(redis.sha1hex(proof .. ' ' .. kind .. ' ' .. published .. ' ' .. payload), 1, {PROOF_DIGITS})
+    chain[#chain + 1] = proof
+    redis.call('XADD', KEYS[2], whole(first + n) .. '-0', 'kind', kind, 'published', published,
+        'expires', whole(expires), 'payload', payload, 'proof', proof)
 end
+local done = table.concat({{epoch, whole(first), whole(next), table.concat(chain)}}, ' ')
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'next', whole(next), 'proof', whole(next - 1) .. ':' .. proof)
 -- Looking at one more than came, again and again, finds all that are too old.
-local keep = math.max(1, next - ARGV[2])
+local keep = math.max(1, next - ARGV[4])
 for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', count + 1)) do
     if visible(entry) then break end
     keep = math.max(keep, offset_of(entry) + 1)
@@ -75,30 +133,36 @@ end
 redis.call('XTRIM', KEYS[2], 'MINID', whole(keep))
 local last = math.max(redis.call('PEXPIRETIME', KEYS[2]), math.ceil(math.max(expires, retained) / 1000))
 redis.call('PEXPIREAT', KEYS[2], whole(last))
-redis.call('PEXPIREAT', KEYS[1], whole(math.max(last, math.ceil((now + ARGV[5]) / 1000))))
-local done = epoch .. ' ' .. whole(first) .. ' ' .. whole(next)
-if KEYS[3] then redis.call('SET', KEYS[3], done, 'EX', ARGV[6]) end
+redis.call('PEXPIREAT', KEYS[1], whole(math.max(last, math.ceil((now + ARGV[7]) / 1000))))
+if KEYS[3] then redis.call('SET', KEYS[3], done, 'EX', ARGV[8]) end
 return done
 """
 
-# KEYS: the hash and the stream. ARGV: 1 for forwards, how many, and epoch and offset of the cursor if there is one; the
-# place before all epochs is of epoch 0. The answer: epoch, the next offset, and for each record a text of offset, kind
-# and time, and the payload.
-PAGE = f"""{_CHANNEL}{_FIND}
+# KEYS: the hash and the stream. ARGV: 1 for forwards, how many, the server's life, and epoch and offset of the cursor
+# if there is one; the place before all epochs is of epoch 0. The answer: epoch, the next offset, the epochs before, the
+# last message's proof, that of the message at the cursor, and for each record a text of offset, kind, time and proof,
+# and the payload.
+PAGE = f"""{_CHANNEL}{_LIVES}{_FIND}
 if not epoch then return {{}} end
-local forward, offset = ARGV[1] == '1', tonumber(ARGV[4])
-local known = epoch == ARGV[3] and offset < next or ARGV[3] == '0' and offset == 0
-local low, high = 1, next - 1
-if known and forward then low = offset + 1 elseif known then high = offset - 1 end
+local forward, name, offset = ARGV[1] == '1', ARGV[4], tonumber(ARGV[5])
+local low, high, at = 1, next - 1, false
+if name and forward then
+    low = stand(name, offset, life ~= ARGV[3]) + 1
+    local entry = redis.call('XRANGE', KEYS[2], ARGV[5], ARGV[5])[1]
+    at = entry ~= nil and proof_of(entry)
+elseif name and offset < end_of(name) then
+    high = offset - 1
+end
 local found, size = {{}}, 0
 for _, entry in ipairs(find(low, high, tonumber(ARGV[2]), forward)) do
-    found[#found + 1] = whole(offset_of(entry)) .. ' ' .. entry[2][2] .. ' ' .. entry[2][4]
+    local at = whole(offset_of(entry))
+    found[#found + 1] = table.concat({{at, entry[2][2], entry[2][4], proof_of(entry)}}, ' ')
     found[#found + 1] = entry[2][8]
     -- One more than the page has, which tells that there is more.
     if size > {PAGE_BYTES} then break end
     size = size + #entry[2][8]
 end
-return {{epoch, next, found}}
+return {{epoch, next, past, proof, at, found}}
 """
 
 # A durable is a hash with its epoch, the first offset that was never claimed, and a field for each offset that is
@@ -109,9 +173,9 @@ _OVERDUE = "local function overdue(at) return whole(at - 9007199254740992) end\n
 
 # ARGV: how many, for how many microseconds, how many may be claimed, milliseconds after which the durable is forgotten,
 # milliseconds more that it may last, and epoch and offset of the place to begin at if there is one. The answer: epoch;
-# epoch, first and last of the gap if there is one; and for each record a text of offset, kind, time and attempt, and
-# the payload.
-CLAIM = f"""{_CHANNEL}{_FIND}{_OVERDUE}
+# epoch, first and last of the gap if there is one; for each record a text of offset, kind, time, attempt and proof, and
+# the payload; and the epochs before.
+CLAIM = f"""{_CHANNEL}{_LIVES}{_FIND}{_OVERDUE}
 local limit, deadline = tonumber(ARGV[1]), now + ARGV[2]
 local place = redis.call('HMGET', KEYS[3], 'epoch', 'next')
 local known, changed = place[1], not place[1]
@@ -122,14 +186,20 @@ if not known then from = ARGV[7] and ARGV[7] + 1 or next end
 local gap, first, last
 if begin ~= epoch or from > next then
     changed = true
-    if begin ~= '0' or from ~= 1 then
-        gap, from = begin, 1
-        redis.call('DEL', KEYS[3], KEYS[4])
+    if from > end_of(begin) and (begin ~= '0' or from ~= 1) then
+        gap, from = begin, stand(begin, from - 1, false) + 1
+        for _, at in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
+            if tonumber(at) >= from then
+                redis.call('ZREM', KEYS[4], at)
+                redis.call('HDEL', KEYS[3], at)
+            end
+        end
     end
 end
 local function lose(low, high)
-    if low <= high and (not gap or gap == epoch) then
-        gap, first, last = epoch, math.min(first or low, low), math.max(last or high, high)
+    if low <= high and (not gap or first) then
+        first, last = math.min(first or low, low), math.max(last or high, high)
+        gap = epoch_of(last)
     end
 end
 local answer, taken, size = {{}}, 0, 0
@@ -138,7 +208,7 @@ local function take(entry)
     local attempt = redis.call('HINCRBY', KEYS[3], whole(at), 1)
     redis.call('ZADD', KEYS[4], whole(deadline), whole(at))
     taken, changed = taken + 1, true
-    answer[2 * taken - 1] = whole(at) .. ' ' .. entry[2][2] .. ' ' .. entry[2][4] .. ' ' .. attempt
+    answer[2 * taken - 1] = table.concat({{whole(at), entry[2][2], entry[2][4], attempt, proof_of(entry)}}, ' ')
     answer[2 * taken] = entry[2][8]
     size = size + #entry[2][8]
 end
@@ -180,18 +250,20 @@ if changed or redis.call('PTTL', KEYS[3]) < tonumber(ARGV[4]) then
     redis.call('PEXPIRE', KEYS[3], ARGV[4] + ARGV[5])
     redis.call('PEXPIRE', KEYS[4], ARGV[4] + ARGV[5])
 end
-return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer}}
+return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer, past}}
 """
 
 
 def _of_held(action: str) -> str:
     """ARGV: the epoch, and each claim's offset and attempt. The answer: the offsets of those that were in force."""
-    return f"""{_CHANNEL}{_OVERDUE}
-local held = {{}}
-if redis.call('HGET', KEYS[3], 'epoch') ~= ARGV[1] then return held end
+    return f"""{_CHANNEL}{_LIVES}{_OVERDUE}
+local held, known = {{}}, redis.call('HGET', KEYS[3], 'epoch')
+-- Without it, the history is another one, which the durable has not come to yet.
+local present = known and epoch and end_of(known) > 0
 for n = 2, #ARGV, 2 do
     local at, attempt = ARGV[n], redis.call('HGET', KEYS[3], ARGV[n])
-    if attempt and (attempt == ARGV[n + 1] or ARGV[n + 1] == '0') then
+    local name = present and epoch_of(tonumber(at)) or known
+    if name == ARGV[1] and attempt and (attempt == ARGV[n + 1] or ARGV[n + 1] == '0') then
         {action}
         held[#held + 1] = tonumber(at)
     end

@@ -132,7 +132,7 @@ class Server:
 
     def _send(self, worker: _Worker, number: int, why: str | None, result: Any) -> None:
         if worker.pipe.fileno() >= 0:  # else it left
-            worker.pipe.send(marshal.dumps((number, why, result)))
+            worker.pipe.send(marshal.dumps((number, why, result, self._store.life)))
             self._watch(worker)
 
     # Appends.
@@ -186,8 +186,8 @@ class Server:
         if not appends:
             return None, []
         try:
-            rows = [(epoch, offsets.start, offsets.stop, repeated)
-                    for epoch, offsets, repeated in self._store.append(appends)]  # fmt: skip
+            rows = [(epoch, offsets.start, offsets.stop, repeated, chain)
+                    for epoch, offsets, repeated, chain in self._store.append(appends)]  # fmt: skip
         except StoreFailed as error:
             self._note(error)
             return str(error), []
@@ -250,19 +250,19 @@ class Server:
         self._failed = error is not None
 
 
-def _cursor(cursor: tuple[str, int] | None) -> Cursor | None:
+def _cursor(cursor: tuple[str, int, str] | None) -> Cursor | None:
     return Cursor(*cursor) if cursor else None
 
 
 def _plain(page: Page) -> tuple[Any, ...]:
     """A page of plain tuples, which can be marshalled."""
     position, gap = page.position and tuple(page.position), page.gap and tuple(page.gap)
-    return [tuple(record) for record in page.records], page.epoch, position, gap, page.more
+    return [tuple(record) for record in page.records], page.epoch, position, gap, page.more, page.past
 
 
 def _claimed(claimed: Claimed) -> tuple[Any, ...]:
-    records, epoch, gap = claimed
-    return [(tuple(record), attempt) for record, attempt in records], epoch, gap and tuple(gap)
+    records, epoch, gap, past = claimed
+    return [(tuple(record), attempt) for record, attempt in records], epoch, gap and tuple(gap), past
 
 
 _CALLS: dict[str, Callable[..., Any]] = {

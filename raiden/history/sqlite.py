@@ -28,8 +28,8 @@ from raiden.history import (
     Page,
     Record,
     durables,
-    is_in,
 )
+from raiden.history.chain import Lives, chained, link, new_epoch, read_past, write_past
 from raiden.history.clock import Clock, steady
 from raiden.history.file import File
 from raiden.history.share import Share
@@ -55,9 +55,16 @@ CREATE TABLE channels (
     first INTEGER NOT NULL,      -- offsets below are hidden
     removed INTEGER NOT NULL,    -- offsets below are removed
     fades INTEGER NOT NULL,      -- when the last message expires as soon as another follows; 0: no other time
-    ends INTEGER NOT NULL        -- when it is forgotten, if no messages are left
+    ends INTEGER NOT NULL,       -- when it is forgotten, if no messages are left
+    proof TEXT NOT NULL DEFAULT '',  -- of the last message
+    life TEXT NOT NULL DEFAULT '',   -- of the file, in which the last message was appended
+    past TEXT NOT NULL DEFAULT ''    -- the epochs before, and where each ended
 );
 CREATE INDEX channels_by_end ON channels (ends);
+CREATE TABLE life (
+    name TEXT NOT NULL           -- of the one that began when the file was opened last
+);
+INSERT INTO life VALUES ('');
 CREATE TABLE messages (
     channel INTEGER NOT NULL,
     position INTEGER NOT NULL,
@@ -65,6 +72,7 @@ CREATE TABLE messages (
     published INTEGER NOT NULL,
     expires INTEGER NOT NULL,
     payload BLOB NOT NULL,
+    proof TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (channel, position)
 ) WITHOUT ROWID;
 CREATE INDEX messages_by_age ON messages (expires);
@@ -75,6 +83,7 @@ CREATE TABLE keys (
     first INTEGER NOT NULL,
     count INTEGER NOT NULL,
     expires INTEGER NOT NULL,
+    chain TEXT NOT NULL DEFAULT '',  -- the proof before the first message, and theirs
     PRIMARY KEY (channel, key)
 ) WITHOUT ROWID;
 CREATE INDEX keys_by_age ON keys (expires);
@@ -85,6 +94,18 @@ CREATE TABLE kept (
 );
 CREATE INDEX kept_by_age ON kept (expires);
 """
+# From one schema to the next.
+_MIGRATIONS = {
+    1: """
+ALTER TABLE channels ADD COLUMN proof TEXT NOT NULL DEFAULT '';
+ALTER TABLE channels ADD COLUMN life TEXT NOT NULL DEFAULT '';
+ALTER TABLE channels ADD COLUMN past TEXT NOT NULL DEFAULT '';
+ALTER TABLE messages ADD COLUMN proof TEXT NOT NULL DEFAULT '';
+ALTER TABLE keys ADD COLUMN chain TEXT NOT NULL DEFAULT '';
+CREATE TABLE life (name TEXT NOT NULL);
+INSERT INTO life VALUES ('');
+""",
+}
 
 # For files that were made without it, too.
 _CLOCK = "CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), now INTEGER NOT NULL)"
@@ -110,15 +131,39 @@ def _size_of_name(name: str) -> int:
 
 
 class _Channel:
-    """A row of channels, as this transaction leaves it; ``last`` is the row of its last message, if that is new."""
+    """A row of channels, as this transaction leaves it; ``last`` is the row of its last message, if that is new.
+    ``lives_in`` is the file's life."""
 
-    __slots__ = ("ends", "epoch", "fades", "first", "id", "last", "next", "removed", "touched")
-    COLUMNS: ClassVar = "id, epoch, next, first, removed, fades, ends"
+    __slots__ = (
+        "begun", "ends", "epoch", "fades", "first", "id", "last", "life", "lives_in", "next", "past", "proof",
+        "removed", "touched",
+    )  # fmt: skip
+    COLUMNS: ClassVar = (
+        "id, epoch, next, first, removed, fades, ends, proof, life, past, (SELECT name FROM life LIMIT 1)"
+    )
 
     def __init__(self, row: Sequence[Any]) -> None:
-        self.id, self.epoch, self.next, self.first, self.removed, self.fades, self.ends = row
+        (
+            self.id, self.epoch, self.next, self.first, self.removed, self.fades, self.ends, self.proof, self.life,
+            self.past, self.lives_in,
+        ) = row  # fmt: skip
         self.last: list[Any] | None = None
-        self.touched = False
+        self.touched = self.begun = False
+
+    @property
+    def lives(self) -> Lives:
+        return Lives(self.epoch, self.next, read_past(self.past), self.life != self.lives_in)
+
+    @property
+    def position(self) -> Cursor:
+        return Cursor(self.epoch, self.next - 1, self.proof)
+
+    def enter(self) -> None:
+        """Be in the file's life: the next message begins an epoch, unless it is the first of all."""
+        if self.next > 1:
+            self.epoch, past = self.lives.begin(self.first)
+            self.past = write_past(past)
+        self.life, self.begun = self.lives_in, True
 
 
 class Sqlite:
@@ -126,8 +171,11 @@ class Sqlite:
     limit), and an append that needs more fails. ``clock`` gives microseconds; the store goes by a `Clock` of it."""
 
     def __init__(self, path: Path, max_size: int = 0, *, clock: Callable[[], int] | None = None) -> None:
-        self._file = File(path, _SCHEMA + durables.SCHEMA, max_size)
+        self._file = File(path, _SCHEMA + durables.SCHEMA, _MIGRATIONS, max_size)
         self._db = self._file.db
+        # Nobody can tell whether this file is as it was left, so whoever opens it begins a new life.
+        self.life = secrets.token_hex(8)
+        self._file.write(lambda: self._db.execute("UPDATE life SET name = ?", (self.life,)))
         self._clock = Clock(clock or steady())
         self._file.write(lambda: self._db.execute(_CLOCK))
         saved = self._file.read(lambda: self._db.execute("SELECT now FROM clock").fetchone())
@@ -159,7 +207,7 @@ class Sqlite:
 
     def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
         found = self._file.read(lambda: [(name, self._channel(name)) for name in channels])
-        return {name: Cursor(row.epoch, row.next - 1) for name, row in found if row}
+        return {name: row.position for name, row in found if row}
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
         if self._names.has_room(len(channels) * _MOST_OF_A_NAME):
@@ -295,7 +343,7 @@ class Sqlite:
         channels: dict[str, _Channel] = {}
         rows: list[list[Any]] = []
         results = [self._place(append, channels, rows, now) for append in appends]
-        self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?)", rows)
+        self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         for channel in channels.values():
             self._trim(channel)
         return results
@@ -307,18 +355,23 @@ class Sqlite:
             channel = channels[append.channel] = self._channel(append.channel) or self._new_channel(append.channel)
         if append.key is not None:
             known = self._db.execute(
-                "SELECT epoch, first, count FROM keys WHERE channel = ? AND key = ? AND expires > ?",
+                "SELECT epoch, first, count, chain FROM keys WHERE channel = ? AND key = ? AND expires > ?",
                 (channel.id, append.key, now),
             ).fetchone()
             if known:
-                epoch, first, count = known
-                return Appended(epoch, range(first, first + count), repeated=True)
+                epoch, first, count, chain = known
+                return Appended(epoch, range(first, first + count), True, chain)
         size, ttl, retain = append.limits()
         first, expires = channel.next, now + int(ttl * 1_000_000)
+        before, proofs = channel.proof, []
         if append.messages:
+            if channel.life != channel.lives_in:
+                channel.enter()
             self._fade(channel)
             for kind, payload in append.messages:
-                rows.append([channel.id, channel.next, kind, now, expires, payload])
+                channel.proof = link(channel.proof, kind, now, payload)
+                rows.append([channel.id, channel.next, kind, now, expires, payload, channel.proof])
+                proofs.append(channel.proof)
                 channel.next += 1
             channel.last = rows[-1]
             if retain > ttl:
@@ -327,12 +380,12 @@ class Sqlite:
             if not ends <= channel.ends <= ends + int(TOUCH * 1_000_000):
                 channel.ends, channel.touched = ends + int(TOUCH * 1_000_000), True
         channel.first = max(channel.first, channel.next - size)
-        offsets = range(first, channel.next)
+        offsets, chain = range(first, channel.next), chained(before, proofs)
         if append.key is not None:
             window = now + int(KEY_WINDOW * 1_000_000)
-            values = (channel.id, append.key, channel.epoch, first, len(offsets), window)
-            self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?)", values)
-        return Appended(channel.epoch, offsets)
+            values = (channel.id, append.key, channel.epoch, first, len(offsets), window, chain)
+            self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        return Appended(channel.epoch, offsets, False, chain)
 
     def _fade(self, channel: _Channel) -> None:
         """The last message is the last no more, and expires as all others do."""
@@ -351,9 +404,14 @@ class Sqlite:
             self._db.execute("DELETE FROM messages WHERE channel = ? AND position < ?", (channel.id, channel.first))
             channel.removed = channel.first
         self._db.execute(
-            "UPDATE channels SET next = ?, first = ?, removed = ?, fades = ? WHERE id = ?",
-            (channel.next, channel.first, channel.removed, channel.fades, channel.id),
+            "UPDATE channels SET next = ?, first = ?, removed = ?, fades = ?, proof = ? WHERE id = ?",
+            (channel.next, channel.first, channel.removed, channel.fades, channel.proof, channel.id),
         )
+        if channel.begun:
+            self._db.execute(
+                "UPDATE channels SET epoch = ?, life = ?, past = ? WHERE id = ?",
+                (channel.epoch, channel.life, channel.past, channel.id),
+            )
         if channel.touched:  # which changes an index too, so not each time
             self._db.execute("UPDATE channels SET ends = ? WHERE id = ?", (channel.ends, channel.id))
 
@@ -363,11 +421,10 @@ class Sqlite:
 
     def _new_channel(self, name: str) -> _Channel:
         self._names.take(_size_of_name(name))
-        epoch = secrets.token_hex(4)
         row = self._db.execute(
             "INSERT INTO channels (name, epoch, next, first, removed, fades, ends) VALUES (?, ?, 1, 1, 1, 0, ?)"
             f" RETURNING {_Channel.COLUMNS}",
-            (name, epoch, self._clock() + int((FORGET + TOUCH) * 1_000_000)),
+            (name, new_epoch(), self._clock() + int((FORGET + TOUCH) * 1_000_000)),
         ).fetchone()
         return _Channel(row)
 
@@ -379,22 +436,37 @@ class Sqlite:
             channel = self._channel(name)
             if channel is None:
                 return Page.nothing(cursor, forward=forward)
-            offset = cursor.offset if cursor and is_in(cursor, channel.epoch, channel.next) else None
-            if forward:
-                low, high, order = (offset or 0) + 1, channel.next, "ASC"
-            else:
-                low, high, order = 1, channel.next if offset is None else offset, "DESC"
-            records, size = [], 0
-            for row in self._db.execute(
-                "SELECT position, kind, payload, published FROM messages"
-                " WHERE channel = ? AND position >= ? AND position < ? AND expires > ?"
-                f" ORDER BY position {order} LIMIT ?",
-                (channel.id, max(low, channel.first), high, self._clock(), limit + 1),
-            ):
-                records.append(Record(*row))
-                if size > PAGE_BYTES:
-                    break  # one more than the page has, which tells that there is more
-                size += len(records[-1].payload)
+            lives = channel.lives
+            if not forward:
+                high = cursor.offset if cursor and lives.holds(cursor) else channel.next
+                records = self._records(channel, 1, high, limit, "DESC")
+                return Page.found(records, lives, channel.proof, cursor, limit, forward=False)
+            records = self._records(channel, lives.stand(cursor) + 1, channel.next, limit, "ASC")
+            page = Page.found(records, lives, channel.proof, cursor, limit, forward=True)
+            if cursor is not None and cursor.proof and not page.is_proved(cursor, self._proof(channel, cursor.offset)):
+                records = self._records(channel, 1, channel.next, limit, "ASC")
+                page = Page.disproved(records, lives, channel.proof, cursor, limit)
+            return page
         finally:
             self._db.execute("COMMIT")
-        return Page.found(records, channel.epoch, channel.next, cursor, limit, forward=forward)
+
+    def _records(self, channel: _Channel, low: int, high: int, limit: int, order: str) -> list[Record]:
+        """Up to one more than the limit, or than `PAGE_BYTES` allows, which tells that there is more."""
+        records, size = [], 0
+        for row in self._db.execute(
+            "SELECT position, kind, payload, published, proof FROM messages"
+            " WHERE channel = ? AND position >= ? AND position < ? AND expires > ?"
+            f" ORDER BY position {order} LIMIT ?",
+            (channel.id, max(low, channel.first), high, self._clock(), limit + 1),
+        ):
+            records.append(Record(*row))
+            if size > PAGE_BYTES:
+                break
+            size += len(records[-1].payload)
+        return records
+
+    def _proof(self, channel: _Channel, offset: int) -> str | None:
+        """Of the message at an offset, if it is there."""
+        command = "SELECT proof FROM messages WHERE channel = ? AND position = ?"
+        row = self._db.execute(command, (channel.id, offset)).fetchone()
+        return row[0] if row else None

@@ -9,7 +9,8 @@ it is. `Offsets.report` then judges:
   offsets.
 - What a publisher sends to a channel stands there in that order.
 - A follower that comes gets what follows the place that it was told; one that comes back, what follows its cursor. From
-  there on each message has the next offset of the same epoch.
+  there on each message has the next offset of the same epoch, or is the first one of an epoch that begins with the next
+  offset. (Whoever has a later offset of the epoch before has got what was lost, and must be told a gap.)
 - Only what a gap, told in band, names may be left out, also where it was told that it was not recovered. After one that
   names nothing, anything may come.
 - What was acknowledged before a follower left for good, has come.
@@ -70,6 +71,11 @@ class Offsets:
         verdict = Verdict(len(self.followers))
         truths = {channel: Truth(batches, verdict) for channel, batches in list(self.checker.batches.items())}
         for follower in self.followers:
+            truth = truths.get(follower.channel)
+            for event in follower.events:
+                if truth is not None and isinstance(event, Arrival):
+                    truth.hear(event.cursor)
+        for follower in self.followers:
             _Trial(follower, truths.get(follower.channel) or Truth([], verdict), verdict).judge()
         return verdict
 
@@ -82,6 +88,9 @@ class Truth:
         self.batches = [batch for batch in batches if batch.cursors]
         self._messages: dict[Cursor, Message] = {}
         self._cursors: dict[Message, Cursor] = {}
+        # Of each epoch, the first offset that anybody has said, and its rank: epochs come one after the other.
+        self._begins: dict[str, int] = {}
+        self._ranks: dict[str, float] = {}
         latest: dict[Publication, Cursor] = {}
         for batch in self.batches:
             if len(batch.cursors) != len(batch.numbers):
@@ -92,15 +101,31 @@ class Truth:
                     verdict.note("reordered", f"{Message(batch, number).payload} is at {cursor}, after {before}")
                 latest[batch.publication] = cursor
                 self.note(cursor, Message(batch, number), "the acknowledgement", verdict)
+                assert batch.acknowledged_at is not None
+                rank = min(batch.acknowledged_at, self._ranks.get(cursor.epoch, batch.acknowledged_at))
+                self._ranks[cursor.epoch] = rank
 
     def note(self, cursor: Cursor, message: Message, who: str, verdict: Verdict) -> None:
         """Somebody says that this message is there."""
+        self.hear(cursor)
         other = self._messages.setdefault(cursor, message)
         place = self._cursors.setdefault(message, cursor)
         if other != message:
             verdict.note("conflicting", f"{message.payload} is at {cursor} for {who}, and so is {other.payload}")
         elif place != cursor:
             verdict.note("conflicting", f"{message.payload} is at {cursor} for {who}, and at {place}")
+
+    def hear(self, cursor: Cursor) -> None:
+        """Something is there."""
+        self._begins[cursor.epoch] = min(cursor.offset, self._begins.get(cursor.epoch, cursor.offset))
+
+    def begins(self, cursor: Cursor) -> bool:
+        """Whether this is the first place of its epoch, as far as anybody has said."""
+        return self._begins.get(cursor.epoch) == cursor.offset
+
+    def is_later(self, epoch: str, than: str) -> bool:
+        """Whether something was acknowledged in an epoch only after that other one had begun."""
+        return self._ranks.get(epoch, 0.0) > self._ranks.get(than, 0.0)
 
 
 class Follower:
@@ -210,7 +235,8 @@ class _Trial:
         if place.epoch == cursor.epoch and cursor.offset <= place.offset:
             self._note("reordered", f"{what} at {cursor} came after {place}")
             return False
-        if place != EARLIEST and place.epoch != cursor.epoch:
+        goes_on = place.offset > 0 and cursor.offset == place.offset + 1 and self._truth.begins(cursor)
+        if place != EARLIEST and place.epoch != cursor.epoch and not goes_on:
             self._note("lost", f"what follows {place}, for {what} at {cursor} came next")
         else:
             for offset in range(place.offset + 1, cursor.offset):
@@ -228,7 +254,7 @@ class _Trial:
                 continue
             for number, cursor in zip(batch.numbers, batch.cursors, strict=False):
                 behind = cursor.epoch == place.epoch and cursor.offset > place.offset
-                if behind or cursor.epoch not in self._epochs:
+                if behind or (cursor.epoch not in self._epochs and self._truth.is_later(cursor.epoch, place.epoch)):
                     self._note("lost", f"{Message(batch, number).payload} at {cursor}, for {place} came last")
 
     def _note(self, kind: str, what: str) -> None:

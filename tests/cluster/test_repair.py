@@ -75,7 +75,7 @@ def came(stream: Stream, *numbers: int, offset: int = 1) -> float:
     """These numbers come next, at the offsets from this one on; when the last of them has come."""
     lines = [stream.value() for _ in numbers]
     assert [line["data"]["n"] for line in lines] == list(numbers)
-    assert [int(line["cursor"].rpartition(":")[2]) for line in lines] == list(range(offset, offset + len(numbers)))
+    assert [int(line["cursor"].split(":")[1]) for line in lines] == list(range(offset, offset + len(numbers)))
     return time.monotonic()
 
 

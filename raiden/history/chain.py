@@ -1,0 +1,115 @@
+"""What tells one history from another: each message's proof covers all before it, and each life of the store has an
+epoch of its own. Pure.
+
+**Proofs.** A message's proof is a short hash over the proof of the message before it and the message itself. Two
+histories with the same proof at an offset have the same messages up to there, unless 48 bits of SHA-1 collide by
+accident. (It is no signature: whoever may write to the store can write what they like.)
+
+**Lives.** A store may be opened on older data than it had: a snapshot, a copy that was put back, a disk that lost its
+last writes, a replica that was behind. It can't know that, but it knows that a new life of it begins. The first message
+that a channel gets in a new life begins a new epoch, at the next offset; what was given out before keeps its epoch. So
+a cursor of an old epoch is good up to where that epoch ended. One beyond that names a message that the store has lost,
+and whoever comes with it has seen all that is left of that epoch: it goes on with the first message of the next.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from raiden.message import PROOF_DIGITS, UNPROVED, Cursor
+
+# The place before the first message of whatever epoch; no epoch is called so.
+EARLIEST = Cursor("0", 0)
+# Of an epoch's name, what it has in common with the other epochs of that history.
+ROOT_DIGITS = 8
+# Epochs before the present one that are remembered, of a channel.
+MAX_PAST = 64
+
+# Epochs that are over, in their order, each with the offset at which the next one began.
+Past = tuple[tuple[str, int], ...]
+
+
+def link(before: str, kind: int, published: int, payload: bytes) -> str:
+    """The proof of a message that follows the one whose proof is ``before``; "": nothing is known of what it
+    follows."""
+    head = b"%b %d %d " % (before.encode(), kind, published)
+    return hashlib.sha1(head + payload, usedforsecurity=False).hexdigest()[:PROOF_DIGITS]
+
+
+def is_proved(cursor: Cursor, last: Cursor, at: str | None, following: tuple[int, int, bytes, int, str] | None) -> bool:
+    """Whether a cursor's proof is that of the history, as far as there are proofs to compare. ``last`` is the history's
+    last message, ``at`` the proof of the message at the cursor (None: it is gone), ``following`` the offset, kind,
+    payload, time and proof of the first one after it that is there."""
+    if not cursor.proof:
+        return True
+    if cursor.offset == last.offset:
+        at = last.proof
+    elif at is None and following is not None and following[0] == cursor.offset + 1 and following[4]:
+        _, kind, payload, published, proof = following
+        return link(cursor.proof, kind, published, payload) == proof
+    return not at or at == cursor.proof
+
+
+class Lives(NamedTuple):
+    """The epochs of a history: the present one, the offset that its next message gets, and those before. ``over``: the
+    store's life is another one already, so the next message begins a new epoch."""
+
+    epoch: str
+    next: int
+    past: Past = ()
+    over: bool = False
+
+    def epoch_of(self, offset: int) -> str:
+        """The epoch in which the message at an offset was appended."""
+        for epoch, end in self.past:
+            if offset < end:
+                return epoch
+        return self.epoch
+
+    def holds(self, cursor: Cursor) -> bool:
+        """Whether a cursor is a place in this history, by its epoch."""
+        return cursor == EARLIEST or cursor.offset < self._end(cursor.epoch)
+
+    def stand(self, cursor: Cursor | None) -> int:
+        """The offset behind which a reader goes on that comes with a cursor. Where the history went back behind that,
+        it is the last one that both have in common. (If the whole epoch was lost, that is taken to have happened
+        when the history went into a new life last.) 0: they have nothing in common."""
+        if cursor is None or cursor == EARLIEST:
+            return 0
+        end = self._end(cursor.epoch)
+        if not end and cursor.epoch[:ROOT_DIGITS] == self.epoch[:ROOT_DIGITS]:
+            forks = [fork for _, fork in self.past] + ([self.next] if self.over else [])
+            end = max([fork for fork in forks if fork <= cursor.offset], default=0)
+        return max(0, min(cursor.offset, end - 1))
+
+    def begin(self, first: int) -> tuple[str, Past]:
+        """The name of a new epoch, and what is past then; ``first`` is the first offset that is still there."""
+        epoch = self.epoch[:ROOT_DIGITS] + secrets.token_hex(3)
+        # From an epoch that ended before nobody can go on without a gap.
+        kept = [(name, end) for name, end in (*self.past, (self.epoch, self.next)) if end >= first]
+        return epoch, tuple(kept[-MAX_PAST:])
+
+    def _end(self, epoch: str) -> int:
+        """The offset at which an epoch ends; 0 where it is not known."""
+        return self.next if epoch == self.epoch else dict(self.past).get(epoch, 0)
+
+
+def new_epoch() -> str:
+    """The name of a channel's first epoch. Those of its later lives begin with it."""
+    return secrets.token_hex(ROOT_DIGITS // 2)
+
+
+def write_past(past: Past) -> str:
+    return " ".join([f"{epoch}:{end}" for epoch, end in past])
+
+
+def read_past(text: str) -> Past:
+    return tuple([(epoch, int(end)) for epoch, _, end in [each.partition(":") for each in text.split()]])
+
+
+def chained(before: str, proofs: Sequence[str]) -> str:
+    """Proofs as one text, the one before the first message ahead of the others."""
+    return (before or UNPROVED) + "".join(proofs)
