@@ -134,8 +134,8 @@ class Consumer:
         return done
 
     def _is_claimed(self, cursor: Cursor) -> bool:
-        proof, *_ = self._claimed.get(cursor.place, (None,))
-        return proof is not None and (not cursor.proof or cursor.proof == proof)
+        claimed = self._claimed.get(cursor.place)
+        return claimed is not None and (not cursor.proof or cursor.proof == claimed[0])
 
     def end(self, *, release: bool = True) -> None:
         """Claim no more, and give back what is not acknowledged, or leave it to be acknowledged by others."""
