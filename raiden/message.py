@@ -185,9 +185,14 @@ def from_frame(channel: bytes, frame: bytes) -> list[Message]:
     payload = frame[start + length :]
     if kind == Kind.TEXT:
         _check_text(payload)
+    if sizes is None and len(chain) != 2 * PROOF_DIGITS:
+        return [Message(name, kind, payload, cursor, published)]
     if sizes is None:
-        payloads = [payload]
-    elif sum(sizes) == len(payload):
+        assert cursor is not None
+        before = chain[:PROOF_DIGITS]
+        cursor = Cursor(cursor.epoch, cursor.offset, chain[PROOF_DIGITS:])
+        return [Message(name, kind, payload, cursor, published, "" if before == UNPROVED else before)]
+    if sum(sizes) == len(payload):
         payloads = [payload[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
     else:
         raise InvalidFrame(f"payloads of {sum(sizes)} bytes in {len(payload)}")
@@ -226,7 +231,7 @@ def _read_extensions(extensions: bytes) -> tuple[Cursor | None, Sequence[int] | 
         elif tag == _PROOFS_EXTENSION:
             chain = value.hex()
         at += length
-    return cursor, sizes, chain
+    return cursor, sizes, chain if cursor is not None else ""
 
 
 def _read_cursor(value: bytes) -> Cursor:

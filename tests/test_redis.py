@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from raiden.history import Append, StoreFailed
+from raiden.history import Append, Gap, StoreFailed
 from raiden.history.redis import Redis
 from tests.daemons import wait_for
 from tests.stores import RedisServer, append, payloads
@@ -269,6 +269,42 @@ def test_sentinels_tell_which_server(watched_servers: tuple[list[RedisServer], s
     assert append(store, "a", b"3").offsets == range(3, 4)
     page = store.after("a", before.cursors()[1], 9)
     assert (payloads(page), page.gap) == ([b"3"], None)
+    store.close()
+
+
+def test_a_replica_that_was_behind(watched_servers: tuple[list[RedisServer], str]) -> None:
+    """It becomes the master without the last messages: who has them is told, and gets what follows."""
+    (master, replica), url = watched_servers
+    store = Redis(url, timeout=1.0)
+
+    def works() -> bool:
+        try:
+            store.check()
+        except StoreFailed:
+            return False
+        return True
+
+    wait_for(works, "the Sentinel knows the master")
+    kept = append(store, "a", b"1", b"2").cursors()
+    with redis.Redis.from_url(f"{url.replace('+sentinel', '').removesuffix('/history/0')}") as client:
+        wait_for(lambda: client.sentinel_master("history")["num-slaves"] == 1, "the Sentinel knows the replica")
+    with redis.Redis.from_url(replica.url) as client:
+        wait_for(lambda: client.xlen("raiden:{a}:stream") == 2, "the replica has what was appended")
+    with redis.Redis.from_url(master.url) as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+        replica.process.send_signal(signal.SIGSTOP)
+        client.execute_command("CLIENT", "KILL", "TYPE", "replica")
+    lost = append(store, "a", b"3", b"4").cursors()
+    master.kill()
+    replica.process.send_signal(signal.SIGCONT)
+    wait_for(works, "the replica is the master")
+    new = append(store, "a", b"5").cursors()
+    assert new[0].offset == lost[0].offset and new[0].epoch != lost[0].epoch
+    for cursor in lost:
+        page = store.after("a", cursor, 9)
+        assert (payloads(page), page.gap) == ([b"5"], Gap(cursor.epoch, 0, 0))
+    page = store.after("a", kept[1], 9)
+    assert (payloads(page), page.gap) == ([b"5"], None)
     store.close()
 
 
