@@ -353,3 +353,49 @@ def test_it_is_cheap() -> None:
                 follower.received(at(offset), payload.encode())
     assert world.report().counts["received"] == 1_000_000
     assert time.process_time() - started < 40
+
+
+# Epochs: a new one begins in each life of the store, with the next offset.
+
+
+def begun(world: World, first: int) -> Batch:
+    """A batch of three in an epoch that begins at this offset."""
+    batch = world.publisher.send("x", 3)
+    batch.acknowledged([f"f:{offset}" for offset in range(first, first + 3)])
+    return batch
+
+
+def receive_of_next(world: World, batch: Batch, first: int, *indexes: int) -> None:
+    for index in indexes or range(3):
+        world.follower.received(at(first + index, "f"), batch.payloads[index].encode())
+
+
+def test_a_history_goes_on_in_another_epoch(world: World) -> None:
+    world.receive(world.sent())
+    receive_of_next(world, begun(world, 16), 16)
+    world.report()
+
+
+def test_the_first_of_an_epoch_is_lost(world: World) -> None:
+    world.receive(world.sent())
+    receive_of_next(world, begun(world, 16), 16, 1, 2)
+    assert world.offsets.report().counts["lost"] > 0
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_history_that_went_back_must_be_told(world: World, told: bool) -> None:
+    world.receive(world.sent())
+    batch = begun(world, 13)
+    if told:
+        world.follower.missed(None)
+    receive_of_next(world, batch, 13)
+    if told:
+        world.report()
+    else:
+        assert world.offsets.report().counts["lost"] > 0
+
+
+def test_an_epoch_that_never_came(world: World) -> None:
+    world.receive(world.sent())
+    begun(world, 16)
+    world.report(lost=3)
