@@ -4,15 +4,13 @@ connect to its history again, however many clients come."""
 from __future__ import annotations
 
 import logging
-import os
 import resource
+import sys
 
 log = logging.getLogger(__name__)
 
 # How many; of a very low limit, an eighth.
 RESERVE = 16
-
-
 # How many a worker has besides its connections, at the most.
 OWN = 100
 
@@ -35,12 +33,8 @@ def raise_limit(connections: int) -> None:
         )
 
 
-def left_for_clients(open_one: int) -> bool:
-    """Whether a client may have another descriptor; ``open_one`` is any that is open."""
+def end_for_clients() -> int:
+    """The first descriptor that is no client's: a new one is the lowest that is free (POSIX), so a client that would
+    get this one, or a higher one, is one too many."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        lowest = os.dup(open_one)  # the lowest that is free (POSIX), as the next connection's would be
-    except OSError:
-        return False
-    os.close(lowest)
-    return limit == resource.RLIM_INFINITY or lowest < limit - min(RESERVE, limit // 8)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(RESERVE, limit // 8)

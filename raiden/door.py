@@ -110,8 +110,8 @@ class Door(Service):
 
     def _accept(self) -> bool:
         """Let in some of those who wait; whether there may be more."""
+        end = descriptors.end_for_clients()
         for _ in range(ACCEPT_AT_ONCE):
-            full = not descriptors.left_for_clients(self._listener.fileno())
             try:
                 sock, address = self._listener.accept()
             except BlockingIOError:
@@ -123,6 +123,7 @@ class Door(Service):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             remote = str(address[0])
             limits = self._bounds
+            full = sock.fileno() >= end
             if full:
                 self._say_full()
             if (
