@@ -363,7 +363,7 @@ class KeyedPublisher(Client):
 
     def _connect(self) -> None:
         node = self._random.choice(list(self._nodes))
-        connection = HTTPConnection(node.name)
+        connection = HTTPConnection("localhost")
         connection.auto_open = 0  # only the node knows how to connect
         connection.sock = node.connect()
         # The head and the body of a request are sent one after the other.

@@ -266,7 +266,7 @@ class Publisher(Client):
         self._persistent = persistent
 
     def run(self) -> None:
-        connection = HTTPConnection(self.node.name)
+        connection = HTTPConnection("localhost")
         connection.auto_open = 0  # only the node knows how to connect
         started = time.monotonic()
         try:
