@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: run test wheel lint autobahn bench soak clean
+.PHONY: run test wheel lint autobahn bench soak verify clean
 
 run: .venv/run
 	@exec $(BIN)/raiden
@@ -32,6 +32,10 @@ bench: .venv/bench
 
 soak: .venv/test
 	$(BIN)/python benchmarks/soak.py
+
+# An hour of trials of what a cluster promises; takes root, `ip` and redis-server. VERIFY="--seconds 600 --seed 1".
+verify: .venv/test
+	$(BIN)/python -m tests.independent $(VERIFY)
 
 .venv/run: setup.py pyproject.toml
 	@$(PYTHON) -m venv .venv

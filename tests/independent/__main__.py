@@ -1,0 +1,81 @@
+"""Trials with one seed after another until the time is over; a table of what they saw; 1 if a promise was broken."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.cluster.network import missing
+from tests.independent.events import Violation
+from tests.independent.trial import Outcome, trial
+
+TRIAL = 150.0  # seconds of faults in a trial; its beginning and its end come on top
+AROUND = 10.0
+
+
+def show(outcome: Outcome, violation: Violation) -> None:
+    print(f"\nseed {outcome.seed}: {violation.guarantee}, {violation.channel} at {violation.at:.3f}: {violation.text}")
+
+
+def context(outcome: Outcome, violation: Violation) -> None:
+    """The events of the channel around it."""
+    for event in outcome.events:
+        channel = getattr(event, "channel", violation.channel)
+        if abs(event.at - violation.at) < AROUND and channel in (violation.channel, ""):
+            print("   ", event)
+
+
+def table(outcomes: list[Outcome], minutes: float) -> None:
+    counts = sum((outcome.counts for outcome in outcomes), Counter[str]())
+    faults = sum((outcome.faults for outcome in outcomes), Counter[str]())
+    print(f"\n{len(outcomes)} trials, {minutes:.0f} minutes, seeds {[outcome.seed for outcome in outcomes]}")
+    for name, number in sorted(counts.items()):
+        print(f"  {name:24} {number:9,}")
+    print("\n  fault                    times   longest time without a success of a publisher, s")
+    for name, number in sorted(faults.items()):
+        print(f"  {name:24} {number:5}   {max(outcome.outages.get(name, 0) for outcome in outcomes):8.1f}")
+    print(f"\n{sum(len(outcome.violations) for outcome in outcomes)} violations")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3600)
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
+    arguments = parser.parse_args()
+    if (why := missing()) or (why := None if shutil.which("redis-server") else "there is no redis-server"):
+        print(why)
+        return 2
+    begun, outcomes = time.monotonic(), list[Outcome]()
+    folder = Path(tempfile.mkdtemp(prefix="raiden-verify-"))
+    while (left := arguments.seconds - (time.monotonic() - begun)) > 0:
+        seed = arguments.seed + len(outcomes)
+        outcome = trial(min(TRIAL, left), seed, folder / str(seed))
+        outcomes.append(outcome)
+        for violation in outcome.violations[:20]:
+            show(outcome, violation)
+        for violation in outcome.violations[:3]:
+            context(outcome, violation)
+        print(
+            f"seed {seed}: {len(outcome.violations)} violations, {outcome.counts['deliveries']:,} deliveries",
+            flush=True,
+        )
+        if outcome.violations:
+            (folder / str(seed) / "events").write_text("\n".join(map(repr, outcome.events)))
+        else:
+            outcomes[-1] = outcome._replace(events=[], logs="")
+            shutil.rmtree(folder / str(seed))
+    table(outcomes, (time.monotonic() - begun) / 60)
+    if any(outcome.violations for outcome in outcomes):
+        print(f"what they logged is in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
