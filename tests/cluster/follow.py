@@ -163,6 +163,8 @@ class _Connection:
             self.body = Events()
         else:
             self.body = (LinesOf if self.transport == "lines" else Frames)(channel)
+        if "raiden-cursor" not in fields:
+            raise Refused(503, rest)  # an event stream that ends at once, so that a browser comes back
         told = fields.get("raiden-recovered")
         recovered = None if told is None else told == "true"
         self.follower.begins(self.since, Cursor.parse(fields["raiden-cursor"]), recovered, self.node)

@@ -135,7 +135,7 @@ SIZE = 500_000
 def test_who_is_slow_and_moves_is_not_cut(serve: Callable[..., tuple[Server, Host]]) -> None:
     """500 KB to each of five by a link that takes more than ten seconds for it: longer than a pong may take, than a
     connection may be idle, and than its end lingers. Keep-alives come behind what is larger than the outbox's bound."""
-    node, clients = serve(keepalive=3.0, idle_timeout=1.0, max_outbox=100_000)
+    node, clients = serve(keepalive=5.0, idle_timeout=1.0, max_outbox=100_000)
     text = "".join(random.Random(1).choices(string.ascii_letters + string.digits, k=SIZE))
     post(node, "big", text)
 
