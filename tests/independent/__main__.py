@@ -15,7 +15,7 @@ from tests.independent.events import Violation
 from tests.independent.trial import Outcome, trial
 
 TRIAL = 150.0  # seconds of faults in a trial; its beginning and its end come on top
-AROUND = 10.0
+AROUND = 3.0  # seconds
 
 
 def show(outcome: Outcome, violation: Violation) -> None:
@@ -25,8 +25,8 @@ def show(outcome: Outcome, violation: Violation) -> None:
 def context(outcome: Outcome, violation: Violation) -> None:
     """The events of the channel around it."""
     for event in outcome.events:
-        channel = getattr(event, "channel", violation.channel)
-        if abs(event.at - violation.at) < AROUND and channel in (violation.channel, ""):
+        concerned = violation.channel == "" or getattr(event, "channel", "") in (violation.channel, "")
+        if concerned and abs(event.at - violation.at) < AROUND:
             print("   ", event)
 
 

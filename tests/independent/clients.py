@@ -141,9 +141,11 @@ class Subscriber(Client):
         return bool(targets) and all(self.reached.get(name, 0) >= targets[name] for name in self.wanted())
 
     def until(self) -> float:
-        """When this stay ends. At the end of the run, who can't come back with a position stays."""
+        """When this stay ends. At the end of the run, who can't come back with a position stays; who has no position
+        at all stays for longer, for only what comes within a stay is promised."""
         settled = time.monotonic() >= self.world.settled_at
-        stay = 90.0 if settled and self.pattern else self.random.uniform(1, 12)
+        at_most = 12 if self.history or self.pattern else 50
+        stay = 90.0 if settled and self.pattern else self.random.uniform(1, at_most)
         return time.monotonic() + stay
 
     def asked(self) -> str | None:

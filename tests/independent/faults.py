@@ -111,11 +111,13 @@ class Faults(threading.Thread):
         self.one: dict[str, Callable[[int], None]] = {
             "kill worker": lambda node: cluster.kill(node, self.random.choice(["worker 0", "worker 1"])),
             "kill history": lambda node: cluster.kill(node, "history"),
+            "kill doors": lambda node: cluster.kill(node, "zeromq"),
             "kill backbone": self.kill_backbone,
             "kill node": self.kill_node,
             "drain node": self.drain,
             "stop worker": lambda node: self.stand_still([cluster.pids[node]["worker 0"]]),
             "stop history": lambda node: self.stand_still([cluster.pids[node]["history"]]),
+            "stop doors": lambda node: self.stand_still([cluster.pids[node]["zeromq"]]),
             "stop backbone": lambda node: self.stand_still([cluster.pids[node]["backbone"]]),
             "stop node": lambda node: self.stand_still([cluster.nodes[node].pid, *cluster.pids[node].values()]),
             "cut node": self.cut,

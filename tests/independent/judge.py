@@ -54,8 +54,8 @@ from tests.independent.events import (
     Published,
     Resumed,
     Violation,
-)  # fmt: skip
-from tests.independent.plain import ARRIVES, plain
+)
+from tests.independent.plain import plain
 from tests.independent.truth import NOWHERE, Truth, matches, place
 
 SESSION_WINDOW = 120.0
@@ -188,7 +188,7 @@ class _Court:
         start = place(event.cursor) if event.cursor else None
         if event.asked is None:
             assert start, event
-            if start.offset < truth.acknowledged(event.begun - ARRIVES):
+            if start.offset < truth.acknowledged(event.begun - 2 * POSITION_CHECK) and not self.is_cut(event):
                 self.say("begin", channel, event.at, f"{event.who} begins in the past, at {event.cursor}")
             following = truth.next_published(event.at)
             if following is not None and following <= start.offset:

@@ -9,7 +9,7 @@ from tests.independent.events import Began, Ended, Event, Fault, Got, Published,
 
 # Seconds in which a message is surely there, and in which a subscription is in force again after a fault: the documents
 # name none, so they are long.
-ARRIVES, AGAIN = 10.0, 5.0
+ARRIVES, AGAIN = 3.0, 5.0
 
 
 def plain(channels: Collection[str], log: Sequence[Event]) -> list[Violation]:

@@ -21,7 +21,7 @@ from tests.independent.events import (
     Page,
     Published,
     Resumed,
-)  # fmt: skip
+)
 from tests.independent.judge import judge
 
 CHANNELS = {

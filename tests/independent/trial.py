@@ -27,7 +27,7 @@ from tests.independent.events import (
     Published,
     Resumed,
     Violation,
-)  # fmt: skip
+)
 from tests.independent.faults import NODES, Cluster, Faults
 from tests.independent.joiners import Door, Session
 from tests.independent.judge import judge
