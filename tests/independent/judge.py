@@ -91,6 +91,9 @@ class _Court:
         self.found: list[Violation] = []
         self.streams: dict[tuple[str, str], Stream] = {}
         self.patterns: dict[str, Began] = {}
+        # Which channels somebody follows, at which node; and until when somebody did.
+        self.follows: dict[str, set[tuple[int, str]]] = defaultdict(set)
+        self.followed: dict[tuple[int, str], float] = {}
         self.handed: dict[tuple[str, int], int] = {}
         self.done: dict[tuple[str, int], int] = {}
 
@@ -167,6 +170,7 @@ class _Court:
                     self.say("session", "", event.at, f"{event.who} did not get back {set(event.had - event.back)}")
             case Ended():
                 self.patterns.pop(event.who, None)
+                self.followed.update(dict.fromkeys(self.follows.pop(event.who, ()), event.at))
             case Bad():
                 self.say("answer", event.channel, event.at, f"{event.who}: {event.what}")
 
@@ -185,6 +189,7 @@ class _Court:
         truth = self.truths[channel]
         if not truth.kept.size:
             return
+        self.follows[event.who].add((event.node, channel))
         start = place(event.cursor) if event.cursor else None
         if event.asked is None:
             assert start, event
@@ -260,10 +265,15 @@ class _Court:
 
     def pattern_begins(self, began: Began, offset: int, event: Got) -> None:
         truth = self.truths[event.channel]
+        # What is on its way to others of the node may come to it, too; that is told there within `position_check`.
+        late = began.begun
+        here = began.node, event.channel
+        if self.followed.get(here, 0.0) >= began.begun or any(here in places for places in self.follows.values()):
+            late = 0.0 if self.is_cut(began) else late - 2 * POSITION_CHECK
         # "If the store does not tell its time within a second, a channel of the pattern begins with the first message
         # that comes."
         timeless = any(fault.kind not in BETWEEN_NODES for fault in self.striking(began, 0))
-        if offset <= truth.acknowledged(began.begun) and not timeless:
+        if offset <= truth.acknowledged(late) and not timeless:
             self.say("pattern", event.channel, event.at, f"{event.who} got {event.id}, of before its pattern")
         following = truth.next_published(began.at)
         if following is not None and following < offset and not began.unconfirmed:

@@ -81,6 +81,11 @@ GOOD: dict[str, Log] = {
     "filters hide": [*stored("a", 1, 4), FILTERED, *got(1, 3), Moved(2, "s", "a", "e:4")],
     "a pattern begins": [*stored("a", 1, 6), PATTERN, *got(4, 5, 6)],
     "a pattern of others": [*stored("a", 1, 6), OTHER, PATTERN, *got(2, 3, 4, 5, 6)],
+    "a pattern where others follow": [
+        *[*stored("a", 1, 6), begun(asked=None, who="other", recovered=None), PATTERN],
+        *got(2, 3, 4, 5, 6),
+        *[event._replace(who="other") for event in got(1, 2, 3, 4, 5, 6) if isinstance(event, Got)],
+    ],
     "a new life of the store": [*stored("a", 1, 1), IN_F, begun(), *got(1), Got(2, "s", "a", "f:2", "x.2")],
     "cut off, and told later": [*stored("few", 1, 4), CUT, begun("few", at=1.0), *TOLD],
     "a session repeats": [*stored("a", 1, 4), begun(), *got(1, 2, 3), REPEATED, *got(2, 3, 4)],
