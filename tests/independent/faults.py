@@ -25,7 +25,7 @@ from tests.independent.events import Fault, Kept
 from tests.stores import RedisServer
 
 NODES = (1, 2, 3)
-NOWHERE = "02:00:00:00:00:01"  # a hardware address that nobody has
+NOBODY = "02:00:00:00:00:01"  # a hardware address that nobody has
 
 
 class Cluster:
@@ -44,9 +44,9 @@ class Cluster:
         self.pids: dict[int, dict[str, int]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "redis").mkdir()
-        options_ = ("--port", "6379", "--bind", self.hosts[3].address, "--protected-mode", "no")
+        listening = ("--port", "6379", "--bind", self.hosts[3].address, "--protected-mode", "no")
         with self.hosts[3].inside():
-            self.redis = RedisServer(folder / "redis", *options_)
+            self.redis = RedisServer(folder / "redis", *listening)
 
     def start(self, number: int) -> None:
         node = Node(number, self.hosts[number - 1], self.folder / f"node{number}-{len(self.started)}", **self.settings)
@@ -171,9 +171,9 @@ class Faults(threading.Thread):
 
     def heal(self, nodes: frozenset[int]) -> None:
         """Until these are well; not for ever, because another fault may be theirs meanwhile."""
-        end = time.monotonic() + 40
+        end, pause = time.monotonic() + 40, threading.Event()
         while time.monotonic() < end and not all(self.cluster.well(node) for node in nodes):
-            self.ended.wait(0.2) if not self.ended.is_set() else threading.Event().wait(0.2)
+            pause.wait(0.2)
 
     def last(self, least: float = 0.3, most: float = 4.0) -> None:
         self.ended.wait(self.random.uniform(least, most))
@@ -223,7 +223,7 @@ class Faults(threading.Thread):
     def deaf(self, *ways: tuple[int, int]) -> None:
         """What one host sends to another is addressed to nobody, and nobody is told."""
         for a, b in ways:
-            self.neighbour(a, "replace", self.cluster.hosts[b - 1].address, "lladdr", NOWHERE, "nud", "permanent")
+            self.neighbour(a, "replace", self.cluster.hosts[b - 1].address, "lladdr", NOBODY, "nud", "permanent")
         self.last(1, 14)
         for a, b in ways:
             self.neighbour(a, "del", self.cluster.hosts[b - 1].address)

@@ -74,14 +74,14 @@ class Stream:
         self.behind = 0
 
 
-def judge(channels: Mapping[str, Kept], log: Sequence[Event], *, settled: bool = True) -> list[Violation]:
-    """All violations. ``settled``: the log ends with all faults mended, a last message on each channel with history
-    that all were waited for to get, and the pages of what is left."""
+def judge(channels: Mapping[str, Kept], log: Sequence[Event]) -> list[Violation]:
+    """All violations. The log ends with all faults mended, a last message on each channel with history that all were
+    waited for to get, and the pages of what is left. Raises ValueError where a client did not do what it must."""
     court = _Court(channels)
     court.learn(log)
     for event in log:
         court.hear(event)
-    court.close(log, settled)
+    court.close(log)
     return court.found
 
 
@@ -273,7 +273,9 @@ class _Court:
         # "If the store does not tell its time within a second, a channel of the pattern begins with the first message
         # that comes."
         timeless = any(fault.kind not in BETWEEN_NODES for fault in self.striking(began, 0))
-        if offset <= truth.acknowledged(late) and not timeless:
+        if timeless:
+            return
+        if offset <= truth.acknowledged(late):
             self.say("pattern", event.channel, event.at, f"{event.who} got {event.id}, of before its pattern")
         following = truth.next_published(began.at)
         if following is not None and following < offset and not began.unconfirmed:
@@ -320,19 +322,24 @@ class _Court:
         self.skipped(stream, first, event)
         if last < stream.behind and stream.told:
             self.say("position", event.channel, event.at, f"{event.who} was told {stream.behind}, then {event.missing}")
-        there = [
-            each for each in range(max(first, stream.offset + 1), last + 1) if not truth.may_be_gone(each, event.at)
-        ]
-        if there:
-            text = f"{event.who} was told that {event.missing} is lost; {there[:5]} ({len(there)}) are not"
-            self.say("gap", event.channel, event.at, text)
+        self.gone(event, event.who, max(first, stream.offset + 1), last)
         if stream.began.recovered and first <= truth.acknowledged(stream.began.begun) and not self.is_cut(stream.began):
             self.say("recovered", event.channel, event.at, f"{event.who}: recovered, and then {event.missing}")
         stream.offset, stream.told = max(stream.offset, last), False
 
+    def gone(self, event: Missed | Page, who: str, first: int, last: int) -> None:
+        """What was told as lost must be."""
+        truth = self.truths[event.channel]
+        there = [each for each in range(first, last + 1) if not truth.may_be_gone(each, event.at)]
+        if there:
+            text = f"{who} was told that {first} to {last} are lost; {there[:5]} ({len(there)}) are not"
+            self.say("gap", event.channel, event.at, text)
+
     def page(self, event: Page) -> None:
         truth = self.truths[event.channel]
         offsets = [place(cursor).offset for cursor, _ in event.messages]
+        if event.since is not None and event.gap:
+            self.gone(event, "a page", place(event.since).offset + 1, event.gap["last"])
         if event.since is not None:
             offsets.insert(0, event.gap["last"] if event.gap else place(event.since).offset)
         if offsets and offsets != list(range(offsets[0], offsets[0] + len(offsets))):
@@ -346,19 +353,17 @@ class _Court:
 
     # What can be said only when all is over
 
-    def close(self, log: Sequence[Event], settled: bool) -> None:
+    def close(self, log: Sequence[Event]) -> None:
         self.stored_or_not(log)
-        if settled:
-            for (who, channel), stream in self.streams.items():
-                end = self.truths[channel].acknowledged(float("inf"))
-                if stream.offset is not None and max(stream.offset, stream.behind) < end and not stream.began.pattern:
-                    self.say("end", channel, stream.began.at, f"{who} stays at {stream.offset}, {end} was acknowledged")
-            for channel in {channel for channel, _ in self.handed}:
-                for at, offset, message in self.truths[channel].stored:
-                    if (channel, offset) not in self.handed:
-                        self.say("durable", channel, at, f"{message}, {offset}, was never handed out")
-        without = {name for name, truth in self.truths.items() if not truth.kept.size}
-        self.found += plain(without, log)
+        for (who, channel), stream in self.streams.items():
+            end = self.truths[channel].acknowledged(float("inf"))
+            if stream.offset is not None and max(stream.offset, stream.behind) < end and not stream.began.pattern:
+                self.say("end", channel, stream.began.at, f"{who} stays at {stream.offset}, {end} was acknowledged")
+        for channel in {channel for channel, _ in self.handed}:
+            for at, offset, message in self.truths[channel].stored:
+                if (channel, offset) not in self.handed:
+                    self.say("durable", channel, at, f"{message}, {offset}, was never handed out")
+        self.found += plain({name for name, truth in self.truths.items() if not truth.kept.size}, log)
 
     def stored_or_not(self, log: Sequence[Event]) -> None:
         together: dict[tuple[str, ...], list[tuple[Published, bool]]] = defaultdict(list)

@@ -125,6 +125,10 @@ BROKEN: dict[str, tuple[str, Log]] = {
     "two epochs at one place": ("order", [*stored("a", 1, 2), begun(), *got(1), Got(3, "s", "a", "f:2", "x.2")]),
     "an epoch comes again": ("order", [*stored("a", 1, 1), IN_F, *stored("a", 3, 3), begun(), *got(1, 3)]),
     "acknowledged and gone": ("kept", [*stored("a", 1, 4), LATE]),
+    "a page with a gap of what is there": (
+        "gap",
+        [*stored("a", 1, 3), Page(1, 1, "a", "e:0", (("e:3", "x.3"),), {"epoch": "e", "first": 1, "last": 2})],
+    ),
     "a page with a hole": (
         "order",
         [*stored("a", 1, 3), Page(1, 1, "a", "e:0", (("e:1", "x.1"), ("e:3", "x.3")))],

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
@@ -141,9 +141,10 @@ def run(world: World, cluster: Cluster, seconds: float) -> Counter[str]:
     return sum((each.counts for each in striking), Counter())
 
 
-def patient(condition: object, seconds: float) -> bool:
+def patient(condition: Callable[[], object], seconds: float) -> bool:
+    """Whether it comes true in time."""
     try:
-        wait_for(condition, "", seconds)  # type: ignore[arg-type]
+        wait_for(condition, "", seconds)
     except AssertionError:
         return False
     return True
