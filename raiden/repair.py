@@ -268,8 +268,8 @@ class Orders:
                     self._suspect(channel)
 
     def _earlier(self, places: dict[str, Cursor], limit: int) -> dict[str, Cursor]:
-        """Of channels that have messages before these places, which were stored since there is a pattern for them,
-        the first of those; ``limit`` messages are looked at."""
+        """The first message of each channel that was stored before its place here and since there is a pattern for
+        it; ``limit`` messages of each are looked at."""
         assert self._backend.history is not None
         found = {}
         pages = self._backend.history.before_each(list(places.items()), limit) if places else []

@@ -38,7 +38,7 @@ WORTH_A_COMMIT = 8
 LINGER = 5.0
 # So many of these are dropped before others have their turn.
 DROPPED_AT_ONCE = 500
-# What who should have got something is told where that failed: nobody knows how much.
+# The gap told to subscribers to whom a delivery failed: nobody knows how much of it they have.
 LOST = Gap("", 0, 0)
 
 

@@ -34,7 +34,7 @@ from raiden.websocket import Closed, WebSocket
 
 # For so many seconds the peer may take nothing of what is said to it at the end.
 LINGER = 2.0
-# Of what was missed, so many bytes are sent at once, and for so many seconds the peer may take nothing of them.
+# A replay sends so many bytes at once, and ends when the peer has taken none of them for so many seconds.
 REPLAY_BYTES, REPLAY_PATIENCE = 65536, 30.0
 
 # What who asks for the past of a channel without one misses.

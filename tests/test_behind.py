@@ -22,7 +22,7 @@ BEFORE, SIZE, COUNT = 10, 20, 100
 
 # What a subscriber sees: offsets, and pairs of the first and the last one of a gap.
 Seen = list[Any]
-# Of a node's channel, behind a cursor; or what the session of this name has subscribed to.
+# Reads a channel of a node, behind a cursor; or what the session of this name has subscribed to.
 Read = Callable[[Daemon, str, str, str], Iterator[Any]]
 
 

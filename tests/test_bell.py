@@ -42,7 +42,7 @@ class Consumer:
 
 @pytest.fixture
 def bells(tmp_path: Path) -> Iterator[Bells]:
-    """Of a worker that is alone."""
+    """The router of a worker that is alone."""
     backend = Backend(Addresses.within(tmp_path, "nowhere"), sole=True)
     backend.alone = True
     router = Router(backend, stats=Stats())

@@ -43,7 +43,7 @@ def test_each_message_has_the_epoch_that_it_was_appended_in() -> None:
         (Cursor(THIRD, 13), False, 12),
         (EARLIEST, True, 0),
         (Cursor("deadbeef", 3), False, 0),
-        # Of a life that was lost as a whole: it had come to an end before the life that was known then.
+        # Cursors of a life that was lost as a whole: it had ended before the life that was known then.
         (Cursor(f"{ROOT}ffffff", 12), False, 8),
         (Cursor(f"{ROOT}ffffff", 7), False, 5),
     ],
