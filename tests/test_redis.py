@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,24 @@ def test_redis_takes_its_scripts_again(redis_store: Redis, redis_server: RedisSe
         client.script_flush()
     redis_store.append([Append("a", [(0, b"2")]), Append("a", [(0, b"3")])])
     assert payloads(redis_store.after("a", None, 9)) == [b"1", b"2", b"3"]
+
+
+def test_a_redis_that_ends_before_its_answer_leaves_it_open(own_server: RedisServer) -> None:
+    """What was sent to it may be stored; what could not be sent is not."""
+    store = Redis(own_server.url)
+    append(store, "a", b"1")
+    own_server.process.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor() as pool:
+        failure = pool.submit(append, store, "a", b"2")
+        own_server.kill()
+        with pytest.raises(StoreFailed, match="nobody knows whether the message was stored"):
+            failure.result()
+    with pytest.raises(StoreFailed) as refused:
+        append(store, "a", b"3")
+    assert "nobody knows" not in str(refused.value)
+    own_server.start()
+    assert b"3" not in payloads(store.after("a", None, 9))
+    store.close()
 
 
 def test_a_stopped_redis_fails_in_time(own_server: RedisServer) -> None:

@@ -50,9 +50,16 @@ def check_durable(name: Any) -> str:
     return name
 
 
+# How a `StoreFailed` ends where the append may have been done.
+NOBODY_KNOWS = (
+    "nobody knows whether the message was stored. With a key (Idempotency-Key) it is safe to publish it again"
+)
+
+
 class StoreFailed(Exception):
     """The store can't be used now; the text says why. Nothing was appended, unless the connection to a shared store
-    ended before its answer came: then nobody knows, and only a key makes it safe to ask again."""
+    ended before its answer came: then nobody knows, the text says so (`NOBODY_KNOWS`), and only a key makes it safe to
+    ask again."""
 
 
 class TooLargeToKeep(StoreFailed):

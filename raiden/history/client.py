@@ -26,7 +26,7 @@ import gevent
 from gevent.event import Event
 
 from raiden import faults
-from raiden.history import Append, Appended, Claimed, Gap, Page, Record, StoreFailed
+from raiden.history import NOBODY_KNOWS, Append, Appended, Claimed, Gap, Page, Record, StoreFailed
 from raiden.history.chain import Past
 from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
@@ -41,10 +41,7 @@ PAGES = 4
 
 BUSY = "the history has too much to do: try again later"
 LOST = "the history does not answer: try again later"
-UNKNOWN = (
-    "the history did not answer in time: nobody knows whether the message was stored. With a key (Idempotency-Key) it "
-    "is safe to publish it again"
-)
+UNKNOWN = f"the history did not answer in time: {NOBODY_KNOWS}"
 
 Done = Callable[[str | None, Any], None]
 Answer = tuple[str | None, Any]

@@ -41,6 +41,7 @@ from raiden.history import (
     FORGET,
     KEY_WINDOW,
     MAX_PENDING,
+    NOBODY_KNOWS,
     TOUCH,
     Append,
     Appended,
@@ -109,7 +110,11 @@ class Redis:
             for append in appends:
                 pipeline.execute_command(*script, *_append_arguments(append, self.life))
                 script = ("EVALSHA", _APPEND_SHA)
-            answers = pipeline.execute(raise_on_error=False)
+            try:
+                answers = pipeline.execute(raise_on_error=False)
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                # The server may have done it, for all of it may have been sent.
+                raise StoreFailed(f"the history at {self._where} fails ({error}): {NOBODY_KNOWS}") from error
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
