@@ -88,6 +88,8 @@ class Truth:
         self.batches = [batch for batch in batches if batch.cursors]
         self._messages: dict[Cursor, Message] = {}
         self._cursors: dict[Message, Cursor] = {}
+        # The proofs of places; ZeroMQ clients are told none.
+        self._proofs: dict[Cursor, str] = {}
         # Of each epoch, the first offset that anybody has said, and its rank: epochs come one after the other.
         self._begins: dict[str, int] = {}
         self._ranks: dict[str, float] = {}
@@ -108,12 +110,16 @@ class Truth:
     def note(self, cursor: Cursor, message: Message, who: str, verdict: Verdict) -> None:
         """Somebody says that this message is there."""
         self.hear(cursor)
-        other = self._messages.setdefault(cursor, message)
-        place = self._cursors.setdefault(message, cursor)
+        bare = cursor._replace(proof="")
+        other = self._messages.setdefault(bare, message)
+        place = self._cursors.setdefault(message, bare)
+        proof = self._proofs.setdefault(bare, cursor.proof) if cursor.proof else ""
         if other != message:
             verdict.note("conflicting", f"{message.payload} is at {cursor} for {who}, and so is {other.payload}")
-        elif place != cursor:
+        elif place != bare:
             verdict.note("conflicting", f"{message.payload} is at {cursor} for {who}, and at {place}")
+        elif proof != cursor.proof:
+            verdict.note("conflicting", f"{message.payload} is at {cursor} for {who}, and at {bare}:{proof}")
 
     def hear(self, cursor: Cursor) -> None:
         """Something is there."""

@@ -117,6 +117,18 @@ def test_disorder(world: World) -> None:
     world.report(lost=1, reordered=1)
 
 
+def test_who_is_told_no_proofs_agrees_and_another_proof_does_not(world: World) -> None:
+    batch = world.sent(3)
+    for index, proof in enumerate(("a" * 12, "", "b" * 12)):
+        world.follower.received(at(11 + index)._replace(proof=proof), batch.payloads[index].encode())
+    world.report()
+    other = world.offsets.follower("x")
+    other.begins(None, at(10), None, "b")
+    for index, proof in enumerate(("a" * 12, "c" * 12, "d" * 12)):
+        other.received(at(11 + index)._replace(proof=proof), batch.payloads[index].encode())
+    world.report(conflicting=1)
+
+
 def test_one_value_an_offset(world: World) -> None:
     """Two followers, and no acknowledgement."""
     one, other = world.publisher.send("x", 1), world.publisher.send("x", 1)
