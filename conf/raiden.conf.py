@@ -173,6 +173,9 @@
 # discovery = []
 # Nodes that must be connected before this one is ready (/-/ready). [reload]
 # min_peers = 0
+# Whether a node is ready (/-/ready) whose history can't be written: for channels without history it works. Where all
+# nodes share a store that is away, a balancer that asks has no node left otherwise. [reload]
+# ready_without_store = False
 # File with this node's secret key, from 'raiden keygen'; None: no encryption.
 # node_key = None
 # Public keys of the nodes that may connect.

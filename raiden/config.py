@@ -143,6 +143,9 @@ class Settings:
     peers: list[str] = _setting([], "'host:port' of nodes to know from the start; one is enough")
     discovery: list[str] = _setting([], "more sources of nodes: 'dns:NAME:PORT', 'srv:NAME', 'file:PATH'")
     min_peers: int = _setting(0, "nodes that must be connected before this one is ready", reload=True, least=0)
+    ready_without_store: bool = _setting(
+        False, "a node whose history can't be written is ready all the same (/-/ready)", reload=True
+    )
     node_key: str | None = _setting(None, "file with this node's secret key, from 'raiden keygen'; None: no encryption")
     node_keys: list[str] = _setting([], "public keys of the nodes that may connect")
 

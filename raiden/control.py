@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gevent
 import webob
 
 from raiden import encoding, parameters
@@ -18,6 +19,8 @@ from raiden.router import Router
 from raiden.stats import Stats, exposition
 from raiden.table import MAX_ROWS
 
+# Seconds for the store to say that it can be written.
+PATIENCE = 2.0
 # Messages of a page of history where no limit is asked for.
 PAGE = 100
 
@@ -25,10 +28,13 @@ PAGE = 100
 class Control:
     """Answers for the whole node: what one worker doesn't know, it asks the others by the backbone."""
 
-    def __init__(self, router: Router, stats: Stats, *, min_peers: int = 0) -> None:
+    def __init__(
+        self, router: Router, stats: Stats, *, min_peers: int = 0, ready_without_store: bool = False
+    ) -> None:  # fmt: skip
         self.router = router
         self.stats = stats
         self.min_peers = min_peers
+        self.ready_without_store = ready_without_store
         self._stats = Questions(router.backend, b"stats", everywhere=False, at_once=1)
         self._census = Census(router.backend)
 
@@ -76,17 +82,30 @@ class Control:
     def _ready(self) -> webob.Response:
         try:
             self.router.backend.check()
-            if self.router.backend.history is not None:
-                self.router.backend.history.check()
-        except (NotInForce, StoreFailed) as error:
+        except NotInForce as error:
             raise _not_ready(str(error)) from None
+        store = self._why_not_written()
+        if store is not None and not self.ready_without_store:
+            raise _not_ready(store)
         states = [row["state"] for row in self.router.backend.nodes()]
         if "leaving" in states[:1]:
             raise _not_ready("this node is leaving")
         connected = states.count("connected")
         if connected < self.min_peers:
             raise _not_ready(f"{connected} peers are connected, and min_peers = {self.min_peers}; see /-/nodes")
-        return _json({"status": "ready", "peers": connected})
+        return _json({"status": "ready", "peers": connected} | ({} if store is None else {"history": store}))
+
+    def _why_not_written(self) -> str | None:
+        """Why the history can't be written now; None where it can, or there is none."""
+        history = self.router.backend.history
+        if history is None:
+            return None
+        try:
+            with gevent.Timeout(PATIENCE, StoreFailed("the history does not answer: try again later")):
+                history.check()
+        except StoreFailed as error:
+            return str(error)
+        return None
 
     def _metrics(self) -> webob.Response:
         response = webob.Response(content_type="text/plain", charset="utf-8")

@@ -92,6 +92,7 @@ class Gateway(HttpDoor):
         reserved: Reserved | None = None,
         deflate: bool = True,
         min_peers: int = 0,
+        ready_without_store: bool = False,
         heads: Heads | None = None,
     ) -> None:
         limits = limits or HttpLimits()
@@ -103,7 +104,7 @@ class Gateway(HttpDoor):
         self.reserved = reserved or Reserved()
         self.deflate = deflate
         self._bells = Bells(router, self.limits)
-        self.control = Control(router, stats, min_peers=min_peers)
+        self.control = Control(router, stats, min_peers=min_peers, ready_without_store=ready_without_store)
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         # Only behind these a head gets a plan, and it goes when settings change: what goes on by one is allowed.

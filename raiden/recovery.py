@@ -87,7 +87,7 @@ class Recovery:
         come to where the page begins: what the history lost before that may still be on its way to this worker, and
         would be delivered after it was told as lost."""
         live = self._router.position(self._name)
-        if start.cursor is not None and start.cursor == live:
+        if start.cursor is not None and start.cursor == live and self._router.is_fresh:
             return Batch([], None, live)
         before, page = live, self._page(start, limit)
         deadline = time.monotonic() + CATCH_UP
@@ -168,11 +168,14 @@ class Beginning:
 
     @staticmethod
     def is_known(router: Router, names: Sequence[str], starts: Mapping[str, Start]) -> bool:
-        """Whether there is nothing to wait for, and nothing was missed."""
+        """Whether there is nothing to wait for, and nothing was missed. The worker knows that while the store answers:
+        one that is cut off from it may be cut off from what is published, too."""
         if not router.is_in_force(names):
             return False
         if not starts:
             return True
+        if not router.is_fresh:
+            return False
         places = [(start.cursor, router.position(name)) for name, start in starts.items()]
         return all([cursor is not None and cursor == place for cursor, place in places])
 

@@ -309,6 +309,12 @@ class Router:
             self._deliver(repaired)
         return unconfirmed
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether what this worker knows of channels' positions may be told without asking the store."""
+        history = self.backend.history
+        return history is None or history.is_fresh
+
     def position(self, name: str) -> Cursor | None:
         """Where who is attached now begins: behind this message. None where no order is kept: the channel has no
         history, or it is a pattern."""

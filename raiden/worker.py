@@ -196,6 +196,7 @@ class HttpWorker(Worker):
             channel_builder=getattr(channel_builders, builder) if isinstance(builder, str) else builder,
             deflate=settings.ws_deflate,
             min_peers=settings.min_peers,
+            ready_without_store=settings.ready_without_store,
         )
         self.gateway.access_log.on = settings.access_log
         self.add(self.gateway)
@@ -213,8 +214,8 @@ class HttpWorker(Worker):
                 setattr(self.gateway.limits, name, value)
                 if name == "keepalive":
                     self.gateway.bound_silence()
-            elif name == "min_peers":
-                self.gateway.control.min_peers = value
+            elif name in ("min_peers", "ready_without_store"):
+                setattr(self.gateway.control, name, value)
             elif name == "allowed_origins":
                 self.gateway.origins = Origins(value)
             elif name == "reserved_paths":

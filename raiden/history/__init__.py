@@ -59,7 +59,11 @@ NOBODY_KNOWS = (
 class StoreFailed(Exception):
     """The store can't be used now; the text says why. Nothing was appended, unless the connection to a shared store
     ended before its answer came: then nobody knows, the text says so (`NOBODY_KNOWS`), and only a key makes it safe to
-    ask again."""
+    ask again. ``detail`` is what clients may know of it, where that is less: no file and no address."""
+
+    def __init__(self, why: str, detail: str = "") -> None:
+        super().__init__(why)
+        self.detail = detail or why
 
 
 class TooLargeToKeep(StoreFailed):

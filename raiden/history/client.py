@@ -11,6 +11,9 @@ appends never stand behind more of them.
 process refuses it when it comes to it. An append that it may have begun is waited for, for `PATIENCE` seconds more. If
 there is no answer then, or the process died meanwhile, nobody knows whether it was done, and its failure says so.
 What was made while there is no process waits for the next one.
+
+**Freshness.** Each answer tells when the store last answered anybody, and a worker that has heard of none for a second
+asks. So `is_fresh` is a plain comparison, and is false soon after the store went away.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ from raiden.message import Cursor
 # Seconds that a call may wait to be begun, and then to be done: the engines bound their own time to 5 s.
 TIMEOUT, PATIENCE = 8.0, 5.0
 RECONNECT = 0.02
+# Seconds for which an answer of the store shows that it is there; and between looks whether one is due.
+FRESH, TICK = 3.0, 1.0
 # What may wait for an answer, of one worker. OVERHEAD is what a message, or a question, takes besides its payload.
 MAX_WAITING, MAX_WAITING_BYTES, OVERHEAD = 50_000, 64 << 20, 384
 # Questions under way whose answers may be pages, each of `PAGE_BYTES` and the message that goes over.
@@ -78,8 +83,8 @@ class History:
         self._readable: Any = None
         self._writable: Any = None
         self._retry = self._loop.timer(RECONNECT)
-        self._clock = self._loop.timer(1.0, repeat=1.0)
-        self._clock.start(self._expire)
+        self._clock = self._loop.timer(TICK, repeat=TICK)
+        self._clock.start(self._tick)
         # The appends of this turn, whom to tell, and how much they count.
         self._appends: list[Any] = []
         self._dones: list[Done] = []
@@ -91,6 +96,9 @@ class History:
         self._pages_asked = 0
         self._number = 0
         self._life = ""
+        # When the store has last answered (CLOCK_MONOTONIC); and whether it was asked for nothing but that.
+        self._answered_at = 0.0
+        self._asks_for_life = False
         # Is called when the store's life is another one, and what it had may be gone.
         self.renewed: Callable[[], None] = lambda: None
         self.waiting = 0
@@ -102,6 +110,11 @@ class History:
         for watcher in (self._retry, self._clock):
             watcher.stop()
             watcher.close()
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the store has answered within the last `FRESH` seconds."""
+        return time.monotonic() - self._answered_at < FRESH
 
     # Calls.
 
@@ -281,7 +294,7 @@ class History:
             self._lose()
             return
         for data in messages:
-            number, why, value, life = marshal.loads(data)
+            number, why, value, life, self._answered_at = marshal.loads(data)
             if life != self._life:
                 known, self._life = self._life, life
                 if known:
@@ -337,8 +350,20 @@ class History:
         for asked in lost:
             self._answered(asked.number, UNKNOWN if asked.append else LOST, None)
 
-    def _expire(self) -> None:
+    def _tick(self) -> None:
         now = time.monotonic()
+        self._expire(now)
+        if now - self._answered_at >= TICK and not self._asks_for_life:
+            self._asks_for_life = True
+            try:
+                self._ask("now", (), self._lives, page=False)
+            except StoreFailed:  # so much waits that answers will come
+                self._asks_for_life = False
+
+    def _lives(self, why: str | None, value: Any) -> None:
+        self._asks_for_life = False
+
+    def _expire(self, now: float) -> None:
         late = []
         for asked in self._asked.values():
             if asked.deadline > now:

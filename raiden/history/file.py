@@ -189,8 +189,9 @@ class File:
     def _pragma(self, name: str) -> int:
         return self.read(lambda: self.db.execute(f"PRAGMA {name}").fetchone()[0])
 
-    def _failed(self, why: object) -> StoreFailed:
-        return StoreFailed(f"the history at {self.path} fails: {why}")
+    def _failed(self, why: str | Exception) -> StoreFailed:
+        known = why.strerror if isinstance(why, OSError) else why  # its text has the file's name
+        return StoreFailed(f"the history at {self.path} fails: {why}", f"the history fails: {known}")
 
     def _full(self) -> str:
         return (

@@ -42,8 +42,10 @@ def run(settings: Settings, addresses: Addresses, supervisor: socket.socket) -> 
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(addresses.history)
     listener.listen(socket.SOMAXCONN)
+    server = Server(store, listener)
+    server.look()
     supervisor.sendall(READY)
-    Server(store, listener).serve_until(supervisor)
+    server.serve_until(supervisor)
     store.close()
     del lock  # held until here
     os._exit(0)

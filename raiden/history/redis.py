@@ -56,6 +56,10 @@ from raiden.history import (
 from raiden.history.chain import Lives, new_epoch, read_past
 from raiden.message import Cursor
 
+# What clients are told; what the server said, and where it is, is for the log.
+AWAY = "the store of the history does not answer: try again later"
+REFUSES = "the store of the history refuses what it is asked: this node's log says why"
+
 _APPEND_SHA = hashlib.sha1(scripts.APPEND.encode(), usedforsecurity=False).hexdigest()
 
 T = TypeVar("T")
@@ -114,7 +118,10 @@ class Redis:
                 answers = pipeline.execute(raise_on_error=False)
             except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
                 # The server may have done it, for all of it may have been sent.
-                raise StoreFailed(f"the history at {self._where} fails ({error}): {NOBODY_KNOWS}") from error
+                raise StoreFailed(
+                    f"the history at {self._where} fails ({error}): {NOBODY_KNOWS}",
+                    f"the store of the history did not answer: {NOBODY_KNOWS}",
+                ) from error
             for answer in answers:
                 if isinstance(answer, Exception):
                     raise answer
@@ -251,7 +258,8 @@ class Redis:
         except (redis.RedisError, OSError, ValueError) as error:
             # In a transaction, redis-py puts the whole command before what the server said.
             why = str(error).rpartition("caused error: ")[2]
-            raise StoreFailed(f"the history at {self._where} fails: {why}") from error
+            away = isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError))
+            raise StoreFailed(f"the history at {self._where} fails: {why}", AWAY if away else REFUSES) from error
 
 
 def _name(channel: str, what: str) -> str:

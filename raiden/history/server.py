@@ -10,8 +10,8 @@ SQLite's writers sleep while they wait for each other (`raiden.history.sqlite`).
 Messages are marshalled: both ends are forked by one supervisor, and the folder of the socket is its user's alone. A
 message is ``(number, deadline, name, arguments)``, its answer ``(number, None, result)`` or ``(number, why it failed,
 None)``. What was not begun by its deadline (seconds of CLOCK_MONOTONIC, which all processes of a machine share) is not
-done any more. The arguments of ``append`` are a list of calls, and its result has an ``(why it failed, result)`` for
-each.
+done any more. Each answer also has the store's life, and when the store last answered. The arguments of ``append`` are
+a list of calls, and its result has an ``(why it failed, result)`` for each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from raiden import faults
-from raiden.history import Append, Claimed, Page, Store, StoreFailed
+from raiden.history import Append, Claimed, Page, Store, StoreFailed, TooLargeToKeep
 from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
 
@@ -69,8 +69,15 @@ class Server:
         self._turns: deque[_Worker] = deque()
         # Appends that have come and are not done: who asked, the number, the deadline, and the calls.
         self._appends: list[tuple[_Worker, int, float, list[list[Any]]]] = []
-        self._failed = False
+        # What fails now, as the log says.
+        self._failing: set[str] = set()
+        # When the store has answered last (CLOCK_MONOTONIC).
+        self._answered_at = 0.0
         self._tidied = time.monotonic()
+
+    def look(self) -> None:
+        """Log if the store can't be used now: it may come later, and a node starts without it."""
+        self._answer("check", ())
 
     def serve_until(self, end: socket.socket) -> None:
         """Answer all that comes, until ``end`` is closed at its other end."""
@@ -132,7 +139,7 @@ class Server:
 
     def _send(self, worker: _Worker, number: int, why: str | None, result: Any) -> None:
         if worker.pipe.fileno() >= 0:  # else it left
-            worker.pipe.send(marshal.dumps((number, why, result, self._store.life)))
+            worker.pipe.send(marshal.dumps((number, why, result, self._store.life, self._answered_at)))
             self._watch(worker)
 
     # Appends.
@@ -189,12 +196,12 @@ class Server:
             rows = [(epoch, offsets.start, offsets.stop, repeated, chain)
                     for epoch, offsets, repeated, chain in self._store.append(appends)]  # fmt: skip
         except StoreFailed as error:
-            self._note(error)
-            return str(error), []
+            self._note("written", error)
+            return error.detail, []
         except Exception:  # the fault of one group must not be that of all others
             faults.report("an append")
             return FAULT, []
-        self._note(None)
+        self._note("written", None)
         return None, rows
 
     # Questions.
@@ -219,13 +226,19 @@ class Server:
         return False
 
     def _answer(self, name: str, arguments: Sequence[Any]) -> Answer:
+        use = "read" if name in _READING else "written"
         try:
-            return None, _CALLS[name](self._store, *arguments)
-        except StoreFailed as error:
+            result = _CALLS[name](self._store, *arguments)
+        except TooLargeToKeep as error:
             return str(error), None
+        except StoreFailed as error:
+            self._note(use, error)
+            return error.detail, None
         except Exception:  # the fault of one question must not be that of all others
             faults.report(f"a question for {name}")
             return FAULT, None
+        self._note(use, None)
+        return None, result
 
     def _tidy(self) -> bool:
         """Remove some of what has expired, if it is time; whether there is more."""
@@ -237,17 +250,20 @@ class Server:
                 if time.monotonic() - started > TIDY_TIME:
                     return True
         except StoreFailed as error:
-            self._note(error)
+            self._note("written", error)
         self._tidied = time.monotonic()
         return False
 
-    def _note(self, error: StoreFailed | None) -> None:
-        """Log that the store fails, and that it works again, once."""
-        if error is not None and not self._failed:
-            logger.error("the history can't be written", extra={"reason": str(error)})
-        elif error is None and self._failed:
-            logger.info("the history can be written again")
-        self._failed = error is not None
+    def _note(self, use: str, error: StoreFailed | None) -> None:
+        """The store was "read" or "written", or failed to: log that it fails, and that it works again, once."""
+        if error is None:
+            self._answered_at = time.monotonic()
+            if use in self._failing:
+                self._failing.remove(use)
+                logger.info(f"the history can be {use} again")
+        elif use not in self._failing:
+            self._failing.add(use)
+            logger.error(f"the history can't be {use}", extra={"reason": str(error)})
 
 
 def _cursor(cursor: tuple[str, int, str] | None) -> Cursor | None:
@@ -265,6 +281,7 @@ def _claimed(claimed: Claimed) -> tuple[Any, ...]:
     return [(tuple(record), attempt) for record, attempt in records], epoch, gap and tuple(gap), past
 
 
+_READING = {"after", "before", "positions", "now", "size"}
 _CALLS: dict[str, Callable[..., Any]] = {
     "after": lambda store, channel, cursor, limit: _plain(store.after(channel, _cursor(cursor), limit)),
     "before": lambda store, channel, cursor, limit: _plain(store.before(channel, _cursor(cursor), limit)),

@@ -122,12 +122,14 @@ class Bad(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """From the blow until all nodes that it touched are connected and ready again. ``nodes`` are those."""
+    """From the blow until all nodes that it touched are connected and ready again. ``nodes`` are those, none where the
+    store was struck. Up to ``until`` it was in force."""
 
     begun: float
     at: float
     kind: str
     nodes: frozenset[int]
+    until: float = 0.0
 
 
 Event = Published | Began | Got | Moved | Missed | Ended | Resumed | Handed | Done | Page | Bad | Fault

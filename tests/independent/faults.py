@@ -108,6 +108,7 @@ class Faults(threading.Thread):
         self.lock, self.busy = busy
         self.counts: Counter[str] = Counter()
         self.ended = threading.Event()
+        self.until = 0.0  # the last fault was in force
         self.one: dict[str, Callable[[int], None]] = {
             "kill worker": lambda node: cluster.kill(node, self.random.choice(["worker 0", "worker 1"])),
             "kill history": lambda node: cluster.kill(node, "history"),
@@ -146,6 +147,7 @@ class Faults(threading.Thread):
         with self.taking(targets) as taken:
             if taken:
                 begun, touched = time.monotonic(), frozenset(targets) - {4}
+                self.until = begun
                 self.counts[kind] += 1
                 if kind in self.store:
                     self.store[kind]()
@@ -154,7 +156,7 @@ class Faults(threading.Thread):
                 else:
                     self.one[kind](*targets)
                 self.heal(touched or frozenset(NODES))
-                self.world.log(Fault(begun, time.monotonic(), kind, touched))
+                self.world.log(Fault(begun, time.monotonic(), kind, touched, self.until))
 
     @contextmanager
     def taking(self, targets: list[int]) -> Iterator[bool]:
@@ -177,6 +179,7 @@ class Faults(threading.Thread):
 
     def last(self, least: float = 0.3, most: float = 4.0) -> None:
         self.ended.wait(self.random.uniform(least, most))
+        self.until = time.monotonic()
 
     def kill_backbone(self, node: int) -> None:
         os.kill(self.cluster.pids[node]["backbone"], signal.SIGKILL)

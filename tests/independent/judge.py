@@ -15,7 +15,8 @@ begin      Without a position a subscription begins with the next message, and w
            come follows. (history.md, Going on where one left off; http.md, Subscribe)
 gap        What is told to be missing is gone: too old, or others took its place; and its numbers are known.
            (history.md, What can't be recovered)
-recovered  "true, all of it follows", but for a node that is cut off; "false, something is missing". (history.md,
+recovered  "true, all of it follows", but for a node that was cut off and has not asked the store since; "false,
+           something is missing"; and neither by a node whose store has been away for some seconds. (history.md,
            Cursors)
 position   A position between messages is that of the last message, or behind what filters hid. (http.md, Positions)
 end        An acknowledged message reaches every connected subscriber, also the last one. (history.md, What is
@@ -60,6 +61,8 @@ from tests.independent.truth import NOWHERE, Truth, matches, place
 
 SESSION_WINDOW = 120.0
 POSITION_CHECK = 5.0
+TRUSTED = 5.0  # seconds for which the store's last answer counts, three, and time for who asks and who cuts
+STORE_AWAY = ("cut node", "stop history", "kill Redis", "stop Redis", "cut Redis")
 BETWEEN_NODES = ("cut link", "cut one way")  # faults that leave a node its way to the store
 
 
@@ -191,6 +194,8 @@ class _Court:
             return
         self.follows[event.who].add((event.node, channel))
         start = place(event.cursor) if event.cursor else None
+        if event.recovered is not None and self.has_no_store(event):
+            self.say("recovered", channel, event.at, f"{event.who} is told {event.recovered} without a store")
         if event.asked is None:
             assert start, event
             if start.offset < truth.acknowledged(event.begun - 2 * POSITION_CHECK) and not self.is_cut(event):
@@ -291,8 +296,16 @@ class _Court:
         ]  # fmt: skip
 
     def is_cut(self, began: Began) -> bool:
-        """A node that knows of nothing after a cursor says "true" without the store, so one that is cut off may err."""
+        """A node that was cut off from the others hears from the store within `POSITION_CHECK` what it missed."""
         return bool(self.striking(began, 2 * POSITION_CHECK))
+
+    def has_no_store(self, began: Began) -> bool:
+        """The store had been away for longer than a node trusts its last answer, and was not there yet."""
+        return any(
+            fault.kind in STORE_AWAY and (not fault.nodes or began.node in fault.nodes)
+            and fault.begun + TRUSTED < began.begun and began.at < fault.until
+            for fault in self.faults
+        )  # fmt: skip
 
     def moved(self, event: Moved) -> None:
         stream, offset = self.stream(event), place(event.cursor).offset

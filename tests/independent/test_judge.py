@@ -71,6 +71,7 @@ OTHER = Began(0.15, 0.16, "other", "a*", 1, pattern=True)
 IN_F = Published(0.2, 0.25, "a", ("x.2",), "stored", ("f:2",), 1)
 TOLD = [gap(1, 2, "few"), *got(3, 4, channel="few")]
 CUT = Fault(0.5, 1.5, "cut node", frozenset({1}))
+AWAY = Fault(0.5, 30, "stop Redis", frozenset(), 20)
 LATE = Page(9, 9, "a", None, (("e:1", "x.1"), ("e:2", "x.2"), ("e:3", "x.3")), last=True)
 
 GOOD: dict[str, Log] = {
@@ -88,6 +89,8 @@ GOOD: dict[str, Log] = {
     ],
     "a new life of the store": [*stored("a", 1, 1), IN_F, begun(), *got(1), Got(2, "s", "a", "f:2", "x.2")],
     "cut off, and told later": [*stored("few", 1, 4), CUT, begun("few", at=1.0), *TOLD],
+    "recovered while the store is just away": [*stored("a", 1, 2), AWAY, begun(asked="e:2", cursor="e:2", at=5.0)],
+    "recovered when it is back": [*stored("a", 1, 2), AWAY, begun(asked="e:2", cursor="e:2", at=20.5)],
     "a session repeats": [*stored("a", 1, 4), begun(), *got(1, 2, 3), REPEATED, *got(2, 3, 4)],
     "handed out again": [
         *stored("a", 1, 1),
@@ -120,6 +123,7 @@ BROKEN: dict[str, tuple[str, Log]] = {
         "recovered",
         [*stored("few", 1, 4), begun("few", at=1.0), gap(1, 2, "few"), *got(3, 4, channel="few")],
     ),
+    "recovered without a store": ("recovered", [*stored("a", 1, 2), AWAY, begun(asked="e:2", cursor="e:2", at=6.0)]),
     "two at one place": ("order", [*stored("a", 1, 2), begun(), *got(1), Got(2, "s", "a", "e:2", "x.1")]),
     "one at two places": ("once", [*stored("a", 1, 2), Published(0, 1, "a", ("x.1",), "stored", ("e:3",), 1)]),
     "two epochs at one place": ("order", [*stored("a", 1, 2), begun(), *got(1), Got(3, "s", "a", "f:2", "x.2")]),
