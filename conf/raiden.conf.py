@@ -66,8 +66,9 @@
 # Options by channel pattern, the longest match wins: history_size (messages that are kept; 0: none), history_ttl (for
 # how many seconds), retain (for how many seconds the last one is kept, if that is longer), and ack: what an
 # acknowledged message survives: "stored" (the end of any process), "synced" (the end of the machine), "shared" (the
-# end of the node; where nodes share a store). What a pattern doesn't say is: history_size 100, history_ttl 300,
-# retain 0, ack "stored".
+# end of the node; where nodes share a store). discard is what goes where the history is full: "old", the oldest
+# message, or "new", the publish, while a durable subscription needs that message. What a pattern doesn't say is:
+# history_size 100, history_ttl 300, retain 0, ack "stored", discard "old".
 # channels = {"*": {}}
 # A message that others overtook is waited for so long, then fetched from the history.
 # gap_time = 0.05

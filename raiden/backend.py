@@ -186,6 +186,10 @@ class Backend:
         """The channel has a history."""
         return self.channels is not None and self.channels.of(channel).keeps
 
+    def most_at_once(self, channel: str) -> int:
+        """How many messages may be published to a channel together; 0: any number."""
+        return 0 if self.channels is None else self.channels.of(channel).most_at_once
+
     def store(self, groups: Sequence[Sequence[Message]], key: str | None, done: Stored) -> None:
         """Append groups of messages, each of one channel with history, all or none; publish them; and call ``done``
         with where they stand, or with why they were not appended. What was appended under ``key`` before is not
@@ -211,7 +215,7 @@ class Backend:
         return Append(
             channel, [(int(each.kind), each.payload) for each in messages],
             size=options.history_size, ttl=options.history_ttl, key=key, durability=options.durability,
-            retain=options.retain,
+            retain=options.retain, discard_new=options.discard == "new",
         )  # fmt: skip
 
     def _publish_stored(self, groups: Sequence[Sequence[Message]], result: Sequence[Appended]) -> None:

@@ -18,12 +18,14 @@ REMEMBERED = 10_000
 class Options:
     """The options of a channel. Times are seconds; ``history_size`` messages at the most are kept, each for
     ``history_ttl``; the last one for ``retain``, if that is longer. ``ack`` is what an acknowledged message survives
-    (`Durability`, in small letters)."""
+    (`Durability`, in small letters). ``discard`` is what goes where the history is full and a durable subscription
+    still needs its oldest message: "old", that message, or "new", the publish."""
 
     history_size: int = 100
     history_ttl: float = 300.0
     retain: float = 0.0
     ack: str = "stored"
+    discard: str = "old"
 
     @property
     def keeps(self) -> bool:
@@ -34,9 +36,16 @@ class Options:
     def durability(self) -> Durability:
         return Durability[self.ack.upper()]
 
+    @property
+    def most_at_once(self) -> int:
+        """How many messages may be published together; 0: any number. More than the history keeps would push each
+        other out."""
+        return max(1, self.history_size) if self.discard == "new" else 0
+
 
 _NAMES = {option.name: option for option in fields(Options)}
-_ACKS = [durability.name.lower() for durability in Durability]
+# The options that are one of some words.
+_WORDS = {"ack": [durability.name.lower() for durability in Durability], "discard": ["old", "new"]}
 
 
 class Channels:
@@ -81,11 +90,15 @@ def _options(pattern: Any, values: Any) -> Options:
         if name not in _NAMES:
             hint = did_you_mean(str(name), _NAMES, f"; there are {', '.join(_NAMES)}")
             raise ValueError(f"channels: {pattern!r} has an unknown option {name!r}{hint}")
-        if name == "ack":
-            if value not in _ACKS:
-                raise ValueError(f"channels: ack of {pattern!r} must be one of {', '.join(_ACKS)}, not {value!r}")
+        if name in _WORDS:
+            if value not in _WORDS[name]:
+                words = ", ".join(_WORDS[name])
+                raise ValueError(f"channels: {name} of {pattern!r} must be one of {words}, not {value!r}")
         elif isinstance(value, bool) or not isinstance(value, int if name == "history_size" else (int, float)):
             raise ValueError(f"channels: {name} of {pattern!r} must be a number, not {value!r}")
         elif not 0 <= value < 1e10:  # also not NaN
             raise ValueError(f"channels: {name} of {pattern!r} must be from 0 to 10,000,000,000, not {value!r}")
-    return Options(**values)
+    options = Options(**values)
+    if options.discard == "new" and not options.keeps:
+        raise ValueError(f"channels: discard of {pattern!r} is 'new', which needs a history: set its history_size")
+    return options

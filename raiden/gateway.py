@@ -131,6 +131,7 @@ class Gateway(HttpDoor):
             messages = [Message(channel, kind, data) for kind, data in payload.payloads(request, self.limits)]
             content_type = request.fields.get("content-type", "")
             batch = payload.is_batch(content_type)
+            payload.check_batch(len(messages), self.router.backend.most_at_once(channel))
             if payload.is_json(content_type) and "idempotency-key" not in request.fields:
                 self._keep_plan(request, PublishPlan(channel.removesuffix(name)), for_pages=False)
             self._publish(connection, request, [messages], _cursors_of_a_batch if batch else _cursor)

@@ -106,6 +106,15 @@ def check_size(kind: int, data: bytes, max_message: int) -> None:
         )
 
 
+def check_batch(count: int, most: int) -> None:
+    """Raise TooLarge where a channel may not take so many messages together (``most`` 0: it takes any number)."""
+    if most and count > most:
+        raise TooLarge(
+            f"the batch has {count} messages, and the channel keeps {most} (history_size) and drops none (discard = "
+            f"'new'): send at most {most} at once"
+        )
+
+
 class _Type(NamedTuple):
     """What a content type says: ``form`` is json, text, form, batch, bytes, or none where there is no type."""
 

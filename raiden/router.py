@@ -177,10 +177,14 @@ class Router:
             if not keeps:
                 answers.append((askers, self._publish_runs(messages)))
                 continue
-            try:
-                self._store(messages, askers)
-            except StoreFailed as error:
-                answers.append((askers, [error] * len(askers)))
+            # Where one may be refused for want of room, the others must not be for its sake.
+            step = 1 if self.backend.most_at_once(messages[0].channel) else len(messages)
+            for at in range(0, len(messages), step):
+                some = askers[at : at + step]
+                try:
+                    self._store(messages[at : at + step], some)
+                except StoreFailed as error:
+                    answers.append((some, [error] * len(some)))
         # Who is told may publish at once, which must not overtake the rest.
         for askers, outcomes in answers:
             _tell_all(askers, outcomes)

@@ -104,13 +104,17 @@ class Pusher(Session):
     def _store(self) -> None:
         """Publish what comes first, of channels with history: no more at once than lets others have their turn."""
         runs: list[list[Message]] = []
-        room = MAX_STORED
-        while room and self._runs and self.common.router.keeps(self._runs[0][0].channel):
+        room, router = MAX_STORED, self.common.router
+        while room and self._runs and router.keeps(self._runs[0][0].channel):
+            most = router.backend.most_at_once(self._runs[0][0].channel)
+            if most and runs:
+                break  # those of a channel that may be full are published by themselves
             run = self._runs.popleft()
-            if len(run) > room:
-                self._runs.appendleft(run[room:])
-            runs.append(run[:room])
-            room -= len(runs[-1])
+            count = min(room, most or room)
+            if len(run) > count:
+                self._runs.appendleft(run[count:])
+            runs.append(run[:count])
+            room = 0 if most else room - count
 
         def stored(outcome: list[list[Cursor]] | Exception) -> None:
             if isinstance(outcome, Exception):
@@ -124,7 +128,7 @@ class Pusher(Session):
         self.waiting = 1
         self.connection.pause()
         try:
-            self.common.router.publish(*runs, done=stored)
+            router.publish(*runs, done=stored)
         except StoreFailed as error:
             stored(error)
 

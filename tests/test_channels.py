@@ -95,6 +95,8 @@ def test_durability() -> None:
         ({"a": {"history_ttl": float("inf")}}, "history_ttl of 'a' must be from 0 to 10,000,000,000, not inf"),
         ({"a": {"ack": "safe"}}, "ack of 'a' must be one of stored, synced, shared, not 'safe'"),
         ({"a": {"ack": ["stored"]}}, "ack of 'a' must be one of stored, synced, shared"),
+        ({"a": {"discard": "oldest"}}, "discard of 'a' must be one of old, new, not 'oldest'"),
+        ({"a": {"discard": "new", "history_size": 0}}, "discard of 'a' is 'new', which needs a history"),
     ],
 )
 def test_refused(patterns: dict[Any, Any], says: str) -> None:

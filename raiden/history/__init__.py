@@ -66,6 +66,15 @@ class StoreFailed(Exception):
         self.detail = detail or why
 
 
+def full(channel: str, size: int) -> str:
+    """Why an `Append` with ``discard_new`` was not done, and what to do."""
+    return (
+        f"{channel} is full: it keeps {size} messages (history_size), and to publish this would push out some that a "
+        "durable subscription has not had acknowledged (discard = 'new'). Nothing was published: try again when its "
+        "consumers have acknowledged more, or forget the durable subscription if nobody needs it"
+    )
+
+
 class TooLargeToKeep(StoreFailed):
     """A value has more than `MAX_KEPT` bytes."""
 
@@ -96,7 +105,9 @@ class Record(NamedTuple):
 class Append:
     """Messages ``(kind, payload)`` for one channel, all or none. ``size`` messages at the most are kept,
     each for ``ttl`` seconds. While no other message follows, the last one is there for ``retain`` seconds, if that is
-    longer; also where the size is 0. ``key`` is the publisher's, for which they are appended once."""
+    longer; also where the size is 0. ``key`` is the publisher's, for which they are appended once. ``discard_new``:
+    they are not appended where that would push a message over the size out of the history that a durable has still to
+    get acknowledged."""
 
     channel: str
     messages: Sequence[tuple[int, bytes]]
@@ -105,6 +116,7 @@ class Append:
     key: str | None = None
     durability: Durability = Durability.STORED
     retain: float = 0.0
+    discard_new: bool = False
 
     def limits(self) -> tuple[int, float, float]:
         """How many messages are kept, for how many seconds, and for how many the last one while it is the last."""
@@ -116,12 +128,13 @@ class Append:
 class Appended(NamedTuple):
     """Where the messages of an `Append` stand, in their order. ``repeated``: they were appended before, under the same
     key. ``chain`` is the proof of the message before the first one, then theirs, as one text (`chain.chained`); "":
-    they have none."""
+    they have none. ``full``: nothing was appended, because of ``discard_new``, and this says so; "": it was."""
 
     epoch: str
     offsets: range
     repeated: bool = False
     chain: str = ""
+    full: str = ""
 
     @property
     def before(self) -> str:
@@ -253,8 +266,11 @@ class Store(Protocol):
     def life(self) -> str:
         """The name of the life of the store that the last call has met."""
 
-    def append(self, appends: Sequence[Append]) -> list[Appended]:
-        """Append all in one go, in this order; they are as durable as the most demanding of them asks."""
+    def append(self, appends: Sequence[Append], calls: Sequence[int] | None = None) -> list[Appended]:
+        """Append all in one go, in this order; they are as durable as the most demanding of them asks. ``calls`` says
+        how many appends make each call (None: one). A call is done as a whole or, where one of its appends may not push
+        out what it would (``discard_new``), not at all: then each `Appended` of it is ``full``. (Such a call has one
+        append for each of its channels.) What was appended under its key before pushes nothing out."""
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
         """Those of the channels that are new and that there is no room for, each with the reason: an append to one of

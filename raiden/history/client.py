@@ -385,4 +385,5 @@ def _plain(append: Append) -> tuple[Any, ...]:
     """The fields of an `Append`, in their order."""
     return (
         append.channel, append.messages, append.size, append.ttl, append.key, int(append.durability), append.retain,
+        append.discard_new,
     )  # fmt: skip

@@ -72,6 +72,28 @@ class Shares:
         self.claims = share(CLAIMS * max_size, sizes, "too many messages are handed out and not acknowledged")
 
 
+def need(
+    db: sqlite3.Connection, name: str, channel: int, lives: Lives, first: int, stored: int, below: int, now: int
+) -> bool:
+    """Whether a durable of the channel (of this name and id) has still to get a message acknowledged whose offset is
+    from ``first`` on and below ``below``. From ``stored`` on they are not in the file yet, so nobody has had them."""
+    command = "SELECT id, epoch, next FROM durables WHERE channel = ? AND ends > ?"
+    for durable, epoch, next_ in db.execute(command, (name, now)).fetchall():
+        if below > stored:
+            return True
+        place = Cursor(epoch, next_ - 1)
+        never_claimed = next_ if lives.holds(place) else lives.stand(place) + 1
+        (found,) = db.execute(
+            "SELECT EXISTS (SELECT 1 FROM messages WHERE channel = ? AND position >= ? AND position < ? AND expires > ?"
+            " AND (position >= ? OR EXISTS"
+            " (SELECT 1 FROM claims WHERE durable = ? AND claims.position = messages.position)))",
+            (channel, first, below, now, never_claimed, durable),
+        ).fetchone()
+        if found:
+            return True
+    return False
+
+
 class _Durable:
     """A row of durables, as this transaction leaves it, with what it has lost."""
 

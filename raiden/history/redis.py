@@ -4,7 +4,8 @@ A channel has a hash, ``raiden:{channel}:meta``, with its epochs, the offset tha
 message, and a stream, ``raiden:{channel}:stream``, whose entry ``41-0`` is the message at offset 41. Who appends runs
 one script, which takes the next offsets, adds the messages and trims the stream: the server runs one script at a time,
 so whoever asks, offsets come in one order. A key of a publisher's is ``raiden:{channel}:key:KEY``; it counts in the
-history that it was used in. A script uses the keys of its own channel only, and the braces put these into one slot.
+history that it was used in. A script uses the keys of its own channel only, and the braces put these into one slot; but
+one that appends to several channels as a whole or not at all (`scripts.APPEND_ALL`) has those of all of them.
 
 The server's clock counts, nobody else's. Messages beyond a channel's size are removed by the append that makes them so,
 those beyond their age are hidden at once and removed by later appends; what nobody appends to expires by itself, with
@@ -19,8 +20,9 @@ in its file, and take what follows for a part of it when it starts once more (va
 ``redis-check-aof --fix`` before it starts after a crash. ``maxmemory-policy`` should be ``noeviction``; what is evicted
 is a gap or the end of the history.
 
-A durable is ``raiden:{channel}:durable:NAME`` and ``raiden:{channel}:pending:NAME``; it, too, expires by itself. What
-is kept under a name is the hash ``raiden:kept:NAME``, with its holder.
+A durable is ``raiden:{channel}:durable:NAME`` and ``raiden:{channel}:pending:NAME``; it, too, expires by itself. Its
+name is one of the set ``raiden:{channel}:durables``, which may have some that are over. What is kept under a name is
+the hash ``raiden:kept:NAME``, with its holder.
 
 A group is one transaction in one round trip. Commands are not sent twice: where the connection ends before the answer
 came, `StoreFailed` can't say whether the group was appended, and a publisher's key makes it safe to ask again.
@@ -50,6 +52,7 @@ from raiden.history import (
     Page,
     Record,
     StoreFailed,
+    full,
     redis_url,
     scripts,
 )
@@ -101,9 +104,10 @@ class Redis:
     # What `Store` promises.
 
     @_reads
-    def append(self, appends: Sequence[Append]) -> list[Appended]:
+    def append(self, appends: Sequence[Append], calls: Sequence[int] | None = None) -> list[Appended]:
         if not appends:
             return []
+        together = _together(appends, calls)
 
         def append() -> list[Any]:
             pipeline = self._redis.pipeline(transaction=True)
@@ -111,8 +115,12 @@ class Redis:
             pipeline.connection = self._redis.connection_pool.get_connection()
             # The first brings the script along for all of them: whether the server had it, nobody needs to ask.
             script = ("EVAL", scripts.APPEND)
-            for append in appends:
-                pipeline.execute_command(*script, *_append_arguments(append, self.life))
+            for call in together:
+                if len(call) > 1:
+                    pipeline.execute_command("EVAL", scripts.APPEND_ALL, *_arguments_of_all(call, self.life))
+                    continue
+                keys, arguments = _append_arguments(call[0], self.life)
+                pipeline.execute_command(*script, len(keys), *keys, *arguments)
                 script = ("EVALSHA", _APPEND_SHA)
             try:
                 answers = pipeline.execute(raise_on_error=False)
@@ -127,7 +135,15 @@ class Redis:
                     raise answer
             return answers
 
-        return [_appended(*answer.decode().split()) for answer in self._guarded(append)]
+        results: list[Appended] = []
+        for call, answer in zip(together, self._guarded(append), strict=True):
+            if isinstance(answer, bytes) and answer.startswith(b"full"):
+                of = call[int(answer[5:] or 1) - 1]
+                results += [Appended("", range(0), full=full(of.channel, of.limits()[0]))] * len(call)
+            else:
+                answers = answer if isinstance(answer, list) else [answer]
+                results += [_appended(*each.decode().split()) for each in answers]
+        return results
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
         return {}
@@ -184,7 +200,14 @@ class Redis:
         self._guarded(lambda: self._release_script(_durable_names(channel, durable), arguments))
 
     def forget(self, channel: str, durable: str) -> None:
-        self._guarded(lambda: self._redis.unlink(*_durable_names(channel, durable)[2:]))
+        def forget() -> None:
+            _, _, place, pending, names = _durable_names(channel, durable)
+            pipeline = self._redis.pipeline(transaction=True)
+            pipeline.unlink(place, pending)
+            pipeline.srem(names, durable)
+            pipeline.execute()
+
+        self._guarded(forget)
 
     def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
         arguments = (holder, value, max(1, int(ttl * 1000)))
@@ -268,20 +291,42 @@ def _name(channel: str, what: str) -> str:
 
 
 def _durable_names(channel: str, durable: str) -> list[str]:
-    return [_name(channel, what) for what in ("meta", "stream", f"durable:{durable}", f"pending:{durable}")]
+    return [_name(channel, what) for what in ("meta", "stream", f"durable:{durable}", f"pending:{durable}", "durables")]
 
 
-def _append_arguments(append: Append, life: str) -> list[Any]:
+def _together(appends: Sequence[Append], calls: Sequence[int] | None) -> list[Sequence[Append]]:
+    """The appends of each script: those of a call that may be refused as a whole are in one."""
+    if calls is None or not any([append.discard_new for append in appends]):
+        return [[append] for append in appends]
+    found: list[Sequence[Append]] = []
+    at = 0
+    for count in calls:
+        call = appends[at : at + count]
+        at += count
+        found += [call] if any([append.discard_new for append in call]) else [[append] for append in call]
+    return found
+
+
+def _append_arguments(append: Append, life: str) -> tuple[list[str], list[Any]]:
+    """Keys and arguments of `scripts.APPEND`."""
     keys = [_name(append.channel, "meta"), _name(append.channel, "stream")]
     if append.key is not None:
         keys.append(_name(append.channel, f"key:{append.key}"))
     size, ttl, retain = append.limits()
     times = [int(seconds * 1_000_000) for seconds in (ttl, retain if retain > ttl else 0, FORGET)]
     epochs = (new_epoch(), life, secrets.token_hex(3))
-    arguments: list[Any] = [len(keys), *keys, *epochs, size, *times, int(KEY_WINDOW)]
+    arguments: list[Any] = [*epochs, size, *times, int(KEY_WINDOW), int(append.discard_new)]
     for kind, payload in append.messages:
         arguments += (int(kind), payload)
-    return arguments
+    return keys, arguments
+
+
+def _arguments_of_all(call: Sequence[Append], life: str) -> list[Any]:
+    """What `scripts.APPEND_ALL` is called with."""
+    each = [_append_arguments(append, life) for append in call]
+    sizes = [size for keys, arguments in each for size in (len(keys), len(arguments))]
+    keys = [key for keys, _ in each for key in keys]
+    return [len(keys), *keys, len(call), *sizes, *[value for _, arguments in each for value in arguments]]
 
 
 def _appended(epoch: str, first: str, next_: str, chain: str = "", repeated: str = "") -> Appended:

@@ -77,21 +77,68 @@ local function find(low, high, limit, forward)
 end
 """
 
+# Where a durable goes on that stood before an offset of an epoch; whether that place is not in this history.
+_GO_ON = """
+local function go_on(begin, from)
+    if (begin == epoch and from <= next) or from <= end_of(begin) or (begin == '0' and from == 1) then
+        return from, false
+    end
+    return stand(begin, from - 1, false) + 1, true
+end
+"""
+
+# Whether a durable of the channel has still to get a message acknowledged whose offset is below `below`.
+_NEEDED = f"""{_GO_ON}
+local function is_needed(below)
+    local base, durables = string.sub(KEYS[1], 1, -5), {{}}
+    for _, name in ipairs(redis.call('SMEMBERS', base .. 'durables')) do
+        local key = base .. 'durable:' .. name
+        local place = redis.call('HMGET', key, 'epoch', 'next')
+        -- Below a channel's first message, nobody has had any.
+        local from = place[1] and (epoch and go_on(place[1], tonumber(place[2])) or 1)
+        if from then durables[#durables + 1] = {{key, from}} end
+    end
+    if #durables == 0 then return false end
+    local low = 1
+    while low < math.min(below, next) do
+        local entries = redis.call('XRANGE', KEYS[2], whole(low), whole(below - 1), 'COUNT', 100)
+        for _, entry in ipairs(entries) do
+            low = offset_of(entry) + 1
+            for _, each in ipairs(visible(entry) and durables or {{}}) do
+                if low > each[2] or redis.call('HEXISTS', each[1], whole(low - 1)) == 1 then return true end
+            end
+        end
+        if #entries < 100 then break end
+    end
+    return below > next  -- some of those that are to be appended
+end
+"""
+
 # KEYS: the hash, the stream, and the publisher's key if there is one. ARGV: the epoch of a new channel, the server's
 # life, and how the name of an epoch ends that begins in it; the channel's size, and in microseconds its messages' age,
 # the last one's age while it is the last (0: no other), and the time after which the channel is forgotten; the seconds
-# for which the key is kept; then kind and payload of each message. The answer: the epoch, the first offset and
-# the next, the proof before the first message and those of the messages, and "repeated" where that was done before.
-APPEND = f"""{_CHANNEL}{_LIVES}
-if not epoch then
-    epoch, next = ARGV[1], 1
-    redis.call('DEL', KEYS[2])
-elseif KEYS[3] then
+# for which the key is kept; 1 where nothing is appended that would push out what a durable needs; then kind and payload
+# of each message. The answer: the epoch, the first offset and the next, the proof before the first message and those of
+# the messages, and "repeated" where that was done before; or "full".
+_LOOK = f"""{_CHANNEL}{_LIVES}
+if epoch and KEYS[3] then
     local done = redis.call('GET', KEYS[3])
     local name, first = string.match(done or '', '^(%w+) (%d+)')
     if name and epoch_of(tonumber(first)) == name then return done .. ' repeated' end
 end
-local first, count, expires = next, (#ARGV - 8) / 2, now + ARGV[5]
+if ARGV[9] == '1' then
+    {_NEEDED}
+    next = next or 1
+    local below = next + (#ARGV - 9) / 2 - ARGV[4]
+    if below > 1 and is_needed(below) then return 'full' end
+end
+"""
+_ADD = f"""
+if not epoch then
+    epoch, next = ARGV[1], 1
+    redis.call('DEL', KEYS[2])
+end
+local first, count, expires = next, (#ARGV - 9) / 2, now + ARGV[5]
 if count > 0 and life ~= ARGV[2] then
     if next > 1 then
         local entry = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
@@ -115,7 +162,7 @@ elseif count > 0 and retained > 0 then
 end
 local chain = {{proof == '' and '{UNPROVED}' or proof}}
 for n = 0, count - 1 do
-    local kind, published, payload = ARGV[9 + 2 * n], whole(now), ARGV[10 + 2 * n]
+    local kind, published, payload = ARGV[10 + 2 * n], whole(now), ARGV[11 + 2 * n]
     -- As `chain.link` has it.
     proof = string.sub(redis.sha1hex(proof .. ' ' .. kind .. ' ' .. published .. ' ' .. payload), 1, {PROOF_DIGITS})
     chain[#chain + 1] = proof
@@ -135,6 +182,29 @@ local last = math.max(redis.call('PEXPIRETIME', KEYS[2]), math.ceil(math.max(exp
 redis.call('PEXPIREAT', KEYS[2], whole(last))
 redis.call('PEXPIREAT', KEYS[1], whole(math.max(last, math.ceil((now + ARGV[7]) / 1000))))
 if KEYS[3] then redis.call('SET', KEYS[3], done, 'EX', ARGV[8]) end
+return done
+"""
+APPEND = _LOOK + _ADD
+
+# Several appends as a whole or not at all. KEYS and ARGV: those of each, one after the other. ARGV begins with how many
+# keys and arguments each has. The answer: that of each, or "full" and the number of the one that is.
+APPEND_ALL = f"""
+local function look(KEYS, ARGV) {_LOOK} end
+local function append(KEYS, ARGV) {APPEND} end
+local function part(list, first, count)
+    local found = {{}}
+    for n = first, first + count - 1 do found[#found + 1] = list[n] end
+    return found
+end
+local calls, keys, arguments = {{}}, 1, 2 + 2 * ARGV[1]
+for n = 1, tonumber(ARGV[1]) do
+    local call = {{part(KEYS, keys, ARGV[2 * n]), part(ARGV, arguments, ARGV[2 * n + 1])}}
+    keys, arguments = keys + ARGV[2 * n], arguments + ARGV[2 * n + 1]
+    if look(call[1], call[2]) == 'full' then return 'full ' .. n end
+    calls[n] = call
+end
+local done = {{}}
+for n, call in ipairs(calls) do done[n] = append(call[1], call[2]) end
 return done
 """
 
@@ -168,14 +238,14 @@ return {{epoch, next, past, proof, at, found}}
 # A durable is a hash with its epoch, the first offset that was never claimed, and a field for each offset that is
 # claimed: how often it was. A sorted set has the same offsets by the deadline of their claim. Where that has passed, it
 # is the offset below zero instead, so that the first of these is the one to come again.
-# KEYS: the channel's hash and stream, the durable and its claims.
+# KEYS: the channel's hash and stream, the durable and its claims, and the names of the channel's durables.
 _OVERDUE = "local function overdue(at) return whole(at - 9007199254740992) end\n"
 
 # ARGV: how many, for how many microseconds, how many may be claimed, milliseconds after which the durable is forgotten,
 # milliseconds more that it may last, and epoch and offset of the place to begin at if there is one. The answer: epoch;
 # epoch, first and last of the gap if there is one; for each record a text of offset, kind, time, attempt and proof, and
 # the payload; and the epochs before.
-CLAIM = f"""{_CHANNEL}{_LIVES}{_FIND}{_OVERDUE}
+CLAIM = f"""{_CHANNEL}{_LIVES}{_GO_ON}{_FIND}{_OVERDUE}
 local limit, deadline = tonumber(ARGV[1]), now + ARGV[2]
 local place = redis.call('HMGET', KEYS[3], 'epoch', 'next')
 local known, changed = place[1], not place[1]
@@ -184,15 +254,15 @@ if not epoch then epoch, next = '0', 1 end
 local begin, from = known or ARGV[6] or epoch, tonumber(place[2])
 if not known then from = ARGV[7] and ARGV[7] + 1 or next end
 local gap, first, last
-if begin ~= epoch or from > next then
-    changed = true
-    if from > end_of(begin) and (begin ~= '0' or from ~= 1) then
-        gap, from = begin, stand(begin, from - 1, false) + 1
-        for _, at in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
-            if tonumber(at) >= from then
-                redis.call('ZREM', KEYS[4], at)
-                redis.call('HDEL', KEYS[3], at)
-            end
+local lost
+from, lost = go_on(begin, from)
+changed = changed or lost or begin ~= epoch
+if lost then
+    gap = begin
+    for _, at in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
+        if tonumber(at) >= from then
+            redis.call('ZREM', KEYS[4], at)
+            redis.call('HDEL', KEYS[3], at)
         end
     end
 end
@@ -245,10 +315,12 @@ if room > 0 and from < next and size <= {PAGE_BYTES} then
         from, changed = next, true
     end
 end
-if changed then redis.call('HSET', KEYS[3], 'epoch', epoch, 'next', whole(from)) end
+if changed then
+    redis.call('HSET', KEYS[3], 'epoch', epoch, 'next', whole(from))
+    redis.call('SADD', KEYS[5], string.sub(KEYS[3], #KEYS[1] + 5))
+end
 if changed or redis.call('PTTL', KEYS[3]) < tonumber(ARGV[4]) then
-    redis.call('PEXPIRE', KEYS[3], ARGV[4] + ARGV[5])
-    redis.call('PEXPIRE', KEYS[4], ARGV[4] + ARGV[5])
+    for n = 3, 5 do redis.call('PEXPIRE', KEYS[n], ARGV[4] + ARGV[5]) end
 end
 return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer, past}}
 """

@@ -170,13 +170,14 @@ class Server:
                 if why is None:
                     appends += group
             answers.append((worker, number, told))
-        failed, rows = self._store_all(appends)
+        failed, rows = self._store_all(appends, [size for _, _, told in answers for why, size in told if why is None])
         at = 0
         for worker, number, told in answers:
             results: list[Answer] = []
             for why, size in told:
                 if why is None and failed is None:
-                    results.append((None, rows[at : at + size]))
+                    full = rows[at] if isinstance(rows[at], str) else None
+                    results.append((None, rows[at : at + size]) if full is None else (full, None))
                     at += size
                 else:
                     results.append((why or failed, None))
@@ -188,13 +189,15 @@ class Server:
         except StoreFailed:
             return {}  # the append will fail, too
 
-    def _store_all(self, appends: list[Append]) -> tuple[str | None, list[Any]]:
-        """Why they could not be appended, or where they stand."""
+    def _store_all(self, appends: list[Append], calls: list[int]) -> tuple[str | None, list[Any]]:
+        """Why they could not be appended; or where each stands, or why it was not appended with the others of its call
+        (``calls``: how many each has)."""
         if not appends:
             return None, []
+        rows: list[Any]
         try:
-            rows = [(epoch, offsets.start, offsets.stop, repeated, chain)
-                    for epoch, offsets, repeated, chain in self._store.append(appends)]  # fmt: skip
+            rows = [full or (epoch, offsets.start, offsets.stop, repeated, chain)
+                    for epoch, offsets, repeated, chain, full in self._store.append(appends, calls)]  # fmt: skip
         except StoreFailed as error:
             self._note("written", error)
             return error.detail, []

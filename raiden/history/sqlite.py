@@ -14,9 +14,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from raiden.history import (
+    EARLIEST,
     FORGET,
     KEY_WINDOW,
     PAGE_BYTES,
@@ -28,8 +29,10 @@ from raiden.history import (
     Page,
     Record,
     durables,
+    full,
 )
-from raiden.history.chain import Lives, chained, link, new_epoch, read_past, write_past
+from raiden.history.chain import Lives, chained, link, new_epoch
+from raiden.history.channel_row import ChannelRow
 from raiden.history.clock import Clock, steady
 from raiden.history.file import File
 from raiden.history.share import Share
@@ -130,42 +133,6 @@ def _size_of_name(name: str) -> int:
     return _ROW + 3 * len(name.encode())
 
 
-class _Channel:
-    """A row of channels, as this transaction leaves it; ``last`` is the row of its last message, if that is new.
-    ``lives_in`` is the file's life."""
-
-    __slots__ = (
-        "begun", "ends", "epoch", "fades", "first", "id", "last", "life", "lives_in", "next", "past", "proof",
-        "removed", "touched",
-    )  # fmt: skip
-    COLUMNS: ClassVar = (
-        "id, epoch, next, first, removed, fades, ends, proof, life, past, (SELECT name FROM life LIMIT 1)"
-    )
-
-    def __init__(self, row: Sequence[Any]) -> None:
-        (
-            self.id, self.epoch, self.next, self.first, self.removed, self.fades, self.ends, self.proof, self.life,
-            self.past, self.lives_in,
-        ) = row  # fmt: skip
-        self.last: list[Any] | None = None
-        self.touched = self.begun = False
-
-    @property
-    def lives(self) -> Lives:
-        return Lives(self.epoch, self.next, read_past(self.past), self.life != self.lives_in)
-
-    @property
-    def position(self) -> Cursor:
-        return Cursor(self.epoch, self.next - 1, self.proof)
-
-    def enter(self) -> None:
-        """Be in the file's life: the next message begins an epoch, unless it is the first of all."""
-        if self.next > 1:
-            self.epoch, past = self.lives.begin(self.first)
-            self.past = write_past(past)
-        self.life, self.begun = self.lives_in, True
-
-
 class Sqlite:
     """The store in the file ``path``, which is a `File`; ``max_size`` bytes are what it may take (0: the disk is the
     limit), and an append that needs more fails. ``clock`` gives microseconds; the store goes by a `Clock` of it."""
@@ -195,9 +162,9 @@ class Sqlite:
 
     # What `Store` promises.
 
-    def append(self, appends: Sequence[Append]) -> list[Appended]:
+    def append(self, appends: Sequence[Append], calls: Sequence[int] | None = None) -> list[Appended]:
         synced = any(append.durability == Durability.SYNCED for append in appends)
-        return self._file.write(lambda: self._append(appends), synced=synced, grows=True)
+        return self._file.write(lambda: self._append(appends, calls), synced=synced, grows=True)
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         return self._file.read(lambda: self._page(channel, cursor, limit, forward=True))
@@ -338,29 +305,64 @@ class Sqlite:
 
     # Appending.
 
-    def _append(self, appends: Sequence[Append]) -> list[Appended]:
+    def _append(self, appends: Sequence[Append], calls: Sequence[int] | None) -> list[Appended]:
         now = self._now()
-        channels: dict[str, _Channel] = {}
+        channels: dict[str, ChannelRow] = {}
         rows: list[list[Any]] = []
-        results = [self._place(append, channels, rows, now) for append in appends]
+        results: list[Appended] = []
+        if not any([append.discard_new for append in appends]):
+            results = [self._place(append, channels, rows, now) for append in appends]
+        else:
+            for count in calls or [1] * len(appends):
+                call = appends[len(results) : len(results) + count]
+                why = self._full(call, channels, now)
+                if why:
+                    results += [Appended("", range(0), full=why)] * count
+                else:
+                    results += [self._place(append, channels, rows, now) for append in call]
         self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         for channel in channels.values():
             self._trim(channel)
         return results
 
-    def _place(self, append: Append, channels: dict[str, _Channel], rows: list[list[Any]], now: int) -> Appended:
+    def _full(self, call: Sequence[Append], channels: dict[str, ChannelRow], now: int) -> str:
+        """Why a call is not done, for it would push out what a durable still needs; "": it is done."""
+        for append in call:
+            if not append.discard_new:
+                continue
+            size, _, _ = append.limits()
+            channel = channels.get(append.channel) or self._channel(append.channel)
+            id, first, stored, next_, lives = 0, 1, 1, 1, Lives(EARLIEST.epoch, 1)
+            if channel is not None:
+                if append.key is not None and self._appended(channel, append.key, now):
+                    continue
+                id, first, stored, next_ = channel.id, channel.first, channel.stored, channel.next
+                lives = channel.lives
+            below = next_ + len(append.messages) - size
+            if below > first and durables.need(self._db, append.channel, id, lives, first, stored, below, now):
+                return full(append.channel, size)
+        return ""
+
+    def _appended(self, channel: ChannelRow, key: str, now: int) -> Appended | None:
+        """What was appended under a key before."""
+        known = self._db.execute(
+            "SELECT epoch, first, count, chain FROM keys WHERE channel = ? AND key = ? AND expires > ?",
+            (channel.id, key, now),
+        ).fetchone()
+        if known is None:
+            return None
+        epoch, first, count, chain = known
+        return Appended(epoch, range(first, first + count), True, chain)
+
+    def _place(self, append: Append, channels: dict[str, ChannelRow], rows: list[list[Any]], now: int) -> Appended:
         """Give an append its offsets, and add its rows."""
         channel = channels.get(append.channel)
         if channel is None:
             channel = channels[append.channel] = self._channel(append.channel) or self._new_channel(append.channel)
         if append.key is not None:
-            known = self._db.execute(
-                "SELECT epoch, first, count, chain FROM keys WHERE channel = ? AND key = ? AND expires > ?",
-                (channel.id, append.key, now),
-            ).fetchone()
-            if known:
-                epoch, first, count, chain = known
-                return Appended(epoch, range(first, first + count), True, chain)
+            known = self._appended(channel, append.key, now)
+            if known is not None:
+                return known
         size, ttl, retain = append.limits()
         first, expires = channel.next, now + int(ttl * 1_000_000)
         before, proofs = channel.proof, []
@@ -387,7 +389,7 @@ class Sqlite:
             self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         return Appended(channel.epoch, offsets, False, chain)
 
-    def _fade(self, channel: _Channel) -> None:
+    def _fade(self, channel: ChannelRow) -> None:
         """The last message is the last no more, and expires as all others do."""
         if channel.fades and channel.last:
             channel.last[_EXPIRES] = channel.fades
@@ -398,7 +400,7 @@ class Sqlite:
             )
         channel.fades = 0
 
-    def _trim(self, channel: _Channel) -> None:
+    def _trim(self, channel: ChannelRow) -> None:
         """Write where a channel stands, and remove what is hidden, once that is worth it."""
         if channel.first - channel.removed >= SLACK:
             self._db.execute("DELETE FROM messages WHERE channel = ? AND position < ?", (channel.id, channel.first))
@@ -415,18 +417,18 @@ class Sqlite:
         if channel.touched:  # which changes an index too, so not each time
             self._db.execute("UPDATE channels SET ends = ? WHERE id = ?", (channel.ends, channel.id))
 
-    def _channel(self, name: str) -> _Channel | None:
-        row = self._db.execute(f"SELECT {_Channel.COLUMNS} FROM channels WHERE name = ?", (name,)).fetchone()
-        return _Channel(row) if row else None
+    def _channel(self, name: str) -> ChannelRow | None:
+        row = self._db.execute(f"SELECT {ChannelRow.COLUMNS} FROM channels WHERE name = ?", (name,)).fetchone()
+        return ChannelRow(row) if row else None
 
-    def _new_channel(self, name: str) -> _Channel:
+    def _new_channel(self, name: str) -> ChannelRow:
         self._names.take(_size_of_name(name))
         row = self._db.execute(
             "INSERT INTO channels (name, epoch, next, first, removed, fades, ends) VALUES (?, ?, 1, 1, 1, 0, ?)"
-            f" RETURNING {_Channel.COLUMNS}",
+            f" RETURNING {ChannelRow.COLUMNS}",
             (name, new_epoch(), self._clock() + int((FORGET + TOUCH) * 1_000_000)),
         ).fetchone()
-        return _Channel(row)
+        return ChannelRow(row)
 
     # Reading.
 
@@ -450,7 +452,7 @@ class Sqlite:
         finally:
             self._db.execute("COMMIT")
 
-    def _records(self, channel: _Channel, low: int, high: int, limit: int, order: str) -> list[Record]:
+    def _records(self, channel: ChannelRow, low: int, high: int, limit: int, order: str) -> list[Record]:
         """Up to one more than the limit, or than `PAGE_BYTES` allows, which tells that there is more."""
         records, size = [], 0
         for row in self._db.execute(
@@ -465,7 +467,7 @@ class Sqlite:
             size += len(records[-1].payload)
         return records
 
-    def _proof(self, channel: _Channel, offset: int) -> str | None:
+    def _proof(self, channel: ChannelRow, offset: int) -> str | None:
         """Of the message at an offset, if it is there."""
         command = "SELECT proof FROM messages WHERE channel = ? AND position = ?"
         row = self._db.execute(command, (channel.id, offset)).fetchone()

@@ -1,0 +1,46 @@
+"""A channel's row in the embedded store, while a transaction works on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from raiden.history.chain import Lives, read_past, write_past
+from raiden.message import Cursor
+
+
+class ChannelRow:
+    """A row of channels, as this transaction leaves it; ``last`` is the row of its last message, if that is new.
+    ``lives_in`` is the file's life. Messages from ``stored`` on are new."""
+
+    __slots__ = (
+        "begun", "ends", "epoch", "fades", "first", "id", "last", "life", "lives_in", "next", "past", "proof",
+        "removed", "stored", "touched",
+    )  # fmt: skip
+    COLUMNS: ClassVar = (
+        "id, epoch, next, first, removed, fades, ends, proof, life, past, (SELECT name FROM life LIMIT 1)"
+    )
+
+    def __init__(self, row: Sequence[Any]) -> None:
+        (
+            self.id, self.epoch, self.next, self.first, self.removed, self.fades, self.ends, self.proof, self.life,
+            self.past, self.lives_in,
+        ) = row  # fmt: skip
+        self.stored = self.next
+        self.last: list[Any] | None = None
+        self.touched = self.begun = False
+
+    @property
+    def lives(self) -> Lives:
+        return Lives(self.epoch, self.next, read_past(self.past), self.life != self.lives_in)
+
+    @property
+    def position(self) -> Cursor:
+        return Cursor(self.epoch, self.next - 1, self.proof)
+
+    def enter(self) -> None:
+        """Be in the file's life: the next message begins an epoch, unless it is the first of all."""
+        if self.next > 1:
+            self.epoch, past = self.lives.begin(self.first)
+            self.past = write_past(past)
+        self.life, self.begun = self.lives_in, True
