@@ -10,7 +10,7 @@ from raiden.filters import Filters, as_text
 from raiden.history import Start, check_durable
 from raiden.message import Cursor, is_unicode
 from raiden.near import did_you_mean
-from raiden.parameters import MAX_LAST, parse_since
+from raiden.parameters import MAX_LAST, MAX_WINDOW, parse_since
 from raiden.strict_json import Digits, InvalidPayload
 
 # Bytes of a command's id, as it is written.
@@ -27,6 +27,7 @@ MEMBERS = {
     "publish": _ANY | {"channel", "data", "key"},
     "history": _ANY | {"channel", "since", "before", "limit"},
     "ack": _ANY | {"channel", "durable", "cursor", "cursors"},
+    "nack": _ANY | {"channel", "durable", "cursor", "cursors", "delay"},
     "session": _ANY,
     "resume": _ANY | {"session", "since"},
     "ping": _ANY,
@@ -107,6 +108,14 @@ def parse_cursor(text: Any) -> Cursor:
 def cursor_of(command: dict[str, Any], name: str) -> Cursor | None:
     """The cursor that is called so; None where there is none."""
     return None if command.get(name) is None else parse_cursor(command[name])
+
+
+def cursors_of(command: dict[str, Any]) -> list[Cursor]:
+    """The messages that an ``ack`` or ``nack`` names."""
+    texts = command.get("cursors", [command.get("cursor")])
+    if not isinstance(texts, list) or not 0 < len(texts) <= MAX_WINDOW:
+        raise CommandError(400, f"{command['cmd']} needs the cursor of a message, or a list of cursors")
+    return [parse_cursor(text) for text in texts]
 
 
 def number_of(command: dict[str, Any], name: str, default: Number, least: Number, most: Number) -> Number:

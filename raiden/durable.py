@@ -124,16 +124,35 @@ class Consumer:
 
     def acknowledge(self, cursors: Sequence[Cursor]) -> list[Cursor]:
         """Be done with messages; those that were this consumer's to acknowledge. Waits; raises StoreFailed."""
-        mine = [cursor for cursor in dict.fromkeys(cursors) if self._is_claimed(cursor)]
-        done = acknowledge(
-            self._history, self._channel, self._name, [(cursor, self._claimed[cursor.place][1]) for cursor in mine]
-        )
-        for cursor in mine:
-            self._claimed.pop(cursor.place, None)
-        self.wake.set()
+        done = acknowledge(self._history, self._channel, self._name, self._claims_of(cursors))
+        self._let_go(cursors)
         return done
 
-    def _is_claimed(self, cursor: Cursor) -> bool:
+    def reject(self, cursors: Sequence[Cursor], delay: float) -> list[Cursor]:
+        """Give messages back, which come again, to whichever consumer, after ``delay`` seconds; those that were this
+        consumer's to give back. Waits; raises StoreFailed."""
+        returned = release(self._history, self._channel, self._name, self._claims_of(cursors), delay)
+        self._let_go(cursors)
+        if returned and not delay:
+            self.ring()
+        return returned
+
+    def ring(self) -> None:
+        """There may be something for any of the durable's consumers on this worker."""
+        if self._bell is not None:
+            self._bell.ring()
+
+    def _claims_of(self, cursors: Sequence[Cursor]) -> list[tuple[Cursor, int]]:
+        """Those of the cursors that this consumer has claimed, with their attempts."""
+        return [(cursor, self._claimed[cursor.place][1]) for cursor in dict.fromkeys(cursors) if self._has(cursor)]
+
+    def _let_go(self, cursors: Sequence[Cursor]) -> None:
+        for cursor in cursors:
+            if self._has(cursor):
+                del self._claimed[cursor.place]
+        self.wake.set()
+
+    def _has(self, cursor: Cursor) -> bool:
         claimed = self._claimed.get(cursor.place)
         return claimed is not None and (not cursor.proof or cursor.proof == claimed[0])
 
@@ -155,12 +174,10 @@ class Consumer:
             self._bell.ring()
 
     def _give_back(self, bell: Bell | None = None) -> None:
-        claims = [(*place, attempt) for place, (_, attempt, _) in self._claimed.items()]
+        claims = [(Cursor(*place), attempt) for place, (_, attempt, _) in self._claimed.items()]
         self._claimed.clear()
         try:
-            for epoch in {epoch for epoch, _, _ in claims}:
-                offsets = [(offset, attempt) for name, offset, attempt in claims if name == epoch]
-                self._history.release(self._channel, self._name, epoch, offsets)
+            release(self._history, self._channel, self._name, claims, 0.0)
         except StoreFailed as error:
             # They come again when their time is over.
             log.warning("claims were not given back", extra={"channel": self._channel, "reason": str(error)})
@@ -187,15 +204,19 @@ class Consumer:
 def poll(
     bells: Bells, channel: str, asked: Durable, wait: float, *, gone: Callable[[], bool], enough: Callable[[], bool]
 ) -> bytes | None:
-    """Acknowledge what is asked for, then claim messages, or wait ``wait`` seconds for some, at most until ``enough``
-    or ``gone``: then what nobody will hear of is given back. Returns the answer as JSON, or None where there is
-    nothing; raises StoreFailed, TooManyConsumers and TooManyChannels."""
+    """Acknowledge what is asked for, and give back; then claim messages, or wait ``wait`` seconds for some, at most
+    until ``enough`` or ``gone``: then what nobody will hear of is given back. Returns the answer as JSON, or None where
+    there is nothing; raises StoreFailed, TooManyConsumers and TooManyChannels."""
     history = bells.router.backend.history
     assert history is not None
     if asked.acks:
         acknowledge(history, channel, asked.name, [(cursor, 0) for cursor in asked.acks])
+    if asked.nacks:
+        release(history, channel, asked.name, [(cursor, 0) for cursor in asked.nacks], asked.nack_delay)
     consumer = Consumer(bells, channel, asked.name, window=asked.limit, ack_wait=asked.ack_wait, since=asked.since)
     try:
+        if asked.nacks and not asked.nack_delay:
+            consumer.ring()
         claims, gap = consumer.claim_within(wait, lambda: gone() or enough())
     finally:
         consumer.end(release=gone())
@@ -209,9 +230,22 @@ def poll(
 def acknowledge(history: History, channel: str, name: str, claims: Sequence[tuple[Cursor, int]]) -> list[Cursor]:
     """Be done with messages of a durable, each by its cursor and attempt (0: whichever). Returns those that were
     claimed so; raises StoreFailed."""
+    return _by_epoch(claims, lambda epoch, offsets: history.acknowledge(channel, name, epoch, offsets))
+
+
+def release(
+    history: History, channel: str, name: str, claims: Sequence[tuple[Cursor, int]], delay: float
+) -> list[Cursor]:
+    """Give messages of a durable back, as `acknowledge` is done with them: they come again after ``delay`` seconds."""
+    return _by_epoch(claims, lambda epoch, offsets: history.release(channel, name, epoch, offsets, delay))
+
+
+def _by_epoch(
+    claims: Sequence[tuple[Cursor, int]], call: Callable[[str, list[tuple[int, int]]], list[int]]
+) -> list[Cursor]:
     done: list[Cursor] = []
     for epoch in {cursor.epoch for cursor, _ in claims}:
         cursors = {cursor.offset: (cursor, attempt) for cursor, attempt in claims if cursor.epoch == epoch}
         offsets = [(offset, attempt) for offset, (_, attempt) in cursors.items()]
-        done += [cursors[offset][0] for offset in history.acknowledge(channel, name, epoch, offsets)]
+        done += [cursors[offset][0] for offset in call(epoch, offsets)]
     return done

@@ -42,7 +42,7 @@ from raiden.message import (
     check_subscription,
 )
 from raiden.near import did_you_mean
-from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
+from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_NACK_DELAY, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
 from raiden.payload import WRAPPING, check_key, check_size
 from raiden.recovery import Beginning, Recovery
 from raiden.refusals import REFUSALS, status_of
@@ -415,20 +415,18 @@ class MultiplexSocket(Socket):
         return consumer is not None
 
     def _ack(self, command: dict[str, Any]) -> None:
-        """``ack``: messages of a durable subscription are done with."""
+        """``ack``: messages of a durable subscription are done with; ``nack``: they are to come again."""
         name, durable = commands.channel_of(command), commands.durable_of(command)
         consumer = self.consumers.get((name, durable))
         if consumer is None:
             raise CommandError(404, "not subscribed to that channel by that name")
-        texts = command.get("cursors", [command.get("cursor")])
-        if not isinstance(texts, list) or not 0 < len(texts) <= MAX_WINDOW:
-            raise CommandError(400, "ack needs the cursor of a message, or a list of cursors")
-        cursors = [commands.parse_cursor(text) for text in texts]
+        cursors, rejected = commands.cursors_of(command), command["cmd"] == "nack"
+        delay = commands.number_of(command, "delay", 0.0, 0.0, MAX_NACK_DELAY)
 
         def work() -> Result:
-            done = consumer.acknowledge(cursors)
+            done = consumer.reject(cursors, delay) if rejected else consumer.acknowledge(cursors)
             late = [str(cursor) for cursor in cursors if cursor not in done]
-            return {"acknowledged": len(done), **({"late": late} if late else {})}
+            return {"returned" if rejected else "acknowledged": len(done), **({"late": late} if late else {})}
 
         self._later(command, work)
 
@@ -521,6 +519,7 @@ _COMMANDS: dict[str, Callable[..., Result | None]] = {
     "publish": MultiplexSocket._publish,
     "history": MultiplexSocket._past,
     "ack": MultiplexSocket._ack,
+    "nack": MultiplexSocket._ack,
     "session": MultiplexSocket._open_session,
     "resume": MultiplexSocket._resume,
     "ping": lambda socket, command: {},

@@ -18,7 +18,9 @@ MAX_LAST = 1000
 # Claimed and not acknowledged messages of one consumer.
 WINDOW, MAX_WINDOW = 16, 1000
 # The parameters of a subscription, of a page of history, and of a page of channels.
-SUBSCRIBE = frozenset({"_since", "_last", "_wait", "_wrap", "_raw", "_durable", "_limit", "_ack_wait", "_ack"})
+SUBSCRIBE = frozenset(
+    {"_since", "_last", "_wait", "_wrap", "_raw", "_durable", "_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"}
+)
 HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
 CHANNELS = frozenset({"_prefix", "_after", "_limit"})
 NONE: frozenset[str] = frozenset()
@@ -26,6 +28,8 @@ _FILTER = "_filter."
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 # Seconds for which a claim holds.
 ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT = 30.0, 1.0, 3600.0
+# Seconds that a message may be put off when it is given back.
+MAX_NACK_DELAY = 86400.0
 
 # Of the preferences' form, which has white space around ``=`` that HTTP's parameters have not.
 _WAIT = re.compile(r'wait[ \t]*=[ \t]*("?)([^";]*)\1[ \t]*(?:;|$)', re.IGNORECASE)
@@ -145,15 +149,23 @@ class Durable(NamedTuple):
     ack_wait: float
     since: Cursor | None
     acks: list[Cursor]
+    nacks: list[Cursor]
+    nack_delay: float
 
 
 def durable(query: dict[str, str]) -> Durable:
-    """``_durable``, ``_limit``, ``_ack_wait``, ``_since`` and ``_ack``; raises ValueError."""
+    """``_durable`` and the parameters that go with it; raises ValueError."""
     since = query.get("_since")
     return Durable(
         check_durable(query["_durable"]),
         number(query, "_limit", MAX_WINDOW, least=0) if "_limit" in query else WINDOW,
         float(number(query, "_ack_wait", int(MAX_ACK_WAIT))) if "_ack_wait" in query else ACK_WAIT,
         None if since is None else EARLIEST if since == "earliest" else parse_since(since),
-        [Cursor.parse(text) for text in query.get("_ack", "").split(",") if text],
+        _cursors(query, "_ack"),
+        _cursors(query, "_nack"),
+        float(number(query, "_nack_delay", int(MAX_NACK_DELAY), least=0)) if "_nack_delay" in query else 0.0,
     )
+
+
+def _cursors(query: dict[str, str], name: str) -> list[Cursor]:
+    return [Cursor.parse(text) for text in query.get(name, "").split(",") if text]

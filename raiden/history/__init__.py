@@ -301,8 +301,11 @@ class Store(Protocol):
         that were the caller's to acknowledge, in this order: not of what was claimed again meanwhile, or is done, or
         is of another epoch than the message that is there now."""
 
-    def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
-        """Give claims back: they can be claimed again now."""
+    def release(
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0
+    ) -> list[int]:
+        """Give claims back: they can be claimed again, ``delay`` seconds from now on. Returns the offsets of those that
+        were the caller's to give back, as `acknowledge` does."""
 
     def forget(self, channel: str, durable: str) -> None:
         """End a durable, if there is one."""

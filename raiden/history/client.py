@@ -164,8 +164,11 @@ class History:
         acknowledged: list[int] = self._call("acknowledge", channel, durable, epoch, list(claims))
         return acknowledged
 
-    def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
-        self._call("release", channel, durable, epoch, list(claims))
+    def release(
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0
+    ) -> list[int]:
+        released: list[int] = self._call("release", channel, durable, epoch, list(claims), delay)
+        return released
 
     def forget(self, channel: str, durable: str) -> None:
         self._call("forget", channel, durable)

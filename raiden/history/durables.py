@@ -221,12 +221,13 @@ def acknowledge(
     return [offset for offset, attempt in claims if db.execute(command, (id, offset, attempt)).rowcount]
 
 
-def release(db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
+def release(
+    db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]], until: int
+) -> list[int]:
+    """Let claims end at a time (0: now)."""
+    command = "UPDATE claims SET deadline = ? WHERE durable = ? AND position = ? AND ? IN (0, attempt)"
     id, claims = _find(db, channel, name, epoch, claims)
-    db.executemany(
-        "UPDATE claims SET deadline = 0 WHERE durable = ? AND position = ? AND ? IN (0, attempt)",
-        [(id, offset, attempt) for offset, attempt in claims],
-    )
+    return [offset for offset, attempt in claims if db.execute(command, (until, id, offset, attempt)).rowcount]
 
 
 def forget(db: sqlite3.Connection, channel: str, name: str) -> None:

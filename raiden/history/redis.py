@@ -195,9 +195,12 @@ class Redis:
         arguments = (epoch, *itertools.chain(*claims))
         return self._guarded(lambda: self._acknowledge_script(_durable_names(channel, durable), arguments))
 
-    def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
-        arguments = (epoch, *itertools.chain(*claims))
-        self._guarded(lambda: self._release_script(_durable_names(channel, durable), arguments))
+    @_reads
+    def release(
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0
+    ) -> list[int]:
+        arguments = (epoch, *itertools.chain(*claims), int(delay * 1_000_000))
+        return self._guarded(lambda: self._release_script(_durable_names(channel, durable), arguments))
 
     def forget(self, channel: str, durable: str) -> None:
         def forget() -> None:

@@ -327,12 +327,13 @@ return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer, past}}
 
 
 def _of_held(action: str) -> str:
-    """ARGV: the epoch, and each claim's offset and attempt. The answer: the offsets of those that were in force."""
+    """ARGV: the epoch, and each claim's offset and attempt; the action may have one more. The answer: the offsets of
+    those that were in force."""
     return f"""{_CHANNEL}{_LIVES}{_OVERDUE}
 local held, known = {{}}, redis.call('HGET', KEYS[3], 'epoch')
 -- Without it, the history is another one, which the durable has not come to yet.
 local present = known and epoch and end_of(known) > 0
-for n = 2, #ARGV, 2 do
+for n = 2, #ARGV - 1, 2 do
     local at, attempt = ARGV[n], redis.call('HGET', KEYS[3], ARGV[n])
     local name = present and epoch_of(tonumber(at)) or known
     if name == ARGV[1] and attempt and (attempt == ARGV[n + 1] or ARGV[n + 1] == '0') then
@@ -345,7 +346,8 @@ return held
 
 
 ACKNOWLEDGE = _of_held("redis.call('HDEL', KEYS[3], at) redis.call('ZREM', KEYS[4], at)")
-RELEASE = _of_held("redis.call('ZADD', KEYS[4], overdue(at), at)")
+# ARGV, besides: for how many microseconds they can't be claimed.
+RELEASE = _of_held("redis.call('ZADD', KEYS[4], ARGV[#ARGV] == '0' and overdue(at) or whole(now + ARGV[#ARGV]), at)")
 
 # KEYS: what is kept under a name, and its holder, as a hash. ARGV: the holder, the value, and for how many milliseconds
 # it is kept. The answer: 0 where another one holds it.

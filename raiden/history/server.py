@@ -294,7 +294,9 @@ _CALLS: dict[str, Callable[..., Any]] = {
         store.claim(channel, durable, limit, wait, _cursor(since))
     ),
     "acknowledge": lambda store, channel, durable, epoch, claims: store.acknowledge(channel, durable, epoch, claims),
-    "release": lambda store, channel, durable, epoch, claims: store.release(channel, durable, epoch, claims),
+    "release": lambda store, channel, durable, epoch, claims, delay: store.release(
+        channel, durable, epoch, claims, delay
+    ),
     "forget": lambda store, channel, durable: store.forget(channel, durable),
     "keep": lambda store, name, value, ttl, holder: store.keep(name, value, ttl, holder),
     "take": lambda store, name, holder, only_from: store.take(name, holder, only_from),

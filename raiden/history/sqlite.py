@@ -205,8 +205,11 @@ class Sqlite:
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         return self._file.write(lambda: durables.acknowledge(self._db, channel, durable, epoch, claims))
 
-    def release(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> None:
-        self._file.write(lambda: durables.release(self._db, channel, durable, epoch, claims))
+    def release(
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0
+    ) -> list[int]:
+        until = self._clock() + int(delay * 1_000_000) if delay else 0
+        return self._file.write(lambda: durables.release(self._db, channel, durable, epoch, claims, until))
 
     def forget(self, channel: str, durable: str) -> None:
         self._file.write(lambda: durables.forget(self._db, channel, durable))
