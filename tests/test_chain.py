@@ -56,14 +56,13 @@ def test_a_lost_life_before_anything_followed_it() -> None:
     assert LIVES._replace(over=True).stand(Cursor(f"{ROOT}ffffff", 20)) == 12
 
 
-def test_epochs_that_nobody_can_go_on_from_are_forgotten() -> None:
-    epoch, past = LIVES.begin(1)
+def test_the_last_epochs_are_remembered() -> None:
+    epoch, past = LIVES.begin()
     assert epoch[:ROOT_DIGITS] == ROOT and past == (*LIVES.past, (THIRD, 13))
-    assert LIVES.begin(9)[1] == ((SECOND, 9), (THIRD, 13)), "whoever has 8 can go on with 9"
     assert read_past(write_past(past)) == past and read_past("") == ()
     lives = LIVES
     for end in range(14, 200):
-        epoch, past = lives.begin(1)
+        epoch, past = lives.begin()
         lives = Lives(epoch, end, past)
     assert len(lives.past) == MAX_PAST and lives.past[-1][1] == 198
 
@@ -187,6 +186,18 @@ def test_nothing_is_lost_by_a_new_life(past: Past) -> None:
             assert [message.cursor for message in page.messages("a")] == cursors[number:]
     before = past.store.before("a", cursors[3], 2)
     assert [message.cursor for message in before.messages("a")] == cursors[1:3]
+
+
+def test_a_life_of_which_no_message_is_left(past: Past) -> None:
+    """Whoever comes from there is told how many messages are missing."""
+    cursors: list[Cursor] = []
+    for number in range(1, 6):
+        cursors += append(past.store, "a", b"%d" % number, size=2).cursors()
+        past.reopen()
+    for number, cursor in enumerate(cursors[:3], 1):
+        page = past.store.after("a", cursor, 100)
+        assert came(page) == [4, 5] and page.epoch == cursors[4].epoch
+        assert page.gap == (Gap(cursors[2].epoch, number + 1, 3) if number < 3 else None)
 
 
 def test_a_whole_life_was_lost(past: Past) -> None:

@@ -85,12 +85,11 @@ class Lives(NamedTuple):
             end = max([fork for fork in forks if fork <= cursor.offset], default=0)
         return max(0, min(cursor.offset, end - 1))
 
-    def begin(self, first: int) -> tuple[str, Past]:
-        """The name of a new epoch, and what is past then; ``first`` is the first offset that is still there."""
+    def begin(self) -> tuple[str, Past]:
+        """The name of a new epoch, and what is past then. An epoch of which no message is left stays: who comes from
+        there is told how many are missing."""
         epoch = self.epoch[:ROOT_DIGITS] + secrets.token_hex(3)
-        # From an epoch that ended before nobody can go on without a gap.
-        kept = [(name, end) for name, end in (*self.past, (self.epoch, self.next)) if end >= first]
-        return epoch, tuple(kept[-MAX_PAST:])
+        return epoch, (*self.past, (self.epoch, self.next))[-MAX_PAST:]
 
     def _end(self, epoch: str) -> int:
         """The offset at which an epoch ends; 0 where it is not known."""

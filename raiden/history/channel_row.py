@@ -41,6 +41,6 @@ class ChannelRow:
     def enter(self) -> None:
         """Be in the file's life: the next message begins an epoch, unless it is the first of all."""
         if self.next > 1:
-            self.epoch, past = self.lives.begin(self.first)
+            self.epoch, past = self.lives.begin()
             self.past = write_past(past)
         self.life, self.begun = self.lives_in, True

@@ -141,11 +141,8 @@ end
 local first, count, expires = next, (#ARGV - 9) / 2, now + ARGV[5]
 if count > 0 and life ~= ARGV[2] then
     if next > 1 then
-        local entry = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-        local oldest, kept = entry and offset_of(entry) or next, {{}}
-        for name, fork in string.gmatch(past .. ' ' .. epoch .. ':' .. whole(next), '(%w+):(%d+)') do
-            if tonumber(fork) >= oldest then kept[#kept + 1] = name .. ':' .. fork end
-        end
+        local kept = {{}}
+        for each in string.gmatch(past .. ' ' .. epoch .. ':' .. whole(next), '%S+') do kept[#kept + 1] = each end
         past = table.concat(kept, ' ', math.max(1, #kept - {MAX_PAST} + 1))
         epoch = string.sub(epoch, 1, {ROOT_DIGITS}) .. ARGV[3]
         redis.call('HSET', KEYS[1], 'past', past)
