@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.cluster.network import Host
 from tests.independent.events import Bad, Began, Ended, Event, Got, Missed, Moved
-from tests.independent.truth import place
+from tests.independent.truth import Place, place
 
 HTTP_PORT, SUB_PORT, REQ_PORT = 8088, 7071, 7073
 PATIENCE = 15.0  # seconds for an answer: a publish takes up to 13 (history.md, When the store fails)
@@ -30,15 +30,16 @@ class Refused(OSError):
 
 
 class World:
-    """What clients share: the hosts, the log, and how far the run is. ``targets`` are the last offsets to be got."""
+    """What clients share: the hosts, of which the first ``nodes`` have one, the log, and how far the run is.
+    ``targets`` are the last messages to be got. A client with history stays at a node for ``stay`` seconds at most."""
 
-    def __init__(self, hosts: list[Host], seed: int) -> None:
-        self.hosts, self.seed = hosts, seed
+    def __init__(self, hosts: list[Host], seed: int, nodes: int = 3, stay: float = 12.0) -> None:
+        self.hosts, self.seed, self.nodes, self.stay = hosts, seed, nodes, stay
         self.events: list[Event] = []
         self.errors: list[str] = []
         self.over = threading.Event()
         self.settled_at = float("inf")
-        self.targets: dict[str, int] = {}
+        self.targets: dict[str, Place] = {}
 
     def log(self, event: Event) -> None:
         self.events.append(event)
@@ -91,7 +92,7 @@ class Client(threading.Thread):
         try:
             while not self.world.over.is_set() and not self.finished():
                 try:
-                    self.stay(self.random.randint(1, 3))
+                    self.stay(self.random.randint(1, self.world.nodes))
                 except (OSError, HTTPException, WebSocketException, InvalidHandshake, zmq.ZMQError):
                     pass
                 self.world.log(Ended(time.monotonic(), self.name))
@@ -129,7 +130,7 @@ class Subscriber(Client):
         self.channel, self.history, self.filtered, self.pattern = channel, history, filtered, pattern
         self.cursors: dict[str, str] = {}
         self.begun = 0.0
-        self.reached: dict[str, int] = {}
+        self.reached: dict[str, Place] = {}
 
     def wanted(self) -> list[str]:
         if self.pattern:
@@ -138,13 +139,17 @@ class Subscriber(Client):
 
     def finished(self) -> bool:
         targets = self.world.targets
-        return bool(targets) and all(self.reached.get(name, 0) >= targets[name] for name in self.wanted())
+        return bool(targets) and all(self.has_reached(name, targets[name]) for name in self.wanted())
+
+    def has_reached(self, channel: str, target: Place) -> bool:
+        epoch, offset = self.reached.get(channel, (None, 0))
+        return epoch == target.epoch and offset >= target.offset
 
     def until(self) -> float:
         """When this stay ends. At the end of the run, who can't come back with a position stays; who has no position
         at all stays for longer, for only what comes within a stay is promised."""
         settled = time.monotonic() >= self.world.settled_at
-        at_most = 12 if self.history or self.pattern else 50
+        at_most = self.world.stay if self.history or self.pattern else 50
         stay = 90.0 if settled and self.pattern else self.random.uniform(1, at_most)
         return time.monotonic() + stay
 
@@ -167,7 +172,7 @@ class Subscriber(Client):
 
     def keep(self, channel: str, cursor: str) -> None:
         self.cursors[channel] = cursor
-        self.reached[channel] = max(place(cursor).offset, self.reached.get(channel, 0))
+        self.reached[channel] = place(cursor)
 
     def frame(self, frame: dict[str, Any]) -> None:
         """A wrapped line or frame, or a command socket's."""
@@ -175,7 +180,7 @@ class Subscriber(Client):
         if "missing" in frame:
             self.world.log(Missed(now, self.name, channel, frame["missing"]))
             if frame["missing"]:
-                self.reached[channel] = max(self.reached.get(channel, 0), frame["missing"]["last"])
+                self.reached[channel] = Place(frame["missing"]["epoch"], frame["missing"]["last"])
         elif "data" in frame:
             self.world.log(Got(now, self.name, channel, cursor, frame["data"]["id"]))
         elif cursor:

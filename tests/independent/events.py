@@ -91,17 +91,18 @@ class Handed(NamedTuple):
 
 
 class Done(NamedTuple):
-    """It was acknowledged, and the node said that this counted."""
+    """It was acknowledged at ``begun``, and the node said that this counted."""
 
     at: float
     channel: str
     cursor: str
     attempt: int
+    begun: float = 0.0
 
 
 class Page(NamedTuple):
     """All of a page of the history: (cursor, id) of each message; ``since`` is None for the earliest. ``last``: read
-    at the end of all, from the earliest, until there was no more."""
+    from the earliest, until there was no more."""
 
     begun: float
     at: float
@@ -132,7 +133,17 @@ class Fault(NamedTuple):
     until: float = 0.0
 
 
-Event = Published | Began | Got | Moved | Missed | Ended | Resumed | Handed | Done | Page | Bad | Fault
+class WentBack(NamedTuple):
+    """The store fell at ``begun``, and since ``at`` it is there again, with what it had at ``copied`` (None: nobody
+    knows when that was), and all nodes know it."""
+
+    begun: float
+    at: float
+    kind: str
+    copied: float | None
+
+
+Event = Published | Began | Got | Moved | Missed | Ended | Resumed | Handed | Done | Page | Bad | Fault | WentBack
 
 
 class Kept(NamedTuple):

@@ -64,6 +64,7 @@ class Session(Subscriber):
             raise Refused("the session is over")
         back = reply["subscriptions"]
         self.world.log(Resumed(self.left, time.monotonic(), self.name, frozenset(self.had), frozenset(back)))
+        self.had &= set(back)  # a store that went back may know less
         for channel, told in back.items():
             asked = since.get(channel) or self.cursors.get(channel)
             if asked is None and channel not in self.had:  # its reply was lost
@@ -125,14 +126,17 @@ class Door(Subscriber):
                         in_force = True
                         self.catch_up()
                     elif topic == self.channel and in_force:
-                        before = self.reached.get(topic, 0)
-                        if place(cursor).offset > before + 1:
+                        if not self.is_next(cursor):
                             self.catch_up()
-                        if place(cursor).offset > self.reached.get(topic, 0):
+                        if self.is_next(cursor):
                             self.frame({"data": json.loads(payload), "cursor": cursor})
                 elif in_force and time.monotonic() > heard + 3:
                     heard = time.monotonic()
                     self.catch_up()
+
+    def is_next(self, cursor: str) -> bool:
+        epoch, offset = self.reached.get(self.channel, (place(cursor).epoch, 0))
+        return place(cursor) == (epoch, offset + 1)
 
     def catch_up(self) -> None:
         more = True

@@ -13,7 +13,6 @@ from websockets.exceptions import WebSocketException
 
 from tests.independent.clients import PATIENCE, REQ_PORT, Client, Refused, World
 from tests.independent.events import Done, Handed, Page, Published
-from tests.independent.truth import place
 
 NOBODY_KNOWS = "nobody knows"
 RETRY_FOR = 60.0  # seconds: within the five minutes of a key
@@ -126,16 +125,17 @@ class Publisher(Client):
 
 
 class Consumer(Client):
-    """One of those that share a channel's messages, by command socket or by long-poll. Some acknowledgements it owes
-    when it leaves."""
+    """One of those that share a channel's messages, by command socket or by long-poll. Some acknowledgements are late,
+    and some it owes when it leaves."""
 
     def __init__(self, world: World, name: str, channel: str, *, poll: bool) -> None:
         super().__init__(world, name)
         self.channel, self.poll = channel, poll
         self.attempts: dict[str, int] = {}
+        self.asked_at: dict[str, float] = {}
 
     def live(self, node: int) -> None:
-        self.until = time.monotonic() + self.random.uniform(1, 12)
+        self.until = time.monotonic() + self.random.uniform(1, self.world.stay)
         (self.by_poll if self.poll else self.by_socket)(node)
 
     def staying(self) -> bool:
@@ -154,6 +154,7 @@ class Consumer(Client):
             told = {"channel": self.channel, "durable": "team"}
             first = {"id": 0, "cmd": "subscribe", **told, "ack": True, "window": 8, "since": "earliest"}
             socket.send(json.dumps(first))
+            owed: list[str] = []
             while self.staying():
                 frame = json.loads(socket.recv(timeout=max(0.1, self.until - time.monotonic())))
                 if "error" in frame:
@@ -161,9 +162,13 @@ class Consumer(Client):
                 elif "data" in frame:
                     cursor = self.handed(frame)
                     if self.random.random() < 0.95:
-                        socket.send(json.dumps({"id": cursor, "cmd": "ack", **told, "cursor": cursor}))
+                        owed.append(cursor)
+                    while owed and self.random.random() < 0.9:
+                        self.asked_at[owed[0]] = time.monotonic()
+                        socket.send(json.dumps({"id": owed[0], "cmd": "ack", **told, "cursor": owed.pop(0)}))
                 elif frame.get("acknowledged"):
-                    self.world.log(Done(time.monotonic(), self.channel, frame["id"], self.attempts[frame["id"]]))
+                    done, now = frame["id"], time.monotonic()
+                    self.world.log(Done(now, self.channel, done, self.attempts[done], self.asked_at[done]))
 
     def by_poll(self, node: int) -> None:
         owed: list[str] = []
@@ -217,8 +222,8 @@ def read(
     return page, messages[-1][0] if body["more"] else None
 
 
-def read_all(world: World, node: int, channel: str) -> int:
-    """All that is left of a channel at the end, for the judge; its newest offset."""
+def read_all(world: World, node: int, channel: str) -> Page:
+    """All that is left of a channel, for the judge."""
     with world.http(node) as connection:
         begun = time.monotonic()
         page, more = read(world, connection, channel, None, 1000)
@@ -226,5 +231,6 @@ def read_all(world: World, node: int, channel: str) -> int:
         while more:
             page, more = read(world, connection, channel, more, 1000)
             messages += page.messages
-    world.log(Page(begun, time.monotonic(), channel, None, tuple(messages), last=True))
-    return max((place(cursor).offset for cursor, _ in messages), default=0)
+    whole = Page(begun, time.monotonic(), channel, None, tuple(messages), last=True)
+    world.log(whole)
+    return whole

@@ -32,7 +32,7 @@ from tests.independent.faults import NODES, Cluster, Faults
 from tests.independent.joiners import Door, Session
 from tests.independent.judge import judge
 from tests.independent.publishers import Consumer, Publisher, Reader, by_http, read_all
-from tests.independent.truth import place
+from tests.independent.truth import Place, place
 
 LONG = Kept(100_000, 3600)
 CHANNELS = {
@@ -129,7 +129,7 @@ def run(world: World, cluster: Cluster, seconds: float) -> Counter[str]:
             each.end()
         for each in striking:
             each.join()
-        settle(world, cluster, feeding, following, reader)
+        settle(world, lambda: all(map(cluster.well, NODES)), [*feeding, reader], following, HISTORY)
     finally:
         for each in striking:
             each.end()
@@ -151,22 +151,27 @@ def patient(condition: Callable[[], object], seconds: float) -> bool:
 
 
 def settle(
-    world: World, cluster: Cluster, feeding: Sequence[Publisher], following: Sequence[Subscriber], reader: Reader
-) -> None:
-    if not patient(lambda: all(map(cluster.well, NODES)), PEACE):
+    world: World, is_well: Callable[[], bool], ending: Sequence[Client], following: Sequence[Subscriber],
+    channels: Sequence[str],
+) -> None:  # fmt: skip
+    """Wait until all is well and ``ending`` have ended; then until all others have a last message of each channel."""
+    if not patient(is_well, PEACE):
         world.log(Bad(time.monotonic(), "cluster", "", "it does not come together again"))
     settled = world.settled_at = time.monotonic()
-    for each in [*feeding, reader]:
+    for each in ending:
         each.join()
     patterns = [each for each in following if each.pattern]
     patient(lambda: all(each.begun > settled for each in patterns), PEACE)
-    targets = {channel: mark(world, channel) for channel in HISTORY}
+    targets = {channel: mark(world, channel) for channel in channels}
     world.targets.update(targets)
 
     def arrived() -> bool:
-        handed = {place(each.cursor).offset for each in world.events if isinstance(each, Handed)}
-        return not any(each.wanted() and not each.finished() for each in following) and len(handed) >= targets["jobs"]
+        handed = {place(each.cursor) for each in world.events if isinstance(each, Handed)}
+        return not any(each.wanted() and not each.finished() for each in following) and all(
+            place(cursor) in handed for cursor in jobs
+        )
 
+    jobs = [cursor for cursor, _ in read_all(world, 1, "jobs").messages]
     end = time.monotonic() + PEACE
     while time.monotonic() < end and not arrived():
         world.pause(0.5)
@@ -176,11 +181,11 @@ def settle(
             world.log(Bad(time.monotonic(), each.name, each.channel, text))
 
 
-def mark(world: World, channel: str) -> int:
-    """The last message of a channel; its offset."""
+def mark(world: World, channel: str) -> Place:
+    """Publish the last message of a channel."""
     message, begun = f"last-{channel}.1", time.monotonic()
 
-    def stored() -> int | None:
+    def stored() -> Place | None:
         try:
             with world.http(1) as connection:
                 status, answer = by_http(connection, channel, [{"id": message, "odd": 1}], message)
@@ -189,7 +194,7 @@ def mark(world: World, channel: str) -> int:
         if status != 200:
             return None
         world.log(Published(begun, time.monotonic(), channel, (message,), "stored", tuple(answer), 1))
-        return place(answer[0]).offset
+        return place(answer[0])
 
     found = wait_for(stored, f"the last message of {channel} is stored", PEACE)
     assert found is not None
