@@ -52,6 +52,46 @@ def test_where_a_reader_stands(cursor: Cursor, holds: bool, stands: int) -> None
     assert (LIVES.holds(cursor), LIVES.stand(cursor)) == (holds, stands)
 
 
+def numbered(number: int, digits: str = "aaaaaa") -> str:
+    return f"{ROOT}{number:x}{digits}"
+
+
+@pytest.mark.parametrize(
+    ("cursor", "stands"),
+    [
+        # The whole epoch was lost, and the one that has as many before it in this history began with that.
+        (Cursor(numbered(1, "ffffff"), 20), 5),
+        (Cursor(numbered(2, "ffffff"), 20), 8),
+        (Cursor(numbered(3, "ffffff"), 20), 11),
+        (Cursor(numbered(4, "ffffff"), 20), 12),
+        # More was lost than this epoch, or it is of a release that did not count: the last one before the number.
+        (Cursor(numbered(2, "ffffff"), 7), 5),
+        (Cursor(numbered(99, "ffffff"), 20), 12),
+        (Cursor(f"{ROOT}ffffff", 12), 11),
+        (Cursor(f"{ROOT}xyffffff", 12), 11),
+    ],
+)
+def test_the_name_of_an_epoch_tells_how_many_there_were_before(cursor: Cursor, stands: int) -> None:
+    lives = Lives(numbered(3), 13, ((ROOT, 6), (numbered(1), 9), (numbered(2), 12)), over=True)
+    assert (lives.holds(cursor), lives.stand(cursor)) == (False, stands)
+
+
+def test_epochs_are_counted() -> None:
+    lives = Lives(ROOT, 2)
+    for number in range(1, 20):
+        epoch, past = lives.begin()
+        assert len(epoch) == len(numbered(number)) and epoch[:-6] == numbered(number)[:-6]
+        lives = Lives(epoch, number + 2, past)
+    assert Lives(SECOND, 9).begin()[0][:-6] == f"{ROOT}1", "behind one of a release that did not count"
+
+
+def test_a_lost_life_whose_fork_was_forgotten() -> None:
+    """Where the next one began is not known any more: all that is there may be new."""
+    lives = Lives(numbered(7), 30, ((numbered(6), 20),))
+    assert lives.stand(Cursor(numbered(6, "ffffff"), 25)) == 0
+    assert lives.stand(Cursor(numbered(7, "ffffff"), 25)) == 19
+
+
 def test_a_lost_life_before_anything_followed_it() -> None:
     assert LIVES._replace(over=True).stand(Cursor(f"{ROOT}ffffff", 20)) == 12
 
@@ -215,6 +255,26 @@ def test_a_whole_life_was_lost(past: Past) -> None:
         page = past.store.after("a", cursor, 100)
         assert (came(page), page.gap) == ([6, 7, 8], Gap(cursor.epoch, 0, 0))
     assert came(past.store.after("a", known[0], 100)) == [6, 7, 8]
+
+
+def test_a_whole_life_was_lost_and_others_followed(past: Past) -> None:
+    """Which of them began with the loss is known."""
+    published(past.store, 1, 2)
+    past.remember()
+    past.reopen()
+    lost = published(past.store, 3, 4, 5, 6, 7, 8)
+    past.go_back()
+    published(past.store, 9)
+    past.reopen()
+    published(past.store, 10, 11)
+    past.reopen()
+    for cursor in (lost[5], bare(lost[5]), lost[0]):
+        page = past.store.after("a", cursor, 100)
+        assert (came(page), page.gap) == ([9, 10, 11], Gap(cursor.epoch, 0, 0))
+        page = past.store.after("a", cursor._replace(epoch=f"{cursor.epoch[:8]}xyz{cursor.epoch[-6:]}"), 100)
+        assert page.gap is not None, "a name that nobody has given out"
+        claimed = past.store.claim("a", str(cursor), 100, 600.0, cursor)
+        assert [int(record.payload) for record, _ in claimed.records] == [9, 10, 11]
 
 
 def test_keys_of_what_was_lost(past: Past) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -28,6 +29,7 @@ class World:
         self.there: list[tuple[int, Cursor]] = []
         self.remembered = 0
         self.lost: dict[Cursor, int | None] = {}
+        self.before: dict[str, str] = {}  # of each epoch that followed another one
         self.last = 0
 
     def publish(self, store: Store) -> None:
@@ -39,18 +41,20 @@ class World:
 
     def went_back(self, count: int) -> None:
         """So many messages are there still, in a new life of the store."""
+        self.lost |= dict.fromkeys([cursor for _, cursor in self.there[count:]], count + 1)
         self.begins(count)
         for cursor, first in self.lost.items():
             self.lost[cursor] = first and min(first, count + 1)
-        self.lost |= dict.fromkeys([cursor for _, cursor in self.there[count:]], count + 1)
         del self.there[count:]
 
     def begins(self, count: int) -> None:
-        """A new life begins with so many messages. Where nothing is left of the epoch of a cursor that was lost before,
-        it is not sure any more with which life that came."""
-        left = {cursor.epoch for _, cursor in self.there[:count]}
+        """A new life begins with so many messages. Where nothing is left of the epoch of a cursor that was lost, nor of
+        the one before it, it is not sure any more with which life that came."""
+        epochs = [cursor.epoch for _, cursor in self.there]
+        self.before |= {epoch: before for before, epoch in pairwise(epochs) if before != epoch}
+        left = set(epochs[:count])
         for cursor in self.lost:
-            if cursor.epoch not in left:
+            if cursor.epoch not in left and self.before.get(cursor.epoch) not in left:
                 self.lost[cursor] = None
 
     def check(self, store: Store) -> None:

@@ -9,14 +9,16 @@ accident. (It is no signature: whoever may write to the store can write what the
 last writes, a replica that was behind. It can't know that, but it knows that a new life of it begins. The first message
 that a channel gets in a new life begins a new epoch, at the next offset; what was given out before keeps its epoch. So
 a cursor of an old epoch is good up to where that epoch ended. One beyond that names a message that the store has lost,
-and whoever comes with it has seen all that is left of that epoch: it goes on with the first message of the next.
+and whoever comes with it has seen all that is left of that epoch: it goes on with the first message of the next. Where
+nothing is left of that epoch, its name tells how many there were before it: the one that has as many before it in the
+history that is there began when the other was lost.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from raiden.message import PROOF_DIGITS, UNPROVED, Cursor
@@ -25,6 +27,8 @@ from raiden.message import PROOF_DIGITS, UNPROVED, Cursor
 EARLIEST = Cursor("0", 0)
 # Of an epoch's name, what it has in common with the other epochs of that history.
 ROOT_DIGITS = 8
+# Of the name of an epoch that is not the first, what tells it from others that have as many before them.
+OWN_DIGITS = 6
 # Epochs before the present one that are remembered, of a channel.
 MAX_PAST = 64
 
@@ -75,21 +79,36 @@ class Lives(NamedTuple):
 
     def stand(self, cursor: Cursor | None) -> int:
         """The offset behind which a reader goes on that comes with a cursor. Where the history went back behind that,
-        it is the last one that both have in common. (If the whole epoch was lost, that is taken to have happened
-        when the history went into a new life last.) 0: they have nothing in common."""
+        it is the last one that both have in common. (If more than one whole epoch was lost, nobody knows; then it is
+        where an epoch began before the cursor.) 0: they have nothing in common."""
         if cursor is None or cursor == EARLIEST:
             return 0
         end = self._end(cursor.epoch)
         if not end and cursor.epoch[:ROOT_DIGITS] == self.epoch[:ROOT_DIGITS]:
-            forks = [fork for _, fork in self.past] + ([self.next] if self.over else [])
-            end = max([fork for fork in forks if fork <= cursor.offset], default=0)
+            count = _count(cursor.epoch)
+            for begin, before in self._begins():
+                if begin > cursor.offset:
+                    break
+                end = begin
+                if 0 < count <= before:
+                    break
         return max(0, min(cursor.offset, end - 1))
 
     def begin(self) -> tuple[str, Past]:
         """The name of a new epoch, and what is past then. An epoch of which no message is left stays: who comes from
         there is told how many are missing."""
-        epoch = self.epoch[:ROOT_DIGITS] + secrets.token_hex(3)
+        epoch = f"{self.epoch[:ROOT_DIGITS]}{_count(self.epoch) + 1:x}{new_digits()}"
         return epoch, (*self.past, (self.epoch, self.next))[-MAX_PAST:]
+
+    def _begins(self) -> Iterator[tuple[int, int]]:
+        """Where each epoch began, the first of them at the latest and the next one if it is due, and how many there
+        were before it."""
+        begin = 1
+        for epoch, end in (*self.past, (self.epoch, self.next)):
+            yield begin, _count(epoch)
+            begin = end
+        if self.over:
+            yield begin, _count(self.epoch) + 1
 
     def _end(self, epoch: str) -> int:
         """The offset at which an epoch ends; 0 where it is not known."""
@@ -99,6 +118,19 @@ class Lives(NamedTuple):
 def new_epoch() -> str:
     """The name of a channel's first epoch. Those of its later lives begin with it."""
     return secrets.token_hex(ROOT_DIGITS // 2)
+
+
+def new_digits() -> str:
+    """How the name of a later epoch ends; between is how many there were before it, hexadecimal."""
+    return secrets.token_hex(OWN_DIGITS // 2)
+
+
+def _count(epoch: str) -> int:
+    """How many epochs there were before this one; 0 where the name does not tell."""
+    try:
+        return int(epoch[ROOT_DIGITS:-OWN_DIGITS], 16)
+    except ValueError:  # the first, one of a release that did not count, or what a client made up
+        return 0
 
 
 def write_past(past: Past) -> str:

@@ -33,7 +33,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -56,7 +55,7 @@ from raiden.history import (
     redis_url,
     scripts,
 )
-from raiden.history.chain import Lives, new_epoch, read_past
+from raiden.history.chain import Lives, new_digits, new_epoch, read_past
 from raiden.message import Cursor
 
 # What clients are told; what the server said, and where it is, is for the log.
@@ -317,7 +316,7 @@ def _append_arguments(append: Append, life: str) -> tuple[list[str], list[Any]]:
         keys.append(_name(append.channel, f"key:{append.key}"))
     size, ttl, retain = append.limits()
     times = [int(seconds * 1_000_000) for seconds in (ttl, retain if retain > ttl else 0, FORGET)]
-    epochs = (new_epoch(), life, secrets.token_hex(3))
+    epochs = (new_epoch(), life, new_digits())
     arguments: list[Any] = [*epochs, size, *times, int(KEY_WINDOW), int(append.discard_new)]
     for kind, payload in append.messages:
         arguments += (int(kind), payload)

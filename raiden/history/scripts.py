@@ -4,7 +4,7 @@ hash and the stream of a channel; it answers with texts where it can, which cost
 from __future__ import annotations
 
 from raiden.history import PAGE_BYTES
-from raiden.history.chain import MAX_PAST, ROOT_DIGITS
+from raiden.history.chain import MAX_PAST, OWN_DIGITS, ROOT_DIGITS
 from raiden.message import PROOF_DIGITS, UNPROVED
 
 # Numbers become text by `format`: Lua's own way keeps 14 digits. The proof of the last message is kept with its offset,
@@ -42,17 +42,27 @@ local function end_of(name)
     end
     return 0
 end
+local function count_of(name) return tonumber(string.sub(name, ROOT + 1, -OWN - 1), 16) or 0 end
 local function stand(name, offset, over)
     local fork = end_of(name)
     if fork == 0 and string.sub(name, 1, ROOT) == string.sub(epoch, 1, ROOT) then
-        for _, at in string.gmatch(past, '(%w+):(%d+)') do
-            if tonumber(at) <= offset then fork = tonumber(at) end
+        local count, begin, found = count_of(name), 1, false
+        local function look(before)
+            if begin <= offset and not found then
+                fork, found = begin, count > 0 and count <= before
+            end
         end
-        if over and next <= offset then fork = next end
+        for known, at in string.gmatch(past, '(%w+):(%d+)') do
+            look(count_of(known))
+            begin = tonumber(at)
+        end
+        look(count_of(epoch))
+        begin = next
+        if over then look(count_of(epoch) + 1) end
     end
     return math.max(0, math.min(offset, fork - 1))
 end
-""".replace("ROOT", str(ROOT_DIGITS))
+""".replace("ROOT", str(ROOT_DIGITS)).replace("OWN", str(OWN_DIGITS))
 
 # Up to `limit` visible entries between two offsets.
 _FIND = """
@@ -144,7 +154,7 @@ if count > 0 and life ~= ARGV[2] then
         local kept = {{}}
         for each in string.gmatch(past .. ' ' .. epoch .. ':' .. whole(next), '%S+') do kept[#kept + 1] = each end
         past = table.concat(kept, ' ', math.max(1, #kept - {MAX_PAST} + 1))
-        epoch = string.sub(epoch, 1, {ROOT_DIGITS}) .. ARGV[3]
+        epoch = string.sub(epoch, 1, {ROOT_DIGITS}) .. string.format('%x', count_of(epoch) + 1) .. ARGV[3]
         redis.call('HSET', KEYS[1], 'past', past)
     end
     redis.call('HSET', KEYS[1], 'life', ARGV[2])

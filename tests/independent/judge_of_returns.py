@@ -11,8 +11,8 @@ prefix     A life begins with what its data had, and with nothing else: "It goes
 whole      A batch is stored as a whole or not at all. (What an acknowledgement means)
 refused    503: "Nothing was published, and nothing will be, unless it says that nobody knows". (When the store fails)
 recovered  A cursor is good up to where its epoch ended: true. One beyond that is of a message that was lost: false.
-           Within `position_check` of a return a node may not know yet, and the gap follows. (When the store went back,
-           Cursors)
+           A node may know the answer without the store "if the store has answered it within the last three seconds";
+           then the gap follows. (When the store went back, Cursors)
 sequence   A subscriber gets each message after its position, once and in order; after a gap, "all that was published
            since the store went back, once". (When the store went back, What is guaranteed)
 told       A subscriber that is connected is told of what it has and was lost, within `position_check`. (the same)
@@ -48,9 +48,11 @@ from tests.independent.forks import Forks, lives
 from tests.independent.truth import NOWHERE, Place, matches, place
 
 NOWHERE_YET = Place(NOWHERE, 0)
+# For how many seconds a node trusts the store's last answer; and within how many its workers hear one that another got.
+TRUSTED, HEARD = 3.0, 1.0
 # Seconds that a machine with much to do may be late, where the documents name a time; and in which a message that is on
 # its way arrives.
-LATE, ARRIVES = 3.0, 3.0
+LATE, ARRIVES, SOON = 3.0, 3.0, 0.5
 
 
 class _Walk:
@@ -85,6 +87,7 @@ def judge(channels: Collection[str], log: Sequence[Event], position_check: float
     for channel, forks in known.items():
         _Histories(channel, forks, found).judge(log)
     walks = _Walks(known, found, position_check)
+    walks.know(log)
     for event in log:
         walks.hear(event)
     for who in list(walks.walks):
@@ -189,6 +192,8 @@ class _Walks:
         self.known, self.found, self.late = known, found, position_check + LATE
         self.walks: dict[tuple[str, str], _Walk] = {}
         self.patterns: dict[str, Began] = {}
+        # When a node surely had an answer of the store in a life.
+        self.knows: dict[tuple[int, int], float] = {}
         self.lossy = {
             channel: [number for number in range(len(forks.lives)) if forks.lost(number)]
             for channel, forks in known.items()
@@ -196,6 +201,14 @@ class _Walks:
 
     def say(self, promise: str, channel: str, at: float, text: str) -> None:
         self.found.say(promise, channel, at, text)
+
+    def know(self, log: Sequence[Event]) -> None:
+        """Who publishes at a node gets the store's answer."""
+        for event in log:
+            if isinstance(event, Published) and event.outcome == "stored":
+                forks = self.known[event.channel]
+                key = forks.began_in(place(event.cursors[0]).epoch), event.node
+                self.knows[key] = min(event.at, self.knows.get(key, event.at))
 
     def hear(self, event: Event) -> None:
         match event:
@@ -225,7 +238,7 @@ class _Walks:
         now = list(forks.possible(event.begun, event.at))
         lately = list(forks.possible(event.begun, event.at, self.late))
         if event.recovered and not any(forks.has(number, at) for number in now):
-            if any(forks.has(number, at) for number in lately):
+            if now[0] and forks.has(now[0] - 1, at) and event.begun < self.trusted_until(now[0], event.node, forks):
                 self.found.counts["true, and the gap soon after"] += 1
             else:
                 text = f"{event.who} asked for {event.asked}, which is lost, and was told that it is recovered: {event}"
@@ -236,6 +249,11 @@ class _Walks:
                 self.say(
                     "recovered", event.channel, event.at, f"{event.who} was told false, and nothing is lost: {event}"
                 )
+
+    def trusted_until(self, number: int, node: int, forks: Forks) -> float:
+        """Until when a node may tell what it knows of the life before this one."""
+        answered = self.knows.get((number, node), float("inf"))
+        return min(forks.lives[number].begun + TRUSTED, answered + HEARD) + SOON
 
     def walk(self, event: Got | Moved | Missed) -> _Walk | None:
         walk = self.walks.get((event.who, event.channel))
@@ -279,7 +297,7 @@ class _Walks:
         if walk.began.filtered:
             skipped = [where for where in skipped if where in forks.ids and matches(forks.ids[where])]
         if skipped and lost and self.is_unsure(walk.at, skipped[-1].offset, forks, to):
-            self.found.counts["a later return was taken for the loss"] += 1
+            self.found.counts["went on with a later life than the loss"] += 1
         elif skipped:
             text = f"{event.who} at {walk.at} did not get {skipped[:3]} ({len(skipped)}) before {event}"
             self.say("sequence", event.channel, event.at, text)
@@ -287,12 +305,12 @@ class _Walks:
             self.found.counts["went on behind a gap"] += 1
 
     def is_unsure(self, at: Place, skipped: int, forks: Forks, to: Place) -> bool:
-        """Of a cursor whose whole epoch was lost nobody can know which of several lives began with the loss: the last
-        one before its number is taken, behind what was skipped."""
+        """Where more than one epoch was lost nobody can know which life began with the loss: one is taken that began
+        before the cursor's number, behind what was skipped."""
         line = forks.line(Place(to.epoch, max(to.offset, forks.begin(to.epoch))))
-        return all(each.epoch != at.epoch for each in line) and any(
-            skipped < each.first <= min(at.offset, to.offset + 1) for each in line
-        )
+        left = {each.epoch for each in line}
+        lost = [each for each in forks.line(at) if each.epoch not in left]
+        return len(lost) > 1 and any(skipped < each.first <= min(at.offset, to.offset + 1) for each in line)
 
     def missed(self, event: Missed) -> None:
         walk, forks = self.walk(event), self.known[event.channel]

@@ -86,6 +86,20 @@ TWICE: Log = [
     stored(20, 10, "h:5:s5"),
 ]
 LAST = page(90, "e:1:p1 1", "e:2:p2 2", "g:3:r3 6", "h:4:s4 9", "h:5:s5 10")
+# The same, and f was followed by i, which is lost as well.
+THRICE: Log = [
+    *HEAD,
+    *FELL,
+    stored(12, 5, "f:3:q3"),
+    page(12.4, *OLD[:2], "f:3:q3 5"),
+    WentBack(12.5, 12.6, "wal-cut", None),
+    stored(12.7, 7, "i:4:q7"),
+    stored(12.7, 8, "i:5:q8"),
+    page(13, *OLD[:2], "f:3:q3 5", "i:4:q7 7", "i:5:q8 8"),
+    *TWICE[TWICE.index(WentBack(14, 15, "old-copy", 3.0)) :],
+]
+LATE = Missed(21, "s", "a", None)
+KNOWS = stored(12, 9, "f:5:q5")
 NUMBERED = {"epoch": "f", "first": 3, "last": 3}
 BEHIND = Moved(22, "s", "a", "f:3")
 HANDED = Handed(6, "c", "a", "e:1", "a.1", 1)
@@ -99,6 +113,7 @@ GOOD: dict[str, Log] = {
     "back with what is there": story(begun(14, "e:2:p2"), FOLLOWS),
     "back before anything was published": story(begun(14, "e:4:p4", "e:2:p2", False), GAP),
     "true of a node that does not know yet": story(begun(12, "e:4:p4"), GAP, FOLLOWS),
+    "true, and what was known then comes yet": story(begun(12, "e:3:p3"), got(12, OLD[3]), GAP, FOLLOWS),
     "true before it fell": story(begun(9.9, "e:4:p4"), GAP, FOLLOWS),
     "gone before it is told": story(begun(0.5, None, "0:0", None), FOUND, Ended(14, "s")),
     "a lost message arrives late": story(begun(0.5, None, "0:0", None), got(12, *OLD), GAP, FOLLOWS),
@@ -113,10 +128,10 @@ GOOD: dict[str, Log] = {
     "an epoch that no page has": [*HEAD[:2], page(3, *OLD[:2]), WentBack(4, 5, "wal-cut", None), page(5.5, *OLD[:2]),
                                   stored(6, 5, "f:3:q3"), begun(5, "e:2:p2"), *got(6, "f:3:q3 5"),
                                   WentBack(7, 8, "wal-cut", None), Missed(8, "s", "a", None), page(90, *OLD[:2])],
-    "twice back, and all that follows": [*TWICE, begun(21, "f:5:q8", "g:2", False), GAP._replace(at=21.0),
+    "twice back, and all that follows": [*TWICE, begun(21, "f:5:q8", "g:2", False), LATE,
                                          *got(21, "g:3:r3 6", "h:4:s4 9", "h:5:s5 10"), LAST],
-    "twice back, and the last return is taken": [*TWICE, begun(21, "f:5:q8", "h:3", False), GAP._replace(at=21.0),
-                                                 *got(21, "h:4:s4 9", "h:5:s5 10"), LAST],
+    "two epochs lost, and a later one is taken": [*THRICE, begun(21, "i:5:q8", "h:3", False), LATE,
+                                                  *got(21, "h:4:s4 9", "h:5:s5 10"), LAST],
     "handed out": story(HANDED, Done(7, "a", "e:1", 1, 6.5), ALL_HANDED),
     "an acknowledgement that was lost": story(HANDED, Done(7, "a", "e:1", 1, 6.5), HANDED._replace(at=13.0),
                                               ALL_HANDED),
@@ -124,6 +139,9 @@ GOOD: dict[str, Log] = {
 
 BROKEN: dict[str, tuple[str, Log]] = {
     "told that it is recovered": ("recovered", story(begun(20, "e:4:p4"), GAP._replace(at=20.1), LATER)),
+    "told that it is recovered, soon": ("recovered", story(begun(14.5, "e:4:p4"), GAP._replace(at=14.6), LATER)),
+    "told that it is recovered by a node that knows": ("recovered", story(
+        KNOWS, begun(13.6, "e:4:p4"), GAP, LATER, end=[page(90, *NEW, "f:5:q5 9")])),
     "told false, and nothing is lost": ("recovered", story(begun(20, "e:2:p2", "e:2", False), GAP, LATER)),
     "connected, and untold": ("sequence", story(begun(0.5, None, "0:0", None), FOUND, FOLLOWS)),
     "connected, untold, and beyond": ("sequence", story(begun(0.5, None, "0:0", None), FOUND, got(14, "f:5:q5 9"),
@@ -133,6 +151,10 @@ BROKEN: dict[str, tuple[str, Log]] = {
     "back, untold, and nothing comes": ("recovered", story(begun(30, "e:4:p4"))),
     "told, and not all follows": ("sequence", story(begun(20, "e:4:p4", "f:3", False), GAP, got(21, NEW[3]))),
     "told, and a position that skips": ("sequence", story(begun(20, "e:4:p4", "f:3", False), BEHIND)),
+    "told, and a later life follows": ("sequence", [*TWICE, begun(21, "f:5:q8", "h:3", False), LATE,
+                                                    *got(21, "h:4:s4 9", "h:5:s5 10"), LAST]),
+    "told, two epochs lost, and not all of one follows": ("sequence", [*THRICE, begun(21, "i:5:q8", "h:4", False), LATE,
+                                                                       *got(21, "h:5:s5 10"), LAST]),
     "told, and what it had comes again": ("sequence", story(begun(20, "e:4:p4", "e:1", False), GAP, got(21, *NEW[1:]))),
     "not told, and what it had comes again": ("sequence", story(begun(20, "e:2:p2"), got(21, *NEW[1:]))),
     "twice": ("sequence", story(begun(20, "e:2:p2"), got(21, NEW[2], NEW[2], NEW[3]))),
@@ -192,5 +214,5 @@ def test_what_was_lost_is_counted() -> None:
 
 
 def test_a_return_that_was_taken_for_another_is_counted() -> None:
-    log = GOOD["twice back, and the last return is taken"]
-    assert judge(["a"], log, CHECK).counts["a later return was taken for the loss"] == 1
+    log = GOOD["two epochs lost, and a later one is taken"]
+    assert judge(["a"], log, CHECK).counts["went on with a later life than the loss"] == 1
