@@ -64,6 +64,7 @@ class _Walk:
         self.due = began.recovered is False
         self.told = False
         self.told_in = -1  # the life in which a gap was told last
+        self.since = began.at  # it came to where it is
 
 
 class Finding:
@@ -272,7 +273,7 @@ class _Walks:
             self.say("sequence", event.channel, event.at, f"{event.who} got {event.id}, which its filter hides")
         if walk.at is not None:
             self.step(walk, to, forks, event)
-        walk.at = to
+        walk.at, walk.since = to, event.at
         if isinstance(event, Got) or not walk.due:
             walk.told = walk.due = False
 
@@ -336,7 +337,7 @@ class _Walks:
             if walk.at is None or walk.told or walk.due or asks:
                 continue
             for number, life in enumerate(forks.lives):
-                stayed = walk.began.at < life.at and min(at, life.over) > life.at + self.late
+                stayed = walk.since < life.begun and min(at, life.over) > life.at + self.late
                 if stayed and not forks.has(number, walk.at):
                     text = f"{who} was at {walk.at} until the end of its stay, which life {number} has lost; untold"
                     self.say("told", key[1], at, text)

@@ -132,6 +132,8 @@ GOOD: dict[str, Log] = {
                                          *got(21, "g:3:r3 6", "h:4:s4 9", "h:5:s5 10"), LAST],
     "two epochs lost, and a later one is taken": [*THRICE, begun(21, "i:5:q8", "h:3", False), LATE,
                                                   *got(21, "h:4:s4 9", "h:5:s5 10"), LAST],
+    "a later life than the one that lost it": [*TWICE, begun(0.5, None, "0:0", None), *FOUND, GAP._replace(at=11.5),
+                                               *got(17, "g:3:r3 6"), Ended(29, "s"), LAST],
     "handed out": story(HANDED, Done(7, "a", "e:1", 1, 6.5), ALL_HANDED),
     "an acknowledgement that was lost": story(HANDED, Done(7, "a", "e:1", 1, 6.5), HANDED._replace(at=13.0),
                                               ALL_HANDED),
