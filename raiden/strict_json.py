@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from array import array
-from itertools import accumulate
+import re
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, NoReturn
 
@@ -23,16 +22,19 @@ import msgspec
 # Arrays and objects within each other.
 MAX_DEPTH = 512
 TOO_DEEP = f"JSON nested too deeply: at most {MAX_DEPTH} arrays and objects in each other"
+# Of an object that is taken apart: a command, or what is published to several channels.
+MAX_MEMBERS = 1000
+_NOT_UTF8 = "not UTF-8, which JSON must be"
 
 # What is shorter can't be nested deeper and be JSON: each bracket wants to be closed.
 _SHALLOW = 2 * MAX_DEPTH
 _NO_OPENINGS = bytes(set(range(256)) - set(b"[{"))
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 _OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
-# As signed bytes.
-_STEPS = bytes.maketrans(b"[]", b"\x01\xff")
-# Most JSON is not nested deeper. What is, is looked at in pieces of so many brackets.
-_FLAT, _PIECE = 6, 8192
+_OPENING = ord("[")
+# Brackets that are looked at together, and one by one only where they may be nested too deep.
+_PIECE = 64
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 # Digits of an integer that is made a number. Python makes no more than 4,300 of them, in a time that is quadratic.
 _MAX_DIGITS = 300
 
@@ -59,9 +61,10 @@ def json_payload(body: bytes) -> bytes:
     if len(body) > _SHALLOW:
         _check_depth(body, MAX_DEPTH)
     try:
-        _read(body)
+        body.decode()  # what is not read, only passed over, is not looked at for that
+        _pass_over(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        _read_slowly(body, _CHECKED)
+        _pass_over_surrogates(body)
     if 10 in body or 13 in body:  # as numbers: to look for bytes raises an exception inside, and catches it
         # Outside of strings, where JSON allows no raw newline, they are only white space.
         body = body.replace(b"\r", b" ").replace(b"\n", b" ")
@@ -70,15 +73,18 @@ def json_payload(body: bytes) -> bytes:
 
 def members(body: bytes) -> dict[str, bytes] | None:
     """The members of a JSON object, each value as it was written; of those that come twice the last one. None for a
-    value that is no object. Each may be nested `MAX_DEPTH` deep. Raises InvalidPayload."""
+    value that is no object. Each may be nested `MAX_DEPTH` deep. Raises InvalidPayload, also for more than
+    `MAX_MEMBERS`."""
     if len(body) > _SHALLOW:
         _check_depth(body, MAX_DEPTH + 1)
     try:
-        body.decode()  # what is not read, only passed over, is not looked at for that
-        return {name: bytes(value) for name, value in _read_members(body).items()}
+        body.decode()
+        found = _read_members(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
-        _read_slowly(body, _CHECKED)
-    return _members(body.decode()) if body.lstrip()[:1] == b"{" else None
+        _pass_over_surrogates(body)
+        return _members(body.decode()) if body.lstrip()[:1] == b"{" else None
+    _check_count(len(found))
+    return {name: bytes(value) for name, value in found.items()}
 
 
 def value(body: bytes) -> Any:
@@ -94,7 +100,28 @@ def value(body: bytes) -> Any:
 # Takes a tenth of the time of Python's reader, and nothing that is no JSON. What it refuses may still be JSON, like
 # 1e999 and lone surrogates.
 _read = msgspec.json.Decoder().decode
+# Makes nothing of it, which takes a tenth of that where there are many arrays. It refuses no JSON but lone surrogates.
+_pass_over = msgspec.json.Decoder(msgspec.Raw).decode
 _read_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def _pass_over_surrogates(body: bytes) -> None:
+    """Raise InvalidPayload for what is no JSON, escapes of surrogates left aside."""
+    try:
+        body.decode()
+        # As long as before, so that an error's place is right. Outside of strings "xx" is no JSON either.
+        _pass_over(_SURROGATE.sub(rb"\\u0020", body.replace(b"\\\\", b"xx")))
+    except UnicodeDecodeError:
+        raise InvalidPayload(_NOT_UTF8) from None
+    except RecursionError:
+        raise InvalidPayload(TOO_DEEP) from None
+    except msgspec.DecodeError as error:
+        raise InvalidPayload(f"not valid JSON: {str(error).removeprefix('JSON is malformed: ')}") from None
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_MEMBERS:
+        raise InvalidPayload(f"an object of more than {MAX_MEMBERS} members: none is needed here")
 
 
 def _check_depth(body: bytes, depth: int) -> None:
@@ -104,22 +131,28 @@ def _check_depth(body: bytes, depth: int) -> None:
     # meet are left out: no other one changes its side by that.
     marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _OTHERS).replace(b'""', b"")
     brackets = b"".join(marks.split(b'"')[::2]).translate(_ALIKE)
-    for _ in range(_FLAT):  # each time the innermost level goes
-        brackets = brackets.replace(b"[]", b"")
-        depth -= 1
-    level, steps = 0, array("b", brackets.translate(_STEPS))
-    for begin in range(0, len(steps), _PIECE):
-        levels = list(accumulate(steps[begin : begin + _PIECE], initial=level))
-        if max(levels) > depth:
+    level = 0
+    for begin in range(0, len(brackets), _PIECE):
+        piece = brackets[begin : begin + _PIECE]
+        opened = piece.count(b"[")
+        if level + opened > depth:
+            _check_each(piece, depth - level)
+        level += 2 * opened - len(piece)
+
+
+def _check_each(brackets: bytes, depth: int) -> None:
+    """Raise InvalidPayload where these brackets are nested deeper than what is left of the depth."""
+    for bracket in brackets:
+        depth += -1 if bracket == _OPENING else 1
+        if depth < 0:
             raise InvalidPayload(TOO_DEEP)
-        level = levels[-1]
 
 
 def _read_slowly(body: bytes, decoder: json.JSONDecoder) -> Any:
     try:
         return decoder.decode(body.decode())
     except UnicodeDecodeError:
-        raise InvalidPayload("not UTF-8, which JSON must be") from None
+        raise InvalidPayload(_NOT_UTF8) from None
     except RecursionError:
         raise InvalidPayload(TOO_DEEP) from None
     except ValueError as error:
@@ -129,6 +162,7 @@ def _read_slowly(body: bytes, decoder: json.JSONDecoder) -> Any:
 def _members(text: str) -> dict[str, bytes]:
     """The same as `members`, of an object that is valid JSON, and what its strings have may be lone surrogates."""
     found: dict[str, bytes] = {}
+    count = 0
     at = _after_space(text, text.index("{") + 1)
     while text[at] != "}":
         if text[at] == ",":
@@ -137,6 +171,8 @@ def _members(text: str) -> dict[str, bytes]:
         at = _after_space(text, _after_space(text, at) + 1)  # behind the colon
         _, end = _CHECKED.raw_decode(text, at)
         found[name] = text[at:end].encode()
+        count += 1
+        _check_count(count)
         at = _after_space(text, end)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 from contextlib import suppress
@@ -9,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from raiden import strict_json
-from raiden.strict_json import MAX_DEPTH, InvalidPayload, json_payload
+from raiden.strict_json import MAX_DEPTH, MAX_MEMBERS, InvalidPayload, json_payload
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,8 @@ def test_nothing_but_json_is_taken_for_it() -> None:
     seeds = [
         b'{"a":[1,2.5e-3,-0,true,false,null],"b":"x\\u00e9\\n\\"y","c":{}}', '{"é":"ü😀","n":[[],[{}]]}'.encode(),
         b"1e999",
-        b' [1 , 2 ]\n', b'"\\ud800"', b'"\x7f"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b"1234567890" * 5, b"\xef\xbb\xbf1",
+        b' [1 , 2 ]\n', b'"\\ud800"', b'["\\\\ud800", "\\\\\\udc00\\""]', b'{"\\ud83d":[1.5e999],"\\udfff":2}',
+        b'"\x7f"', b'"\xed\xa0\x80"', b'"\xc0\x80"', b"1234567890" * 5, b"\xef\xbb\xbf1",
     ]  # fmt: skip
     letters = b'{}[],:"\\0123456789eE+-.truefalsn \t\n\r\x00\x1f\x80\xc3\xa9\xff\xed\xa0'
     strict = json.JSONDecoder(parse_constant=lambda name: [][0], parse_int=str, parse_float=str).decode
@@ -122,6 +124,39 @@ def test_brackets_in_strings_nest_nothing() -> None:
         assert json_payload(body) == body
     wide = b"[" + b'[{"a":[]},"x"],' * 50_000 + b"1]"
     assert json_payload(wide) == wide
+
+
+def test_a_check_makes_nothing_of_json() -> None:
+    """An array for each "[]" would take ten times as long, and the garbage collector's time besides."""
+    wide = b"[" + b"[]," * 100_000 + b"%b]"
+    deep = b"[" + b",".join([b"[" * 511 + b"]" * 511] * 200) + b"]"
+    collected: list[str] = []
+    gc.collect()
+    gc.callbacks.append(lambda phase, info: collected.append(phase))
+    try:
+        for body in (wide % b"0", wide % b'"\\ud800"', deep):
+            assert json_payload(body) == body
+        with pytest.raises(InvalidPayload, match="not valid JSON: "):
+            json_payload(wide % b"x")
+    finally:
+        gc.callbacks.pop()
+    assert len(collected) < 20
+
+
+def test_an_object_that_is_taken_apart_has_a_bound() -> None:
+    for name in ("", "\\ud800"):  # a lone surrogate takes another way
+        most = ",".join(f'"{name}{number}":{number}' for number in range(MAX_MEMBERS))
+        found = strict_json.members(f"{{{most}}}".encode())
+        assert found is not None and len(found) == MAX_MEMBERS
+        with pytest.raises(InvalidPayload, match="more than 1000 members"):
+            strict_json.members(f'{{{most},"more":1}}'.encode())
+        assert json_payload(f'{{{most},"more":1}}'.encode())
+
+
+def test_what_is_wrong_is_told_with_its_place() -> None:
+    for body in (b'["a",]', b'["\\ud800",]', b'["\\\\ud800",]'):
+        with pytest.raises(InvalidPayload, match=rf"^not valid JSON: .*\(byte {body.index(b']')}\)$"):
+            json_payload(body)
 
 
 def nesting(body: bytes) -> int:
