@@ -30,8 +30,9 @@ TICK = 0.25
 
 
 class Feedable(Protocol):
-    """A protocol core: bytes in, events out. `forget` is called at the end: what has come and is not complete may be
-    large, and must not wait for the garbage collector in a cycle."""
+    """A protocol core: bytes in, events out. `forget` is called when nothing more will be fed, perhaps twice: what has
+    come and is not complete may be large, and must not wait for the peer to close, nor for the garbage collector in a
+    cycle."""
 
     def feed(self, data: bytes) -> Iterator[object]: ...
 
@@ -141,11 +142,11 @@ class Connection:
             return (Gone,)
         return () if self.closing or not data else self.protocol.feed(data)
 
-    def read(self) -> bytes | None:
-        """The bytes that have come since the last call; None where the peer has closed its end, or the connection
-        broke."""
+    def read(self, most: int = RECEIVE_BYTES) -> bytes | None:
+        """The bytes that have come since the last call, so many at most; None where the peer has closed its end, or the
+        connection broke."""
         try:
-            return receive(self.socket, RECEIVE_BYTES) or None
+            return receive(self.socket, most) or None
         except (BlockingIOError, InterruptedError):
             return b""
         except OSError:
@@ -239,6 +240,7 @@ class Connection:
         self.overflown = False
         self.send(goodbye)
         self.closing = True
+        self.protocol.forget()  # nothing more is fed to it, and the peer may take its time to close
         if not self._outbox:
             self._shut()
 

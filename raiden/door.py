@@ -11,13 +11,15 @@ from typing import Protocol
 import gevent
 
 from raiden import descriptors, faults, tcp
-from raiden.connection import TICK, Connection, Feedable, Wheel
+from raiden.connection import RECEIVE_BYTES, TICK, Connection, Feedable, Wheel
 from raiden.service import Service
 from raiden.stats import Stats
 
 log = logging.getLogger(__name__)
 
 ACCEPT_AT_ONCE = 64
+# Seconds of a turn of the event loop after which each connection is read from in smaller portions, of so many bytes.
+SLICE, PORTION = 0.02, 1024
 
 
 class DoorLimits(Protocol):
@@ -45,6 +47,7 @@ class Door(Service):
         self._said_full = 0.0
         self._wheel = Wheel()
         loop = gevent.get_hub().loop
+        self._turn_began = loop.now
         self._accepting = loop.io(listener.fileno(), 1)
         self._ticking = loop.timer(TICK, repeat=TICK)
 
@@ -159,6 +162,12 @@ class Door(Service):
     def _go_on(self) -> None:
         if self.state == "running" and not self.draining:
             self._accepting.start(self._accept)
+
+    def portion(self) -> int:
+        """How many bytes to read from a connection now. In one turn the event loop serves all connections that have
+        sent something, and 64 KiB of the smallest things there are take milliseconds. So where hundreds send that, the
+        others would wait for seconds."""
+        return RECEIVE_BYTES if time.time() - self._turn_began() < SLICE else PORTION
 
     # A fault of ours at one connection ends that one, and no other: what state it is in is not known any more.
 

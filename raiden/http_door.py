@@ -111,7 +111,7 @@ class HttpDoor(Door):
         if connection.overflown and not connection.closing:
             self._overflow(connection)
             return
-        data = connection.read()
+        data = connection.read(self.portion())
         if data is None:
             self.close(connection)
             return

@@ -27,6 +27,8 @@ from raiden.unfinished import FULL, Full, Share, Unfinished
 CONTINUE = object()
 # What the bytes that come next belong to.
 _IDLE, _HEAD, _BODY = range(3)
+# What a header field takes besides its bytes, and once more when it is known by its name.
+FIELD = 160
 # The end of a head, and of a body in chunks.
 _END = b"\r\n\r\n"
 
@@ -198,6 +200,7 @@ class RequestParser:
     def _holds(self) -> bool:
         """Whether what has come of a request may wait for the rest."""
         size = self._head_size + self._size + (0 if self._body is None else len(self._body))
+        size += FIELD * (len(self._headers) + len(self._fields))
         try:
             self._share = self._unfinished.hold(self._share, size)
         except Full:

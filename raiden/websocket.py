@@ -226,6 +226,8 @@ class WebSocket:
         """Nothing more comes, and what has come is of no use."""
         if self._protocol is not None:
             self._protocol.parser.close()  # it knows the protocol that knows it
+            self._protocol.reader.buffer.clear()
+            self._protocol.parser_exc = None  # its traceback knows what was too much, and the protocol
         self._message = b""
         self._release()
 

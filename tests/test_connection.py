@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from types import SimpleNamespace
 import gevent
 import pytest
 
-from raiden.connection import Connection, Feedable, Wheel
-from raiden.door import Door
+from raiden.connection import RECEIVE_BYTES, Connection, Feedable, Wheel
+from raiden.door import PORTION, SLICE, Door
 from raiden.stats import Stats
 
 
@@ -186,3 +187,19 @@ def test_something_moves_while_it_is_taken() -> None:
             while not connection.is_moving():
                 peer.recv(65536)
                 gevent.sleep(0.05)
+
+
+def test_a_long_turn_reads_in_small_portions(hall: Hall) -> None:
+    """A turn of the event loop that has taken its time gives the others theirs; the next one begins anew."""
+    gevent.sleep(0)
+    while time.time() - gevent.get_hub().loop.now() < SLICE:
+        pass
+    assert hall.portion() == PORTION
+    with pair(Stats(), max_outbox=1000) as (connection, peer):
+        peer.sendall(b"." * 3 * PORTION)
+        assert connection.read(hall.portion()) == b"." * PORTION
+    found = set()
+    for _ in range(50):  # this process may have to wait for the processor
+        gevent.sleep(0.001)
+        found.add(hall.portion())
+    assert RECEIVE_BYTES in found
