@@ -67,8 +67,10 @@
 # how many seconds), retain (for how many seconds the last one is kept, if that is longer), and ack: what an
 # acknowledged message survives: "stored" (the end of any process), "synced" (the end of the machine), "shared" (the
 # end of the node; where nodes share a store). discard is what goes where the history is full: "old", the oldest
-# message, or "new", the publish, while a durable subscription needs that message. What a pattern doesn't say is:
-# history_size 100, history_ttl 300, retain 0, ack "stored", discard "old".
+# message, or "new", the publish, while a durable subscription needs that message. max_attempts is how often a durable
+# subscription hands a message out before it gives it up (0: any number of times), and dead_letter the channel that gets
+# it then ("": none). What a pattern doesn't say is: history_size 100, history_ttl 300, retain 0, ack "stored", discard
+# "old", max_attempts 0, dead_letter "".
 # channels = {"*": {}}
 # A message that others overtook is waited for so long, then fetched from the history.
 # gap_time = 0.05

@@ -198,7 +198,7 @@ class Backend:
 
         def stored(result: list[Appended] | StoreFailed) -> None:
             if isinstance(result, list):
-                self._publish_stored(groups, result)
+                self.publish_stored(groups, result)
             done(result)
 
         self.history.append([self._append(group, key) for group in groups], stored)
@@ -209,16 +209,20 @@ class Backend:
         self.history.send()
 
     def _append(self, messages: Sequence[Message], key: str | None) -> Append:
+        return self.append_of(messages[0].channel, [(int(each.kind), each.payload) for each in messages], key)
+
+    def append_of(self, channel: str, messages: Sequence[tuple[int, bytes]], key: str | None = None) -> Append:
+        """How messages are appended to a channel, by its options."""
         assert self.channels is not None
-        channel = messages[0].channel
         options = self.channels.of(channel)
         return Append(
-            channel, [(int(each.kind), each.payload) for each in messages],
+            channel, messages,
             size=options.history_size, ttl=options.history_ttl, key=key, durability=options.durability,
             retain=options.retain, discard_new=options.discard == "new",
         )  # fmt: skip
 
-    def _publish_stored(self, groups: Sequence[Sequence[Message]], result: Sequence[Appended]) -> None:
+    def publish_stored(self, groups: Sequence[Sequence[Message]], result: Sequence[Appended]) -> None:
+        """Hand groups of messages to the backbone that stand in the history where ``result`` says."""
         for messages, appended in zip(groups, result, strict=True):
             if appended.repeated:
                 continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from raiden.history import Durability
-from raiden.message import InvalidChannel, check_subscription
+from raiden.message import InvalidChannel, check_channel, check_subscription
 from raiden.near import did_you_mean
 
 # Channels whose options are remembered; finding them anew costs a look at each pattern.
@@ -19,13 +19,17 @@ class Options:
     """The options of a channel. Times are seconds; ``history_size`` messages at the most are kept, each for
     ``history_ttl``; the last one for ``retain``, if that is longer. ``ack`` is what an acknowledged message survives
     (`Durability`, in small letters). ``discard`` is what goes where the history is full and a durable subscription
-    still needs its oldest message: "old", that message, or "new", the publish."""
+    still needs its oldest message: "old", that message, or "new", the publish. A durable subscription hands a message
+    out ``max_attempts`` times (0: again and again), and then gives it up, to the channel ``dead_letter`` if there is
+    one."""
 
     history_size: int = 100
     history_ttl: float = 300.0
     retain: float = 0.0
     ack: str = "stored"
     discard: str = "old"
+    max_attempts: int = 0
+    dead_letter: str = ""
 
     @property
     def keeps(self) -> bool:
@@ -44,7 +48,8 @@ class Options:
 
 
 _NAMES = {option.name: option for option in fields(Options)}
-# The options that are one of some words.
+# The options that are whole numbers, and those that are one of some words.
+_WHOLE = frozenset({"history_size", "max_attempts"})
 _WORDS = {"ack": [durability.name.lower() for durability in Durability], "discard": ["old", "new"]}
 
 
@@ -56,6 +61,21 @@ class Channels:
         self._patterns = {pattern: _options(pattern, values) for pattern, values in (patterns or {}).items()}
         self._prefixes = sorted((p[:-1] for p in self._patterns if p.endswith("*")), key=len, reverse=True)
         self._found: dict[str, Options] = {}
+        for pattern, options in self._patterns.items():
+            self._check_dead_letter(pattern, options.dead_letter)
+
+    def _check_dead_letter(self, pattern: str, channel: str) -> None:
+        if not channel:
+            return
+        options, name = self.of(channel), f"channels: {channel!r}, the dead_letter of {pattern!r},"
+        if not options.keeps:
+            raise ValueError(f"{name} must keep history: set its history_size")
+        if options.dead_letter:
+            raise ValueError(f"{name} must have no dead_letter of its own: give {channel!r} options of its own")
+        if options.discard == "new":
+            raise ValueError(
+                f"{name} can't refuse what is given up: set its discard to 'old', and a large history_size"
+            )
 
     def of(self, channel: str) -> Options:
         found = self._found.get(channel)
@@ -94,11 +114,24 @@ def _options(pattern: Any, values: Any) -> Options:
             if value not in _WORDS[name]:
                 words = ", ".join(_WORDS[name])
                 raise ValueError(f"channels: {name} of {pattern!r} must be one of {words}, not {value!r}")
-        elif isinstance(value, bool) or not isinstance(value, int if name == "history_size" else (int, float)):
+        elif name == "dead_letter":
+            _check_name(pattern, value)
+        elif isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else (int, float)):
             raise ValueError(f"channels: {name} of {pattern!r} must be a number, not {value!r}")
         elif not 0 <= value < 1e10:  # also not NaN
             raise ValueError(f"channels: {name} of {pattern!r} must be from 0 to 10,000,000,000, not {value!r}")
     options = Options(**values)
     if options.discard == "new" and not options.keeps:
         raise ValueError(f"channels: discard of {pattern!r} is 'new', which needs a history: set its history_size")
+    if options.dead_letter and not options.max_attempts:
+        raise ValueError(f"channels: {pattern!r} has a dead_letter: say after how many attempts, by max_attempts")
     return options
+
+
+def _check_name(pattern: str, value: Any) -> None:
+    """The name of a dead-letter channel; "" for none."""
+    try:
+        if value != "":
+            check_channel(value)
+    except (InvalidChannel, AttributeError, TypeError):
+        raise ValueError(f"channels: dead_letter of {pattern!r} must be a channel, not {value!r}") from None

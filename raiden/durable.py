@@ -16,11 +16,11 @@ import gevent
 from gevent.event import Event
 
 from raiden import encoding
-from raiden.backend import NotInForce
+from raiden.backend import Backend, NotInForce
 from raiden.bell import LOOK, Bell, Bells
-from raiden.history import Gap, StoreFailed
+from raiden.history import Gap, GiveUp, StoreFailed
 from raiden.history.client import History
-from raiden.message import Cursor, Message
+from raiden.message import Cursor, Kind, Message
 from raiden.parameters import Durable
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class Consumer:
         self._name = name
         self._window = window
         self.ack_wait = ack_wait
+        self._dead_letter, self._give_up = _give_up(bells.router.backend, channel)
         self._since = since
         # By epoch and offset: the proof, how often it was claimed, and until when it is.
         self._claimed: dict[tuple[str, int], tuple[str, int, float]] = {}
@@ -72,8 +73,12 @@ class Consumer:
             return [], None
         self._called = False
         deadline = time.monotonic() + self.ack_wait
-        claimed = self._history.claim(self._channel, self._name, limit, self.ack_wait, self._since)
+        claimed = self._history.claim(self._channel, self._name, limit, self.ack_wait, self._since, self._give_up)
         self._made = True
+        if claimed.letters is not None:
+            # Stored they are; this brings them to those who follow the channel.
+            letters = [Message(self._dead_letter, Kind.JSON, payload) for payload in claimed.letters.payloads]
+            self._router.backend.publish_stored([letters], [claimed.letters.appended])
         claims = [Claim(message, attempt) for message, attempt in claimed.messages(self._channel)]
         for message, attempt in claims:
             assert message.cursor is not None
@@ -199,6 +204,14 @@ class Consumer:
     def ended(self) -> None:
         self._bell = None
         self.wake.set()
+
+
+def _give_up(backend: Backend, channel: str) -> tuple[str, GiveUp]:
+    """The dead-letter channel of a channel ("": there is none), and when its durables give messages up."""
+    assert backend.channels is not None
+    options = backend.channels.of(channel)
+    letters = backend.append_of(options.dead_letter, []) if options.dead_letter else None
+    return options.dead_letter, GiveUp(options.max_attempts, letters)
 
 
 def poll(

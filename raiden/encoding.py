@@ -136,6 +136,14 @@ def claim(durable: str | None, message: Message, attempt: int) -> bytes:
     )  # fmt: skip
 
 
+def dead_letter(durable: str, message: Message, attempts: int) -> bytes:
+    """What a message becomes that a durable has given up, as JSON. (`raiden.history.scripts` writes the same.)"""
+    named = b'"channel":%b,"durable":%b' % (dumps(message.channel), dumps(durable))
+    return b'{%b,"cursor":"%b","attempts":%d,"data":%b}' % (
+        named, str(message.cursor).encode(), attempts, json_value(message),
+    )  # fmt: skip
+
+
 def _frame(opcode: int, data: bytes) -> bytes:
     size = len(data)
     if size < 126:

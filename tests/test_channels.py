@@ -41,6 +41,11 @@ def test_the_rest_has_the_defaults() -> None:
     assert Channels().of("a") == Channels({"b": {}}).of("a") == Options(100, 300.0, 0.0, "stored")
 
 
+def test_a_dead_letter_channel_has_options_of_its_own() -> None:
+    channels = Channels({"*": {"max_attempts": 3, "dead_letter": "dead"}, "dead": {"history_size": 10_000}})
+    assert channels.of("jobs").dead_letter == "dead" and not channels.of("dead").dead_letter
+
+
 def test_all_options_that_there_may_be() -> None:
     other = Options(history_size=0)
     assert Channels({"a": {"history_size": 0}}).all() == [other, Options()]
@@ -95,6 +100,20 @@ def test_durability() -> None:
         ({"a": {"history_ttl": float("inf")}}, "history_ttl of 'a' must be from 0 to 10,000,000,000, not inf"),
         ({"a": {"ack": "safe"}}, "ack of 'a' must be one of stored, synced, shared, not 'safe'"),
         ({"a": {"ack": ["stored"]}}, "ack of 'a' must be one of stored, synced, shared"),
+        ({"a": {"max_attempts": 1.5}}, "max_attempts of 'a' must be a number, not 1.5"),
+        ({"a": {"dead_letter": "d"}}, "'a' has a dead_letter: say after how many attempts, by max_attempts"),
+        ({"a": {"max_attempts": 1, "dead_letter": "d*"}}, "dead_letter of 'a' must be a channel, not 'd*'"),
+        ({"a": {"max_attempts": 1, "dead_letter": 5}}, "dead_letter of 'a' must be a channel, not 5"),
+        ({"a": {"max_attempts": 1, "dead_letter": "a"}}, "'a', the dead_letter of 'a', must have no dead_letter of"),
+        (
+            {"*": {"max_attempts": 1, "dead_letter": "d"}},
+            "'d', the dead_letter of '*', must have no dead_letter of",
+        ),
+        (
+            {"a": {"max_attempts": 1, "dead_letter": "d"}, "d": {"history_size": 0}},
+            "must keep history: set its",
+        ),
+        ({"a": {"max_attempts": 1, "dead_letter": "d"}, "d": {"discard": "new"}}, "can't refuse what is given up: set"),
         ({"a": {"discard": "oldest"}}, "discard of 'a' must be one of old, new, not 'oldest'"),
         ({"a": {"discard": "new", "history_size": 0}}, "discard of 'a' is 'new', which needs a history"),
     ],

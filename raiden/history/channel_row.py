@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -44,3 +45,9 @@ class ChannelRow:
             self.epoch, past = self.lives.begin()
             self.past = write_past(past)
         self.life, self.begun = self.lives_in, True
+
+
+def find(db: sqlite3.Connection, name: str) -> ChannelRow | None:
+    """The row of a channel, if it has a history."""
+    row = db.execute(f"SELECT {ChannelRow.COLUMNS} FROM channels WHERE name = ?", (name,)).fetchone()
+    return ChannelRow(row) if row else None

@@ -29,7 +29,7 @@ import gevent
 from gevent.event import Event
 
 from raiden import faults
-from raiden.history import NOBODY_KNOWS, Append, Appended, Claimed, Gap, Page, Record, StoreFailed
+from raiden.history import NOBODY_KNOWS, Append, Appended, Claimed, Gap, GiveUp, Letters, Page, Record, StoreFailed
 from raiden.history.chain import Past
 from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
@@ -126,7 +126,7 @@ class History:
             if why is not None:
                 done(StoreFailed(why))
             else:
-                done([Appended(epoch, range(first, end), again, chain) for epoch, first, end, again, chain in rows])
+                done([_appended(*row) for row in rows])
 
         size = sum([len(message[1]) + OVERHEAD for append in appends for message in append.messages])
         self._admit(size)
@@ -154,11 +154,15 @@ class History:
         epoch: str = self._call("clear", channel)
         return epoch
 
-    def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None) -> Claimed:
-        rows, epoch, gap, past = self._call(
-            "claim", channel, durable, limit, wait, since and tuple(since), page=limit > 0
+    def claim(
+        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None, give_up: GiveUp
+    ) -> Claimed:
+        told = give_up.attempts, give_up.letters and _plain(give_up.letters)
+        rows, epoch, gap, past, dead = self._call(
+            "claim", channel, durable, limit, wait, since and tuple(since), told, page=limit > 0
         )
-        return Claimed([(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap), past)
+        letters = Letters(_appended(*dead[0]), dead[1]) if dead else None
+        return Claimed([(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap), past, letters)
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         acknowledged: list[int] = self._call("acknowledge", channel, durable, epoch, list(claims))
@@ -382,6 +386,10 @@ class History:
 def _page(rows: Any, epoch: str, position: Any, gap: Any, more: bool, past: Past) -> Page:
     records = [Record(*row) for row in rows]
     return Page(records, epoch, position and Cursor(*position), gap and Gap(*gap), more, past)
+
+
+def _appended(epoch: str, first: int, end: int, repeated: bool, chain: str) -> Appended:
+    return Appended(epoch, range(first, end), repeated, chain)
 
 
 def _plain(append: Append) -> tuple[Any, ...]:

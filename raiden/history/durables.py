@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 
+from raiden import encoding
 from raiden.history import EARLIEST, FORGET, MAX_PENDING, PAGE_BYTES, TOUCH, Claimed, Gap, Record
 from raiden.history.chain import Lives, read_past
 from raiden.history.share import Share
@@ -29,6 +30,8 @@ CREATE TABLE durables (
     epoch TEXT NOT NULL,
     next INTEGER NOT NULL,       -- the first offset that was never claimed
     ends INTEGER NOT NULL,       -- when it is forgotten
+    redelivered INTEGER NOT NULL DEFAULT 0,  -- how many claims were of messages that had been claimed before
+    dead INTEGER NOT NULL DEFAULT 0,         -- how many messages were given up
     UNIQUE (channel, name)
 );
 CREATE INDEX durables_by_end ON durables (ends);
@@ -40,6 +43,11 @@ CREATE TABLE claims (
     PRIMARY KEY (durable, position)
 ) WITHOUT ROWID;
 CREATE INDEX claims_by_deadline ON claims (durable, deadline);
+"""
+# From the schema before there were these columns.
+COUNTERS = """
+ALTER TABLE durables ADD COLUMN redelivered INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE durables ADD COLUMN dead INTEGER NOT NULL DEFAULT 0;
 """
 
 _FORGET, _TOUCH = int(FORGET * 1_000_000), int(TOUCH * 1_000_000)
@@ -119,6 +127,7 @@ class _Durable:
         place = Cursor(self._epoch, self._next - 1) if self.id else since or Cursor(self.epoch, self._end - 1)
         self.next = place.offset + 1
         self.gap: Gap | None = None
+        self.dead: list[tuple[Record, int]] = []
         self._size = 0
         if not self.lives.holds(place):
             self.next, self.gap = self.lives.stand(place) + 1, Gap(place.epoch, 0, 0)
@@ -129,8 +138,9 @@ class _Durable:
             command = "INSERT INTO durables (channel, name, epoch, next, ends) VALUES (?, ?, ?, ?, ?) RETURNING id"
             (self.id,) = db.execute(command, values).fetchone()
 
-    def overdue(self, limit: int) -> list[tuple[Record, int]]:
-        """Records whose claims are over, each with its next attempt; claims of what is gone end."""
+    def overdue(self, limit: int, most: int, *, room: bool) -> list[tuple[Record, int]]:
+        """Records whose claims are over, each with its next attempt; claims of what is gone end. Of those that were
+        claimed ``most`` times (0: any number) the claims end, too, if there is ``room`` for them elsewhere."""
         self._db.execute(
             "UPDATE claims SET deadline = 0 WHERE durable = ? AND deadline > 0 AND deadline <= ?", (self.id, self._now)
         )
@@ -146,15 +156,25 @@ class _Durable:
             if not rows:
                 break
             for position, attempt, *message in rows:
-                if message[0] is not None:
-                    found.append((Record(position, *message), attempt + 1))
-                    self._size += len(found[-1][0].payload)
-                    if self._size > PAGE_BYTES:
-                        return found
-                else:
-                    self._db.execute("DELETE FROM claims WHERE durable = ? AND position = ?", (self.id, position))
+                if message[0] is None:
+                    self._end_claim(position)
                     self._lose(position, position)
+                    continue
+                record = Record(position, *message)
+                if not most or attempt < most:
+                    found.append((record, attempt + 1))
+                elif room:
+                    self._end_claim(position)
+                    self.dead.append((record, attempt))
+                else:
+                    continue
+                self._size += len(record.payload)
+                if self._size > PAGE_BYTES:
+                    return found
         return found
+
+    def _end_claim(self, position: int) -> None:
+        self._db.execute("DELETE FROM claims WHERE durable = ? AND position = ?", (self.id, position))
 
     def new(self, limit: int) -> list[tuple[Record, int]]:
         """Records that were never claimed."""
@@ -195,6 +215,12 @@ class _Durable:
             "INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?)",
             [(self.id, record.offset, attempt, deadline) for record, attempt in records],
         )
+        again = sum([attempt > 1 for _, attempt in records])
+        if again or self.dead:
+            self._db.execute(
+                "UPDATE durables SET redelivered = redelivered + ?, dead = dead + ? WHERE id = ?",
+                (again, len(self.dead), self.id),
+            )
         if (self.epoch, self.next) != (self._epoch, self._next) or self._ends < self._now + _FORGET:
             self._db.execute(
                 "UPDATE durables SET epoch = ?, next = ?, ends = ? WHERE id = ?",
@@ -204,13 +230,19 @@ class _Durable:
 
 def claim(
     db: sqlite3.Connection, channel: str, name: str, limit: int, wait: float, since: Cursor | None, now: int,
-    shares: Shares,
-) -> Claimed:  # fmt: skip
+    shares: Shares, most: int, *, room: bool,
+) -> tuple[Claimed, list[bytes]]:  # fmt: skip
+    """``most`` is how often a message is claimed, and ``room`` whether there is some for those that were so often: they
+    are returned, as dead letters."""
     durable = _Durable(db, channel, name, since, now, shares)
-    records = durable.overdue(limit)
+    records = durable.overdue(limit, most, room=room)
     records += durable.new(limit - len(records))
     durable.write(records, now + int(wait * 1_000_000))
-    return Claimed(records, durable.epoch, durable.gap, durable.lives.past)
+    letters = [
+        encoding.dead_letter(name, record.to_message(channel, durable.lives.epoch_of(record.offset)), attempts)
+        for record, attempts in durable.dead
+    ]
+    return Claimed(records, durable.epoch, durable.gap, durable.lives.past), letters
 
 
 def acknowledge(

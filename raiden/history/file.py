@@ -21,7 +21,7 @@ from raiden.history import StoreFailed
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x52616964  # "Raid", so that `file` knows it
 BUSY_TIMEOUT = 5.0  # seconds that a commit waits for other processes' commits
 WAL_SIZE = 4 << 20  # bytes
@@ -85,9 +85,14 @@ class File:
         """Raise StoreFailed if nothing can be written now, or nothing more may be, or if nobody will find it."""
         # Nothing but a commit reaches the disk.
         self.write(lambda: self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}"))
-        used = self._pragma("page_count") - self._pragma("freelist_count")
-        if self._max_size and used >= self._pages(grows=True):
+        if not self.has_room():
             raise self._failed(self._full())
+
+    def has_room(self) -> bool:
+        """Whether work that `grows` may be done."""
+        if not self._max_size:
+            return True
+        return self._pragma("page_count") - self._pragma("freelist_count") < self._pages(grows=True)
 
     def size(self) -> int:
         """Bytes on the disk."""

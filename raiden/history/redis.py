@@ -5,7 +5,8 @@ message, and a stream, ``raiden:{channel}:stream``, whose entry ``41-0`` is the 
 one script, which takes the next offsets, adds the messages and trims the stream: the server runs one script at a time,
 so whoever asks, offsets come in one order. A key of a publisher's is ``raiden:{channel}:key:KEY``; it counts in the
 history that it was used in. A script uses the keys of its own channel only, and the braces put these into one slot; but
-one that appends to several channels as a whole or not at all (`scripts.APPEND_ALL`) has those of all of them.
+one that appends to several channels as a whole or not at all (`scripts.APPEND_ALL`), or gives messages up to a
+dead-letter channel (`scripts.CLAIM`), has those of all of them.
 
 The server's clock counts, nobody else's. Messages beyond a channel's size are removed by the append that makes them so,
 those beyond their age are hidden at once and removed by later appends; what nobody appends to expires by itself, with
@@ -38,16 +39,20 @@ from typing import Any, ParamSpec, TypeVar
 
 import redis
 
+from raiden.encoding import dumps
 from raiden.history import (
     FORGET,
     KEY_WINDOW,
     MAX_PENDING,
+    NEVER,
     NOBODY_KNOWS,
     TOUCH,
     Append,
     Appended,
     Claimed,
     Gap,
+    GiveUp,
+    Letters,
     Page,
     Record,
     StoreFailed,
@@ -177,17 +182,26 @@ class Redis:
         return self._guarded(clear)
 
     @_reads
-    def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
+    def claim(
+        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None, give_up: GiveUp = NEVER
+    ) -> Claimed:
+        begin: tuple[Any, Any] = since.place if since else ("", "")
         times = (int(FORGET * 1000), int(TOUCH * 1000))
-        arguments = (limit, int(wait * 1_000_000), MAX_PENDING, *times, *(since.place if since else ()))
+        arguments = [limit, int(wait * 1_000_000), MAX_PENDING, *times, *begin, give_up.attempts]
         keys = _durable_names(channel, durable)
-        epoch, gap, rows, past = self._guarded(lambda: self._claim_script(keys, arguments))
+        if give_up.letters is not None:
+            more, told = _append_arguments(give_up.letters, self.life)
+            keys += more
+            arguments += (b'{"channel":%b,"durable":%b,"cursor":"' % (dumps(channel), dumps(durable)), *told)
+        epoch, gap, rows, past, dead = self._guarded(lambda: self._claim_script(keys, arguments))
+        letters = Letters(_appended(*dead[-1].decode().split()), dead[:-1]) if dead else None
         records = []
         for head, payload in zip(rows[::2], rows[1::2], strict=True):
             offset, kind, published, attempt, *proof = head.decode().split()
             record = Record(int(offset), int(kind), payload, int(published), *proof)
             records.append((record, int(attempt)))
-        return Claimed(records, epoch.decode(), gap and Gap(gap[0].decode(), *gap[1:]), read_past(past.decode()))
+        lost = gap and Gap(gap[0].decode(), *gap[1:])
+        return Claimed(records, epoch.decode(), lost, read_past(past.decode()), letters)
 
     @_reads
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from raiden.history import PAGE_BYTES
 from raiden.history.chain import MAX_PAST, OWN_DIGITS, ROOT_DIGITS
-from raiden.message import PROOF_DIGITS, UNPROVED
+from raiden.message import PROOF_DIGITS, UNPROVED, Kind
 
 # Numbers become text by `format`: Lua's own way keeps 14 digits. The proof of the last message is kept with its offset,
 # for a node that knows no proofs may append, too.
@@ -245,21 +245,57 @@ return {{epoch, next, past, proof, at, found}}
 # A durable is a hash with its epoch, the first offset that was never claimed, and a field for each offset that is
 # claimed: how often it was. A sorted set has the same offsets by the deadline of their claim. Where that has passed, it
 # is the offset below zero instead, so that the first of these is the one to come again.
+# Two more fields count what was claimed again, and what was given up.
 # KEYS: the channel's hash and stream, the durable and its claims, and the names of the channel's durables.
 _OVERDUE = "local function overdue(at) return whole(at - 9007199254740992) end\n"
 
+# What a message becomes that is given up, as `encoding.dead_letter` has it; `named` is how all of them begin.
+_LETTER = r"""
+local function base64(data)
+    local digits = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'
+    local found = {}
+    for n = 1, #data, 3 do
+        local one, two, three = string.byte(data, n, n + 2)
+        local bits, text = one * 65536 + (two or 0) * 256 + (three or 0), ''
+        for _ = 1, 4 do
+            text = string.sub(digits, bits % 64 + 1, bits % 64 + 1) .. text
+            bits = math.floor(bits / 64)
+        end
+        found[#found + 1] = string.sub(text, 1, three and 4 or two and 3 or 2) .. (three and '' or two and '=' or '==')
+    end
+    return table.concat(found)
+end
+local function letter(named, entry, attempts)
+    local kind, value, proof = entry[2][2], entry[2][8], proof_of(entry)
+    if kind == 'TEXT' then
+        value = cjson.encode(value)
+        -- As `encoding.dumps` does.
+        for from, to in pairs({['\226\128\168'] = '2028', ['\226\128\169'] = '2029', ['\194\133'] = '0085'}) do
+            value = string.gsub(value, from, '\\u' .. to)
+        end
+    elseif kind == 'BYTES' then
+        value = '{"base64":"' .. base64(value) .. '"}'
+    end
+    local at = offset_of(entry)
+    local cursor = epoch_of(at) .. ':' .. whole(at) .. (proof == '' and '' or ':' .. proof)
+    return named .. cursor .. '","attempts":' .. attempts .. ',"data":' .. value .. '}'
+end
+""".replace("TEXT", str(Kind.TEXT)).replace("BYTES", str(Kind.BYTES))
+
+# KEYS, besides: the hash and the stream of the dead-letter channel, if there is one.
 # ARGV: how many, for how many microseconds, how many may be claimed, milliseconds after which the durable is forgotten,
-# milliseconds more that it may last, and epoch and offset of the place to begin at if there is one. The answer: epoch;
+# milliseconds more that it may last, and epoch and offset of the place to begin at ('': none); how often a message is
+# claimed (0: again and again), how dead letters begin, and what `APPEND` is told of their channel. The answer: epoch;
 # epoch, first and last of the gap if there is one; for each record a text of offset, kind, time, attempt and proof, and
-# the payload; and the epochs before.
+# the payload; the epochs before; and the dead letters, with where they were appended, if there are any.
 CLAIM = f"""{_CHANNEL}{_LIVES}{_GO_ON}{_FIND}{_OVERDUE}
 local limit, deadline = tonumber(ARGV[1]), now + ARGV[2]
 local place = redis.call('HMGET', KEYS[3], 'epoch', 'next')
 local known, changed = place[1], not place[1]
 -- A channel without a history has its next offset before it.
 if not epoch then epoch, next = '0', 1 end
-local begin, from = known or ARGV[6] or epoch, tonumber(place[2])
-if not known then from = ARGV[7] and ARGV[7] + 1 or next end
+local begin, from = known or (ARGV[6] ~= '' and ARGV[6]) or epoch, tonumber(place[2])
+if not known then from = ARGV[7] ~= '' and ARGV[7] + 1 or next end
 local gap, first, last
 local lost
 from, lost = go_on(begin, from)
@@ -280,11 +316,18 @@ local function lose(low, high)
     end
 end
 local answer, taken, size = {{}}, 0, 0
+local most, again_count, dead = tonumber(ARGV[8]), 0, {{}}
+local function done(at)
+    redis.call('ZREM', KEYS[4], at)
+    redis.call('HDEL', KEYS[3], at)
+    changed = true
+end
 local function take(entry)
     local at = offset_of(entry)
     local attempt = redis.call('HINCRBY', KEYS[3], whole(at), 1)
     redis.call('ZADD', KEYS[4], whole(deadline), whole(at))
     taken, changed = taken + 1, true
+    if attempt > 1 then again_count = again_count + 1 end
     answer[2 * taken - 1] = table.concat({{whole(at), entry[2][2], entry[2][4], attempt, proof_of(entry)}}, ' ')
     answer[2 * taken] = entry[2][8]
     size = size + #entry[2][8]
@@ -296,14 +339,17 @@ local again
 repeat
     again = redis.call('ZRANGE', KEYS[4], '-inf', '(0', 'BYSCORE', 'LIMIT', 0, limit - taken)
     for _, at in ipairs(again) do
-        local found = find(tonumber(at), tonumber(at), 1, true)
-        if #found > 0 then
-            take(found[1])
-        else
-            redis.call('ZREM', KEYS[4], at)
-            redis.call('HDEL', KEYS[3], at)
+        local entry = find(tonumber(at), tonumber(at), 1, true)[1]
+        local attempts = most > 0 and tonumber(redis.call('HGET', KEYS[3], at) or 0) or 0
+        if not entry then
+            done(at)
             lose(tonumber(at), tonumber(at))
-            changed = true
+        elseif most > 0 and attempts >= most then
+            done(at)
+            dead[#dead + 1] = {{entry, attempts}}
+            size = size + #entry[2][8]
+        else
+            take(entry)
         end
         if size > {PAGE_BYTES} then break end
     end
@@ -322,6 +368,21 @@ if room > 0 and from < next and size <= {PAGE_BYTES} then
         from, changed = next, true
     end
 end
+if again_count > 0 then redis.call('HINCRBY', KEYS[3], 'redelivered', again_count) end
+if #dead > 0 then redis.call('HINCRBY', KEYS[3], 'dead', #dead) end
+local letters = {{}}
+if #dead > 0 and KEYS[6] then
+    {_LETTER}
+    local function append(KEYS, ARGV) {APPEND} end
+    local arguments = {{unpack(ARGV, 10, 18)}}
+    -- The life that the client knows may be another server's.
+    arguments[2] = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+    for n, each in ipairs(dead) do
+        letters[n] = letter(ARGV[9], each[1], each[2])
+        arguments[8 + 2 * n], arguments[9 + 2 * n] = '{Kind.JSON}', letters[n]
+    end
+    letters[#letters + 1] = append({{KEYS[6], KEYS[7]}}, arguments)
+end
 if changed then
     redis.call('HSET', KEYS[3], 'epoch', epoch, 'next', whole(from))
     redis.call('SADD', KEYS[5], string.sub(KEYS[3], #KEYS[1] + 5))
@@ -329,7 +390,7 @@ end
 if changed or redis.call('PTTL', KEYS[3]) < tonumber(ARGV[4]) then
     for n = 3, 5 do redis.call('PEXPIRE', KEYS[n], ARGV[4] + ARGV[5]) end
 end
-return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer, past}}
+return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer, past, letters}}
 """
 
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from raiden import faults
-from raiden.history import Append, Claimed, Page, Store, StoreFailed, TooLargeToKeep
+from raiden.history import Append, Appended, Claimed, GiveUp, Page, Store, StoreFailed, TooLargeToKeep
 from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
 
@@ -196,8 +196,7 @@ class Server:
             return None, []
         rows: list[Any]
         try:
-            rows = [full or (epoch, offsets.start, offsets.stop, repeated, chain)
-                    for epoch, offsets, repeated, chain, full in self._store.append(appends, calls)]  # fmt: skip
+            rows = [appended.full or _row(appended) for appended in self._store.append(appends, calls)]
         except StoreFailed as error:
             self._note("written", error)
             return error.detail, []
@@ -280,8 +279,19 @@ def _plain(page: Page) -> tuple[Any, ...]:
 
 
 def _claimed(claimed: Claimed) -> tuple[Any, ...]:
-    records, epoch, gap, past = claimed
-    return [(tuple(record), attempt) for record, attempt in records], epoch, gap and tuple(gap), past
+    records, epoch, gap, past, letters = claimed
+    found = [(tuple(record), attempt) for record, attempt in records]
+    return found, epoch, gap and tuple(gap), past, letters and (_row(letters.appended), letters.payloads)
+
+
+def _row(appended: Appended) -> tuple[Any, ...]:
+    """What was appended, of plain values."""
+    epoch, offsets, repeated, chain, _ = appended
+    return epoch, offsets.start, offsets.stop, repeated, chain
+
+
+def _give_up(attempts: int, letters: tuple[Any, ...] | None) -> GiveUp:
+    return GiveUp(attempts, Append(*letters) if letters else None)
 
 
 _READING = {"after", "before", "positions", "now", "size"}
@@ -290,8 +300,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "before": lambda store, channel, cursor, limit: _plain(store.before(channel, _cursor(cursor), limit)),
     "positions": lambda store, channels: {n: tuple(c) for n, c in store.positions(channels).items()},
     "clear": lambda store, channel: store.clear(channel),
-    "claim": lambda store, channel, durable, limit, wait, since: _claimed(
-        store.claim(channel, durable, limit, wait, _cursor(since))
+    "claim": lambda store, channel, durable, limit, wait, since, give_up: _claimed(
+        store.claim(channel, durable, limit, wait, _cursor(since), _give_up(*give_up))
     ),
     "acknowledge": lambda store, channel, durable, epoch, claims: store.acknowledge(channel, durable, epoch, claims),
     "release": lambda store, channel, durable, epoch, claims, delay: store.release(

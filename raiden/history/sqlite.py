@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,26 @@ from raiden.history import (
     EARLIEST,
     FORGET,
     KEY_WINDOW,
-    PAGE_BYTES,
+    NEVER,
     TOUCH,
     Append,
     Appended,
     Claimed,
     Durability,
+    GiveUp,
+    Letters,
     Page,
-    Record,
+    channel_row,
     durables,
     full,
+    pages,
 )
 from raiden.history.chain import Lives, chained, link, new_epoch
 from raiden.history.channel_row import ChannelRow
 from raiden.history.clock import Clock, steady
 from raiden.history.file import File
 from raiden.history.share import Share
-from raiden.message import MAX_CHANNEL_BYTES, Cursor
+from raiden.message import MAX_CHANNEL_BYTES, Cursor, Kind
 
 # Messages over a channel's size that are left until it is worth removing them.
 SLACK = 64
@@ -108,6 +112,7 @@ ALTER TABLE keys ADD COLUMN chain TEXT NOT NULL DEFAULT '';
 CREATE TABLE life (name TEXT NOT NULL);
 INSERT INTO life VALUES ('');
 """,
+    2: durables.COUNTERS,
 }
 
 # For files that were made without it, too.
@@ -167,25 +172,25 @@ class Sqlite:
         return self._file.write(lambda: self._append(appends, calls), synced=synced, grows=True)
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        return self._file.read(lambda: self._page(channel, cursor, limit, forward=True))
+        return self._file.read(lambda: pages.read(self._db, channel, cursor, limit, self._clock, forward=True))
 
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        return self._file.read(lambda: self._page(channel, cursor, limit, forward=False))
+        return self._file.read(lambda: pages.read(self._db, channel, cursor, limit, self._clock, forward=False))
 
     def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
-        found = self._file.read(lambda: [(name, self._channel(name)) for name in channels])
+        found = self._file.read(lambda: [(name, channel_row.find(self._db, name)) for name in channels])
         return {name: row.position for name, row in found if row}
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
         if self._names.has_room(len(channels) * _MOST_OF_A_NAME):
             return {}
-        new = {name for name in channels if self._file.read(lambda: self._channel(name)) is None}  # noqa: B023
+        new = {name for name in channels if self._file.read(lambda: channel_row.find(self._db, name)) is None}  # noqa: B023
         room = self._names.has_room(sum(map(_size_of_name, new)))
         return {} if room else dict.fromkeys(new, self._names.why)
 
     def clear(self, channel: str) -> str:
         def clear() -> str:
-            row = self._channel(channel)
+            row = channel_row.find(self._db, channel)
             if row:
                 self._db.execute("DELETE FROM messages WHERE channel = ?", (row.id,))
                 self._db.execute("DELETE FROM keys WHERE channel = ?", (row.id,))
@@ -194,13 +199,26 @@ class Sqlite:
 
         return self._file.write(clear)
 
-    def claim(self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None) -> Claimed:
+    def claim(
+        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None, give_up: GiveUp = NEVER
+    ) -> Claimed:
         now = self._clock()
         if place := self._file.read(lambda: durables.idle(self._db, channel, durable, now)):
             return Claimed([], place)
-        return self._file.write(
-            lambda: durables.claim(self._db, channel, durable, limit, wait, since, self._now(), self._durables)
-        )
+        most, dead = give_up
+        room = dead is None or (self._file.has_room() and not self.refused([dead.channel]))
+
+        def claim() -> Claimed:
+            claimed, letters = durables.claim(
+                self._db, channel, durable, limit, wait, since, self._now(), self._durables, most, room=room
+            )  # fmt: skip
+            if not letters or dead is None:
+                return claimed
+            # It need not be flushed to the disk: what loses a letter brings the claim back.
+            (appended,) = self._append([replace(dead, messages=[(int(Kind.JSON), letter) for letter in letters])], None)
+            return claimed._replace(letters=Letters(appended, letters))
+
+        return self._file.write(claim)
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         return self._file.write(lambda: durables.acknowledge(self._db, channel, durable, epoch, claims))
@@ -334,7 +352,7 @@ class Sqlite:
             if not append.discard_new:
                 continue
             size, _, _ = append.limits()
-            channel = channels.get(append.channel) or self._channel(append.channel)
+            channel = channels.get(append.channel) or channel_row.find(self._db, append.channel)
             id, first, stored, next_, lives = 0, 1, 1, 1, Lives(EARLIEST.epoch, 1)
             if channel is not None:
                 if append.key is not None and self._appended(channel, append.key, now):
@@ -361,7 +379,8 @@ class Sqlite:
         """Give an append its offsets, and add its rows."""
         channel = channels.get(append.channel)
         if channel is None:
-            channel = channels[append.channel] = self._channel(append.channel) or self._new_channel(append.channel)
+            name = append.channel
+            channel = channels[name] = channel_row.find(self._db, name) or self._new_channel(name)
         if append.key is not None:
             known = self._appended(channel, append.key, now)
             if known is not None:
@@ -420,10 +439,6 @@ class Sqlite:
         if channel.touched:  # which changes an index too, so not each time
             self._db.execute("UPDATE channels SET ends = ? WHERE id = ?", (channel.ends, channel.id))
 
-    def _channel(self, name: str) -> ChannelRow | None:
-        row = self._db.execute(f"SELECT {ChannelRow.COLUMNS} FROM channels WHERE name = ?", (name,)).fetchone()
-        return ChannelRow(row) if row else None
-
     def _new_channel(self, name: str) -> ChannelRow:
         self._names.take(_size_of_name(name))
         row = self._db.execute(
@@ -432,46 +447,3 @@ class Sqlite:
             (name, new_epoch(), self._clock() + int((FORGET + TOUCH) * 1_000_000)),
         ).fetchone()
         return ChannelRow(row)
-
-    # Reading.
-
-    def _page(self, name: str, cursor: Cursor | None, limit: int, *, forward: bool) -> Page:
-        self._db.execute("BEGIN")  # the channel's row and its messages as of one moment
-        try:
-            channel = self._channel(name)
-            if channel is None:
-                return Page.nothing(cursor, forward=forward)
-            lives = channel.lives
-            if not forward:
-                high = cursor.offset if cursor and lives.holds(cursor) else channel.next
-                records = self._records(channel, 1, high, limit, "DESC")
-                return Page.found(records, lives, channel.proof, cursor, limit, forward=False)
-            records = self._records(channel, lives.stand(cursor) + 1, channel.next, limit, "ASC")
-            page = Page.found(records, lives, channel.proof, cursor, limit, forward=True)
-            if cursor is not None and cursor.proof and not page.is_proved(cursor, self._proof(channel, cursor.offset)):
-                records = self._records(channel, 1, channel.next, limit, "ASC")
-                page = Page.disproved(records, lives, channel.proof, cursor, limit)
-            return page
-        finally:
-            self._db.execute("COMMIT")
-
-    def _records(self, channel: ChannelRow, low: int, high: int, limit: int, order: str) -> list[Record]:
-        """Up to one more than the limit, or than `PAGE_BYTES` allows, which tells that there is more."""
-        records, size = [], 0
-        for row in self._db.execute(
-            "SELECT position, kind, payload, published, proof FROM messages"
-            " WHERE channel = ? AND position >= ? AND position < ? AND expires > ?"
-            f" ORDER BY position {order} LIMIT ?",
-            (channel.id, max(low, channel.first), high, self._clock(), limit + 1),
-        ):
-            records.append(Record(*row))
-            if size > PAGE_BYTES:
-                break
-            size += len(records[-1].payload)
-        return records
-
-    def _proof(self, channel: ChannelRow, offset: int) -> str | None:
-        """Of the message at an offset, if it is there."""
-        command = "SELECT proof FROM messages WHERE channel = ? AND position = ?"
-        row = self._db.execute(command, (channel.id, offset)).fetchone()
-        return row[0] if row else None

@@ -1,0 +1,59 @@
+"""Pages of a channel's history, read from the embedded store."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from raiden.history import PAGE_BYTES, Page, Record, channel_row
+from raiden.history.channel_row import ChannelRow
+from raiden.message import Cursor
+
+
+def read(
+    db: sqlite3.Connection, name: str, cursor: Cursor | None, limit: int, now: Callable[[], int], *, forward: bool
+) -> Page:
+    """A page of a channel's history, after a cursor or before it, as `Store` has it."""
+    db.execute("BEGIN")  # the channel's row and its messages as of one moment
+    try:
+        channel = channel_row.find(db, name)
+        if channel is None:
+            return Page.nothing(cursor, forward=forward)
+        lives = channel.lives
+        if not forward:
+            high = cursor.offset if cursor and lives.holds(cursor) else channel.next
+            records = _records(db, channel, 1, high, limit, now(), "DESC")
+            return Page.found(records, lives, channel.proof, cursor, limit, forward=False)
+        records = _records(db, channel, lives.stand(cursor) + 1, channel.next, limit, now(), "ASC")
+        page = Page.found(records, lives, channel.proof, cursor, limit, forward=True)
+        if cursor is not None and cursor.proof and not page.is_proved(cursor, _proof(db, channel, cursor.offset)):
+            records = _records(db, channel, 1, channel.next, limit, now(), "ASC")
+            page = Page.disproved(records, lives, channel.proof, cursor, limit)
+        return page
+    finally:
+        db.execute("COMMIT")
+
+
+def _records(
+    db: sqlite3.Connection, channel: ChannelRow, low: int, high: int, limit: int, now: int, order: str
+) -> list[Record]:
+    """Up to one more than the limit, or than `PAGE_BYTES` allows, which tells that there is more."""
+    records, size = [], 0
+    for row in db.execute(
+        "SELECT position, kind, payload, published, proof FROM messages"
+        " WHERE channel = ? AND position >= ? AND position < ? AND expires > ?"
+        f" ORDER BY position {order} LIMIT ?",
+        (channel.id, max(low, channel.first), high, now, limit + 1),
+    ):
+        records.append(Record(*row))
+        if size > PAGE_BYTES:
+            break
+        size += len(records[-1].payload)
+    return records
+
+
+def _proof(db: sqlite3.Connection, channel: ChannelRow, offset: int) -> str | None:
+    """Of the message at an offset, if it is there."""
+    command = "SELECT proof FROM messages WHERE channel = ? AND position = ?"
+    row = db.execute(command, (channel.id, offset)).fetchone()
+    return row[0] if row else None
