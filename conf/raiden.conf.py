@@ -108,7 +108,7 @@
 # Body of a request. [reload]
 # max_body = 1048576
 # Messages of a batch. [reload]
-# max_batch = 10000
+# max_batch = 1000
 # A message that goes out as JSON, wrapped: many WebSocket libraries take no more than 1 MiB. [reload]
 # max_message = 1048576
 # URL of a request. [reload]

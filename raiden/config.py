@@ -112,7 +112,7 @@ class Settings:
     )
     max_outbox: int = _setting(1 << 20, "what may wait for a slow consumer before it is closed", reload=True, least=1)
     max_body: int = _setting(1 << 20, "of a request", reload=True, least=1)
-    max_batch: int = _setting(10_000, "messages of a batch", reload=True, least=1)
+    max_batch: int = _setting(1000, "messages of a batch", reload=True, least=1)
     max_message: int = _setting(1 << 20, "of a message that goes out as JSON, wrapped", reload=True, least=4096)
     max_url: int = _setting(8192, "of a request", reload=True, least=16)
     max_header: int = _setting(16384, "of a request, names and values", reload=True, least=64)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 ACCEPT_AT_ONCE = 64
 # Seconds of a turn of the event loop after which each connection is read from in smaller portions, of so many bytes.
-SLICE, PORTION = 0.02, 1024
+SLICE, PORTION = 0.01, 512
 
 
 class DoorLimits(Protocol):

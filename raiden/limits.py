@@ -14,7 +14,7 @@ class HttpLimits:
     max_header: int = 16384
     max_headers: int = 100
     max_body: int = 1 << 20
-    max_batch: int = 10_000
+    max_batch: int = 1000
     max_message: int = 1 << 20
     max_connections: int = 15_000
     max_connections_per_address: int = 15_000

@@ -5,9 +5,8 @@ from __future__ import annotations
 import functools
 import re
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 
-from raiden import charsets, fields
+from raiden import charsets, fields, forms
 from raiden.encoding import dumps
 from raiden.history import MAX_KEY
 from raiden.http import HttpError, Request
@@ -18,9 +17,6 @@ from raiden.strict_json import InvalidPayload, json_payload
 # Bytes that stand around a message at most where it goes out as JSON, as in a reply to the command `history`: names of
 # a channel and a durable, cursors, the command's id, a gap. `max_message` has room for them.
 WRAPPING = 2048
-
-# Fields of a form.
-MAX_FIELDS = 10_000
 
 _FORMS = {
     "application/json": "json", "application/x-ndjson": "batch", "application/x-www-form-urlencoded": "form",
@@ -175,16 +171,12 @@ def _is_json(body: bytes) -> bool:
 
 def _fields(body: bytes) -> dict[str, str | list[str]]:
     """The fields of a form."""
-    if body.count(b"&") >= MAX_FIELDS:
-        raise TooLarge(f"the form has more than {MAX_FIELDS} fields: send JSON")
     try:
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
-    except ValueError:
+        return forms.fields(body)
+    except forms.TooManyFields:
+        raise TooLarge(f"the form has more than {forms.MAX_FIELDS} fields: send JSON") from None
+    except UnicodeDecodeError:
         raise InvalidPayload("the form is not UTF-8") from None
-    found: dict[str, list[str]] = {}
-    for key, value in pairs:
-        found.setdefault(key, []).append(value)
-    return {key: values[0] if len(values) == 1 else values for key, values in found.items()}
 
 
 def _text(body: bytes, charset: str) -> bytes:

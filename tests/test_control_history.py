@@ -41,7 +41,7 @@ def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def cursors(node: Daemon) -> list[str]:
     """Those of the messages of the channel `long`, which are their numbers."""
     node.request("DELETE", "/long")
-    return post(node, "long", *range(MANY))
+    return [cursor for begin in range(0, MANY, 500) for cursor in post(node, "long", *range(begin, begin + 500))]
 
 
 def page(node: Daemon, channel: str, query: str = "") -> dict[str, Any]:
