@@ -657,6 +657,24 @@ def test_a_file_that_can_not_be_written_now(open_sqlite: Callable[[], Sqlite]) -
     store.check()
 
 
+def test_a_log_that_was_removed(open_sqlite: Callable[[], Sqlite]) -> None:
+    """Nothing is written to a log that nobody would find, and what was is in the file, also after a kill."""
+    store = open_sqlite()
+    append(store, "a", b"1", b"2")
+    wal = store._file.path.with_name(f"{store._file.path.name}-wal")
+    kept = wal.read_bytes()
+    wal.unlink()
+    for _ in range(2):
+        with pytest.raises(StoreFailed, match="moved or replaced"):
+            append(store, "a", b"3")
+        wal.write_bytes(kept)
+    wal.unlink()
+    store._file.path.with_name(f"{store._file.path.name}-shm").unlink()
+    again = open_sqlite()
+    assert payloads(again.after("a", None, 9)) == [b"1", b"2"]
+    append(again, "a", b"3")
+
+
 @contextmanager
 def limited_files() -> Iterator[None]:
     """No file may be written beyond its first page, as if the disk were full."""

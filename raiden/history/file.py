@@ -45,8 +45,10 @@ class File:
         self._max_pages = 0
         self._synchronous = -1
         self.db = self.read(self._open)
-        self._name = os.fspath(path)
-        self._stat = os.stat(path)
+        # The file and its log (where its disk can have one), as they are at their places: no other ones take these
+        # while it is open.
+        names = (os.fspath(path), f"{os.fspath(path)}-wal")
+        self._parts = [(name, os.stat(name)) for name in names if os.path.exists(name)]
         self._page_size = self._pragma("page_size")
 
     def read(self, work: Callable[[], T]) -> T:
@@ -162,14 +164,18 @@ class File:
         )
 
     def _check_place(self) -> None:
-        """Raise StoreFailed where the file is not at its path any more: what is written to it then is lost with the
-        process. One look costs far less than a commit."""
+        """Raise StoreFailed where the file or its log is not at its place any more: what is written then is lost with
+        the process. Two looks cost far less than a commit."""
         try:
-            there = os.path.samestat(os.stat(self._name), self._stat)
+            there = all([os.path.samestat(os.stat(name), known) for name, known in self._parts])
         except FileNotFoundError:
             there = False
         if not there:
-            raise self._failed("the file was moved or replaced while it was in use: put it back, or restart the node")
+            # What was acknowledged, and is in a log that nobody would find, goes into the file.
+            self.db.execute("PRAGMA wal_checkpoint")
+            raise self._failed(
+                "it, or its -wal, was moved or replaced while it was in use: put it back, or restart the node"
+            )
 
     def _disk_is_full(self) -> bool:
         try:

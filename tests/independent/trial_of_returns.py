@@ -21,7 +21,7 @@ from tests.independent.joiners import Door, Session
 from tests.independent.judge_of_returns import LATE, judge
 from tests.independent.publishers import Consumer, Publisher, Reader, read_all
 from tests.independent.returns import Copies, CutLogs, Failovers, Files, Snapshots, Store
-from tests.independent.trial import count, settle
+from tests.independent.trial import count, mark, settle
 
 KINDS = ("snapshot", "failover", "old-copy", "wal-cut")
 LONG = Kept(100_000, 3600)
@@ -46,7 +46,7 @@ def publishers(world: World) -> list[Publisher]:
         Publisher(world, "several", "several", ["long.a long.b"], pace=0.2),
         Publisher(world, "socket", "websocket", ["long.a", "jobs"], pace=0.1),
         Publisher(world, "zmq", "zmq", ["long.b", "long.a"], pace=0.15),
-        Publisher(world, "rare", "http", ["rare"], pace=3.0),
+        Publisher(world, "rare", "http", ["rare"], pace=6.0),
     ]
 
 
@@ -163,10 +163,10 @@ def run(world: World, nodes: Nodes, kind: str, times: int, random: Random) -> No
         for client in clients:
             client.start()
             started.append(client)
-        for _ in range(times):
+        for number in range(times):
             if world.errors:
                 break
-            go_back(world, nodes, kind, random)
+            go_back(world, nodes, kind, random, number)
         settle(world, nodes.well, [*feeding, reader], following, CHANNELS)
     finally:
         world.over.set()
@@ -175,12 +175,14 @@ def run(world: World, nodes: Nodes, kind: str, times: int, random: Random) -> No
     read(world)
 
 
-def go_back(world: World, nodes: Nodes, kind: str, random: Random) -> None:
-    """Some time with the store as it is, sometimes long enough for all to be told; then it goes back."""
+def go_back(world: World, nodes: Nodes, kind: str, random: Random, number: int) -> None:
+    """Some time with the store as it is, sometimes long enough for all to be told; then it goes back. What a channel
+    got last is lost, and may be followed by nothing for long."""
     world.pause(random.uniform(0.2, 1.5) if random.random() < 0.75 else POSITION_CHECK + LATE + 2)
     if random.random() < 0.8:
         nodes.store.remember()
     world.pause(random.uniform(0.3, 2))
+    mark(world, "rare", f"before{number}")
     read(world)
     begun = time.monotonic()
     copied = nodes.store.go_back()
