@@ -94,7 +94,7 @@ class Failovers:
         config = folder / "sentinel.conf"
         config.write_text(
             f"port 26379\nbind {self.host.address}\nprotected-mode no\ndir {folder}\n"
-            f"sentinel monitor {SERVICE} {self.host.address} 6379 1\nsentinel down-after-milliseconds {SERVICE} 500\n"
+            f"sentinel monitor {SERVICE} {self.host.address} 6379 1\nsentinel down-after-milliseconds {SERVICE} 1500\n"
             f"sentinel failover-timeout {SERVICE} 3000\n"
         )
         with open(folder / "sentinel.log", "wb") as log:
