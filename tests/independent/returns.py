@@ -23,7 +23,7 @@ from tests.stores import RedisServer
 
 STORE = "history.sqlite"
 # Of a log of SQLite's, bytes at the end that mostly are cut within: the rest is what the whole trial has written.
-LATELY = 100_000
+LATELY = 300_000
 SERVICE = "history"
 
 
@@ -81,14 +81,17 @@ class Failovers:
         self.sentinel: subprocess.Popen[bytes] | None = None
         with host.inside():
             for port in (6379, 6380):
-                self.start(folder / str(port), port, *(["--replicaof", host.address, "6379"] if self.servers else []))
+                (folder / str(port)).mkdir()
+                options = (*self.options(port), *(self.follows(6379) if self.servers else ()))
+                self.servers.append((port, RedisServer(folder / str(port), *options)))
             self.watch(folder)
         self.wait_until_whole()
 
-    def start(self, folder: Path, port: int, *options: str) -> None:
-        folder.mkdir(exist_ok=True)
-        options = (*listening(self.host, port), "--appendonly", "no", "--repl-diskless-sync-delay", "0", *options)
-        self.servers.append((port, RedisServer(folder, *options)))
+    def options(self, port: int) -> tuple[str, ...]:
+        return (*listening(self.host, port), "--appendonly", "no", "--repl-diskless-sync-delay", "0")
+
+    def follows(self, port: int) -> tuple[str, ...]:
+        return ("--replicaof", self.host.address, str(port))
 
     def watch(self, folder: Path) -> None:
         config = folder / "sentinel.conf"
@@ -149,7 +152,7 @@ class Failovers:
         self.remembered = begun
 
     def go_back(self) -> float:
-        (_, primary), (replica, server) = self.servers
+        (port, primary), (replica, server) = self.servers
         if self.remembered == 0.0:
             self.remember()
         primary.kill()
@@ -162,7 +165,7 @@ class Failovers:
         wait_for(leads, "the replica is the primary", timeout=60)
         self.servers.reverse()
         with self.host.inside():
-            primary.options = (*primary.options, "--replicaof", self.host.address, str(replica))
+            primary.options = (*self.options(port), *self.follows(replica))
             primary.start()
         remembered, self.remembered = self.remembered, 0.0
         self.wait_until_whole()
@@ -177,22 +180,26 @@ class Failovers:
 
 
 class Files:
-    """A node that keeps its history in a file. It is stopped, killed, or only its history process is; then the file is
-    another one."""
+    """A node that keeps its history in a file. It is killed, or stopped (where it ``may_be_stopped``), or only its
+    history process is killed; then the file is another one."""
+
+    may_be_stopped = True
 
     def __init__(self, folder: Path, random: Random) -> None:
         self.random, self.folder = random, folder
         self.settings = {"store": "sqlite", "data_dir": folder}
-        self.node: Node | None = None  # whoever starts it says so
+
+    def found(self, node: Node) -> None:
+        """It was started."""
+        self.node, self.history = node, node.workers()["history"]
 
     def remember(self) -> None:
         pass
 
     def go_back(self) -> float | None:
         """The node must be started again if it does not run."""
-        assert self.node
         if self.random.random() < 0.4:
-            return self.under_a_node_that_runs(self.node)
+            return self.under_a_node_that_runs()
         self.node.hang_up()
         if self.random.random() < 0.5 and self.may_be_stopped:
             self.node.signal(signal.SIGTERM)
@@ -203,18 +210,15 @@ class Files:
         self.node.process.wait(30)
         return self.change()
 
-    def under_a_node_that_runs(self, node: Node) -> float | None:
-        history = node.workers()["history"]
-        before = set(children(node))
-        node.signal(signal.SIGSTOP)
-        os.kill(history, signal.SIGKILL)
-        wait_for(lambda: ended(history), "the history process has ended")
+    def under_a_node_that_runs(self) -> float | None:
+        before = set(children(self.node))
+        self.node.signal(signal.SIGSTOP)
+        os.kill(self.history, signal.SIGKILL)
+        wait_for(lambda: ended(self.history), "the history process has ended")
         copied = self.change()
-        node.signal(signal.SIGCONT)
-        wait_for(lambda: set(children(node)) - before, "the history process is replaced")
+        self.node.signal(signal.SIGCONT)
+        (self.history,) = wait_for(lambda: set(children(self.node)) - before, "the history process is replaced")
         return copied
-
-    may_be_stopped = True
 
     def change(self) -> float | None:
         """Make the file another one, which nobody uses now; what time it is of."""
@@ -260,10 +264,19 @@ class CutLogs(Files):
 
     def change(self) -> None:
         log = self.folder / f"{STORE}-wal"
-        size = log.stat().st_size
-        least = max(0, size - LATELY) if self.random.random() < 0.9 else 0
         with log.open("r+b") as file:
-            file.truncate(self.random.randint(least, size))
+            end = written(file.read())
+            least = max(0, end - LATELY) if self.random.random() < 0.9 else 0
+            file.truncate(self.random.randint(least, end))
+
+
+def written(log: bytes) -> int:
+    """Where the last frame of a write-ahead log ends; behind it are those of a log that it took the place of
+    (sqlite.org/fileformat2.html#walformat)."""
+    size, salt, end = int.from_bytes(log[8:12], "big"), log[16:24], 32
+    while log[end + 8 : end + 16] == salt:
+        end += 24 + size
+    return min(end, len(log))
 
 
 def children(node: Node) -> list[int]:

@@ -96,7 +96,7 @@ class Nodes:
                 node.hang_up()
                 self.running[number] = node
                 if isinstance(self.store, Files):
-                    self.store.node = node
+                    self.store.found(node)
 
     def well(self) -> bool:
         """All are ready, and connected."""
