@@ -58,6 +58,7 @@ _SESSION = re.compile("[A-Za-z0-9_-]{1,64}")
 
 # Messages that `history` returns where no limit is asked for.
 PAGE = 100
+_NO_FILTERS = Filters([])
 
 # An object, or its JSON.
 Result: TypeAlias = "dict[str, Any] | bytes"
@@ -235,7 +236,7 @@ class MultiplexSocket(Socket):
             try:
                 beginning = Beginning(self.router, list(wanted), starts, soon=False)
                 self.places.update(beginning.known(wanted))
-                if not self.connection.closed:
+                if self.session.id is not None and not self.connection.closed:
                     # Who has had the reply may come back at once, and to another worker.
                     self.session.keep(self._rows(), self.session_window + self.keepalive)
             except (NotInForce, StoreFailed):
@@ -493,7 +494,7 @@ class MultiplexSocket(Socket):
 
     def _rows(self) -> dict[str, Row]:
         return {
-            name: Row(subscription.filters or Filters([]), self.places.get(name))
+            name: Row(subscription.filters or _NO_FILTERS, self.places.get(name))
             for name, subscription in self.subscriptions.items()
         }
 
