@@ -16,6 +16,7 @@ recovered  A cursor is good up to where its epoch ended: true. One beyond that i
 sequence   A subscriber gets each message after its position, once and in order; after a gap, "all that was published
            since the store went back, once". (When the store went back, What is guaranteed)
 told       A subscriber that is connected is told of what it has and was lost, within `position_check`. (the same)
+reached    An acknowledged message reaches every connected subscriber, within `position_check`. (What is guaranteed)
 gap        A gap is told where something was lost, and then nobody knows how much. (What can't be recovered)
 durable    It goes on from its place, and hands out what is there; "what a consumer has of the lost messages can't be
            acknowledged any more". What was acknowledged comes not again, unless the place went back. (the same)
@@ -330,17 +331,34 @@ class _Walks:
         walk.due, walk.told, walk.told_in = False, True, number
 
     def ended(self, who: str, at: float) -> None:
-        """It has stayed until now: what it has, and was lost for long, it must have been told of."""
+        """It has stayed until now: what it has, and was lost for long, it must have been told of; and what was
+        acknowledged long ago it must have got."""
         for key in [key for key in self.walks if key[0] == who]:
             walk, forks = self.walks.pop(key), self.known[key[1]]
             asks = walk.began.recovered is None and walk.began.asked is not None  # a client that must ask itself
-            if walk.at is None or walk.told or walk.due or asks:
+            if walk.at is None or asks:
                 continue
             for number, life in enumerate(forks.lives):
-                stayed = walk.since < life.begun and min(at, life.over) > life.at + self.late
-                if stayed and not forks.has(number, walk.at):
+                if walk.told or walk.due or not walk.since < life.begun or min(at, life.over) <= life.at + self.late:
+                    continue
+                if not forks.has(number, walk.at):
                     text = f"{who} was at {walk.at} until the end of its stay, which life {number} has lost; untold"
                     self.say("told", key[1], at, text)
+            if not walk.began.filtered and not walk.began.pattern:
+                self.reached(key, walk.at, walk.began.at, at)
+
+    def reached(self, key: tuple[str, str], has: Place, since: float, at: float) -> None:
+        """A subscriber has this at the end of its stay."""
+        who, channel = key
+        forks, long_ago = self.known[channel], at - self.late
+        number, life = max((n, life) for n, life in enumerate(forks.lives) if life.begun <= at)
+        if max(life.at, since) > long_ago:
+            return
+        old = [where for event, _, where in forks.acknowledged
+               if event.at < long_ago and forks.began_in(where.epoch) == number]  # fmt: skip
+        newest = max(old, key=lambda where: where.offset, default=NOWHERE_YET)
+        if forks.common(has, newest) < newest.offset:
+            self.say("reached", channel, at, f"{who} is at {has}, {newest} was acknowledged before {long_ago:.3f}")
 
 
 def _durable(channel: str, forks: Forks, found: Finding, log: Sequence[Handed | Done]) -> None:
