@@ -29,6 +29,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/cluster.py
 	$(BIN)/python benchmarks/history.py
 	$(BIN)/python benchmarks/zeromq.py
+	$(BIN)/python benchmarks/attacks.py
 
 soak: .venv/test
 	$(BIN)/python benchmarks/soak.py

@@ -261,14 +261,15 @@ class Backend:
     def receive(self, *, local: bool = False) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
         """Yield messages of a channel (none where a frame can't be read) and questions, at most a turn's worth
         (`TURN_FRAMES`, `TURN_BYTES`); ``local``: only what did not go by the backbone."""
-        size = 0
+        count = size = 0
         self.more = True
         while self._local:
             messages = self._local.popleft()
             self._local_count -= len(messages)
             yield messages[0].channel.encode(), messages
-            size += len(messages)
-            if size > TURN_FRAMES:
+            count += len(messages)
+            size += sum([len(each.payload) for each in messages])
+            if count > TURN_FRAMES or size > TURN_BYTES:
                 return
         if local:
             self.more = False

@@ -14,7 +14,7 @@ import zmq
 from gevent.event import Event
 
 from raiden import encoding
-from raiden.backend import BackboneFull, Backend, NotInForce
+from raiden.backend import TURN_BYTES, TURN_FRAMES, BackboneFull, Backend, NotInForce
 from raiden.encoding import Encoding
 from raiden.filters import Filters
 from raiden.forwarder import Addresses
@@ -339,6 +339,24 @@ def alone(tmp_path: Path) -> Iterator[Callable[..., Backend]]:
     yield make
     for backend in made:
         backend.close()
+
+
+def test_a_turn_of_who_is_alone_has_so_many_messages_and_bytes(alone: Callable[..., Backend]) -> None:
+    backend = alone(high_water=100_000)
+    backend.alone = True
+
+    def turns() -> Iterator[int]:
+        """How many messages each brings."""
+        more = True
+        while more:
+            yield sum(len(received[1]) for received in backend.receive(local=True) if isinstance(received, tuple))
+            more = backend.more
+
+    for size, count in ((TURN_BYTES // 4, 12), (0, 3 * TURN_FRAMES)):
+        for _ in range(count):
+            backend.publish([Message("a", Kind.BYTES, b"." * size)])
+        found = list(turns())
+        assert sum(found) == count and len(found) >= 3, found
 
 
 def test_a_batch_is_refused_whole_when_the_backbone_is_full(alone: Callable[..., Backend], tmp_path: Path) -> None:
