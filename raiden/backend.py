@@ -258,9 +258,12 @@ class Backend:
         self._sub.setsockopt(option, topic)
         self.touched.send()
 
-    def receive(self, *, local: bool = False) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
-        """Yield messages of a channel (none where a frame can't be read) and questions, at most a turn's worth
-        (`TURN_FRAMES`, `TURN_BYTES`); ``local``: only what did not go by the backbone."""
+    def receive(
+        self, *, local: bool = False, most: int = TURN_BYTES
+    ) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
+        """Yield messages of a channel (none where a frame can't be read) and questions, at most a turn's worth:
+        `TURN_FRAMES`, and ``most`` bytes and the message that goes over. ``local``: only what did not go by the
+        backbone."""
         count = size = 0
         self.more = True
         while self._local:
@@ -269,7 +272,7 @@ class Backend:
             yield messages[0].channel.encode(), messages
             count += len(messages)
             size += sum([len(each.payload) for each in messages])
-            if count > TURN_FRAMES or size > TURN_BYTES:
+            if count > TURN_FRAMES or size > most:
                 return
         if local:
             self.more = False
@@ -287,7 +290,7 @@ class Backend:
                 channel = frame[: frame.find(b"\0")]
                 yield channel, _messages(channel, frame)
                 size += len(frame)
-                if size > TURN_BYTES:
+                if size > most:
                     return
         except zmq.Again:
             self.more = False

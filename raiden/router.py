@@ -20,7 +20,7 @@ import gevent
 import ujson
 
 from raiden import faults
-from raiden.backend import BackboneFull, Backend, Question
+from raiden.backend import TURN_BYTES, BackboneFull, Backend, Question
 from raiden.encoding import Encoding, dumps
 from raiden.filters import Filters
 from raiden.history import EARLIEST, Appended, Gap, StoreFailed
@@ -36,6 +36,9 @@ MANY = 100
 WORTH_A_COMMIT = 8
 # Seconds for which a topic is kept that will probably be subscribed to again: by a long-poll, once it was answered.
 LINGER = 5.0
+# Bytes that a turn puts before its sinks, after which the next one brings fewer messages: to hundreds of subscribers
+# TURN_BYTES are some 50 MB, and everyone else would wait until they are sent.
+FAN_OUT = 16 << 20
 # So many of these are dropped before others have their turn.
 DROPPED_AT_ONCE = 500
 # The gap told to subscribers to whom a delivery failed: nobody knows how much of it they have.
@@ -60,6 +63,9 @@ class Router:
         self.pace = Pace(max_gather)
         # How many messages were put before sinks, one for each.
         self._puts = 0
+        # Bytes that were put before sinks, and how many bytes of messages the next turn may bring.
+        self._put_bytes = 0
+        self._most = TURN_BYTES
         # What is published at the end of the turn, by channel: messages, and whom to tell; how many are to be stored.
         self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]], bool]] = {}
         self._to_store = 0
@@ -372,17 +378,21 @@ class Router:
         if self._gathering:
             self._gathering = False
             self._readable.start(self._look)
-        began, puts = time.perf_counter(), self._puts
+        began, puts, put_bytes = time.perf_counter(), self._puts, self._put_bytes
         dirty: list[Sink] = []
         came: list[tuple[int, int]] = []
         try:
-            for channel, run in self._runs(self.backend.receive(local=local), came):
+            for channel, run in self._runs(self.backend.receive(local=local, most=self._most), came):
                 self._fan_out(channel, run, dirty)
         finally:
             # Also where this raises: what has come is sent, and what still waits is received.
             _flush(dirty)
             if self.backend.more if local else self.backend.readable:
                 self.backend.touched.send()
+        if self._put_bytes - put_bytes > FAN_OUT:
+            self._most //= 2  # a turn brings one message, however large
+        elif self._most < TURN_BYTES:
+            self._most = min(2 * self._most + 1024, TURN_BYTES)
         if came:
             self.stats.observe_deliveries(came)
         if len(dirty) >= MANY:
@@ -461,6 +471,7 @@ class Router:
     def _put_before(self, encoding: Encoding, group: Group, messages: list[Message], dirty: list[Sink]) -> None:
         data = encoding(messages[0]) if len(messages) == 1 else encoding.run(messages)
         self._puts += len(messages) * len(group)
+        self._put_bytes += len(data) * len(group)
         self.stats.delivered += len(messages) * clients_of(encoding, group)
         # The hot loop: one append a subscriber and run.
         for sink in group:

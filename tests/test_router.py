@@ -20,7 +20,7 @@ from raiden.filters import Filters
 from raiden.forwarder import Addresses
 from raiden.history import Gap
 from raiden.message import Kind, Message, from_frame, to_frame
-from raiden.router import Router
+from raiden.router import FAN_OUT, Router
 from raiden.service import READY
 from raiden.stats import Stats
 from raiden.table import Subscription, TooManyChannels
@@ -35,6 +35,7 @@ from raiden.forwarder import Addresses
 folder = sys.argv[1]
 backbone.run(Settings(backend_port=0), Addresses.within(folder, "node"), socket.socket(fileno=0), Path(folder))
 """
+SIZE = 65_536  # bytes of a large message
 LINE = encoding.line(False, False)
 WRAPPED = encoding.line(True, False)
 
@@ -260,7 +261,7 @@ def test_a_sink_sends_once_a_turn(router: Router, monkeypatch: pytest.MonkeyPatc
     router.in_force()
     turns = iter([frames])
     received = ((channel, from_frame(channel, frame)) for channel, frame in next(turns, []))
-    monkeypatch.setattr(router.backend, "receive", lambda local: received)
+    monkeypatch.setattr(router.backend, "receive", lambda local, most: received)
     router.backend.touched.send()
     for client in clients:
         client.receives(b"a", b"a", b"a", b"a", b"b", b"a", b"a")
@@ -357,6 +358,44 @@ def test_a_turn_of_who_is_alone_has_so_many_messages_and_bytes(alone: Callable[.
             backend.publish([Message("a", Kind.BYTES, b"." * size)])
         found = list(turns())
         assert sum(found) == count and len(found) >= 3, found
+
+
+def test_a_turn_to_many_brings_fewer_bytes(alone: Callable[..., Backend]) -> None:
+    """100 subscribers get messages of 64 KiB, which have come at once: 6.5 MB each. Those of one get more in a turn."""
+
+    class Counting(Client):
+        """Keeps how many messages each turn has brought."""
+
+        def flush(self) -> None:
+            self.turns.append(len(b"".join(self.pending)) // SIZE)
+            self.pending = []
+
+        def __init__(self, router: Router) -> None:
+            super().__init__(router)
+            self.turns: list[int] = []
+
+    backend = alone()
+    backend.alone = True
+    router = Router(backend, stats=Stats())
+    router.start()
+    try:
+        many, one = [Counting(router) for _ in range(100)], Counting(router)
+        for client in many:
+            client.subscribe("many")
+        one.subscribe("one")
+        for client, channel in ((many[0], "many"), (one, "one"), (many[0], "many")):
+            client.turns.clear()
+            for _ in range(24):
+                backend.publish([Message(channel, Kind.JSON, b"1" * SIZE)])
+            with gevent.Timeout(20):
+                while sum(client.turns) < 24:
+                    gevent.sleep(0)
+            if client is one:
+                assert client.turns[-2] == TURN_BYTES // SIZE + 1  # and the one that goes over
+            else:
+                assert max(client.turns[1:]) * SIZE * 100 < 1.5 * FAN_OUT
+    finally:
+        router.stop()
 
 
 def test_a_batch_is_refused_whole_when_the_backbone_is_full(alone: Callable[..., Backend], tmp_path: Path) -> None:
