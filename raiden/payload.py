@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ WRAPPING = 2048
 _FORMS = {
     "application/json": "json", "application/x-ndjson": "batch", "application/x-www-form-urlencoded": "form",
 }  # fmt: skip
+# A line that is not blank, from its first character that is no space to JSON.
+_LINE = re.compile(rb"[^ \t\r\n][^\n]*")
 _TYPE = re.compile(rf"{fields.TOKEN}/{fields.TOKEN}")
 # How JSON objects, arrays and strings begin. In a form these characters are percent-encoded.
 _BEGINNING = re.compile(rb'[ \t\r\n]*+[{\["]')
@@ -142,11 +145,12 @@ def _read_type(content_type: str) -> _Type:
 
 
 def _batch(body: bytes, limits: HttpLimits) -> list[bytes]:
-    lines = [line for line in body.split(b"\n") if line.strip()]
+    # No more of them than are needed to see that they are too many.
+    lines = [found.group() for found in itertools.islice(_LINE.finditer(body), limits.max_batch + 1)]
     if not lines:
         raise InvalidPayload("the batch is empty: send one JSON value a line")
     if len(lines) > limits.max_batch:
-        raise TooLarge(f"the batch has {len(lines)} messages: send at most {limits.max_batch} at once (max_batch)")
+        raise TooLarge(f"the batch has more than {limits.max_batch} messages: send fewer at once (max_batch)")
     found = [_batch_line(number, line) for number, line in enumerate(lines, 1)]
     if len(body) > limits.max_message - WRAPPING:
         for data in found:

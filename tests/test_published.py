@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,10 +21,12 @@ import zmq
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from raiden import payload
 from raiden.history import Append, StoreFailed
 from raiden.history.client import MAX_WAITING_BYTES, OVERHEAD, History
+from raiden.limits import HttpLimits
 from raiden.message import Kind
-from raiden.payload import WRAPPING
+from raiden.payload import WRAPPING, TooLarge
 from raiden.strict_json import MAX_DEPTH
 from tests.daemons import Daemon, Stream, wait_for
 from tests.multiplex import Client
@@ -269,6 +272,20 @@ def test_small_messages_that_wait_for_the_history_count_for_more_than_their_payl
             assert line.waiting * 10_000 * OVERHEAD <= MAX_WAITING_BYTES
         finally:
             line.close()
+
+
+def test_a_batch_that_is_too_large_is_not_taken_apart() -> None:
+    """500,000 lines would be 20 MB of objects. Blank lines are none."""
+    body = b"1\n" * 500_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge, match="max_batch"):
+            payload._batch(body, HttpLimits(max_batch=1000))
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()
+    lines = b"\r\n \t\n" + b" 1 \r\n\n" * 1000
+    assert payload._batch(lines, HttpLimits(max_batch=1000)) == [b"1"] * 1000
 
 
 def test_a_form_has_a_number_of_fields(node: Daemon, channel: str) -> None:
