@@ -5,10 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
+import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from raiden.history.client import History
+from raiden.history.redis import Redis
+from raiden.history.server import Server
 from tests.daemons import Daemon, post, wait_for
 from tests.stores import RedisServer
 
@@ -57,6 +63,29 @@ def test_clients_are_not_told_where_the_store_is(start: Callable[..., Daemon], o
     own_server.start()
     wait_for(lambda: node.json("/-/ready"), "the store is there again")
     assert "the history can be written again" in node.log()
+
+
+def test_only_what_the_store_has_answered_shows_that_it_is_there(own_server: RedisServer, tmp_path: Path) -> None:
+    """Redis is not asked for the size of a file."""
+    store = Redis(own_server.url)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "history"))
+        listener.listen()
+        ours, theirs = socket.socketpair()
+        serving = threading.Thread(target=Server(store, listener).serve_until, args=(theirs,))
+        serving.start()
+        history = History(str(tmp_path / "history"))
+        try:
+            history.size()
+            assert not history.is_fresh
+            history.now()
+            assert history.is_fresh
+        finally:
+            history.close()
+            ours.close()
+            serving.join()
+            theirs.close()
+            store.close()
 
 
 @pytest.mark.parametrize("without", [False, True])

@@ -228,7 +228,7 @@ class Server:
         return False
 
     def _answer(self, name: str, arguments: Sequence[Any]) -> Answer:
-        use = "read" if name in _READING else "written"
+        use = _USES.get(name, "written")
         try:
             result = _CALLS[name](self._store, *arguments)
         except TooLargeToKeep as error:
@@ -258,6 +258,8 @@ class Server:
 
     def _note(self, use: str, error: StoreFailed | None) -> None:
         """The store was "read" or "written", or failed to: log that it fails, and that it works again, once."""
+        if not use:
+            return
         if error is None:
             self._answered_at = time.monotonic()
             if use in self._failing:
@@ -294,7 +296,8 @@ def _give_up(attempts: int, letters: tuple[Any, ...] | None) -> GiveUp:
     return GiveUp(attempts, Append(*letters) if letters else None)
 
 
-_READING = {"after", "before", "positions", "now", "size"}
+# What shows that the store can be "read", or nothing; all else, that it can be "written".
+_USES = {"after": "read", "before": "read", "positions": "read", "now": "read", "size": ""}
 _CALLS: dict[str, Callable[..., Any]] = {
     "after": lambda store, channel, cursor, limit: _plain(store.after(channel, _cursor(cursor), limit)),
     "before": lambda store, channel, cursor, limit: _plain(store.before(channel, _cursor(cursor), limit)),

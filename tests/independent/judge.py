@@ -38,6 +38,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from math import inf
 
 from tests.independent.events import (
     Bad,
@@ -61,6 +62,7 @@ from tests.independent.truth import NOWHERE, Truth, matches, place
 
 SESSION_WINDOW = 120.0
 POSITION_CHECK = 5.0
+LINGER = 5.0
 TRUSTED = 5.0  # seconds for which the store's last answer counts, three, and time for who asks and who cuts
 STORE_AWAY = ("cut node", "stop history", "kill Redis", "stop Redis", "cut Redis")
 BETWEEN_NODES = ("cut link", "cut one way")  # faults that leave a node its way to the store
@@ -94,9 +96,8 @@ class _Court:
         self.found: list[Violation] = []
         self.streams: dict[tuple[str, str], Stream] = {}
         self.patterns: dict[str, Began] = {}
-        # Which channels somebody follows, at which node; and until when somebody did.
-        self.follows: dict[str, set[tuple[int, str]]] = defaultdict(set)
-        self.followed: dict[tuple[int, str], float] = {}
+        # From when and until when a node followed a channel, because somebody did there.
+        self.followed: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
         self.handed: dict[tuple[str, int], int] = {}
         self.done: dict[tuple[str, int], int] = {}
 
@@ -124,11 +125,25 @@ class _Court:
                 case Page():
                     for cursor, message in event.messages:
                         self.put(event.channel, cursor, message, event.at)
+        self.learn_who_follows(log)
         for channel, truth in self.truths.items():
             truth.seal()
             lives = [epoch for epoch, _ in groupby(epoch for _, epoch in sorted(truth.epochs.items()))]
             if len(lives) != len(set(lives)):
                 self.say("order", channel, 0.0, f"an epoch comes again: {lives}")
+
+    def learn_who_follows(self, log: Iterable[Event]) -> None:
+        """A node follows a channel for some seconds more when nobody does any longer, and from when it is asked for."""
+        following: dict[str, dict[tuple[int, str], float]] = defaultdict(dict)
+        for event in log:
+            if isinstance(event, Began) and not event.pattern:
+                following[event.who].setdefault((event.node, event.channel), event.begun)
+            elif isinstance(event, Ended):
+                for here, begun in following.pop(event.who, {}).items():
+                    self.followed[here].append((begun, event.at + LINGER))
+        for places in following.values():
+            for here, begun in places.items():
+                self.followed[here].append((begun, inf))
 
     def put(self, channel: str, cursor: str, message: str, at: float) -> None:
         truth, (epoch, offset) = self.truths[channel], place(cursor)
@@ -173,7 +188,6 @@ class _Court:
                     self.say("session", "", event.at, f"{event.who} did not get back {set(event.had - event.back)}")
             case Ended():
                 self.patterns.pop(event.who, None)
-                self.followed.update(dict.fromkeys(self.follows.pop(event.who, ()), event.at))
             case Bad():
                 self.say("answer", event.channel, event.at, f"{event.who}: {event.what}")
 
@@ -192,7 +206,6 @@ class _Court:
         truth = self.truths[channel]
         if not truth.kept.size:
             return
-        self.follows[event.who].add((event.node, channel))
         start = place(event.cursor) if event.cursor else None
         if event.recovered is not None and self.has_no_store(event):
             self.say("recovered", channel, event.at, f"{event.who} is told {event.recovered} without a store")
@@ -219,7 +232,7 @@ class _Court:
             self.say(
                 "recovered", channel, event.at, f"{event.who} asked for {event.asked}, recovered, begins at {start}"
             )
-        gone = range(offset + 1, truth.highest(event.at) + 1)
+        gone = range(offset + 1, truth.highest(event.at) + 1 + truth.unseen(truth.highest(event.at)))
         if (
             event.recovered is False
             and not event.repeats
@@ -273,7 +286,7 @@ class _Court:
         # What is on its way to others of the node may come to it, too; that is told there within `position_check`.
         late = began.begun
         here = began.node, event.channel
-        if self.followed.get(here, 0.0) >= began.begun or any(here in places for places in self.follows.values()):
+        if any(begun < began.at and until > began.begun for begun, until in self.followed[here]):
             late = 0.0 if self.is_cut(began) else late - 2 * POSITION_CHECK
         # "If the store does not tell its time within a second, a channel of the pattern begins with the first message
         # that comes."

@@ -56,6 +56,11 @@ class Truth:
         index = bisect_right(self._begins, at)
         return self._highest[index - 1] if index else 0
 
+    def unseen(self, offset: int) -> int:
+        """How many messages follow this one that nobody ever saw, so that nobody knows when they were there."""
+        most = max(self.ids, default=0)
+        return next((n for n in range(most - offset) if offset + n + 1 in self.ids), 0)
+
     def next_published(self, at: float) -> int | None:
         """The lowest offset whose publish began after that."""
         index = bisect_right(self._begins, at)
