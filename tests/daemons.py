@@ -52,6 +52,7 @@ class Daemon:
     """A node in the foreground. ``log()`` is all that it has logged; `stop` checks that it ends by itself."""
 
     host = "127.0.0.1"
+    patience = 20.0  # seconds for it to be ready
 
     def __init__(
         self, folder: Path, *, config: Path | None = None, root: Path = ROOT, variables: dict[str, str] | None = None,
@@ -80,7 +81,8 @@ class Daemon:
         self._publisher = self.open()
 
     def _wait_until_ready(self) -> None:
-        wait_for(lambda: re.search(r"\bready\b", self.log()) or self.process.poll() is not None, "the daemon is ready")
+        wait_for(lambda: re.search(r"\bready\b", self.log()) or self.process.poll() is not None, "the daemon is ready",
+                 self.patience)  # fmt: skip
         found = re.search(r"\bready\b.*address\W+[\d.]+:(\d+)", self.log())
         assert found, f"the daemon did not start: {self.log()}"
         self.port = int(found.group(1))

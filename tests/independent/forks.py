@@ -137,6 +137,10 @@ class Forks:
         """The first offset of an epoch; 0: it is not known."""
         return self._begins.get(epoch, 0)
 
+    def due(self, number: int) -> int:
+        """The offset with which a life's own epoch begins, or will."""
+        return max([end for epoch, end in self._ends[number].items() if epoch not in self._own[number]], default=0) + 1
+
     def line(self, where: Place) -> tuple[Segment, ...]:
         """The epochs of a place's history, from its first message to the one at the place."""
         if where.epoch not in self._begins:

@@ -298,7 +298,7 @@ class _Walks:
                    for offset in range(max(first, each.first), min(last, each.last) + 1)]  # fmt: skip
         if walk.began.filtered:
             skipped = [where for where in skipped if where in forks.ids and matches(forks.ids[where])]
-        if skipped and lost and self.is_unsure(walk.at, skipped[-1].offset, forks, to):
+        if skipped and lost and self.is_unsure(walk.at, skipped[-1].offset, forks, to, event.at):
             self.found.counts["went on with a later life than the loss"] += 1
         elif skipped:
             text = f"{event.who} at {walk.at} did not get {skipped[:3]} ({len(skipped)}) before {event}"
@@ -306,13 +306,14 @@ class _Walks:
         if lost:
             self.found.counts["went on behind a gap"] += 1
 
-    def is_unsure(self, at: Place, skipped: int, forks: Forks, to: Place) -> bool:
+    def is_unsure(self, has: Place, skipped: int, forks: Forks, to: Place, at: float) -> bool:
         """Where more than one epoch was lost nobody can know which life began with the loss: one is taken that began
         before the cursor's number, behind what was skipped."""
         line = forks.line(Place(to.epoch, max(to.offset, forks.begin(to.epoch))))
         left = {each.epoch for each in line}
-        lost = [each for each in forks.line(at) if each.epoch not in left]
-        return len(lost) > 1 and any(skipped < each.first <= min(at.offset, to.offset + 1) for each in line)
+        lost = [each for each in forks.line(has) if each.epoch not in left]
+        begins = [each.first for each in line] + [forks.due(number) for number in forks.possible(at, at, self.late)]
+        return len(lost) > 1 and any(skipped < begin <= min(has.offset, to.offset + 1) for begin in begins)
 
     def missed(self, event: Missed) -> None:
         walk, forks = self.walk(event), self.known[event.channel]

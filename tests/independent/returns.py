@@ -25,6 +25,7 @@ STORE = "history.sqlite"
 # Of a log of SQLite's, bytes at the end that mostly are cut within: the rest is what the whole trial has written.
 LATELY = 300_000
 SERVICE = "history"
+PATIENCE = 60.0  # seconds for nodes and servers to be there
 
 
 class Store(Protocol):
@@ -133,7 +134,7 @@ class Failovers:
             well = mine and mine[0]["flags"] == "slave" and mine[0]["master-link-status"] == "ok"
             return bool(well and linked and address and address[1] == primary)
 
-        wait_for(is_whole, "the Sentinel knows a primary and its replica", timeout=60)
+        wait_for(is_whole, "the Sentinel knows a primary and its replica", PATIENCE)
 
     def remember(self) -> None:
         """From now on the replica hears nothing."""
@@ -146,7 +147,7 @@ class Failovers:
             with self.asking(replica) as client:
                 return int(client.info("replication")["slave_repl_offset"]) >= offset
 
-        wait_for(has_heard, "the replica has all that was acknowledged")
+        wait_for(has_heard, "the replica has all that was acknowledged", PATIENCE)
         with self.asking(primary) as client:
             client.execute_command("CLIENT", "KILL", "TYPE", "replica")
             server.process.send_signal(signal.SIGSTOP)
@@ -164,7 +165,7 @@ class Failovers:
             with self.asking(replica) as client:
                 return bool(client.info("replication")["role"] == "master")
 
-        wait_for(leads, "the replica is the primary", timeout=60)
+        wait_for(leads, "the replica is the primary", PATIENCE)
         self.servers.reverse()
         with self.host.inside():
             primary.options = (*self.options(port), *self.follows(replica))
@@ -216,10 +217,12 @@ class Files:
         before = set(children(self.node))
         self.node.signal(signal.SIGSTOP)
         os.kill(self.history, signal.SIGKILL)
-        wait_for(lambda: ended(self.history), "the history process has ended")
+        wait_for(lambda: ended(self.history), "the history process has ended", PATIENCE)
         copied = self.change()
         self.node.signal(signal.SIGCONT)
-        (self.history,) = wait_for(lambda: set(children(self.node)) - before, "the history process is replaced")
+        (self.history,) = wait_for(
+            lambda: set(children(self.node)) - before, "the history process is replaced", PATIENCE
+        )
         return copied
 
     def change(self) -> float | None:

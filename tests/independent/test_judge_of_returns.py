@@ -71,6 +71,7 @@ def story(*events: Event | Log, fell: Log = FELL, tail: Log = TAIL, end: Log = E
 
 FOUND, FOLLOWS, LATER = got(6, *OLD), got(14, *NEW[2:]), got(21, *NEW[2:])
 # The copy of life 0 is put back again in life 2, which lost f:3; life 3 lost nothing.
+AGAIN = WentBack(18, 19, "old-copy", 17.5)
 TWICE: Log = [
     *HEAD,
     *FELL,
@@ -81,7 +82,7 @@ TWICE: Log = [
     WentBack(14, 15, "old-copy", 3.0),
     stored(16, 6, "g:3:r3"),
     page(17, "e:1:p1 1", "e:2:p2 2", "g:3:r3 6"),
-    WentBack(18, 19, "old-copy", 17.5),
+    AGAIN,
     stored(20, 9, "h:4:s4"),
     stored(20, 10, "h:5:s5"),
 ]
@@ -133,6 +134,10 @@ GOOD: dict[str, Log] = {
                                          *got(21, "g:3:r3 6", "h:4:s4 9", "h:5:s5 10"), LAST],
     "two epochs lost, and a later one is taken": [*THRICE, begun(21, "i:5:q8", "h:3", False), LATE,
                                                   *got(21, "h:4:s4 9", "h:5:s5 10"), LAST],
+    "two epochs lost, and one that begins yet is taken": [
+        *THRICE[: THRICE.index(AGAIN) + 1], begun(20, "i:5:q8", "g:3:r3", False),
+        Moved(20, "s", "a", "g:3:r3"), Missed(20, "s", "a", None), page(90, "e:1:p1 1", "e:2:p2 2", "g:3:r3 6"),
+    ],
     "a later life than the one that lost it": [*TWICE, begun(0.5, None, "0:0", None), *FOUND, GAP._replace(at=11.5),
                                                *got(17, "g:3:r3 6"), Ended(22, "s"), LAST],
     "handed out": story(HANDED, Done(7, "a", "e:1", 1, 6.5), ALL_HANDED),

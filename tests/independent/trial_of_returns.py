@@ -20,7 +20,7 @@ from tests.independent.events import Bad, Event, Kept, Violation, WentBack
 from tests.independent.joiners import Door, Session
 from tests.independent.judge_of_returns import LATE, judge
 from tests.independent.publishers import Consumer, Publisher, Reader, read_all
-from tests.independent.returns import Copies, CutLogs, Failovers, Files, Snapshots, Store
+from tests.independent.returns import PATIENCE, Copies, CutLogs, Failovers, Files, Snapshots, Store
 from tests.independent.trial import count, mark, settle
 
 KINDS = ("snapshot", "failover", "old-copy", "wal-cut")
@@ -72,6 +72,12 @@ def subscribers(world: World) -> list[Subscriber]:
     ]
 
 
+class Patient(Node):
+    """A node that starts on a machine with much to do."""
+
+    patience = PATIENCE
+
+
 class Nodes:
     """Two nodes that share a store, or one that has it; each is started in the same folder again."""
 
@@ -92,7 +98,7 @@ class Nodes:
             if number in self.running and self.running[number].process.poll() is not None:
                 self.logged.append(self.running.pop(number).log())
             if number not in self.running:
-                node = Node(number, host, self.folder / f"node{number}", **self.settings)
+                node = Patient(number, host, self.folder / f"node{number}", **self.settings)
                 node.hang_up()
                 self.running[number] = node
                 if isinstance(self.store, Files):
@@ -131,7 +137,7 @@ def trial(kind: str, times: int, seed: int, folder: Path, *, stay: float = 12.0)
         world, nodes = World(hosts, seed, len(hosts), stay), Nodes(hosts, store, folder)
         try:
             nodes.start()
-            wait_for(nodes.well, "all nodes are connected", timeout=60)
+            wait_for(nodes.well, "all nodes are connected", timeout=PATIENCE)
             run(world, nodes, kind, times, random)
         finally:
             world.over.set()
@@ -187,7 +193,7 @@ def go_back(world: World, nodes: Nodes, kind: str, random: Random, number: int) 
     begun = time.monotonic()
     copied = nodes.store.go_back()
     nodes.start()
-    wait_for(nodes.well, "the nodes are well again", timeout=60)
+    wait_for(nodes.well, "the nodes are well again", timeout=PATIENCE)
     world.log(WentBack(begun, time.monotonic(), kind, copied))
     read(world)
 
