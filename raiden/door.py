@@ -48,6 +48,8 @@ class Door(Service):
         self._wheel = Wheel()
         loop = gevent.get_hub().loop
         self._turn_began = loop.now
+        # The turn that was long already when a connection was last closed in it.
+        self._long_turn = 0.0
         self._accepting = loop.io(listener.fileno(), 1)
         self._ticking = loop.timer(TICK, repeat=TICK)
 
@@ -168,6 +170,17 @@ class Door(Service):
         sent something, and 64 KiB of the smallest things there are take milliseconds. So where hundreds send that, the
         others would wait for seconds."""
         return RECEIVE_BYTES if time.time() - self._turn_began() < SLICE else PORTION
+
+    def leave(self, connection: Connection) -> None:
+        """Close a connection whose peer has gone: now, or if the turn is long already, in one of the next, when it is
+        reported again. One is closed in each turn, so all will be. Subscriptions take their time to give back, and when
+        hundreds of clients with a hundred each go at once, the others would wait for a second."""
+        began = self._turn_began()
+        if time.time() - began >= SLICE:
+            if self._long_turn == began:
+                return
+            self._long_turn = began
+        self.close(connection)
 
     # A fault of ours at one connection ends that one, and no other: what state it is in is not known any more.
 

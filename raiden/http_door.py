@@ -113,7 +113,7 @@ class HttpDoor(Door):
             return
         data = connection.read(self.portion())
         if data is None:
-            self.close(connection)
+            self.leave(connection)
             return
         session = connection.session
         if not data or connection.closing:

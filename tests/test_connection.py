@@ -203,3 +203,18 @@ def test_a_long_turn_reads_in_small_portions(hall: Hall) -> None:
         gevent.sleep(0.001)
         found.add(hall.portion())
     assert RECEIVE_BYTES in found
+
+
+def test_who_goes_in_a_long_turn_is_closed_in_one_of_the_next(hall: Hall) -> None:
+    """One in each, whatever else there is to do."""
+    with pair(Stats(), max_outbox=1000) as (one, _), pair(Stats(), max_outbox=1000) as (two, _):
+        gevent.sleep(0)
+        while time.time() - gevent.get_hub().loop.now() < SLICE:
+            pass
+        hall._addresses[""] = 2
+        hall.leave(one)
+        hall.leave(two)
+        assert one.closed and not two.closed
+        gevent.sleep(0.001)
+        hall.leave(two)
+        assert two.closed
