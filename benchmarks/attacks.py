@@ -1,11 +1,12 @@
 """Measure what clients who try to take more than their share take of a node, and of its other clients' time:
-``benchmarks/attacks.py [--quick] [--json FILE] [--only NAME]...``. Prints tables in Markdown; exit code 1 where a
-process took more memory than the documents say, or was replaced.
+``benchmarks/attacks.py [--quick] [--seconds N] [--first] [--json FILE] [--only NAME]...``. Prints tables in Markdown;
+exit code 1 where a process took more memory than the documents say, or has ended.
 
 **A node** is started for each attack, with the default settings but what `attackers.py` says there; two where it is
 about a cluster. **The attacker** is one process with the least priority, so what it burns itself takes little from the
-node. **The others** (`bystanders.py`) publish and listen all the time; beside them a process that only echoes tells
-what the machine adds. The first row is a control: nothing is sent, and a core is taken.
+node; with ``--first`` it has the usual one, and the node and its clients come before all else on the machine. **The
+others** (`bystanders.py`) publish and listen all the time; beside them a process that only echoes tells what the
+machine adds. The first row is a control: nothing is sent, and a core is taken.
 
 **Memory** is what is resident (RSS) of each process: when the attacker is ready, the most while it strikes (looked at
 20 times a second), and 3 s after it has left. The bound is the growth that the table "What is bounded" of
@@ -38,7 +39,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.attackers import ATTACKS, Attack, Target
+from benchmarks.attack import Attack, Target
+from benchmarks.attackers import ATTACKS
 from benchmarks.bystanders import MACHINE, QUIET, Bystanders, Sample
 from benchmarks.processes import cpu_of, stop_all, tree
 from benchmarks.tables import print_rows
@@ -149,6 +151,7 @@ def measure(name: str, seconds: float, *, first: bool) -> Report:
         nodes = start(stack, Path(folder), attack)
         pids = processes(nodes)
         others = Bystanders(nodes[0].port)
+        stack.callback(others.kill)
         for pid in (others.pid, *(node.pid for node in nodes)) if first else ():
             before_others(pid)
         least = [] if first else ["nice", "-n", "19"]

@@ -56,6 +56,11 @@ class Bystanders:
             self._process.kill()
             raise Failed("the bystanders don't hear each other")
 
+    def kill(self) -> None:
+        """End them, whatever they do."""
+        self._process.kill()
+        self._process.wait()
+
     def stop(self) -> tuple[list[Sample], list[tuple[float, str]]]:
         """What they have measured, and when they were refused or cut off, and how."""
         try:

@@ -6,7 +6,8 @@ import pytest
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 
-from benchmarks.attackers import ATTACKS, CONTINUED, frame, long_names, request
+from benchmarks.attack import CONTINUED, frame, long_names, request
+from benchmarks.attackers import ATTACKS
 from benchmarks.attacks import BUSY, GAPS, Memory, Report, by_kind, latency
 from benchmarks.bystanders import MACHINE, Sample
 from raiden.limits import HttpLimits
