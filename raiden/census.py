@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from raiden.backend import Backend
-from raiden.questions import Questions
+from raiden.questions import Questions, to_workers
 from raiden.table import MAX_ROWS
 
 # Channels that are counted with one question.
@@ -20,8 +20,8 @@ class Census:
     """Counts the subscribers of channels and patterns. Both counts wait for answers; they raise TooManyQuestions."""
 
     def __init__(self, backend: Backend) -> None:
-        self._rows = Questions(backend, b"channel", everywhere=True, at_once=NAMES)
-        self._pages = Questions(backend, b"channels", everywhere=True, at_once=1)
+        self._rows = Questions(to_workers(backend, b"channel", everywhere=True), at_once=NAMES)
+        self._pages = Questions(to_workers(backend, b"channels", everywhere=True), at_once=1)
 
     def row(self, name: str) -> dict[str, int]:
         """Of one channel or pattern."""

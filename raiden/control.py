@@ -14,7 +14,8 @@ from raiden.encoding import dumps
 from raiden.history import StoreFailed
 from raiden.http import HttpError, Request
 from raiden.message import Cursor, check_channel, check_subscription, unquote
-from raiden.questions import Questions
+from raiden.questions import Questions, to_workers
+from raiden.queues import Queues
 from raiden.router import Router
 from raiden.stats import Stats, exposition
 from raiden.table import MAX_ROWS
@@ -35,8 +36,9 @@ class Control:
         self.stats = stats
         self.min_peers = min_peers
         self.ready_without_store = ready_without_store
-        self._stats = Questions(router.backend, b"stats", everywhere=False, at_once=1)
+        self._stats = Questions(to_workers(router.backend, b"stats", everywhere=False), at_once=1)
         self._census = Census(router.backend)
+        self._queues = Queues(router.backend.history)
 
     def serve(self, request: Request, page: str) -> webob.Response:
         """The page's response; waits for other workers. Raises HttpError 404 for a page that there isn't."""
@@ -50,12 +52,14 @@ class Control:
             return _json({"nodes": self.router.backend.nodes()})
         if page == "channels":
             return self._channels(request)
+        if page == "durables":
+            return self._durables(request)
         if page.startswith("channels/") and page.endswith("/history"):
             name = page[len("channels/") : -len("/history")]
             return self._history(request, check_channel(unquote(name)))
         if page.startswith("channels/"):
             return self._channel(check_subscription(unquote(page[len("channels/") :])))
-        raise HttpError(404, "no such page: see /-/health, /-/ready, /-/metrics, /-/nodes, /-/channels")
+        raise HttpError(404, "no such page: see /-/health, /-/ready, /-/metrics, /-/nodes, /-/channels, /-/durables")
 
     def _history(self, request: Request, name: str) -> webob.Response:
         """A page after ``_since`` (at first the earliest), or before ``_before``; ``_last``: the newest."""
@@ -122,6 +126,15 @@ class Control:
         except ValueError as error:
             raise HttpError(400, str(error)) from None
         return _json(self._census.page(query.get("_prefix", ""), query.get("_after", ""), limit))
+
+    def _durables(self, request: Request) -> webob.Response:
+        """A page of durable subscriptions, in the order of their channels and names."""
+        pairs = parameters.query_pairs(request)
+        parameters.check(pairs, parameters.DURABLES)
+        try:
+            return _json(self._queues.page(dict(pairs)))
+        except ValueError as error:
+            raise HttpError(400, str(error)) from None
 
     def _channel(self, name: str) -> webob.Response:
         found: dict[str, Any] = {**self._census.row(name)}

@@ -17,12 +17,13 @@ from raiden.near import did_you_mean
 MAX_LAST = 1000
 # Claimed and not acknowledged messages of one consumer.
 WINDOW, MAX_WINDOW = 16, 1000
-# The parameters of a subscription, of a page of history, and of a page of channels.
+# The parameters of a subscription, of a page of history, of a page of channels, and of one of durable subscriptions.
 SUBSCRIBE = frozenset(
     {"_since", "_last", "_wait", "_wrap", "_raw", "_durable", "_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"}
 )
 HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
 CHANNELS = frozenset({"_prefix", "_after", "_limit"})
+DURABLES = frozenset({"_prefix", "_channel", "_durable", "_after", "_limit"})
 NONE: frozenset[str] = frozenset()
 _FILTER = "_filter."
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")

@@ -1,12 +1,13 @@
-"""Questions to workers on behalf of many askers: of one kind, one is under way at a time.
+"""Questions to workers, or to the history, on behalf of many askers: of one kind, one is under way at a time.
 
-A question takes time of every worker that answers it, and anybody can load a page that asks one. So all who ask while
+A question takes time of all who answer it, and anybody can load a page that asks one. So all who ask while
 one is under way wait for the next, which asks for all of them at once. A question that is under way was sent before
 they asked, so its answer may be too old for them: a client that has just subscribed wants to be counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gevent
@@ -15,6 +16,7 @@ from gevent.event import AsyncResult
 
 from raiden.backend import Backend
 from raiden.encoding import dumps
+from raiden.history import StoreFailed
 
 # Seconds that an asker waits: for the question under way, and for some before its own.
 PATIENCE = 5.0
@@ -26,22 +28,37 @@ class TooManyQuestions(Exception):
     """Others ask so much that this question does not get its turn."""
 
 
-class Questions:
-    """Questions of one ``kind`` (`raiden.router` answers them), to all workers of this node, or of all nodes if
-    ``everywhere``. ``at_once`` arguments are asked for with one question."""
+# Asks about each of some arguments, and returns what was said about each. It waits, and may raise StoreFailed.
+Ask = Callable[[Sequence[Any]], Sequence[list[Any]]]
 
-    def __init__(self, backend: Backend, kind: bytes, *, everywhere: bool, at_once: int) -> None:
-        self._backend = backend
-        self._kind = kind
-        self._everywhere = everywhere
+
+def to_workers(backend: Backend, kind: bytes, *, everywhere: bool) -> Ask:
+    """Questions of one ``kind`` (`raiden.router` answers them), to all workers of this node, or of all nodes if
+    ``everywhere``: what each says that answers within a second."""
+
+    def ask(arguments: Sequence[Any]) -> Sequence[list[Any]]:
+        answers: list[list[Any]] = []
+        for text in backend.ask(kind + b" " + dumps(arguments), everywhere=everywhere):
+            answers += _answers(text, len(arguments))
+            gevent.sleep(0)  # an answer may be long, and there may be many
+        return [[answer[place] for answer in answers] for place in range(len(arguments))]
+
+    return ask
+
+
+class Questions:
+    """Questions of one kind, by way of ``ask``. ``at_once`` arguments are asked for with one question."""
+
+    def __init__(self, ask: Ask, *, at_once: int) -> None:
+        self._ask = ask
         self._at_once = at_once
         # By argument: what those will get who wait for the next question about it.
         self._next: dict[Any, AsyncResult] = {}
         self._asking = False
 
     def ask(self, argument: Any = None) -> list[Any]:
-        """What each worker that answers within a second says about ``argument``, which is hashable and can be written
-        as JSON. Waits; raises TooManyQuestions."""
+        """What is said about ``argument``, which is hashable and can be written as JSON. Waits; raises
+        TooManyQuestions, and what asking raises."""
         result = self._next.get(argument)
         if result is None:
             if len(self._next) >= MAX_WAITING:
@@ -61,12 +78,14 @@ class Questions:
             while self._next:
                 asked = list(self._next)[: self._at_once]
                 waiting = [self._next.pop(argument) for argument in asked]
-                answers: list[list[Any]] = []
-                for text in self._backend.ask(self._kind + b" " + dumps(asked), everywhere=self._everywhere):
-                    answers += _answers(text, len(asked))
-                    gevent.sleep(0)  # an answer may be long, and there may be many
-                for place, result in enumerate(waiting):
-                    result.set([answer[place] for answer in answers])
+                try:
+                    said = self._ask(asked)
+                except StoreFailed as error:
+                    for result in waiting:
+                        result.set_exception(error)
+                    continue
+                for result, each in zip(waiting, said, strict=True):
+                    result.set(each)
         finally:
             self._asking = False
 

@@ -33,6 +33,13 @@ COUNTERS = {
     "refused_subscriptions": "topics of ZeroMQ clients that bring nothing",
     "refused_handshakes": "ZeroMQ clients that were let in by no door",
 }
+DURABLE_FIGURES = {
+    "lag": "messages that a durable subscription has not had acknowledged",
+    "oldest_seconds": "the age of the oldest of them",
+    "in_flight": "those of them that are handed out, or put off",
+    "redelivered": "messages handed out again",
+    "dead": "messages given up",
+}
 TRANSPORTS = ("http", "stream", "event", "poll", "websocket", "sub", "push", "req")
 
 
@@ -53,7 +60,9 @@ class Histogram:
 class Stats:
     """One worker's numbers since it started."""
 
-    __slots__ = (*COUNTERS, "connections", "delivery_latency", "gauges", "publish_latency", "responses", "worker")
+    __slots__ = (
+        *COUNTERS, "connections", "delivery_latency", "durables", "gauges", "publish_latency", "responses", "worker",
+    )  # fmt: skip
 
     def __init__(self, worker: int = 0) -> None:
         self.worker = worker
@@ -66,6 +75,8 @@ class Stats:
         self.publish_latency = Histogram()
         self.delivery_latency = Histogram()
         self.gauges: Callable[[], dict[str, float]] = dict
+        # The figures of durable subscriptions, where this worker tells them for its node.
+        self.durables: list[dict[str, Any]] = []
 
     def observe_deliveries(self, came: Iterable[tuple[int, int]]) -> None:
         """The turn has handed messages to the kernel: when they were published, and how many then."""
@@ -81,6 +92,7 @@ class Stats:
             "responses": {str(status): count for status, count in self.responses.items()},
             "process": _process(),
             "gauges": self.gauges(),
+            "durables": self.durables,
             "publish": [self.publish_latency.counts, self.publish_latency.total],
             "delivery": [self.delivery_latency.counts, self.delivery_latency.total],
         }
@@ -113,12 +125,22 @@ class _Snapshots:
                 if name in snapshot["gauges"]:
                     gauge.add_metric([str(snapshot["worker"])], snapshot["gauges"][name])
             yield gauge
+        yield from self._durables()
         for name in ("publish", "delivery"):
             histogram = HistogramMetricFamily(f"raiden_{name}_seconds", f"{name} latency", labels=["worker"])
             for snapshot in self._snapshots:
                 counts, total = snapshot[name]
                 histogram.add_metric([str(snapshot["worker"])], _cumulative(counts), total)
             yield histogram
+
+    def _durables(self) -> Iterator[Metric]:
+        for name, text in DURABLE_FIGURES.items():
+            family = CounterMetricFamily if name in ("redelivered", "dead") else GaugeMetricFamily
+            metric = family(f"raiden_durable_{name}", text, labels=["worker", "channel", "durable"])
+            for snapshot in self._snapshots:
+                for row in snapshot["durables"]:
+                    metric.add_metric([str(snapshot["worker"]), row["channel"], row["durable"]], row[name])
+            yield metric
 
     def _answers_and_processes(self) -> Iterator[Metric]:
         requests = CounterMetricFamily("raiden_requests", "HTTP requests answered, handshakes too", labels=["worker"])

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from raiden.config import ServiceBuilder, Settings
 from raiden.encoding import dumps
 from raiden.forwarder import Addresses
 from raiden.gateway import Gateway
-from raiden.history import StoreFailed
+from raiden.history import FiguresAsked, StoreFailed
 from raiden.hosts import Hosts, is_loopback
 from raiden.keys import InvalidKey
 from raiden.limits import HttpLimits
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 # Objects that are made before the cyclic garbage collector looks at them.
 GC_THRESHOLD = 20_000
+# Durable subscriptions that have metrics, and seconds between looks at them.
+MAX_SERIES, FIGURES_EVERY = 100, 5.0
 _LIMITS = tuple(HttpLimits.__dataclass_fields__)
 _ZMQ_LIMITS = tuple(ZmqLimits.__dataclass_fields__)
 
@@ -74,6 +77,7 @@ class Worker(Service):
         self.max_message = settings.max_message
         self.stats = Stats(index)
         self._history_bytes: float | None = None
+        self._next_figures = 0.0
         # All of the process, whoever spawns them: one that nobody ends must show.
         self._spawned: WeakSet[gevent.Greenlet[..., Any]] = WeakSet()
         gevent.Greenlet.add_spawn_callback(self._spawned.add)
@@ -167,11 +171,16 @@ class Worker(Service):
         )
 
     def _measure_history(self) -> None:
-        """How much of the data directory the history takes: the node's figure, told by its first worker."""
+        """How much of the data directory the history takes, and how durable subscriptions do: the node's figures, told
+        by its first worker."""
         history = self.router.backend.history
         if history is not None and self.stats.worker == 0:
             try:
                 self._history_bytes = float(history.size())
+                if time.monotonic() >= self._next_figures:
+                    self._next_figures = time.monotonic() + FIGURES_EVERY
+                    rows = history.figures(FiguresAsked(limit=MAX_SERIES)).rows
+                    self.stats.durables = [{**row._asdict(), "oldest_seconds": row.oldest} for row in rows]
             except StoreFailed:
                 pass  # the history process says so in the log
 

@@ -12,7 +12,7 @@ from gevent.event import Event
 from raiden import questions
 from raiden.backend import Backend
 from raiden.encoding import dumps
-from raiden.questions import Questions, TooManyQuestions
+from raiden.questions import Questions, TooManyQuestions, to_workers
 
 
 class Workers:
@@ -39,7 +39,7 @@ def workers() -> Workers:
 
 @pytest.fixture
 def asking(workers: Workers) -> Questions:
-    return Questions(cast(Backend, workers), b"channel", everywhere=True, at_once=10)
+    return Questions(to_workers(cast(Backend, workers), b"channel", everywhere=True), at_once=10)
 
 
 def all_of(greenlets: list[Any]) -> list[Any]:

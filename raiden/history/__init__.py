@@ -71,7 +71,7 @@ def full(channel: str, size: int) -> str:
     return (
         f"{channel} is full: it keeps {size} messages (history_size), and to publish this would push out some that a "
         "durable subscription has not had acknowledged (discard = 'new'). Nothing was published: try again when its "
-        "consumers have acknowledged more, or forget the durable subscription if nobody needs it"
+        "consumers have acknowledged more, or forget a durable subscription that nobody needs (see /-/durables)"
     )
 
 
@@ -279,6 +279,42 @@ class Claimed(NamedTuple):
         return [(record.to_message(channel, lives.epoch_of(record.offset)), times) for record, times in self.records]
 
 
+class Figures(NamedTuple):
+    """How a durable does: ``lag`` messages of its channel's history are not acknowledged, the oldest of them for
+    ``oldest`` seconds since it was published; ``in_flight`` of them are claimed, or put off. ``redelivered`` counts
+    claims of what had been claimed before, ``dead`` what was given up, since the durable was made."""
+
+    channel: str
+    durable: str
+    lag: int
+    oldest: float
+    in_flight: int
+    redelivered: int
+    dead: int
+
+
+# Durables are named by their channel and name, and come in this order: that of the bytes.
+FIRST = ("", "")
+
+
+class FiguresAsked(NamedTuple):
+    """Which durables a page of figures is about: those behind ``after``, at most ``limit``; of a ``channel``, or of
+    channels that begin with ``prefix``; of one name, ``durable``. "": of any."""
+
+    after: tuple[str, str] = FIRST
+    limit: int = 100
+    prefix: str = ""
+    channel: str = ""
+    durable: str = ""
+
+
+class FiguresPage(NamedTuple):
+    """Figures, and the durable behind which there may be more."""
+
+    rows: list[Figures]
+    next: tuple[str, str] | None = None
+
+
 class Store(Protocol):
     """An engine. Its methods block, may be called by one thread at a time, and raise `StoreFailed`."""
 
@@ -332,6 +368,9 @@ class Store(Protocol):
 
     def forget(self, channel: str, durable: str) -> None:
         """End a durable, if there is one."""
+
+    def figures(self, asked: FiguresAsked) -> FiguresPage:
+        """How durables do. A page may have fewer than it could, and a ``next`` all the same."""
 
     def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
         """Keep a value for ``ttl`` seconds in place of what was kept under this name, unless that has another holder:

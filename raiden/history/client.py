@@ -29,7 +29,21 @@ import gevent
 from gevent.event import Event
 
 from raiden import faults
-from raiden.history import NOBODY_KNOWS, Append, Appended, Claimed, Gap, GiveUp, Letters, Page, Record, StoreFailed
+from raiden.history import (
+    NOBODY_KNOWS,
+    Append,
+    Appended,
+    Claimed,
+    Figures,
+    FiguresAsked,
+    FiguresPage,
+    Gap,
+    GiveUp,
+    Letters,
+    Page,
+    Record,
+    StoreFailed,
+)
 from raiden.history.chain import Past
 from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
@@ -176,6 +190,10 @@ class History:
 
     def forget(self, channel: str, durable: str) -> None:
         self._call("forget", channel, durable)
+
+    def figures(self, asked: FiguresAsked) -> FiguresPage:
+        rows, more = self._call("figures", tuple(asked), page=True)
+        return FiguresPage([Figures(*row) for row in rows], more)
 
     def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
         kept: bool = self._call("keep", name, value, ttl, holder)

@@ -6,7 +6,7 @@ one script, which takes the next offsets, adds the messages and trims the stream
 so whoever asks, offsets come in one order. A key of a publisher's is ``raiden:{channel}:key:KEY``; it counts in the
 history that it was used in. A script uses the keys of its own channel only, and the braces put these into one slot; but
 one that appends to several channels as a whole or not at all (`scripts.APPEND_ALL`), or gives messages up to a
-dead-letter channel (`scripts.CLAIM`), has those of all of them.
+dead-letter channel (`durable_scripts.CLAIM`), has those of all of them.
 
 The server's clock counts, nobody else's. Messages beyond a channel's size are removed by the append that makes them so,
 those beyond their age are hidden at once and removed by later appends; what nobody appends to expires by itself, with
@@ -22,8 +22,8 @@ in its file, and take what follows for a part of it when it starts once more (va
 is a gap or the end of the history.
 
 A durable is ``raiden:{channel}:durable:NAME`` and ``raiden:{channel}:pending:NAME``; it, too, expires by itself. Its
-name is one of the set ``raiden:{channel}:durables``, which may have some that are over. What is kept under a name is
-the hash ``raiden:kept:NAME``, with its holder.
+name is one of the set ``raiden:{channel}:durables`` and, with the channel's, of the sorted set ``raiden:durables``;
+both may have some that are over. What is kept under a name is the hash ``raiden:kept:NAME``, with its holder.
 
 A group is one transaction in one round trip. Commands are not sent twice: where the connection ends before the answer
 came, `StoreFailed` can't say whether the group was appended, and a publisher's key makes it safe to ask again.
@@ -50,24 +50,35 @@ from raiden.history import (
     Append,
     Appended,
     Claimed,
+    Figures,
+    FiguresAsked,
+    FiguresPage,
     Gap,
     GiveUp,
     Letters,
     Page,
     Record,
     StoreFailed,
+    durable_scripts,
+    figures,
     full,
     redis_url,
     scripts,
 )
 from raiden.history.chain import Lives, new_digits, new_epoch, read_past
+from raiden.history.figures import Place
 from raiden.message import Cursor
 
 # What clients are told; what the server said, and where it is, is for the log.
 AWAY = "the store of the history does not answer: try again later"
 REFUSES = "the store of the history refuses what it is asked: this node's log says why"
 
-_APPEND_SHA = hashlib.sha1(scripts.APPEND.encode(), usedforsecurity=False).hexdigest()
+# All durables, in their order; those that are over may be among them.
+_ALL_DURABLES = "raiden:durables"
+_APPEND_SHA, _FIGURES_SHA = (
+    hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+    for script in (scripts.APPEND, durable_scripts.FIGURES)
+)
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -99,9 +110,9 @@ class Redis:
         self.life = ""
         self._redis.connection_pool.connection_kwargs["redis_connect_func"] = self._begin
         self._page_script = self._redis.register_script(scripts.PAGE)
-        self._claim_script = self._redis.register_script(scripts.CLAIM)
-        self._acknowledge_script = self._redis.register_script(scripts.ACKNOWLEDGE)
-        self._release_script = self._redis.register_script(scripts.RELEASE)
+        self._claim_script = self._redis.register_script(durable_scripts.CLAIM)
+        self._acknowledge_script = self._redis.register_script(durable_scripts.ACKNOWLEDGE)
+        self._release_script = self._redis.register_script(durable_scripts.RELEASE)
         self._keep_script = self._redis.register_script(scripts.KEEP)
         self._take_script = self._redis.register_script(scripts.TAKE)
 
@@ -193,7 +204,10 @@ class Redis:
             more, told = _append_arguments(give_up.letters, self.life)
             keys += more
             arguments += (b'{"channel":%b,"durable":%b,"cursor":"' % (dumps(channel), dumps(durable)), *told)
-        epoch, gap, rows, past, dead = self._guarded(lambda: self._claim_script(keys, arguments))
+        epoch, gap, rows, past, dead, touched = self._guarded(lambda: self._claim_script(keys, arguments))
+        if touched:
+            # In a step of its own, for the list of all is no key of the channel's.
+            self._guarded(lambda: self._redis.zadd(_ALL_DURABLES, {_member(channel, durable): 0}))
         letters = Letters(_appended(*dead[-1].decode().split()), dead[:-1]) if dead else None
         records = []
         for head, payload in zip(rows[::2], rows[1::2], strict=True):
@@ -221,9 +235,45 @@ class Redis:
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.unlink(place, pending)
             pipeline.srem(names, durable)
+            pipeline.zrem(_ALL_DURABLES, _member(channel, durable))
             pipeline.execute()
 
         self._guarded(forget)
+
+    @_reads
+    def figures(self, asked: FiguresAsked) -> FiguresPage:
+        begin = f"({_member(*figures.begin(asked))}"
+        members = self._guarded(lambda: self._redis.zrangebylex(_ALL_DURABLES, begin, "+", 0, figures.LOOKED))
+        looked = [(channel, name) for channel, _, name in [member.decode().partition("\0") for member in members]]
+        found, more = figures.wanted(asked, looked)
+        places, more = figures.as_far_as_counted(found, self._claims_of(found), more)
+        rows, gone = [], []
+        for place, told in zip(places, self._figures_of(places), strict=True):
+            if told:
+                lag, oldest, in_flight, redelivered, dead = map(int, told)
+                rows.append(Figures(*place, lag, oldest / 1e6, in_flight, redelivered, dead))
+            else:
+                gone.append(_member(*place))
+        if gone:
+            self._guarded(lambda: self._redis.zrem(_ALL_DURABLES, *gone))
+        return FiguresPage(rows, more)
+
+    def _claims_of(self, places: Sequence[Place]) -> list[int]:
+        """How many claims each durable has."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for place in places:
+            pipeline.zcard(_durable_names(*place)[3])
+        return self._guarded(pipeline.execute)
+
+    def _figures_of(self, places: Sequence[Place]) -> list[Any]:
+        """What `durable_scripts.FIGURES` answers for each durable."""
+        pipeline = self._redis.pipeline(transaction=False)
+        script = ("EVAL", durable_scripts.FIGURES)
+        for place in places:
+            names = _durable_names(*place)
+            pipeline.execute_command(*script, len(names), *names)
+            script = ("EVALSHA", _FIGURES_SHA)
+        return self._guarded(pipeline.execute)
 
     def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
         arguments = (holder, value, max(1, int(ttl * 1000)))
@@ -304,6 +354,11 @@ class Redis:
 def _name(channel: str, what: str) -> str:
     """A key's name. Its first closing brace ends the channel, so that no two names are the same."""
     return f"raiden:{{{channel.replace('%', '%25').replace('}', '%7D')}}}:{what}"
+
+
+def _member(channel: str, durable: str) -> str:
+    """A durable in the list of all: neither name has a NUL, which comes before all that they have."""
+    return f"{channel}\0{durable}"
 
 
 def _durable_names(channel: str, durable: str) -> list[str]:

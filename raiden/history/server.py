@@ -26,7 +26,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from raiden import faults
-from raiden.history import Append, Appended, Claimed, GiveUp, Page, Store, StoreFailed, TooLargeToKeep
+from raiden.history import (
+    Append,
+    Appended,
+    Claimed,
+    FiguresAsked,
+    FiguresPage,
+    GiveUp,
+    Page,
+    Store,
+    StoreFailed,
+    TooLargeToKeep,
+)
 from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
 
@@ -286,6 +297,10 @@ def _claimed(claimed: Claimed) -> tuple[Any, ...]:
     return found, epoch, gap and tuple(gap), past, letters and (_row(letters.appended), letters.payloads)
 
 
+def _figures(page: FiguresPage) -> tuple[Any, ...]:
+    return [tuple(row) for row in page.rows], page.next
+
+
 def _row(appended: Appended) -> tuple[Any, ...]:
     """What was appended, of plain values."""
     epoch, offsets, repeated, chain, _ = appended
@@ -297,7 +312,7 @@ def _give_up(attempts: int, letters: tuple[Any, ...] | None) -> GiveUp:
 
 
 # What shows that the store can be "read", or nothing; all else, that it can be "written".
-_USES = {"after": "read", "before": "read", "positions": "read", "now": "read", "size": ""}
+_USES = {"after": "read", "before": "read", "positions": "read", "figures": "read", "now": "read", "size": ""}
 _CALLS: dict[str, Callable[..., Any]] = {
     "after": lambda store, channel, cursor, limit: _plain(store.after(channel, _cursor(cursor), limit)),
     "before": lambda store, channel, cursor, limit: _plain(store.before(channel, _cursor(cursor), limit)),
@@ -311,6 +326,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
         channel, durable, epoch, claims, delay
     ),
     "forget": lambda store, channel, durable: store.forget(channel, durable),
+    "figures": lambda store, asked: _figures(store.figures(FiguresAsked(*asked))),
     "keep": lambda store, name, value, ttl, holder: store.keep(name, value, ttl, holder),
     "take": lambda store, name, holder, only_from: store.take(name, holder, only_from),
     "now": lambda store: store.now(),

@@ -27,11 +27,14 @@ from raiden.history import (
     Appended,
     Claimed,
     Durability,
+    FiguresAsked,
+    FiguresPage,
     GiveUp,
     Letters,
     Page,
     channel_row,
     durables,
+    figures,
     full,
     pages,
 )
@@ -231,6 +234,9 @@ class Sqlite:
 
     def forget(self, channel: str, durable: str) -> None:
         self._file.write(lambda: durables.forget(self._db, channel, durable))
+
+    def figures(self, asked: FiguresAsked) -> FiguresPage:
+        return self._file.read(lambda: figures.read(self._db, asked, self._clock()))
 
     def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
         def keep() -> bool:
