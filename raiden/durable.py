@@ -129,15 +129,17 @@ class Consumer:
 
     def acknowledge(self, cursors: Sequence[Cursor]) -> list[Cursor]:
         """Be done with messages; those that were this consumer's to acknowledge. Waits; raises StoreFailed."""
-        done = acknowledge(self._history, self._channel, self._name, self._claims_of(cursors))
-        self._let_go(cursors)
+        mine = self._claims_of(cursors)
+        done = acknowledge(self._history, self._channel, self._name, mine)
+        self._let_go(mine)
         return done
 
     def reject(self, cursors: Sequence[Cursor], delay: float) -> list[Cursor]:
         """Give messages back, which come again, to whichever consumer, after ``delay`` seconds; those that were this
         consumer's to give back. Waits; raises StoreFailed."""
-        returned = release(self._history, self._channel, self._name, self._claims_of(cursors), delay)
-        self._let_go(cursors)
+        mine = self._claims_of(cursors)
+        returned = release(self._history, self._channel, self._name, mine, delay)
+        self._let_go(mine)
         if returned and not delay:
             self.ring()
         return returned
@@ -151,9 +153,11 @@ class Consumer:
         """Those of the cursors that this consumer has claimed, with their attempts."""
         return [(cursor, self._claimed[cursor.place][1]) for cursor in dict.fromkeys(cursors) if self._has(cursor)]
 
-    def _let_go(self, cursors: Sequence[Cursor]) -> None:
-        for cursor in cursors:
-            if self._has(cursor):
+    def _let_go(self, claims: Sequence[tuple[Cursor, int]]) -> None:
+        """They are this consumer's no more, unless it has claimed one of them again meanwhile."""
+        for cursor, attempt in claims:
+            claimed = self._claimed.get(cursor.place)
+            if claimed is not None and claimed[1] == attempt:
                 del self._claimed[cursor.place]
         self.wake.set()
 

@@ -31,6 +31,7 @@ came, `StoreFailed` can't say whether the group was appended, and a publisher's 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -206,8 +207,10 @@ class Redis:
             arguments += (b'{"channel":%b,"durable":%b,"cursor":"' % (dumps(channel), dumps(durable)), *told)
         epoch, gap, rows, past, dead, touched = self._guarded(lambda: self._claim_script(keys, arguments))
         if touched:
-            # In a step of its own, for the list of all is no key of the channel's.
-            self._guarded(lambda: self._redis.zadd(_ALL_DURABLES, {_member(channel, durable): 0}))
+            # In a step of its own, for the list of all is no key of the channel's. Where that fails, the messages are
+            # claimed all the same; the next time that the durable's end is put off, it is listed.
+            with contextlib.suppress(StoreFailed):
+                self._guarded(lambda: self._redis.zadd(_ALL_DURABLES, {_member(channel, durable): 0}))
         letters = Letters(_appended(*dead[-1].decode().split()), dead[:-1]) if dead else None
         records = []
         for head, payload in zip(rows[::2], rows[1::2], strict=True):
