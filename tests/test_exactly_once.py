@@ -36,6 +36,8 @@ T = TypeVar("T")
 class World:
     """A channel's history, and a backbone that is late: in ``inbox`` is what this worker has not got yet."""
 
+    is_fresh = True  # its store always answers
+
     def __init__(self, random: Random, *, size: int, lost: float, swapped: float, deleted: float) -> None:
         self.random = random
         self.size, self.lost, self.swapped, self.deleted = size, lost, swapped, deleted
@@ -106,7 +108,7 @@ class World:
 
     # The backend, as far as a router uses it.
 
-    def receive(self, *, local: bool = False) -> Iterator[tuple[bytes, Sequence[Message]]]:
+    def receive(self, *, local: bool = False, most: int = 0) -> Iterator[tuple[bytes, Sequence[Message]]]:
         while self._come:
             yield CHANNEL.encode(), [self._come.popleft()]
 
