@@ -53,10 +53,9 @@ class Head:
     """How requests begin that were read before: how many bytes of body follow, whether it is a handshake, and the
     environ that it makes, but for the target of a POST and the key of a handshake. It never changes."""
 
-    __slots__ = ("environ", "key", "size", "upgrade")
+    __slots__ = ("environ", "size", "upgrade")
 
-    def __init__(self, key: Key, size: int, upgrade: bool, environ: Mapping[str, Any]) -> None:
-        self.key: Final = key
+    def __init__(self, size: int, upgrade: bool, environ: Mapping[str, Any]) -> None:
         self.size: Final = size
         self.upgrade: Final = upgrade
         self.environ: Final = environ
@@ -99,7 +98,8 @@ class Heads:
         self._known: dict[Key, Head] = {}
         # Of whole heads that come again as they are, what `find` returns.
         self._whole: dict[bytes, tuple[Head, bytes]] = {}
-        self._plans: dict[Key, Any] = {}
+        # By the head itself, which never changes and is found by all of its bytes.
+        self._plans: dict[Head, Any] = {}
 
     def clear(self) -> None:
         """Forget all: what requests mean depends on settings, and they have changed."""
@@ -150,7 +150,7 @@ class Heads:
             environ.update(_key_environ(environ, ""))
         for name in _OWN if request.upgrade or not own else (*_OWN, *target_environ(own)):
             del environ[name]
-        found = Head(key, len(request.raw_body), request.upgrade, MappingProxyType(environ))
+        found = Head(len(request.raw_body), request.upgrade, MappingProxyType(environ))
         request.environ["raiden.head"] = found
         if len(self._known) >= self._most:
             self._known.clear()
@@ -158,13 +158,13 @@ class Heads:
 
     def plan(self, head: Head) -> Any:
         """What was told of requests with this head; None if nothing."""
-        return self._plans.get(head.key)
+        return self._plans.get(head)
 
     def keep_plan(self, head: Head, plan: object) -> None:
         """Tell what requests with this head ask for, whoever sends them, and whatever their target or key is."""
         if len(self._plans) >= self._most:
             self._plans.clear()
-        self._plans[head.key] = plan
+        self._plans[head] = plan
 
 
 def _split(head: bytes) -> tuple[Key, bytes]:

@@ -18,8 +18,8 @@ import gevent
 import webob
 
 from raiden.access_log import AccessLog
-from raiden.connection import Connection
-from raiden.door import Door
+from raiden.connection import RECEIVE_BYTES, Connection
+from raiden.door import PORTION, Door
 from raiden.heads import Heads, Repeated
 from raiden.hosts import Hosts
 from raiden.http import CONTINUE_BYTES, HttpError, Json, Request, json_bytes, problem, serialize
@@ -55,6 +55,7 @@ class HttpDoor(Door):
         self.hosts = hosts or Hosts()
         self.origins = Origins(allowed_origins)
         self.access_log = AccessLog()
+        self._portion = RECEIVE_BYTES
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         """The answer to a request; None where the connection is taken care of."""
@@ -111,10 +112,13 @@ class HttpDoor(Door):
         if connection.overflown and not connection.closing:
             self._overflow(connection)
             return
-        data = connection.read(self.portion())
+        data = connection.read(self._portion)
         if data is None:
             self.leave(connection)
             return
+        if len(data) > PORTION or self._portion == PORTION:
+            # Not at each read: it looks at the clock.
+            self._portion = self.portion()
         session = connection.session
         if not data or connection.closing:
             return

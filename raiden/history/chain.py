@@ -39,7 +39,7 @@ Past = tuple[tuple[str, int], ...]
 def link(before: str, kind: int, published: int, payload: bytes) -> str:
     """The proof of a message that follows the one whose proof is ``before``; "": nothing is known of what it
     follows."""
-    head = b"%b %d %d " % (before.encode(), kind, published)
+    head = f"{before} {kind} {published} ".encode()
     return hashlib.sha1(head + payload, usedforsecurity=False).hexdigest()[:PROOF_DIGITS]
 
 
