@@ -327,6 +327,22 @@ def test_a_replica_that_was_behind(watched_servers: tuple[list[RedisServer], str
     store.close()
 
 
+def test_a_server_that_is_a_replica(watched_servers: tuple[list[RedisServer], str]) -> None:
+    """What it has may be old, as when it was started again and a Sentinel still takes it for the master: nothing is
+    read there."""
+    (master, replica), _ = watched_servers
+    store, other = Redis(master.url), Redis(replica.url)
+    cursor = append(store, "a", b"1").cursors()[0]
+    for ask in (lambda: other.after("a", cursor, 9), lambda: other.positions(["a"]), other.check):
+        with pytest.raises(StoreFailed, match="is a replica"):
+            ask()
+    with redis.Redis.from_url(replica.url) as client:
+        client.replicaof("NO", "ONE")
+    other.check()
+    store.close()
+    other.close()
+
+
 def test_a_service_that_sentinels_do_not_know(watched_servers: tuple[list[RedisServer], str]) -> None:
     _, url = watched_servers
     store = Redis(url.replace("history", "other"), timeout=1.0)

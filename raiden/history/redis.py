@@ -338,10 +338,13 @@ class Redis:
         return lives, proof.decode(), None if at is None else at.decode(), records
 
     def _begin(self, connection: Any) -> None:
-        """A connection begins: find out which life of the server's it is."""
+        """A connection begins: find out which life of the server's it is. A replica is refused: what it has may be old,
+        and a Sentinel may name it for a while, where it was the master and was started again."""
         connection.on_connect()
-        connection.send_command("INFO", "server")
+        connection.send_command("INFO", "server", "replication")
         said = connection.read_response()
+        if b"role:master" not in said.split():
+            raise redis.ConnectionError("the server is a replica")
         self.life = said.partition(b"run_id:")[2].split()[0].decode()
 
     def _guarded(self, work: Callable[[], T]) -> T:
