@@ -317,7 +317,6 @@ class _Walks:
 
     def missed(self, event: Missed) -> None:
         walk, forks = self.walk(event), self.known[event.channel]
-        self.found.counts["gaps told"] += 1
         if event.missing is not None:
             self.say("gap", event.channel, event.at, f"{event.who}: nothing is too old or too much: {event}")
             return
@@ -327,9 +326,15 @@ class _Walks:
         number = max(number for number, life in enumerate(forks.lives) if life.at <= event.at)
         since = list(forks.possible(walk.began.begun, event.at, self.late))
         lossy = [each for each in self.lossy[event.channel] if {each - 1, each} <= set(since)]
-        if not walk.due and not any(each > walk.told_in for each in lossy):
+        # Who asks for what follows its position is told when it does.
+        lost = walk.at is not None and not walk.told and self.is_lost(walk.at, since, forks)
+        if not walk.due and not lost and not any(each > walk.told_in for each in lossy):
             self.say("gap", event.channel, event.at, f"{event.who} was told of a gap, and nothing is lost: {event}")
         walk.due, walk.told, walk.told_in = False, True, number
+
+    def is_lost(self, where: Place, since: Sequence[int], forks: Forks) -> bool:
+        """One of these lives has it no more."""
+        return any(not forks.has(number, where) for number in since if number >= forks.began_in(where.epoch))
 
     def ended(self, who: str, at: float) -> None:
         """It has stayed until now: what it has, and was lost for long, it must have been told of; and what was
