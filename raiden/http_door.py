@@ -128,9 +128,15 @@ class HttpDoor(Door):
             session.settle()
         elif session is None or isinstance(session, Waiter):
             parser = _parser(connection)
-            events = parser.feed(data)
             if session is None and not connection.busy:
-                self._serve_next(connection, events)
+                repeated = parser.whole(data)
+                if repeated is not None:
+                    self._serve_repeated(connection, repeated)
+                    self._served(connection)
+                    return
+                self._serve_next(connection, parser.feed(data))
+            else:
+                parser.feed(data)
             if parser.waiting >= MAX_PIPELINED:
                 connection.pause()
         # What follows the request of a stream without end could never be answered.
@@ -176,8 +182,7 @@ class HttpDoor(Door):
         """Serve what has come until a request is under way, or nothing is left that is whole."""
         for event in events:
             if isinstance(event, Repeated):
-                if not self.serve_again(connection, event):
-                    self.serve(connection, event.request(), self.dispatch)
+                self._serve_repeated(connection, event)
             elif isinstance(event, Request):
                 self.serve(connection, event, self.dispatch)
             elif isinstance(event, HttpError):
@@ -186,6 +191,16 @@ class HttpDoor(Door):
                 connection.send(CONTINUE_BYTES)
             if connection.busy or connection.session is not None or connection.closing or connection.closed:
                 return
+        self._served(connection)
+
+    def _serve_repeated(self, connection: Connection, repeated: Repeated) -> None:
+        if not self.serve_again(connection, repeated):
+            self.serve(connection, repeated.request(), self.dispatch)
+
+    def _served(self, connection: Connection) -> None:
+        """What has come was served, unless a request is under way: wait for more."""
+        if connection.busy or connection.session is not None or connection.closing or connection.closed:
+            return
         receiving = not _parser(connection).idle
         if not receiving:
             self._wheel.schedule(connection, self.limits.idle_timeout)

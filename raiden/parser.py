@@ -120,6 +120,21 @@ class RequestParser:
         """The header fields of the request that is coming; None where its head has not come."""
         return None if self._state == _HEAD else self._fields or None
 
+    def whole(self, data: bytes) -> Repeated | None:
+        """The request that these bytes are, where nothing came before them, they are no more than that, and its head is
+        known; else None, and they are to be fed."""
+        # The hot path: what most reads are.
+        if self._state != _IDLE or self._data or self._events:
+            return None
+        found = self._heads.find(data, 0)
+        if found is None:
+            return None
+        known, own, start = found
+        limits = self._limits
+        if start + known.size != len(data) or known.size > limits.max_body or len(own) > limits.max_url:
+            return None
+        return Repeated(known, own, data[start:], self._remote)
+
     def feed(self, data: bytes) -> Iterator[object]:
         """Take these bytes. Yields `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for each thing that was
         completed; what was not asked for is yielded the next time. Behind a handshake comes no more: see `rest`."""
