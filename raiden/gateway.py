@@ -291,6 +291,8 @@ class Gateway(HttpDoor):
         if "_durable" in query and (request.upgrade or asked.filters):
             what = "a long-poll, or a command of /-/websocket" if request.upgrade else "without filters"
             raise HttpError(400, f"a durable subscription is {what}")
+        if "_durable" not in query and (alone := min(query.keys() & parameters.DURABLY, default=None)):
+            raise HttpError(400, f"{alone} is of a durable subscription: name it, as _durable=NAME")
         opening: Callable[[Seat, Request | Repeated], Opening]
         if request.upgrade:
             opening = functools.partial(

@@ -21,6 +21,8 @@ WINDOW, MAX_WINDOW = 16, 1000
 SUBSCRIBE = frozenset(
     {"_since", "_last", "_wait", "_wrap", "_raw", "_durable", "_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"}
 )
+# Those that mean nothing without ``_durable``.
+DURABLY = frozenset({"_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"})
 HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
 CHANNELS = frozenset({"_prefix", "_after", "_limit"})
 DURABLES = frozenset({"_prefix", "_channel", "_durable", "_after", "_limit"})

@@ -423,7 +423,7 @@ def test_refused_subscriptions(node: Daemon, code: int, options: dict[str, Any])
     "path",
     ["none?_durable=d", "a*?_durable=d", "a?_durable=", "a?_durable=" + "n" * 7000, "a?_durable=a%0A",
      "a?_durable=d&x=1", "a?_durable=d&_limit=-1", "a?_durable=d&_limit=1001", "a?_durable=d&_ack_wait=0",
-     "a?_durable=d&_ack_wait=1e3",
+     "a?_durable=d&_ack_wait=1e3", "a?_ack=abc:1&_wait=0", "a?_nack=abc:1", "a?_limit=5", "a?_nack_delay=5",
      "a?_durable=d&_ack=x", "a?_durable=d&_ack=x:9223372036854775808", "a?_durable=d&_since=x", "a?_durable=d&_wait=x",
      "-/subscribe?channel=a&channel=b&_durable=d"],
 )  # fmt: skip

@@ -258,6 +258,8 @@ class Server:
         started = time.monotonic()
         if started - self._tidied < TIDY_EVERY:
             return False
+        if self._failing == {"written"}:
+            self.look()  # it answers, and so that the log says it when it can be written again
         try:
             while self._store.tidy(TIDY_ROWS) >= TIDY_ROWS:
                 if time.monotonic() - started > TIDY_TIME:
