@@ -110,8 +110,17 @@ def cursor_of(command: dict[str, Any], name: str) -> Cursor | None:
     return None if command.get(name) is None else parse_cursor(command[name])
 
 
+def flag_of(command: dict[str, Any], name: str) -> bool:
+    value = command.get(name, False)
+    if not isinstance(value, bool):
+        raise CommandError(400, f"{name} is true or false")
+    return value
+
+
 def cursors_of(command: dict[str, Any]) -> list[Cursor]:
     """The messages that an ``ack`` or ``nack`` names."""
+    if "cursor" in command and "cursors" in command:
+        raise CommandError(400, f"{command['cmd']} needs cursor or cursors, not both")
     texts = command.get("cursors", [command.get("cursor")])
     if not isinstance(texts, list) or not 0 < len(texts) <= MAX_WINDOW:
         raise CommandError(400, f"{command['cmd']} needs the cursor of a message, or a list of cursors")

@@ -99,7 +99,8 @@ class Consumer:
         deadline = time.monotonic() + seconds
         claims, gap = self.claim()
         while self._window and not (claims or gap or self.over or enough() or time.monotonic() >= deadline):
-            if self.wait(min(deadline - time.monotonic(), LOOK)):
+            # Who has gone meanwhile takes nothing: that would be an attempt.
+            if self.wait(min(deadline - time.monotonic(), LOOK)) and not enough():
                 claims, gap = self.claim()
         return claims, gap
 
@@ -138,8 +139,14 @@ class Consumer:
         """Give messages back, which come again, to whichever consumer, after ``delay`` seconds; those that were this
         consumer's to give back. Waits; raises StoreFailed."""
         mine = self._claims_of(cursors)
-        returned = release(self._history, self._channel, self._name, mine, delay)
-        self._let_go(mine)
+        # They are no more this consumer's, which may end before the answer and give back what it has without a delay.
+        claimed = {cursor.place: self._claimed.pop(cursor.place) for cursor, _ in mine}
+        try:
+            returned = release(self._history, self._channel, self._name, mine, delay)
+        except StoreFailed:
+            self._claimed = claimed | self._claimed
+            raise
+        self.wake.set()
         if returned and not delay:
             self.ring()
         return returned

@@ -293,6 +293,8 @@ class Gateway(HttpDoor):
             raise HttpError(400, f"a durable subscription is {what}")
         if "_durable" not in query and (alone := min(query.keys() & parameters.DURABLY, default=None)):
             raise HttpError(400, f"{alone} is of a durable subscription: name it, as _durable=NAME")
+        if "_durable" in query and (other := min(query.keys() & parameters.NOT_DURABLY, default=None)):
+            raise HttpError(400, f"{other} is not for a durable subscription")
         opening: Callable[[Seat, Request | Repeated], Opening]
         if request.upgrade:
             opening = functools.partial(

@@ -335,8 +335,11 @@ class MultiplexSocket(Socket):
     def _consume(self, command: dict[str, Any]) -> None:
         name, durable = check_channel(commands.channel_of(command)), commands.durable_of(command)
         self._history_of(name)
-        if command.get("filters"):
+        if "filters" in command:
             raise CommandError(400, "a durable subscription has no filters: its messages are shared out as they are")
+        if "last" in command:
+            raise CommandError(400, "a durable subscription begins since a cursor, not with the last messages")
+        acknowledged = commands.flag_of(command, "ack")
         if (name, durable) in self.consumers:
             raise CommandError(409, "already subscribed: unsubscribe first")
         if len(self.subscriptions) + len(self.consumers) >= self.max_subscriptions:
@@ -364,7 +367,7 @@ class MultiplexSocket(Socket):
         def after() -> None:
             for gap in lost:
                 self.reply(None, {"durable": durable, **encoding.gap(name, gap)})
-            self._serve(consumer, name, durable, acknowledged=bool(command.get("ack")))
+            self._serve(consumer, name, durable, acknowledged=acknowledged)
 
         try:
             self._later(command, work, after)
@@ -434,10 +437,11 @@ class MultiplexSocket(Socket):
     def _unconsume(self, command: dict[str, Any], name: str) -> Result | None:
         durable = commands.durable_of(command)
         history = self._history_of(name)
-        if not self._end_consumer(name, durable) and not command.get("forget"):
+        forget = commands.flag_of(command, "forget")
+        if not self._end_consumer(name, durable) and not forget:
             raise CommandError(404, "not subscribed to that channel by that name")
         result = {"channel": name, "durable": durable}
-        if not command.get("forget"):
+        if not forget:
             return result
 
         def work() -> Result:

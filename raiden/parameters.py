@@ -21,8 +21,9 @@ WINDOW, MAX_WINDOW = 16, 1000
 SUBSCRIBE = frozenset(
     {"_since", "_last", "_wait", "_wrap", "_raw", "_durable", "_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"}
 )
-# Those that mean nothing without ``_durable``.
+# Those that mean nothing without ``_durable``, and with it.
 DURABLY = frozenset({"_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"})
+NOT_DURABLY = frozenset({"_last", "_wrap", "_raw"})
 HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
 CHANNELS = frozenset({"_prefix", "_after", "_limit"})
 DURABLES = frozenset({"_prefix", "_channel", "_durable", "_after", "_limit"})

@@ -227,6 +227,19 @@ def test_a_long_poll_that_is_aborted_gives_back(node: Daemon, channel: str) -> N
     assert status == 200 and [(each["data"], each["attempt"]) for each in messages] == [(1, 1)]
 
 
+def test_who_leaves_right_before_a_publish_makes_no_attempt(node: Daemon, channel: str) -> None:
+    poll(node, channel)
+    connections = [node.open() for _ in range(2)]
+    for connection in connections:
+        connection.request("GET", f"/{channel}?_durable=d&_wait=20&_ack_wait=60")
+    wait_for(lambda: subscribers(node, channel), "the polls wait")
+    for connection in connections:
+        connection.close()
+    post(node, channel, 1)  # the worker has seen their end, or sees it before it sees this
+    status, messages = poll(node, channel, "&_wait=5")
+    assert status == 200 and [(each["data"], each["attempt"]) for each in messages] == [(1, 1)]
+
+
 def subscribers(node: Daemon, channel: str) -> int:
     found: int = node.json(f"/-/channels/{channel}")["subscribers"]
     return found
@@ -423,7 +436,8 @@ def test_refused_subscriptions(node: Daemon, code: int, options: dict[str, Any])
     "path",
     ["none?_durable=d", "a*?_durable=d", "a?_durable=", "a?_durable=" + "n" * 7000, "a?_durable=a%0A",
      "a?_durable=d&x=1", "a?_durable=d&_limit=-1", "a?_durable=d&_limit=1001", "a?_durable=d&_ack_wait=0",
-     "a?_durable=d&_ack_wait=1e3", "a?_ack=abc:1&_wait=0", "a?_nack=abc:1", "a?_limit=5", "a?_nack_delay=5",
+     "a?_durable=d&_ack_wait=1e3", "a?_durable=d&_last=1", "a?_durable=d&_wrap=1", "a?_durable=d&_raw=1",
+     "a?_ack=abc:1&_wait=0", "a?_nack=abc:1", "a?_limit=5", "a?_nack_delay=5",
      "a?_durable=d&_ack=x", "a?_durable=d&_ack=x:9223372036854775808", "a?_durable=d&_since=x", "a?_durable=d&_wait=x",
      "-/subscribe?channel=a&channel=b&_durable=d"],
 )  # fmt: skip

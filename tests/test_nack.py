@@ -162,9 +162,24 @@ def test_a_poll_wakes_who_waits(node: Daemon, channel: str) -> None:
         assert (push["data"], push["attempt"]) == (1, 2)
 
 
+@pytest.mark.parametrize("leave", [True, False])
+def test_the_delay_holds_when_its_consumer_leaves_at_once(node: Daemon, channel: str, leave: bool) -> None:
+    """Unsubscribed or closed right behind it, the message is not given back a second time, without the delay."""
+    with Client(node) as client:
+        consume(client, channel, ack_wait=3600)
+        (cursor,) = post(node, channel, "x")
+        assert client.push()["attempt"] == 1
+        sent = client.send(cmd="nack", channel=channel, durable="d", cursor=cursor, delay=60)
+        if leave:
+            left = client.send(cmd="unsubscribe", channel=channel, durable="d")
+            assert client.reply(sent)["returned"] == 1 and "error" not in client.reply(left)
+    assert poll(node, channel, "&_wait=2") == []
+
+
 @pytest.mark.parametrize(
     "options",
-    [{}, {"cursor": "x"}, {"cursors": []}, {"cursors": ["a:1"] * 1001}, {"cursor": "a:1", "delay": -1},
+    [{}, {"cursor": "a:1", "cursors": ["a:1"]},
+     {"cursor": "x"}, {"cursors": []}, {"cursors": ["a:1"] * 1001}, {"cursor": "a:1", "delay": -1},
      {"cursor": "a:1", "delay": 86401}, {"cursor": "a:1", "delay": "1"}, {"cursor": "a:1", "delay": True},
      {"cursor": "a:1", "delay": None}, {"cursor": "a:1", "dealy": 1}],
 )  # fmt: skip

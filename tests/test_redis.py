@@ -338,6 +338,13 @@ def test_a_server_that_is_a_replica(watched_servers: tuple[list[RedisServer], st
             ask()
     with redis.Redis.from_url(replica.url) as client:
         client.replicaof("NO", "ONE")
+        other.check()
+        client.replicaof("127.0.0.1", 1)
+        with pytest.raises(StoreFailed):
+            append(other, "a", b"2")
+        with pytest.raises(StoreFailed, match="is a replica"):
+            other.after("a", None, 9)
+        client.replicaof("NO", "ONE")
     other.check()
     store.close()
     other.close()

@@ -351,6 +351,8 @@ class Redis:
         try:
             return work()
         except (redis.RedisError, OSError, ValueError) as error:
+            if isinstance(error, redis.exceptions.ReadOnlyError):
+                self._redis.connection_pool.disconnect()  # it became a replica, which `_begin` will find
             # In a transaction, redis-py puts the whole command before what the server said.
             why = str(error).rpartition("caused error: ")[2]
             away = isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError))
