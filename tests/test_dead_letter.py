@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from raiden.history import EARLIEST, Append, Claimed, GiveUp, Store
+from raiden.history import EARLIEST, Append, Claimed, GiveUp, Store, StoreFailed
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
 from raiden.message import Cursor, Kind
@@ -234,6 +234,28 @@ def test_a_full_file_keeps_what_is_given_up(tmp_path: Path, clock: Clock) -> Non
 
     wait_for(has_room, "there is room for a channel")
     assert offsets(claim(store)) == [] and [letter["data"] for letter in letters(store)] == [1]
+    store.close()
+
+
+def test_letters_that_do_not_fit_hold_up_nothing_else(tmp_path: Path, clock: Clock) -> None:
+    """There is room for small messages, but not for copies of the large ones."""
+    store = Sqlite(tmp_path / "history.sqlite", 4 << 20, clock=clock)
+    append(store, "a", *[b'"%b"' % (b"y" * 250_000)] * 4, ttl=9e5)
+    claim(store)
+    claim(store)
+    count = 0
+    with pytest.raises(StoreFailed):
+        while True:
+            append(store, "fill", b"x" * 10_000, size=1000, ttl=9e5)
+            count += 1
+    store.clear("fill")
+    for _ in range(count - 20):
+        append(store, "fill", b"x" * 10_000, size=1000, ttl=9e5)
+    append(store, "a", b"2", ttl=9e5)
+    found = claim(store, wait=60.0)
+    assert (offsets(found), found.letters) == ([(5, 1)], None)
+    store.clear("fill")
+    assert offsets(claim(store)) == [] and len(letters(store)) == 4
     store.close()
 
 

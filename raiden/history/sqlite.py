@@ -32,6 +32,7 @@ from raiden.history import (
     GiveUp,
     Letters,
     Page,
+    StoreFailed,
     channel_row,
     durables,
     figures,
@@ -221,6 +222,12 @@ class Sqlite:
             (appended,) = self._append([replace(dead, messages=[(int(Kind.JSON), letter) for letter in letters])], None)
             return claimed._replace(letters=Letters(appended, letters))
 
+        try:
+            return self._file.write(claim)
+        except StoreFailed:
+            if dead is None or not room:
+                raise
+        room = False  # perhaps for these letters: what is not given up goes on
         return self._file.write(claim)
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
