@@ -11,12 +11,14 @@ published, with its channel.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import itertools
 import logging
 import random
 import re
 import socket
 import tempfile
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -166,6 +168,11 @@ class Client:
         if not self.connection.closed:
             self._socket.send(data)
             self._gateway.readable(self.connection)
+            # In a long turn it reads in portions, and is told of the rest by the event loop.
+            while not self.connection.closed and (rest := _unread(self.connection.socket)):
+                self._gateway.readable(self.connection)
+                if not self.connection.closed and _unread(self.connection.socket) == rest:
+                    break
 
     def got(self) -> bytes:
         """What has come since the last call; its end is told too."""
@@ -188,6 +195,11 @@ class Client:
         self._socket.close()
         self._gateway.readable(self.connection)
         self._gateway.close(self.connection)
+
+
+def _unread(sock: socket.socket) -> int:
+    """How many bytes wait to be received (FIONREAD)."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), "little")
 
 
 class CountingGateway(Gateway):
