@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import gevent
 from gevent.event import Event
@@ -33,6 +33,12 @@ class Claim(NamedTuple):
     attempt: int
 
 
+# Of a claimed message the proof, how often it was claimed, and until when it is.
+_Claimed: TypeAlias = "tuple[str, int, float]"
+# Messages that are to be acknowledged or rejected.
+Taken: TypeAlias = "dict[Cursor, _Claimed]"
+
+
 class Consumer:
     """Claims messages of ``channel`` for the durable subscription ``name``, at most ``window`` that are not
     acknowledged, each for ``ack_wait`` seconds. A durable that is new begins at ``since`` (None: now). Raises
@@ -52,8 +58,8 @@ class Consumer:
         self.ack_wait = ack_wait
         self._dead_letter, self._give_up = _give_up(bells.router.backend, channel)
         self._since = since
-        # By epoch and offset: the proof, how often it was claimed, and until when it is.
-        self._claimed: dict[tuple[str, int], tuple[str, int, float]] = {}
+        # By epoch and offset.
+        self._claimed: dict[tuple[str, int], _Claimed] = {}
         self._made = self._in_force = self._called = False
         self.wake = Event()
         self._bell: Bell | None = bells.enter(self, channel, name)
@@ -73,7 +79,13 @@ class Consumer:
             return [], None
         self._called = False
         deadline = time.monotonic() + self.ack_wait
-        claimed = self._history.claim(self._channel, self._name, limit, self.ack_wait, self._since, self._give_up)
+        claimed = self._history.claim(
+            self._channel, self._name, limit, self.ack_wait, self._since, self._give_up, make=not self._made
+        )
+        if claimed.ended:
+            # It was forgotten, or the store lost it: what it had to get from then on, nobody would know.
+            self.end(release=False)
+            return [], None
         self._made = True
         if claimed.letters is not None:
             # Stored they are; this brings them to those who follow the channel.
@@ -128,45 +140,41 @@ class Consumer:
                 break
         return self._called
 
-    def acknowledge(self, cursors: Sequence[Cursor]) -> list[Cursor]:
-        """Be done with messages; those that were this consumer's to acknowledge. Waits; raises StoreFailed."""
-        mine = self._claims_of(cursors)
-        done = acknowledge(self._history, self._channel, self._name, mine)
-        self._let_go(mine)
-        return done
+    def take(self, cursors: Sequence[Cursor]) -> Taken:
+        """Those of the cursors that are this consumer's, and from now on to be acknowledged or rejected, whatever
+        becomes of it meanwhile: when it ends it gives back all the others."""
+        return {cursor: self._claimed.pop(cursor.place) for cursor in dict.fromkeys(cursors) if self._has(cursor)}
 
-    def reject(self, cursors: Sequence[Cursor], delay: float) -> list[Cursor]:
-        """Give messages back, which come again, to whichever consumer, after ``delay`` seconds; those that were this
-        consumer's to give back. Waits; raises StoreFailed."""
-        mine = self._claims_of(cursors)
-        # They are no more this consumer's, which may end before the answer and give back what it has without a delay.
-        claimed = {cursor.place: self._claimed.pop(cursor.place) for cursor, _ in mine}
-        try:
-            returned = release(self._history, self._channel, self._name, mine, delay)
-        except StoreFailed:
-            self._claimed = claimed | self._claimed
-            raise
-        self.wake.set()
+    def take_back(self, taken: Taken) -> None:
+        """What was to become of them did not: the client may say it again."""
+        for cursor, claim in taken.items():
+            self._claimed.setdefault(cursor.place, claim)
+
+    def acknowledge(self, taken: Taken) -> list[Cursor]:
+        """Be done with messages; those that were still this consumer's to acknowledge. Waits; raises StoreFailed."""
+        return self._settle(taken, lambda claims: acknowledge(self._history, self._channel, self._name, claims))
+
+    def reject(self, taken: Taken, delay: float) -> list[Cursor]:
+        """Give messages back, which come again, to whichever consumer, after ``delay`` seconds; those that were still
+        this consumer's to give back. Waits; raises StoreFailed."""
+        returned = self._settle(taken, lambda claims: release(self._history, self._channel, self._name, claims, delay))
         if returned and not delay:
             self.ring()
         return returned
+
+    def _settle(self, taken: Taken, call: Callable[[list[tuple[Cursor, int]]], list[Cursor]]) -> list[Cursor]:
+        try:
+            done = call([(cursor, attempt) for cursor, (_, attempt, _) in taken.items()])
+        except StoreFailed:
+            self.take_back(taken)
+            raise
+        self.wake.set()
+        return done
 
     def ring(self) -> None:
         """There may be something for any of the durable's consumers on this worker."""
         if self._bell is not None:
             self._bell.ring()
-
-    def _claims_of(self, cursors: Sequence[Cursor]) -> list[tuple[Cursor, int]]:
-        """Those of the cursors that this consumer has claimed, with their attempts."""
-        return [(cursor, self._claimed[cursor.place][1]) for cursor in dict.fromkeys(cursors) if self._has(cursor)]
-
-    def _let_go(self, claims: Sequence[tuple[Cursor, int]]) -> None:
-        """They are this consumer's no more, unless it has claimed one of them again meanwhile."""
-        for cursor, attempt in claims:
-            claimed = self._claimed.get(cursor.place)
-            if claimed is not None and claimed[1] == attempt:
-                del self._claimed[cursor.place]
-        self.wake.set()
 
     def _has(self, cursor: Cursor) -> bool:
         claimed = self._claimed.get(cursor.place)

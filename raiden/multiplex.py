@@ -387,7 +387,7 @@ class MultiplexSocket(Socket):
                 if not sent:
                     break
                 if claims and not acknowledged:
-                    consumer.acknowledge([message.cursor for message, _ in claims if message.cursor])
+                    consumer.acknowledge(consumer.take([message.cursor for message, _ in claims if message.cursor]))
             except StoreFailed:
                 claims = []  # ask again soon
             if not claims:
@@ -427,12 +427,18 @@ class MultiplexSocket(Socket):
         cursors, rejected = commands.cursors_of(command), command["cmd"] == "nack"
         delay = commands.number_of(command, "delay", 0.0, 0.0, MAX_NACK_DELAY)
 
+        taken = consumer.take(cursors)
+
         def work() -> Result:
-            done = consumer.reject(cursors, delay) if rejected else consumer.acknowledge(cursors)
+            done = consumer.reject(taken, delay) if rejected else consumer.acknowledge(taken)
             late = [str(cursor) for cursor in cursors if cursor not in done]
             return {"returned" if rejected else "acknowledged": len(done), **({"late": late} if late else {})}
 
-        self._later(command, work)
+        try:
+            self._later(command, work)
+        except CommandError:
+            consumer.take_back(taken)
+            raise
 
     def _unconsume(self, command: dict[str, Any], name: str) -> Result | None:
         durable = commands.durable_of(command)

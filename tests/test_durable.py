@@ -240,6 +240,22 @@ def test_who_leaves_right_before_a_publish_makes_no_attempt(node: Daemon, channe
     assert status == 200 and [(each["data"], each["attempt"]) for each in messages] == [(1, 1)]
 
 
+def test_a_durable_that_is_forgotten_ends_for_all(node: Daemon, channel: str) -> None:
+    """It is not made anew by those who were subscribed, behind what was published meanwhile."""
+    with Client(node) as one, Client(node) as two:
+        for client in (one, two):
+            consume(client, channel)
+        assert "error" not in two.ask(cmd="unsubscribe", channel=channel, durable="d", forget=True)
+        post(node, channel, 1)
+        assert one.push() == {"channel": channel, "durable": "d", "ended": True}
+        assert node.json(f"/-/durables?_channel={channel}") == {"durables": []}
+        assert one.code(cmd="ack", channel=channel, durable="d", cursor="a:1") == 404
+        assert one.ask(cmd="subscribe", channel=channel, durable="d", since="earliest", ack=True) == {
+            "channel": channel, "durable": "d"
+        }  # fmt: skip
+        assert one.push()["data"] == 1
+
+
 def subscribers(node: Daemon, channel: str) -> int:
     found: int = node.json(f"/-/channels/{channel}")["subscribers"]
     return found

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 import redis
 
-from raiden.history import EARLIEST, FORGET, MAX_PENDING, PAGE_BYTES, TOUCH, Append, Claimed, Gap, Store
+from raiden.history import EARLIEST, FORGET, MAX_PENDING, PAGE_BYTES, TOUCH, Append, Claimed, FiguresAsked, Gap, Store
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
 from raiden.message import Cursor
@@ -138,6 +138,18 @@ def test_forget_ends_a_durable(store: Store) -> None:
 
 
 # What is lost.
+
+
+def test_a_claim_that_makes_no_durable(store: Store) -> None:
+    append(store, "a", b"1", b"2")
+    ended = Claimed([], EARLIEST.epoch, ended=True)
+    assert store.claim("a", "d", 9, 60.0, EARLIEST, make=False) == ended
+    assert store.figures(FiguresAsked()).rows == []
+    store.claim("a", "d", 0, 60.0, EARLIEST)
+    assert len(store.claim("a", "d", 9, 60.0, make=False).records) == 2
+    assert not store.claim("a", "d", 9, 60.0, make=False).ended, "it is there, and has nothing"
+    store.forget("a", "d")
+    assert store.claim("a", "d", 9, 60.0, make=False) == ended
 
 
 def test_another_epoch_begins_anew(store: Store) -> None:

@@ -171,6 +171,7 @@ def test_the_delay_holds_when_its_consumer_leaves_at_once(node: Daemon, channel:
         assert client.push()["attempt"] == 1
         sent = client.send(cmd="nack", channel=channel, durable="d", cursor=cursor, delay=60)
         if leave:
+            # Both at once, as clients do that end: the first is not over when the second comes.
             left = client.send(cmd="unsubscribe", channel=channel, durable="d")
             assert client.reply(sent)["returned"] == 1 and "error" not in client.reply(left)
     assert poll(node, channel, "&_wait=2") == []

@@ -265,13 +265,15 @@ class Claimed(NamedTuple):
     offsets: first those that come again. ``epoch`` is the channel's ("0": it has no history yet), ``past`` are those
     before. ``gap`` is what the durable lost since the last claim: from the lowest to the highest offset of messages
     that were gone before they were claimed or acknowledged (others between them may be fine); or, where its place is
-    not in this history, all that was left of the old one (``first`` is 0). ``letters`` are what was given up."""
+    not in this history, all that was left of the old one (``first`` is 0). ``letters`` are what was given up.
+    ``ended``: there is no such durable, and this claim was not to make it."""
 
     records: list[tuple[Record, int]]
     epoch: str
     gap: Gap | None = None
     past: Past = ()
     letters: Letters | None = None
+    ended: bool = False
 
     def messages(self, channel: str) -> list[tuple[Message, int]]:
         """Each with its number of times."""
@@ -347,13 +349,15 @@ class Store(Protocol):
         """Forget a channel's history, and return the epoch that ends with it; empty where there was none."""
 
     def claim(
-        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None, give_up: GiveUp = NEVER
-    ) -> Claimed:
+        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None,
+        give_up: GiveUp = NEVER, *, make: bool = True,
+    ) -> Claimed:  # fmt: skip
         """Claim up to ``limit`` messages, or up to the one that goes over `PAGE_BYTES`, for ``wait`` seconds: first
         those whose claim is over, then new ones, while fewer than `MAX_PENDING` are claimed. The first claim makes the
         durable, after ``since`` (None: at the channel's end; a cursor that is not in this history is a gap, as in
-        `after`). One that nobody claims from for `FORGET` seconds is forgotten. In the same step, messages that would
-        be claimed too often are given up, once; those that there is no room for elsewhere stay, and are not claimed."""
+        `after`), unless it is not to ``make`` it. One that nobody claims from for `FORGET` seconds is forgotten. In the
+        same step, messages that would be claimed too often are given up, once; those that there is no room for
+        elsewhere stay, and are not claimed."""
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         """Be done with claims, which are offsets and attempts (0: whichever it is), and return the offsets of those

@@ -169,14 +169,16 @@ class History:
         return epoch
 
     def claim(
-        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None, give_up: GiveUp
+        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None, give_up: GiveUp, *, make: bool
     ) -> Claimed:
         told = give_up.attempts, give_up.letters and _plain(give_up.letters)
-        rows, epoch, gap, past, dead = self._call(
-            "claim", channel, durable, limit, wait, since and tuple(since), told, page=limit > 0
+        rows, epoch, gap, past, dead, ended = self._call(
+            "claim", channel, durable, limit, wait, since and tuple(since), told, make, page=limit > 0
         )
         letters = Letters(_appended(*dead[0]), dead[1]) if dead else None
-        return Claimed([(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap), past, letters)
+        return Claimed(
+            [(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap), past, letters, ended
+        )
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         acknowledged: list[int] = self._call("acknowledge", channel, durable, epoch, list(claims))

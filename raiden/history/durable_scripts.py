@@ -48,15 +48,16 @@ end
 
 # KEYS, besides: the hash and the stream of the dead-letter channel, if there is one.
 # ARGV: how many, for how many microseconds, how many may be claimed, milliseconds after which the durable is forgotten,
-# milliseconds more that it may last, and epoch and offset of the place to begin at ('': none); how often a message is
-# claimed (0: again and again), how dead letters begin, and what `APPEND` is told of their channel. The answer: epoch;
-# epoch, first and last of the gap if there is one; for each record a text of offset, kind, time, attempt and proof, and
-# the payload; the epochs before; the dead letters, with where they were appended, if there are any; and 1 where the
-# durable may not be in the list of all.
+# milliseconds more that it may last, and epoch and offset of the place to begin at ('': none; '-': the durable is not
+# to be made, and the answer is empty where it is not there); how often a message is claimed (0: again and again), how
+# dead letters begin, and what `APPEND` is told of their channel. The answer: epoch; epoch, first and last of the gap if
+# there is one; for each record a text of offset, kind, time, attempt and proof, and the payload; the epochs before; the
+# dead letters, with where they were appended, if there are any; and 1 where the durable may not be in the list of all.
 CLAIM = f"""{CHANNEL}{LIVES}{GO_ON}{FIND}{_OVERDUE}
 local limit, deadline = tonumber(ARGV[1]), now + ARGV[2]
 local place = redis.call('HMGET', KEYS[3], 'epoch', 'next')
 local known, changed = place[1], not place[1]
+if not known and ARGV[6] == '-' then return {{}} end
 -- A channel without a history has its next offset before it.
 if not epoch then epoch, next = '0', 1 end
 local begin, from = known or (ARGV[6] ~= '' and ARGV[6]) or epoch, tonumber(place[2])

@@ -230,10 +230,14 @@ class _Durable:
 
 def claim(
     db: sqlite3.Connection, channel: str, name: str, limit: int, wait: float, since: Cursor | None, now: int,
-    shares: Shares, most: int, *, room: bool,
+    shares: Shares, most: int, *, room: bool, make: bool,
 ) -> tuple[Claimed, list[bytes]]:  # fmt: skip
     """``most`` is how often a message is claimed, and ``room`` whether there is some for those that were so often: they
-    are returned, as dead letters."""
+    are returned, as dead letters. ``make`` the durable if it is not there."""
+    if not make:
+        known = db.execute("SELECT 1 FROM durables WHERE channel = ? AND name = ? AND ends > ?", (channel, name, now))
+        if known.fetchone() is None:
+            return Claimed([], EARLIEST.epoch, ended=True), []
     durable = _Durable(db, channel, name, since, now, shares)
     records = durable.overdue(limit, most, room=room)
     records += durable.new(limit - len(records))

@@ -42,6 +42,7 @@ import redis
 
 from raiden.encoding import dumps
 from raiden.history import (
+    EARLIEST,
     FORGET,
     KEY_WINDOW,
     MAX_PENDING,
@@ -195,9 +196,10 @@ class Redis:
 
     @_reads
     def claim(
-        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None, give_up: GiveUp = NEVER
-    ) -> Claimed:
-        begin: tuple[Any, Any] = since.place if since else ("", "")
+        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None,
+        give_up: GiveUp = NEVER, *, make: bool = True,
+    ) -> Claimed:  # fmt: skip
+        begin: tuple[Any, Any] = ("-", "") if not make else since.place if since else ("", "")
         times = (int(FORGET * 1000), int(TOUCH * 1000))
         arguments = [limit, int(wait * 1_000_000), MAX_PENDING, *times, *begin, give_up.attempts]
         keys = _durable_names(channel, durable)
@@ -205,7 +207,10 @@ class Redis:
             more, told = _append_arguments(give_up.letters, self.life)
             keys += more
             arguments += (b'{"channel":%b,"durable":%b,"cursor":"' % (dumps(channel), dumps(durable)), *told)
-        epoch, gap, rows, past, dead, touched = self._guarded(lambda: self._claim_script(keys, arguments))
+        answer = self._guarded(lambda: self._claim_script(keys, arguments))
+        if not answer:
+            return Claimed([], EARLIEST.epoch, ended=True)
+        epoch, gap, rows, past, dead, touched = answer
         if touched:
             # In a step of its own, for the list of all is no key of the channel's. Where that fails, the messages are
             # claimed all the same; the next time that the durable's end is put off, it is listed.

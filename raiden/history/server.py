@@ -294,9 +294,9 @@ def _plain(page: Page) -> tuple[Any, ...]:
 
 
 def _claimed(claimed: Claimed) -> tuple[Any, ...]:
-    records, epoch, gap, past, letters = claimed
+    records, epoch, gap, past, letters, ended = claimed
     found = [(tuple(record), attempt) for record, attempt in records]
-    return found, epoch, gap and tuple(gap), past, letters and (_row(letters.appended), letters.payloads)
+    return found, epoch, gap and tuple(gap), past, letters and (_row(letters.appended), letters.payloads), ended
 
 
 def _figures(page: FiguresPage) -> tuple[Any, ...]:
@@ -320,8 +320,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "before": lambda store, channel, cursor, limit: _plain(store.before(channel, _cursor(cursor), limit)),
     "positions": lambda store, channels: {n: tuple(c) for n, c in store.positions(channels).items()},
     "clear": lambda store, channel: store.clear(channel),
-    "claim": lambda store, channel, durable, limit, wait, since, give_up: _claimed(
-        store.claim(channel, durable, limit, wait, _cursor(since), _give_up(*give_up))
+    "claim": lambda store, channel, durable, limit, wait, since, give_up, make: _claimed(
+        store.claim(channel, durable, limit, wait, _cursor(since), _give_up(*give_up), make=make)
     ),
     "acknowledge": lambda store, channel, durable, epoch, claims: store.acknowledge(channel, durable, epoch, claims),
     "release": lambda store, channel, durable, epoch, claims, delay: store.release(

@@ -204,8 +204,9 @@ class Sqlite:
         return self._file.write(clear)
 
     def claim(
-        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None, give_up: GiveUp = NEVER
-    ) -> Claimed:
+        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None,
+        give_up: GiveUp = NEVER, *, make: bool = True,
+    ) -> Claimed:  # fmt: skip
         now = self._clock()
         if place := self._file.read(lambda: durables.idle(self._db, channel, durable, now)):
             return Claimed([], place)
@@ -214,7 +215,8 @@ class Sqlite:
 
         def claim() -> Claimed:
             claimed, letters = durables.claim(
-                self._db, channel, durable, limit, wait, since, self._now(), self._durables, most, room=room
+                self._db, channel, durable, limit, wait, since, self._now(), self._durables, most,
+                room=room, make=make,
             )  # fmt: skip
             if not letters or dead is None:
                 return claimed
