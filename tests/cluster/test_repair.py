@@ -175,7 +175,7 @@ def test_what_comes_twice_or_in_another_order(pair: MakePair, link: Link) -> Non
 
 def test_more_is_lost_than_is_held_back(pair: MakePair, link: Link) -> None:
     """The first of 2,000 messages is lost: half of what follows is held back, all is fetched."""
-    first, second = pair(channels={"*": {"history_size": 3000}})
+    first, second = pair(channels={"*": {"history_size": 3000}}, max_batch=2000)
     link.disturb = losing = Losing(1)
     with Stream(second, "/a?_wrap=1") as stream:
         published(first, "a", *range(1, 2001))
@@ -186,7 +186,7 @@ def test_more_is_lost_than_is_held_back(pair: MakePair, link: Link) -> None:
 
 def test_many_lost_in_a_row(pair: MakePair, link: Link) -> None:
     """More than a page of the history."""
-    first, second = pair(channels={"*": {"history_size": 3000}}, position_check=0.5)
+    first, second = pair(channels={"*": {"history_size": 3000}}, position_check=0.5, max_batch=2000)
     link.disturb = Losing(*range(1, 1501))
     with Stream(second, "/a?_wrap=1") as stream:
         published(first, "a", *range(1, 1501))
