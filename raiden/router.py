@@ -99,6 +99,9 @@ class Router:
         if self.backend.history is not None and self.backend.keeps(channel):
             # It tells which epoch has ended: others may publish in the next one before they hear of it.
             cursor = EARLIEST._replace(epoch=self.backend.history.clear(channel) or EARLIEST.epoch)
+        if not self.backend.alone:
+            # What other workers have acknowledged comes before the end: their answers come behind it.
+            self.backend.ask(b"reached", everywhere=True)
         self.publish_now([Message(channel, Kind.END, b"", cursor)])
 
     def repair(self) -> None:
