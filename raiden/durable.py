@@ -98,7 +98,7 @@ class Consumer:
         if self._bell is None:
             self._give_back()
             return [], None
-        if limit and len(claims) == limit:
+        if claimed.more or (limit and len(claims) == limit):
             self._bell.ring()  # there may be more than this one may have
         return claims, claimed.gap
 

@@ -137,7 +137,7 @@ def claim(durable: str | None, message: Message, attempt: int) -> bytes:
 
 
 def dead_letter(durable: str, message: Message, attempts: int) -> bytes:
-    """What a message becomes that a durable has given up, as JSON; `durable_scripts.CLAIM` writes the same."""
+    """What a message becomes that a durable has given up, as JSON."""
     named = b'"channel":%b,"durable":%b' % (dumps(message.channel), dumps(durable))
     return b'{%b,"cursor":"%b","attempts":%d,"data":%b}' % (
         named, str(message.cursor).encode(), attempts, json_value(message),

@@ -10,11 +10,14 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import redis
 
+from raiden import encoding
 from raiden.history import EARLIEST, Append, Claimed, GiveUp, Store, StoreFailed
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
-from raiden.message import Cursor, Kind
+from raiden.message import Cursor, Kind, Message
+from raiden.payload import WRAPPING
 from tests.daemons import Daemon, Stream, post, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.stores import Clock, RedisServer, append
@@ -262,7 +265,9 @@ def test_letters_that_do_not_fit_hold_up_nothing_else(tmp_path: Path, clock: Clo
 def test_the_engines_give_up_alike(sqlite_store: Sqlite, redis_store: Redis) -> None:
     """Byte for byte, but for epochs and proofs."""
     for store in (sqlite_store, redis_store):
-        store.append([Append("a", [(Kind.JSON, b"[1, 2]"), (Kind.BYTES, b"abcd"), (Kind.TEXT, "é\u2029".encode())])])
+        store.append(
+            [Append("a", [(Kind.JSON, b"[1, 2]"), (Kind.BYTES, b"abcd"), (Kind.TEXT, "é/\x7f\u2029".encode())])]
+        )
         for _ in range(3):
             claim(store)
     one, two = payloads(sqlite_store, "dead"), payloads(redis_store, "dead")
@@ -270,6 +275,50 @@ def test_the_engines_give_up_alike(sqlite_store: Sqlite, redis_store: Redis) -> 
         first, second = json.loads(mine), json.loads(other)
         assert list(first) == list(second)
         assert mine.replace(first["cursor"].encode(), b"") == other.replace(second["cursor"].encode(), b"")
+
+
+def test_letters_are_as_large_as_their_messages(store: Store) -> None:
+    """Nothing is escaped that need not be, so what may be published may be a letter: `payload.WRAPPING` is left."""
+    for number, payload in enumerate([b"/" * 500_000, b"\x7f" * 500_000], 1):
+        (appended,) = store.append([Append("a", [(Kind.TEXT, payload)])])
+        for _ in range(3):
+            claim(store)
+        letter = payloads(store, "dead")[number - 1]
+        message = Message("a", Kind.TEXT, payload, appended.cursors()[0])
+        assert letter == encoding.dead_letter("d", message, 2) and len(letter) < len(payload) + WRAPPING
+
+
+def test_what_others_claim_meanwhile_is_not_given_up(redis_server: RedisServer, redis_store: Redis) -> None:
+    """A message is handed out once more by a node that gives up later, between the two steps of this one."""
+
+    class Slow(Redis):
+        def _give_up(self, *arguments: Any) -> Any:
+            assert offsets(redis_store.claim("a", "d", 1, 60.0)) == [(1, 3)]
+            return super()._give_up(*arguments)
+
+    append(redis_store, "a", b"1", b"2")
+    for _ in range(2):
+        claim(redis_store)
+    store = Slow(redis_server.url)
+    claimed = claim(store)
+    assert claimed.letters is not None and len(claimed.letters.payloads) == 1
+    assert [letter["data"] for letter in letters(redis_store)] == [2]
+    store.close()
+
+
+def test_what_is_handed_out_is_so_where_letters_fail(redis_server: RedisServer, redis_store: Redis) -> None:
+    append(redis_store, "a", b"1", b"2")
+    for _ in range(2):
+        claim(redis_store, limit=1)
+    with redis.Redis.from_url(redis_server.url) as client:
+        append(redis_store, "dead", b"0")
+        client.set("raiden:{dead}:stream", "what is not a stream")
+        claimed = claim(redis_store, wait=60.0)
+        assert (offsets(claimed), claimed.letters, claimed.more) == ([(2, 1)], None, False)
+        with pytest.raises(StoreFailed):
+            claim(redis_store)
+        client.delete("raiden:{dead}:stream")
+    assert claim(redis_store).records == [] and [letter["data"] for letter in letters(redis_store)] == [1]
 
 
 # The doors.

@@ -161,6 +161,31 @@ def test_a_smaller_size(store: Store) -> None:
     assert new(store, b"y", size=5).offsets == range(301, 302)
 
 
+def test_redis_looks_at_few_for_a_smaller_size(redis_store: Redis, redis_server: RedisServer) -> None:
+    redis_store.claim("a", "d", 0, 60.0)
+    epoch = new(redis_store, *[b"x"] * 5000, size=9000).epoch
+    while taken := take(redis_store, 1000):
+        done(redis_store, epoch, *[offset for offset in taken if offset < 4990])
+    with redis.Redis.from_url(redis_server.url) as client:
+        for needed in (True, False):
+            client.config_resetstat()
+            assert bool(new(redis_store, b"y", size=5).full) == needed
+            calls = {name: told["calls"] for name, told in client.info("commandstats").items()}
+            looks = sum([calls.get(f"cmdstat_{name}", 0) for name in ("xrange", "xrevrange", "hexists", "zscore")])
+            assert looks < 20, calls
+            done(redis_store, epoch, *(range(4990, 4997) if needed else range(4997, 5001)))
+
+
+def test_a_smaller_size_and_many_that_are_too_old(store: Store, soon: Soon) -> None:
+    """What is too old holds up nothing, once that was found out."""
+    store.claim("a", "d", 0, 60.0)
+    new(store, *[b"x"] * 3500, size=5000, ttl=0.1)
+    new(store, b"y", size=5000, ttl=60.0)
+    soon(lambda: len(store.after("a", None, 9).records) == 1, "the others are too old")
+    soon(lambda: not new(store, b"z", size=2).full, "it is taken")
+    assert payloads(store.after("a", None, 9)) == [b"y", b"z"] and new(store, b"z", size=2).full
+
+
 def test_many_in_one_go(store: Store) -> None:
     """What one group appends is looked at by the next append of the same group."""
     store.claim("a", "d", 0, 60.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +11,21 @@ from random import Random
 import pytest
 import redis
 
-from raiden.history import EARLIEST, FORGET, MAX_PENDING, PAGE_BYTES, TOUCH, Append, Claimed, FiguresAsked, Gap, Store
+from raiden.history import (
+    EARLIEST,
+    FORGET,
+    LOOKED,
+    MAX_PENDING,
+    NEVER,
+    PAGE_BYTES,
+    TOUCH,
+    Append,
+    Claimed,
+    FiguresAsked,
+    Gap,
+    GiveUp,
+    Store,
+)
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
 from raiden.message import Cursor
@@ -230,6 +245,68 @@ def test_only_so_many_are_pending(store: Store) -> None:
     assert offsets(claim(store)) == [(7, 2)], "those that come again"
     store.acknowledge("a", "d", epoch, [(5, 0), (7, 0)])
     assert offsets(claim(store)) == [(MAX_PENDING + 1, 1), (MAX_PENDING + 2, 1)]
+
+
+def drain(store: Store, give_up: GiveUp = NEVER) -> list[Claimed]:
+    """Claims until nothing more is to be looked at."""
+    found = [store.claim("a", "d", 9, 60.0, EARLIEST, give_up)]
+    while found[-1].more:
+        found.append(store.claim("a", "d", 9, 60.0, EARLIEST, give_up))
+    return found
+
+
+def test_so_many_are_looked_at(store: Store) -> None:
+    """Dropped, given up, or gone: what takes long takes several claims, and what follows is claimed behind it."""
+    for case in ("dropped", "letters", "gone"):
+        (appended,) = store.append([Append("a", [(0, b"x")] * (2 * LOOKED + 10), size=5000)])
+        while store.claim("a", "d", 1000, 60.0, EARLIEST).records:
+            pass
+        store.release("a", "d", appended.epoch, [(offset, 0) for offset in appended.offsets])
+        last = append(store, "a", b"y", size=1 if case == "gone" else 5000).offsets[0]
+        give_up = GiveUp(0 if case == "gone" else 1, Append("dead", [], size=5000) if case == "letters" else None)
+        claims = drain(store, give_up)
+        assert len(claims) == 3 and [offsets(claimed) for claimed in claims] == [[], [], [(last, 1)]]
+        counts = [len(claimed.letters.payloads) for claimed in claims if claimed.letters]
+        assert counts == ([LOOKED, LOOKED, 10] if case == "letters" else [])
+        if case == "gone":
+            gaps = [(claimed.gap.first, claimed.gap.last) for claimed in claims if claimed.gap]
+            first = appended.offsets[0]
+            assert gaps == [(first, first + LOOKED - 1), (first + LOOKED, first + 2 * LOOKED - 1),
+                            (first + 2 * LOOKED, last - 1)]  # fmt: skip
+        store.acknowledge("a", "d", appended.epoch, [(last, 0)])
+
+
+def test_past_what_is_too_old(store: Store, soon: Soon) -> None:
+    """Also where that is more than one claim looks at; all of it is told as lost."""
+    epoch = append(store, "a", b"1").epoch
+    store.acknowledge("a", "d", epoch, offsets(claim(store)))
+    store.append([Append("a", [(0, b"x")] * 3000, size=5000, ttl=0.1)])
+    append(store, "a", b"2", size=5000)
+    soon(lambda: len(store.after("a", None, 9).records) == 2, "all others are too old")
+    claims = drain(store)
+    gaps = [claimed.gap for claimed in claims if claimed.gap]
+    assert (gaps[0].first, gaps[-1].last) == (2, 3001) and offsets(claims[-1]) == [(3002, 1)]
+    assert all(one.last + 1 == other.first for one, other in itertools.pairwise(gaps))
+
+
+def test_claims_of_a_release_that_kept_no_order(redis_store: Redis, redis_server: RedisServer) -> None:
+    epoch = append(redis_store, "a", b"1", b"2", b"3").epoch
+    claim(redis_store, limit=2)
+    with redis.Redis.from_url(redis_server.url) as client:
+
+        def forget() -> None:
+            client.delete("raiden:{a}:claimed:d")
+
+        forget()
+        (figures,) = redis_store.figures(FiguresAsked()).rows
+        assert (figures.lag, figures.in_flight) == (3, 2)
+        forget()
+        assert redis_store.acknowledge("a", "d", epoch, [(2, 1)]) == [2]
+        assert [each.full for each in redis_store.append([Append("a", [(0, b"4")], 3, discard_new=True)])] != [""]
+        assert FORGET < client.ttl("raiden:{a}:claimed:d") <= FORGET + TOUCH
+        forget()
+        assert offsets(claim(redis_store)) == [(3, 1)]
+        assert client.zrange("raiden:{a}:claimed:d", 0, -1) == [b"1", b"3"]
 
 
 def test_sqlite_forgets_a_durable_that_nobody_uses(sqlite_store: Sqlite, clock: Clock) -> None:

@@ -39,6 +39,7 @@ PAGE_BYTES = 1 << 20
 MAX_NAME = 128  # bytes of a durable's name
 MAX_KEPT = 1 << 18  # bytes of a kept value
 MAX_PENDING = 10_000  # messages of a durable that are claimed and not acknowledged
+LOOKED = 250  # claims whose time is over that one call of `Store.claim` looks at
 
 
 def check_durable(name: Any) -> str:
@@ -266,7 +267,8 @@ class Claimed(NamedTuple):
     before. ``gap`` is what the durable lost since the last claim: from the lowest to the highest offset of messages
     that were gone before they were claimed or acknowledged (others between them may be fine); or, where its place is
     not in this history, all that was left of the old one (``first`` is 0). ``letters`` are what was given up.
-    ``ended``: there is no such durable, and this claim was not to make it."""
+    ``ended``: there is no such durable, and this claim was not to make it. ``more``: not all was looked at that may be
+    claimed, for that would have taken long."""
 
     records: list[tuple[Record, int]]
     epoch: str
@@ -274,6 +276,7 @@ class Claimed(NamedTuple):
     past: Past = ()
     letters: Letters | None = None
     ended: bool = False
+    more: bool = False
 
     def messages(self, channel: str) -> list[tuple[Message, int]]:
         """Each with its number of times."""
@@ -353,7 +356,8 @@ class Store(Protocol):
         give_up: GiveUp = NEVER, *, make: bool = True,
     ) -> Claimed:  # fmt: skip
         """Claim up to ``limit`` messages, or up to the one that goes over `PAGE_BYTES`, for ``wait`` seconds: first
-        those whose claim is over, then new ones, while fewer than `MAX_PENDING` are claimed. The first claim makes the
+        those whose claim is over, then new ones, while fewer than `MAX_PENDING` are claimed. One call looks at so many
+        (`LOOKED`), and says if there may be ``more``. The first claim makes the
         durable, after ``since`` (None: at the channel's end; a cursor that is not in this history is a gap, as in
         `after`), unless it is not to ``make`` it. One that nobody claims from for `FORGET` seconds is forgotten. In the
         same step, messages that would be claimed too often are given up, once; those that there is no room for

@@ -172,12 +172,12 @@ class History:
         self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None, give_up: GiveUp, *, make: bool
     ) -> Claimed:
         told = give_up.attempts, give_up.letters and _plain(give_up.letters)
-        rows, epoch, gap, past, dead, ended = self._call(
+        rows, epoch, gap, past, dead, ended, more = self._call(
             "claim", channel, durable, limit, wait, since and tuple(since), told, make, page=limit > 0
         )
         letters = Letters(_appended(*dead[0]), dead[1]) if dead else None
         return Claimed(
-            [(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap), past, letters, ended
+            [(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap), past, letters, ended, more
         )
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:

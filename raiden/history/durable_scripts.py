@@ -2,58 +2,38 @@
 
 from __future__ import annotations
 
-from raiden.history import PAGE_BYTES
-from raiden.history.scripts import APPEND, CHANNEL, FIND, GO_ON, LIVES
+from raiden.history import LOOKED, PAGE_BYTES
+from raiden.history.scripts import APPEND, CHANNEL, CLAIMED, FIND, GO_ON, LIVES
 from raiden.message import Kind
 
 # A durable is a hash with its epoch, the first offset that was never claimed, and a field for each offset that is
 # claimed: how often it was. A sorted set has the same offsets by the deadline of their claim. Where that has passed, it
-# is the offset below zero instead, so that the first of these is the one to come again.
+# is the offset below zero instead, so that the first of these is the one to come again. Another one has them by
+# themselves, which tells how many there are of a part of the channel.
 # Two more fields count what was claimed again, and what was given up.
-# KEYS: the channel's hash and stream, the durable and its claims, and the names of the channel's durables.
+# KEYS: the channel's hash and stream, the durable and its claims, the names of the channel's durables, and the claims
+# by their offsets.
 _OVERDUE = "local function overdue(at) return whole(at - 9007199254740992) end\n"
 
-# What a message becomes that is given up, as `encoding.dead_letter` has it; `named` is how all of them begin.
-_LETTER = r"""
-local function base64(data)
-    local digits = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/'
-    local found = {}
-    for n = 1, #data, 3 do
-        local one, two, three = string.byte(data, n, n + 2)
-        local bits, text = one * 65536 + (two or 0) * 256 + (three or 0), ''
-        for _ = 1, 4 do
-            text = string.sub(digits, bits % 64 + 1, bits % 64 + 1) .. text
-            bits = math.floor(bits / 64)
-        end
-        found[#found + 1] = string.sub(text, 1, three and 4 or two and 3 or 2) .. (three and '' or two and '=' or '==')
-    end
-    return table.concat(found)
+# Claims end.
+_DONE = """
+local function done(offsets)
+    portions(offsets, function(...)
+        redis.call('ZREM', KEYS[4], ...)
+        redis.call('ZREM', KEYS[6], ...)
+        redis.call('HDEL', KEYS[3], ...)
+    end)
 end
-local function letter(named, entry, attempts)
-    local kind, value, proof = entry[2][2], entry[2][8], proof_of(entry)
-    if kind == 'TEXT' then
-        value = cjson.encode(value)
-        -- As `encoding.dumps` does.
-        for from, to in pairs({['\226\128\168'] = '2028', ['\226\128\169'] = '2029', ['\194\133'] = '0085'}) do
-            value = string.gsub(value, from, '\\u' .. to)
-        end
-    elseif kind == 'BYTES' then
-        value = '{"base64":"' .. base64(value) .. '"}'
-    end
-    local at = offset_of(entry)
-    local cursor = epoch_of(at) .. ':' .. whole(at) .. (proof == '' and '' or ':' .. proof)
-    return named .. cursor .. '","attempts":' .. attempts .. ',"data":' .. value .. '}'
-end
-""".replace("TEXT", str(Kind.TEXT)).replace("BYTES", str(Kind.BYTES))
+"""
 
-# KEYS, besides: the hash and the stream of the dead-letter channel, if there is one.
 # ARGV: how many, for how many microseconds, how many may be claimed, milliseconds after which the durable is forgotten,
 # milliseconds more that it may last, and epoch and offset of the place to begin at ('': none; '-': the durable is not
-# to be made, and the answer is empty where it is not there); how often a message is claimed (0: again and again), how
-# dead letters begin, and what `APPEND` is told of their channel. The answer: epoch; epoch, first and last of the gap if
-# there is one; for each record a text of offset, kind, time, attempt and proof, and the payload; the epochs before; the
-# dead letters, with where they were appended, if there are any; and 1 where the durable may not be in the list of all.
-CLAIM = f"""{CHANNEL}{LIVES}{GO_ON}{FIND}{_OVERDUE}
+# to be made, and the answer is empty where it is not there); how often a message is claimed (0: again and again), and 1
+# where it is not dropped then, but for `GIVE_UP`. The answer: epoch; epoch, first and last of the gap if there is one;
+# for each record a text of offset, kind, time, attempt and proof, and the payload; the epochs before; the same as of
+# records for those that are for `GIVE_UP`, which stay claimed; 1 where the durable may not be in the list of all; and 1
+# where not all was looked at that may be claimed.
+CLAIM = f"""{CHANNEL}{LIVES}{GO_ON}{FIND}{CLAIMED}{_OVERDUE}{_DONE}
 local limit, deadline = tonumber(ARGV[1]), now + ARGV[2]
 local place = redis.call('HMGET', KEYS[3], 'epoch', 'next')
 local known, changed = place[1], not place[1]
@@ -62,18 +42,14 @@ if not known and ARGV[6] == '-' then return {{}} end
 if not epoch then epoch, next = '0', 1 end
 local begin, from = known or (ARGV[6] ~= '' and ARGV[6]) or epoch, tonumber(place[2])
 if not known then from = ARGV[7] ~= '' and ARGV[7] + 1 or next end
+compare(KEYS[4], KEYS[6])
 local gap, first, last
 local lost
 from, lost = go_on(begin, from)
 changed = changed or lost or begin ~= epoch
 if lost then
     gap = begin
-    for _, at in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
-        if tonumber(at) >= from then
-            redis.call('ZREM', KEYS[4], at)
-            redis.call('HDEL', KEYS[3], at)
-        end
-    end
+    done(redis.call('ZRANGE', KEYS[6], whole(from), '+inf', 'BYSCORE'))
 end
 local function lose(low, high)
     if low <= high and (not gap or first) then
@@ -81,90 +57,109 @@ local function lose(low, high)
         gap = epoch_of(last)
     end
 end
-local answer, taken, size = {{}}, 0, 0
-local most, again_count, dead = tonumber(ARGV[8]), 0, {{}}
-local function done(at)
-    redis.call('ZREM', KEYS[4], at)
-    redis.call('HDEL', KEYS[3], at)
-    changed = true
-end
-local function take(entry)
-    local at = offset_of(entry)
-    local attempt = redis.call('HINCRBY', KEYS[3], whole(at), 1)
-    redis.call('ZADD', KEYS[4], whole(deadline), whole(at))
-    taken, changed = taken + 1, true
-    if attempt > 1 then again_count = again_count + 1 end
-    answer[2 * taken - 1] = table.concat({{whole(at), entry[2][2], entry[2][4], attempt, proof_of(entry)}}, ' ')
-    answer[2 * taken] = entry[2][8]
+local answer, dead, taken, size, again_count = {{}}, {{}}, 0, 0, 0
+local function tell(list, entry, attempt)
+    list[#list + 1] = table.concat({{whole(offset_of(entry)), entry[2][2], entry[2][4], attempt, proof_of(entry)}}, ' ')
+    list[#list + 1] = entry[2][8]
     size = size + #entry[2][8]
 end
-for _, at in ipairs(redis.call('ZRANGE', KEYS[4], 0, whole(now), 'BYSCORE')) do
-    redis.call('ZADD', KEYS[4], overdue(at), at)
+local function take(entry)
+    local at = whole(offset_of(entry))
+    local attempt = redis.call('HINCRBY', KEYS[3], at, 1)
+    redis.call('ZADD', KEYS[4], whole(deadline), at)
+    if attempt == 1 then redis.call('ZADD', KEYS[6], at, at) else again_count = again_count + 1 end
+    taken, changed = taken + 1, true
+    tell(answer, entry, attempt)
 end
-local again
-repeat
-    again = redis.call('ZRANGE', KEYS[4], '-inf', '(0', 'BYSCORE', 'LIMIT', 0, limit - taken)
+local late = {{}}
+for _, at in ipairs(redis.call('ZRANGE', KEYS[4], 0, whole(now), 'BYSCORE')) do
+    late[#late + 1], late[#late + 2] = overdue(at), at
+end
+portions(late, function(...) redis.call('ZADD', KEYS[4], ...) end)
+local most, dropped, over, looked, behind = tonumber(ARGV[8]), 0, {{}}, 0, '-inf'
+local function room() return size <= {PAGE_BYTES} and looked < {LOOKED} end
+while taken < limit and room() do
+    local again = redis.call('ZRANGE', KEYS[4], behind, '(0', 'BYSCORE', 'LIMIT', 0, math.min(limit - taken, 100))
+    if #again == 0 then break end
     for _, at in ipairs(again) do
+        if not room() then break end
+        looked, behind = looked + 1, '(' .. overdue(at)
         local entry = find(tonumber(at), tonumber(at), 1, true)[1]
         local attempts = most > 0 and tonumber(redis.call('HGET', KEYS[3], at) or 0) or 0
         if not entry then
-            done(at)
+            over[#over + 1] = at
             lose(tonumber(at), tonumber(at))
-        elseif most > 0 and attempts >= most then
-            done(at)
-            dead[#dead + 1] = {{entry, attempts}}
-            size = size + #entry[2][8]
-        else
+        elseif most == 0 or attempts < most then
             take(entry)
+        elseif ARGV[9] == '1' then
+            tell(dead, entry, attempts)
+        else
+            over[#over + 1], dropped = at, dropped + 1
         end
-        if size > {PAGE_BYTES} then break end
     end
-until #again == 0 or taken >= limit or size > {PAGE_BYTES}
-local room = math.min(limit - taken, ARGV[3] - redis.call('ZCARD', KEYS[4]))
-if room > 0 and from < next and size <= {PAGE_BYTES} then
-    local found = find(from, next - 1, room, true)
+end
+done(over)
+changed = changed or #over > 0
+local more, left = not room(), math.min(limit - taken, ARGV[3] - redis.call('ZCARD', KEYS[4]))
+if left > 0 and from < next and not more then
+    local found, reached = find(from, next - 1, left, true, left + {LOOKED})
     for _, entry in ipairs(found) do
         lose(from, offset_of(entry) - 1)
         from = offset_of(entry) + 1
         take(entry)
-        if size > {PAGE_BYTES} then break end
+        if not room() then break end
     end
-    if #found < room and size <= {PAGE_BYTES} then
-        lose(from, next - 1)
-        from, changed = next, true
+    more = not room()
+    if #found < left and not more then
+        lose(from, reached - 1)
+        from, changed, more = reached, true, reached < next
     end
 end
 if again_count > 0 then redis.call('HINCRBY', KEYS[3], 'redelivered', again_count) end
-if #dead > 0 then redis.call('HINCRBY', KEYS[3], 'dead', #dead) end
-local letters = {{}}
-if #dead > 0 and KEYS[6] then
-    {_LETTER}
-    local function append(KEYS, ARGV) {APPEND} end
-    local arguments = {{unpack(ARGV, 10, 18)}}
-    -- The life that the client knows may be another server's.
-    arguments[2] = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-    for n, each in ipairs(dead) do
-        letters[n] = letter(ARGV[9], each[1], each[2])
-        arguments[8 + 2 * n], arguments[9 + 2 * n] = '{Kind.JSON}', letters[n]
-    end
-    letters[#letters + 1] = append({{KEYS[6], KEYS[7]}}, arguments)
-end
+if dropped > 0 then redis.call('HINCRBY', KEYS[3], 'dead', dropped) end
 local touched = redis.call('PTTL', KEYS[3]) < tonumber(ARGV[4])
 if changed then
     redis.call('HSET', KEYS[3], 'epoch', epoch, 'next', whole(from))
     touched = redis.call('SADD', KEYS[5], string.sub(KEYS[3], #KEYS[1] + 5)) == 1 or touched
 end
 if changed or touched then
-    for n = 3, 5 do redis.call('PEXPIRE', KEYS[n], ARGV[4] + ARGV[5]) end
+    for n = 3, 6 do redis.call('PEXPIRE', KEYS[n], ARGV[4] + ARGV[5]) end
 end
-return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer, past, letters, touched}}
+return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer, past, dead, touched, more}}
+"""
+
+# Messages are given up that `CLAIM` has told, as far as nobody has claimed them meanwhile. KEYS, besides: the hash and
+# the stream of the dead-letter channel. ARGV: what `APPEND` is told of that channel, and of each message offset,
+# attempts, epoch and dead letter. The answer: where the letters were appended, and the offsets of those messages; none
+# where there are none.
+GIVE_UP = f"""{CHANNEL}{LIVES}{CLAIMED}{_DONE}
+local function append(KEYS, ARGV) {APPEND} end
+local known, given, arguments = redis.call('HGET', KEYS[3], 'epoch'), {{}}, {{unpack(ARGV, 1, 9)}}
+local present = known and epoch and end_of(known) > 0
+-- The life that the client knows may be another server's.
+arguments[2] = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+for n = 10, #ARGV, 4 do
+    local at, attempts, name, letter = unpack(ARGV, n, n + 3)
+    local waits = tonumber(redis.call('ZSCORE', KEYS[4], at) or 0) < 0
+    local same = known and (present and epoch_of(tonumber(at)) or known) == name
+    if waits and same and redis.call('HGET', KEYS[3], at) == attempts then
+        given[#given + 1] = at
+        arguments[#arguments + 1], arguments[#arguments + 2] = '{Kind.JSON}', letter
+    end
+end
+if #given == 0 then return {{}} end
+-- This first, for it may fail, and then nothing takes back what a script has done.
+local appended = append({{KEYS[7], KEYS[8]}}, arguments)
+done(given)
+redis.call('HINCRBY', KEYS[3], 'dead', #given)
+return {{appended, given}}
 """
 
 
 def _of_held(action: str) -> str:
     """ARGV: the epoch, and each claim's offset and attempt; the action may have one more. The answer: the offsets of
     those that were in force."""
-    return f"""{CHANNEL}{LIVES}{_OVERDUE}
+    return f"""{CHANNEL}{LIVES}{CLAIMED}{_OVERDUE}{_DONE}
 local held, known = {{}}, redis.call('HGET', KEYS[3], 'epoch')
 -- Without it, the history is another one, which the durable has not come to yet.
 local present = known and epoch and end_of(known) > 0
@@ -180,33 +175,48 @@ return held
 """
 
 
-ACKNOWLEDGE = _of_held("redis.call('HDEL', KEYS[3], at) redis.call('ZREM', KEYS[4], at)")
+ACKNOWLEDGE = _of_held("done({at})")
 # ARGV, besides: for how many microseconds they can't be claimed.
 RELEASE = _of_held("redis.call('ZADD', KEYS[4], ARGV[#ARGV] == '0' and overdue(at) or whole(now + ARGV[#ARGV]), at)")
 
 # Nothing changes. The answer: how many messages are not acknowledged, the age of the oldest in microseconds, how many
 # are claimed, how many claims were of messages that had been claimed before, and how many were given up; none where
-# there is no such durable.
-FIGURES = f"""{CHANNEL}{LIVES}{GO_ON}{FIND}
+# there is no such durable. Messages expire mostly in their order, so the first that has not is looked for by halves:
+# where a channel's history_ttl was changed meanwhile, it may be a later one.
+FIGURES = f"""{CHANNEL}{LIVES}{GO_ON}{FIND}{CLAIMED}
 local place = redis.call('HMGET', KEYS[3], 'epoch', 'next', 'redelivered', 'dead')
 if not place[1] then return {{}} end
-local lag, oldest, claimed = 0, 0, 0
-local alive = epoch and find(1, next - 1, 1, true)[1]
+local function first_of_all()
+    local found, low = find(1, next - 1, 1, true, 100)
+    local high = found[1] and low or next
+    while low < high do
+        local middle = math.floor((low + high) / 2)
+        local entry = redis.call('XRANGE', KEYS[2], whole(middle), '+', 'COUNT', 1)[1]
+        if not entry or visible(entry) then high = middle else low = offset_of(entry) + 1 end
+    end
+    return found[1] or find(low, next - 1, 1, true, 100)[1]
+end
+local lag, oldest, claimed, alive = 0, 0, 0, epoch and first_of_all()
 if alive then
     local from, first = go_on(place[1], tonumber(place[2])), offset_of(alive)
-    local low = math.max(from, first)
-    lag = next - low
-    local function count(...)
-        local found = 0
-        for _, at in ipairs(redis.call('ZRANGE', KEYS[4], ...)) do
-            local at = tonumber(at)
-            if at >= first and at < from then found, low = found + 1, math.min(low, at) end
-        end
-        return found
+    local low, below = math.max(from, first), '(' .. whole(from)
+    compare(KEYS[4], KEYS[6])
+    local held = redis.call('ZCOUNT', KEYS[6], whole(first), below)
+    lag = next - low + held
+    if held > 0 then
+        low = tonumber(redis.call('ZRANGE', KEYS[6], whole(first), below, 'BYSCORE', 'LIMIT', 0, 1)[1])
     end
-    claimed = count('(' .. whole(now), '+inf', 'BYSCORE')
-    lag = lag + claimed + count('-inf', whole(now), 'BYSCORE')
-    local entry = lag > 0 and find(low, next - 1, 1, true)[1]
+    claimed = redis.call('ZCOUNT', KEYS[4], '(' .. whole(now), '+inf')
+    -- Those of them that are gone are few, or all.
+    local function without(...)
+        for _, at in ipairs(redis.call('ZRANGE', KEYS[6], ...)) do
+            if tonumber(redis.call('ZSCORE', KEYS[4], at) or 0) > now then claimed = claimed - 1 end
+        end
+    end
+    without('-inf', '(' .. whole(first), 'BYSCORE', 'LIMIT', 0, {LOOKED})
+    without(whole(math.max(from, first)), '+inf', 'BYSCORE', 'LIMIT', 0, {LOOKED})
+    claimed = math.min(claimed, held)
+    local entry = lag > 0 and find(low, next - 1, 1, true, 100)[1]
     if entry then oldest = math.max(0, now - entry[2][4]) end
 end
 return {{lag, whole(oldest), claimed, place[3] or 0, place[4] or 0}}

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 
 from raiden import encoding
-from raiden.history import EARLIEST, FORGET, MAX_PENDING, PAGE_BYTES, TOUCH, Claimed, Gap, Record
+from raiden.history import EARLIEST, FORGET, LOOKED, MAX_PENDING, PAGE_BYTES, TOUCH, Claimed, Gap, Record
 from raiden.history.chain import Lives, read_past
 from raiden.history.share import Share
 from raiden.message import Cursor
@@ -128,7 +128,7 @@ class _Durable:
         self.next = place.offset + 1
         self.gap: Gap | None = None
         self.dead: list[tuple[Record, int]] = []
-        self._size = 0
+        self._size = self._looked = 0
         if not self.lives.holds(place):
             self.next, self.gap = self.lives.stand(place) + 1, Gap(place.epoch, 0, 0)
             db.execute("DELETE FROM claims WHERE durable = ? AND position >= ?", (self.id, self.next))
@@ -146,39 +146,44 @@ class _Durable:
         )
         found: list[tuple[Record, int]] = []
         position = 0
-        while len(found) < limit:
+        while len(found) < limit and not self.more:
             rows = self._db.execute(
                 "SELECT claims.position, attempt, kind, payload, published, proof FROM claims LEFT JOIN messages"
                 " ON channel = ? AND messages.position = claims.position AND messages.position >= ? AND expires > ?"
                 " WHERE durable = ? AND deadline = 0 AND claims.position > ? ORDER BY claims.position LIMIT ?",
-                (self.channel, self._first, self._now, self.id, position, limit - len(found)),
+                (self.channel, self._first, self._now, self.id, position, min(limit - len(found), 100)),
             ).fetchall()
             if not rows:
                 break
             for position, attempt, *message in rows:
-                if message[0] is None:
+                if self.more:
+                    break
+                record = None if message[0] is None else Record(position, *message)
+                if record is None:
                     self._end_claim(position)
                     self._lose(position, position)
-                    continue
-                record = Record(position, *message)
-                if not most or attempt < most:
+                elif not most or attempt < most:
                     found.append((record, attempt + 1))
                 elif room:
                     self._end_claim(position)
                     self.dead.append((record, attempt))
                 else:
-                    continue
-                self._size += len(record.payload)
-                if self._size > PAGE_BYTES:
-                    return found
+                    continue  # it stays, and holds up nothing
+                self._looked += 1
+                self._size += len(record.payload) if record else 0
         return found
+
+    @property
+    def more(self) -> bool:
+        """Not all was looked at that may be claimed: that is for the next claim."""
+        return self._size > PAGE_BYTES or self._looked >= LOOKED
 
     def _end_claim(self, position: int) -> None:
         self._db.execute("DELETE FROM claims WHERE durable = ? AND position = ?", (self.id, position))
 
     def new(self, limit: int) -> list[tuple[Record, int]]:
         """Records that were never claimed."""
-        if self.next == self._end or limit <= 0 or self._size > PAGE_BYTES:
+        if self.next == self._end or limit <= 0 or self.more:
             return []
         (pending,) = self._db.execute("SELECT count(*) FROM claims WHERE durable = ?", (self.id,)).fetchone()
         limit = min(limit, MAX_PENDING - pending)
@@ -246,7 +251,7 @@ def claim(
         encoding.dead_letter(name, record.to_message(channel, durable.lives.epoch_of(record.offset)), attempts)
         for record, attempts in durable.dead
     ]
-    return Claimed(records, durable.epoch, durable.gap, durable.lives.past), letters
+    return Claimed(records, durable.epoch, durable.gap, durable.lives.past, more=durable.more), letters
 
 
 def acknowledge(

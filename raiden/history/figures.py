@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from raiden.history import FIRST, Figures, FiguresAsked, FiguresPage, channel_row
 from raiden.message import Cursor
 
-# What one page costs: durables that are looked at, and claims that are counted, and those of the one that goes over.
+# What one page costs: durables that are looked at; and in the embedded store claims that are counted, and those of the
+# one that goes over.
 LOOKED, COUNTED = 1000, 10_000
 
 Place = tuple[str, str]
@@ -34,7 +35,7 @@ def wanted(asked: FiguresAsked, looked: Sequence[Place]) -> tuple[list[Place], P
     return found, looked[-1] if len(looked) >= LOOKED else None
 
 
-def as_far_as_counted(
+def _as_far_as_counted(
     found: Sequence[Place], claims: Sequence[int], more: Place | None
 ) -> tuple[Sequence[Place], Place | None]:
     """As many as have `COUNTED` claims together, and behind which to go on."""
@@ -59,7 +60,7 @@ def read(db: sqlite3.Connection, asked: FiguresAsked, now: int) -> FiguresPage:
         found, more = wanted(asked, list(known))
         count = "SELECT count(*) FROM claims WHERE durable = ?"
         claims = [db.execute(count, (known[place][0],)).fetchone()[0] for place in found]
-        places, more = as_far_as_counted(found, claims, more)
+        places, more = _as_far_as_counted(found, claims, more)
         return FiguresPage([_figures(db, now, place, *known[place]) for place in places], more)
     finally:
         db.execute("COMMIT")

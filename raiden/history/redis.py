@@ -6,7 +6,7 @@ one script, which takes the next offsets, adds the messages and trims the stream
 so whoever asks, offsets come in one order. A key of a publisher's is ``raiden:{channel}:key:KEY``; it counts in the
 history that it was used in. A script uses the keys of its own channel only, and the braces put these into one slot; but
 one that appends to several channels as a whole or not at all (`scripts.APPEND_ALL`), or gives messages up to a
-dead-letter channel (`durable_scripts.CLAIM`), has those of all of them.
+dead-letter channel (`durable_scripts.GIVE_UP`), has those of all of them.
 
 The server's clock counts, nobody else's. Messages beyond a channel's size are removed by the append that makes them so,
 those beyond their age are hidden at once and removed by later appends; what nobody appends to expires by itself, with
@@ -21,9 +21,10 @@ in its file, and take what follows for a part of it when it starts once more (va
 ``redis-check-aof --fix`` before it starts after a crash. ``maxmemory-policy`` should be ``noeviction``; what is evicted
 is a gap or the end of the history.
 
-A durable is ``raiden:{channel}:durable:NAME`` and ``raiden:{channel}:pending:NAME``; it, too, expires by itself. Its
-name is one of the set ``raiden:{channel}:durables`` and, with the channel's, of the sorted set ``raiden:durables``;
-both may have some that are over. What is kept under a name is the hash ``raiden:kept:NAME``, with its holder.
+A durable is ``raiden:{channel}:durable:NAME``, with the sorted sets ``raiden:{channel}:pending:NAME`` and
+``raiden:{channel}:claimed:NAME``; it, too, expires by itself. Its name is one of the set ``raiden:{channel}:durables``
+and, with the channel's, of the sorted set ``raiden:durables``; both may have some that are over. What is kept under a
+name is the hash ``raiden:kept:NAME``, with its holder.
 
 A group is one transaction in one round trip. Commands are not sent twice: where the connection ends before the answer
 came, `StoreFailed` can't say whether the group was appended, and a publisher's key makes it safe to ask again.
@@ -40,7 +41,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import redis
 
-from raiden.encoding import dumps
+from raiden import encoding
 from raiden.history import (
     EARLIEST,
     FORGET,
@@ -69,7 +70,7 @@ from raiden.history import (
 )
 from raiden.history.chain import Lives, new_digits, new_epoch, read_past
 from raiden.history.figures import Place
-from raiden.message import Cursor
+from raiden.message import Cursor, Message
 
 # What clients are told; what the server said, and where it is, is for the log.
 AWAY = "the store of the history does not answer: try again later"
@@ -113,6 +114,7 @@ class Redis:
         self._redis.connection_pool.connection_kwargs["redis_connect_func"] = self._begin
         self._page_script = self._redis.register_script(scripts.PAGE)
         self._claim_script = self._redis.register_script(durable_scripts.CLAIM)
+        self._give_up_script = self._redis.register_script(durable_scripts.GIVE_UP)
         self._acknowledge_script = self._redis.register_script(durable_scripts.ACKNOWLEDGE)
         self._release_script = self._redis.register_script(durable_scripts.RELEASE)
         self._keep_script = self._redis.register_script(scripts.KEEP)
@@ -201,29 +203,47 @@ class Redis:
     ) -> Claimed:  # fmt: skip
         begin: tuple[Any, Any] = ("-", "") if not make else since.place if since else ("", "")
         times = (int(FORGET * 1000), int(TOUCH * 1000))
-        arguments = [limit, int(wait * 1_000_000), MAX_PENDING, *times, *begin, give_up.attempts]
-        keys = _durable_names(channel, durable)
-        if give_up.letters is not None:
-            more, told = _append_arguments(give_up.letters, self.life)
-            keys += more
-            arguments += (b'{"channel":%b,"durable":%b,"cursor":"' % (dumps(channel), dumps(durable)), *told)
-        answer = self._guarded(lambda: self._claim_script(keys, arguments))
+        arguments = [limit, int(wait * 1_000_000), MAX_PENDING, *times, *begin]
+        arguments += (give_up.attempts, int(give_up.letters is not None))
+        answer = self._guarded(lambda: self._claim_script(_durable_names(channel, durable), arguments))
         if not answer:
             return Claimed([], EARLIEST.epoch, ended=True)
-        epoch, gap, rows, past, dead, touched = answer
+        epoch, gap, rows, past, dead, touched, more = answer
         if touched:
             # In a step of its own, for the list of all is no key of the channel's. Where that fails, the messages are
             # claimed all the same; the next time that the durable's end is put off, it is listed.
             with contextlib.suppress(StoreFailed):
                 self._guarded(lambda: self._redis.zadd(_ALL_DURABLES, {_member(channel, durable): 0}))
-        letters = Letters(_appended(*dead[-1].decode().split()), dead[:-1]) if dead else None
-        records = []
-        for head, payload in zip(rows[::2], rows[1::2], strict=True):
-            offset, kind, published, attempt, *proof = head.decode().split()
-            record = Record(int(offset), int(kind), payload, int(published), *proof)
-            records.append((record, int(attempt)))
         lost = gap and Gap(gap[0].decode(), *gap[1:])
-        return Claimed(records, epoch.decode(), lost, read_past(past.decode()), letters)
+        claimed = Claimed(_claims(rows), epoch.decode(), lost, read_past(past.decode()), more=bool(more))
+        if dead and give_up.letters is not None:
+            over = claimed._replace(records=_claims(dead)).messages(channel)
+            try:
+                return claimed._replace(letters=self._give_up(channel, durable, give_up.letters, over))
+            except StoreFailed:
+                # What was claimed is the caller's all the same; the others wait for a later claim.
+                if not claimed.records and claimed.gap is None:
+                    raise
+                return claimed._replace(more=False)
+        return claimed
+
+    def _give_up(
+        self, channel: str, durable: str, letters: Append, over: Sequence[tuple[Message, int]]
+    ) -> Letters | None:
+        """Append the dead letters of messages, each with its attempts, that nobody has claimed meanwhile."""
+        keys, arguments = _append_arguments(letters, self.life)
+        written = {}
+        for message, attempts in over:
+            assert message.cursor is not None
+            epoch, offset = message.cursor.place
+            written[offset] = encoding.dead_letter(durable, message, attempts)
+            arguments += (offset, attempts, epoch, written[offset])
+        keys = [*_durable_names(channel, durable), *keys]
+        answer = self._guarded(lambda: self._give_up_script(keys, arguments))
+        if not answer:
+            return None
+        appended, offsets = answer
+        return Letters(_appended(*appended.decode().split()), [written[int(offset)] for offset in offsets])
 
     @_reads
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
@@ -239,9 +259,9 @@ class Redis:
 
     def forget(self, channel: str, durable: str) -> None:
         def forget() -> None:
-            _, _, place, pending, names = _durable_names(channel, durable)
+            _, _, place, pending, names, claimed = _durable_names(channel, durable)
             pipeline = self._redis.pipeline(transaction=True)
-            pipeline.unlink(place, pending)
+            pipeline.unlink(place, pending, claimed)
             pipeline.srem(names, durable)
             pipeline.zrem(_ALL_DURABLES, _member(channel, durable))
             pipeline.execute()
@@ -254,9 +274,8 @@ class Redis:
         members = self._guarded(lambda: self._redis.zrangebylex(_ALL_DURABLES, begin, "+", 0, figures.LOOKED))
         looked = [(channel, name) for channel, _, name in [member.decode().partition("\0") for member in members]]
         found, more = figures.wanted(asked, looked)
-        places, more = figures.as_far_as_counted(found, self._claims_of(found), more)
         rows, gone = [], []
-        for place, told in zip(places, self._figures_of(places), strict=True):
+        for place, told in zip(found, self._figures_of(found), strict=True):
             if told:
                 lag, oldest, in_flight, redelivered, dead = map(int, told)
                 rows.append(Figures(*place, lag, oldest / 1e6, in_flight, redelivered, dead))
@@ -265,13 +284,6 @@ class Redis:
         if gone:
             self._guarded(lambda: self._redis.zrem(_ALL_DURABLES, *gone))
         return FiguresPage(rows, more)
-
-    def _claims_of(self, places: Sequence[Place]) -> list[int]:
-        """How many claims each durable has."""
-        pipeline = self._redis.pipeline(transaction=False)
-        for place in places:
-            pipeline.zcard(_durable_names(*place)[3])
-        return self._guarded(pipeline.execute)
 
     def _figures_of(self, places: Sequence[Place]) -> list[Any]:
         """What `durable_scripts.FIGURES` answers for each durable."""
@@ -375,7 +387,17 @@ def _member(channel: str, durable: str) -> str:
 
 
 def _durable_names(channel: str, durable: str) -> list[str]:
-    return [_name(channel, what) for what in ("meta", "stream", f"durable:{durable}", f"pending:{durable}", "durables")]
+    own = [f"{what}:{durable}" for what in ("durable", "pending", "claimed")]
+    return [_name(channel, what) for what in ("meta", "stream", *own[:2], "durables", own[2])]
+
+
+def _claims(rows: Sequence[bytes]) -> list[tuple[Record, int]]:
+    """Records, each with its attempt, as `durable_scripts.CLAIM` tells them."""
+    found = []
+    for head, payload in zip(rows[::2], rows[1::2], strict=True):
+        offset, kind, published, attempt, *proof = head.decode().split()
+        found.append((Record(int(offset), int(kind), payload, int(published), *proof), int(attempt)))
+    return found
 
 
 def _together(appends: Sequence[Append], calls: Sequence[int] | None) -> list[Sequence[Append]]:

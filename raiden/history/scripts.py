@@ -64,26 +64,55 @@ local function stand(name, offset, over)
 end
 """.replace("ROOT", str(ROOT_DIGITS)).replace("OWN", str(OWN_DIGITS))
 
-# Up to `limit` visible entries between two offsets.
+# Up to `limit` visible entries between two offsets, or up to one more than go over a page; some `most` are looked at
+# (nil: all). Also, the next offset to look at. What is read at once grows while it is small.
 FIND = """
-local function find(low, high, limit, forward)
-    local found, least = {}, 1
-    while #found < limit and low <= high do
-        local count, entries = math.max(limit - #found, least), nil
-        least = 100  -- where some are hidden, many may be
+local function find(low, high, limit, forward, most)
+    local found, looked, size, last, portion, hidden = {}, 0, 0, 0, 10, false
+    while #found < limit and low <= high and size <= PAGE_BYTES and looked < (most or math.huge) do
+        local count, entries, bytes = math.min(hidden and 1000 or limit - #found, portion), nil, 0
         if forward then
             entries = redis.call('XRANGE', KEYS[2], whole(low), whole(high), 'COUNT', count)
         else
             entries = redis.call('XREVRANGE', KEYS[2], whole(high), whole(low), 'COUNT', count)
         end
         for _, entry in ipairs(entries) do
+            if #found >= limit then break end
             local at = offset_of(entry)
             if forward then low = at + 1 else high = at - 1 end
-            if visible(entry) and #found < limit then found[#found + 1] = entry end
+            if visible(entry) then
+                found[#found + 1] = entry
+                size, last = size + last, #entry[2][8]
+            else
+                hidden = true
+            end
+            bytes = bytes + #entry[2][8]
         end
-        if #entries < count then break end
+        looked = looked + #entries
+        if #entries < count then
+            if forward then low = high + 1 else high = low - 1 end
+        end
+        portion = bytes < 65536 and math.min(2 * portion, 1000) or math.max(10, math.floor(portion / 2))
     end
-    return found
+    return found, forward and low or high
+end
+""".replace("PAGE_BYTES", str(PAGE_BYTES))
+
+# The claims of a durable are in a sorted set by their offsets, too. Where it has not as many as the one by deadlines, a
+# release wrote that which knew no other.
+CLAIMED = """
+local function portions(list, call)
+    for n = 1, #list, 1000 do call(unpack(list, n, math.min(n + 999, #list))) end
+end
+local function compare(pending, claimed)
+    if redis.call('ZCARD', pending) == redis.call('ZCARD', claimed) then return end
+    local found = {}
+    for _, at in ipairs(redis.call('ZRANGE', pending, 0, -1)) do
+        found[#found + 1], found[#found + 2] = at, at
+    end
+    redis.call('DEL', claimed)
+    portions(found, function(...) redis.call('ZADD', claimed, ...) end)
+    redis.call('PEXPIRE', claimed, math.max(1, redis.call('PTTL', pending)))
 end
 """
 
@@ -97,30 +126,56 @@ local function go_on(begin, from)
 end
 """
 
-# Whether a durable of the channel has still to get a message acknowledged whose offset is below `below`.
-_NEEDED = f"""{GO_ON}
+# The offset behind those of the first messages, up to `most`, that are too old.
+_TOO_OLD = """
+local function too_old(most)
+    local low, looked, count = 1, 0, 1
+    while looked < most do
+        local entries = redis.call('XRANGE', KEYS[2], whole(low), '+', 'COUNT', count)
+        for _, entry in ipairs(entries) do
+            if visible(entry) then return low end
+            low = offset_of(entry) + 1
+        end
+        if #entries < count then break end
+        looked, count = looked + count, math.min(most - looked - count, 10)
+    end
+    return low
+end
+"""
+
+# How many messages, and claims of a durable, are looked at for whether one is needed.
+_LOOKED = 1000
+
+# Whether a durable of the channel has still to get a message acknowledged whose offset is below `below`. The newest is
+# looked at first, for it is there for the longest. Who has looked at so many that are too old takes the others for
+# needed; and each time some of those go, so the next one looks at less.
+_NEEDED = f"""{GO_ON}{FIND}{CLAIMED}
 local function is_needed(below)
     local base, durables = string.sub(KEYS[1], 1, -5), {{}}
     for _, name in ipairs(redis.call('SMEMBERS', base .. 'durables')) do
-        local key = base .. 'durable:' .. name
-        local place = redis.call('HMGET', key, 'epoch', 'next')
+        local place = redis.call('HMGET', base .. 'durable:' .. name, 'epoch', 'next')
         -- Below a channel's first message, nobody has had any.
         local from = place[1] and (epoch and go_on(place[1], tonumber(place[2])) or 1)
-        if from then durables[#durables + 1] = {{key, from}} end
+        if from then durables[#durables + 1] = {{name, from}} end
     end
     if #durables == 0 then return false end
-    local low = 1
-    while low < math.min(below, next) do
-        local entries = redis.call('XRANGE', KEYS[2], whole(low), whole(below - 1), 'COUNT', 100)
-        for _, entry in ipairs(entries) do
-            low = offset_of(entry) + 1
-            for _, each in ipairs(visible(entry) and durables or {{}}) do
-                if low > each[2] or redis.call('HEXISTS', each[1], whole(low - 1)) == 1 then return true end
-            end
+    if below > next then return true end  -- some of those that are to be appended
+    local low = too_old({_LOOKED})
+    if low > 1 then redis.call('XTRIM', KEYS[2], 'MINID', whole(low)) end
+    for _, each in ipairs(durables) do
+        local from = math.max(low, each[2])
+        local found, reached = find(from, below - 1, 1, false, {_LOOKED})
+        if found[1] or reached >= from then return true end
+        local claimed = base .. 'claimed:' .. each[1]
+        compare(base .. 'pending:' .. each[1], claimed)
+        local held = redis.call('ZRANGE', claimed, '(' .. whole(math.min(each[2], below)), whole(low), 'BYSCORE', 'REV',
+            'LIMIT', 0, {_LOOKED})
+        for _, at in ipairs(held) do
+            if find(tonumber(at), tonumber(at), 1, true)[1] then return true end
         end
-        if #entries < 100 then break end
+        if #held == {_LOOKED} then return true end
     end
-    return below > next  -- some of those that are to be appended
+    return false
 end
 """
 
@@ -130,7 +185,7 @@ end
 # for which the key is kept; 1 where nothing is appended that would push out what a durable needs; then kind and payload
 # of each message. The answer: the epoch, the first offset and the next, the proof before the first message and those of
 # the messages, and "repeated" where that was done before; or "full".
-_LOOK = f"""{CHANNEL}{LIVES}
+_LOOK = f"""{CHANNEL}{LIVES}{_TOO_OLD}
 if epoch and KEYS[3] then
     local done = redis.call('GET', KEYS[3])
     local name, first = string.match(done or '', '^(%w+) (%d+)')
@@ -179,12 +234,7 @@ end
 local done = table.concat({{epoch, whole(first), whole(next), table.concat(chain)}}, ' ')
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'next', whole(next), 'proof', whole(next - 1) .. ':' .. proof)
 -- Looking at one more than came, again and again, finds all that are too old.
-local keep = math.max(1, next - ARGV[4])
-for _, entry in ipairs(redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', count + 1)) do
-    if visible(entry) then break end
-    keep = math.max(keep, offset_of(entry) + 1)
-end
-redis.call('XTRIM', KEYS[2], 'MINID', whole(keep))
+redis.call('XTRIM', KEYS[2], 'MINID', whole(math.max(next - ARGV[4], too_old(count + 1))))
 local last = math.max(redis.call('PEXPIRETIME', KEYS[2]), math.ceil(math.max(expires, retained) / 1000))
 redis.call('PEXPIREAT', KEYS[2], whole(last))
 redis.call('PEXPIREAT', KEYS[1], whole(math.max(last, math.ceil((now + ARGV[7]) / 1000))))

@@ -294,9 +294,10 @@ def _plain(page: Page) -> tuple[Any, ...]:
 
 
 def _claimed(claimed: Claimed) -> tuple[Any, ...]:
-    records, epoch, gap, past, letters, ended = claimed
+    records, epoch, gap, past, letters, ended, more = claimed
     found = [(tuple(record), attempt) for record, attempt in records]
-    return found, epoch, gap and tuple(gap), past, letters and (_row(letters.appended), letters.payloads), ended
+    dead = letters and (_row(letters.appended), letters.payloads)
+    return found, epoch, gap and tuple(gap), past, dead, ended, more
 
 
 def _figures(page: FiguresPage) -> tuple[Any, ...]:
