@@ -81,8 +81,10 @@ class Questions:
                 try:
                     said = self._ask(asked)
                 except StoreFailed as error:
-                    for result in waiting:
+                    # Those who wait for the next one would wait as long for the same.
+                    for result in (*waiting, *self._next.values()):
                         result.set_exception(error)
+                    self._next.clear()
                     continue
                 for result, each in zip(waiting, said, strict=True):
                     result.set(each)

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raiden import parameters
-from raiden.history import FIRST, FiguresAsked
-from raiden.history.client import History
-from raiden.questions import Questions
+from raiden.history import FIRST, FiguresAsked, StoreFailed
+from raiden.history.client import LOST, History
+from raiden.questions import Questions, TooManyQuestions
 
 # Durable subscriptions of a page.
 MAX_ROWS = 100
@@ -23,6 +23,7 @@ class Queues:
         def ask(pages: Sequence[FiguresAsked]) -> Sequence[list[Any]]:
             return [[] if history is None else [history.figures(asked)] for asked in pages]
 
+        self._history = history
         self._questions = Questions(ask, at_once=1)
 
     def page(self, query: Mapping[str, str]) -> dict[str, Any]:
@@ -31,7 +32,12 @@ class Queues:
         limit = parameters.number(dict(query), "_limit", MAX_ROWS) if "_limit" in query else MAX_ROWS
         after = _place(query["_after"]) if "_after" in query else FIRST
         names = [query.get(name, "") for name in ("_prefix", "_channel", "_durable")]
-        pages = self._questions.ask(FiguresAsked(after, limit, *names))
+        try:
+            pages = self._questions.ask(FiguresAsked(after, limit, *names))
+        except TooManyQuestions:
+            if self._history is not None and not self._history.is_fresh:
+                raise StoreFailed(LOST) from None  # what all wait for
+            raise
         found: dict[str, Any] = {"durables": []}
         for page in pages:
             for row in page.rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
@@ -250,6 +251,22 @@ def test_the_page(node: Daemon, channel: str) -> None:
             return [found[each] for each in ("dead", "redelivered")] == [1, 1]
 
         wait_for(told, "it was handed out twice, and given up")
+
+
+def test_a_store_that_is_away(start: Callable[..., Daemon], own_server: RedisServer) -> None:
+    """It says so, to all who ask, and not that too many do."""
+    node = start(store=own_server.url)
+    assert node.json("/-/durables") == {"durables": []}
+    own_server.process.send_signal(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            paths = [f"/-/durables?_prefix={number}" for number in range(3)] + ["/-/channels/a/history"]
+            for status, headers, body in pool.map(lambda path: node.request("GET", path), paths):
+                assert (status, "retry-after" in headers) == (503, True)
+                assert "does not answer: try again later" in json.loads(body)["detail"]
+    finally:
+        own_server.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: node.request("GET", "/-/durables")[0] == 200, "it is there again")
 
 
 def test_pages_follow_each_other(node: Daemon, channel: str) -> None:
