@@ -162,6 +162,15 @@ class Consumer:
             self.ring()
         return returned
 
+    @staticmethod
+    def late(cursors: Sequence[Cursor], taken: Taken, done: Sequence[Cursor]) -> list[Cursor]:
+        """Those of the cursors that name none of the messages that are ``done`` with, of those that were ``taken``. A
+        message has two: with and without its proof."""
+        proofs = {cursor.place: taken[cursor][0] for cursor in done}
+        return [
+            cursor for cursor in cursors if cursor.place not in proofs or cursor.proof not in ("", proofs[cursor.place])
+        ]
+
     def _settle(self, taken: Taken, call: Callable[[list[tuple[Cursor, int]]], list[Cursor]]) -> list[Cursor]:
         try:
             done = call([(cursor, attempt) for cursor, (_, attempt, _) in taken.items()])
@@ -237,14 +246,15 @@ def poll(
     bells: Bells, channel: str, asked: Durable, wait: float, *, gone: Callable[[], bool], enough: Callable[[], bool]
 ) -> bytes | None:
     """Acknowledge what is asked for, and give back; then claim messages, or wait ``wait`` seconds for some, at most
-    until ``enough`` or ``gone``: then what nobody will hear of is given back. Returns the answer as JSON, or None where
-    there is nothing; raises StoreFailed, TooManyConsumers and TooManyChannels."""
+    until ``enough`` or ``gone``: then what nobody will hear of is given back. Returns the answer as JSON, with what was
+    not to be acknowledged or given back any more, or None where there is nothing; raises StoreFailed, TooManyConsumers
+    and TooManyChannels."""
     history = bells.router.backend.history
     assert history is not None
-    if asked.acks:
-        acknowledge(history, channel, asked.name, [(cursor, 0) for cursor in asked.acks])
-    if asked.nacks:
-        release(history, channel, asked.name, [(cursor, 0) for cursor in asked.nacks], asked.nack_delay)
+    done = acknowledge(history, channel, asked.name, [(cursor, 0) for cursor in asked.acks])
+    done += release(history, channel, asked.name, [(cursor, 0) for cursor in asked.nacks], asked.nack_delay)
+    settled = {cursor.place for cursor in done}
+    late = [str(cursor) for cursor in dict.fromkeys([*asked.acks, *asked.nacks]) if cursor.place not in settled]
     consumer = Consumer(bells, channel, asked.name, window=asked.limit, ack_wait=asked.ack_wait, since=asked.since)
     try:
         if asked.nacks and not asked.nack_delay:
@@ -252,10 +262,11 @@ def poll(
         claims, gap = consumer.claim_within(wait, lambda: gone() or enough())
     finally:
         consumer.end(release=gone())
-    if not claims and gap is None:
+    if not (claims or gap or late):
         return None
     items = b",".join([encoding.claim(None, message, attempt) for message, attempt in claims])
-    told = b"" if gap is None else b'"gap":%b,' % encoding.dumps(encoding.gap(None, gap))
+    told = b'"late":%b,' % encoding.dumps(late) if late else b""
+    told += b'"gap":%b,' % encoding.dumps(encoding.gap(None, gap)) if gap else b""
     return b'{%b"messages":[%b]}' % (told, items)
 
 

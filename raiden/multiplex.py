@@ -431,7 +431,7 @@ class MultiplexSocket(Socket):
 
         def work() -> Result:
             done = consumer.reject(taken, delay) if rejected else consumer.acknowledge(taken)
-            late = [str(cursor) for cursor in cursors if cursor not in done]
+            late = [str(cursor) for cursor in consumer.late(cursors, taken, done)]
             return {"returned" if rejected else "acknowledged": len(done), **({"late": late} if late else {})}
 
         try:
@@ -441,8 +441,8 @@ class MultiplexSocket(Socket):
             raise
 
     def _unconsume(self, command: dict[str, Any], name: str) -> Result | None:
-        durable = commands.durable_of(command)
-        history = self._history_of(name)
+        name, durable = check_channel(name), commands.durable_of(command)
+        history = self._history()  # by its settings, the channel may keep none any more
         forget = commands.flag_of(command, "forget")
         if not self._end_consumer(name, durable) and not forget:
             raise CommandError(404, "not subscribed to that channel by that name")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from raiden import fields
 from raiden.filters import Filters
 from raiden.history import EARLIEST, Start, check_durable
+from raiden.history.chain import MAX_PAST
 from raiden.http import HttpError, Request
 from raiden.message import Cursor, unquote
 from raiden.near import did_you_mean
@@ -172,4 +173,9 @@ def durable(query: dict[str, str]) -> Durable:
 
 
 def _cursors(query: dict[str, str], name: str) -> list[Cursor]:
-    return [Cursor.parse(text) for text in query.get(name, "").split(",") if text]
+    """The cursors of a parameter. Of each epoch among them the store is asked apart, so they are of no more than a
+    history has."""
+    found = [Cursor.parse(text) for text in query.get(name, "").split(",") if text]
+    if len({cursor.epoch for cursor in found}) > MAX_PAST + 1:
+        raise ValueError(f"{name} has cursors of at most {MAX_PAST + 1} epochs: a history knows no more")
+    return found

@@ -18,6 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from raiden.history.chain import MAX_PAST
 from tests.daemons import Daemon, Stream, post, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.stores import RedisServer
@@ -404,6 +405,25 @@ def test_forgetting(node: Daemon, channel: str) -> None:
         assert [(push["data"], push["attempt"]) for push in client.take(3)] == [(1, 1), (2, 1), (3, 1)]
 
 
+def test_forgetting_where_no_history_is_kept_any_more(tmp_path: Path) -> None:
+    """Who has it yet may leave, too."""
+    node = Daemon(tmp_path, channels=CHANNELS)
+    poll(node, "jobs")
+    assert node.stop() == 0
+    node = Daemon(tmp_path, channels={"*": {"history_size": 0}, "kept": {"history_size": 9}})
+    try:
+        (found,) = node.json("/-/durables")["durables"]
+        assert (found["channel"], found["durable"]) == ("jobs", "d")
+        with Client(node) as client:
+            assert client.code(cmd="unsubscribe", channel="jobs", durable="d") == 404
+            told = client.ask(cmd="unsubscribe", channel="jobs", durable="d", forget=True)
+            assert told == {"channel": "jobs", "durable": "d"}
+            assert client.code(cmd="unsubscribe", channel="\ud800", durable="d", forget=True) == 400
+        assert node.json("/-/durables")["durables"] == []
+    finally:
+        assert node.stop() == 0
+
+
 def test_a_new_one_begins_with_the_reply(node: Daemon, channel: str) -> None:
     """What is published after the reply is for its consumers, also if none of them was there at that time."""
     with Client(node) as client:
@@ -463,12 +483,55 @@ def test_refused_polls(node: Daemon, path: str) -> None:
 
 
 def test_a_poll_acknowledges_what_there_is(node: Daemon, channel: str) -> None:
-    """What is no claim of the durable's is passed over, even the largest offset."""
+    """What is no claim of the durable's is late, even the largest offset."""
     poll(node, channel)
     (cursor,) = post(node, channel, 1)
     epoch = cursor.partition(":")[0]
     assert [message["cursor"] for message in poll(node, channel)[1]] == [cursor]
-    assert poll(node, channel, f"&_ack=abc:1,{epoch}:9223372036854775807,{cursor},{cursor}")[0] == 204
+    largest = f"{epoch}:9223372036854775807"
+    bare = cursor.rpartition(":")[0]
+    status, _, body = node.request("GET", f"/{channel}?_durable=d&_ack=abc:1,{largest},{cursor},{bare},{cursor}")
+    assert (status, json.loads(body)) == (200, {"late": ["abc:1", largest], "messages": []})
+    status, _, body = node.request("GET", f"/{channel}?_durable=d&_ack={bare}&_nack=abc:1")
+    assert (status, json.loads(body)) == (200, {"late": [bare, "abc:1"], "messages": []})
+
+
+def test_a_poll_that_is_late_gets_its_messages(node: Daemon, channel: str) -> None:
+    poll(node, channel)
+    (cursor, other) = post(node, channel, 1, 2)
+    assert len(poll(node, channel, "&_limit=1")[1]) == 1
+    status, _, body = node.request("GET", f"/{channel}?_durable=d&_ack={cursor},{other}&_nack={cursor}&_wait=20")
+    found = json.loads(body)
+    assert (status, found["late"], [each["data"] for each in found["messages"]]) == (200, [other], [2])
+    assert poll(node, channel, f"&_ack={other}")[0] == 204
+
+
+def test_a_poll_names_as_many_epochs_as_there_are(node: Daemon, channel: str) -> None:
+    """Of each the store is asked."""
+    most = MAX_PAST + 1
+    poll(node, channel)
+    for name in ("_ack", "_nack"):
+        cursors = [f"{number:08x}:1" for number in range(most + 1)]
+        status, _, body = node.request("GET", f"/{channel}?_durable=d&{name}={','.join(cursors)}")
+        assert status == 400 and f"at most {most} epochs" in json.loads(body)["detail"]
+        status, _, body = node.request("GET", f"/{channel}?_durable=d&{name}={','.join(cursors[1:] * 2)}")
+        assert (status, json.loads(body)["late"]) == (200, cursors[1:])
+
+
+@pytest.mark.parametrize("command", ["ack", "nack"])
+def test_a_message_has_two_cursors(node: Daemon, channel: str, command: str) -> None:
+    """With its proof, and without: it is done with once, and neither is late. One with another proof is."""
+    with Client(node) as client:
+        consume(client, channel)
+        for number in range(2):
+            (cursor,) = post(node, channel, number)
+            (bare, _, proof) = cursor.rpartition(":")
+            wrong = f"{bare}:{'0' * len(proof)}"
+            assert client.push()["attempt"] == 1
+            cursors = [cursor, bare, wrong, cursor] if number else [wrong, bare, cursor]
+            reply = client.ask(cmd=command, channel=channel, durable="d", cursors=cursors, **(
+                {"delay": 60} if command == "nack" else {}))  # fmt: skip
+            assert reply == {"acknowledged" if command == "ack" else "returned": 1, "late": [wrong]}
 
 
 def test_a_poll_that_only_acknowledges(node: Daemon, channel: str) -> None:
