@@ -60,7 +60,7 @@ class Consumer:
         self._since = since
         # By epoch and offset.
         self._claimed: dict[tuple[str, int], _Claimed] = {}
-        self._made = self._in_force = self._called = False
+        self._made = self._in_force = self._called = self._more = False
         self.wake = Event()
         self._bell: Bell | None = bells.enter(self, channel, name)
 
@@ -86,7 +86,7 @@ class Consumer:
             # It was forgotten, or the store lost it: what it had to get from then on, nobody would know.
             self.end(release=False)
             return [], None
-        self._made = True
+        self._made, self._more = True, claimed.more
         if claimed.letters is not None:
             # Stored they are; this brings them to those who follow the channel.
             letters = [Message(self._dead_letter, Kind.JSON, payload) for payload in claimed.letters.payloads]
@@ -107,12 +107,15 @@ class Consumer:
         return max(0, self._window - len(self._claimed))
 
     def claim_within(self, seconds: float, enough: Callable[[], bool]) -> tuple[list[Claim], Gap | None]:
-        """What there is within so many seconds, or until ``enough``."""
+        """What there is within so many seconds, or until ``enough``; all that is there is looked at."""
         deadline = time.monotonic() + seconds
         claims, gap = self.claim()
-        while self._window and not (claims or gap or self.over or enough() or time.monotonic() >= deadline):
+        while self._window and not (claims or gap or self.over or enough()):
+            left = deadline - time.monotonic()
+            if left <= 0 and not self._more:
+                break
             # Who has gone meanwhile takes nothing: that would be an attempt.
-            if self.wait(min(deadline - time.monotonic(), LOOK)) and not enough():
+            if (self._more or self.wait(min(left, LOOK))) and not enough():
                 claims, gap = self.claim()
         return claims, gap
 

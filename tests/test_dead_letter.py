@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from raiden import encoding
-from raiden.history import EARLIEST, Append, Claimed, GiveUp, Store, StoreFailed
+from raiden.history import EARLIEST, LOOKED, Append, Claimed, GiveUp, Store, StoreFailed
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
 from raiden.message import Cursor, Kind, Message
@@ -23,7 +23,7 @@ from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.stores import Clock, RedisServer, append
 
 CHANNELS = {
-    "*": {}, "jobs*": {"max_attempts": 2, "dead_letter": "dead"}, "drop*": {"max_attempts": 2},
+    "*": {}, "jobs*": {"max_attempts": 2, "dead_letter": "dead"}, "drop*": {"max_attempts": 2, "history_size": 1000},
     "once*": {"max_attempts": 1, "dead_letter": "dead", "history_size": 2, "discard": "new"},
 }  # fmt: skip
 DEAD = GiveUp(2, Append("dead", []))
@@ -383,6 +383,27 @@ def test_it_is_dropped_where_there_is_no_such_channel(node: Daemon, channel: str
     for attempt in (1, 2):
         assert poll(node, name, f"&_nack={cursors}") == [(1, attempt), (2, attempt)]
     assert poll(node, name, f"&_nack={cursors}") == []
+
+
+def test_a_poll_gets_past_many_that_are_over(node: Daemon, channel: str) -> None:
+    """It does not wait, and what is dropped takes more than one claim."""
+    name, count = f"drop.{channel}", 2 * LOOKED + 10
+    poll(node, name)
+    body = b"\n".join([b"%d" % number for number in range(count)])
+    assert node.request("POST", f"/{name}", body, {"Content-Type": "application/x-ndjson"})[0] == 200
+    with Client(node) as client:
+        for attempt in (1, 2):
+            consume(client, name, window=1000)
+            assert {push["attempt"] for push in client.take(count)} == {attempt}
+            client.ask(cmd="unsubscribe", channel=name, durable="d")
+
+            def is_back() -> bool:
+                (found,) = node.json(f"/-/durables?_channel={name}")["durables"]
+                return bool(found["in_flight"] == 0)
+
+            wait_for(is_back, "all are given back")
+    post(node, name, "last")
+    assert poll(node, name) == [("last", 1)]
 
 
 def test_a_queue_goes_on_past_what_fails(node: Daemon, channel: str) -> None:
