@@ -460,3 +460,16 @@ def test_what_is_claimed_at_once_is_bounded_in_bytes(store: Store) -> None:
     assert [(record.offset, attempt) for record, attempt in again.records] == [(n, 2) for n in range(1, 6)]
     assert [(record.offset, attempt) for record, attempt in rest.records] == [(n, 1) for n in range(6, 11)]
     assert (first.gap, again.gap, rest.gap) == (None, None, None)
+
+
+def test_redis_reads_no_more_than_it_tells(own_server: RedisServer) -> None:
+    """What a script reads takes the server's memory, and its time: of forty large messages it reads some."""
+    store = Redis(own_server.url)
+    for _ in range(40):
+        append(store, "a", b"x" * PAGE_BYTES)
+    assert len(claim(store, limit=1000).records) == len(store.after("a", None, 1000).records) == 2
+    assert len(store.before("a", None, 1000).records) == 2
+    with redis.Redis.from_url(own_server.url) as client:
+        memory = client.info("memory")
+        assert memory["used_memory_peak"] - memory["used_memory"] < 25 * PAGE_BYTES
+    store.close()

@@ -356,12 +356,12 @@ class Store(Protocol):
         give_up: GiveUp = NEVER, *, make: bool = True,
     ) -> Claimed:  # fmt: skip
         """Claim up to ``limit`` messages, or up to the one that goes over `PAGE_BYTES`, for ``wait`` seconds: first
-        those whose claim is over, then new ones, while fewer than `MAX_PENDING` are claimed. One call looks at so many
-        (`LOOKED`), and says if there may be ``more``. The first claim makes the
-        durable, after ``since`` (None: at the channel's end; a cursor that is not in this history is a gap, as in
-        `after`), unless it is not to ``make`` it. One that nobody claims from for `FORGET` seconds is forgotten. In the
-        same step, messages that would be claimed too often are given up, once; those that there is no room for
-        elsewhere stay, and are not claimed."""
+        those whose claim is over, of which it looks at `LOOKED` and says if there are ``more``; then new ones, while
+        fewer than `MAX_PENDING` are claimed. The first claim makes the durable, after ``since`` (None: at the channel's
+        end; a cursor that is not in this history is a gap, as in `after`), unless it is not to ``make`` it. One that
+        nobody claims from for `FORGET` seconds is forgotten. Messages that would be claimed too often are given up,
+        once, in one step with what becomes of them; those that there is no room for elsewhere stay, and are not
+        claimed."""
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         """Be done with claims, which are offsets and attempts (0: whichever it is), and return the offsets of those
