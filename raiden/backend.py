@@ -258,11 +258,9 @@ class Backend:
         self._sub.setsockopt(option, topic)
         self.touched.send()
 
-    def receive(
-        self, *, local: bool = False, most: int = TURN_BYTES
-    ) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
+    def receive(self, *, local: bool = False) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
         """Yield messages of a channel (none where a frame can't be read) and questions, at most a turn's worth:
-        `TURN_FRAMES`, and ``most`` bytes and the message that goes over. ``local``: only what did not go by the
+        `TURN_FRAMES`, and `TURN_BYTES` and the message that goes over. ``local``: only what did not go by the
         backbone."""
         count = size = 0
         self.more = True
@@ -272,7 +270,7 @@ class Backend:
             yield messages[0].channel.encode(), messages
             count += len(messages)
             size += sum([len(each.payload) for each in messages])
-            if count > TURN_FRAMES or size > most:
+            if count > TURN_FRAMES or size > TURN_BYTES:
                 return
         if local:
             self.more = False
@@ -290,7 +288,7 @@ class Backend:
                 channel = frame[: frame.find(b"\0")]
                 yield channel, _messages(channel, frame)
                 size += len(frame)
-                if size > most:
+                if size > TURN_BYTES:
                     return
         except zmq.Again:
             self.more = False

@@ -27,6 +27,8 @@ from raiden.stats import Stats
 READ, WRITE = 1, 2
 RECEIVE_BYTES = 65536
 TICK = 0.25
+# Bytes that are copied into one piece.
+LARGE = 65536
 
 
 class Feedable(Protocol):
@@ -73,6 +75,7 @@ class Connection:
         "protocol",
         "receiving",
         "remote",
+        "seen",
         "session",
         "slot",
         "socket",
@@ -88,6 +91,8 @@ class Connection:
         self.session: Any = None
         self.busy = False
         self.receiving = False
+        # It was read from before.
+        self.seen = False
         self.pending: list[bytes] = []
         self.closing = False
         self.closed = False
@@ -131,13 +136,19 @@ class Connection:
         if not self._reader.active and not self.closed:
             self._reader.start(self._callback, self)
 
-    def receive(self) -> Iterable[object]:
-        """What has come since the last call: the protocol's events, `Overflow`, and as the last thing `Gone`."""
+    @property
+    def is_read(self) -> bool:
+        """It was started, and neither paused nor closed."""
+        return not self.closed and bool(self._reader.active)
+
+    def receive(self, most: int = RECEIVE_BYTES) -> Iterable[object]:
+        """What has come since the last call, so many bytes at most: the protocol's events, `Overflow`, and as the last
+        thing `Gone`."""
         if self.closed:
             return ()
         if self.overflown and not self.closing:
             return (Overflow,)
-        data = self.read()
+        data = self.read(most)
         if data is None:
             return (Gone,)
         return () if self.closing or not data else self.protocol.feed(data)
@@ -161,14 +172,22 @@ class Connection:
             self._put(data)
 
     def flush(self) -> None:
-        """Send what is pending, in one piece; never raises, never yields to another greenlet."""
+        """Send what is pending, in one piece, or if it is large, in those that others may be sent too; never raises,
+        never yields to another greenlet."""
         pending = self.pending
         if len(pending) == 1:
             self._put(pending.pop())
         elif pending:
             data = b"".join(pending)
+            if len(data) <= LARGE:
+                pending.clear()
+                self._put(data)
+                return
+            # A copy of all that waits for each of a thousand slow readers would fill the memory.
+            pieces = pending[:]
             pending.clear()
-            self._put(data)
+            for part in _parts(pieces):
+                self._put(part)
 
     def _put(self, data: bytes) -> None:
         # The hot path of all that is sent: nothing is called but the kernel.
@@ -332,6 +351,19 @@ class Connection:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the peer was faster
+
+
+def _parts(pieces: list[bytes]) -> Iterator[bytes]:
+    """Put small pieces together, up to `LARGE` bytes; a large one stays what it is."""
+    part: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if part and size + len(piece) > LARGE:
+            yield b"".join(part)
+            part, size = [], 0
+        part.append(piece)
+        size += len(piece)
+    yield b"".join(part)
 
 
 def _nothing(*_: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import Protocol
 
 import gevent
@@ -18,8 +18,12 @@ from raiden.stats import Stats
 log = logging.getLogger(__name__)
 
 ACCEPT_AT_ONCE = 64
-# Seconds of a turn of the event loop after which each connection is read from in smaller portions, of so many bytes.
-SLICE, PORTION = 0.01, 512
+# Seconds after which a turn of the event loop is long, and that those in the line have of each turn.
+LONG, SLICE = 0.01, 0.005
+# Connections that are read from before the clock is looked at again.
+UNSEEN = 16
+# Bytes that are read at once from a connection in the line, or in a long turn.
+PORTION = 2048
 
 
 class DoorLimits(Protocol):
@@ -33,7 +37,13 @@ class DoorLimits(Protocol):
 
 class Door(Service):
     """Serves who comes in at ``listener``, which is listening already. A subclass says what its clients speak
-    (`protocol`), and what happens to a connection (`opened`, `readable`, `due`, `refuse`)."""
+    (`protocol`), and what happens to a connection (`opened`, `readable`, `due`, `refuse`).
+
+    **The line.** In one turn the event loop serves all connections that have sent something, and 64 KiB of the smallest
+    things there are take milliseconds. Where hundreds send that, everyone else would wait for all of them, in each of
+    the turns that a request takes. So once a turn is long, a connection is read from in portions, and one that may have
+    sent more stands in a line, whose first are read from in each of the next turns, for `SLICE` seconds. Who comes in
+    stands in another line before that one. Who sends little never stands in either again."""
 
     def __init__(self, listener: socket.socket, limits: DoorLimits, stats: Stats, transport: str) -> None:
         super().__init__()
@@ -48,8 +58,15 @@ class Door(Service):
         self._wheel = Wheel()
         loop = gevent.get_hub().loop
         self._turn_began = loop.now
-        # The turn that was long already when a connection was last closed in it.
-        self._long_turn = 0.0
+        self._new: deque[Connection] = deque()
+        self._line: deque[Connection] = deque()
+        self._next_turn = loop.timer(0)
+        self._in_line = False  # the lines are being served
+        self._reads = 0
+        # How many bytes to read from a connection at once.
+        self.portion = RECEIVE_BYTES
+        # Whether the connection that was read from last may have more.
+        self.much = False
         self._accepting = loop.io(listener.fileno(), 1)
         self._ticking = loop.timer(TICK, repeat=TICK)
 
@@ -83,7 +100,7 @@ class Door(Service):
         self._ticking.start(self._tick)
 
     def do_stop(self) -> None:
-        for watcher in (self._accepting, self._ticking):
+        for watcher in (self._accepting, self._ticking, self._next_turn):
             watcher.stop()
             watcher.close()
         for connection in list(self.connections):
@@ -165,26 +182,68 @@ class Door(Service):
         if self.state == "running" and not self.draining:
             self._accepting.start(self._accept)
 
-    def portion(self) -> int:
-        """How many bytes to read from a connection now. In one turn the event loop serves all connections that have
-        sent something, and 64 KiB of the smallest things there are take milliseconds. So where hundreds send that, the
-        others would wait for seconds."""
-        return RECEIVE_BYTES if time.time() - self._turn_began() < SLICE else PORTION
-
     def leave(self, connection: Connection) -> None:
-        """Close a connection whose peer has gone: now, or if the turn is long already, in one of the next, when it is
-        reported again. One is closed in each turn, so all will be. Subscriptions take their time to give back, and when
-        hundreds of clients with a hundred each go at once, the others would wait for a second."""
-        began = self._turn_began()
-        if time.time() - began >= SLICE:
-            if self._long_turn == began:
-                return
-            self._long_turn = began
-        self.close(connection)
+        """Close a connection whose peer has gone: now, or in a long turn, when its place in the line has come.
+        Subscriptions take their time to give back, and hundreds of clients with a hundred each may go at once."""
+        if self._in_line or not self._is_long():
+            self.close(connection)
+        else:
+            self.much = True
+
+    def _is_long(self) -> bool:
+        return time.time() - self._turn_began() >= LONG
+
+    def _readable(self, connection: Connection) -> None:
+        self._reads += 1
+        if not self._reads % UNSEEN:
+            self.portion = PORTION if self._line or self._is_long() else RECEIVE_BYTES
+        if self.portion == PORTION and not connection.seen:
+            self._put_off(connection, self._new)
+            return
+        self._read(connection)
+        if self.much:
+            self.much = False
+            if self._line or self._is_long():
+                self.portion = PORTION
+                self._put_off(connection, self._line)
+
+    def _put_off(self, connection: Connection, line: deque[Connection]) -> None:
+        """Let a connection stand at the end of a line, unless it is not read from now anyway."""
+        if connection.is_read and not connection.overflown:
+            connection.pause()
+            line.append(connection)
+            if not self._next_turn.active:
+                self._next_turn.start(self._serve_lines)
+
+    def _serve_lines(self) -> None:
+        """Read from the first of each line. However many are new, one of the others is served."""
+        until = time.monotonic() + SLICE
+        self._in_line = True
+        while self._new and time.monotonic() < until:
+            self._serve_first(self._new)
+        while self._line:
+            self._serve_first(self._line)
+            if time.monotonic() >= until:
+                break
+        self._in_line = False
+        if self._line or self._new:
+            self._next_turn.start(self._serve_lines)
+        else:
+            self.portion = RECEIVE_BYTES
+
+    def _serve_first(self, line: deque[Connection]) -> None:
+        connection = line.popleft()
+        connection.resume()
+        if not connection.closed:
+            self._read(connection)
+            if self.much:
+                self.much = False
+                self._put_off(connection, self._line)
 
     # A fault of ours at one connection ends that one, and no other: what state it is in is not known any more.
 
-    def _readable(self, connection: Connection) -> None:
+    def _read(self, connection: Connection) -> None:
+        connection.seen = True
         try:
             self.readable(connection)
         except Exception:  # whatever it is

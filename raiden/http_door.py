@@ -18,7 +18,7 @@ import gevent
 import webob
 
 from raiden.access_log import AccessLog
-from raiden.connection import RECEIVE_BYTES, Connection
+from raiden.connection import Connection
 from raiden.door import PORTION, Door
 from raiden.heads import Heads, Repeated
 from raiden.hosts import Hosts
@@ -55,7 +55,6 @@ class HttpDoor(Door):
         self.hosts = hosts or Hosts()
         self.origins = Origins(allowed_origins)
         self.access_log = AccessLog()
-        self._portion = RECEIVE_BYTES
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         """The answer to a request; None where the connection is taken care of."""
@@ -112,13 +111,12 @@ class HttpDoor(Door):
         if connection.overflown and not connection.closing:
             self._overflow(connection)
             return
-        data = connection.read(self._portion)
+        data = connection.read(self.portion)
         if data is None:
             self.leave(connection)
             return
-        if len(data) > PORTION or self._portion == PORTION:
-            # Not at each read: it looks at the clock.
-            self._portion = self.portion()
+        if len(data) >= PORTION:
+            self.much = True
         session = connection.session
         if not data or connection.closing:
             return

@@ -12,7 +12,9 @@ import secrets
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import gevent
 import ujson
+from gevent.event import AsyncResult
 
 from raiden.filters import Filters
 from raiden.history import MAX_KEPT, StoreFailed, TooLargeToKeep
@@ -40,12 +42,17 @@ class Held:
     """The session of a socket: ``id`` is None until it has one, and once another socket has taken it. ``history`` is
     where it is kept; without one there are no sessions."""
 
-    __slots__ = ("_history", "_holder", "id")
+    __slots__ = ("_history", "_holder", "_keeping", "_next", "_rows", "_seconds", "id")
 
     def __init__(self, history: History | None) -> None:
         self._history = history
         self._holder = secrets.token_urlsafe(6)
         self.id: str | None = None
+        # What is to be kept next, and what those wait for who asked for it.
+        self._rows: Mapping[str, Row] = {}
+        self._seconds = 0.0
+        self._next: AsyncResult[None] | None = None
+        self._keeping = False
 
     def open(self, rows: Mapping[str, Row], seconds: float) -> str:
         """The id of the session that there is, or of a new one, which is kept for so many seconds; raises
@@ -58,9 +65,28 @@ class Held:
             self.id = None
 
     def keep(self, rows: Mapping[str, Row], seconds: float) -> None:
-        """Keep what the session has now, if there is one, for so many seconds; raises StoreFailed."""
-        if self.id is not None and not self._keep(self.id, rows, seconds):
-            self.id = None
+        """Keep what the session has now, if there is one, for so many seconds; raises StoreFailed. All of it is kept
+        each time, so those who ask while that is under way wait for the next time, which is for all of them."""
+        self._rows, self._seconds = rows, seconds
+        result = self._next
+        if result is None:
+            result = self._next = AsyncResult()
+            if not self._keeping:
+                self._keeping = True
+                gevent.spawn(self._keep_for_all)
+        result.get()
+
+    def _keep_for_all(self) -> None:
+        while self._next is not None:
+            result, self._next = self._next, None
+            try:
+                if self.id is not None and not self._keep(self.id, self._rows, self._seconds):
+                    self.id = None
+            except Exception as error:  # whatever it is, they must hear
+                result.set_exception(error)
+            else:
+                result.set()
+        self._keeping = False
 
     def try_to_keep(self, rows: Mapping[str, Row], seconds: float) -> None:
         try:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ import gevent
 import ujson
 
 from raiden import faults
-from raiden.backend import TURN_BYTES, BackboneFull, Backend, Question
+from raiden.backend import BackboneFull, Backend, Question
 from raiden.encoding import Encoding, dumps
 from raiden.filters import Filters
 from raiden.history import EARLIEST, Appended, Gap, StoreFailed
@@ -36,9 +37,11 @@ MANY = 100
 WORTH_A_COMMIT = 8
 # Seconds for which a topic is kept that will probably be subscribed to again: by a long-poll, once it was answered.
 LINGER = 5.0
-# Bytes that a turn puts before its sinks, after which the next one brings fewer messages: to hundreds of subscribers
-# TURN_BYTES are some 50 MB, and everyone else would wait until they are sent.
-FAN_OUT = 16 << 20
+# Where a turn puts more bytes than the first number before its sinks, those that have more than the second send it in
+# slices of so many seconds, between which others have their turn: to hundreds of subscribers who don't read, it may be
+# tenths of a second until the kernel has taken it. With more bytes of messages behind than LAG, no turn begins.
+MUCH, LARGE, SLICE = 1 << 20, 16 << 10, 0.005
+LAG = 32 << 20
 # So many of these are dropped before others have their turn.
 DROPPED_AT_ONCE = 500
 # The gap told to subscribers to whom a delivery failed: nobody knows how much of it they have.
@@ -63,9 +66,7 @@ class Router:
         self.pace = Pace(max_gather)
         # How many messages were put before sinks, one for each.
         self._puts = 0
-        # Bytes that were put before sinks, and how many bytes of messages the next turn may bring.
         self._put_bytes = 0
-        self._most = TURN_BYTES
         # What is published at the end of the turn, by channel: messages, and whom to tell; how many are to be stored.
         self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]], bool]] = {}
         self._to_store = 0
@@ -73,7 +74,12 @@ class Router:
         self._loop = gevent.get_hub().loop
         self._readable = self._loop.io(backend.fileno, 1)
         self._again = self._loop.timer(0)
-        self._gathering = False
+        self._waiting = False
+        # Sinks that have yet to send; bytes of messages that came since there are some; and whether these are too many.
+        self._unsent: deque[Sink] = deque()
+        self._lag = 0
+        self._behind = False
+        self._slice = self._loop.timer(0)
         # Names of topics without subscriptions that are kept, and until when, in this order.
         self._lingering: dict[str, float] = {}
         self._sweeper = self._loop.timer(LINGER / 5, LINGER / 5)
@@ -84,7 +90,7 @@ class Router:
         self.backend.heard = self._look_here
 
     def stop(self) -> None:
-        for watcher in (self._readable, self._again, self._sweeper):
+        for watcher in (self._readable, self._again, self._slice, self._sweeper):
             watcher.stop()
             watcher.close()
         self.backend.touched.stop()
@@ -356,12 +362,12 @@ class Router:
     # The fan-out.
 
     def _look(self) -> None:
-        if not self._gathering and not self._gather():
+        if not self._waiting and not self._gather():
             self._turn()
 
     def _look_here(self) -> None:
         # The hot path of a worker that is alone: not a call on a ZeroMQ socket, which takes as long as to send.
-        if not self._gathering and not self._gather():
+        if not self._waiting and not self._gather():
             self._turn(local=True)
 
     def _gather(self) -> bool:
@@ -369,37 +375,70 @@ class Router:
         wait = 0.0 if self.backend.more else self.pace.wait()
         if not wait:
             return False
-        self._gathering = True
-        # Or the loop would spin for as long as what gathers keeps the descriptor readable.
-        self._readable.stop()
+        self._wait()
         self._again.close()
         self._again = self._loop.timer(wait)
         self._again.start(self._turn, update=True)
         return True
 
-    def _turn(self, *, local: bool = False) -> None:
-        if self._gathering:
-            self._gathering = False
+    def _wait(self) -> None:
+        """Let no turn begin until `_go_on`."""
+        self._waiting = True
+        # Or the loop would spin for as long as what waits keeps the descriptor readable.
+        self._readable.stop()
+
+    def _go_on(self) -> None:
+        if self._waiting:
+            self._waiting = False
             self._readable.start(self._look)
+
+    def _turn(self, *, local: bool = False) -> None:
+        self._go_on()
         began, puts, put_bytes = time.perf_counter(), self._puts, self._put_bytes
         dirty: list[Sink] = []
         came: list[tuple[int, int]] = []
         try:
-            for channel, run in self._runs(self.backend.receive(local=local, most=self._most), came):
+            for channel, run in self._runs(self.backend.receive(local=local), came):
                 self._fan_out(channel, run, dirty)
         finally:
             # Also where this raises: what has come is sent, and what still waits is received.
-            _flush(dirty)
+            self._send(dirty, self._put_bytes - put_bytes)
             if self.backend.more if local else self.backend.readable:
                 self.backend.touched.send()
-        if self._put_bytes - put_bytes > FAN_OUT:
-            self._most //= 2  # a turn brings one message, however large
-        elif self._most < TURN_BYTES:
-            self._most = min(2 * self._most + 1024, TURN_BYTES)
         if came:
             self.stats.observe_deliveries(came)
         if len(dirty) >= MANY:
             self.pace.turn(began, time.perf_counter(), (self._puts - puts) / len(dirty))
+
+    def _send(self, dirty: list[Sink], size: int) -> None:
+        """Let sinks send what a turn has put before them, ``size`` bytes in all."""
+        if size > MUCH:
+            small: list[Sink] = []
+            for sink in dirty:
+                large = sum([len(data) for data in sink.pending]) > LARGE
+                (self._unsent if large else small).append(sink)
+            dirty = small
+        _flush(dirty)
+        if self._unsent:
+            self._lag += size // len(self._unsent)
+            if self._lag > LAG and not self._behind:
+                self._behind = True
+                self._wait()
+            if not self._slice.active:
+                self._slice.start(self._send_on)
+
+    def _send_on(self) -> None:
+        until = time.perf_counter() + SLICE
+        while self._unsent and time.perf_counter() < until:
+            _flush((self._unsent.popleft(),))
+        if self._unsent:
+            self._slice.start(self._send_on)
+            return
+        self._lag = 0
+        if self._behind:
+            self._behind = False
+            self._go_on()
+            self.backend.touched.send()
 
     def _runs(
         self, turn: Iterator[tuple[bytes, Sequence[Message]] | Question], came: list[tuple[int, int]]

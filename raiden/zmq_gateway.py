@@ -85,7 +85,7 @@ class ZmqDoor(Door):
 
     def readable(self, connection: Connection) -> None:
         received: list[Event] = []
-        for event in connection.receive():
+        for event in connection.receive(self.portion):
             if event is Gone:
                 self.close(connection)
                 return

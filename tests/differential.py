@@ -168,7 +168,7 @@ class Client:
         if not self.connection.closed:
             self._socket.send(data)
             self._gateway.readable(self.connection)
-            # In a long turn it reads in portions, and is told of the rest by the event loop.
+            # While others wait it reads in portions, and is told of the rest by the event loop.
             while not self.connection.closed and (rest := _unread(self.connection.socket)):
                 self._gateway.readable(self.connection)
                 if not self.connection.closed and _unread(self.connection.socket) == rest:

@@ -6,9 +6,11 @@ import gc
 import socket
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import gevent
 import pytest
@@ -189,32 +191,133 @@ def test_something_moves_while_it_is_taken() -> None:
                 gevent.sleep(0.05)
 
 
-def test_a_long_turn_reads_in_small_portions(hall: Hall) -> None:
-    """A turn of the event loop that has taken its time gives the others theirs; the next one begins anew."""
-    gevent.sleep(0)
-    while time.time() - gevent.get_hub().loop.now() < SLICE:
+class Busy:
+    """What a connection becomes; to end it takes as long as those in the line have of a turn."""
+
+    def close(self) -> None:
+        spend(SLICE)
+
+
+class Crowded(Hall):
+    """A door to which each read takes its time. It notes from whom it read, and how much, and who went."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.noted: list[tuple[str, int]] = []
+
+    def opened(self, connection: Connection) -> None:
+        connection.session = Busy()
+
+    def readable(self, connection: Connection) -> None:
+        who = str(connection.socket.getpeername()[1])
+        data = connection.read(self.portion)
+        if data is None:
+            self.leave(connection)
+            if connection.closed:
+                self.noted.append((who, 0))
+            return
+        self.much = len(data) >= PORTION
+        self.noted.append((who, len(data)))
+        spend(SLICE)
+
+
+def spend(seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
         pass
-    assert hall.portion() == PORTION
-    with pair(Stats(), max_outbox=1000) as (connection, peer):
-        peer.sendall(b"." * 3 * PORTION)
-        assert connection.read(hall.portion()) == b"." * PORTION
-    found = set()
-    for _ in range(50):  # this process may have to wait for the processor
-        gevent.sleep(0.001)
-        found.add(hall.portion())
-    assert RECEIVE_BYTES in found
 
 
-def test_who_goes_in_a_long_turn_is_closed_in_one_of_the_next(hall: Hall) -> None:
-    """One in each, whatever else there is to do."""
-    with pair(Stats(), max_outbox=1000) as (one, _), pair(Stats(), max_outbox=1000) as (two, _):
-        gevent.sleep(0)
-        while time.time() - gevent.get_hub().loop.now() < SLICE:
-            pass
-        hall._addresses[""] = 2
-        hall.leave(one)
-        hall.leave(two)
-        assert one.closed and not two.closed
-        gevent.sleep(0.001)
-        hall.leave(two)
-        assert two.closed
+@pytest.fixture
+def crowded() -> Iterator[Crowded]:
+    limits = SimpleNamespace(max_connections=100, max_connections_per_address=100, max_outbox=1000, keepalive=15.0)
+    door = Crowded(socket.create_server(("127.0.0.1", 0)), limits, Stats(), "http")
+    door.start()
+    yield door
+    door.stop()
+
+
+def come(door: Door, stack: ExitStack, count: int) -> list[socket.socket]:
+    """So many clients, who have been read from once."""
+    socks = [stack.enter_context(socket.create_connection(door._listener.getsockname())) for _ in range(count)]
+    for sock in socks:
+        sock.sendall(b".")
+    with gevent.Timeout(20):
+        while not (len(door.connections) == count and all(connection.seen for connection in door.connections)):
+            gevent.sleep(0.01)
+    return socks
+
+
+def name_of(sock: socket.socket) -> str:
+    return str(sock.getsockname()[1])
+
+
+MANY = 30
+
+
+def test_who_sends_little_does_not_wait_for_those_who_send_much(crowded: Crowded) -> None:
+    """A turn of the event loop reads 64 KiB of a few, then portions, and from then on one in the line."""
+    with ExitStack() as stack:
+        *many, one = come(crowded, stack, MANY + 1)
+        crowded.noted.clear()
+        for sock in many:
+            sock.sendall(b"." * 16 * PORTION)
+        with gevent.Timeout(20):
+            while len({who for who, _ in crowded.noted}) < MANY:
+                gevent.sleep(0)
+        assert {size for _, size in crowded.noted} <= {16 * PORTION, PORTION}
+        assert PORTION in {size for _, size in crowded.noted}
+        seen = len(crowded.noted)
+        one.sendall(b".")
+        with gevent.Timeout(20):
+            while (name_of(one), 1) not in crowded.noted:
+                gevent.sleep(0)
+        assert crowded.noted.index((name_of(one), 1)) - seen <= 4, "a few turns, and one in each"
+
+
+def test_those_who_send_much_are_read_from_in_turns(crowded: Crowded) -> None:
+    with ExitStack() as stack:
+        many = come(crowded, stack, MANY)
+        crowded.noted.clear()
+        for sock in many:
+            sock.sendall(b"." * 8 * PORTION)
+        with gevent.Timeout(20):
+            while sum(size for _, size in crowded.noted) < MANY * 8 * PORTION:
+                gevent.sleep(0)
+            while crowded._line or crowded.portion != RECEIVE_BYTES:  # until it goes on as it was
+                gevent.sleep(0)
+        portions = [who for who, size in crowded.noted if size == PORTION]
+        counts = Counter[str]()
+        for who in portions:
+            counts[who] += 1
+            assert counts[who] - min(counts[each] for each in set(portions)) <= 2, "nobody is overtaken twice"
+
+
+def test_who_is_known_does_not_wait_for_those_who_come_in(crowded: Crowded) -> None:
+    with ExitStack() as stack:
+        (one,) = come(crowded, stack, 1)
+        many = [stack.enter_context(socket.create_connection(crowded._listener.getsockname())) for _ in range(MANY)]
+        with gevent.Timeout(20):
+            while len(crowded.connections) < MANY + 1:
+                gevent.sleep(0)
+        crowded.noted.clear()
+        for sock in (one, *many):  # libev looks at what came first last
+            sock.sendall(b".")
+        with gevent.Timeout(20):
+            while len(crowded.noted) < MANY + 1:
+                gevent.sleep(0)
+        assert crowded.noted.index((name_of(one), 1)) < MANY - 5
+
+
+def test_who_sends_does_not_wait_for_those_who_leave(crowded: Crowded) -> None:
+    with ExitStack() as stack:
+        *many, one = come(crowded, stack, MANY + 1)
+        crowded.noted.clear()
+        one.sendall(b".")  # libev looks at what came first last
+        for sock in many:
+            sock.close()
+        with gevent.Timeout(20):
+            while len(crowded.noted) < MANY + 1:
+                gevent.sleep(0)
+        assert len(crowded.connections) == 1
+        # The clock is looked at after each of them, so few go in a turn before it is long.
+        assert crowded.noted.index((name_of(one), 1)) < MANY // 2

@@ -70,6 +70,22 @@ def kept(server: RedisServer, session: str) -> dict[str, Any]:
     return subscriptions
 
 
+def test_what_has_subscribed_is_kept_before_it_is_told(
+    start: Callable[..., Daemon], redis_server: RedisServer, channel: str
+) -> None:
+    """Also where many subscribe at once: what is kept then is for all of them."""
+    node = start(store=redis_server.url)
+    with Client(node) as client:
+        session = open_session(client)
+        names = [f"{channel}.{number}" for number in range(100)]
+        numbers = [client.send(cmd="subscribe", channel=name) for name in names]
+        for name, number in zip(names, numbers, strict=True):
+            assert "error" not in client.reply(number)
+            assert name in kept(redis_server, session)
+        assert "error" not in client.ask(cmd="unsubscribe", channel=names[0])
+        assert kept(redis_server, session).keys() == set(names[1:])
+
+
 # Resuming.
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from raiden.filters import Filters
 from raiden.forwarder import Addresses
 from raiden.history import Gap
 from raiden.message import Kind, Message, from_frame, to_frame
-from raiden.router import FAN_OUT, Router
+from raiden.router import LAG, SLICE, Router
 from raiden.service import READY
 from raiden.stats import Stats
 from raiden.table import Subscription, TooManyChannels
@@ -261,7 +262,7 @@ def test_a_sink_sends_once_a_turn(router: Router, monkeypatch: pytest.MonkeyPatc
     router.in_force()
     turns = iter([frames])
     received = ((channel, from_frame(channel, frame)) for channel, frame in next(turns, []))
-    monkeypatch.setattr(router.backend, "receive", lambda local, most: received)
+    monkeypatch.setattr(router.backend, "receive", lambda local: received)
     router.backend.touched.send()
     for client in clients:
         client.receives(b"a", b"a", b"a", b"a", b"b", b"a", b"a")
@@ -360,42 +361,73 @@ def test_a_turn_of_who_is_alone_has_so_many_messages_and_bytes(alone: Callable[.
         assert sum(found) == count and len(found) >= 3, found
 
 
-def test_a_turn_to_many_brings_fewer_bytes(alone: Callable[..., Backend]) -> None:
-    """100 subscribers get messages of 64 KiB, which have come at once: 6.5 MB each. Those of one get more in a turn."""
+class Slow(Client):
+    """A subscriber to whom it takes long to send."""
 
-    class Counting(Client):
-        """Keeps how many messages each turn has brought."""
+    count = 0
 
-        def flush(self) -> None:
-            self.turns.append(len(b"".join(self.pending)) // SIZE)
-            self.pending = []
+    def flush(self) -> None:
+        if self.pending:
+            Slow.count += 1
+            until = time.monotonic() + SLICE
+            while time.monotonic() < until:
+                pass
+        super().flush()
 
-        def __init__(self, router: Router) -> None:
-            super().__init__(router)
-            self.turns: list[int] = []
 
+@pytest.fixture
+def lone(alone: Callable[..., Backend]) -> Iterator[Router]:
+    """The router of a worker that is alone, with 50 slow subscribers of `many` as `clients`."""
     backend = alone()
     backend.alone = True
     router = Router(backend, stats=Stats())
     router.start()
-    try:
-        many, one = [Counting(router) for _ in range(100)], Counting(router)
-        for client in many:
-            client.subscribe("many")
-        one.subscribe("one")
-        for client, channel in ((many[0], "many"), (one, "one"), (many[0], "many")):
-            client.turns.clear()
-            for _ in range(24):
-                backend.publish([Message(channel, Kind.JSON, b"1" * SIZE)])
-            with gevent.Timeout(20):
-                while sum(client.turns) < 24:
-                    gevent.sleep(0)
-            if client is one:
-                assert client.turns[-2] == TURN_BYTES // SIZE + 1  # and the one that goes over
-            else:
-                assert max(client.turns[1:]) * SIZE * 100 < 1.5 * FAN_OUT
-    finally:
-        router.stop()
+    Slow.count = 0
+    yield router
+    router.stop()
+
+
+def slow_ones(router: Router) -> list[Slow]:
+    clients = [Slow(router) for _ in range(50)]
+    for client in clients:
+        client.subscribe("many")
+    return clients
+
+
+def test_what_is_sent_to_many_does_not_hold_up_what_is_sent_to_one(lone: Router) -> None:
+    clients, one = slow_ones(lone), Client(lone)
+    one.subscribe("one")
+    with gevent.Timeout(20):
+        lone.backend.publish([Message("many", Kind.JSON, b"1" * SIZE)])
+        while not Slow.count:
+            gevent.sleep(0)
+        lone.backend.publish([Message("one", Kind.JSON, b"2")])
+        while not one.sent:
+            gevent.sleep(0)
+        assert Slow.count < len(clients) // 2
+        lone.backend.publish([Message("many", Kind.JSON, b"3" * SIZE)])
+        while sum(sum(map(len, client.sent)) for client in clients) < len(clients) * 2 * SIZE:
+            gevent.sleep(0)
+    for client in clients:
+        sent = b"".join(client.sent)
+        assert sent.index(b"3") == sent.rindex(b"1") + 2, "in their order, a line each"
+
+
+def test_what_is_behind_is_bounded(lone: Router) -> None:
+    """Where those who take long get more than can be sent, what comes for them waits in the backbone."""
+    clients, count = slow_ones(lone), 3 * LAG // SIZE
+    most = 0
+    with gevent.Timeout(60):
+        for _ in range(count):
+            while lone.backend._local_count > 10:
+                gevent.sleep(0)
+                most = max(most, sum(map(len, clients[-1].pending)))
+            lone.backend.publish([Message("many", Kind.JSON, b"1" * SIZE)])
+        while sum(map(len, clients[-1].sent)) < count * SIZE:
+            gevent.sleep(0)
+            most = max(most, sum(map(len, clients[-1].pending)))
+    assert most < LAG + 2 * TURN_BYTES
+    assert {sum(map(len, client.sent)) for client in clients} == {count * (SIZE + 1)}
 
 
 def test_a_batch_is_refused_whole_when_the_backbone_is_full(alone: Callable[..., Backend], tmp_path: Path) -> None:
@@ -596,7 +628,7 @@ def test_a_turn_is_put_off_when_messages_should_gather(router: Router, monkeypat
     monkeypatch.setattr(router.pace, "wait", lambda: 0.5)
     router.publish_now([Message("a", Kind.JSON, b"1")])
     with gevent.Timeout(10):
-        while not router._gathering:
+        while not router._waiting:
             gevent.sleep(0.001)
     router.publish_now([Message("a", Kind.JSON, b"2")])
     client.wait(lambda: client.sent)

@@ -4,8 +4,9 @@ The appends of one turn of the event loop go in one message, and each question i
 by which they are answered, and the time by which the process must have begun them.
 
 **Pages.** What may be answered with a page goes to the process only while fewer than `PAGES` such questions are under
-way; the others wait here, in their order. So neither end ever has more pages than that, however many clients ask, and
-appends never stand behind more of them.
+way; the others wait here. So neither end ever has more pages than that, however many clients ask, and appends never
+stand behind more of them. Channels have their turns one after the other: who reads one of them waits for one page of
+each other, and not for all those who read long ones.
 
 **Time.** A call that the process has not begun `TIMEOUT` seconds after it was made fails, and has done nothing: the
 process refuses it when it comes to it. An append that it may have begun is waited for, for `PATIENCE` seconds more. If
@@ -104,9 +105,9 @@ class History:
         self._dones: list[Done] = []
         self._size = 0
         # What is not answered yet, by number and in the order that it was asked in; and of that, the pages that the
-        # process was not asked for yet.
+        # process was not asked for yet, by channel (or what else they are of) and in the order of their turns.
         self._asked: dict[int, _Asked] = {}
-        self._pages: deque[_Asked] = deque()
+        self._pages: dict[Any, deque[_Asked]] = {}
         self._pages_asked = 0
         self._number = 0
         self._life = ""
@@ -264,7 +265,7 @@ class History:
             number, data, deadline, done, count=1, size=len(data) + OVERHEAD, page=page, append=False
         )  # fmt: skip
         if page:
-            self._pages.append(asked)
+            self._pages.setdefault(arguments[0], deque()).append(asked)
             self._ask_for_pages()
         else:
             self._hand_over(asked)
@@ -292,7 +293,11 @@ class History:
     def _ask_for_pages(self) -> None:
         """Ask for the pages that are next, as far as not too many are under way."""
         while self._pages and self._pages_asked < PAGES:
-            asked = self._pages.popleft()
+            channel = next(iter(self._pages))
+            waiting = self._pages.pop(channel)
+            asked = waiting.popleft()
+            if waiting:
+                self._pages[channel] = waiting
             if asked.number in self._asked:  # else its time was over
                 self._pages_asked += 1
                 asked.held = False

@@ -15,6 +15,8 @@ _SIZE = struct.Struct("=I")
 MAX_MESSAGE = 256 << 20
 # Bytes that wait to be sent, above which a pipe is full.
 FULL = 1 << 20
+# Bytes that are sent before others have their turn: an end that reads as fast as this one writes would hold it up.
+AT_ONCE = 1 << 18
 
 
 class Closed(Exception):
@@ -55,9 +57,13 @@ class Pipe:
         self.flush()
 
     def flush(self) -> None:
+        """Send some of what waits."""
+        sent = 0
         try:
-            while self._out:
-                del self._out[: self._socket.send(self._out)]
+            while self._out and sent < AT_ONCE:
+                taken = self._socket.send(self._out)
+                del self._out[:taken]
+                sent += taken
         except BlockingIOError:
             return
         except OSError:
