@@ -34,11 +34,11 @@ BENCH = [
 
 # What a message passes through. `make wheel` compiles it.
 COMPILED = [
-    "backend", "bell", "brought", "commands", "connection", "durable", "encoding", "flow", "gateway", "heads",
+    "backend", "bell", "brought", "commands", "connection", "door", "durable", "encoding", "flow", "gateway", "heads",
     "history/chain", "history/channel_row", "history/client", "history/clock", "history/file", "history/pages",
     "history/pipe", "history/server", "history/sqlite", "http_door", "multiplex", "order", "pace", "parser", "payload",
     "prefixes", "recovery", "repair", "router", "selection", "sessions", "sockets", "sorted_names", "stats",
-    "strict_json", "table", "topics", "transports", "unfinished", "websocket",
+    "strict_json", "table", "topics", "transports", "unfinished", "websocket", "zmq_gateway",
 ]  # fmt: skip
 
 

@@ -31,7 +31,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import gevent
 import zmq
@@ -48,17 +48,17 @@ from raiden.roster import InvalidBeat, State
 
 log = logging.getLogger(__name__)
 
-TURN_FRAMES = 1024
+TURN_FRAMES: Final = 1024
 # Subscriptions that are made before others have their turn.
 AT_ONCE = 1000
-TURN_BYTES = 256 * 1024
+TURN_BYTES: Final = 256 * 1024
 # Seconds that a round waits for the other nodes, for those that did not answer the last one, and for this node.
 WAIT_FOR_NODES, WAIT_FOR_LATE_NODES, NODE_PATIENCE = 3.0, 0.3, 5.0
 
 FULL = "the backbone is full: try again later"
 
 # As a plain number: an operation on pyzmq's enumerations takes longer than to send.
-_NOBLOCK = int(zmq.NOBLOCK)
+_NOBLOCK: Final = int(zmq.NOBLOCK)
 
 
 Stored = Callable[[list[Appended] | StoreFailed], None]

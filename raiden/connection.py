@@ -15,7 +15,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import gevent
 from gevent.event import Event
@@ -24,11 +24,12 @@ from raiden import tcp
 from raiden.sockets import receive
 from raiden.stats import Stats
 
-READ, WRITE = 1, 2
-RECEIVE_BYTES = 65536
-TICK = 0.25
+READ: Final = 1
+WRITE: Final = 2
+RECEIVE_BYTES: Final = 65536
+TICK: Final = 0.25
 # Bytes that are copied into one piece.
-LARGE = 65536
+LARGE: Final = 65536
 
 
 class Feedable(Protocol):

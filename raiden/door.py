@@ -6,7 +6,7 @@ import logging
 import socket
 import time
 from collections import Counter, deque
-from typing import Protocol
+from typing import Final, Protocol
 
 import gevent
 
@@ -17,13 +17,14 @@ from raiden.stats import Stats
 
 log = logging.getLogger(__name__)
 
-ACCEPT_AT_ONCE = 64
+ACCEPT_AT_ONCE: Final = 64
 # Seconds after which a turn of the event loop is long, and that those in the line have of each turn.
-LONG, SLICE = 0.01, 0.005
+LONG: Final = 0.01
+SLICE: Final = 0.005
 # Connections that are read from before the clock is looked at again.
-UNSEEN = 16
+UNSEEN: Final = 16
 # Bytes that are read at once from a connection in the line, or in a long turn.
-PORTION = 2048
+PORTION: Final = 2048
 
 
 class DoorLimits(Protocol):

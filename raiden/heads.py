@@ -31,12 +31,13 @@ from typing import Any, Final, TypeAlias
 from raiden.http import Request, target_environ
 
 # Heads that are remembered, and of POSTs, those that need not be taken apart; how many bytes one may have.
-MAX_HEADS, MAX_HEAD_BYTES = 1000, 1024
+MAX_HEADS: Final = 1000
+MAX_HEAD_BYTES: Final = 1024
 
-_END = b"\r\n\r\n"
-_A_POST = b"POST"
+_END: Final = b"\r\n\r\n"
+_A_POST: Final = b"POST"
 _POST = re.compile(rb"POST (/[!-\"$-~]*) HTTP/1\.1\r\n")
-_KEY_FIELD = b"\r\nSec-WebSocket-Key: "
+_KEY_FIELD: Final = b"\r\nSec-WebSocket-Key: "
 # 16 bytes in base64, which end with four bits that are 0 (RFC 4648 section 4).
 _KEY = re.compile(rb"([A-Za-z0-9+/]{21}[AQgw]==)\r\n")
 # What says how the connection goes on, or, like a key, is another one each time.

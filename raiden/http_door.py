@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 import gevent
 import webob
@@ -34,7 +34,7 @@ from raiden.unfinished import SLOW, Unfinished
 log = logging.getLogger(__name__)
 
 # So many bytes may wait behind a request that is under way, and those of one more read.
-MAX_PIPELINED = 16384
+MAX_PIPELINED: Final = 16384
 
 Answer: TypeAlias = "webob.Response | Json"
 Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"

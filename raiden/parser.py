@@ -15,6 +15,7 @@ import functools
 import io
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import Final
 
 import httptools
 
@@ -26,11 +27,13 @@ from raiden.unfinished import FULL, Full, Share, Unfinished
 
 CONTINUE = object()
 # What the bytes that come next belong to.
-_IDLE, _HEAD, _BODY = range(3)
+_IDLE: Final = 0
+_HEAD: Final = 1
+_BODY: Final = 2
 # What a header field takes besides its bytes, and once more when it is known by its name.
-FIELD = 160
+FIELD: Final = 160
 # The end of a head, and of a body in chunks.
-_END = b"\r\n\r\n"
+_END: Final = b"\r\n\r\n"
 
 
 class RequestParser:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from raiden import charsets, fields, forms
 from raiden.encoding import dumps
@@ -17,7 +17,7 @@ from raiden.strict_json import InvalidPayload, json_payload
 
 # Bytes that stand around a message at most where it goes out as JSON, as in a reply to the command `history`: names of
 # a channel and a durable, cursors, the command's id, a gap. `max_message` has room for them.
-WRAPPING = 2048
+WRAPPING: Final = 2048
 
 _FORMS = {
     "application/json": "json", "application/x-ndjson": "batch", "application/x-www-form-urlencoded": "form",

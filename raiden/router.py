@@ -15,7 +15,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import gevent
 import ujson
@@ -32,16 +32,18 @@ from raiden.stats import Stats
 from raiden.table import MAX_ROWS, Group, Sink, Subscriber, Subscription, Table, Topic, clients_of
 
 # Fewer subscribers than these take no time that is worth a wait.
-MANY = 100
+MANY: Final = 100
 # So many messages are stored before the end of the turn: a commit for them costs less than they do.
-WORTH_A_COMMIT = 8
+WORTH_A_COMMIT: Final = 8
 # Seconds for which a topic is kept that will probably be subscribed to again: by a long-poll, once it was answered.
 LINGER = 5.0
 # Where a turn puts more bytes than the first number before its sinks, those that have more than the second send it in
 # slices of so many seconds, between which others have their turn: to hundreds of subscribers who don't read, it may be
 # tenths of a second until the kernel has taken it. With more bytes of messages behind than LAG, no turn begins.
-MUCH, LARGE, SLICE = 1 << 20, 16 << 10, 0.005
-LAG = 32 << 20
+MUCH: Final = 1 << 20
+LARGE: Final = 16 << 10
+SLICE: Final = 0.005
+LAG: Final = 32 << 20
 # So many of these are dropped before others have their turn.
 DROPPED_AT_ONCE = 500
 # The gap told to subscribers to whom a delivery failed: nobody knows how much of it they have.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+from typing import Final
 
-MOST_BYTES = 1 << 18
+MOST_BYTES: Final = 1 << 18
 
 _buffer = memoryview(bytearray(MOST_BYTES))
 

@@ -15,25 +15,25 @@ import json
 import math
 import re
 from json.decoder import scanstring  # type: ignore[attr-defined]
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 
 # Arrays and objects within each other.
-MAX_DEPTH = 512
+MAX_DEPTH: Final = 512
 TOO_DEEP = f"JSON nested too deeply: at most {MAX_DEPTH} arrays and objects in each other"
 # Of an object that is taken apart: a command, or what is published to several channels.
-MAX_MEMBERS = 1000
+MAX_MEMBERS: Final = 1000
 _NOT_UTF8 = "not UTF-8, which JSON must be"
 
 # What is shorter can't be nested deeper and be JSON: each bracket wants to be closed.
-_SHALLOW = 2 * MAX_DEPTH
-_NO_OPENINGS = bytes(set(range(256)) - set(b"[{"))
-_ALIKE = bytes.maketrans(b"{}", b"[]")
-_OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
-_OPENING = ord("[")
+_SHALLOW: Final = 2 * MAX_DEPTH
+_NO_OPENINGS: Final = bytes(set(range(256)) - set(b"[{"))
+_ALIKE: Final = bytes.maketrans(b"{}", b"[]")
+_OTHERS: Final = bytes(set(range(256)) - set(b'[]{}"'))
+_OPENING: Final = ord("[")
 # Brackets that are looked at together, and one by one only where they may be nested too deep.
-_PIECE = 64
+_PIECE: Final = 64
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 # Digits of an integer that is made a number. Python makes no more than 4,300 of them, in a time that is quadratic.
 _MAX_DIGITS = 300

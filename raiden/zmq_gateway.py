@@ -152,7 +152,10 @@ class ZmqDoor(Door):
 class SubDoor(ZmqDoor):
     """Who connects SUB here hears channels."""
 
-    transport, kind, peers, session = "sub", b"XPUB", frozenset({b"SUB", b"XSUB"}), Subscriber
+    transport: ClassVar[str] = "sub"
+    kind: ClassVar[bytes] = b"XPUB"
+    peers: ClassVar[frozenset[bytes]] = frozenset({b"SUB", b"XSUB"})
+    session: ClassVar[type[Session]] = Subscriber
 
     def heartbeats(self, seconds: float) -> None:
         """Send a heartbeat to all who subscribe to it, every so many seconds; endless, for a greenlet."""
@@ -169,13 +172,19 @@ class SubDoor(ZmqDoor):
 class PushDoor(ZmqDoor):
     """Who connects PUSH here feeds channels."""
 
-    transport, kind, peers, session = "push", b"PULL", frozenset({b"PUSH"}), Pusher
+    transport: ClassVar[str] = "push"
+    kind: ClassVar[bytes] = b"PULL"
+    peers: ClassVar[frozenset[bytes]] = frozenset({b"PUSH"})
+    session: ClassVar[type[Session]] = Pusher
 
 
 class ReqDoor(ZmqDoor):
     """Who connects REQ or DEALER here is answered."""
 
-    transport, kind, peers, session = "req", b"ROUTER", frozenset({b"REQ", b"DEALER"}), Requester
+    transport: ClassVar[str] = "req"
+    kind: ClassVar[bytes] = b"ROUTER"
+    peers: ClassVar[frozenset[bytes]] = frozenset({b"REQ", b"DEALER"})
+    session: ClassVar[type[Session]] = Requester
 
 
 class ZmqGateway(Service):
