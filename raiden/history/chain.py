@@ -19,18 +19,18 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from raiden.message import PROOF_DIGITS, UNPROVED, Cursor
 
 # The place before the first message of whatever epoch; no epoch is called so.
 EARLIEST = Cursor("0", 0)
 # Of an epoch's name, what it has in common with the other epochs of that history.
-ROOT_DIGITS = 8
+ROOT_DIGITS: Final = 8
 # Of the name of an epoch that is not the first, what tells it from others that have as many before them.
-OWN_DIGITS = 6
+OWN_DIGITS: Final = 6
 # Epochs before the present one that are remembered, of a channel.
-MAX_PAST = 64
+MAX_PAST: Final = 64
 
 # Epochs that are over, in their order, each with the offset at which the next one began.
 Past = tuple[tuple[str, int], ...]

@@ -24,7 +24,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import gevent
 from gevent.event import Event
@@ -50,14 +50,18 @@ from raiden.history.pipe import Closed, Pipe
 from raiden.message import Cursor
 
 # Seconds that a call may wait to be begun, and then to be done: the engines bound their own time to 5 s.
-TIMEOUT, PATIENCE = 8.0, 5.0
-RECONNECT = 0.02
+TIMEOUT: Final = 8.0
+PATIENCE: Final = 5.0
+RECONNECT: Final = 0.02
 # Seconds for which an answer of the store shows that it is there; and between looks whether one is due.
-FRESH, TICK = 3.0, 1.0
+FRESH: Final = 3.0
+TICK: Final = 1.0
 # What may wait for an answer, of one worker. OVERHEAD is what a message, or a question, takes besides its payload.
-MAX_WAITING, MAX_WAITING_BYTES, OVERHEAD = 50_000, 64 << 20, 384
+MAX_WAITING: Final = 50_000
+MAX_WAITING_BYTES: Final = 64 << 20
+OVERHEAD: Final = 384
 # Questions under way whose answers may be pages, each of `PAGE_BYTES` and the message that goes over.
-PAGES = 4
+PAGES: Final = 4
 
 BUSY = "the history has too much to do: try again later"
 LOST = "the history does not answer: try again later"

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections import deque
+from itertools import islice
+from typing import Final
 
 from raiden.sockets import MOST_BYTES, receive
 
 _SIZE = struct.Struct("=I")
 # Bytes of a message. The ends bound what they say far below (`raiden.history.client`); one that is longer is a fault.
-MAX_MESSAGE = 256 << 20
+MAX_MESSAGE: Final = 256 << 20
 # Bytes that wait to be sent, above which a pipe is full.
-FULL = 1 << 20
+FULL: Final = 1 << 20
 # Bytes that are sent before others have their turn: an end that reads as fast as this one writes would hold it up.
-AT_ONCE = 1 << 18
+AT_ONCE: Final = 1 << 18
+# Messages of one system call (sendmsg(2), IOV_MAX).
+PIECES: Final = 64
 
 
 class Closed(Exception):
@@ -32,7 +37,8 @@ class Pipe:
         sock.setblocking(False)
         self._socket = sock
         self._in = bytearray()
-        self._out = bytearray()
+        self._out: deque[bytes | memoryview] = deque()
+        self._size = 0  # bytes that wait
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -46,28 +52,48 @@ class Pipe:
 
     @property
     def full(self) -> bool:
-        return len(self._out) >= FULL
+        return self._size >= FULL
 
     def send(self, message: bytes) -> None:
         """Send a message, after what already waits; raises ValueError for one of more than `MAX_MESSAGE` bytes."""
         if len(message) > MAX_MESSAGE:
             raise ValueError(f"a message of {len(message)} bytes: at most {MAX_MESSAGE}")
-        self._out += _SIZE.pack(len(message))
-        self._out += message
-        self.flush()
+        data: bytes | memoryview = _SIZE.pack(len(message)) + message
+        if not self._out:
+            try:
+                sent = self._socket.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # the other end is gone: `receive` says so
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
+        self._out.append(data)
+        self._size += len(data)
 
     def flush(self) -> None:
         """Send some of what waits."""
-        sent = 0
+        out, until = self._out, self._size - AT_ONCE
         try:
-            while self._out and sent < AT_ONCE:
-                taken = self._socket.send(self._out)
-                del self._out[:taken]
-                sent += taken
+            while out and self._size > until:
+                self._sent(self._socket.sendmsg(list(islice(out, PIECES))))
         except BlockingIOError:
             return
         except OSError:
-            self._out.clear()  # the other end is gone: `receive` says so
+            out.clear()  # the other end is gone: `receive` says so
+            self._size = 0
+
+    def _sent(self, size: int) -> None:
+        self._size -= size
+        out = self._out
+        while size:
+            first = out[0]
+            if size < len(first):
+                out[0] = memoryview(first)[size:]
+                return
+            size -= len(first)
+            out.popleft()
 
     def receive(self) -> list[bytes]:
         """The messages that have come, of one read; raises Closed, also where what comes is no message."""

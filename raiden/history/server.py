@@ -23,7 +23,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from raiden import faults
 from raiden.history import (
@@ -43,9 +43,10 @@ from raiden.message import Cursor
 
 logger = logging.getLogger(__name__)
 
-TIDY_ROWS = 1000
-TIDY_EVERY, TIDY_TIME = 1.0, 0.02  # seconds
-SLICE = 0.005  # seconds that questions are answered before appends have their turn
+TIDY_ROWS: Final = 1000
+TIDY_EVERY: Final = 1.0
+TIDY_TIME: Final = 0.02  # seconds
+SLICE: Final = 0.005  # seconds that questions are answered before appends have their turn
 
 LATE = "the history had too much to do, and nothing was done: try again later"
 FAULT = "the history failed; its log says why"
