@@ -3,10 +3,9 @@
 A connection costs no greenlet: it is a slotted object on a libev watcher. Bytes go straight to the socket; only what
 the kernel doesn't take waits in the outbox, and a write watcher is armed for as long. Over the bound the connection is
 a slow consumer: `receive` says so, and whoever owns it ends it; or, if it is one that may miss something (`drop`), what
-is over the bound is dropped. One piece may be larger than the bound: it does not count until it is sent, so what comes
-behind it has the same room as always. A deadline for a peer that is being sent something looks whether that moves, and
-not only at the clock. Nothing here knows what the bytes mean:
-`protocol.feed` turns them into events.
+is over the bound is dropped. What is sent in one go may be larger than the bound: it does not count until it is sent,
+so what comes behind it has the same room as always. A deadline for a peer that is being sent something looks whether
+that moves, and not only at the clock. Nothing here knows what the bytes mean: `protocol.feed` turns them into events.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import gevent
@@ -51,12 +50,13 @@ class Overflow:
 
 
 class Connection:
-    """One socket. ``max_outbox`` bounds what waits for the peer, in bytes, beside one piece that is larger itself: a
-    turn's bytes, or an answer."""
+    """One socket. ``max_outbox`` bounds what waits for the peer, in bytes, beside what was sent in one go and is larger
+    itself: the bytes of a turn, or an answer."""
 
     __slots__ = (
         "__weakref__",
         "_acknowledged",
+        "_ahead",
         "_callback",
         "_large",
         "_outbox",
@@ -106,8 +106,9 @@ class Connection:
         self.outbox_size = 0
         self.transport = transport
         self._outbox: deque[bytes | memoryview] | None = None
-        # What is left of the piece in the outbox that is larger than the bound.
-        self._large: bytes | memoryview | None = None
+        # How many bytes are left in the outbox of what was larger than the bound, and how many stand before them.
+        self._large = 0
+        self._ahead = 0
         self._acknowledged = 0
         self._reader = gevent.get_hub().loop.io(sock.fileno(), READ)
         # A watcher that is stopped forgets what it calls.
@@ -173,8 +174,8 @@ class Connection:
             self._put(data)
 
     def flush(self) -> None:
-        """Send what is pending, in one piece, or if it is large, in those that others may be sent too; never raises,
-        never yields to another greenlet."""
+        """Send what is pending in one go: as one piece, or if it is large, as those that others may be sent too; never
+        raises, never yields to another greenlet."""
         pending = self.pending
         if len(pending) == 1:
             self._put(pending.pop())
@@ -187,14 +188,18 @@ class Connection:
             # A copy of all that waits for each of a thousand slow readers would fill the memory.
             pieces = pending[:]
             pending.clear()
-            for part in _parts(pieces):
-                self._put(part)
+            parts = list(_parts(pieces))
+            for number, part in enumerate(parts, 1):
+                self._put(part, parts[number:])
+                if self._outbox:
+                    return
 
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: bytes, behind: Sequence[bytes] = ()) -> None:
+        """Send ``data``; if that can't be now, it waits, and with it what comes ``behind`` it."""
         # The hot path of all that is sent: nothing is called but the kernel.
         if self._outbox or self.closing or self.closed:
             if not (self.closing or self.closed):
-                self._keep(data)
+                self._keep(data, behind)
             return
         try:
             sent = self.socket.send(data)
@@ -204,7 +209,7 @@ class Connection:
             return  # broken: receive() finds it out
         self._stats.bytes_out += sent
         if sent != len(data):
-            self._keep(memoryview(data)[sent:])
+            self._keep(memoryview(data)[sent:], behind)
 
     def wait_until_sent(self, patience: float | None = None) -> bool:
         """Wait in the calling greenlet until nothing waits for the peer any more. False where the peer has taken
@@ -236,8 +241,7 @@ class Connection:
         """Whether so many bytes more may wait for the peer."""
         if not self._outbox:
             return True
-        large = self._large
-        return self.outbox_size - (0 if large is None else len(large)) + size <= self.max_outbox
+        return self.outbox_size - self._large + size <= self.max_outbox
 
     def overflow(self) -> None:
         """This is a slow consumer: let `receive` say so."""
@@ -252,11 +256,12 @@ class Connection:
         if self.overflown and self._outbox:
             first = self._outbox[0]
             self._outbox.clear()
+            self.pending.clear()
             if isinstance(first, memoryview):
                 self._outbox.append(first)
-            if first is not self._large or not self._outbox:
-                self._large = None
             self.outbox_size = sum(map(len, self._outbox))
+            self._large = 0 if self._ahead else min(self._large, self.outbox_size)
+            self._ahead = 0
         self.overflown = False
         self.send(goodbye)
         self.closing = True
@@ -279,8 +284,8 @@ class Connection:
         self.socket.close()
         if self._sent is not None:
             self._sent.set()
-        self._outbox = self._large = None
-        self.outbox_size = 0
+        self._outbox = None
+        self.outbox_size = self._large = self._ahead = 0
         self.pending.clear()
         # So that all of it goes now, and not when the garbage collector comes by: the session knows its connection.
         self.session = self.drop = None
@@ -290,17 +295,23 @@ class Connection:
         """Its state, for a log line."""
         return f"{self.transport} {self.remote} outbox={self.outbox_size}"
 
-    def _keep(self, data: bytes | memoryview) -> None:
-        fits = self.has_room(len(data))
+    def _keep(self, data: bytes | memoryview, behind: Sequence[bytes] = ()) -> None:
+        size = len(data) + sum(map(len, behind))
+        fits = self.has_room(size)
         if not fits and self.drop is not None:
-            self.drop(bytes(data))
+            if behind:  # some of it may fit
+                for piece in (data, *behind):
+                    self._keep(piece)
+            else:
+                self.drop(bytes(data))
             return
         if self._outbox is None:
             self._outbox = deque()
-        if len(data) > self.max_outbox and self._large is None:
-            self._large, fits = data, True
+        if size > self.max_outbox and not self._large:
+            self._large, self._ahead, fits = size, self.outbox_size, True
         self._outbox.append(data)
-        self.outbox_size += len(data)
+        self._outbox.extend(behind)
+        self.outbox_size += size
         if self._writer is None:
             self._writer = gevent.get_hub().loop.io(self.socket.fileno(), WRITE)
             self._writer.start(self._drain)
@@ -323,11 +334,12 @@ class Connection:
                 break
             self._stats.bytes_out += sent
             self.outbox_size -= sent
-            rest = None if sent == len(data) else memoryview(data)[sent:]
-            if data is self._large:
-                self._large = rest
-            if rest is not None:
-                outbox[0] = rest
+            self._ahead -= sent
+            if self._ahead < 0:
+                self._large = max(0, self._large + self._ahead)
+                self._ahead = 0
+            if sent != len(data):
+                outbox[0] = memoryview(data)[sent:]
                 break
             outbox.popleft()
         if outbox:
@@ -335,7 +347,8 @@ class Connection:
                 self._writer = gevent.get_hub().loop.io(self.socket.fileno(), WRITE)
                 self._writer.start(self._drain)
             return
-        self._outbox = self._large = None
+        self._outbox = None
+        self._large = self._ahead = 0
         if self._sent is not None:
             self._sent.set()
         if self._writer is not None:

@@ -21,7 +21,7 @@ import gevent
 import ujson
 
 from raiden import faults
-from raiden.backend import BackboneFull, Backend, Question
+from raiden.backend import TURN_BYTES, BackboneFull, Backend, Question
 from raiden.encoding import Encoding, dumps
 from raiden.filters import Filters
 from raiden.history import EARLIEST, Appended, Gap, StoreFailed
@@ -39,11 +39,12 @@ WORTH_A_COMMIT: Final = 8
 LINGER = 5.0
 # Where a turn puts more bytes than the first number before its sinks, those that have more than the second send it in
 # slices of so many seconds, between which others have their turn: to hundreds of subscribers who don't read, it may be
-# tenths of a second until the kernel has taken it. With more bytes of messages behind than LAG, no turn begins.
+# tenths of a second until the kernel has taken it. With more bytes behind than LAG, no turn begins: more than a turn's
+# bytes in one go would make a slow consumer of a sink that reads what it is sent.
 MUCH: Final = 1 << 20
 LARGE: Final = 16 << 10
 SLICE: Final = 0.005
-LAG: Final = 32 << 20
+LAG: Final = TURN_BYTES
 # So many of these are dropped before others have their turn.
 DROPPED_AT_ONCE = 500
 # The gap told to subscribers to whom a delivery failed: nobody knows how much of it they have.
@@ -68,7 +69,8 @@ class Router:
         self.pace = Pace(max_gather)
         # How many messages were put before sinks, one for each.
         self._puts = 0
-        self._put_bytes = 0
+        # Bytes that were put before sinks, counted for each, and counted once: no sink got more.
+        self._put_bytes = self._run_bytes = 0
         # What is published at the end of the turn, by channel: messages, and whom to tell; how many are to be stored.
         self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]], bool]] = {}
         self._to_store = 0
@@ -77,7 +79,7 @@ class Router:
         self._readable = self._loop.io(backend.fileno, 1)
         self._again = self._loop.timer(0)
         self._waiting = False
-        # Sinks that have yet to send; bytes of messages that came since there are some; and whether these are too many.
+        # Sinks that have yet to send; bytes that came since there are some; and whether these are too many.
         self._unsent: deque[Sink] = deque()
         self._lag = 0
         self._behind = False
@@ -396,7 +398,8 @@ class Router:
 
     def _turn(self, *, local: bool = False) -> None:
         self._go_on()
-        began, puts, put_bytes = time.perf_counter(), self._puts, self._put_bytes
+        began, puts = time.perf_counter(), self._puts
+        put_bytes, run_bytes = self._put_bytes, self._run_bytes
         dirty: list[Sink] = []
         came: list[tuple[int, int]] = []
         try:
@@ -404,7 +407,7 @@ class Router:
                 self._fan_out(channel, run, dirty)
         finally:
             # Also where this raises: what has come is sent, and what still waits is received.
-            self._send(dirty, self._put_bytes - put_bytes)
+            self._send(dirty, self._put_bytes - put_bytes, self._run_bytes - run_bytes)
             if self.backend.more if local else self.backend.readable:
                 self.backend.touched.send()
         if came:
@@ -412,8 +415,8 @@ class Router:
         if len(dirty) >= MANY:
             self.pace.turn(began, time.perf_counter(), (self._puts - puts) / len(dirty))
 
-    def _send(self, dirty: list[Sink], size: int) -> None:
-        """Let sinks send what a turn has put before them, ``size`` bytes in all."""
+    def _send(self, dirty: list[Sink], size: int, most: int) -> None:
+        """Let sinks send what a turn has put before them: ``size`` bytes in all, each ``most`` at most."""
         if size > MUCH:
             small: list[Sink] = []
             for sink in dirty:
@@ -422,7 +425,7 @@ class Router:
             dirty = small
         _flush(dirty)
         if self._unsent:
-            self._lag += size // len(self._unsent)
+            self._lag += most
             if self._lag > LAG and not self._behind:
                 self._behind = True
                 self._wait()
@@ -516,6 +519,7 @@ class Router:
         data = encoding(messages[0]) if len(messages) == 1 else encoding.run(messages)
         self._puts += len(messages) * len(group)
         self._put_bytes += len(data) * len(group)
+        self._run_bytes += len(data)
         self.stats.delivered += len(messages) * clients_of(encoding, group)
         # The hot loop: one append a subscriber and run.
         for sink in group:

@@ -141,6 +141,52 @@ def test_a_large_piece_may_come_behind_others_once() -> None:
         assert connection.overflown
 
 
+def test_what_is_sent_in_one_go_is_large_whatever_its_pieces_are() -> None:
+    with pair(Stats(), max_outbox=1000) as (connection, peer):
+        connection.pending += [b"x" * 40_000] * 300
+        connection.flush()
+        assert connection.outbox_size > 1_000_000 and not connection.overflown
+        for _ in range(10):
+            connection.send(b"y" * 100)
+        assert not connection.overflown
+        with gevent.Timeout(20):
+            take(peer, 12_001_000)
+            while connection.outbox_size:
+                gevent.sleep(0.001)
+        while not connection.outbox_size:  # until the kernel takes no more
+            connection.send(b"x" * 1000)
+        assert not connection.has_room(1000)
+
+
+def test_who_may_miss_something_misses_the_pieces_that_have_no_room() -> None:
+    with pair(Stats(), max_outbox=100_000) as (connection, _):
+        dropped: list[bytes] = []
+        connection.drop = dropped.append
+        connection.send(PIECE)
+        connection.pending += [b"x" * 60_000, b"y" * 60_000, b"z" * 30_000]
+        connection.flush()
+        assert dropped == [b"y" * 60_000]
+
+
+def test_a_slow_consumer_gets_nothing_that_comes_behind_what_was_given_up() -> None:
+    """Else it would go on behind what it misses, and not know."""
+    with pair(Stats(), max_outbox=1000) as (connection, peer):
+        connection.send(PIECE)
+        connection.send(b"y" * 1001)
+        assert connection.overflown
+        connection.pending.append(b"z")
+        connection.finish(b"bye")
+        got = b""
+        peer.settimeout(0)
+        with gevent.Timeout(20):
+            while not got.endswith(b"bye"):
+                try:
+                    got = got[-9:] + peer.recv(1 << 20)
+                except BlockingIOError:
+                    gevent.sleep(0.001)
+        assert got.strip(b"x") == b"bye"
+
+
 def test_who_may_miss_something_misses_nothing_behind_a_large_piece_that_has_room() -> None:
     with pair(Stats(), max_outbox=1000) as (connection, _):
         dropped: list[bytes] = []
