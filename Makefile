@@ -1,14 +1,17 @@
 PYTHON ?= python3
 BIN = .venv/bin
+# So many processes run the tests, which mostly wait.
+TESTERS ?= 6
 
 .PHONY: run test wheel lint autobahn bench soak verify clean
 
 run: .venv/run
 	@exec $(BIN)/raiden
 
+# Bytecode is kept, or each of the thousand processes that are started would compile what it imports.
 test: .venv/test
 	@tests/setup.sh
-	@$(BIN)/python -m pytest
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TESTERS)
 
 # The same, faster: what a message passes through is compiled, which takes a C compiler.
 wheel: .venv/wheel

@@ -24,6 +24,7 @@ WHEEL = [
 TESTS = [
     *WHEEL,
     "pytest>=8.0",  # the tests' runner
+    "pytest-xdist>=3.7",  # several processes that run them: they mostly wait
     "ruff>=0.6",  # style
 ]
 BENCH = [
@@ -49,7 +50,8 @@ def extensions() -> list[Extension]:
 
     for left in Path("build").glob("lib*"):
         shutil.rmtree(left)  # or what an earlier build compiled would come along
-    return mypycify([f"raiden/{name}.py" for name in COMPILED], group_name="raiden")
+    level = os.environ.get("RAIDEN_OPTIMIZE", "3")  # the C compiler's: less takes a fraction of its two minutes
+    return mypycify([f"raiden/{name}.py" for name in COMPILED], group_name="raiden", opt_level=level)
 
 
 setup(

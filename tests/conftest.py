@@ -1,13 +1,15 @@
-"""Fixtures: a real daemon with two workers for each test module that asks for one; and the stores."""
+"""Fixtures: a real daemon with two workers for each test module that asks for one; and the stores. And what pytest is
+told of the tests' order (`tests.schedule`), and of those that must be alone (`tests.machine`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests import machine, schedule
 from tests.daemons import Daemon
 from tests.stores import (  # noqa: F401
     clock,
@@ -23,6 +25,28 @@ from tests.stores import (  # noqa: F401
     sqlite_store,
     store,
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (folder := machine.make()) is not None:
+        config.add_cleanup(lambda: machine.remove(folder))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=schedule.rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.Schedule:
+    return schedule.Schedule(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if item.get_closest_marker("outside") is not None:
+        return (yield)
+    with machine.used(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="module")

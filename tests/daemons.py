@@ -20,10 +20,12 @@ from urllib.parse import quote
 ROOT = Path(__file__).parent.parent
 # Ports are the kernel's choice. What tests write by hand has "Host: a".
 DEFAULTS: dict[str, Any] = {"http_port": 0, "backend_port": 0, "allowed_hosts": ["a"]}
+# Seconds to wait for what should come: other tests run beside each, and other programs beside them.
+PATIENCE = 60.0
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str, timeout: float = 20.0) -> T:
+def wait_for(condition: Callable[[], T], what: str, timeout: float = PATIENCE) -> T:
     """Poll until the condition is true and return what it returned."""
     deadline = time.monotonic() + timeout
     pause = threading.Event()
@@ -52,7 +54,7 @@ class Daemon:
     """A node in the foreground. ``log()`` is all that it has logged; `stop` checks that it ends by itself."""
 
     host = "127.0.0.1"
-    patience = 20.0  # seconds for it to be ready
+    patience = PATIENCE  # seconds for it to be ready
 
     def __init__(
         self, folder: Path, *, config: Path | None = None, root: Path = ROOT, variables: dict[str, str] | None = None,
@@ -91,7 +93,7 @@ class Daemon:
         """What is run to start the node."""
         return argv
 
-    def connect(self, timeout: float = 20.0) -> socket.socket:
+    def connect(self, timeout: float = PATIENCE) -> socket.socket:
         """A connection to the node's HTTP door."""
         return socket.create_connection((self.host, self.port), timeout)
 
@@ -131,7 +133,7 @@ class Daemon:
         for pid in (self.pid, *self.workers().values()):
             os.kill(pid, number)
 
-    def stop(self, timeout: float = 20.0) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         self.hang_up()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -13,27 +14,47 @@ import pytest
 from tests.compiled import install_compiled
 from tests.daemons import ROOT
 
+pytestmark = pytest.mark.outside
+
 DOORS = (
     "clients", "control_history", "durable", "gateway", "http", "malformed", "multiplex", "pipe", "recovery",
     "websocket", "zmq_doors", "zmq_sessions",
 )  # fmt: skip
 
 
-def test_the_doors_of_what_is_compiled(tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A checkout whose inner modules are compiled: one for all processes of a run, made by the first that asks."""
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if shutil.which("gcc") is None or not header.exists():
         pytest.skip(f"needs gcc and {header}")
-    install_compiled(tmp_path)
-    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "build"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    where = run(tmp_path, "-c", "import raiden.router; print(raiden.router.__file__)")
-    assert where.startswith(f"{tmp_path}/raiden/router.") and where.endswith(".so\n")
-    said = run(tmp_path, "-m", "pytest", *[f"tests/test_{name}.py" for name in DOORS])
-    assert " passed" in said.splitlines()[-1], said
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "compiled"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "made", "a+") as made:
+        fcntl.flock(made, fcntl.LOCK_EX)
+        made.seek(0)
+        if not made.read():
+            install_compiled(folder, optimize=1)
+            shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+            for name in ("pyproject.toml", "build"):
+                (folder / name).symlink_to(ROOT / name)
+            made.write("yes")
+    return folder
 
 
 def run(root: Path, *arguments: str) -> str:
     done = subprocess.run([sys.executable, *arguments], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_it_is_what_runs(compiled: Path) -> None:
+    where = run(compiled, "-c", "import raiden.router; print(raiden.router.__file__)")
+    assert where.startswith(f"{compiled}/raiden/router.") and where.endswith(".so\n")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_of_what_is_compiled(compiled: Path, door: str) -> None:
+    said = run(compiled, "-m", "pytest", f"tests/test_{door}.py")
+    assert " passed" in said.splitlines()[-1], said

@@ -454,7 +454,11 @@ def test_a_bad_setting_is_told_in_one_line(tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1 and "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("content", [None, b"", b"nonsense\n", SERVER.secret[:-1], SERVER.secret * 2, b"\xff" * 40])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"nonsense\n", SERVER.secret[:-1], SERVER.secret * 2, b"\xff" * 40],
+    ids=["none", "empty", "nonsense", "short", "twice", "not ASCII"],
+)
 def test_a_zmq_key_that_is_none_ends_the_node_with_one_line(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "doors.key"
     if content is not None:

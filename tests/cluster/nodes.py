@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.network import Host
-from tests.daemons import Daemon, wait_for
+from tests.daemons import PATIENCE, Daemon, wait_for
 
 PORT = 9989
 
@@ -32,7 +32,7 @@ class Node(Daemon):
     def command_line(self, argv: list[str]) -> list[str]:
         return self.on.command(argv)
 
-    def connect(self, timeout: float = 20.0) -> socket.socket:
+    def connect(self, timeout: float = PATIENCE) -> socket.socket:
         return self.on.connect(self.port, timeout)
 
     def nodes(self) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ class Nodes:
             return all(node.sees(*[other for other in self if other is not node]) for node in self)
 
         try:
-            wait_for(connected, "all nodes are connected", timeout=30)
+            wait_for(connected, "all nodes are connected")
         except AssertionError:
             raise AssertionError({node.name: node.nodes() for node in self}, self.logs()) from None
 
@@ -110,7 +110,7 @@ class Nodes:
         for node in running:
             node.hang_up()
             node.signal(signal.SIGTERM)
-        codes = [node.process.wait(20) for node in running]
+        codes = [node.process.wait(PATIENCE) for node in running]
         assert not any(codes), self.logs()
         assert "Traceback" not in self.logs() and self.logs().count("died") == self._deaths, self.logs()
 

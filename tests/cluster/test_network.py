@@ -157,6 +157,7 @@ def test_traffic(network: Network) -> None:
     assert [host.traffic() for host in network.hosts] == before
 
 
+@pytest.mark.alone
 def test_a_bad_cable() -> None:
     """50 ms and a fiftieth lost, in each direction, at 10,000 packets a second; and none of it between the others."""
     count = 5000
