@@ -16,6 +16,7 @@ from tests.daemons import ROOT
 
 pytestmark = pytest.mark.outside
 
+MADE = "made"
 DOORS = (
     "clients", "control_history", "durable", "gateway", "http", "malformed", "multiplex", "pipe", "recovery",
     "websocket", "zmq_doors", "zmq_sessions",
@@ -31,16 +32,27 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     own = tmp_path_factory.getbasetemp()
     folder = (own if worker_id == "master" else own.parent) / "compiled"
     folder.mkdir(exist_ok=True)
-    with open(folder / "made", "a+") as made:
-        fcntl.flock(made, fcntl.LOCK_EX)
-        made.seek(0)
-        if not made.read():
-            install_compiled(folder, optimize=1)
-            shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-            for name in ("pyproject.toml", "build"):
-                (folder / name).symlink_to(ROOT / name)
-            made.write("yes")
+    with open(folder / "outcome", "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        outcome = file.read()
+        if not outcome:
+            outcome = make(folder)
+            file.write(outcome)
+    assert outcome == MADE, outcome
     return folder
+
+
+def make(folder: Path) -> str:
+    """`MADE`, or what the compiler said."""
+    try:
+        install_compiled(folder, optimize=1)
+    except subprocess.CalledProcessError as error:
+        return f"{error}\n{error.stderr}"
+    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "build"):
+        (folder / name).symlink_to(ROOT / name)
+    return MADE
 
 
 def run(root: Path, *arguments: str) -> str:
