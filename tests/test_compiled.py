@@ -46,7 +46,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 def make(folder: Path) -> str:
     """`MADE`, or what the compiler said."""
     try:
-        install_compiled(folder, optimize=1)
+        install_compiled(folder)
     except subprocess.CalledProcessError as error:
         return f"{error}\n{error.stderr}"
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
