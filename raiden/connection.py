@@ -60,6 +60,7 @@ class Connection:
         "_callback",
         "_large",
         "_outbox",
+        "_paused",
         "_reader",
         "_sent",
         "_stats",
@@ -69,6 +70,7 @@ class Connection:
         "closing",
         "drop",
         "due",
+        "in_line",
         "max_outbox",
         "outbox_size",
         "overflown",
@@ -94,6 +96,9 @@ class Connection:
         self.receiving = False
         # It was read from before.
         self.seen = False
+        # It is not read from until its turn has come (`raiden.door`), nor while whoever serves it wants that.
+        self.in_line = False
+        self._paused = False
         self.pending: list[bytes] = []
         self.closing = False
         self.closed = False
@@ -131,16 +136,33 @@ class Connection:
 
     def pause(self) -> None:
         """Read no more until `resume`: what the peer sends meanwhile waits in the kernel, then in the peer."""
+        self._paused = True
+        self._stop_reading()
+
+    def resume(self) -> None:
+        self._paused = False
+        self._read_again()
+
+    def join_line(self) -> None:
+        """Read no more until `leave_line`."""
+        self.in_line = True
+        self._stop_reading()
+
+    def leave_line(self) -> None:
+        self.in_line = False
+        self._read_again()
+
+    def _stop_reading(self) -> None:
         if not self.overflown:  # to stop the watcher would take back what it was fed
             self._reader.stop()
 
-    def resume(self) -> None:
-        if not self._reader.active and not self.closed:
+    def _read_again(self) -> None:
+        if not (self._paused or self.in_line or self.closed or self._reader.active):
             self._reader.start(self._callback, self)
 
     @property
     def is_read(self) -> bool:
-        """It was started, and neither paused nor closed."""
+        """It was started, and is neither paused, nor in a line, nor closed."""
         return not self.closed and bool(self._reader.active)
 
     def receive(self, most: int = RECEIVE_BYTES) -> Iterable[object]:

@@ -211,7 +211,7 @@ class Door(Service):
     def _put_off(self, connection: Connection, line: deque[Connection]) -> None:
         """Let a connection stand at the end of a line, unless it is not read from now anyway."""
         if connection.is_read and not connection.overflown:
-            connection.pause()
+            connection.join_line()
             line.append(connection)
             if not self._next_turn.active:
                 self._next_turn.start(self._serve_lines)
@@ -234,8 +234,8 @@ class Door(Service):
 
     def _serve_first(self, line: deque[Connection]) -> None:
         connection = line.popleft()
-        connection.resume()
-        if not connection.closed:
+        connection.leave_line()
+        if connection.is_read:
             self._read(connection)
             if self.much:
                 self.much = False
@@ -253,5 +253,7 @@ class Door(Service):
 
     def _tick(self) -> None:
         for connection in self._wheel.due():
-            if not faults.call("a timer of a client's connection", self.due, connection):
+            if connection.in_line and not connection.seen:
+                self._wheel.schedule(connection, TICK)  # what it has sent by now was not looked at
+            elif not faults.call("a timer of a client's connection", self.due, connection):
                 self.close(connection)

@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 import pytest
 
-from raiden.connection import RECEIVE_BYTES, Connection, Feedable, Wheel
+from raiden.connection import RECEIVE_BYTES, TICK, Connection, Feedable, Wheel
 from raiden.door import PORTION, SLICE, Door
 from raiden.stats import Stats
 
@@ -250,9 +250,13 @@ class Crowded(Hall):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.noted: list[tuple[str, int]] = []
+        self.dued: list[Connection] = []
 
     def opened(self, connection: Connection) -> None:
         connection.session = Busy()
+
+    def due(self, connection: Connection) -> None:
+        self.dued.append(connection)
 
     def readable(self, connection: Connection) -> None:
         who = str(connection.socket.getpeername()[1])
@@ -367,3 +371,60 @@ def test_who_sends_does_not_wait_for_those_who_leave(crowded: Crowded) -> None:
         assert len(crowded.connections) == 1
         # The clock is looked at after each of them, so few go in a turn before it is long.
         assert crowded.noted.index((name_of(one), 1)) < MANY // 2
+
+
+def test_who_stands_in_the_line_stands_in_it_once(crowded: Crowded) -> None:
+    """Whoever serves a connection may pause it and let it go on at any time: then that holds, in its turn."""
+    with ExitStack() as stack:
+        many = come(crowded, stack, MANY)
+        crowded.noted.clear()
+        for sock in many:
+            sock.sendall(b"." * 16 * PORTION)
+        with gevent.Timeout(20):
+            while not crowded._line:
+                gevent.sleep(0)
+            while crowded._line:
+                for connection in crowded.connections:
+                    connection.pause()
+                    connection.resume()
+                gevent.sleep(0)
+                assert max(Counter(map(id, crowded._line)).values(), default=1) == 1
+            while sum(size for _, size in crowded.noted) < MANY * 16 * PORTION:
+                gevent.sleep(0)
+
+
+def test_who_is_paused_in_the_line_is_not_read_from(crowded: Crowded) -> None:
+    with ExitStack() as stack:
+        many = come(crowded, stack, MANY)
+        for sock in many:
+            sock.sendall(b"." * 16 * PORTION)
+        with gevent.Timeout(20):
+            while not crowded._line:
+                gevent.sleep(0)
+            first = crowded._line[-1]
+            who = str(first.socket.getpeername()[1])
+            first.pause()
+            crowded.noted.clear()
+            while crowded._line:
+                gevent.sleep(0)
+            assert who not in [name for name, _ in crowded.noted]
+            first.resume()
+            while who not in [name for name, _ in crowded.noted]:
+                gevent.sleep(0)
+
+
+def test_the_time_of_who_comes_in_begins_when_it_is_read_from(crowded: Crowded) -> None:
+    with ExitStack() as stack:
+        come(crowded, stack, 1)
+        (connection,) = crowded.connections
+        connection.seen = False
+        crowded._put_off(connection, crowded._new)
+        crowded._wheel.schedule(connection, 0.0)
+        until = time.monotonic() + 3 * TICK
+        while time.monotonic() < until:  # it is still in the line when the time has passed
+            pass
+        crowded._tick()
+        assert connection.in_line and crowded.dued == []
+        with gevent.Timeout(20):
+            while not crowded.dued:
+                gevent.sleep(0.01)
