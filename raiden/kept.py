@@ -67,20 +67,24 @@ class Held:
     def keep(self, rows: Mapping[str, Row], seconds: float) -> None:
         """Keep what the session has now, if there is one, for so many seconds; raises StoreFailed. All of it is kept
         each time, so those who ask while that is under way wait for the next time, which is for all of them."""
+        self._ask(rows, seconds).get()
+
+    def _ask(self, rows: Mapping[str, Row], seconds: float) -> AsyncResult[None]:
+        # Nothing may yield between the making of the rows and this: the last that ask have the newest.
         self._rows, self._seconds = rows, seconds
-        result = self._next
-        if result is None:
-            result = self._next = AsyncResult()
+        if self._next is None:
+            self._next = AsyncResult()
             if not self._keeping:
                 self._keeping = True
                 gevent.spawn(self._keep_for_all)
-        result.get()
+        return self._next
 
     def _keep_for_all(self) -> None:
         while self._next is not None:
             result, self._next = self._next, None
             try:
-                if self.id is not None and not self._keep(self.id, self._rows, self._seconds):
+                session = self.id
+                if session is not None and not self._keep(session, self._rows, self._seconds) and self.id == session:
                     self.id = None
             except Exception as error:  # whatever it is, they must hear
                 result.set_exception(error)
@@ -89,10 +93,12 @@ class Held:
         self._keeping = False
 
     def try_to_keep(self, rows: Mapping[str, Row], seconds: float) -> None:
-        try:
-            self.keep(rows, seconds)
-        except StoreFailed as error:
-            log.warning("a session was not kept", extra={"reason": str(error)})
+        """`keep`; where that fails, the log says so."""
+        _log_failure(self._ask(rows, seconds))
+
+    def keep_soon(self, rows: Mapping[str, Row], seconds: float) -> None:
+        """`try_to_keep`, without waiting for it."""
+        gevent.spawn(_log_failure, self._ask(rows, seconds))
 
     def take(self, session: str) -> Taken | None:
         """Hold a session from now on; None where there is none. It is the socket's when it is its ``id``. Raises
@@ -121,6 +127,13 @@ class Held:
     def _kept_in(self) -> History:
         assert self._history is not None
         return self._history
+
+
+def _log_failure(result: AsyncResult[None]) -> None:
+    try:
+        result.get()
+    except StoreFailed as error:
+        log.warning("a session was not kept", extra={"reason": str(error)})
 
 
 def _name(session: str) -> str:

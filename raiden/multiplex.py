@@ -164,7 +164,7 @@ class MultiplexSocket(Socket):
 
     def close(self) -> None:
         if self.session.id is not None and self.subscriptions:
-            gevent.spawn(self.session.try_to_keep, self._rows(), self.session_window)
+            self.session.keep_soon(self._rows(), self.session_window)
         for consumer in self.consumers.values():
             consumer.end()
         self.consumers.clear()
@@ -284,7 +284,8 @@ class MultiplexSocket(Socket):
             return result
 
         def work() -> Result:
-            self.session.try_to_keep(self._rows(), self.session_window + self.keepalive)
+            if not self.connection.closed:  # else what it had is being kept
+                self.session.try_to_keep(self._rows(), self.session_window + self.keepalive)
             return result
 
         self._later(command, work)
@@ -464,7 +465,11 @@ class MultiplexSocket(Socket):
         self._history()
 
         def work() -> Result:
-            session = self.session.open(self._rows(), self.session_window + self.keepalive)
+            rows, seconds = self._rows(), self.session_window + self.keepalive
+            session = self.session.open(rows, seconds)
+            if self._rows() != rows and not self.connection.closed:
+                # Who has subscribed meanwhile was told so without waiting for this session.
+                self.session.keep(self._rows(), seconds)
             return {"session": session, "window": self.session_window}
 
         self._later(command, work)
@@ -510,7 +515,7 @@ class MultiplexSocket(Socket):
 
     def _keep_later(self) -> None:
         if self.session.id is not None and not self.connection.closed:
-            gevent.spawn(self.session.try_to_keep, self._rows(), self.session_window + self.keepalive)
+            self.session.keep_soon(self._rows(), self.session_window + self.keepalive)
 
     def _history(self) -> History:
         history = self.router.backend.history

@@ -86,6 +86,21 @@ def test_what_has_subscribed_is_kept_before_it_is_told(
         assert kept(redis_server, session).keys() == set(names[1:])
 
 
+def test_what_subscribes_while_a_session_is_opened_is_kept_with_it(
+    start: Callable[..., Daemon], redis_server: RedisServer, channel: str
+) -> None:
+    node = start(store=redis_server.url, channels=CHANNELS)
+    name = f"none.{channel}"
+    with Client(node) as client, redis.Redis.from_url(redis_server.url) as store:
+        subscribe(client, f"{name}.before")
+        store.client_pause(2000, all=False)  # what writes
+        number = client.send(cmd="session")
+        client.ask(cmd="ping")  # the session is being opened now
+        subscribe(client, name)
+        session = client.reply(number)["session"]
+        assert kept(redis_server, session).keys() == {f"{name}.before", name}
+
+
 # Resuming.
 
 
