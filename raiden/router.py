@@ -438,7 +438,16 @@ class Router:
             _flush((self._unsent.popleft(),))
         if self._unsent:
             self._slice.start(self._send_on)
-            return
+        else:
+            self._sent_all()
+
+    def send_all(self) -> None:
+        """Let sinks send at once what came for them: they are to be closed."""
+        while self._unsent:
+            _flush((self._unsent.popleft(),))
+        self._sent_all()
+
+    def _sent_all(self) -> None:
         self._lag = 0
         if self._behind:
             self._behind = False

@@ -413,6 +413,22 @@ def test_what_is_sent_to_many_does_not_hold_up_what_is_sent_to_one(lone: Router)
         assert sent.index(b"3") == sent.rindex(b"1") + 2, "in their order, a line each"
 
 
+def test_what_is_unsent_can_be_sent_at_once(lone: Router) -> None:
+    """As it must be before a door closes its connections; what comes after that is sent as always."""
+    clients = slow_ones(lone)
+    with gevent.Timeout(20):
+        for _ in range(5):
+            lone.backend.publish([Message("many", Kind.JSON, b"1" * SIZE)])
+        while not Slow.count:
+            gevent.sleep(0)
+        assert clients[-1].pending
+        lone.send_all()
+        assert not any(client.pending for client in clients)
+        lone.backend.publish([Message("many", Kind.JSON, b"1")])
+        while {sum(map(len, client.sent)) for client in clients} != {5 * (SIZE + 1) + 2}:
+            gevent.sleep(0)
+
+
 def test_what_is_behind_is_bounded(lone: Router) -> None:
     """Where those who take long get more than can be sent, what comes for them waits in the backbone: nobody gets more
     in one go than a turn brings, and what may be on its way before it is seen that this is too much."""
