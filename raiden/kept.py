@@ -23,6 +23,9 @@ from raiden.message import Cursor, check_subscription
 
 log = logging.getLogger(__name__)
 
+# Bytes that a cursor may have, written with all three parts.
+MAX_CURSOR = 64
+
 
 class Row(NamedTuple):
     """What is kept of a subscription; ``place`` is None without a history."""
@@ -114,14 +117,15 @@ class Held:
         except StoreFailed as error:
             log.warning("a session was not given back", extra={"reason": str(error)})
 
+    def check(self, rows: Mapping[str, Row]) -> None:
+        """Raise TooLargeToKeep where the session that there is could not be kept with these, wherever they get to. All
+        that ask to keep them at the same time would be refused then."""
+        if self.id is not None:
+            _check_size(len(_written(rows)) + MAX_CURSOR * len(rows))
+
     def _keep(self, session: str, rows: Mapping[str, Row], seconds: float) -> bool:
-        kept = {
-            name: {"filters": row.filters.pairs(), "cursor": None if row.place is None else str(row.place)}
-            for name, row in rows.items()
-        }
-        value = ujson.dumps({"subscriptions": kept}).encode()
-        if len(value) > MAX_KEPT:
-            raise TooLargeToKeep(f"a session has at most {MAX_KEPT} bytes: use fewer or shorter names and filters")
+        value = _written(rows)
+        _check_size(len(value))
         return self._kept_in().keep(_name(session), value, seconds, self._holder)
 
     def _kept_in(self) -> History:
@@ -134,6 +138,19 @@ def _log_failure(result: AsyncResult[None]) -> None:
         result.get()
     except StoreFailed as error:
         log.warning("a session was not kept", extra={"reason": str(error)})
+
+
+def _written(rows: Mapping[str, Row]) -> bytes:
+    kept = {
+        name: {"filters": row.filters.pairs(), "cursor": None if row.place is None else str(row.place)}
+        for name, row in rows.items()
+    }
+    return ujson.dumps({"subscriptions": kept}).encode()
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_KEPT:
+        raise TooLargeToKeep(f"a session has at most {MAX_KEPT} bytes: use fewer or shorter names and filters")
 
 
 def _name(session: str) -> str:

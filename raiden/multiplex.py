@@ -31,7 +31,7 @@ from raiden.commands import CommandError
 from raiden.connection import Connection, Wheel
 from raiden.durable import Claim, Consumer
 from raiden.filters import Filters
-from raiden.history import EARLIEST, Gap, Start, StoreFailed
+from raiden.history import EARLIEST, Gap, Start, StoreFailed, TooLargeToKeep
 from raiden.history.client import History
 from raiden.kept import Held, Row
 from raiden.message import (
@@ -226,7 +226,8 @@ class MultiplexSocket(Socket):
         try:
             for name, filters in wanted.items():
                 self.subscribe(name, encode, filters)
-        except TooManyChannels:
+            self.session.check(self._rows())
+        except (TooManyChannels, TooLargeToKeep):
             fail()
             raise
         mine = {name: self.subscriptions[name] for name in wanted}
