@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 import pytest
@@ -61,13 +61,23 @@ class Hall(Door):
         raise AssertionError("none is due")
 
 
+Kind = TypeVar("Kind", bound="Hall")
+
+
+@contextmanager
+def running(kind: type[Kind]) -> Iterator[Kind]:
+    """A door that is open."""
+    limits = SimpleNamespace(max_connections=100, max_connections_per_address=100, max_outbox=1000, keepalive=25.0)
+    door = kind(socket.create_server(("127.0.0.1", 0)), limits, Stats(), "http")
+    door.start()
+    yield door
+    door.stop()
+
+
 @pytest.fixture
 def hall() -> Iterator[Hall]:
-    limits = SimpleNamespace(max_connections=10, max_connections_per_address=10, max_outbox=1000, keepalive=25.0)
-    hall = Hall(socket.create_server(("127.0.0.1", 0)), limits, Stats(), "http")
-    hall.start()
-    yield hall
-    hall.stop()
+    with running(Hall) as door:
+        yield door
 
 
 @pytest.fixture
@@ -279,11 +289,8 @@ def spend(seconds: float) -> None:
 
 @pytest.fixture
 def crowded() -> Iterator[Crowded]:
-    limits = SimpleNamespace(max_connections=100, max_connections_per_address=100, max_outbox=1000, keepalive=15.0)
-    door = Crowded(socket.create_server(("127.0.0.1", 0)), limits, Stats(), "http")
-    door.start()
-    yield door
-    door.stop()
+    with running(Crowded) as door:
+        yield door
 
 
 def come(door: Door, stack: ExitStack, count: int) -> list[socket.socket]:
