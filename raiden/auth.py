@@ -7,10 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from raiden.message import InvalidChannel, check_subscription
-
-
-class Forbidden(Exception):
-    """The client may not do that; the text says what it would need."""
+from raiden.refusals import Forbidden
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ from raiden.forwarder import Addresses
 from raiden.history import Append, Appended, StoreFailed
 from raiden.history.client import History
 from raiden.message import OWN_TOPICS, InvalidFrame, Message
+from raiden.refusals import Unavailable
 from raiden.roster import InvalidBeat, State
 
 log = logging.getLogger(__name__)
@@ -64,11 +65,11 @@ _NOBLOCK: Final = int(zmq.NOBLOCK)
 Stored = Callable[[list[Appended] | StoreFailed], None]
 
 
-class BackboneFull(Exception):
+class BackboneFull(Unavailable):
     """The backbone takes no more now; the message was not published. Try again later."""
 
 
-class NotInForce(Exception):
+class NotInForce(Unavailable):
     """The backbone did not confirm the subscriptions in time."""
 
 

@@ -15,6 +15,7 @@ from gevent.event import Event
 from raiden.encoding import Encoding
 from raiden.history import Gap
 from raiden.limits import HttpLimits
+from raiden.refusals import Unavailable
 from raiden.router import Router
 from raiden.table import Subscription
 
@@ -25,7 +26,7 @@ LOOK = 1.0
 _KNOCK = Encoding("knock", lambda message: b"")
 
 
-class TooManyConsumers(Exception):
+class TooManyConsumers(Unavailable):
     """This worker has as many consumers of durable subscriptions as it may (`max_consumers`)."""
 
 

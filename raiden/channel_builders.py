@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from raiden.hosts import host
-from raiden.http import HttpError, Request
+from raiden.http import Request
 from raiden.message import unquote
+from raiden.refusals import Invalid
 
 
 def path(request: Request) -> str:
@@ -14,8 +15,8 @@ def path(request: Request) -> str:
 
 def host_path(request: Request) -> str:
     """For virtual hosts: ``example.com/news`` for a request for ``/news`` at example.com. The host is in lower case and
-    without its port. Raises HttpError 400 where it is none."""
+    without its port. Raises Invalid where it is none."""
     found = host(request.fields.get("host", ""))
     if found is None:
-        raise HttpError(400, "the channel's name begins with the host: send a valid Host")
+        raise Invalid("the channel's name begins with the host: send a valid Host")
     return f"{found.name}/{path(request)}"

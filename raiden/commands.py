@@ -1,4 +1,4 @@
-"""What a command of ``/-/websocket`` says: its parts, or the `CommandError` that answers it. Pure."""
+"""What a command of ``/-/websocket`` says: its parts, or the `Refusal` that answers it. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from raiden.history import Start, check_durable
 from raiden.message import Cursor, is_unicode
 from raiden.near import did_you_mean
 from raiden.parameters import MAX_LAST, MAX_WINDOW, parse_since
-from raiden.strict_json import Digits, InvalidPayload
+from raiden.refusals import Invalid
+from raiden.strict_json import Digits
 
 # Bytes of a command's id, as it is written.
 MAX_ID = 255
@@ -34,27 +35,16 @@ MEMBERS = {
 }
 
 
-class CommandError(Exception):
-    """What a client's command is answered with instead of a result."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def parse(data: str | bytes) -> dict[str, Any]:
     """The command in a frame. ``data`` in it is bytes, as they were written, and ``id`` a string, `Digits` or None."""
     if isinstance(data, bytes):
-        raise CommandError(400, "commands are JSON text frames; this frame was binary")
-    try:
-        members = strict_json.members(data.encode())
-        if members is None:
-            raise CommandError(400, 'a command is an object, like {"id": 1, "cmd": "ping"}')
-        command = {name: raw if name == "data" else strict_json.value(raw) for name, raw in members.items()}
-    except InvalidPayload as error:
-        raise CommandError(400, str(error)) from None
+        raise Invalid("commands are JSON text frames; this frame was binary")
+    members = strict_json.members(data.encode())
+    if members is None:
+        raise Invalid('a command is an object, like {"id": 1, "cmd": "ping"}')
+    command = {name: raw if name == "data" else strict_json.value(raw) for name, raw in members.items()}
     if not isinstance(command.get("cmd"), str):
-        raise CommandError(400, "cmd must be a string")
+        raise Invalid("cmd must be a string")
     command["id"] = _id(command.get("id"), members.get("id", b""))
     return command
 
@@ -64,45 +54,39 @@ def _id(value: Any, raw: bytes) -> str | Digits | None:
     if value is None:
         return None
     if len(raw) > MAX_ID or isinstance(value, bool) or not isinstance(value, str | int | float | Digits):
-        raise CommandError(400, f"id is a string or a number of at most {MAX_ID} bytes")
+        raise Invalid(f"id is a string or a number of at most {MAX_ID} bytes")
     if not isinstance(value, str):
         return Digits(raw.decode())
     if not is_unicode(value):
-        raise CommandError(400, "id must be valid Unicode, without lone surrogates")
+        raise Invalid("id must be valid Unicode, without lone surrogates")
     return value
 
 
 def check_members(command: dict[str, Any]) -> None:
-    """Raise CommandError for a member that its command doesn't have."""
+    """Raise Invalid for a member that its command doesn't have."""
     known = MEMBERS[command["cmd"]]
     if not command.keys() <= known:
         name = min(command.keys() - known)
-        raise CommandError(400, f"{command['cmd']} has no {name[:100]!r}{did_you_mean(name, known)}")
+        raise Invalid(f"{command['cmd']} has no {name[:100]!r}{did_you_mean(name, known)}")
 
 
 def channel_of(command: dict[str, Any]) -> str:
     """The name in it, which is not checked yet."""
     name = command.get("channel")
     if not isinstance(name, str):
-        raise CommandError(400, "channel must be a string")
+        raise Invalid("channel must be a string")
     return name
 
 
 def durable_of(command: dict[str, Any]) -> str:
     """The name of a durable subscription."""
-    try:
-        return check_durable(command.get("durable"))
-    except ValueError as error:
-        raise CommandError(400, str(error)) from None
+    return check_durable(command.get("durable"))
 
 
 def parse_cursor(text: Any) -> Cursor:
     if not isinstance(text, str):
-        raise CommandError(400, "a cursor is a string: pass one as it was received, like 'k3x9:41'")
-    try:
-        return Cursor.parse(text)
-    except ValueError as error:
-        raise CommandError(400, str(error)) from None
+        raise Invalid("a cursor is a string: pass one as it was received, like 'k3x9:41'")
+    return Cursor.parse(text)
 
 
 def cursor_of(command: dict[str, Any], name: str) -> Cursor | None:
@@ -113,17 +97,17 @@ def cursor_of(command: dict[str, Any], name: str) -> Cursor | None:
 def flag_of(command: dict[str, Any], name: str) -> bool:
     value = command.get(name, False)
     if not isinstance(value, bool):
-        raise CommandError(400, f"{name} is true or false")
+        raise Invalid(f"{name} is true or false")
     return value
 
 
 def cursors_of(command: dict[str, Any]) -> list[Cursor]:
     """The messages that an ``ack`` or ``nack`` names."""
     if "cursor" in command and "cursors" in command:
-        raise CommandError(400, f"{command['cmd']} needs cursor or cursors, not both")
+        raise Invalid(f"{command['cmd']} needs cursor or cursors, not both")
     texts = command.get("cursors", [command.get("cursor")])
     if not isinstance(texts, list) or not 0 < len(texts) <= MAX_WINDOW:
-        raise CommandError(400, f"{command['cmd']} needs the cursor of a message, or a list of cursors")
+        raise Invalid(f"{command['cmd']} needs the cursor of a message, or a list of cursors")
     return [parse_cursor(text) for text in texts]
 
 
@@ -132,7 +116,7 @@ def number_of(command: dict[str, Any], name: str, default: Number, least: Number
     value = command.get(name, default)
     kind = int if isinstance(least, int) else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
-        raise CommandError(400, f"{name} is a number from {least:g} to {most:g}")
+        raise Invalid(f"{name} is a number from {least:g} to {most:g}")
     return cast(Number, value)
 
 
@@ -145,16 +129,13 @@ def starts_of(command: dict[str, Any], name: str) -> dict[str, Start]:
         return {}
     if since == "earliest":
         return {name: Start()}
-    try:
-        return {name: Start(parse_since(since) if isinstance(since, str) else parse_cursor(since))}
-    except ValueError as error:
-        raise CommandError(400, str(error)) from None
+    return {name: Start(parse_since(since) if isinstance(since, str) else parse_cursor(since))}
 
 
 def filters_of(filters: Any) -> Filters:
-    """The conditions in an object of alternatives by key; raises InvalidFilters, too."""
+    """The conditions in an object of alternatives by key; raises Invalid."""
     if not isinstance(filters, dict):
-        raise CommandError(400, 'filters is an object, like {"team": ["a", "b"]}')
+        raise Invalid('filters is an object, like {"team": ["a", "b"]}')
     return Filters(_pairs(filters))
 
 
@@ -163,5 +144,5 @@ def _pairs(filters: dict[str, Any]) -> Iterator[tuple[str, str]]:
         for value in values if isinstance(values, list) else [values]:
             text = as_text(value)
             if text is None:
-                raise CommandError(400, "filter values are strings, numbers, booleans or null")
+                raise Invalid("filter values are strings, numbers, booleans or null")
             yield key, text

@@ -16,6 +16,7 @@ from raiden.http import HttpError, Request
 from raiden.message import Cursor, check_channel, check_subscription, unquote
 from raiden.questions import Questions, to_workers
 from raiden.queues import Queues
+from raiden.refusals import NoHistory, NotFound
 from raiden.router import Router
 from raiden.stats import Stats, exposition
 from raiden.table import MAX_ROWS
@@ -41,7 +42,7 @@ class Control:
         self._queues = Queues(router.backend.history)
 
     def serve(self, request: Request, page: str) -> webob.Response:
-        """The page's response; waits for other workers. Raises HttpError 404 for a page that there isn't."""
+        """The page's response; waits for other workers. Raises NotFound for a page that there isn't."""
         if page == "health":
             return _json({"status": "ok"})
         if page == "ready":
@@ -59,28 +60,25 @@ class Control:
             return self._history(request, check_channel(unquote(name)))
         if page.startswith("channels/"):
             return self._channel(check_subscription(unquote(page[len("channels/") :])))
-        raise HttpError(404, "no such page: see /-/health, /-/ready, /-/metrics, /-/nodes, /-/channels, /-/durables")
+        raise NotFound("no such page: see /-/health, /-/ready, /-/metrics, /-/nodes, /-/channels, /-/durables")
 
     def _history(self, request: Request, name: str) -> webob.Response:
         """A page after ``_since`` (at first the earliest), or before ``_before``; ``_last``: the newest."""
         if not self.router.keeps(name):
-            raise HttpError(404, "the channel keeps no history: set its history_size")
+            raise NoHistory
         history = self.router.backend.history
         assert history is not None
         pairs = parameters.query_pairs(request)
         parameters.check(pairs, parameters.HISTORY)
         query = dict(pairs)
-        try:
-            limit = parameters.number(query, "_limit", parameters.MAX_LAST) if "_limit" in query else PAGE
-            if "_last" in query:
-                found = history.before(name, None, parameters.number(query, "_last", parameters.MAX_LAST))
-            elif "_before" in query:
-                found = history.before(name, Cursor.parse(query["_before"]), limit)
-            else:
-                since = query.get("_since", "earliest")
-                found = history.after(name, None if since == "earliest" else parameters.parse_since(since), limit)
-        except ValueError as error:
-            raise HttpError(400, str(error)) from None
+        limit = parameters.number(query, "_limit", parameters.MAX_LAST) if "_limit" in query else PAGE
+        if "_last" in query:
+            found = history.before(name, None, parameters.number(query, "_last", parameters.MAX_LAST))
+        elif "_before" in query:
+            found = history.before(name, Cursor.parse(query["_before"]), limit)
+        else:
+            since = query.get("_since", "earliest")
+            found = history.after(name, None if since == "earliest" else parameters.parse_since(since), limit)
         return _json(encoding.page(name, found))
 
     def _ready(self) -> webob.Response:
@@ -121,20 +119,14 @@ class Control:
         pairs = parameters.query_pairs(request)
         parameters.check(pairs, parameters.CHANNELS)
         query = dict(pairs)
-        try:
-            limit = parameters.number(query, "_limit", MAX_ROWS) if "_limit" in query else MAX_ROWS
-        except ValueError as error:
-            raise HttpError(400, str(error)) from None
+        limit = parameters.number(query, "_limit", MAX_ROWS) if "_limit" in query else MAX_ROWS
         return _json(self._census.page(query.get("_prefix", ""), query.get("_after", ""), limit))
 
     def _durables(self, request: Request) -> webob.Response:
         """A page of durable subscriptions, in the order of their channels and names."""
         pairs = parameters.query_pairs(request)
         parameters.check(pairs, parameters.DURABLES)
-        try:
-            return _json(self._queues.page(dict(pairs)))
-        except ValueError as error:
-            raise HttpError(400, str(error)) from None
+        return _json(self._queues.page(dict(pairs)))
 
     def _channel(self, name: str) -> webob.Response:
         found: dict[str, Any] = {**self._census.row(name)}

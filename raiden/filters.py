@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from raiden.message import Message
+from raiden.refusals import Invalid
 from raiden.strict_json import Digits
 
 # Values of one subscription's filters, and bytes of these and of the fields' names.
 MAX_VALUES, MAX_BYTES = 100, 4096
 
 
-class InvalidFilters(ValueError):
+class InvalidFilters(Invalid):
     """There are more conditions than a subscription may have; the text says what to do."""
 
 

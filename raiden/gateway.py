@@ -26,7 +26,7 @@ from raiden.heads import Heads, Repeated
 from raiden.history import StoreFailed
 from raiden.hosts import Hosts
 from raiden.http import METHODS, HttpError, Json, Request, date, json_bytes, problem, serialize, stream_response
-from raiden.http_door import Answer, HttpDoor, refusal
+from raiden.http_door import Answer, HttpDoor
 from raiden.in_band import Told, joined
 from raiden.limits import HttpLimits
 from raiden.message import (
@@ -41,6 +41,7 @@ from raiden.message import (
 from raiden.near import did_you_mean
 from raiden.payload import check_key
 from raiden.recovery import Beginning
+from raiden.refusals import Invalid, NoHistory, Refusal
 from raiden.reserved import Reserved
 from raiden.router import Router
 from raiden.sessions import Poll, Session
@@ -156,7 +157,7 @@ class Gateway(HttpDoor):
         if own == "subscribe":
             names = [value for key, value in parameters.query_pairs(request) if key == "channel"]
             if not names:
-                raise HttpError(400, "name what to subscribe to: /-/subscribe?channel=a&channel=b")
+                raise Invalid("name what to subscribe to: /-/subscribe?channel=a&channel=b")
             return self._subscribe(connection, request, tuple([check_subscription(n) for n in dict.fromkeys(names)]))
         if own == "websocket":
             return self._subscribe(connection, request, ())
@@ -181,7 +182,7 @@ class Gateway(HttpDoor):
             return True
         try:
             self._take_over(connection, repeated, plan)
-        except (TooManyChannels, HttpError):
+        except Refusal:
             return False
         return True
 
@@ -207,13 +208,13 @@ class Gateway(HttpDoor):
         self.router.publish_one(message, self._published_again, connection)
         return True
 
-    def _published_again(self, connection: Connection, outcome: Cursor | Exception | None) -> None:
+    def _published_again(self, connection: Connection, outcome: Cursor | Refusal | None) -> None:
         connection.busy = False
         if connection.closed:
             return
         answer: Answer = ACCEPTED
-        if isinstance(outcome, Exception):
-            answer = problem(refusal(outcome))
+        if isinstance(outcome, Refusal):
+            answer = problem(outcome)
         elif outcome is not None:
             answer = Json(200, b'{"cursor":"%b"}' % str(outcome).encode())
         if self.draining:
@@ -239,9 +240,9 @@ class Gateway(HttpDoor):
         if key is not None:
             check_key(key, all(self.router.keeps(messages[0].channel) for messages in groups))
 
-        def published(outcome: list[list[Cursor]] | Exception) -> None:
+        def published(outcome: list[list[Cursor]] | Refusal) -> None:
             def answer(*_: object) -> Answer:
-                if isinstance(outcome, Exception):
+                if isinstance(outcome, Refusal):
                     raise outcome
                 return Json(200, body(outcome)) if any(outcome) else ACCEPTED
 
@@ -255,13 +256,13 @@ class Gateway(HttpDoor):
         order = strict_json.members(request.raw_body)
         if order is not None and not order.keys() <= _ORDER:
             unknown = min(order.keys() - _ORDER)
-            raise HttpError(400, f"the body has an unknown member {unknown[:100]!r}{did_you_mean(unknown, _ORDER)}")
+            raise Invalid(f"the body has an unknown member {unknown[:100]!r}{did_you_mean(unknown, _ORDER)}")
         if order is None or "channels" not in order or "data" not in order:
-            raise HttpError(400, 'the body must be like {"channels": ["a", "b"], "data": ...}')
+            raise Invalid('the body must be like {"channels": ["a", "b"], "data": ...}')
         names = strict_json.value(order["channels"])
         known = isinstance(names, list) and all(isinstance(name, str) for name in names)
         if not known or not 0 < len(names) <= self.limits.max_subscriptions:
-            raise HttpError(400, f"channels must be a list of 1 to {self.limits.max_subscriptions} names")
+            raise Invalid(f"channels must be a list of 1 to {self.limits.max_subscriptions} names")
         data = json_payload(order["data"])
         payload.check_size(Kind.JSON, data, self.limits.max_message)
         channels = [check_channel(name) for name in dict.fromkeys(names)]
@@ -281,7 +282,7 @@ class Gateway(HttpDoor):
         parameters.check(pairs, parameters.SUBSCRIBE)
         query = dict(pairs)
         if len(names) > self.limits.max_subscriptions:
-            raise HttpError(400, f"at most {self.limits.max_subscriptions} channels on a connection")
+            raise Invalid(f"at most {self.limits.max_subscriptions} channels on a connection")
         wrap, verbatim = parameters.flag(query, "_wrap"), parameters.flag(query, "_raw")
         asked = Asked(
             names, parameters.filters(request, pairs),
@@ -290,11 +291,11 @@ class Gateway(HttpDoor):
         )  # fmt: skip
         if "_durable" in query and (request.upgrade or asked.filters):
             what = "a long-poll, or a command of /-/websocket" if request.upgrade else "without filters"
-            raise HttpError(400, f"a durable subscription is {what}")
+            raise Invalid(f"a durable subscription is {what}")
         if "_durable" not in query and (alone := min(query.keys() & parameters.DURABLY, default=None)):
-            raise HttpError(400, f"{alone} is of a durable subscription: name it, as _durable=NAME")
+            raise Invalid(f"{alone} is of a durable subscription: name it, as _durable=NAME")
         if "_durable" in query and (other := min(query.keys() & parameters.NOT_DURABLY, default=None)):
-            raise HttpError(400, f"{other} is not for a durable subscription")
+            raise Invalid(f"{other} is not for a durable subscription")
         opening: Callable[[Seat, Request | Repeated], Opening]
         if request.upgrade:
             opening = functools.partial(
@@ -338,12 +339,11 @@ class Gateway(HttpDoor):
         self, connection: Connection, request: Request, names: tuple[str, ...], query: dict[str, str], wait: float
     ) -> Answer | None:
         """A long-poll of a consumer."""
-        if len(names) != 1 or not self.router.keeps(check_channel(names[0])):
-            raise HttpError(400, "a durable subscription is to one channel, which has a history")
-        try:
-            asked = parameters.durable(query)
-        except ValueError as error:
-            raise HttpError(400, str(error)) from None
+        if len(names) != 1:
+            raise Invalid("a durable subscription is to one channel, which has a history")
+        if not self.router.keeps(check_channel(names[0])):
+            raise NoHistory
+        asked = parameters.durable(query)
         if request.method == "HEAD":
             return stream_response(_POLL_HEAD)
 
@@ -372,7 +372,7 @@ class Gateway(HttpDoor):
                 session.subscribe(name, opening.encode, asked.filters)
         except TooManyChannels as error:
             session.close()
-            raise transports.refused(opening, refusal(error)) from None
+            raise transports.refused(opening, error) from None
         if Beginning.is_known(self.router, asked.names, asked.starts):
             # The hot path of clients that come back.
             self._open(connection, request, opening, self._known(asked, session))
@@ -386,7 +386,7 @@ class Gateway(HttpDoor):
                 beginning = Beginning(self.router, asked.names, asked.starts)
             except (NotInForce, StoreFailed) as error:
                 session.close()
-                raise transports.refused(opening, refusal(error)) from None
+                raise transports.refused(opening, error) from None
             if connection.closed:
                 session.close()
                 return

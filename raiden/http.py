@@ -16,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 import webob
 
 from raiden.encoding import dumps
+from raiden.refusals import Refusal
 
 # Fields of every answer that does not say them otherwise. An answer is right at one moment only, and what of it a page
 # may have depends on the page (the Fetch standard, section 3.3.5, "CORS protocol and HTTP caches").
@@ -28,12 +29,10 @@ METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 CONTINUE_BYTES = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class HttpError(Exception):
-    """An error to be told to the client as application/problem+json (RFC 9457).
-
-    ``detail`` says what to do. ``close`` is set where the framing of what follows is in doubt. ``fields`` are those of
-    the request that was refused before it was whole, where its head has come. ``event``: the client takes server-sent
-    events.
+class HttpError(Refusal):
+    """A refusal that only HTTP has, or one with ``headers`` of its answer. ``close`` is set where the framing of what
+    follows is in doubt. ``fields`` are those of the request that was refused before it was whole, where its head has
+    come. ``event``: the client takes server-sent events.
     """
 
     fields: Mapping[str, str] | None = None
@@ -42,7 +41,6 @@ class HttpError(Exception):
     def __init__(self, status: int, detail: str, *, close: bool = False, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
-        self.detail = detail
         self.close = close
         self.headers = headers or {}
 
@@ -115,26 +113,27 @@ class Json(NamedTuple):
         return response
 
 
-def problem_json(error: HttpError) -> bytes:
-    """The error as JSON (RFC 9457)."""
-    return dumps({"status": error.status, "title": HTTPStatus(error.status).phrase, "detail": error.detail})
+def problem_json(refusal: Refusal) -> bytes:
+    """The refusal as JSON (RFC 9457)."""
+    return dumps({"status": refusal.status, "title": HTTPStatus(refusal.status).phrase, "detail": refusal.detail})
 
 
-def problem(error: HttpError) -> webob.Response:
-    """The error as application/problem+json; or where it passes, and the client takes server-sent events, as one of
+def problem(refusal: Refusal) -> webob.Response:
+    """The refusal as application/problem+json; or where it passes, and the client takes server-sent events, as one of
     them. For a browser's EventSource gives up for good on any status but 200 (the HTML standard, section 9.2.2,
     "fail the connection"), while after the end of the events it comes back, as late as ``retry`` says."""
-    if error.event and error.status in PASSING:
+    if isinstance(refusal, HttpError) and refusal.event and refusal.status in PASSING:
         first, last = RETRY_AFTER
         milliseconds = random.randint(1000 * first, 1000 * last)
         response = webob.Response(content_type="text/event-stream", charset=None)
-        response.body = b"retry: %d\nevent: refused\ndata: %b\n\n" % (milliseconds, problem_json(error))
+        response.body = b"retry: %d\nevent: refused\ndata: %b\n\n" % (milliseconds, problem_json(refusal))
         return response
-    response = webob.Response(status=error.status, content_type="application/problem+json", charset=None)
-    response.body = problem_json(error)
-    if error.status in PASSING:
+    response = webob.Response(status=refusal.status, content_type="application/problem+json", charset=None)
+    response.body = problem_json(refusal)
+    if refusal.status in PASSING:
         response.headers["Retry-After"] = str(random.randint(*RETRY_AFTER))
-    response.headers.update(error.headers)
+    if isinstance(refusal, HttpError):
+        response.headers.update(refusal.headers)
     return response
 
 

@@ -26,7 +26,7 @@ from raiden.http import CONTINUE_BYTES, HttpError, Json, Request, json_bytes, pr
 from raiden.limits import HttpLimits
 from raiden.origins import Origins
 from raiden.parser import CONTINUE, RequestParser
-from raiden.refusals import REFUSALS, status_of
+from raiden.refusals import Refusal, attempt
 from raiden.sessions import LINGER, Socket, Waiter
 from raiden.stats import Stats
 from raiden.unfinished import SLOW, Unfinished
@@ -209,18 +209,11 @@ class HttpDoor(Door):
 
     def serve(self, connection: Connection, request: Request, handle: Handler) -> None:
         """Answer a request; ``handle`` returns the response, or None where the connection is taken care of."""
-        response: Answer | None
-        try:
-            response = handle(connection, request)
-        except HttpError as error:
-            response = problem(error)
-            if error.close:
+        response = attempt("a request", handle, connection, request, method=request.method, path=request.path)
+        if isinstance(response, Refusal):
+            if isinstance(response, HttpError) and response.close:
                 request.environ["raiden.keep_alive"] = False
-        except REFUSALS as refused:
-            response = problem(refusal(refused))
-        except Exception:  # a fault of ours, or of the user's channel_builder, ends no more than its request
-            log.exception("a request failed", extra={"method": request.method, "path": request.path})
-            response = problem(HttpError(500, "the server failed; its log says why"))
+            response = problem(response)
         if response is not None:
             self.answer(connection, request, response)
 
@@ -324,8 +317,3 @@ def _parser(connection: Connection) -> RequestParser:
 def _is_idle(connection: Connection) -> bool:
     """Nothing is asked of it that was not answered."""
     return not (connection.busy or connection.receiving or connection.closed) and connection.session is None
-
-
-def refusal(error: Exception) -> HttpError:
-    """What the client is told where the server can't, or will not, do what it asks."""
-    return HttpError(status_of(error), str(error))

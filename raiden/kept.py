@@ -20,6 +20,7 @@ from raiden.filters import Filters
 from raiden.history import MAX_KEPT, StoreFailed, TooLargeToKeep
 from raiden.history.client import History
 from raiden.message import Cursor, check_subscription
+from raiden.refusals import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -168,5 +169,5 @@ def _rows(value: bytes) -> dict[str, Row] | None:
             )
             for name, row in rows.items()
         }
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (Refusal, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -22,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from raiden import strict_json
+from raiden.refusals import Invalid
 from raiden.strict_json import InvalidPayload
 
 MAX_CHANNEL_BYTES = 255
@@ -54,8 +55,12 @@ _PROOF = re.compile("[0-9a-f]{12}")
 UNPROVED = "0" * PROOF_DIGITS
 
 
-class InvalidChannel(ValueError):
+class InvalidChannel(Invalid):
     """The name can't be a channel's or a pattern's; the text says why."""
+
+
+class InvalidCursor(Invalid):
+    """The text is no cursor; it says how one looks."""
 
 
 class InvalidFrame(ValueError):
@@ -83,13 +88,13 @@ class Cursor(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Raise ValueError unless the text is ``epoch:offset``, with a decimal offset below 2^63, or
+        """Raise InvalidCursor unless the text is ``epoch:offset``, with a decimal offset below 2^63, or
         ``epoch:offset:proof``, with a proof of 12 hexadecimal digits."""
         epoch, _, rest = text.partition(":")
         offset, colon, proof = rest.partition(":")
         number = epoch.isalnum() and offset.isascii() and offset.isdigit() and len(offset) < 20
         if not number or int(offset) >= 1 << 63 or (colon and not _PROOF.fullmatch(proof)):
-            raise ValueError(f"{text[:64]!r} is no cursor: pass one as it was received, like 'k3x9:41:8c1f02d9e7ab'")
+            raise InvalidCursor(f"{text[:64]!r} is no cursor: pass one as it was received, like 'k3x9:41:8c1f02d9e7ab'")
         return cls(epoch, int(offset), proof)
 
     def __str__(self) -> str:

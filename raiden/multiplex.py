@@ -27,7 +27,6 @@ from gevent.lock import Semaphore
 from raiden import commands, encoding, faults, in_band
 from raiden.backend import NotInForce
 from raiden.bell import Bells
-from raiden.commands import CommandError
 from raiden.connection import Connection, Wheel
 from raiden.durable import Claim, Consumer
 from raiden.filters import Filters
@@ -45,7 +44,7 @@ from raiden.near import did_you_mean
 from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_NACK_DELAY, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
 from raiden.payload import WRAPPING, check_key, check_size
 from raiden.recovery import Beginning, Recovery
-from raiden.refusals import REFUSALS, status_of
+from raiden.refusals import Conflict, Forbidden, Invalid, NoHistory, NotFound, Refusal, TooManyRequests, attempt
 from raiden.router import Router
 from raiden.sessions import REPLAY_BYTES, REPLAY_PATIENCE, Socket
 from raiden.strict_json import json_payload
@@ -103,15 +102,17 @@ class MultiplexSocket(Socket):
             known = _COMMANDS.get(command["cmd"])
             if known is None:
                 name = command["cmd"]
-                raise CommandError(400, f"unknown cmd {name[:100]!r}{did_you_mean(name, _COMMANDS)}")
+                raise Invalid(f"unknown cmd {name[:100]!r}{did_you_mean(name, _COMMANDS)}")
             commands.check_members(command)
             return known(self, command)
 
-        result = _guarded(perform)
+        result = attempt("a command", perform)
         if result is not None:
             self.reply(number, result)
 
-    def reply(self, number: Any, result: Result) -> None:
+    def reply(self, number: Any, result: Result | Refusal) -> None:
+        if isinstance(result, Refusal):
+            result = {"error": {"code": result.status, "message": result.detail}}
         data = result if isinstance(result, bytes) else encoding.dumps(result)
         if number is not None:
             data = b'{"id":%b%b%b' % (encoding.dumps(number), b"," if len(data) > 2 else b"", data[1:])
@@ -124,18 +125,19 @@ class MultiplexSocket(Socket):
         """Reply with what ``work`` returns, if anything; ``after`` is called behind the reply of one that succeeds. If
         ``work`` ``waits``, that is later."""
         if self.waiting >= self.max_subscriptions:
-            raise CommandError(429, "too many commands at once: wait for their replies")
+            raise TooManyRequests("too many commands at once: wait for their replies")
         self.waiting += 1
 
         def answer() -> None:
             try:
-                result = _guarded(work)
+                result = attempt("a command", work)
             finally:
                 self.waiting -= 1
             if result is not None and not self.connection.closed:
                 self.reply(command.get("id"), result)
-                succeeded = not (isinstance(result, dict) and "error" in result)
-                if after is not None and succeeded and not faults.call("what follows a command", after):
+                if after is None or isinstance(result, Refusal):
+                    return
+                if not faults.call("what follows a command", after):
                     self.fail()
 
         if waits:
@@ -203,9 +205,9 @@ class MultiplexSocket(Socket):
             return
         name = check_subscription(commands.channel_of(command))
         if name in self.subscriptions:
-            raise CommandError(409, "already subscribed: unsubscribe first to change filters")
+            raise Conflict("already subscribed: unsubscribe first to change filters")
         if len(self.subscriptions) + len(self.consumers) >= self.max_subscriptions:
-            raise CommandError(403, f"at most {self.max_subscriptions} subscriptions on a connection")
+            raise Forbidden(f"at most {self.max_subscriptions} subscriptions on a connection")
         starts = commands.starts_of(command, name)
         filters = commands.filters_of(command.get("filters") or {})
         self._begin_later(command, {name: filters}, starts, lambda told: {"channel": name, **told[name]})
@@ -265,7 +267,7 @@ class MultiplexSocket(Socket):
         known = Beginning.is_known(self.router, list(wanted), starts) and self.session.id is None and session is None
         try:
             self._later(command, work, after, waits=not known)
-        except CommandError:
+        except Refusal:
             fail()
             raise
 
@@ -278,7 +280,7 @@ class MultiplexSocket(Socket):
         if "durable" in command:
             return self._unconsume(command, name)
         if name not in self.subscriptions:
-            raise CommandError(404, "not subscribed to that channel")
+            raise NotFound("not subscribed to that channel")
         result: Result = {"channel": name}
         if self.session.id is None:
             self.unsubscribe(name)
@@ -298,18 +300,15 @@ class MultiplexSocket(Socket):
     def _publish(self, command: dict[str, Any]) -> None:
         name = check_channel(commands.channel_of(command))
         if "data" not in command:
-            raise CommandError(400, "publish needs data: any JSON value")
+            raise Invalid("publish needs data: any JSON value")
         key = command.get("key")
         if key is not None:
             check_key(key, self.router.keeps(name))
         message = Message(name, Kind.JSON, json_payload(command["data"]))
         check_size(message.kind, message.payload, self.max_message)
 
-        def published(number: Any, outcome: Cursor | Exception | None) -> None:
-            if isinstance(outcome, Exception):
-                self.reply(number, {"error": {"code": 503, "message": str(outcome)}})
-            else:
-                self.reply(number, {} if outcome is None else {"cursor": str(outcome)})
+        def published(number: Any, outcome: Cursor | Refusal | None) -> None:
+            self.reply(number, {"cursor": str(outcome)} if isinstance(outcome, Cursor) else outcome or {})
 
         self.router.publish_one(message, published, command.get("id"), key=key)
 
@@ -338,14 +337,14 @@ class MultiplexSocket(Socket):
         name, durable = check_channel(commands.channel_of(command)), commands.durable_of(command)
         self._history_of(name)
         if "filters" in command:
-            raise CommandError(400, "a durable subscription has no filters: its messages are shared out as they are")
+            raise Invalid("a durable subscription has no filters: its messages are shared out as they are")
         if "last" in command:
-            raise CommandError(400, "a durable subscription begins since a cursor, not with the last messages")
+            raise Invalid("a durable subscription begins since a cursor, not with the last messages")
         acknowledged = commands.flag_of(command, "ack")
         if (name, durable) in self.consumers:
-            raise CommandError(409, "already subscribed: unsubscribe first")
+            raise Conflict("already subscribed: unsubscribe first")
         if len(self.subscriptions) + len(self.consumers) >= self.max_subscriptions:
-            raise CommandError(403, f"at most {self.max_subscriptions} subscriptions on a connection")
+            raise Forbidden(f"at most {self.max_subscriptions} subscriptions on a connection")
         consumer = Consumer(
             self.bells, name, durable,
             window=commands.number_of(command, "window", WINDOW, 1, MAX_WINDOW),
@@ -373,7 +372,7 @@ class MultiplexSocket(Socket):
 
         try:
             self._later(command, work, after)
-        except CommandError:
+        except Refusal:
             self._end_consumer(name, durable)
             raise
 
@@ -402,10 +401,10 @@ class MultiplexSocket(Socket):
     def _send_claims(self, consumer: Consumer, durable: str, claims: list[Claim]) -> bool:
         """Send claims as fast as the peer reads them; False where it does not, or unsubscribes meanwhile."""
         size = 0
-        for number, (message, attempt) in enumerate(claims, 1):
+        for number, (message, attempts) in enumerate(claims, 1):
             if consumer.over:
                 return False
-            data = encoding.text_frame(encoding.claim(durable, message, attempt))
+            data = encoding.text_frame(encoding.claim(durable, message, attempts))
             self.connection.send(data)
             size += len(data)
             if size > REPLAY_BYTES or number == len(claims):
@@ -425,7 +424,7 @@ class MultiplexSocket(Socket):
         name, durable = commands.channel_of(command), commands.durable_of(command)
         consumer = self.consumers.get((name, durable))
         if consumer is None:
-            raise CommandError(404, "not subscribed to that channel by that name")
+            raise NotFound("not subscribed to that channel by that name")
         cursors, rejected = commands.cursors_of(command), command["cmd"] == "nack"
         delay = commands.number_of(command, "delay", 0.0, 0.0, MAX_NACK_DELAY)
 
@@ -438,7 +437,7 @@ class MultiplexSocket(Socket):
 
         try:
             self._later(command, work)
-        except CommandError:
+        except Refusal:
             consumer.take_back(taken)
             raise
 
@@ -447,7 +446,7 @@ class MultiplexSocket(Socket):
         history = self._history()  # by its settings, the channel may keep none any more
         forget = commands.flag_of(command, "forget")
         if not self._end_consumer(name, durable) and not forget:
-            raise CommandError(404, "not subscribed to that channel by that name")
+            raise NotFound("not subscribed to that channel by that name")
         result = {"channel": name, "durable": durable}
         if not forget:
             return result
@@ -480,21 +479,21 @@ class MultiplexSocket(Socket):
         session, since = command.get("session"), command.get("since")
         since = {} if since is None else since
         if not isinstance(session, str) or not _SESSION.fullmatch(session) or not isinstance(since, dict):
-            raise CommandError(400, 'resume is like {"cmd": "resume", "session": "...", "since": {"a": "k3x9:41"}}')
+            raise Invalid('resume is like {"cmd": "resume", "session": "...", "since": {"a": "k3x9:41"}}')
         if self.subscriptions:
-            raise CommandError(409, "resume before anything is subscribed")
+            raise Conflict("resume before anything is subscribed")
         told = {name: commands.parse_cursor(text) for name, text in since.items()}
         self._history()
 
         def work() -> None:
             taken = self.session.take(session)
             if taken is None:
-                raise CommandError(404, "no such session, or it is over: subscribe anew")
+                raise NotFound("no such session, or it is over: subscribe anew")
             rows = taken.rows
             undo = partial(self.session.give_back, session, taken.before)
             if self.subscriptions:
                 undo()
-                raise CommandError(409, "resume before anything is subscribed")
+                raise Conflict("resume before anything is subscribed")
             starts = {name: Start(row.place) for name, row in rows.items() if row.place}
             starts.update({name: Start(place) for name, place in told.items() if name in rows})
             wanted = {name: row.filters for name, row in rows.items()}
@@ -521,12 +520,12 @@ class MultiplexSocket(Socket):
     def _history(self) -> History:
         history = self.router.backend.history
         if history is None:
-            raise CommandError(400, "this node keeps no history (store = 'none')")
+            raise Invalid("this node keeps no history (store = 'none')")
         return history
 
     def _history_of(self, name: str) -> History:
         if not self.router.keeps(name):
-            raise CommandError(400, "the channel keeps no history (history_size)")
+            raise NoHistory
         return self._history()
 
 
@@ -541,14 +540,3 @@ _COMMANDS: dict[str, Callable[..., Result | None]] = {
     "resume": MultiplexSocket._resume,
     "ping": lambda socket, command: {},
 }
-
-
-def _guarded(work: Callable[[], Result | None]) -> Result | None:
-    """What ``work`` returns, or the error that answers the command."""
-    try:
-        return work()
-    except CommandError as error:
-        code, text = error.code, str(error)
-    except REFUSALS as refused:
-        code, text = status_of(refused), str(refused)
-    return {"error": {"code": code, "message": text}}

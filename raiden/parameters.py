@@ -10,9 +10,10 @@ from raiden import fields
 from raiden.filters import Filters
 from raiden.history import EARLIEST, Start, check_durable
 from raiden.history.chain import MAX_PAST
-from raiden.http import HttpError, Request
-from raiden.message import Cursor, unquote
+from raiden.http import Request
+from raiden.message import Cursor, InvalidCursor, unquote
 from raiden.near import did_you_mean
+from raiden.refusals import Invalid
 
 # Messages that `_last` may ask for; a page of the history has at most as many.
 MAX_LAST = 1000
@@ -48,7 +49,7 @@ def query_pairs(request: Request) -> list[tuple[str, str]]:
 
 def filters(request: Request, query: list[tuple[str, str]]) -> Filters:
     """What is left of the query: no parameter with ``_`` is a filter but ``_filter.NAME``, which is one by any name;
-    nor is ``channel`` where it names what to follow, nor what tells the last event's id. Raises HttpError 400 for the
+    nor is ``channel`` where it names what to follow, nor what tells the last event's id. Raises Invalid for the
     name of a parameter without its ``_``: it was hardly meant as a filter."""
     own = "channel" if request.environ["raiden.path"] == "/-/subscribe" else None
     pairs = []
@@ -56,18 +57,18 @@ def filters(request: Request, query: list[tuple[str, str]]) -> Filters:
         if key.startswith(_FILTER):
             pairs.append((key.removeprefix(_FILTER), value))
         elif f"_{key}" in SUBSCRIBE:
-            raise HttpError(400, f"{key} would be a filter: write _{key}, or to filter by that field {_FILTER}{key}")
+            raise Invalid(f"{key} would be a filter: write _{key}, or to filter by that field {_FILTER}{key}")
         elif not key.startswith("_") and key != own and not _tells_last(key, value):
             pairs.append((key, value))
     return Filters(pairs)
 
 
 def check(query: Sequence[tuple[str, str]], known: frozenset[str]) -> None:
-    """Raise HttpError 400 for a parameter that begins with ``_`` and is none of the ``known``. A bare ``_`` is what
+    """Raise Invalid for a parameter that begins with ``_`` and is none of the ``known``. A bare ``_`` is what
     browsers' libraries add to be answered anew."""
     for key, _ in query:
         if key.startswith("_") and key != "_" and key not in known and not (known and key.startswith(_FILTER)):
-            raise HttpError(400, f"unknown parameter {key[:100]}{did_you_mean(key, known, '')}")
+            raise Invalid(f"unknown parameter {key[:100]}{did_you_mean(key, known, '')}")
 
 
 def _tells_last(key: str, value: str) -> bool:
@@ -76,52 +77,49 @@ def _tells_last(key: str, value: str) -> bool:
         return False
     try:
         return value == "" or bool([Cursor.parse(text) for text in value.split(",")])
-    except ValueError:
+    except InvalidCursor:
         return False
 
 
 def flag(query: dict[str, str], name: str) -> bool:
-    """A parameter that is 1 or 0; raises HttpError 400."""
+    """A parameter that is 1 or 0; raises Invalid."""
     value = query.get(name, "0")
     if value not in ("0", "1"):
-        raise HttpError(400, f"{name} is 1 or 0, like {name}=1")
+        raise Invalid(f"{name} is 1 or 0, like {name}=1")
     return value == "1"
 
 
 def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dict[str, Start]:
     """Where each name begins, if the request says so: ``Last-Event-ID``, which a browser sends when it comes back, or
     what stands for it in the query, else ``_since``, else ``_last``. For several names a position is a cursor for each,
-    in their order. HttpError 400 for what is no position."""
+    in their order. Invalid for what is no position."""
     last = [value for key, value in query.items() if value and _tells_last(key, value)]
     since = request.fields.get("last-event-id") or (last[-1] if last else query.get("_since"))
-    try:
-        if since == "earliest":
-            return dict.fromkeys(names, Start())
-        if since is not None:
-            cursors = [parse_since(text) for text in since.split(",")]
-            if names and len(cursors) != len(names):
-                raise ValueError(f"a position in {len(names)} channels has a cursor for each, like 'k3x9:41,m2d8:7'")
-            return {name: Start(cursor) for name, cursor in zip(names, cursors, strict=False)}
-        if "_last" in query:
-            return dict.fromkeys(names, Start(last=number(query, "_last", MAX_LAST)))
-    except ValueError as error:
-        raise HttpError(400, str(error)) from None
+    if since == "earliest":
+        return dict.fromkeys(names, Start())
+    if since is not None:
+        cursors = [parse_since(text) for text in since.split(",")]
+        if names and len(cursors) != len(names):
+            raise Invalid(f"a position in {len(names)} channels has a cursor for each, like 'k3x9:41,m2d8:7'")
+        return {name: Start(cursor) for name, cursor in zip(names, cursors, strict=False)}
+    if "_last" in query:
+        return dict.fromkeys(names, Start(last=number(query, "_last", MAX_LAST)))
     return {}
 
 
 def parse_since(text: str) -> Cursor:
-    """A cursor where a subscription, or a page, may begin; raises ValueError, which says what else may stand there."""
+    """A cursor where a subscription, or a page, may begin; raises Invalid, which says what else may stand there."""
     try:
         return Cursor.parse(text)
-    except ValueError as error:
-        raise ValueError(f"{error}, or 'earliest'; leave it out to begin with what comes next") from None
+    except InvalidCursor as error:
+        raise Invalid(f"{error}, or 'earliest'; leave it out to begin with what comes next") from None
 
 
 def number(query: dict[str, str], name: str, most: int, least: int = 1) -> int:
-    """A parameter that is a whole number from ``least`` to ``most``; raises ValueError."""
+    """A parameter that is a whole number from ``least`` to ``most``; raises Invalid."""
     text = query[name]
     if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
-        raise ValueError(f"{name} is a whole number from {least} to {most}, like {name}=10")
+        raise Invalid(f"{name} is a whole number from {least} to {most}, like {name}=10")
     return int(text)
 
 
@@ -131,7 +129,7 @@ def wait(request: Request, query: dict[str, str]) -> float | None:
     if text is None:
         return None
     if not _SECONDS.fullmatch(text):
-        raise HttpError(400, "wait is a number of seconds, like _wait=25, _wait=0.5 or Prefer: wait=25")
+        raise Invalid("wait is a number of seconds, like _wait=25, _wait=0.5 or Prefer: wait=25")
     return float(text)
 
 
@@ -159,7 +157,7 @@ class Durable(NamedTuple):
 
 
 def durable(query: dict[str, str]) -> Durable:
-    """``_durable`` and the parameters that go with it; raises ValueError."""
+    """``_durable`` and the parameters that go with it; raises Invalid."""
     since = query.get("_since")
     return Durable(
         check_durable(query["_durable"]),
@@ -177,5 +175,5 @@ def _cursors(query: dict[str, str], name: str) -> list[Cursor]:
     history has."""
     found = [Cursor.parse(text) for text in query.get(name, "").split(",") if text]
     if len({cursor.epoch for cursor in found}) > MAX_PAST + 1:
-        raise ValueError(f"{name} has cursors of at most {MAX_PAST + 1} epochs: a history knows no more")
+        raise Invalid(f"{name} has cursors of at most {MAX_PAST + 1} epochs: a history knows no more")
     return found

@@ -13,6 +13,7 @@ from raiden.history import MAX_KEY
 from raiden.http import HttpError, Request
 from raiden.limits import HttpLimits
 from raiden.message import Kind, is_unicode
+from raiden.refusals import TooLarge
 from raiden.strict_json import InvalidPayload, json_payload
 
 # Bytes that stand around a message at most where it goes out as JSON, as in a reply to the command `history`: names of
@@ -28,10 +29,6 @@ _TYPE = re.compile(rf"{fields.TOKEN}/{fields.TOKEN}")
 # How JSON objects, arrays and strings begin. In a form these characters are percent-encoded.
 _BEGINNING = re.compile(rb'[ \t\r\n]*+[{\["]')
 _USE_JSON = "send JSON with 'Content-Type: application/json' (curl --json)"
-
-
-class TooLarge(InvalidPayload):
-    """The batch, or the message, is larger than a limit; the text says which."""
 
 
 def check_coding(request: Request) -> None:

@@ -17,6 +17,7 @@ from gevent.event import AsyncResult
 from raiden.backend import Backend
 from raiden.encoding import dumps
 from raiden.history import StoreFailed
+from raiden.refusals import Unavailable
 
 # Seconds that an asker waits: for the question under way, and for some before its own.
 PATIENCE = 5.0
@@ -24,7 +25,7 @@ PATIENCE = 5.0
 MAX_WAITING = 1000
 
 
-class TooManyQuestions(Exception):
+class TooManyQuestions(Unavailable):
     """Others ask so much that this question does not get its turn."""
 
 

@@ -11,6 +11,7 @@ from raiden import parameters
 from raiden.history import FIRST, FiguresAsked, StoreFailed
 from raiden.history.client import LOST, History
 from raiden.questions import Questions, TooManyQuestions
+from raiden.refusals import Invalid
 
 # Durable subscriptions of a page.
 MAX_ROWS = 100
@@ -28,7 +29,7 @@ class Queues:
 
     def page(self, query: Mapping[str, str]) -> dict[str, Any]:
         """Those of channels that begin with ``_prefix``, or of the ``_channel``, with the name ``_durable``, behind
-        ``_after``: the ``next`` of another page. Waits; raises ValueError, StoreFailed and TooManyQuestions."""
+        ``_after``: the ``next`` of another page. Waits; raises Invalid, StoreFailed and TooManyQuestions."""
         limit = parameters.number(dict(query), "_limit", MAX_ROWS) if "_limit" in query else MAX_ROWS
         after = _place(query["_after"]) if "_after" in query else FIRST
         names = [query.get(name, "") for name in ("_prefix", "_channel", "_durable")]
@@ -58,5 +59,5 @@ def _place(text: str) -> tuple[str, str]:
     try:
         channel, _, name = base64.b64decode(padded, b"-_", validate=True).decode().partition("\0")
     except (binascii.Error, ValueError):
-        raise ValueError("_after is the 'next' of the page before, as it came") from None
+        raise Invalid("_after is the 'next' of the page before, as it came") from None
     return channel, name

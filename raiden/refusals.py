@@ -1,27 +1,94 @@
-"""Why something that was asked for was not done, as a status (RFC 9110 section 15), whatever door it came in by."""
+"""Refusals: why something that was asked for is not done, by whatever door the request came in.
+
+Each layer raises its own kinds, which inherit from the classes here; the doors ask `attempt` to call what may be
+refused, and write the refusal in their own form: a response, a reply to a command, an answer's frames.
+"""
 
 from __future__ import annotations
 
-from raiden.auth import Forbidden
-from raiden.backend import BackboneFull, NotInForce
-from raiden.bell import TooManyConsumers
-from raiden.filters import InvalidFilters
-from raiden.history import StoreFailed, TooLargeToKeep
-from raiden.message import InvalidChannel
-from raiden.payload import TooLarge
-from raiden.questions import TooManyQuestions
-from raiden.strict_json import InvalidPayload
-from raiden.table import TooManyChannels
+import logging
+from collections.abc import Callable
+from typing import TypeVar
 
-_STATUS: dict[type[Exception], int] = {
-    InvalidChannel: 400, InvalidFilters: 400, InvalidPayload: 400, TooLarge: 413, Forbidden: 403, BackboneFull: 503,
-    NotInForce: 503, StoreFailed: 503, TooLargeToKeep: 413, TooManyChannels: 503, TooManyConsumers: 503,
-    TooManyQuestions: 503,
-}  # fmt: skip
-# What can be refused so; the text says what to do.
-REFUSALS = tuple(_STATUS)
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
-def status_of(error: Exception) -> int:
-    """The status of one of the `REFUSALS`."""
-    return _STATUS[type(error)]
+class Refusal(Exception):
+    """A request that is not done. ``status`` is an HTTP status (RFC 9110 section 15) in every protocol, and ``detail``
+    tells the client what to do."""
+
+    status: int = 500
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class Invalid(Refusal):
+    """The request is malformed, or contradicts itself."""
+
+    status = 400
+
+
+class Forbidden(Refusal):
+    """The client may not do that."""
+
+    status = 403
+
+
+class NotFound(Refusal):
+    """There is no such thing."""
+
+    status = 404
+
+
+class Conflict(Refusal):
+    """The request does not fit what was done before."""
+
+    status = 409
+
+
+class TooLarge(Refusal):
+    """The request has more bytes, or more parts, than a limit allows."""
+
+    status = 413
+
+
+class TooManyRequests(Refusal):
+    """The client has too many requests under way."""
+
+    status = 429
+
+
+class Unavailable(Refusal):
+    """The node can't do it now: try again later."""
+
+    status = 503
+
+
+class NoHistory(NotFound):
+    """The channel has no history."""
+
+    def __init__(self) -> None:
+        super().__init__("the channel keeps no history: set its history_size")
+
+
+class Fault(Refusal):
+    """An error of the server's own, or of an application's `channel_builder`."""
+
+    def __init__(self) -> None:
+        super().__init__("the server failed; its log says why")
+
+
+def attempt(what: str, work: Callable[..., Result], *arguments: object, **extra: object) -> Result | Refusal:
+    """Call ``work``: its result, or why it was refused. Any other exception is logged, with ``what`` failed and these
+    ``extra`` values, and ends no more than this request."""
+    try:
+        return work(*arguments)
+    except Refusal as refusal:
+        return refusal.with_traceback(None)  # its frames would keep what the client has sent
+    except Exception:
+        log.exception("%s failed", what, extra=extra)
+        return Fault()

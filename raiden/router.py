@@ -27,6 +27,7 @@ from raiden.filters import Filters
 from raiden.history import EARLIEST, Appended, Gap, StoreFailed
 from raiden.message import Cursor, Kind, Message, runs
 from raiden.pace import Pace
+from raiden.refusals import Refusal
 from raiden.repair import Orders, Repaired
 from raiden.stats import Stats
 from raiden.table import MAX_ROWS, Group, Sink, Subscriber, Subscription, Table, Topic, clients_of
@@ -51,8 +52,8 @@ DROPPED_AT_ONCE = 500
 LOST = Gap("", 0, 0)
 
 
-Published = Callable[[list[list[Cursor]] | Exception], None]
-Answered = Callable[[Any, "Cursor | Exception | None"], None]
+Published = Callable[[list[list[Cursor]] | Refusal], None]
+Answered = Callable[[Any, "Cursor | Refusal | None"], None]
 
 
 class Router:
@@ -191,7 +192,7 @@ class Router:
         """Publish what waits for the end of the turn."""
         batches, self._batches = self._batches, {}
         self._to_store = 0
-        answers: list[tuple[list[tuple[Answered, Any]], Sequence[Exception | None]]] = []
+        answers: list[tuple[list[tuple[Answered, Any]], Sequence[Refusal | None]]] = []
         for messages, askers, keeps in batches.values():
             if not keeps:
                 answers.append((askers, self._publish_runs(messages)))
@@ -208,9 +209,9 @@ class Router:
         for askers, outcomes in answers:
             _tell_all(askers, outcomes)
 
-    def _publish_runs(self, messages: Sequence[Message]) -> list[Exception | None]:
+    def _publish_runs(self, messages: Sequence[Message]) -> list[Refusal | None]:
         """Publish messages of one channel, which has no history. Returns why each was not."""
-        outcomes: list[Exception | None] = []
+        outcomes: list[Refusal | None] = []
         for run in runs(messages):
             outcome = None
             try:
@@ -226,7 +227,7 @@ class Router:
         def stored(result: list[Appended] | StoreFailed) -> None:
             if isinstance(result, list):
                 self._count(messages)
-            outcomes: Sequence[Cursor | Exception]
+            outcomes: Sequence[Cursor | Refusal]
             outcomes = result[0].cursors() if isinstance(result, list) else [result] * len(askers)
             _tell_all(askers, outcomes)
 
@@ -580,7 +581,7 @@ def _flush(sinks: Iterable[Sink]) -> None:
             faults.report("a delivery to a client")
 
 
-def _tell_all(askers: Sequence[tuple[Answered, Any]], outcomes: Sequence[Cursor | Exception | None]) -> None:
+def _tell_all(askers: Sequence[tuple[Answered, Any]], outcomes: Sequence[Cursor | Refusal | None]) -> None:
     """Tell each of the askers its outcome; what fails at one does not keep the others from hearing."""
     for (done, asker), outcome in zip(askers, outcomes, strict=True):
         try:
@@ -589,6 +590,6 @@ def _tell_all(askers: Sequence[tuple[Answered, Any]], outcomes: Sequence[Cursor 
             faults.report("an answer to a publisher")
 
 
-def _only(outcome: list[list[Cursor]] | Exception) -> Cursor | Exception | None:
+def _only(outcome: list[list[Cursor]] | Refusal) -> Cursor | Refusal | None:
     """The cursor of the one message of the one group."""
-    return outcome if isinstance(outcome, Exception) else next(iter(outcome[0]), None)
+    return outcome if isinstance(outcome, Refusal) else next(iter(outcome[0]), None)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from raiden import encoding, tcp, websocket
-from raiden.backend import BackboneFull
 from raiden.connection import Connection, Wheel
 from raiden.filters import Filters
 from raiden.heads import Repeated
@@ -24,8 +23,9 @@ from raiden.message import (
     Kind,
     Message,
 )
-from raiden.payload import TooLarge, check_size
+from raiden.payload import check_size
 from raiden.recovery import Batch, Beginning, Recovery
+from raiden.refusals import Refusal, TooLarge
 from raiden.router import Router
 from raiden.strict_json import InvalidPayload, json_payload
 from raiden.table import Subscription
@@ -510,10 +510,9 @@ class Socket(Lasting):
         else:
             try:
                 self.message(event)  # type: ignore[arg-type]
-            except (BackboneFull, StoreFailed) as error:
-                self.goodbye(websocket.TRY_LATER, str(error))
-            except TooLarge as refused:
-                self.goodbye(websocket.TOO_LARGE, str(refused))
+            except Refusal as refusal:
+                code = websocket.TOO_LARGE if isinstance(refusal, TooLarge) else websocket.TRY_LATER
+                self.goodbye(code, refusal.detail)
 
     def settle(self) -> None:
         """Send what the protocol has to say by itself."""
@@ -529,9 +528,9 @@ class Socket(Lasting):
             check_size(message.kind, message.payload, self.max_message)
             self.router.publish_one(message, Socket._published, self)
 
-    def _published(self, outcome: Cursor | Exception | None) -> None:
-        if isinstance(outcome, Exception):
-            self.goodbye(websocket.TRY_LATER, str(outcome))
+    def _published(self, outcome: Cursor | Refusal | None) -> None:
+        if isinstance(outcome, Refusal):
+            self.goodbye(websocket.TRY_LATER, outcome.detail)
 
     def tick(self) -> None:
         connection = self.connection

@@ -19,6 +19,8 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from raiden.refusals import Invalid
+
 # Arrays and objects within each other.
 MAX_DEPTH: Final = 512
 TOO_DEEP = f"JSON nested too deeply: at most {MAX_DEPTH} arrays and objects in each other"
@@ -39,7 +41,7 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _MAX_DIGITS = 300
 
 
-class InvalidPayload(ValueError):
+class InvalidPayload(Invalid):
     """The payload is not what its content type says; the text says why."""
 
 

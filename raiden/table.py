@@ -14,6 +14,7 @@ from raiden.filters import Filters
 from raiden.history import Gap
 from raiden.message import topic
 from raiden.prefixes import Prefixes
+from raiden.refusals import Unavailable
 from raiden.selection import Selection
 from raiden.sorted_names import SortedNames
 
@@ -24,7 +25,7 @@ REMEMBERED, FEW = 10_000, 8
 MAX_ROWS, LOOKS = 1000, 3
 
 
-class TooManyChannels(Exception):
+class TooManyChannels(Unavailable):
     """The worker carries as many channels, or as long names, as it may (`max_channels`, `max_channel_bytes`)."""
 
 

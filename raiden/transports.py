@@ -17,6 +17,7 @@ from raiden.http import Fields, HttpError, Json, Request, add_fields, stream_byt
 from raiden.in_band import Told
 from raiden.multiplex import MultiplexSocket
 from raiden.parser import RequestParser
+from raiden.refusals import Refusal
 from raiden.router import Router
 from raiden.sessions import Lasting, MergedEvents, Poll, Session, Socket, Stream, Waiter
 from raiden.unfinished import Unfinished
@@ -98,8 +99,9 @@ def stream_head(request: Request, asked: Asked, form: str) -> tuple[Fields, Enco
     return (("Content-Type", content_type), _AT_ONCE, ("X-Accel-Buffering", "no")), encode
 
 
-def refused(opening: Opening, error: HttpError) -> HttpError:
-    """The error as the client of this transport is told of it."""
+def refused(opening: Opening, refusal: Refusal) -> HttpError:
+    """The refusal as the client of this transport is told of it."""
+    error = HttpError(refusal.status, refusal.detail)
     error.event = opening.transport == "event"
     return error
 

@@ -33,6 +33,7 @@ from raiden.limits import HttpLimits
 from raiden.message import Cursor, Kind, Message, check_channel
 from raiden.origins import Origins
 from raiden.payload import check_size
+from raiden.refusals import Refusal
 from raiden.reserved import Reserved
 from raiden.router import Router
 from raiden.service import READY, Service
@@ -112,10 +113,10 @@ class Worker(Service):
             raise InvalidPayload(TOO_DEEP) from None
         check_size(Kind.JSON, data, self.max_message)
         message = Message(check_channel(channel), Kind.JSON, data)
-        outcome: gevent.event.AsyncResult[Cursor | Exception | None] = gevent.event.AsyncResult()
+        outcome: gevent.event.AsyncResult[Cursor | Refusal | None] = gevent.event.AsyncResult()
         self.router.publish_one(message, lambda _, what: outcome.set(what), None)
         what = outcome.get()
-        if isinstance(what, Exception):
+        if isinstance(what, Refusal):
             raise what
         return what
 

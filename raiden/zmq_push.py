@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 import gevent
 
-from raiden.auth import Client, Forbidden
+from raiden.auth import Client
 from raiden.backend import BackboneFull
 from raiden.connection import Connection
 from raiden.history import StoreFailed
-from raiden.message import Cursor, InvalidChannel, Kind, Message
+from raiden.message import Cursor, Kind, Message
+from raiden.refusals import Refusal
 from raiden.strict_json import InvalidPayload
 from raiden.zmq_sessions import BYTES, RETRY, Common, Session, channel_of, kind_of
 from raiden.zmtp import Alike, Event
@@ -50,8 +51,8 @@ class Pusher(Session):
         content_type = rest[0] if rest else b""
         try:
             name = channel_of(self.client, channel)
-        except (InvalidChannel, Forbidden) as error:
-            self._refuse(error, len(payloads))
+        except Refusal as refusal:
+            self._refuse(refusal, len(payloads))
             return
         kind, now = _RAW, time.time_ns() // 1000
         # The hot path are bytes of an ordinary size.
@@ -69,16 +70,16 @@ class Pusher(Session):
         for payload in payloads:
             try:
                 found, data = kind_of(payload, content_type, most)
-            except ValueError as error:  # an InvalidPayload, or a fault of ours, which must not end the good ones
-                self._refuse(error)
+            except Refusal as refusal:
+                self._refuse(refusal)
                 continue
             good.append(data)
             kind = int(found)
         return good, kind
 
-    def _refuse(self, error: Exception, count: int = 1) -> None:
+    def _refuse(self, refusal: Refusal, count: int = 1) -> None:
         self.common.stats.bad_messages += count
-        self.common.say("dropped what a ZeroMQ client pushed", client=self.client.name, reason=str(error))
+        self.common.say("dropped what a ZeroMQ client pushed", client=self.client.name, reason=refusal.detail)
 
     def _publish(self) -> None:
         """Publish what there is. Where the node can't take it, try again later, and read nothing meanwhile."""
@@ -116,8 +117,8 @@ class Pusher(Session):
             runs.append(run[:count])
             room = 0 if most else room - count
 
-        def stored(outcome: list[list[Cursor]] | Exception) -> None:
-            if isinstance(outcome, Exception):
+        def stored(outcome: list[list[Cursor]] | Refusal) -> None:
+            if isinstance(outcome, Refusal):
                 self._runs.extendleft(reversed(runs))
                 self._wait(self._soon)
             else:

@@ -14,10 +14,10 @@ from raiden.auth import Client
 from raiden.connection import Connection
 from raiden.encoding import dumps, gap
 from raiden.history import PAGE_BYTES
-from raiden.http import HttpError, problem_json
+from raiden.http import problem_json
 from raiden.message import Cursor, Message, check_channel
 from raiden.payload import check_key
-from raiden.refusals import REFUSALS, status_of
+from raiden.refusals import Invalid, NoHistory, Refusal, attempt
 from raiden.zmq_sessions import Common, Session, channel_of, kind_of
 from raiden.zmtp import Event, Frames
 
@@ -29,6 +29,7 @@ MAX_REQUESTS, PAGE = 256, 100
 PATIENCE = 10.0
 
 # What answers a request; None: something else will.
+Answer: TypeAlias = "Sequence[bytes] | Refusal | None"
 Task: TypeAlias = "Callable[[], Sequence[bytes] | None]"
 Handler: TypeAlias = "Callable[[Requester, Frames, Frames], Sequence[bytes] | None]"
 
@@ -61,7 +62,7 @@ class Requester(Session):
 
     def _request(self, frames: Frames) -> None:
         if b"" not in frames:
-            self.send(*_refusal(HttpError(400, "begin a request with an empty frame, as REQ does by itself")))
+            self._answer([], Invalid("begin a request with an empty frame, as REQ does by itself"))
             return
         body = frames.index(b"") + 1
         envelope, command = frames[:body], frames[body:]
@@ -69,26 +70,19 @@ class Requester(Session):
         def perform() -> Sequence[bytes] | None:
             handle = _COMMANDS.get(command[0]) if command else None
             if handle is None:
-                raise HttpError(400, f"the first frame is one of {', '.join(name.decode() for name in _COMMANDS)}")
+                raise Invalid(f"the first frame is one of {', '.join(name.decode() for name in _COMMANDS)}")
             return handle(self, envelope, command[1:])
 
-        self._answer(envelope, self._guarded(perform))
+        self._answer(envelope, self._attempt(perform))
 
-    def _answer(self, envelope: Frames, answer: Sequence[bytes] | None) -> None:
+    def _answer(self, envelope: Frames, answer: Answer) -> None:
+        if isinstance(answer, Refusal):
+            answer = _refusal(answer)
         if answer is not None:
             self.send(*envelope, *answer)
 
-    def _guarded(self, task: Task) -> Sequence[bytes] | None:
-        """What the task answers, or why it was not done."""
-        try:
-            return task()
-        except HttpError as error:
-            return _refusal(error)
-        except REFUSALS as error:
-            return _refusal(HttpError(status_of(error), str(error)))
-        except Exception:  # a fault of ours ends no more than its request
-            log.exception("a ZeroMQ request failed", extra={"client": self.client.name})
-            return _refusal(HttpError(500, "the server failed; its log says why"))
+    def _attempt(self, task: Task) -> Answer:
+        return attempt("a ZeroMQ request", task, client=self.client.name)
 
     def _later(self, envelope: Frames, task: Task) -> None:
         """Answer from a greenlet, for what waits."""
@@ -102,12 +96,12 @@ class Requester(Session):
         not read is a slow consumer."""
         while self._tasks and not self.connection.closed:
             envelope, task = self._tasks[0]
-            self._finish(envelope, self._guarded(task))
+            self._finish(envelope, self._attempt(task))
             if not self.connection.wait_until_sent(PATIENCE):
                 self.connection.overflow()
             self._tasks.popleft()
 
-    def _finish(self, envelope: Frames, answer: Sequence[bytes] | None) -> None:
+    def _finish(self, envelope: Frames, answer: Answer) -> None:
         self.waiting -= 1
         self._answer(envelope, answer)
         self._begin()
@@ -122,13 +116,11 @@ class Requester(Session):
         if own_key is not None:
             check_key(own_key, self.common.router.keeps(message.channel))
 
-        def published(envelope: Frames, outcome: Cursor | Exception | None) -> None:
-            def answer() -> Sequence[bytes]:
-                if isinstance(outcome, Exception):
-                    raise outcome
-                return (b"202", b"") if outcome is None else (b"200", outcome.bare.encode())
-
-            self._finish(envelope, self._guarded(answer))
+        def published(envelope: Frames, outcome: Cursor | Refusal | None) -> None:
+            if isinstance(outcome, Cursor):
+                self._finish(envelope, (b"200", outcome.bare.encode()))
+            else:
+                self._finish(envelope, outcome or (b"202", b""))
 
         self.common.router.publish_one(message, published, envelope, key=own_key)
         self.waiting += 1
@@ -139,12 +131,12 @@ class Requester(Session):
             name = check_channel(channel.decode())
             cursor = Cursor.parse(since.decode()) if since else None
             most = parameters.number({"limit": limit.decode()}, "limit", parameters.MAX_LAST) if limit else PAGE
-        except ValueError as error:  # that no text is UTF-8 is one, too
-            raise HttpError(400, str(error)) from None
+        except UnicodeDecodeError as error:
+            raise Invalid(str(error)) from None
         self.client.check("history", name)
         history = self.common.router.backend.history
         if history is None or not self.common.router.keeps(name):
-            raise HttpError(404, "the channel keeps no history: set its history_size")
+            raise NoHistory
 
         def work() -> Sequence[bytes]:
             page = history.after(name, cursor, most)
@@ -165,7 +157,7 @@ class Requester(Session):
         try:
             begin, last = prefix.decode(), after.decode()
         except UnicodeDecodeError as error:
-            raise HttpError(400, str(error)) from None
+            raise Invalid(str(error)) from None
         allowed = self.client.subscribe
 
         def work() -> Sequence[bytes]:
@@ -194,9 +186,9 @@ _COMMANDS: dict[bytes, Handler] = {
 def _arguments(given: Frames, least: int, most: int, form: str) -> Frames:
     """A command's arguments, with an empty one for each that may be left out."""
     if not least <= len(given) <= most:
-        raise HttpError(400, f"the frames are [{form}], of which {most - least} may be left out")
+        raise Invalid(f"the frames are [{form}], of which {most - least} may be left out")
     return given + [b""] * (most - len(given))
 
 
-def _refusal(error: HttpError) -> Sequence[bytes]:
-    return b"%d" % error.status, problem_json(error)
+def _refusal(refusal: Refusal) -> Sequence[bytes]:
+    return b"%d" % refusal.status, problem_json(refusal)

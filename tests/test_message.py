@@ -11,6 +11,7 @@ from raiden.message import (
     VERSION,
     Cursor,
     InvalidChannel,
+    InvalidCursor,
     InvalidFrame,
     Kind,
     Message,
@@ -84,7 +85,7 @@ def test_cursors() -> None:
     ],
 )
 def test_cursors_that_are_none(text: str) -> None:
-    with pytest.raises(ValueError, match="is no cursor"):
+    with pytest.raises(InvalidCursor, match="is no cursor"):
         Cursor.parse(text)
 
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 from raiden.history.chain import EARLIEST as EARLIEST
 from raiden.history.chain import Lives, Past, is_proved
 from raiden.message import PROOF_DIGITS, UNPROVED, Cursor, Message
+from raiden.refusals import Invalid, Unavailable
 
 KEY_WINDOW = 300.0  # seconds
 # Seconds after which a channel that nothing was appended to, and that has no messages left, is forgotten; until then
@@ -43,11 +44,11 @@ LOOKED = 250  # claims whose time is over that one call of `Store.claim` looks a
 
 
 def check_durable(name: Any) -> str:
-    """Return the name of a durable subscription if it may be one, else raise ValueError."""
+    """Return the name of a durable subscription if it may be one, else raise Invalid."""
     if not isinstance(name, str) or not 0 < len(name.encode("utf-8", "surrogatepass")) <= MAX_NAME:
-        raise ValueError(f"durable is a name of 1 to {MAX_NAME} bytes, which consumers share")
+        raise Invalid(f"durable is a name of 1 to {MAX_NAME} bytes, which consumers share")
     if not name.isprintable():
-        raise ValueError("the name of a durable subscription must be printable")
+        raise Invalid("the name of a durable subscription must be printable")
     return name
 
 
@@ -57,7 +58,7 @@ NOBODY_KNOWS = (
 )
 
 
-class StoreFailed(Exception):
+class StoreFailed(Unavailable):
     """The store can't be used now; the text says why. Nothing was appended, unless the connection to a shared store
     ended before its answer came: then nobody knows, the text says so (`NOBODY_KNOWS`), and only a key makes it safe to
     ask again. ``detail`` is what clients may know of it, where that is less: no file and no address."""
@@ -78,6 +79,8 @@ def full(channel: str, size: int) -> str:
 
 class TooLargeToKeep(StoreFailed):
     """A value has more than `MAX_KEPT` bytes."""
+
+    status = 413
 
 
 class Durability(IntEnum):
