@@ -35,11 +35,12 @@ BENCH = [
 
 # What a message passes through. `make wheel` compiles it.
 COMPILED = [
-    "backend", "bell", "brought", "commands", "connection", "door", "durable", "encoding", "flow", "gateway", "heads",
-    "history/chain", "history/channel_row", "history/client", "history/clock", "history/file", "history/pages",
-    "history/pipe", "history/server", "history/sqlite", "http_door", "multiplex", "order", "pace", "parser", "payload",
-    "prefixes", "recovery", "repair", "router", "selection", "sessions", "sockets", "sorted_names", "stats",
-    "strict_json", "table", "topics", "transports", "unfinished", "websocket", "zmq_gateway",
+    "backend", "bell", "brought", "commands", "connection", "door", "durable", "flow", "gateway", "heads",
+    "history/channel_row", "history/client", "history/clock", "history/file", "history/pages", "history/pipe",
+    "history/server", "history/sqlite", "http_door", "model/chain", "model/encoding", "model/payload",
+    "model/strict_json", "multiplex", "order", "pace", "parser", "prefixes", "recovery", "repair", "router",
+    "selection", "sessions", "sockets", "sorted_names", "stats", "table", "topics", "transports", "unfinished",
+    "websocket", "zmq_gateway",
 ]  # fmt: skip
 
 

@@ -41,9 +41,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.tables import print_rows
 from benchmarks.tools import Failed, write_json
-from raiden import __version__, message
+from raiden import __version__, frames
 from raiden.cluster import SEEK_LATER
-from raiden.encoding import dumps
+from raiden.model.encoding import dumps
 from raiden.probe import TIMEOUT
 from raiden.roster import BEAT, Beat, Node, Roster
 
@@ -121,10 +121,10 @@ class Peer:
         self.free_at = 0.0
         ids = len(own.id)
         # What all workers of a node subscribe to is one subscription.
-        names = [message.BEATS, message.ASK]
-        named = [message.INBOX, message.REPORTS, message.ASK + b" ", message.ROSTER]
+        names = [frames.BEATS, frames.ASK]
+        named = [frames.INBOX, frames.REPORTS, frames.ASK + b" ", frames.ROSTER]
         self.topics = [len(name) + 1 for name in names] + [len(name) + ids + 1 for name in named]
-        self.topics += [len(message.ANSWER) + 16 + 1] * workers
+        self.topics += [len(frames.ANSWER) + 16 + 1] * workers
 
     def __hash__(self) -> int:
         return self.number  # sets of them have the same order in each run
@@ -154,7 +154,7 @@ class Peer:
             mesh.after(pause, self.probe, other, since)
             return
         mesh.shake_hands(self, other)
-        topic = len(message.HELLO) + len(self.roster.own.introduction(1)) + 1
+        topic = len(frames.HELLO) + len(self.roster.own.introduction(1)) + 1
         mesh.send(self, other, "hello", framed(10 + topic))
         mesh.after(3 * mesh.way, mesh.serve, other, lambda: other.answer_hello(self, topic))
 
@@ -204,7 +204,7 @@ class Peer:
     def beat(self) -> None:
         """Once a second, and whenever whom it knows or their states have changed."""
         beat = self.say()
-        size = framed(len(message.BEATS) + 1 + len(beat.to_bytes()))
+        size = framed(len(frames.BEATS) + 1 + len(beat.to_bytes()))
         for other in self.heard_by:
             self.mesh.send(self, other, "beat", size)
             self.mesh.after(self.mesh.way, self.mesh.serve, other, lambda other=other: other.hear(self, beat))
@@ -217,7 +217,7 @@ class Peer:
             return
         if other in self.heard_by:
             text = dumps({"from": self.id, "stamp": beat.stamp})
-            self.mesh.send(self, other, "echo", framed(len(message.INBOX) + 16 + 1 + len(text)))
+            self.mesh.send(self, other, "echo", framed(len(frames.INBOX) + 16 + 1 + len(text)))
         if self.roster.hear(beat, self.mesh.now):
             self.beat()
 
@@ -267,7 +267,7 @@ class Nonce:
     that the round is to prove, and leave in the same segment. The first answer acknowledges them, and the cancellation
     that answer."""
 
-    TOPIC = len(message.NONCE) + 16 + 1 + 4 + 1
+    TOPIC = len(frames.NONCE) + 16 + 1 + 4 + 1
 
     def __init__(self, mesh: Mesh, asker: Peer, answered: Callable[[Peer], None], *along: int) -> None:
         self.mesh = mesh
@@ -695,9 +695,9 @@ def beat_of(node: RealNode) -> int:
     try:
         with node.on.inside(), context.socket(zmq.SUB) as sub:
             sub.linger, sub.rcvtimeo = 0, 5000
-            sub.subscribe(message.BEATS)
+            sub.subscribe(frames.BEATS)
             sub.connect(f"tcp://{node.address}")
-            return len(sub.recv()) - len(message.BEATS) - 1
+            return len(sub.recv()) - len(frames.BEATS) - 1
     finally:
         context.destroy(linger=0)
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from raiden.message import InvalidChannel, check_subscription
-from raiden.refusals import Forbidden
+from raiden.model.names import InvalidChannel, check_subscription
+from raiden.model.refusals import Forbidden
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,14 +37,15 @@ import gevent
 import zmq
 from gevent.event import AsyncResult, Event
 
-from raiden import faults, message
-from raiden.channels import Channels
-from raiden.encoding import dumps
+from raiden import faults, frames
 from raiden.forwarder import Addresses
-from raiden.history import Append, Appended, StoreFailed
+from raiden.frames import OWN_TOPICS, InvalidFrame
 from raiden.history.client import History
-from raiden.message import OWN_TOPICS, InvalidFrame, Message
-from raiden.refusals import Unavailable
+from raiden.history.store import Append, Appended, StoreFailed
+from raiden.model.encoding import dumps
+from raiden.model.message import Message
+from raiden.model.options import Channels
+from raiden.model.refusals import Unavailable
 from raiden.roster import InvalidBeat, State
 
 log = logging.getLogger(__name__)
@@ -149,9 +150,9 @@ class Backend:
         self.depth = 0
         self.round_trip = 0.0
         self.round_trip_at = 0.0
-        self._answer_topic = message.ANSWER + self._id
-        self._roster_topic = message.ROSTER + self._own
-        self._ask_topics = (message.ASK, message.ASK + b" " + self._own)
+        self._answer_topic = frames.ANSWER + self._id
+        self._roster_topic = frames.ROSTER + self._own
+        self._ask_topics = (frames.ASK, frames.ASK + b" " + self._own)
         for topic in (*self._ask_topics, self._answer_topic, self._roster_topic):
             self.subscribe(topic + b"\0")
 
@@ -172,7 +173,7 @@ class Backend:
         if self.alone:
             self._publish_alone(messages)
         else:
-            self._send(message.to_frame(messages))
+            self._send(frames.to_frame(messages))
             self.pushed += len(messages)
 
     def _publish_alone(self, messages: Sequence[Message]) -> None:
@@ -231,7 +232,7 @@ class Backend:
             for each, cursor in zip(messages, appended.cursors(), strict=True):
                 each.cursor, each.before = cursor, before
                 before = cursor.proof
-            for run in message.runs(messages):
+            for run in frames.runs(messages):
                 try:
                     self.publish(run)
                 except BackboneFull:
@@ -366,7 +367,7 @@ class Backend:
         """Tell the roster how this worker does, and which state of the roster it goes by."""
         try:
             line = {"worker": self._worker, "serial": self._goes_by, **figures}
-            self._send(message.REPORTS + self._own + b"\0" + dumps(line))
+            self._send(frames.REPORTS + self._own + b"\0" + dumps(line))
         except BackboneFull:
             return  # the next one comes soon
 
@@ -427,7 +428,7 @@ class Backend:
 
     def _run_round(self, timeout: float, *, others: bool = True) -> tuple[str, ...]:
         """Until the nonce has come from this node, and from the ``others``."""
-        topic = message.NONCE + b"%b %d" % (self._id, next(self._numbers))
+        topic = frames.NONCE + b"%b %d" % (self._id, next(self._numbers))
         waiting = self._waiting[topic] = _Waiting()
         started, wait = time.monotonic(), 0.001
         self.subscribe(topic + b"\0")
@@ -501,13 +502,13 @@ class Backend:
     def answer(self, question: Question, text: bytes) -> None:
         asker, _, number = question.reply_to.partition(b" ")
         try:
-            self._send(message.ANSWER + asker + b"\0" + number + b"\0" + text)
+            self._send(frames.ANSWER + asker + b"\0" + number + b"\0" + text)
         except BackboneFull:
             return  # the asker takes those that come in time
 
 
 def _messages(channel: bytes, frame: bytes) -> list[Message]:
     try:
-        return message.from_frame(channel, frame)
+        return frames.from_frame(channel, frame)
     except InvalidFrame:
         return []

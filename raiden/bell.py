@@ -12,10 +12,10 @@ from typing import Protocol
 import gevent
 from gevent.event import Event
 
-from raiden.encoding import Encoding
-from raiden.history import Gap
 from raiden.limits import HttpLimits
-from raiden.refusals import Unavailable
+from raiden.model.encoding import Encoding
+from raiden.model.page import Gap
+from raiden.model.refusals import Unavailable
 from raiden.router import Router
 from raiden.table import Subscription
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from raiden.hosts import host
 from raiden.http import Request
-from raiden.message import unquote
-from raiden.refusals import Invalid
+from raiden.model.names import unquote
+from raiden.model.refusals import Invalid
 
 
 def path(request: Request) -> str:

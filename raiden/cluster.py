@@ -30,11 +30,11 @@ import zmq
 import zmq.green
 from gevent.event import Event
 
-from raiden import discovery, message
+from raiden import discovery, frames
 from raiden.discovery import Address, NotFound, Source
-from raiden.encoding import dumps
 from raiden.forwarder import Addresses, Forwarders
 from raiden.keys import Keys
+from raiden.model.encoding import dumps
 from raiden.probe import ask_who
 from raiden.roster import (
     BEAT,
@@ -134,9 +134,9 @@ class Cluster(Service):
         self._sub.connect(addresses.uplink)
         self._sub.connect(addresses.downlink)
         self._xpub.bind(addresses.roster)
-        self._inbox = message.INBOX + own.id.encode()
-        self._report_topic = message.REPORTS + own.id.encode()
-        for topic in (message.BEATS, self._inbox, self._report_topic):
+        self._inbox = frames.INBOX + own.id.encode()
+        self._report_topic = frames.REPORTS + own.id.encode()
+        for topic in (frames.BEATS, self._inbox, self._report_topic):
             self._sub.subscribe(topic + b"\0")
 
     # Life.
@@ -160,7 +160,7 @@ class Cluster(Service):
         """This node's workers have ended: peers drop it now. Wait until they have, `GOODBYE` seconds at most."""
         self._own.phase = GONE
         # Through the uplink, behind the last message of the workers.
-        self._send(message.BEATS, self._own.to_bytes())
+        self._send(frames.BEATS, self._own.to_bytes())
         deadline = time.monotonic() + GOODBYE
         while self.roster.nodes and time.monotonic() < deadline:
             gevent.sleep(0.01)
@@ -179,12 +179,12 @@ class Cluster(Service):
         self._xpub.send(topic + b"\0" + text, zmq.NOBLOCK)
 
     def _beat(self) -> None:
-        self._send_to_peers(message.BEATS, self.roster.beat(time.monotonic(), time.time()).to_bytes())
+        self._send_to_peers(frames.BEATS, self.roster.beat(time.monotonic(), time.time()).to_bytes())
 
     def _tell_workers(self) -> None:
         rows = self.roster.rows(time.time())
         self._send(
-            message.ROSTER + self._own.id.encode(),
+            frames.ROSTER + self._own.id.encode(),
             dumps({"serial": self._serial, "alone": not self._crowded, "nodes": rows}),
         )
 
@@ -233,7 +233,7 @@ class Cluster(Service):
         while True:
             topic, _, text = self._sub.recv().partition(b"\0")
             try:
-                if topic == message.BEATS:
+                if topic == frames.BEATS:
                     self._hear_beat(Beat.from_bytes(text))
                 elif topic == self._inbox:
                     self._hear_echo(Echo.from_bytes(text))
@@ -258,7 +258,7 @@ class Cluster(Service):
         elif beat.phase == GONE:
             self._forget(node, 0.0, logging.INFO, "a node has left")
         else:
-            self._send_to_peers(message.INBOX + beat.id.encode(), Echo(self._own.id, beat.stamp).to_bytes())
+            self._send_to_peers(frames.INBOX + beat.id.encode(), Echo(self._own.id, beat.stamp).to_bytes())
             self._check_clock(node, beat)
             was_suspected = node.suspected
             if self.roster.hear(beat, now):
@@ -298,17 +298,17 @@ class Cluster(Service):
         while True:
             frame = self._xpub.recv()
             there, topic = frame[:1] == b"\x01", frame[1:]
-            if not topic.startswith(message.HELLO):  # which this node may have sent to itself
+            if not topic.startswith(frames.HELLO):  # which this node may have sent to itself
                 self._crowd()
-            if topic.startswith(message.NONCE):
+            if topic.startswith(frames.NONCE):
                 if there:
                     self._answer_nonce(topic)
                 else:
                     self._nonces.discard(topic)
-            elif topic.startswith(message.HELLO) and there:
+            elif topic.startswith(frames.HELLO) and there:
                 self._answer_hello(topic)
-            elif topic.startswith(message.INBOX) and not there:
-                self._hear_link_broke(topic[len(message.INBOX) : -1].decode("ascii", "replace"))
+            elif topic.startswith(frames.INBOX) and not there:
+                self._hear_link_broke(topic[len(frames.INBOX) : -1].decode("ascii", "replace"))
 
     def _hear_link_broke(self, node: str) -> None:
         known = self.roster.nodes.get(node)
@@ -319,7 +319,7 @@ class Cluster(Service):
 
     def _answer_hello(self, topic: bytes) -> None:
         try:
-            beat = Beat.from_bytes(topic[len(message.HELLO) : -1])
+            beat = Beat.from_bytes(topic[len(frames.HELLO) : -1])
         except OtherVersion as error:
             self._refuse(error.node, f"refused a node: {error}; run releases that speak the same", error.address)
         except InvalidBeat as error:
@@ -497,7 +497,7 @@ class Cluster(Service):
         """Wait until all of this node's subscriptions hold at a node: a nonce subscribed after them comes back. False
         if the node is gone before that."""
         self._number += 1
-        topic = message.NONCE + b"%b %d" % (self._own.id.encode(), self._number)
+        topic = frames.NONCE + b"%b %d" % (self._own.id.encode(), self._number)
         answered, event = self._rounds[topic] = set(), Event()
         self._sub.subscribe(topic + b"\0")
         try:

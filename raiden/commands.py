@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
-from raiden import strict_json
-from raiden.filters import Filters, as_text
-from raiden.history import Start, check_durable
-from raiden.message import Cursor, is_unicode
-from raiden.near import did_you_mean
+from raiden.model import strict_json
+from raiden.model.filters import Filters, as_text
+from raiden.model.message import Cursor
+from raiden.model.names import check_durable
+from raiden.model.near import did_you_mean
+from raiden.model.page import Start
+from raiden.model.refusals import Invalid
+from raiden.model.strict_json import Digits, is_unicode
 from raiden.parameters import MAX_LAST, MAX_WINDOW, parse_since
-from raiden.refusals import Invalid
-from raiden.strict_json import Digits
 
 # Bytes of a command's id, as it is written.
 MAX_ID = 255

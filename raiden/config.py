@@ -20,13 +20,12 @@ from typing import Any
 
 from raiden import discovery, hosts, origins
 from raiden.auth import clients
-from raiden.channels import Channels
 from raiden.discovery import Address
-from raiden.history import Durability
 from raiden.history.redis import Redis
 from raiden.hosts import is_loopback
 from raiden.keys import is_key
-from raiden.near import did_you_mean
+from raiden.model.near import did_you_mean
+from raiden.model.options import Channels, Durability
 
 # Variables that a container platform makes by itself for services that are called raiden, or raiden-something.
 _FOREIGN = re.compile(r"RAIDEN_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)|RAIDEN_PORT")

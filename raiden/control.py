@@ -7,16 +7,18 @@ from typing import Any
 import gevent
 import webob
 
-from raiden import encoding, parameters
+from raiden import parameters
 from raiden.backend import NotInForce
 from raiden.census import Census
-from raiden.encoding import dumps
-from raiden.history import StoreFailed
+from raiden.history.store import StoreFailed
 from raiden.http import HttpError, Request
-from raiden.message import Cursor, check_channel, check_subscription, unquote
+from raiden.model import encoding
+from raiden.model.encoding import dumps
+from raiden.model.message import Cursor
+from raiden.model.names import check_channel, check_subscription, unquote
+from raiden.model.refusals import NoHistory, NotFound
 from raiden.questions import Questions, to_workers
 from raiden.queues import Queues
-from raiden.refusals import NoHistory, NotFound
 from raiden.router import Router
 from raiden.stats import Stats, exposition
 from raiden.table import MAX_ROWS

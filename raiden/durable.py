@@ -15,12 +15,13 @@ from typing import NamedTuple, TypeAlias
 import gevent
 from gevent.event import Event
 
-from raiden import encoding
 from raiden.backend import Backend, NotInForce
 from raiden.bell import LOOK, Bell, Bells
-from raiden.history import Gap, GiveUp, StoreFailed
 from raiden.history.client import History
-from raiden.message import Cursor, Kind, Message
+from raiden.history.store import GiveUp, StoreFailed
+from raiden.model import encoding
+from raiden.model.message import Cursor, Kind, Message
+from raiden.model.page import Gap
 from raiden.parameters import Durable
 
 log = logging.getLogger(__name__)

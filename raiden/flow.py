@@ -9,7 +9,7 @@ from gevent.event import Event
 
 from raiden import faults
 from raiden.backend import Backend
-from raiden.message import Message
+from raiden.model.message import Message
 
 # Bytes under way, and what a message counts besides its payload.
 WINDOW, OVERHEAD = 16 << 20, 256

@@ -15,38 +15,32 @@ from typing import Final, NamedTuple
 
 import webob
 
-from raiden import durable, page, parameters, payload, strict_json, transports, websocket
+from raiden import durable, page, parameters, transports, websocket
 from raiden.backend import NotInForce
 from raiden.bell import Bells
 from raiden.channel_builders import host_path, path
 from raiden.connection import Connection
 from raiden.control import Control
-from raiden.encoding import dumps
 from raiden.heads import Heads, Repeated
-from raiden.history import StoreFailed
+from raiden.history.store import StoreFailed
 from raiden.hosts import Hosts
 from raiden.http import METHODS, HttpError, Json, Request, date, json_bytes, problem, serialize, stream_response
 from raiden.http_door import Answer, HttpDoor
 from raiden.in_band import Told, joined
 from raiden.limits import HttpLimits
-from raiden.message import (
-    Cursor,
-    InvalidChannel,
-    Kind,
-    Message,
-    check_channel,
-    check_subscription,
-    unquote,
-)
-from raiden.near import did_you_mean
-from raiden.payload import check_key
+from raiden.model import payload, strict_json
+from raiden.model.encoding import dumps
+from raiden.model.message import Cursor, Kind, Message
+from raiden.model.names import InvalidChannel, check_channel, check_subscription, unquote
+from raiden.model.near import did_you_mean
+from raiden.model.payload import check_key
+from raiden.model.refusals import Invalid, NoHistory, Refusal
+from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.recovery import Beginning
-from raiden.refusals import Invalid, NoHistory, Refusal
 from raiden.reserved import Reserved
 from raiden.router import Router
 from raiden.sessions import Poll, Session
 from raiden.stats import Stats
-from raiden.strict_json import InvalidPayload, json_payload
 from raiden.table import TooManyChannels
 from raiden.transports import Asked, Opening, Seat
 

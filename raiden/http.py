@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 
 import webob
 
-from raiden.encoding import dumps
-from raiden.refusals import Refusal
+from raiden.model.encoding import dumps
+from raiden.model.refusals import Refusal
 
 # Fields of every answer that does not say them otherwise. An answer is right at one moment only, and what of it a page
 # may have depends on the page (the Fetch standard, section 3.3.5, "CORS protocol and HTTP caches").

@@ -24,9 +24,9 @@ from raiden.heads import Heads, Repeated
 from raiden.hosts import Hosts
 from raiden.http import CONTINUE_BYTES, HttpError, Json, Request, json_bytes, problem, serialize
 from raiden.limits import HttpLimits
+from raiden.model.refusals import Refusal, attempt
 from raiden.origins import Origins
 from raiden.parser import CONTINUE, RequestParser
-from raiden.refusals import Refusal, attempt
 from raiden.sessions import LINGER, Socket, Waiter
 from raiden.stats import Stats
 from raiden.unfinished import SLOW, Unfinished

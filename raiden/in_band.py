@@ -10,9 +10,9 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from raiden.encoding import END_OF_CHUNKS, chunk, dumps, event, gap, text_frame
-from raiden.history import EARLIEST, Gap
-from raiden.message import Cursor
+from raiden.model.encoding import END_OF_CHUNKS, chunk, dumps, event, gap, text_frame
+from raiden.model.message import EARLIEST, Cursor
+from raiden.model.page import Gap
 
 # Sent where there is nothing to tell. Bytes have no place for it.
 _KEEPALIVES = {"event": b": keep-alive\n\n", "line": b"\n"}

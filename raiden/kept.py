@@ -16,11 +16,12 @@ import gevent
 import ujson
 from gevent.event import AsyncResult
 
-from raiden.filters import Filters
-from raiden.history import MAX_KEPT, StoreFailed, TooLargeToKeep
 from raiden.history.client import History
-from raiden.message import Cursor, check_subscription
-from raiden.refusals import Refusal
+from raiden.history.store import MAX_KEPT, StoreFailed, TooLargeToKeep
+from raiden.model.filters import Filters
+from raiden.model.message import Cursor
+from raiden.model.names import check_subscription
+from raiden.model.refusals import Refusal
 
 log = logging.getLogger(__name__)
 

@@ -24,30 +24,27 @@ from typing import Any, TypeAlias
 import gevent
 from gevent.lock import Semaphore
 
-from raiden import commands, encoding, faults, in_band
+from raiden import commands, faults, in_band
 from raiden.backend import NotInForce
 from raiden.bell import Bells
 from raiden.connection import Connection, Wheel
 from raiden.durable import Claim, Consumer
-from raiden.filters import Filters
-from raiden.history import EARLIEST, Gap, Start, StoreFailed, TooLargeToKeep
 from raiden.history.client import History
+from raiden.history.store import StoreFailed, TooLargeToKeep
 from raiden.kept import Held, Row
-from raiden.message import (
-    Cursor,
-    Kind,
-    Message,
-    check_channel,
-    check_subscription,
-)
-from raiden.near import did_you_mean
+from raiden.model import encoding
+from raiden.model.filters import Filters
+from raiden.model.message import EARLIEST, Cursor, Kind, Message
+from raiden.model.names import check_channel, check_subscription
+from raiden.model.near import did_you_mean
+from raiden.model.page import Gap, Start
+from raiden.model.payload import WRAPPING, check_key, check_size
+from raiden.model.refusals import Conflict, Forbidden, Invalid, NoHistory, NotFound, Refusal, TooManyRequests, attempt
+from raiden.model.strict_json import json_payload
 from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_NACK_DELAY, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
-from raiden.payload import WRAPPING, check_key, check_size
 from raiden.recovery import Beginning, Recovery
-from raiden.refusals import Conflict, Forbidden, Invalid, NoHistory, NotFound, Refusal, TooManyRequests, attempt
 from raiden.router import Router
 from raiden.sessions import REPLAY_BYTES, REPLAY_PATIENCE, Socket
-from raiden.strict_json import json_payload
 from raiden.table import Subscription, TooManyChannels
 from raiden.websocket import WebSocket
 

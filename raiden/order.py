@@ -5,7 +5,7 @@
 Messages of a channel may overtake each other on the backbone, come twice or not at all; their cursors tell. A router
 keeps an `Order` for each channel that it carries, and delivers only what that lets through: each offset once, in order.
 
-A message says the proof of the one before it (`raiden.history.chain`). One that has the next offset is delivered if
+A message says the proof of the one before it (`raiden.model.chain`). One that has the next offset is delivered if
 that is the proof of the one that was delivered last; so it may be of another epoch, if its history is the same one.
 Where it is not, the history went back, and a page of it tells what is there now.
 """
@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from raiden.history import EARLIEST, Gap, Page
-from raiden.history.chain import Lives
-from raiden.message import Cursor, Message
+from raiden.model.chain import Lives
+from raiden.model.message import EARLIEST, Cursor, Message
+from raiden.model.page import Gap, Page
 
 # Messages that are held back; what is beyond can be fetched like what is missing.
 MAX_HELD = 1000

@@ -6,14 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from raiden import fields
-from raiden.filters import Filters
-from raiden.history import EARLIEST, Start, check_durable
-from raiden.history.chain import MAX_PAST
 from raiden.http import Request
-from raiden.message import Cursor, InvalidCursor, unquote
-from raiden.near import did_you_mean
-from raiden.refusals import Invalid
+from raiden.model import fields
+from raiden.model.chain import MAX_PAST
+from raiden.model.filters import Filters
+from raiden.model.message import EARLIEST, Cursor, InvalidCursor
+from raiden.model.names import check_durable, unquote
+from raiden.model.near import did_you_mean
+from raiden.model.page import Start
+from raiden.model.refusals import Invalid
 
 # Messages that `_last` may ask for; a page of the history has at most as many.
 MAX_LAST = 1000

@@ -15,8 +15,8 @@ import zmq.green
 from zmq.utils.monitor import parse_monitor_message
 
 from raiden.forwarder import link_options
+from raiden.frames import HELLO
 from raiden.keys import Keys
-from raiden.message import HELLO
 from raiden.roster import GONE, Beat, InvalidBeat
 
 TIMEOUT = 3.0  # seconds

@@ -15,9 +15,9 @@ import ujson
 from gevent.event import AsyncResult
 
 from raiden.backend import Backend
-from raiden.encoding import dumps
-from raiden.history import StoreFailed
-from raiden.refusals import Unavailable
+from raiden.history.store import StoreFailed
+from raiden.model.encoding import dumps
+from raiden.model.refusals import Unavailable
 
 # Seconds that an asker waits: for the question under way, and for some before its own.
 PATIENCE = 5.0

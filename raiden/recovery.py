@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import gevent
 
-from raiden.history import EARLIEST, Gap, Page, Start, StoreFailed
-from raiden.message import Cursor, Message
+from raiden.history.store import StoreFailed
+from raiden.model.message import EARLIEST, Cursor, Message
+from raiden.model.page import Gap, Page, Start
 from raiden.repair import PAGE
 from raiden.router import Router
 

@@ -21,9 +21,10 @@ from gevent.event import Event
 
 from raiden.backend import Backend
 from raiden.brought import Brought
-from raiden.history import EARLIEST, Gap, StoreFailed
-from raiden.history.chain import ROOT_DIGITS
-from raiden.message import Cursor, Message
+from raiden.history.store import StoreFailed
+from raiden.model.chain import ROOT_DIGITS
+from raiden.model.message import EARLIEST, Cursor, Message
+from raiden.model.page import Gap
 from raiden.order import Order
 from raiden.table import Table, Topic
 

@@ -19,8 +19,8 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from raiden.encoding import dumps
-from raiden.message import VERSION
+from raiden.frames import VERSION
+from raiden.model.encoding import dumps
 
 # Seconds.
 BEAT, SUSPECT, DROP = 1.0, 3.5, 10.0

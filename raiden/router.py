@@ -22,12 +22,14 @@ import ujson
 
 from raiden import faults
 from raiden.backend import TURN_BYTES, BackboneFull, Backend, Question
-from raiden.encoding import Encoding, dumps
-from raiden.filters import Filters
-from raiden.history import EARLIEST, Appended, Gap, StoreFailed
-from raiden.message import Cursor, Kind, Message, runs
+from raiden.frames import runs
+from raiden.history.store import Appended, StoreFailed
+from raiden.model.encoding import Encoding, dumps
+from raiden.model.filters import Filters
+from raiden.model.message import EARLIEST, Cursor, Kind, Message
+from raiden.model.page import Gap
+from raiden.model.refusals import Refusal
 from raiden.pace import Pace
-from raiden.refusals import Refusal
 from raiden.repair import Orders, Repaired
 from raiden.stats import Stats
 from raiden.table import MAX_ROWS, Group, Sink, Subscriber, Subscription, Table, Topic, clients_of

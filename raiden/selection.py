@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Generic, TypeAlias, TypeVar
 
-from raiden.encoding import Encoding
-from raiden.filters import Filters, as_text
-from raiden.message import Message
+from raiden.model.encoding import Encoding
+from raiden.model.filters import Filters, as_text
+from raiden.model.message import Message
 
 Group = TypeVar("Group")
 Key: TypeAlias = tuple[Encoding, Filters]

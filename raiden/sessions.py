@@ -11,23 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from raiden import encoding, tcp, websocket
+from raiden import tcp, websocket
 from raiden.connection import Connection, Wheel
-from raiden.filters import Filters
 from raiden.heads import Repeated
-from raiden.history import EARLIEST, Gap, StoreFailed
+from raiden.history.store import StoreFailed
 from raiden.http import Json, Request
 from raiden.in_band import InBand, Told, joined
-from raiden.message import (
-    Cursor,
-    Kind,
-    Message,
-)
-from raiden.payload import check_size
+from raiden.model import encoding
+from raiden.model.filters import Filters
+from raiden.model.message import EARLIEST, Cursor, Kind, Message
+from raiden.model.page import Gap
+from raiden.model.payload import check_size
+from raiden.model.refusals import Refusal, TooLarge
+from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.recovery import Batch, Beginning, Recovery
-from raiden.refusals import Refusal, TooLarge
 from raiden.router import Router
-from raiden.strict_json import InvalidPayload, json_payload
 from raiden.table import Subscription
 from raiden.unfinished import SLOW
 from raiden.websocket import Closed, WebSocket

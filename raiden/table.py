@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import Protocol, TypeAlias
 
-from raiden.encoding import Encoding
-from raiden.filters import Filters
-from raiden.history import Gap
-from raiden.message import topic
+from raiden.model.encoding import Encoding
+from raiden.model.filters import Filters
+from raiden.model.names import topic
+from raiden.model.page import Gap
+from raiden.model.refusals import Unavailable
 from raiden.prefixes import Prefixes
-from raiden.refusals import Unavailable
 from raiden.selection import Selection
 from raiden.sorted_names import SortedNames
 

@@ -6,18 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, cast
 
-from raiden import accept, encoding, in_band
+from raiden import accept, in_band
 from raiden.bell import Bells
 from raiden.connection import Connection, Wheel
-from raiden.encoding import Encoding
-from raiden.filters import Filters
 from raiden.heads import Repeated
-from raiden.history import Start
 from raiden.http import Fields, HttpError, Json, Request, add_fields, stream_bytes
 from raiden.in_band import Told
+from raiden.model import encoding
+from raiden.model.encoding import Encoding
+from raiden.model.filters import Filters
+from raiden.model.page import Start
+from raiden.model.refusals import Refusal
 from raiden.multiplex import MultiplexSocket
 from raiden.parser import RequestParser
-from raiden.refusals import Refusal
 from raiden.router import Router
 from raiden.sessions import Lasting, MergedEvents, Poll, Session, Socket, Stream, Waiter
 from raiden.unfinished import Unfinished

@@ -1,7 +1,7 @@
 """WebSocket without sockets: the handshake, and bytes in, messages out (RFC 6455, RFC 7692).
 
 `websockets` parses frames, answers pings and closes; here messages are put together from their fragments and text is
-checked to be UTF-8. What goes out in a broadcast is encoded by `raiden.encoding` and never passes through here.
+checked to be UTF-8. What goes out in a broadcast is encoded by `raiden.model.encoding` and never passes through here.
 """
 
 from __future__ import annotations

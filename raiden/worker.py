@@ -21,24 +21,25 @@ from zmq.utils import z85
 
 from raiden import auth, channel_builders, faults, keys, log
 from raiden.backend import Backend, NotInForce
-from raiden.channels import Channels
 from raiden.config import ServiceBuilder, Settings
-from raiden.encoding import dumps
 from raiden.forwarder import Addresses
 from raiden.gateway import Gateway
-from raiden.history import FiguresAsked, StoreFailed
+from raiden.history.store import FiguresAsked, StoreFailed
 from raiden.hosts import Hosts, is_loopback
 from raiden.keys import InvalidKey
 from raiden.limits import HttpLimits
-from raiden.message import Cursor, Kind, Message, check_channel
+from raiden.model.encoding import dumps
+from raiden.model.message import Cursor, Kind, Message
+from raiden.model.names import check_channel
+from raiden.model.options import Channels
+from raiden.model.payload import check_size
+from raiden.model.refusals import Refusal
+from raiden.model.strict_json import TOO_DEEP, InvalidPayload, json_payload
 from raiden.origins import Origins
-from raiden.payload import check_size
-from raiden.refusals import Refusal
 from raiden.reserved import Reserved
 from raiden.router import Router
 from raiden.service import READY, Service
 from raiden.stats import Stats
-from raiden.strict_json import TOO_DEEP, InvalidPayload, json_payload
 from raiden.zmq_gateway import Gate, ZmqGateway
 from raiden.zmq_sessions import ZmqLimits
 

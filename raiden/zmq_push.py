@@ -11,10 +11,10 @@ import gevent
 from raiden.auth import Client
 from raiden.backend import BackboneFull
 from raiden.connection import Connection
-from raiden.history import StoreFailed
-from raiden.message import Cursor, Kind, Message
-from raiden.refusals import Refusal
-from raiden.strict_json import InvalidPayload
+from raiden.history.store import StoreFailed
+from raiden.model.message import Cursor, Kind, Message
+from raiden.model.refusals import Refusal
+from raiden.model.strict_json import InvalidPayload
 from raiden.zmq_sessions import BYTES, RETRY, Common, Session, channel_of, kind_of
 from raiden.zmtp import Alike, Event
 

@@ -12,12 +12,13 @@ import gevent
 from raiden import parameters, zmtp
 from raiden.auth import Client
 from raiden.connection import Connection
-from raiden.encoding import dumps, gap
-from raiden.history import PAGE_BYTES
 from raiden.http import problem_json
-from raiden.message import Cursor, Message, check_channel
-from raiden.payload import check_key
-from raiden.refusals import Invalid, NoHistory, Refusal, attempt
+from raiden.model.encoding import dumps, gap
+from raiden.model.message import Cursor, Message
+from raiden.model.names import check_channel
+from raiden.model.page import PAGE_BYTES
+from raiden.model.payload import check_key
+from raiden.model.refusals import Invalid, NoHistory, Refusal, attempt
 from raiden.zmq_sessions import Common, Session, channel_of, kind_of
 from raiden.zmtp import Event, Frames
 

@@ -12,8 +12,8 @@ from raiden.auth import Client
 from raiden.census import Census
 from raiden.connection import Connection
 from raiden.flow import Flow
-from raiden.message import InvalidChannel, check_channel
-from raiden.payload import of_type
+from raiden.model.names import InvalidChannel, check_channel
+from raiden.model.payload import of_type
 from raiden.router import Router
 from raiden.stats import Stats
 from raiden.unfinished import Unfinished

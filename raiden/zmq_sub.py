@@ -8,9 +8,11 @@ from raiden import zmtp
 from raiden.auth import Client
 from raiden.backend import NotInForce
 from raiden.connection import Connection
-from raiden.encoding import Encoding
-from raiden.history import Gap, StoreFailed
-from raiden.message import InvalidChannel, Message, check_subscription
+from raiden.history.store import StoreFailed
+from raiden.model.encoding import Encoding
+from raiden.model.message import Message
+from raiden.model.names import InvalidChannel, check_subscription
+from raiden.model.page import Gap
 from raiden.table import Subscription, TooManyChannels
 from raiden.topics import Change, Topics
 from raiden.zmq_sessions import RETRY, Common, Session

@@ -26,14 +26,15 @@ from pathlib import Path
 
 import gevent
 
-from raiden import encoding, gateway
+from raiden import gateway
 from raiden.backend import Backend
 from raiden.connection import Connection
 from raiden.forwarder import Addresses
 from raiden.gateway import Gateway
 from raiden.heads import Heads, Repeated
 from raiden.limits import HttpLimits
-from raiden.message import Kind, Message
+from raiden.model import encoding
+from raiden.model.message import Kind, Message
 from raiden.router import Router
 from raiden.stats import Stats
 from raiden.table import Subscription

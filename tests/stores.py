@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from raiden.history import Append, Appended, Durability, Page, Store, StoreFailed
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
+from raiden.history.store import Append, Appended, Store, StoreFailed
+from raiden.model.options import Durability
+from raiden.model.page import Page
 from tests.daemons import wait_for
 
 

@@ -13,7 +13,7 @@ from raiden.backend import Backend
 from raiden.bell import Bell, Bells, TooManyConsumers
 from raiden.forwarder import Addresses
 from raiden.limits import HttpLimits
-from raiden.message import Kind, Message
+from raiden.model.message import Kind, Message
 from raiden.router import Router
 from raiden.stats import Stats
 

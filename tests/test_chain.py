@@ -11,11 +11,12 @@ from typing import Protocol
 import pytest
 import redis
 
-from raiden.history import EARLIEST, Append, Appended, Gap, Page, Record, Store
-from raiden.history.chain import MAX_PAST, ROOT_DIGITS, Lives, link, read_past, write_past
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
-from raiden.message import Cursor, Kind, Message
+from raiden.history.store import Append, Appended, Store
+from raiden.model.chain import MAX_PAST, ROOT_DIGITS, Lives, link, read_past, write_past
+from raiden.model.message import EARLIEST, Cursor, Kind, Message
+from raiden.model.page import Gap, Page, Record
 from raiden.order import Order
 from tests.stores import RedisServer, append, payloads
 

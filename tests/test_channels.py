@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from raiden import channels
-from raiden.channels import Channels, Options
 from raiden.config import ConfigError, load
-from raiden.history import Durability
+from raiden.model import options as channels
+from raiden.model.options import Channels, Durability, Options
 
 
 def settings(**values: Any) -> Any:

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import redis
 
-from raiden import encoding
-from raiden.history import EARLIEST, LOOKED, Append, Claimed, GiveUp, Store, StoreFailed
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
-from raiden.message import Cursor, Kind, Message
-from raiden.payload import WRAPPING
+from raiden.history.store import LOOKED, Append, Claimed, GiveUp, Store, StoreFailed
+from raiden.model import encoding
+from raiden.model.message import EARLIEST, Cursor, Kind, Message
+from raiden.model.payload import WRAPPING
 from tests.daemons import Daemon, Stream, post, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.stores import Clock, RedisServer, append

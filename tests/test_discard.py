@@ -14,9 +14,10 @@ import zmq
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from raiden.history import EARLIEST, FORGET, Append, Appended, Store
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
+from raiden.history.store import FORGET, Append, Appended, Store
+from raiden.model.message import EARLIEST
 from tests.daemons import Daemon, post, wait_for
 from tests.multiplex import Client, on_each_worker
 from tests.stores import Clock, RedisServer, Soon, payloads

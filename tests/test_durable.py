@@ -18,7 +18,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from raiden.history.chain import MAX_PAST
+from raiden.model.chain import MAX_PAST
 from tests.daemons import Daemon, Stream, post, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.stores import RedisServer

@@ -11,24 +11,11 @@ from random import Random
 import pytest
 import redis
 
-from raiden.history import (
-    EARLIEST,
-    FORGET,
-    LOOKED,
-    MAX_PENDING,
-    NEVER,
-    PAGE_BYTES,
-    TOUCH,
-    Append,
-    Claimed,
-    FiguresAsked,
-    Gap,
-    GiveUp,
-    Store,
-)
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
-from raiden.message import Cursor
+from raiden.history.store import FORGET, LOOKED, MAX_PENDING, NEVER, TOUCH, Append, Claimed, FiguresAsked, GiveUp, Store
+from raiden.model.message import EARLIEST, Cursor
+from raiden.model.page import PAGE_BYTES, Gap
 from tests.stores import Clock, RedisServer, Soon, append
 
 

@@ -11,9 +11,9 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side
 
-from raiden import encoding
-from raiden.encoding import Encoding
-from raiden.message import Cursor, Kind, Message
+from raiden.model import encoding
+from raiden.model.encoding import Encoding
+from raiden.model.message import Cursor, Kind, Message
 
 JSON = Message("ä", Kind.JSON, b'{"a": 1.0}')
 TEXT = Message("ä", Kind.TEXT, 'a"/\r\n\u2028\0ä'.encode())

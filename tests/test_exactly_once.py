@@ -17,13 +17,14 @@ from typing import Any, TypeVar, cast
 import gevent
 import pytest
 
-from raiden import encoding, in_band
+from raiden import in_band
 from raiden.backend import Backend
 from raiden.connection import Connection, Wheel
-from raiden.history import EARLIEST, Page, Record, Start
-from raiden.history.chain import Lives
 from raiden.http import Json
-from raiden.message import Cursor, Kind, Message
+from raiden.model import encoding
+from raiden.model.chain import Lives
+from raiden.model.message import EARLIEST, Cursor, Kind, Message
+from raiden.model.page import Page, Record, Start
 from raiden.recovery import Beginning
 from raiden.router import Router
 from raiden.sessions import Poll, Stream

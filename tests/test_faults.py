@@ -122,7 +122,7 @@ CONFIG = """
 import os
 
 import gevent
-from raiden.encoding import Encoding
+from raiden.model.encoding import Encoding
 from raiden.service import Service
 
 

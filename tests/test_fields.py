@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from raiden import fields
+from raiden.model import fields
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from raiden import forms
-from raiden.forms import MAX_FIELDS, TooManyFields
+from raiden.model import forms
+from raiden.model.forms import MAX_FIELDS, TooManyFields
 
 
 def by_the_library(body: bytes) -> dict[str, str | list[str]] | None:

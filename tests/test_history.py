@@ -22,23 +22,13 @@ from random import Random
 import pytest
 import redis
 
-from raiden.history import (
-    EARLIEST,
-    FORGET,
-    KEY_WINDOW,
-    TOUCH,
-    Append,
-    Appended,
-    Durability,
-    Gap,
-    Page,
-    Store,
-    StoreFailed,
-)
 from raiden.history.file import WAL_SIZE
 from raiden.history.redis import Redis
 from raiden.history.sqlite import SLACK, Sqlite
-from raiden.message import Cursor
+from raiden.history.store import FORGET, KEY_WINDOW, TOUCH, Append, Appended, Store, StoreFailed
+from raiden.model.message import EARLIEST, Cursor
+from raiden.model.options import Durability
+from raiden.model.page import Gap, Page
 from tests.daemons import ROOT, environment, wait_for
 from tests.stores import Clock, RedisServer, Soon, append, payloads
 
@@ -421,7 +411,8 @@ def test_sqlite_tidies_values(sqlite_store: Sqlite, clock: Clock) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from raiden.history import Append, Durability
+from raiden.history.store import Append
+from raiden.model.options import Durability
 from raiden.history.sqlite import Sqlite
 store, durability = Sqlite(Path(sys.argv[1])), Durability[sys.argv[2]]
 print("open", flush=True)

@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE = [
-    "message", "encoding", "in_band", "filters", "http", "websocket", "stats", "roster", "history", "channels",
-    "order", "parameters", "commands", "payload", "hosts", "curve", "zmtp", "auth", "topics", "fields", "charsets",
-    "history.chain",
-    "strict_json", "table", "prefixes", "sorted_names", "brought", "selection", "accept", "near", "reserved", "page",
-    "channel_builders",
+    "model.message", "model.names", "model.encoding", "model.filters", "model.options", "model.payload",
+    "model.fields", "model.charsets", "model.chain", "model.page", "model.strict_json", "model.near",
+    "model.refusals", "frames", "in_band", "http", "websocket", "stats", "roster", "history.store", "order",
+    "parameters", "commands", "hosts", "curve", "zmtp", "auth", "topics", "table", "prefixes", "sorted_names",
+    "brought", "selection", "accept", "reserved", "page", "channel_builders",
 ]  # fmt: skip
 
 

@@ -11,9 +11,10 @@ from random import Random
 
 import pytest
 
-from raiden.history import Gap, Store
 from raiden.history.sqlite import Sqlite
-from raiden.message import Cursor
+from raiden.history.store import Store
+from raiden.model.message import Cursor
+from raiden.model.page import Gap
 from tests.stores import append, payloads
 from tests.test_chain import Past, RedisPast, SqlitePast
 

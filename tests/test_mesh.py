@@ -19,7 +19,7 @@ from benchmarks.mesh import (
     subscribe,
     subscription,
 )
-from raiden.message import BEATS
+from raiden.frames import BEATS
 
 
 def test_frames() -> None:

@@ -7,21 +7,9 @@ import struct
 
 import pytest
 
-from raiden.message import (
-    VERSION,
-    Cursor,
-    InvalidChannel,
-    InvalidCursor,
-    InvalidFrame,
-    Kind,
-    Message,
-    check_channel,
-    check_subscription,
-    from_frame,
-    to_frame,
-    topic,
-    unquote,
-)
+from raiden.frames import VERSION, InvalidFrame, from_frame, to_frame
+from raiden.model.message import Cursor, InvalidCursor, Kind, Message
+from raiden.model.names import InvalidChannel, check_channel, check_subscription, topic, unquote
 
 
 def header(version: int, kind: int, extensions: bytes, published: int = 7) -> bytes:

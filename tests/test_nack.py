@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from raiden.history import EARLIEST, Claimed, Store
 from raiden.history.sqlite import Sqlite
+from raiden.history.store import Claimed, Store
+from raiden.model.message import EARLIEST
 from tests.daemons import Daemon, post, wait_for
 from tests.multiplex import Client, on_each_worker
 from tests.stores import Clock, Soon, append

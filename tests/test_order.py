@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from raiden import order
-from raiden.history import EARLIEST, Gap, Page, Record
-from raiden.message import Cursor, Kind, Message
+from raiden.model.message import EARLIEST, Cursor, Kind, Message
+from raiden.model.page import Gap, Page, Record
 from raiden.order import Order
 
 

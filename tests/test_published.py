@@ -21,13 +21,13 @@ import zmq
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from raiden import payload
-from raiden.history import Append, StoreFailed
 from raiden.history.client import MAX_WAITING_BYTES, OVERHEAD, History
+from raiden.history.store import Append, StoreFailed
 from raiden.limits import HttpLimits
-from raiden.message import Kind
-from raiden.payload import WRAPPING, TooLarge
-from raiden.strict_json import MAX_DEPTH
+from raiden.model import payload
+from raiden.model.message import Kind
+from raiden.model.payload import WRAPPING, TooLarge
+from raiden.model.strict_json import MAX_DEPTH
 from tests.daemons import Daemon, Stream, wait_for
 from tests.multiplex import Client
 from tests.zeromq import BYTES, OPEN, TEXT, Clients, ask, payloads, wait_for_metric

@@ -11,7 +11,7 @@ from gevent.event import Event
 
 from raiden import questions
 from raiden.backend import Backend
-from raiden.encoding import dumps
+from raiden.model.encoding import dumps
 from raiden.questions import Questions, TooManyQuestions, to_workers
 
 

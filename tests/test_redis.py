@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from raiden.history import Append, Gap, StoreFailed
 from raiden.history.redis import Redis
+from raiden.history.store import Append, StoreFailed
+from raiden.model.page import Gap
 from tests.daemons import wait_for
 from tests.stores import RedisServer, append, payloads
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zmq
 
-from raiden.refusals import Fault, Refusal, Unavailable, attempt
+from raiden.model.refusals import Fault, Refusal, Unavailable, attempt
 from tests.daemons import Daemon
 from tests.multiplex import Client
 from tests.zeromq import OPEN, Clients

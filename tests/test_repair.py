@@ -9,8 +9,9 @@ import gevent
 import pytest
 
 from raiden.backend import Backend
-from raiden.history import Gap, Page, Record, StoreFailed
-from raiden.message import Cursor, Kind, Message
+from raiden.history.store import StoreFailed
+from raiden.model.message import Cursor, Kind, Message
+from raiden.model.page import Gap, Page, Record
 from raiden.repair import Orders, Repaired
 from raiden.table import Table
 

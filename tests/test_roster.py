@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import ujson
 
-from raiden.message import VERSION
+from raiden.frames import VERSION
 from raiden.roster import (
     BEAT,
     DROP,

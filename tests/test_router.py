@@ -14,13 +14,14 @@ import pytest
 import zmq
 from gevent.event import Event
 
-from raiden import encoding
 from raiden.backend import TURN_BYTES, TURN_FRAMES, BackboneFull, Backend, NotInForce
-from raiden.encoding import Encoding
-from raiden.filters import Filters
 from raiden.forwarder import Addresses
-from raiden.history import Gap
-from raiden.message import Kind, Message, from_frame, to_frame
+from raiden.frames import from_frame, to_frame
+from raiden.model import encoding
+from raiden.model.encoding import Encoding
+from raiden.model.filters import Filters
+from raiden.model.message import Kind, Message
+from raiden.model.page import Gap
 from raiden.router import LAG, SLICE, Router
 from raiden.service import READY
 from raiden.stats import Stats

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from raiden.history import Append, Store, StoreFailed
 from raiden.history.clock import Clock as Steady
 from raiden.history.clock import steady
 from raiden.history.share import COUNT_EVERY, Share
 from raiden.history.sqlite import Sqlite
-from raiden.message import Cursor
+from raiden.history.store import Append, Store, StoreFailed
+from raiden.model.message import Cursor
 from tests.daemons import wait_for
 from tests.stores import Clock, append, payloads
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import pytest
 
-from raiden import strict_json
-from raiden.strict_json import MAX_DEPTH, MAX_MEMBERS, InvalidPayload, json_payload
+from raiden.model import strict_json
+from raiden.model.strict_json import MAX_DEPTH, MAX_MEMBERS, InvalidPayload, json_payload
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from raiden.history.chain import ROOT_DIGITS
 from raiden.history.sqlite import Sqlite
-from raiden.message import Cursor
+from raiden.model.chain import ROOT_DIGITS
+from raiden.model.message import Cursor
 from tests.daemons import ROOT, Daemon, Stream, command, environment, wait_for
 
 JSON = {"Content-Type": "application/json"}

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from raiden import encoding
+from raiden.model import encoding
 from raiden.prefixes import Prefixes
 from raiden.sorted_names import LONGEST_PIECE, SortedNames
 from raiden.table import FEW, LOOKS, REMEMBERED, Subscription, Table, TooManyChannels

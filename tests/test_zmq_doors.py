@@ -15,7 +15,7 @@ import zmq
 from websockets.sync.client import connect
 
 from raiden.flow import WINDOW
-from raiden.payload import WRAPPING
+from raiden.model.payload import WRAPPING
 from tests.daemons import Daemon, Stream, memory, wait_for
 from tests.zeromq import (
     BYTES,

@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from raiden.history.chain import Lives, read_past, write_past
-from raiden.message import Cursor
+from raiden.model.chain import Lives, read_past, write_past
+from raiden.model.message import Cursor
 
 
 class ChannelRow:

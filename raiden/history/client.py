@@ -30,7 +30,8 @@ import gevent
 from gevent.event import Event
 
 from raiden import faults
-from raiden.history import (
+from raiden.history.pipe import Closed, Pipe
+from raiden.history.store import (
     NOBODY_KNOWS,
     Append,
     Appended,
@@ -38,16 +39,13 @@ from raiden.history import (
     Figures,
     FiguresAsked,
     FiguresPage,
-    Gap,
     GiveUp,
     Letters,
-    Page,
-    Record,
     StoreFailed,
 )
-from raiden.history.chain import Past
-from raiden.history.pipe import Closed, Pipe
-from raiden.message import Cursor
+from raiden.model.chain import Past
+from raiden.model.message import Cursor
+from raiden.model.page import Gap, Page, Record
 
 # Seconds that a call may wait to be begun, and then to be done: the engines bound their own time to 5 s.
 TIMEOUT: Final = 8.0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from raiden.history import LOOKED, PAGE_BYTES
 from raiden.history.scripts import APPEND, CHANNEL, CLAIMED, FIND, GO_ON, LIVES
-from raiden.message import Kind
+from raiden.history.store import LOOKED
+from raiden.model.message import Kind
+from raiden.model.page import PAGE_BYTES
 
 # A durable is a hash with its epoch, the first offset that was never claimed, and a field for each offset that is
 # claimed: how often it was. A sorted set has the same offsets by the deadline of their claim. Where that has passed, it

@@ -10,11 +10,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from raiden import encoding
-from raiden.history import EARLIEST, FORGET, LOOKED, MAX_PENDING, PAGE_BYTES, TOUCH, Claimed, Gap, Record
-from raiden.history.chain import Lives, read_past
 from raiden.history.share import Share
-from raiden.message import Cursor
+from raiden.history.store import FORGET, LOOKED, MAX_PENDING, TOUCH, Claimed
+from raiden.model import encoding
+from raiden.model.chain import Lives, read_past
+from raiden.model.message import EARLIEST, Cursor
+from raiden.model.page import PAGE_BYTES, Gap, Record
 
 # The parts of the largest size of a file that durables and claims may take; what growing work leaves to others
 # (`raiden.history.file.RESERVE`) is enough for both.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from raiden.history import FIRST, Figures, FiguresAsked, FiguresPage, channel_row
-from raiden.message import Cursor
+from raiden.history import channel_row
+from raiden.history.store import FIRST, Figures, FiguresAsked, FiguresPage
+from raiden.model.message import Cursor
 
 # What one page costs: durables that are looked at; and in the embedded store claims that are counted, and those of the
 # one that goes over.

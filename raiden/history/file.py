@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from raiden.history import StoreFailed
+from raiden.history.store import StoreFailed
 
 log = logging.getLogger(__name__)
 

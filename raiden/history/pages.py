@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
-from raiden.history import PAGE_BYTES, Page, Record, channel_row
+from raiden.history import channel_row
 from raiden.history.channel_row import ChannelRow
-from raiden.message import Cursor
+from raiden.model.message import Cursor
+from raiden.model.page import PAGE_BYTES, Page, Record
 
 
 def read(

@@ -13,10 +13,10 @@ from typing import Any
 from raiden import log
 from raiden.config import Settings
 from raiden.forwarder import Addresses
-from raiden.history import Store, StoreFailed
 from raiden.history.redis import Redis
 from raiden.history.server import Server
 from raiden.history.sqlite import Sqlite
+from raiden.history.store import Store, StoreFailed
 from raiden.private import open_private
 from raiden.service import READY
 

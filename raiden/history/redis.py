@@ -15,7 +15,7 @@ the last message that is retained, so there is nothing to tidy.
 What an acknowledged message survives is the server's configuration, whatever its `Durability` asks: with ``appendonly
 yes`` and ``appendfsync always`` it survives the end of the server's machine; with ``everysec`` that may lose the last
 second; without a file, a restart loses all. A failover to a replica that was behind loses what that had not got. So
-each run of a server is a life of its own (`raiden.history.chain`), by the ``run_id`` that it says when a connection
+each run of a server is a life of its own (`raiden.model.chain`), by the ``run_id`` that it says when a connection
 begins: the user must be allowed INFO. A server that was killed amid a write may keep the beginning of that transaction
 in its file, and take what follows for a part of it when it starts once more (valkey pull request 4342): run
 ``redis-check-aof --fix`` before it starts after a crash. ``maxmemory-policy`` should be ``noeviction``; what is evicted
@@ -41,9 +41,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import redis
 
-from raiden import encoding
-from raiden.history import (
-    EARLIEST,
+from raiden.history import durable_scripts, figures, redis_url, scripts
+from raiden.history.figures import Place
+from raiden.history.store import (
     FORGET,
     KEY_WINDOW,
     MAX_PENDING,
@@ -56,21 +56,15 @@ from raiden.history import (
     Figures,
     FiguresAsked,
     FiguresPage,
-    Gap,
     GiveUp,
     Letters,
-    Page,
-    Record,
     StoreFailed,
-    durable_scripts,
-    figures,
     full,
-    redis_url,
-    scripts,
 )
-from raiden.history.chain import Lives, new_digits, new_epoch, read_past
-from raiden.history.figures import Place
-from raiden.message import Cursor, Message
+from raiden.model import encoding
+from raiden.model.chain import Lives, new_digits, new_epoch, read_past
+from raiden.model.message import EARLIEST, Cursor, Message
+from raiden.model.page import Gap, Page, Record
 
 # What clients are told; what the server said, and where it is, is for the log.
 AWAY = "the store of the history does not answer: try again later"

@@ -3,9 +3,9 @@ hash and the stream of a channel; it answers with texts where it can, which cost
 
 from __future__ import annotations
 
-from raiden.history import PAGE_BYTES
-from raiden.history.chain import MAX_PAST, OWN_DIGITS, ROOT_DIGITS
-from raiden.message import PROOF_DIGITS, UNPROVED
+from raiden.model.chain import MAX_PAST, OWN_DIGITS, ROOT_DIGITS
+from raiden.model.message import PROOF_DIGITS, UNPROVED
+from raiden.model.page import PAGE_BYTES
 
 # Numbers become text by `format`: Lua's own way keeps 14 digits. The proof of the last message is kept with its offset,
 # for a node that knows no proofs may append, too.

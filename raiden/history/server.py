@@ -26,20 +26,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from raiden import faults
-from raiden.history import (
+from raiden.history.pipe import Closed, Pipe
+from raiden.history.store import (
     Append,
     Appended,
     Claimed,
     FiguresAsked,
     FiguresPage,
     GiveUp,
-    Page,
     Store,
     StoreFailed,
     TooLargeToKeep,
 )
-from raiden.history.pipe import Closed, Pipe
-from raiden.message import Cursor
+from raiden.model.message import Cursor
+from raiden.model.page import Page
 
 logger = logging.getLogger(__name__)
 

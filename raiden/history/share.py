@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from raiden.history import StoreFailed
+from raiden.history.store import StoreFailed
 
 COUNT_EVERY = 1.0  # seconds
 SHORT = 3 / 4

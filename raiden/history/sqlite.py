@@ -17,8 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raiden.history import (
-    EARLIEST,
+from raiden.history import channel_row, durables, figures, pages
+from raiden.history.channel_row import ChannelRow
+from raiden.history.clock import Clock, steady
+from raiden.history.file import File
+from raiden.history.share import Share
+from raiden.history.store import (
     FORGET,
     KEY_WINDOW,
     NEVER,
@@ -26,25 +30,18 @@ from raiden.history import (
     Append,
     Appended,
     Claimed,
-    Durability,
     FiguresAsked,
     FiguresPage,
     GiveUp,
     Letters,
-    Page,
     StoreFailed,
-    channel_row,
-    durables,
-    figures,
     full,
-    pages,
 )
-from raiden.history.chain import Lives, chained, link, new_epoch
-from raiden.history.channel_row import ChannelRow
-from raiden.history.clock import Clock, steady
-from raiden.history.file import File
-from raiden.history.share import Share
-from raiden.message import MAX_CHANNEL_BYTES, Cursor, Kind
+from raiden.model.chain import Lives, chained, link, new_epoch
+from raiden.model.message import EARLIEST, Cursor, Kind
+from raiden.model.names import MAX_CHANNEL_BYTES
+from raiden.model.options import Durability
+from raiden.model.page import Page
 
 # Messages over a channel's size that are left until it is worth removing them.
 SLACK = 64

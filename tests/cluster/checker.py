@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from raiden.message import Cursor
+from raiden.model.message import Cursor
 
 # How many failures of each kind a report shows.
 EXAMPLES = 5

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import ujson
 import zmq
 
-from raiden.history import EARLIEST, Gap
-from raiden.message import Cursor
+from raiden.model.message import EARLIEST, Cursor
+from raiden.model.page import Gap
 from tests.cluster.checker import Checker
 from tests.cluster.load import RETRY, Client, Refused, at_random
 from tests.cluster.network import Host

@@ -24,8 +24,8 @@ from typing import NamedTuple, Self
 
 import ujson
 
-from raiden.history import Gap
-from raiden.message import Cursor
+from raiden.model.message import Cursor
+from raiden.model.page import Gap
 from tests.cluster.checker import Checker
 from tests.cluster.load import ENDING, RETRY, Client, Lines, Node, Refused, at_random, path
 from tests.cluster.offsets import Follower, Offsets

@@ -24,8 +24,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from raiden.history import EARLIEST, Gap
-from raiden.message import Cursor
+from raiden.model.message import EARLIEST, Cursor
+from raiden.model.page import Gap
 from tests.cluster.checker import EXAMPLES, Batch, Checker, Message, Publication
 
 FAILURES = ("lost", "duplicated", "reordered", "unexpected", "conflicting")

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from raiden import encoding
-from raiden.encoding import chunk, dumps
-from raiden.history import Gap
-from raiden.message import Cursor, Kind, Message
+from raiden.model import encoding
+from raiden.model.encoding import chunk, dumps
+from raiden.model.message import Cursor, Kind, Message
+from raiden.model.page import Gap
 from tests.cluster.checker import Checker
 from tests.cluster.follow import Events, Followers, Frames, KeyedPublisher, LinesOf, Said
 from tests.cluster.offsets import Offsets

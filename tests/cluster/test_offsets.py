@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from raiden.history import EARLIEST, Gap
-from raiden.message import Cursor
+from raiden.model.message import EARLIEST, Cursor
+from raiden.model.page import Gap
 from tests.cluster.checker import Batch, Checker, Publication
 from tests.cluster.offsets import FAILURES, Follower, Offsets, Verdict
 

@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from raiden import keys
-from raiden.message import Cursor
+from raiden.model.message import Cursor
 from tests.cluster.checker import Checker
 from tests.cluster.doors import (
     Asker,

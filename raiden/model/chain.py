@@ -21,10 +21,8 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from raiden.message import PROOF_DIGITS, UNPROVED, Cursor
+from raiden.model.message import EARLIEST, PROOF_DIGITS, UNPROVED, Cursor
 
-# The place before the first message of whatever epoch; no epoch is called so.
-EARLIEST = Cursor("0", 0)
 # Of an epoch's name, what it has in common with the other epochs of that history.
 ROOT_DIGITS: Final = 8
 # Of the name of an epoch that is not the first, what tells it from others that have as many before them.

@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from raiden.refusals import Invalid
+from raiden.model.refusals import Invalid
 
 # Arrays and objects within each other.
 MAX_DEPTH: Final = 512
@@ -201,3 +201,12 @@ def _float(text: str) -> float | Digits:
 # For a check, numbers need not be made.
 _CHECKED = json.JSONDecoder(parse_constant=_reject_constant, parse_int=str, parse_float=str)
 _VALUES = json.JSONDecoder(parse_constant=_reject_constant, parse_int=_integer, parse_float=_float)
+
+
+def is_unicode(text: str) -> bool:
+    """It has no lone surrogates, which JSON can write and UTF-8 can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

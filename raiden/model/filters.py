@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from raiden.message import Message
-from raiden.refusals import Invalid
-from raiden.strict_json import Digits
+from raiden.model.message import Message
+from raiden.model.refusals import Invalid
+from raiden.model.strict_json import Digits
 
 # Values of one subscription's filters, and bytes of these and of the fields' names.
 MAX_VALUES, MAX_BYTES = 100, 4096

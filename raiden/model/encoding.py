@@ -17,8 +17,8 @@ from typing import Any
 
 import ujson
 
-from raiden.history import Gap, Page
-from raiden.message import Kind, Message
+from raiden.model.message import Kind, Message
+from raiden.model.page import Gap, Page
 
 END_OF_CHUNKS = b"0\r\n\r\n"
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from enum import IntEnum
 from typing import Any
 
-from raiden.history import Durability
-from raiden.message import InvalidChannel, check_channel, check_subscription
-from raiden.near import did_you_mean
+from raiden.model.names import InvalidChannel, check_channel, check_subscription
+from raiden.model.near import did_you_mean
 
 # Channels whose options are remembered; finding them anew costs a look at each pattern.
 REMEMBERED = 10_000
+
+
+class Durability(IntEnum):
+    """What an acknowledged message survives."""
+
+    STORED = 0  # the end of any process
+    SYNCED = 1  # the end of the machine: it was flushed to the disk before the answer
+    SHARED = 2  # the end of the node: another machine has it
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,16 @@ import itertools
 import re
 from typing import Any, Final, NamedTuple
 
-from raiden import charsets, fields, forms
-from raiden.encoding import dumps
-from raiden.history import MAX_KEY
 from raiden.http import HttpError, Request
 from raiden.limits import HttpLimits
-from raiden.message import Kind, is_unicode
-from raiden.refusals import TooLarge
-from raiden.strict_json import InvalidPayload, json_payload
+from raiden.model import charsets, fields, forms
+from raiden.model.encoding import dumps
+from raiden.model.message import Kind
+from raiden.model.refusals import TooLarge
+from raiden.model.strict_json import InvalidPayload, is_unicode, json_payload
 
+# Bytes of a publisher's key.
+MAX_KEY = 256
 # Bytes that stand around a message at most where it goes out as JSON, as in a reply to the command `history`: names of
 # a channel and a durable, cursors, the command's id, a gap. `max_message` has room for them.
 WRAPPING: Final = 2048

@@ -1,0 +1,284 @@
+"""The history of channels: what a store promises, whatever engine it is.
+
+A store appends messages and gives out their offsets, and reads them again. It knows no sockets, routers or clients; its
+calls block, so they are for a thread.
+
+- The offsets of a channel begin at 1 and have no holes. Each message has a proof, which covers all before it, and an
+  epoch, which is the life of the store that it was appended in (`raiden.model.chain`). A cursor of a message that the
+  store has lost is a `Gap`. When the channel's history is cleared or forgotten as a whole, offsets begin anew.
+- An append is done when `Store.append` returns: its messages survive what their `Durability` says. If it raises
+  `StoreFailed`, none of them was appended, as far as anybody can know.
+- What was appended under a key is not appended again under that key within `KEY_WINDOW` seconds, on whichever node: the
+  first answer is given again.
+- A durable is a place in a channel's history that many consumers share. Each message after it is claimed by one of
+  them, and again if that one did not acknowledge it in time: at least once, for as long as the history has it.
+- A store also keeps values under a name for a while, for who comes back. A value has one holder, who alone may change
+  it, until another one takes it. Each of these calls is one step: nobody else's comes between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from raiden.model.chain import Lives, Past
+from raiden.model.message import EARLIEST as EARLIEST
+from raiden.model.message import PROOF_DIGITS, UNPROVED, Cursor, Message
+from raiden.model.options import Durability
+from raiden.model.page import Gap, Page, Record
+from raiden.model.refusals import Unavailable
+
+KEY_WINDOW = 300.0  # seconds
+# Seconds after which a channel that nothing was appended to, and that has no messages left, is forgotten; until then
+# its offsets go on.
+FORGET = 7 * 86400.0
+# Seconds that a channel, or a durable, may be forgotten later than that, so that not each use of it writes when.
+TOUCH = 3600.0
+MAX_KEPT = 1 << 18  # bytes of a kept value
+MAX_PENDING = 10_000  # messages of a durable that are claimed and not acknowledged
+LOOKED = 250  # claims whose time is over that one call of `Store.claim` looks at
+
+
+# How a `StoreFailed` ends where the append may have been done.
+NOBODY_KNOWS = (
+    "nobody knows whether the message was stored. With a key (Idempotency-Key) it is safe to publish it again"
+)
+
+
+class StoreFailed(Unavailable):
+    """The store can't be used now; the text says why. Nothing was appended, unless the connection to a shared store
+    ended before its answer came: then nobody knows, the text says so (`NOBODY_KNOWS`), and only a key makes it safe to
+    ask again. ``detail`` is what clients may know of it, where that is less: no file and no address."""
+
+    def __init__(self, why: str, detail: str = "") -> None:
+        super().__init__(why)
+        self.detail = detail or why
+
+
+def full(channel: str, size: int) -> str:
+    """Why an `Append` with ``discard_new`` was not done, and what to do."""
+    return (
+        f"{channel} is full: it keeps {size} messages (history_size), and to publish this would push out some that a "
+        "durable subscription has not had acknowledged (discard = 'new'). Nothing was published: try again when its "
+        "consumers have acknowledged more, or forget a durable subscription that nobody needs (see /-/durables)"
+    )
+
+
+class TooLargeToKeep(StoreFailed):
+    """A value has more than `MAX_KEPT` bytes."""
+
+    status = 413
+
+
+@dataclass(slots=True)
+class Append:
+    """Messages ``(kind, payload)`` for one channel, all or none. ``size`` messages at the most are kept,
+    each for ``ttl`` seconds. While no other message follows, the last one is there for ``retain`` seconds, if that is
+    longer; also where the size is 0. ``key`` is the publisher's, for which they are appended once. ``discard_new``:
+    they are not appended where that would push a message over the size out of the history that a durable has still to
+    get acknowledged."""
+
+    channel: str
+    messages: Sequence[tuple[int, bytes]]
+    size: int = 100
+    ttl: float = 300.0
+    key: str | None = None
+    durability: Durability = Durability.STORED
+    retain: float = 0.0
+    discard_new: bool = False
+
+    def limits(self) -> tuple[int, float, float]:
+        """How many messages are kept, for how many seconds, and for how many the last one while it is the last."""
+        if self.size == 0 and self.retain > 0:
+            return 1, 0.0, self.retain
+        return self.size, self.ttl, max(self.ttl, self.retain)
+
+
+class Appended(NamedTuple):
+    """Where the messages of an `Append` stand, in their order. ``repeated``: they were appended before, under the same
+    key. ``chain`` is the proof of the message before the first one, then theirs, as one text (`chain.chained`); "":
+    they have none. ``full``: nothing was appended, because of ``discard_new``, and this says so; "": it was."""
+
+    epoch: str
+    offsets: range
+    repeated: bool = False
+    chain: str = ""
+    full: str = ""
+
+    @property
+    def before(self) -> str:
+        """The proof of the message before the first one; "": there is none."""
+        before = self.chain[:PROOF_DIGITS]
+        return "" if before == UNPROVED else before
+
+    def cursors(self) -> list[Cursor]:
+        if not self.chain:
+            return [Cursor(self.epoch, offset) for offset in self.offsets]
+        ends = range(PROOF_DIGITS, len(self.chain), PROOF_DIGITS)
+        return [
+            Cursor(self.epoch, offset, self.chain[end : end + PROOF_DIGITS])
+            for offset, end in zip(self.offsets, ends, strict=True)
+        ]
+
+
+class GiveUp(NamedTuple):
+    """When a durable gives a message up: it is not claimed for more than ``attempts`` times (0: any number). Then it is
+    appended, as JSON that says where it comes from, to the channel of ``letters``, whose ``messages`` are none, or
+    dropped where that is None."""
+
+    attempts: int = 0
+    letters: Append | None = None
+
+
+NEVER = GiveUp()
+
+
+class Letters(NamedTuple):
+    """What was appended to the dead-letter channel: where it stands, and the payloads."""
+
+    appended: Appended
+    payloads: list[bytes]
+
+
+class Claimed(NamedTuple):
+    """Records that are now the caller's, each with the number of times that it was claimed, in the order of their
+    offsets: first those that come again. ``epoch`` is the channel's ("0": it has no history yet), ``past`` are those
+    before. ``gap`` is what the durable lost since the last claim: from the lowest to the highest offset of messages
+    that were gone before they were claimed or acknowledged (others between them may be fine); or, where its place is
+    not in this history, all that was left of the old one (``first`` is 0). ``letters`` are what was given up.
+    ``ended``: there is no such durable, and this claim was not to make it. ``more``: not all was looked at that may be
+    claimed, for that would have taken long."""
+
+    records: list[tuple[Record, int]]
+    epoch: str
+    gap: Gap | None = None
+    past: Past = ()
+    letters: Letters | None = None
+    ended: bool = False
+    more: bool = False
+
+    def messages(self, channel: str) -> list[tuple[Message, int]]:
+        """Each with its number of times."""
+        lives = Lives(self.epoch, 0, self.past)
+        return [(record.to_message(channel, lives.epoch_of(record.offset)), times) for record, times in self.records]
+
+
+class Figures(NamedTuple):
+    """How a durable does: ``lag`` messages of its channel's history are not acknowledged, the oldest of them for
+    ``oldest`` seconds since it was published; ``in_flight`` of them are claimed, or put off. ``redelivered`` counts
+    claims of what had been claimed before, ``dead`` what was given up, since the durable was made."""
+
+    channel: str
+    durable: str
+    lag: int
+    oldest: float
+    in_flight: int
+    redelivered: int
+    dead: int
+
+
+# Durables are named by their channel and name, and come in this order: that of the bytes.
+FIRST = ("", "")
+
+
+class FiguresAsked(NamedTuple):
+    """Which durables a page of figures is about: those behind ``after``, at most ``limit``; of a ``channel``, or of
+    channels that begin with ``prefix``; of one name, ``durable``. "": of any."""
+
+    after: tuple[str, str] = FIRST
+    limit: int = 100
+    prefix: str = ""
+    channel: str = ""
+    durable: str = ""
+
+
+class FiguresPage(NamedTuple):
+    """Figures, and the durable behind which there may be more."""
+
+    rows: list[Figures]
+    next: tuple[str, str] | None = None
+
+
+class Store(Protocol):
+    """An engine. Its methods block, may be called by one thread at a time, and raise `StoreFailed`."""
+
+    @property
+    def life(self) -> str:
+        """The name of the life of the store that the last call has met."""
+
+    def append(self, appends: Sequence[Append], calls: Sequence[int] | None = None) -> list[Appended]:
+        """Append all in one go, in this order; they are as durable as the most demanding of them asks. ``calls`` says
+        how many appends make each call (None: one). A call is done as a whole or, where one of its appends may not push
+        out what it would (``discard_new``), not at all: then each `Appended` of it is ``full``. (Such a call has one
+        append for each of its channels.) What was appended under its key before pushes nothing out."""
+
+    def refused(self, channels: Sequence[str]) -> dict[str, str]:
+        """Those of the channels that are new and that there is no room for, each with the reason: an append to one of
+        them would fail, and with it all that go with it."""
+
+    def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
+        """The first ``limit`` records after a cursor. From the earliest on: `EARLIEST`, where what is gone before it is
+        a gap, or None, where it is none. Where the cursor is not in this history, or has another proof, the page says
+        so (`Gap`), and begins with what whoever has it can't have seen."""
+
+    def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
+        """The last ``limit`` records before a cursor; None: the newest."""
+
+    def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
+        """The newest position of each channel that has a history."""
+
+    def clear(self, channel: str) -> str:
+        """Forget a channel's history, and return the epoch that ends with it; empty where there was none."""
+
+    def claim(
+        self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None,
+        give_up: GiveUp = NEVER, *, make: bool = True,
+    ) -> Claimed:  # fmt: skip
+        """Claim up to ``limit`` messages, or up to the one that goes over `PAGE_BYTES`, for ``wait`` seconds: first
+        those whose claim is over, of which it looks at `LOOKED` and says if there are ``more``; then new ones, while
+        fewer than `MAX_PENDING` are claimed. The first claim makes the durable, after ``since`` (None: at the channel's
+        end; a cursor that is not in this history is a gap, as in `after`), unless it is not to ``make`` it. One that
+        nobody claims from for `FORGET` seconds is forgotten. Messages that would be claimed too often are given up,
+        once, in one step with what becomes of them; those that there is no room for elsewhere stay, and are not
+        claimed."""
+
+    def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
+        """Be done with claims, which are offsets and attempts (0: whichever it is), and return the offsets of those
+        that were the caller's to acknowledge, in this order: not of what was claimed again meanwhile, or is done, or
+        is of another epoch than the message that is there now."""
+
+    def release(
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0
+    ) -> list[int]:
+        """Give claims back: they can be claimed again, ``delay`` seconds from now on. Returns the offsets of those that
+        were the caller's to give back, as `acknowledge` does."""
+
+    def forget(self, channel: str, durable: str) -> None:
+        """End a durable, if there is one."""
+
+    def figures(self, asked: FiguresAsked) -> FiguresPage:
+        """How durables do. A page may have fewer than it could, and a ``next`` all the same."""
+
+    def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
+        """Keep a value for ``ttl`` seconds in place of what was kept under this name, unless that has another holder:
+        then nothing changes, and this is False."""
+
+    def take(self, name: str, holder: str, only_from: str = "") -> tuple[bytes, str] | None:
+        """Become the holder of what is kept under a name, if it is this one's (empty: whoever's). Returns the value and
+        who held it before; None where there is no such value."""
+
+    def tidy(self, limit: int) -> int:
+        """Remove up to ``limit`` rows of each kind of what has expired, and return how many there were."""
+
+    def now(self) -> int:
+        """Microseconds since 1970, by the clock that messages get their times from: what is appended after this call
+        has no earlier one, unless that clock is set back."""
+
+    def check(self) -> None:
+        """Raise StoreFailed if nothing can be written now."""
+
+    def size(self) -> int:
+        """How many bytes of the data directory it takes."""
+
+    def close(self) -> None: ...

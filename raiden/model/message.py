@@ -1,0 +1,99 @@
+"""A message: its payload, its kind, and its cursor, which is its place in the history of its channel. Pure."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from raiden.model import strict_json
+from raiden.model.refusals import Invalid
+from raiden.model.strict_json import InvalidPayload
+
+PROOF_DIGITS = 12
+_PROOF = re.compile("[0-9a-f]{12}")
+# Stands in a chain of proofs where there is none.
+UNPROVED = "0" * PROOF_DIGITS
+
+
+class InvalidCursor(Invalid):
+    """The text is no cursor; it says how one looks."""
+
+
+class Kind:
+    """What a message's payload is; ``END`` is a channel's deletion, which travels like any message. Plain numbers: to
+    look one up in an enumeration takes half as long as to make a message."""
+
+    JSON: Final = 0
+    TEXT: Final = 1
+    BYTES: Final = 2
+    END: Final = 3
+
+
+class Cursor(NamedTuple):
+    """Where a message stands in its channel's history: ``epoch:offset:proof``. The proof covers the message and all
+    before it (`raiden.model.chain`). It is left out where there is none, and may be left out: then the epoch alone
+    tells whether the place is good. Two cursors of one place are equal only if both have the proof, or neither."""
+
+    epoch: str
+    offset: int
+    proof: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Raise InvalidCursor unless the text is ``epoch:offset``, with a decimal offset below 2^63, or
+        ``epoch:offset:proof``, with a proof of 12 hexadecimal digits."""
+        epoch, _, rest = text.partition(":")
+        offset, colon, proof = rest.partition(":")
+        number = epoch.isalnum() and offset.isascii() and offset.isdigit() and len(offset) < 20
+        if not number or int(offset) >= 1 << 63 or (colon and not _PROOF.fullmatch(proof)):
+            raise InvalidCursor(f"{text[:64]!r} is no cursor: pass one as it was received, like 'k3x9:41:8c1f02d9e7ab'")
+        return cls(epoch, int(offset), proof)
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.offset}:{self.proof}" if self.proof else f"{self.epoch}:{self.offset}"
+
+    @property
+    def bare(self) -> str:
+        """``epoch:offset``, for clients that count offsets."""
+        return f"{self.epoch}:{self.offset}"
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Epoch and offset: what names the message."""
+        return self.epoch, self.offset
+
+
+# The place before the first message of whatever epoch; no epoch is called so.
+EARLIEST: Final = Cursor("0", 0)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+class Message(msgspec.Struct, eq=False, gc=False):
+    """One payload on one channel. ``published`` is wall-clock microseconds since 1970, ``before`` the proof of the
+    message before it in the channel's history ("": unknown, or there is none)."""
+
+    channel: str
+    kind: int
+    payload: bytes
+    cursor: Cursor | None = None
+    published: int = msgspec.field(default_factory=_now)
+    before: str = ""
+    # What was made of it, by what made it.
+    encoded: dict[object, bytes] | None = None
+    decoded: dict[str, Any] | bool | None = False
+
+    def fields(self) -> dict[str, Any] | None:
+        """The top-level fields of a JSON object, else None; decoded once, and only if a filter asks."""
+        if self.decoded is False:
+            try:
+                value = strict_json.value(self.payload) if self.kind == Kind.JSON else None
+            except InvalidPayload:  # an older node may have stored what is nested more deeply
+                value = None
+            self.decoded = value if isinstance(value, dict) else None
+        return self.decoded  # type: ignore[return-value]

@@ -1,0 +1,115 @@
+"""Values of a history: where a reader begins, what it gets, and what is missing. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from raiden.model.chain import Lives, Past, is_proved
+from raiden.model.message import EARLIEST, Cursor, Message
+
+# A page, and what is claimed at once, ends with the record whose payload goes over so many bytes.
+PAGE_BYTES = 1 << 20
+
+
+class Record(NamedTuple):
+    """A message as it is stored; ``published`` is when the store took it, in microseconds since 1970 by its clock.
+    ``proof`` is "" where it was stored by a release that knew none."""
+
+    offset: int
+    kind: int
+    payload: bytes
+    published: int
+    proof: str = ""
+
+    def to_message(self, channel: str, epoch: str) -> Message:
+        return Message(channel, self.kind, self.payload, Cursor(epoch, self.offset, self.proof), self.published)
+
+
+class Gap(NamedTuple):
+    """What was asked for and is not there: offsets from ``first`` to ``last``, which is of ``epoch``, or, where the
+    history that was asked for is not the one that is there, nobody knows how much (``first`` is 0)."""
+
+    epoch: str
+    first: int
+    last: int
+
+
+class Start(NamedTuple):
+    """Where a reader begins: behind a cursor, or with the last so many messages; neither: with the earliest."""
+
+    cursor: Cursor | None = None
+    last: int | None = None
+
+
+@dataclass(slots=True)
+class Page:
+    """Records in the order of their offsets. ``position`` is the newest of the channel's (None: it has no history), and
+    ``past`` its epochs before ``epoch``; ``gap`` is what is missing before the first of them; ``more`` says that the
+    limit, or `PAGE_BYTES`, cut it short."""
+
+    records: list[Record] = field(default_factory=list)
+    epoch: str = ""
+    position: Cursor | None = None
+    gap: Gap | None = None
+    more: bool = False
+    past: Past = ()
+
+    @property
+    def lives(self) -> Lives:
+        return Lives(self.epoch, self.position.offset + 1 if self.position else 1, self.past)
+
+    def messages(self, channel: str) -> list[Message]:
+        lives = self.lives
+        return [record.to_message(channel, lives.epoch_of(record.offset)) for record in self.records]
+
+    @property
+    def begin(self) -> int:
+        """The offset behind which the records stand, at the end of the channel where there are none."""
+        if self.records:
+            return self.records[0].offset - 1
+        return self.position.offset if self.position else 0
+
+    @classmethod
+    def nothing(cls, cursor: Cursor | None, *, forward: bool) -> Page:
+        """The page of a channel that has no history."""
+        return cls(gap=Gap(cursor.epoch, 0, 0) if cursor and cursor != EARLIEST and forward else None)
+
+    @classmethod
+    def found(
+        cls, records: list[Record], lives: Lives, proof: str, cursor: Cursor | None, limit: int, *, forward: bool
+    ) -> Page:
+        """What an engine has found from a cursor on, or from where its reader stands (`Lives.stand`), up to one record
+        more than the limit, or than `PAGE_BYTES` allows; backwards, newest first. ``proof`` is the last message's."""
+        size = 0
+        for number, record in enumerate(records[:limit]):
+            if size > PAGE_BYTES:
+                limit = number
+                break
+            size += len(record.payload)
+        position = Cursor(lives.epoch, lives.next - 1, proof)
+        page = cls(records[:limit], lives.epoch, position, more=len(records) > limit, past=lives.past)
+        if not forward:
+            page.records.reverse()
+        elif cursor is not None and not lives.holds(cursor):
+            page.gap = Gap(cursor.epoch, 0, 0)
+        elif cursor is not None:
+            begin = page.records[0].offset if page.records else lives.next
+            if begin > cursor.offset + 1:
+                page.gap = Gap(lives.epoch_of(begin - 1), cursor.offset + 1, begin - 1)
+        return page
+
+    @classmethod
+    def disproved(cls, records: list[Record], lives: Lives, proof: str, cursor: Cursor, limit: int) -> Page:
+        """What there is for a reader whose cursor has another proof than the message there: the history went back
+        within one life of the store. Nobody knows how far, so ``records`` begin with the earliest."""
+        page = cls.found(records, lives, proof, None, limit, forward=True)
+        page.gap = Gap(cursor.epoch, 0, 0)
+        return page
+
+    def is_proved(self, cursor: Cursor, at: str | None) -> bool:
+        """Whether the cursor that this is the page of has the proof of this history; ``at`` is that of the message
+        there (None: it is gone)."""
+        if self.position is None or (self.gap is not None and not self.gap.first):
+            return True
+        return is_proved(cursor, self.position, at, self.records[0] if self.records else None)
