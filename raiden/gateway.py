@@ -34,7 +34,7 @@ from raiden.model.message import Cursor, Kind, Message
 from raiden.model.names import InvalidChannel, check_channel, check_subscription, unquote
 from raiden.model.near import did_you_mean
 from raiden.model.payload import check_key
-from raiden.model.refusals import Invalid, NoHistory, Refusal
+from raiden.model.refusals import Invalid, Refusal
 from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.recovery import Beginning
 from raiden.reserved import Reserved
@@ -333,10 +333,8 @@ class Gateway(HttpDoor):
         self, connection: Connection, request: Request, names: tuple[str, ...], query: dict[str, str], wait: float
     ) -> Answer | None:
         """A long-poll of a consumer."""
-        if len(names) != 1:
+        if len(names) != 1 or not self.router.keeps(check_channel(names[0])):
             raise Invalid("a durable subscription is to one channel, which has a history")
-        if not self.router.keeps(check_channel(names[0])):
-            raise NoHistory
         asked = parameters.durable(query)
         if request.method == "HEAD":
             return stream_response(_POLL_HEAD)

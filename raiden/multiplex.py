@@ -312,7 +312,9 @@ class MultiplexSocket(Socket):
     def _past(self, command: dict[str, Any]) -> None:
         """``history``: a page after ``since``, or before ``before`` (a cursor, or null for the newest)."""
         name = check_channel(commands.channel_of(command))
-        history = self._history_of(name)
+        if not self.router.keeps(name):
+            raise NoHistory
+        history = self._history()
         limit = commands.number_of(command, "limit", PAGE, 1, MAX_LAST)
         since = None if command.get("since") == "earliest" else commands.cursor_of(command, "since")
         cursor = commands.cursor_of(command, "before") if "before" in command else since
@@ -332,7 +334,8 @@ class MultiplexSocket(Socket):
 
     def _consume(self, command: dict[str, Any]) -> None:
         name, durable = check_channel(commands.channel_of(command)), commands.durable_of(command)
-        self._history_of(name)
+        if not self.router.keeps(name):
+            raise Invalid("a durable subscription is to a channel that has a history")
         if "filters" in command:
             raise Invalid("a durable subscription has no filters: its messages are shared out as they are")
         if "last" in command:
@@ -519,11 +522,6 @@ class MultiplexSocket(Socket):
         if history is None:
             raise Invalid("this node keeps no history (store = 'none')")
         return history
-
-    def _history_of(self, name: str) -> History:
-        if not self.router.keeps(name):
-            raise NoHistory
-        return self._history()
 
 
 _COMMANDS: dict[str, Callable[..., Result | None]] = {

@@ -674,12 +674,12 @@ def test_no_history_at_all(start: Callable[..., Daemon]) -> None:
     assert node.request("GET", "/a?_durable=d")[0] == 400
     with Client(node) as client:
         for command in (
-            {"cmd": "subscribe", "channel": "a", "durable": "d"}, {"cmd": "history", "channel": "a"},
-            {"cmd": "session"}, {"cmd": "resume", "session": "x"},
+            {"cmd": "subscribe", "channel": "a", "durable": "d"}, {"cmd": "session"}, {"cmd": "resume", "session": "x"},
             {"cmd": "unsubscribe", "channel": "a", "durable": "d", "forget": True},
         ):  # fmt: skip
             error = client.ask(**command)["error"]
             assert error["code"] == 400 and "history" in error["message"]
+        assert client.code(cmd="history", channel="a") == 404
 
 
 def test_the_store_is_away(own_server: RedisServer, start: Callable[..., Daemon]) -> None:

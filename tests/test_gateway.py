@@ -147,7 +147,7 @@ def test_a_long_answer_is_not_cut(start: Callable[..., Daemon]) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_long_polls_with_equal_heads_miss_nothing(start: Callable[..., Daemon], workers: int) -> None:
     """Each goes on from the position that it was told, on one connection, while others publish."""
-    node = start(workers=workers)
+    node = start(workers=workers, channels={"*": {"history_size": 1000}})
     node.publish("a", -1)
     position = json.loads(node.post_json("/a", 0)[2])["cursor"]
 
