@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 import gevent
 from gevent.event import Event
 
+from raiden.asks import Consume
 from raiden.backend import Backend, NotInForce
 from raiden.bell import LOOK, Bell, Bells
 from raiden.history.client import History
@@ -22,7 +23,6 @@ from raiden.history.store import GiveUp, StoreFailed
 from raiden.model import encoding
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap
-from raiden.parameters import Durable
 
 log = logging.getLogger(__name__)
 
@@ -246,24 +246,22 @@ def _give_up(backend: Backend, channel: str) -> tuple[str, GiveUp]:
     return options.dead_letter, GiveUp(options.max_attempts, letters)
 
 
-def poll(
-    bells: Bells, channel: str, asked: Durable, wait: float, *, gone: Callable[[], bool], enough: Callable[[], bool]
-) -> bytes | None:
-    """Acknowledge what is asked for, and give back; then claim messages, or wait ``wait`` seconds for some, at most
-    until ``enough`` or ``gone``: then what nobody will hear of is given back. Returns the answer as JSON, with what was
-    not to be acknowledged or given back any more, or None where there is nothing; raises StoreFailed, TooManyConsumers
-    and TooManyChannels."""
+def poll(bells: Bells, ask: Consume, *, gone: Callable[[], bool], enough: Callable[[], bool]) -> bytes | None:
+    """Do what a long-poll asks, and wait at most until ``enough`` or ``gone``: then what nobody will hear of is given
+    back. Returns the answer as JSON, with what was not to be acknowledged or given back any more, or None where there
+    is nothing; raises StoreFailed, TooManyConsumers and TooManyChannels."""
     history = bells.router.backend.history
     assert history is not None
-    done = acknowledge(history, channel, asked.name, [(cursor, 0) for cursor in asked.acks])
-    done += release(history, channel, asked.name, [(cursor, 0) for cursor in asked.nacks], asked.nack_delay)
+    channel, name = ask.channel, ask.durable
+    done = acknowledge(history, channel, name, [(cursor, 0) for cursor in ask.acks])
+    done += release(history, channel, name, [(cursor, 0) for cursor in ask.nacks], ask.nack_delay)
     settled = {cursor.place for cursor in done}
-    late = [str(cursor) for cursor in dict.fromkeys([*asked.acks, *asked.nacks]) if cursor.place not in settled]
-    consumer = Consumer(bells, channel, asked.name, window=asked.limit, ack_wait=asked.ack_wait, since=asked.since)
+    late = [str(cursor) for cursor in dict.fromkeys([*ask.acks, *ask.nacks]) if cursor.place not in settled]
+    consumer = Consumer(bells, channel, name, window=ask.limit, ack_wait=ask.ack_wait, since=ask.since)
     try:
-        if asked.nacks and not asked.nack_delay:
+        if ask.nacks and not ask.nack_delay:
             consumer.ring()
-        claims, gap = consumer.claim_within(wait, lambda: gone() or enough())
+        claims, gap = consumer.claim_within(ask.wait, lambda: gone() or enough())
     finally:
         consumer.end(release=gone())
     if not (claims or gap or late):

@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import gevent
 import webob
@@ -26,15 +26,12 @@ from raiden.http import CONTINUE_BYTES, HttpError, Json, Request, json_bytes, pr
 from raiden.limits import HttpLimits
 from raiden.model.refusals import Refusal, attempt
 from raiden.origins import Origins
-from raiden.parser import CONTINUE, RequestParser
-from raiden.sessions import LINGER, Socket, Waiter
+from raiden.parser import CONTINUE, MAX_PIPELINED, RequestParser
+from raiden.sessions import LINGER, Waiter
 from raiden.stats import Stats
 from raiden.unfinished import SLOW, Unfinished
 
 log = logging.getLogger(__name__)
-
-# So many bytes may wait behind a request that is under way, and those of one more read.
-MAX_PIPELINED: Final = 16384
 
 Answer: TypeAlias = "webob.Response | Json"
 Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"
@@ -120,24 +117,21 @@ class HttpDoor(Door):
         session = connection.session
         if not data or connection.closing:
             return
-        if isinstance(session, Socket):
-            for event in connection.protocol.feed(data):
-                session.received(event)
-            session.settle()
-        elif session is None or isinstance(session, Waiter):
-            parser = _parser(connection)
-            if session is None and not connection.busy:
-                repeated = parser.whole(data)
-                if repeated is not None:
-                    self._serve_repeated(connection, repeated)
-                    self._served(connection)
-                    return
-                self._serve_next(connection, parser.feed(data))
-            else:
-                parser.feed(data)
-            if parser.waiting >= MAX_PIPELINED:
-                connection.pause()
-        # What follows the request of a stream without end could never be answered.
+        if session is not None:
+            session.receive(data)
+            return
+        parser = _parser(connection)
+        if connection.busy:
+            parser.feed(data)
+        else:
+            repeated = parser.whole(data)
+            if repeated is not None:
+                self._serve_repeated(connection, repeated)
+                self._served(connection)
+                return
+            self._serve_next(connection, parser.feed(data))
+        if parser.waiting >= MAX_PIPELINED:
+            connection.pause()
 
     def _overflow(self, connection: Connection) -> None:
         self.stats.slow_consumers += 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
+from raiden.asks import Consume
 from raiden.http import Request
 from raiden.model import fields
 from raiden.model.chain import MAX_PAST
@@ -145,22 +145,11 @@ def _preferred_wait(text: str) -> str | None:
     return next((wait[2].strip() for wait in found if wait is not None), None)
 
 
-class Durable(NamedTuple):
-    """What a long-poll of a durable subscription asks for."""
-
-    name: str
-    limit: int
-    ack_wait: float
-    since: Cursor | None
-    acks: list[Cursor]
-    nacks: list[Cursor]
-    nack_delay: float
-
-
-def durable(query: dict[str, str]) -> Durable:
+def consume(channel: str, query: dict[str, str], wait: float) -> Consume:
     """``_durable`` and the parameters that go with it; raises Invalid."""
     since = query.get("_since")
-    return Durable(
+    return Consume(
+        channel,
         check_durable(query["_durable"]),
         number(query, "_limit", MAX_WINDOW, least=0) if "_limit" in query else WINDOW,
         float(number(query, "_ack_wait", int(MAX_ACK_WAIT))) if "_ack_wait" in query else ACK_WAIT,
@@ -168,6 +157,7 @@ def durable(query: dict[str, str]) -> Durable:
         _cursors(query, "_ack"),
         _cursors(query, "_nack"),
         float(number(query, "_nack_delay", int(MAX_NACK_DELAY), least=0)) if "_nack_delay" in query else 0.0,
+        wait,
     )
 
 

@@ -27,6 +27,9 @@ from raiden.unfinished import FULL, Full, Share, Unfinished
 
 CONTINUE = object()
 # What the bytes that come next belong to.
+# So many bytes may wait behind a request that is under way, and those of one more read.
+MAX_PIPELINED: Final = 16384
+
 _IDLE: Final = 0
 _HEAD: Final = 1
 _BODY: Final = 2

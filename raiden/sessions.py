@@ -9,13 +9,14 @@ the live messages is sent by `replay`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from raiden import tcp, websocket
+from raiden.asks import Subscribe
 from raiden.connection import Connection, Wheel
 from raiden.heads import Repeated
 from raiden.history.store import StoreFailed
-from raiden.http import Json, Request
+from raiden.http import Json, Request, add_fields, stream_bytes
 from raiden.in_band import InBand, Told, joined
 from raiden.model import encoding
 from raiden.model.filters import Filters
@@ -24,6 +25,7 @@ from raiden.model.page import Gap
 from raiden.model.payload import check_size
 from raiden.model.refusals import Refusal, TooLarge
 from raiden.model.strict_json import InvalidPayload, json_payload
+from raiden.parser import MAX_PIPELINED, RequestParser
 from raiden.recovery import Batch, Beginning, Recovery
 from raiden.router import Router
 from raiden.table import Subscription
@@ -48,6 +50,8 @@ class Session:
     lasts = False
     answers_once = False
     """Its answer tells of its position when it leaves, not when it begins."""
+    status = 200
+    """Of its answer."""
 
     def __init__(self, router: Router) -> None:
         self.router = router
@@ -56,6 +60,17 @@ class Session:
     @property
     def told_by_head(self) -> bool:
         return False
+
+    def join(self, connection: Connection, request: Request | Repeated) -> Client:
+        """What the connection is from now on, by this request."""
+        raise NotImplementedError
+
+    def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
+        """The subscriptions are in force: tell the client so, and where they begin."""
+        raise NotImplementedError
+
+    def opened(self) -> None:
+        """What was missed is sent, or being sent: from now on the session gets what comes."""
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         self.subscriptions[name] = self.router.subscribe(name, sink, self, encode, filters or None)
@@ -159,8 +174,11 @@ class Lasting(Session):
             self.attach(name)
             self.reached(name, None)
 
-    def open(self, head: bytes, told: Told) -> None:
-        """The subscriptions are in force: send the head of the answer, and where they begin."""
+    def join(self, connection: Connection, request: Request | Repeated) -> Client:
+        return self
+
+    def _begin(self, head: bytes, told: Told) -> None:
+        """Send the head of the answer, and what comes behind it at once."""
         self.connection.send(head + self.in_band.begin(told))
         # A gap is still to be told, and what lies behind it after that.
         self.told = None if told.recovered is False else told.position
@@ -228,6 +246,10 @@ class Lasting(Session):
             self.connection.overflow()
         return False
 
+    def receive(self, data: bytes) -> None:
+        """The peer has sent these bytes."""
+        raise NotImplementedError
+
     def tick(self) -> None:
         """The connection is due: a keep-alive."""
         raise NotImplementedError
@@ -255,6 +277,13 @@ class Stream(Lasting):
     @property
     def told_by_head(self) -> bool:
         return not self.in_band.tells
+
+    def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
+        _take_rest(self.connection)
+        self._begin(add_fields(stream_bytes(ask.head, http10=ask.http10), told.fields()), told)
+
+    def receive(self, data: bytes) -> None:
+        """What follows the request of a stream without end could never be answered."""
 
     def tick(self) -> None:
         self.connection.send(self.in_band.alive(self.moved()))
@@ -306,8 +335,8 @@ class MergedEvents(Stream):
 
 class Poll(Session):
     """What long-polls wait for that ask for the same: answered with what they missed, else by the first turn that
-    brings something; always with the position from which the next one goes on. Each waits for ``wait`` seconds.
-    ``fields`` are of the answer's head; more than ``max_bytes`` of what was missed are not gathered."""
+    brings something; always with the position from which the next one goes on. More than ``max_bytes`` of what was
+    missed are not gathered."""
 
     answers_once = True
 
@@ -317,14 +346,14 @@ class Poll(Session):
     )  # fmt: skip
 
     def __init__(
-        self, router: Router, wheel: Wheel, wait: float, names: Sequence[str], fields: dict[str, str],
-        answer: Callable[[Iterable[Waiter], Json], None], max_bytes: int,
+        self, router: Router, wheel: Wheel, ask: Subscribe, answer: Callable[[Iterable[Waiter], Json], None],
+        max_bytes: int,
     ) -> None:  # fmt: skip
         super().__init__(router)
         self.wheel = wheel
-        self.wait = wait
-        self.fields = fields
-        self.names = names
+        self.wait = ask.wait
+        self.fields = dict(ask.head)
+        self.names = ask.names
         self.max_bytes = max_bytes
         self.waiters: dict[Waiter, None] = {}
         self.pending: list[bytes] = []
@@ -334,7 +363,7 @@ class Poll(Session):
         self.ready = False
         self.answer = answer
 
-    def add(self, connection: Connection, request: Request | Repeated) -> Waiter:
+    def join(self, connection: Connection, request: Request | Repeated) -> Waiter:
         waiter = Waiter(connection, request, self)
         self.waiters[waiter] = None
         return waiter
@@ -360,8 +389,12 @@ class Poll(Session):
         if subscription is not None:
             self.router.unsubscribe(subscription, linger=True)
 
-    def open(self) -> None:
-        """The subscriptions are in force, and what was missed is known: wait from now on."""
+    def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
+        self.fields.update(told.fields())
+
+    def opened(self) -> None:
+        if not self.waiters:
+            return  # it was answered by what it had missed, or its client has gone
         self.ready = True
         for waiter in self.waiters:
             self.wheel.schedule(waiter.connection, self.wait)
@@ -469,6 +502,13 @@ class Waiter:
         self.request = request
         self.poll = poll
 
+    def receive(self, data: bytes) -> None:
+        """Another request, which has to wait."""
+        parser = cast(RequestParser, self.connection.protocol)
+        parser.feed(data)
+        if parser.waiting >= MAX_PIPELINED:
+            self.connection.pause()
+
     def tick(self) -> None:
         """Its time is up."""
         self.poll.give_up(self)
@@ -483,11 +523,17 @@ class Waiter:
         self.poll.leave(self)
 
 
+Client: TypeAlias = "Lasting | Waiter"
+"""What a door hands what happens to a connection."""
+
+
 class Socket(Lasting):
     """A WebSocket: a message per frame; a frame sent by the client is published, where it has one channel. Where a gap
     can't be told in band, it closes the socket."""
 
     __slots__ = ("acknowledged", "max_message", "ping_end", "verbatim", "websocket")
+
+    status = 101
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
@@ -501,8 +547,21 @@ class Socket(Lasting):
         # acknowledged when it has got that, and how many it had when that was looked at last.
         self.ping_end = self.acknowledged = 0
 
+    def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
+        assert ask.agreement is not None
+        rest = _take_rest(self.connection)
+        self.connection.protocol = self.websocket
+        self._begin(add_fields(ask.agreement.answer(request.websocket_key), told.fields()), told)
+        if rest:
+            self.receive(rest)
+
+    def receive(self, data: bytes) -> None:
+        for event in self.websocket.feed(data):
+            self.received(event)
+        self.settle()
+
     def received(self, event: object) -> None:
-        """A message or `Closed`, from `WebSocket.feed`; call `settle` after the last event of a turn."""
+        """A message or `Closed`, from `WebSocket.feed`."""
         if isinstance(event, Closed):
             self.finish(self.websocket.data_to_send())
         else:
@@ -586,6 +645,13 @@ class Socket(Lasting):
         super().ended(subscription)
         if not self.subscriptions and self.connection.session is self:
             self.goodbye(websocket.CHANNEL_DELETED, "the channel was deleted")
+
+
+def _take_rest(connection: Connection) -> bytes:
+    """What has come behind the last request of a connection, which is none of HTTP's: it is read again."""
+    rest = cast(RequestParser, connection.protocol).rest()
+    connection.resume()
+    return rest
 
 
 def _as_message(channel: str, data: str | bytes, verbatim: bool) -> Message:

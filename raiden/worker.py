@@ -228,13 +228,13 @@ class HttpWorker(Worker):
             elif name in ("min_peers", "ready_without_store"):
                 setattr(self.gateway.control, name, value)
             elif name == "allowed_origins":
-                self.gateway.origins = Origins(value)
+                self.gateway.origins = self.gateway.reader.origins = Origins(value)
             elif name == "reserved_paths":
-                self.gateway.reserved = Reserved(value)
+                self.gateway.reader.reserved = Reserved(value)
             elif name == "allowed_hosts":
                 self.gateway.hosts = _hosts(value, self.settings.http_host)
             elif name == "ws_deflate":
-                self.gateway.deflate = value
+                self.gateway.reader.deflate = value
             elif name == "access_log":
                 self.gateway.access_log.on = value
         self.gateway.heads.clear()

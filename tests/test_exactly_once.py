@@ -18,11 +18,13 @@ import gevent
 import pytest
 
 from raiden import in_band
+from raiden.asks import Subscribe
 from raiden.backend import Backend
 from raiden.connection import Connection, Wheel
 from raiden.http import Json
 from raiden.model import encoding
 from raiden.model.chain import Lives
+from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.page import Page, Record, Start
 from raiden.recovery import Beginning
@@ -318,6 +320,9 @@ class EventStream(Client):
                 self.start = Start(ear.rule.at)
 
 
+POLL = Subscribe((CHANNEL,), Filters([]), {}, False, "poll", encoding.poll(False), wait=25.0)
+
+
 def _answer(answers: list[Json], waiters: object, answer: Json) -> None:
     answers.append(answer)
 
@@ -326,13 +331,13 @@ class LongPoll(Client):
     def run(self) -> None:
         while True:
             answers: list[Json] = []
-            poll = Poll(self.router, cast(Wheel, Clock()), 25.0, [CHANNEL], {}, partial(_answer, answers), 1 << 20)
-            waiter = poll.add(cast(Connection, Ear()), cast(Any, None))
-            poll.subscribe(CHANNEL, encoding.poll(False))
+            poll = Poll(self.router, cast(Wheel, Clock()), POLL, partial(_answer, answers), 1 << 20)
+            waiter = poll.join(cast(Connection, Ear()), cast(Any, None))
+            poll.subscribe(CHANNEL, POLL.encoding)
             beginning = Beginning(self.router, [CHANNEL], {CHANNEL: self.start})
             rule = self.rule = self.began(self.start, beginning.place(CHANNEL), beginning.recovered(CHANNEL))
             poll.begin(beginning)
-            poll.open()
+            poll.opened()
             self.pause()
             while not answers and (self.stays or self.world.random.random() < 0.9):
                 gevent.sleep(0.001)

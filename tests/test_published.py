@@ -23,7 +23,6 @@ from websockets.sync.client import ClientConnection, connect
 
 from raiden.history.client import MAX_WAITING_BYTES, OVERHEAD, History
 from raiden.history.store import Append, StoreFailed
-from raiden.limits import HttpLimits
 from raiden.model import payload
 from raiden.model.message import Kind
 from raiden.model.payload import WRAPPING, TooLarge
@@ -280,12 +279,12 @@ def test_a_batch_that_is_too_large_is_not_taken_apart() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(TooLarge, match="max_batch"):
-            payload._batch(body, HttpLimits(max_batch=1000))
+            payload.batch(body, 1000, 1 << 20)
         assert tracemalloc.get_traced_memory()[1] < 500_000
     finally:
         tracemalloc.stop()
     lines = b"\r\n \t\n" + b" 1 \r\n\n" * 1000
-    assert payload._batch(lines, HttpLimits(max_batch=1000)) == [b"1"] * 1000
+    assert payload.batch(lines, 1000, 1 << 20) == [b"1"] * 1000
 
 
 def test_a_form_has_a_number_of_fields(node: Daemon, channel: str) -> None:

@@ -7,8 +7,6 @@ import itertools
 import re
 from typing import Any, Final, NamedTuple
 
-from raiden.http import HttpError, Request
-from raiden.limits import HttpLimits
 from raiden.model import charsets, fields, forms
 from raiden.model.encoding import dumps
 from raiden.model.message import Kind
@@ -30,29 +28,6 @@ _TYPE = re.compile(rf"{fields.TOKEN}/{fields.TOKEN}")
 # How JSON objects, arrays and strings begin. In a form these characters are percent-encoded.
 _BEGINNING = re.compile(rb'[ \t\r\n]*+[{\["]')
 _USE_JSON = "send JSON with 'Content-Type: application/json' (curl --json)"
-
-
-def check_coding(request: Request) -> None:
-    """Raise HttpError 415 for a body with a content coding (RFC 9110 sections 8.4 and 15.5.16)."""
-    coding = request.environ.get("HTTP_CONTENT_ENCODING")
-    if coding is not None and any(name.strip().lower() not in ("", "identity") for name in coding.split(",")):
-        raise HttpError(
-            415, "send the body as it is, without Content-Encoding", headers={"Accept-Encoding": "identity"}
-        )
-
-
-def payloads(request: Request, limits: HttpLimits) -> list[tuple[int, bytes]]:
-    """The messages of a publish, by its content type; raises InvalidPayload, and then nothing is published."""
-    body, content_type = request.raw_body, request.fields.get("content-type", "")
-    if len(request.fields) != len(request.raw_headers) and _is_repeated(request, "content-type"):
-        raise InvalidPayload("more than one Content-Type: send one")
-    if is_batch(content_type):
-        return [(Kind.JSON, line) for line in _batch(body, limits)]
-    return [of_type(content_type, body, limits.max_message)]
-
-
-def _is_repeated(request: Request, field: str) -> bool:
-    return sum([name.lower() == field for name, _ in request.raw_headers]) > 1
 
 
 def is_batch(content_type: str) -> bool:
@@ -87,6 +62,21 @@ def _of_type(content_type: _Type, body: bytes) -> tuple[int, bytes]:
     if form == "none" and _BEGINNING.match(body) and _is_json(body):
         raise InvalidPayload(f"the body has no Content-Type: {_USE_JSON}, and bytes as application/octet-stream")
     return Kind.BYTES, body
+
+
+def batch(body: bytes, max_batch: int, max_message: int) -> list[bytes]:
+    """The messages of a batch, a line each; raises InvalidPayload and TooLarge, and then none may be published."""
+    # No more of them than are needed to see that they are too many.
+    lines = [found.group() for found in itertools.islice(_LINE.finditer(body), max_batch + 1)]
+    if not lines:
+        raise InvalidPayload("the batch is empty: send one JSON value a line")
+    if len(lines) > max_batch:
+        raise TooLarge(f"the batch has more than {max_batch} messages: send fewer at once (max_batch)")
+    found = [_batch_line(number, line) for number, line in enumerate(lines, 1)]
+    if len(body) > max_message - WRAPPING:
+        for data in found:
+            check_size(Kind.JSON, data, max_message)
+    return found
 
 
 def check_size(kind: int, data: bytes, max_message: int) -> None:
@@ -140,20 +130,6 @@ def _read_type(content_type: str) -> _Type:
     if name.startswith("text/"):
         return _Type("text", charset)
     return _Type("json" if name.endswith("+json") else _FORMS.get(name, "bytes"), charset)
-
-
-def _batch(body: bytes, limits: HttpLimits) -> list[bytes]:
-    # No more of them than are needed to see that they are too many.
-    lines = [found.group() for found in itertools.islice(_LINE.finditer(body), limits.max_batch + 1)]
-    if not lines:
-        raise InvalidPayload("the batch is empty: send one JSON value a line")
-    if len(lines) > limits.max_batch:
-        raise TooLarge(f"the batch has more than {limits.max_batch} messages: send fewer at once (max_batch)")
-    found = [_batch_line(number, line) for number, line in enumerate(lines, 1)]
-    if len(body) > limits.max_message - WRAPPING:
-        for data in found:
-            check_size(Kind.JSON, data, limits.max_message)
-    return found
 
 
 def _batch_line(number: int, line: bytes) -> bytes:
