@@ -37,9 +37,9 @@ BENCH = [
 COMPILED = [
     "backend", "bell", "brought", "commands", "connection", "door", "durable", "encoding", "flow", "gateway", "heads",
     "history/chain", "history/channel_row", "history/client", "history/clock", "history/file", "history/pages",
-    "history/pipe", "history/server", "history/sqlite", "http_door", "multiplex", "order", "pace", "parser", "payload",
-    "prefixes", "recovery", "repair", "router", "selection", "sessions", "sockets", "sorted_names", "stats",
-    "strict_json", "table", "topics", "transports", "unfinished", "websocket", "zmq_gateway",
+    "history/pipe", "history/server", "history/sqlite", "history/wal", "http_door", "multiplex", "order", "pace",
+    "parser", "payload", "prefixes", "recovery", "repair", "router", "selection", "sessions", "sockets",
+    "sorted_names", "stats", "strict_json", "table", "topics", "transports", "unfinished", "websocket", "zmq_gateway",
 ]  # fmt: skip
 
 
