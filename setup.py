@@ -51,7 +51,8 @@ def extensions() -> list[Extension]:
     for left in Path("build").glob("lib*"):
         shutil.rmtree(left)  # or what an earlier build compiled would come along
     level = os.environ.get("RAIDEN_OPTIMIZE", "3")  # the C compiler's: less takes a fraction of its two minutes
-    return mypycify([f"raiden/{name}.py" for name in COMPILED], group_name="raiden", opt_level=level)
+    paths = [f"raiden/{name}.py" for name in COMPILED]
+    return mypycify(paths, group_name="raiden", opt_level=level, debug_level="0")
 
 
 setup(

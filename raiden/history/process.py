@@ -14,7 +14,6 @@ from raiden import log
 from raiden.config import Settings
 from raiden.forwarder import Addresses
 from raiden.history import Store, StoreFailed
-from raiden.history.redis import Redis
 from raiden.history.server import Server
 from raiden.history.sqlite import Sqlite
 from raiden.private import open_private
@@ -33,6 +32,8 @@ def run(settings: Settings, addresses: Addresses, supervisor: socket.socket) -> 
             lock = _claim(Path(settings.data_dir))
             store: Store = Sqlite(Path(settings.data_dir) / "history.sqlite", settings.max_data)
         else:
+            from raiden.history.redis import Redis  # the settings' check has imported it
+
             store = Redis(settings.store)
     except StoreFailed as error:
         supervisor.sendall(f"history: {error}".encode())
