@@ -2,6 +2,8 @@ PYTHON ?= python3
 BIN = .venv/bin
 # So many processes run the tests; each waits for a third of its time.
 TESTERS ?= 3
+# How much the C compiler optimizes what is compiled for the tests; a wheel has 3, which takes two minutes more.
+OPTIMIZE ?= 1
 
 .PHONY: run test wheel lint autobahn bench soak verify clean
 
@@ -11,7 +13,7 @@ run: .venv/run
 # Bytecode is kept, or each of the thousand processes that are started would compile what it imports.
 test: .venv/test
 	@tests/setup.sh
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(TESTERS)
+	@PYTHONDONTWRITEBYTECODE= TESTS_OPTIMIZE=$(OPTIMIZE) $(BIN)/python -m pytest -n $(TESTERS)
 
 # The same, faster: what a message passes through is compiled, which takes a C compiler.
 wheel: .venv/wheel

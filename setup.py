@@ -37,7 +37,7 @@ BENCH = [
 COMPILED = [
     "backend", "bell", "brought", "commands", "connection", "door", "durable", "flow", "gateway", "heads",
     "history/channel_row", "history/client", "history/clock", "history/file", "history/pages", "history/pipe",
-    "history/server", "history/sqlite", "http_door", "model/chain", "model/encoding", "model/payload",
+    "history/server", "history/sqlite", "history/wal", "http_door", "model/chain", "model/encoding", "model/payload",
     "model/strict_json", "multiplex", "order", "pace", "parser", "prefixes", "reader", "recovery", "repair", "router",
     "selection", "sessions", "sockets", "sorted_names", "stats", "table", "topics", "transports", "unfinished",
     "websocket", "zmq_gateway",
@@ -52,7 +52,8 @@ def extensions() -> list[Extension]:
     for left in Path("build").glob("lib*"):
         shutil.rmtree(left)  # or what an earlier build compiled would come along
     level = os.environ.get("RAIDEN_OPTIMIZE", "3")  # the C compiler's: less takes a fraction of its two minutes
-    return mypycify([f"raiden/{name}.py" for name in COMPILED], group_name="raiden", opt_level=level)
+    paths = [f"raiden/{name}.py" for name in COMPILED]
+    return mypycify(paths, group_name="raiden", opt_level=level, debug_level="0")
 
 
 setup(

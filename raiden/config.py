@@ -21,7 +21,6 @@ from typing import Any
 from raiden import discovery, hosts, origins
 from raiden.auth import clients
 from raiden.discovery import Address
-from raiden.history.redis import Redis
 from raiden.hosts import is_loopback
 from raiden.keys import is_key
 from raiden.model.near import did_you_mean
@@ -376,6 +375,8 @@ def _check_history(settings: Settings) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if settings.store not in ("sqlite", "none"):
+        from raiden.history.redis import Redis  # its library takes long to import, and only this store needs it
+
         try:
             Redis(settings.store).close()
         except ValueError as error:

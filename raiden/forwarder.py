@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 
 from raiden.keys import Keys
 
@@ -134,6 +133,8 @@ class Forwarders:
 
     def _guard(self, keys: Keys) -> None:
         """Let only nodes in whose key is listed (ZAP, RFC 27 of ZeroMQ)."""
+        from zmq.auth.thread import ThreadAuthenticator  # it imports asyncio, and only nodes with keys need it
+
         self._authenticator = ThreadAuthenticator(self._context)
         self._authenticator.start()
         self._authenticator.configure_curve_callback("nodes", _AllowList(keys.allowed))

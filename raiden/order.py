@@ -75,13 +75,18 @@ class Order:
             self.proof = self._held[self.next].before
         return self._release()
 
+    def begin(self, epoch: str) -> None:
+        """The channel had no history, and now has one, which began with this epoch: `position` is a place in it."""
+        if not self.epoch and self.next and epoch != self.over:
+            self.epoch = epoch
+
     def take(self, message: Message) -> list[Message]:
         """What may be delivered now that this message, which has a cursor, has come."""
         cursor = message.cursor
         assert cursor is not None
         epoch, offset, proof = cursor
-        if not self.epoch and self.next and epoch != self.over:
-            self.epoch = epoch
+        if not self.epoch:
+            self.begin(epoch)
         if offset == self.next:
             if self._follows(message):
                 if epoch == self.epoch:

@@ -97,6 +97,10 @@ class Recovery:
             if live is None or before is None:
                 return Batch([], page.gap, EARLIEST)  # the subscription has ended
             if _share_a_history(live, page) and page.begin <= live.offset and not _is_lost(before, page):
+                if live == EARLIEST:
+                    # Nothing of it has come yet. Who comes back with a place before all epochs is not told what is
+                    # gone with this one.
+                    live = self._router.begin(self._name, page.lives.epoch_of(1)) or live
                 return self._due(page, live)
             if live.epoch != before.epoch or live.offset < before.offset:
                 # This worker has gone on to another life of the channel than the page is of, or back with it.

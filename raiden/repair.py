@@ -187,6 +187,15 @@ class Orders:
             self._suspect(channel)
         return ready
 
+    def begin(self, name: str, epoch: str) -> Cursor | None:
+        """The history of a channel that had none has begun with this epoch, though nothing of it has come yet. Returns
+        the channel's position."""
+        order = self._orders.get(name.encode())
+        if order is None:
+            return None
+        order.begin(epoch)
+        return order.position
+
     def compare(self, name: str, place: Cursor | None, position: Cursor | None) -> None:
         """A channel's history goes as far as ``position`` (None: there is none), as was found out when its order was at
         ``place``."""

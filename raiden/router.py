@@ -346,6 +346,10 @@ class Router:
         history, or it is a pattern."""
         return self._orders.position(name)
 
+    def begin(self, name: str, epoch: str) -> Cursor | None:
+        """A channel's history has begun; see `Orders.begin`."""
+        return self._orders.begin(name, epoch)
+
     def compare(self, name: str, place: Cursor | None, position: Cursor) -> None:
         """A channel's history goes as far as ``position``, as was found out when this worker was at ``place``: what is
         missing will be fetched."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from tests.daemons import ROOT
 pytestmark = pytest.mark.outside
 
 MADE = "made"
+# How much the C compiler optimizes: what it compiles is the same. A wheel's level takes it two minutes more; `make test
+# OPTIMIZE=3` has that.
+OPTIMIZE = int(os.environ.get("TESTS_OPTIMIZE", "1"))
 DOORS = (
     "clients", "control_history", "durable", "gateway", "http", "malformed", "multiplex", "pipe", "recovery",
     "websocket", "zmq_doors", "zmq_sessions",
@@ -46,7 +50,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 def make(folder: Path) -> str:
     """`MADE`, or what the compiler said."""
     try:
-        install_compiled(folder)
+        install_compiled(folder, OPTIMIZE)
     except subprocess.CalledProcessError as error:
         return f"{error}\n{error.stderr}"
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))

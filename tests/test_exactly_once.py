@@ -10,6 +10,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from random import Random
 from typing import Any, TypeVar, cast
@@ -373,6 +374,34 @@ def drawn_start(world: World) -> Start:
     return Start() if draw < 0.9 else Start(last=random.randrange(1, 6))
 
 
+@contextmanager
+def playing(world: World, *, gap_time: float) -> Iterator[tuple[Router, Callable[[Client], None]]]:
+    """The router of a worker in this world, and what lets a client run there until the end."""
+    router = Router(cast(Backend, world), stats=Stats(0), gap_time=gap_time, check_every=0.02)
+    router.start()
+    greenlets = [gevent.spawn(router.repair)]
+    try:
+        yield router, lambda client: greenlets.append(gevent.spawn(client.run))
+        assert not any(greenlet.dead for greenlet in greenlets)
+    finally:
+        gevent.killall(greenlets)
+        router.stop()
+        world.close()
+
+
+def come_to_the_end(world: World, clients: list[Client], failures: list[AssertionError]) -> None:
+    """Nothing happens any more but one message that is not lost: all clients stay, and get it."""
+    world.over = True
+    for client in clients:
+        client.stays = True
+    world.publish(surely=True)
+    world.deliver(len(world.inbox))
+    with gevent.Timeout(10, AssertionError("not all clients get to the end")):
+        while not failures and not all(client.is_at_the_end() for client in clients):
+            gevent.sleep(0.002)
+    assert not failures, failures[0]
+
+
 @pytest.mark.parametrize("kind", [EventStream, LongPoll])
 @pytest.mark.parametrize("seed", range(40))
 def test_each_offset_once_or_in_one_gap(seed: int, kind: type[Client]) -> None:
@@ -381,29 +410,35 @@ def test_each_offset_once_or_in_one_gap(seed: int, kind: type[Client]) -> None:
         random, size=random.choice([3, 20, 1000]), lost=random.choice([0, 0.1, 0.5]),
         swapped=random.choice([0, 0, 0.2]), deleted=random.choice([0, 0, 0.02]),
     )  # fmt: skip
-    router = Router(cast(Backend, world), stats=Stats(0), gap_time=random.choice([0.0, 0.002]), check_every=0.02)
-    router.start()
     failures: list[AssertionError] = []
-    greenlets = [gevent.spawn(router.repair)]
     clients: list[Client] = []
-    try:
+    with playing(world, gap_time=random.choice([0.0, 0.002])) as (router, run):
         for _ in range(random.choice([20, 80])):
             world.step()
             if len(clients) < 4 and random.random() < 0.2:
                 clients.append(kind(world, router, drawn_start(world), failures))
-                greenlets.append(gevent.spawn(clients[-1].run))
+                run(clients[-1])
             gevent.sleep(random.choice([0, 0, 0.001, 0.003]))
-        world.over = True
-        for client in clients:
-            client.stays = True
-        world.publish(surely=True)
-        world.deliver(len(world.inbox))
-        with gevent.Timeout(10, AssertionError("not all clients get to the end")):
-            while not failures and not all(client.is_at_the_end() for client in clients):
-                assert not any(greenlet.dead for greenlet in greenlets)
-                gevent.sleep(0.002)
-        assert not failures, failures[0]
-    finally:
-        gevent.killall(greenlets)
-        router.stop()
-        world.close()
+        come_to_the_end(world, clients, failures)
+
+
+@pytest.mark.parametrize("kind", [EventStream, LongPoll])
+def test_a_place_in_a_history_that_this_worker_has_heard_nothing_of(kind: type[Client]) -> None:
+    """It keeps its epoch: who comes back with it is told what of that epoch is lost by then."""
+    world = World(Random(0), size=1000, lost=0, swapped=0, deleted=0)
+    world.over = True  # nothing happens but what this test does
+    failures: list[AssertionError] = []
+    with playing(world, gap_time=60) as (router, run):
+        begin = Start(Cursor("e1", 0))
+        clients = [kind(world, router, start, failures) for start in (Start(), begin)]
+        run(clients[0])
+        with gevent.Timeout(10):
+            while router.position(CHANNEL) is None:
+                gevent.sleep(0)
+            world.publish()
+            world.publish()
+            run(clients[1])
+            while clients[1].start is begin and not failures:
+                gevent.sleep(0)
+        assert clients[1].start == begin
+        come_to_the_end(world, clients, failures)

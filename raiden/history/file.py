@@ -3,8 +3,8 @@ transaction is.
 
 A commit is written to the WAL: with ``synchronous = NORMAL`` that survives the end of every process, with ``FULL`` it
 is flushed to the disk first and survives the end of the machine (sqlite.org/pragma.html#pragma_synchronous). The file
-does not become smaller: what is removed makes room for others. The WAL takes `WAL_SIZE` bytes, and as much as the
-largest transaction until the next one.
+does not become smaller: what is removed makes room for others. How large the WAL is, and when it is brought into the
+file, is the matter of `Wal`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from raiden.history import wal
 from raiden.history.store import StoreFailed
+from raiden.history.wal import Wal
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
 APPLICATION_ID = 0x52616964  # "Raid", so that `file` knows it
 BUSY_TIMEOUT = 5.0  # seconds that a commit waits for other processes' commits
-WAL_SIZE = 4 << 20  # bytes
 # The part of the largest size that growing work leaves to what must go on: durables, claims, and removing.
 RESERVE = 1 / 16
 SCARCE = 1 << 20  # bytes that are free on a disk which may be too full to open a file
@@ -50,6 +51,7 @@ class File:
         names = (os.fspath(path), f"{os.fspath(path)}-wal")
         self._parts = [(name, os.stat(name)) for name in names if os.path.exists(name)]
         self._page_size = self._pragma("page_size")
+        self._wal = self.read(lambda: Wal(path, self.db, self._page_size)) if len(names) == len(self._parts) else None
 
     def read(self, work: Callable[[], T]) -> T:
         """Do work, whose errors are StoreFailed."""
@@ -79,6 +81,8 @@ class File:
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
                 raise
+            if self._wal is not None:
+                self._wal.committed()
             return result
 
         return self.read(write)
@@ -102,7 +106,10 @@ class File:
         return self.read(lambda: sum(part.stat().st_size for part in parts if part.exists()))
 
     def close(self) -> None:
-        self.db.close()
+        if self._wal is not None:
+            self._wal.close()
+        else:
+            self.db.close()
 
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,9 +127,8 @@ class File:
         db = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode = WAL")
-            db.execute(f"PRAGMA journal_size_limit = {WAL_SIZE}")
-            page_size = db.execute("PRAGMA page_size").fetchone()[0]
-            db.execute(f"PRAGMA wal_autocheckpoint = {WAL_SIZE // page_size}")
+            db.execute(f"PRAGMA journal_size_limit = {wal.ENOUGH}")
+            db.execute("PRAGMA wal_autocheckpoint = 0")  # `Wal` does it
             damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if damage != "ok":
                 raise sqlite3.DatabaseError(damage)
@@ -172,7 +178,8 @@ class File:
             there = False
         if not there:
             # What was acknowledged, and is in a log that nobody would find, goes into the file.
-            self.db.execute("PRAGMA wal_checkpoint")
+            if self._wal is not None:
+                self._wal.checkpoint()
             raise self._failed(
                 "it, or its -wal, was moved or replaced while it was in use: put it back, or restart the node"
             )

@@ -13,7 +13,6 @@ from typing import Any
 from raiden import log
 from raiden.config import Settings
 from raiden.forwarder import Addresses
-from raiden.history.redis import Redis
 from raiden.history.server import Server
 from raiden.history.sqlite import Sqlite
 from raiden.history.store import Store, StoreFailed
@@ -33,6 +32,8 @@ def run(settings: Settings, addresses: Addresses, supervisor: socket.socket) -> 
             lock = _claim(Path(settings.data_dir))
             store: Store = Sqlite(Path(settings.data_dir) / "history.sqlite", settings.max_data)
         else:
+            from raiden.history.redis import Redis  # the settings' check has imported it
+
             store = Redis(settings.store)
     except StoreFailed as error:
         supervisor.sendall(f"history: {error}".encode())
