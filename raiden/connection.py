@@ -30,6 +30,24 @@ TICK: Final = 0.25
 # Bytes that are copied into one piece.
 LARGE: Final = 65536
 
+# The states of a connection. Only an HTTP door's has all of them (RFC 9112 section 9); a ZeroMQ client's is IDLE until
+# it ends.
+#
+#            bytes              whole request          subscribed               its past is sent
+#     IDLE ─────────▶ RECEIVING ────────────▶ SERVING ────────────▶ OPENING ────────────────────▶ SUBSCRIBED
+#      ▲                  ▲                     │  ▲                   │ a long-poll's answer           │
+#      └──────────────────┴──────── answered ───┘  └───────────────────┘                                │
+#      ▲                                                 a long-poll's answer                           │
+#      └────────────────────────────────────────────────────────────────────────────────────────────────┘
+#     any ── `finish` ──▶ CLOSING: nothing is read or sent any more but what waits ── `close` ──▶ CLOSED
+IDLE: Final = 0
+RECEIVING: Final = 1
+SERVING: Final = 2
+OPENING: Final = 3
+SUBSCRIBED: Final = 4
+CLOSING: Final = 5
+CLOSED: Final = 6
+
 
 class Feedable(Protocol):
     """A protocol core: bytes in, events out. `forget` is called when nothing more will be fed, perhaps twice: what has
@@ -65,9 +83,6 @@ class Connection:
         "_sent",
         "_stats",
         "_writer",
-        "busy",
-        "closed",
-        "closing",
         "drop",
         "due",
         "in_line",
@@ -76,12 +91,12 @@ class Connection:
         "overflown",
         "pending",
         "protocol",
-        "receiving",
         "remote",
         "seen",
         "session",
         "slot",
         "socket",
+        "state",
         "transport",
     )  # fmt: skip
 
@@ -92,16 +107,13 @@ class Connection:
         self.remote = remote
         self.protocol = protocol
         self.session: Any = None
-        self.busy = False
-        self.receiving = False
+        self.state = IDLE
         # It was read from before.
         self.seen = False
         # It is not read from until its turn has come (`raiden.door`), nor while whoever serves it wants that.
         self.in_line = False
         self._paused = False
         self.pending: list[bytes] = []
-        self.closing = False
-        self.closed = False
         self.overflown = False
         # Is told what was dropped.
         self.drop: Callable[[bytes], None] | None = None
@@ -122,6 +134,14 @@ class Connection:
         self._sent: Event | None = None
         self._stats = stats
         stats.connections[transport] += 1
+
+    @property
+    def closing(self) -> bool:
+        return self.state == CLOSING
+
+    @property
+    def closed(self) -> bool:
+        return self.state == CLOSED
 
     def start(self, callback: Callable[[Connection], None]) -> None:
         """Call ``callback(connection)`` whenever `receive` may have something."""
@@ -157,25 +177,25 @@ class Connection:
             self._reader.stop()
 
     def _read_again(self) -> None:
-        if not (self._paused or self.in_line or self.closed or self._reader.active):
+        if not (self._paused or self.in_line or self.state == CLOSED or self._reader.active):
             self._reader.start(self._callback, self)
 
     @property
     def is_read(self) -> bool:
         """It was started, and is neither paused, nor in a line, nor closed."""
-        return not self.closed and bool(self._reader.active)
+        return self.state != CLOSED and bool(self._reader.active)
 
     def receive(self, most: int = RECEIVE_BYTES) -> Iterable[object]:
         """What has come since the last call, so many bytes at most: the protocol's events, `Overflow`, and as the last
         thing `Gone`."""
-        if self.closed:
+        if self.state == CLOSED:
             return ()
-        if self.overflown and not self.closing:
+        if self.overflown and self.state != CLOSING:
             return (Overflow,)
         data = self.read(most)
         if data is None:
             return (Gone,)
-        return () if self.closing or not data else self.protocol.feed(data)
+        return () if self.state == CLOSING or not data else self.protocol.feed(data)
 
     def read(self, most: int = RECEIVE_BYTES) -> bytes | None:
         """The bytes that have come since the last call, so many at most; None where the peer has closed its end, or the
@@ -219,8 +239,8 @@ class Connection:
     def _put(self, data: bytes, behind: Sequence[bytes] = ()) -> None:
         """Send ``data``; if that can't be now, it waits, and with it what comes ``behind`` it."""
         # The hot path of all that is sent: nothing is called but the kernel.
-        if self._outbox or self.closing or self.closed:
-            if not (self.closing or self.closed):
+        if self._outbox or self.state >= CLOSING:
+            if self.state < CLOSING:
                 self._keep(data, behind)
             return
         try:
@@ -236,8 +256,8 @@ class Connection:
     def wait_until_sent(self, patience: float | None = None) -> bool:
         """Wait in the calling greenlet until nothing waits for the peer any more. False where the peer has taken
         nothing for ``patience`` seconds, and where the connection has ended."""
-        acknowledged = tcp.acknowledged(self.socket) if self._outbox and not self.closed else 0
-        while self._outbox and not self.closed:
+        acknowledged = tcp.acknowledged(self.socket) if self._outbox and self.state != CLOSED else 0
+        while self._outbox and self.state != CLOSED:
             if self._sent is None:
                 self._sent = Event()
             self._sent.clear()
@@ -245,12 +265,12 @@ class Connection:
                 before, acknowledged = acknowledged, tcp.acknowledged(self.socket)
                 if acknowledged == before:
                     return False
-        return not (self.closed or self.closing)
+        return self.state < CLOSING
 
     def is_moving(self) -> bool:
         """Whether something is under way to the peer, and it has taken some since this was asked last. A system call or
         two: for deadlines, not for each message."""
-        if self.closed or not (self._outbox or tcp.under_way(self.socket)):
+        if self.state == CLOSED or not (self._outbox or tcp.under_way(self.socket)):
             return False
         before, self._acknowledged = self._acknowledged, tcp.acknowledged(self.socket)
         return self._acknowledged != before
@@ -267,13 +287,13 @@ class Connection:
 
     def overflow(self) -> None:
         """This is a slow consumer: let `receive` say so."""
-        if not self.closed:
+        if self.state != CLOSED:
             self.overflown = True
             self._reader.feed(READ, self._callback, self)
 
     def finish(self, goodbye: bytes = b"") -> None:
         """Send what waits and ``goodbye``, then close; from a slow consumer, only what it has begun to get is kept."""
-        if self.closing or self.closed:
+        if self.state >= CLOSING:
             return
         if self.overflown and self._outbox:
             first = self._outbox[0]
@@ -286,16 +306,16 @@ class Connection:
             self._ahead = 0
         self.overflown = False
         self.send(goodbye)
-        self.closing = True
+        self.state = CLOSING
         self.protocol.forget()  # nothing more is fed to it, and the peer may take its time to close
         if not self._outbox:
             self._shut()
 
     def close(self) -> None:
         """Close now."""
-        if self.closed:
+        if self.state == CLOSED:
             return
-        self.closed = True
+        self.state = CLOSED
         self._stats.connections[self.transport] -= 1
         self._reader.stop()
         self._reader.close()
@@ -341,7 +361,7 @@ class Connection:
             self.overflow()
 
     def _drain(self) -> None:
-        if self.closed:
+        if self.state == CLOSED:
             return
         outbox = self._outbox
         while outbox:
@@ -377,7 +397,7 @@ class Connection:
             self._writer.stop()
             self._writer.close()
             self._writer = None
-        if self.closing:
+        if self.state == CLOSING:
             self._shut()
 
     def _shut(self) -> None:

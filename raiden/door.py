@@ -56,7 +56,7 @@ class Door(Service):
         self._addresses: Counter[str] = Counter()
         self._listener = listener
         self._said_full = 0.0
-        self._wheel = Wheel()
+        self.wheel = Wheel()
         loop = gevent.get_hub().loop
         self._turn_began = loop.now
         self._new: deque[Connection] = deque()
@@ -125,7 +125,7 @@ class Door(Service):
         if connection.session is not None:
             connection.session.close()
         connection.close()
-        self._wheel.forget(connection)
+        self.wheel.forget(connection)
         self.connections.discard(connection)
         self._addresses[connection.remote] -= 1
         if not self._addresses[connection.remote]:
@@ -252,8 +252,8 @@ class Door(Service):
             self.close(connection)
 
     def _tick(self) -> None:
-        for connection in self._wheel.due():
+        for connection in self.wheel.due():
             if connection.in_line and not connection.seen:
-                self._wheel.schedule(connection, TICK)  # what it has sent by now was not looked at
+                self.wheel.schedule(connection, TICK)  # what it has sent by now was not looked at
             elif not faults.call("a timer of a client's connection", self.due, connection):
                 self.close(connection)

@@ -19,7 +19,7 @@ from raiden.asks import Ask, Clear, Consume, Publish, Reply, Show, Subscribe
 from raiden.backend import NotInForce
 from raiden.bell import Bells
 from raiden.channel_builders import host_path, path
-from raiden.connection import Connection
+from raiden.connection import IDLE, OPENING, SERVING, SUBSCRIBED, Connection
 from raiden.control import Control
 from raiden.heads import Heads, Repeated
 from raiden.history.store import StoreFailed
@@ -33,10 +33,12 @@ from raiden.model.message import Cursor, Kind, Message
 from raiden.model.names import InvalidChannel, check_channel, unquote
 from raiden.model.refusals import Refusal
 from raiden.model.strict_json import InvalidPayload, json_payload
+from raiden.origins import Origins
 from raiden.reader import AT_ONCE, Reader
 from raiden.recovery import Beginning
 from raiden.reserved import Reserved
 from raiden.router import Router
+from raiden.service import Service
 from raiden.sessions import Client, Poll, Session
 from raiden.stats import Stats
 from raiden.table import TooManyChannels
@@ -64,8 +66,8 @@ class SubscriptionPlan:
 ACCEPTED = Json(202, b"{}")
 
 
-class Gateway(HttpDoor):
-    """Serves the connections that come in at ``listener``, which is listening already."""
+class Gateway(Service):
+    """Serves who comes in by its ``door``, at ``listener``, which is listening already."""
 
     def __init__(
         self,
@@ -83,23 +85,28 @@ class Gateway(HttpDoor):
         ready_without_store: bool = False,
         heads: Heads | None = None,
     ) -> None:
+        super().__init__()
         limits = limits or HttpLimits()
-        super().__init__(
-            listener, stats=stats, limits=limits, allowed_origins=allowed_origins, hosts=hosts, heads=heads
-        )  # fmt: skip
+        origins = Origins(allowed_origins)
         self.router = router
+        self.stats = stats
+        self.limits = limits
+        self.door = door = HttpDoor(
+            listener, self, stats=stats, limits=limits, origins=origins, hosts=hosts, heads=heads
+        )  # fmt: skip
+        self.add(door)
         self.reader = Reader(
-            limits, router.backend.channels, self.origins, channel_builder=channel_builder,
+            limits, router.backend.channels, origins, channel_builder=channel_builder,
             reserved=reserved or Reserved(), deflate=deflate,
         )  # fmt: skip
         self._bells = Bells(router, limits)
-        self._transports = Transports(router, self._wheel, limits, self.unfinished, self._bells, self.answer_polls)
+        self._transports = Transports(router, door.wheel, limits, door.unfinished, self._bells, door.answer_polls)
         self.control = Control(router, stats, min_peers=min_peers, ready_without_store=ready_without_store)
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         # Only behind these a head gets a plan, and it goes when settings change: what goes on by one is allowed.
-        self.hosts.check(request.fields)
-        self.origins.check(request.fields)
+        self.door.hosts.check(request.fields)
+        self.door.origins.check(request.fields)
         return self._do(connection, request, self.reader.read(request))
 
     def _do(self, connection: Connection, request: Request, ask: Ask) -> Answer | None:
@@ -116,9 +123,9 @@ class Gateway(HttpDoor):
                 self._keep_plan(request, plan)
             self._subscribe(connection, request, plan)
         elif isinstance(ask, Consume):
-            self.serve_waiting(connection, request, lambda connection, _: self._consume(connection, ask))
+            self.door.serve_waiting(connection, request, lambda connection, _: self._consume(connection, ask))
         elif isinstance(ask, Clear):
-            self.serve_waiting(connection, request, lambda *_: self._clear(ask))
+            self.door.serve_waiting(connection, request, lambda *_: self._clear(ask))
         else:
             self._show(connection, request, ask)
         return None
@@ -127,10 +134,10 @@ class Gateway(HttpDoor):
         """Remember what a head asks for, if nothing else has a part in that, nor in how it is answered."""
         # What the channel_builder of an application looks at, nobody knows.
         if request.head is not None and self.reader.channel_builder in (path, host_path):
-            self.heads.keep_plan(request.head, plan)
+            self.door.heads.keep_plan(request.head, plan)
 
     def _show(self, connection: Connection, request: Request, ask: Show) -> None:
-        self.serve_waiting(connection, request, lambda _, request: self.control.serve(request, ask.page))
+        self.door.serve_waiting(connection, request, lambda _, request: self.control.serve(request, ask.page))
 
     def _clear(self, ask: Clear) -> Answer:
         self.router.clear(ask.channel)
@@ -138,7 +145,7 @@ class Gateway(HttpDoor):
 
     def _consume(self, connection: Connection, ask: Consume) -> Answer:
         """A long-poll of a durable subscription. Waits."""
-        body = durable.poll(self._bells, ask, gone=lambda: connection.closed, enough=lambda: self.draining)
+        body = durable.poll(self._bells, ask, gone=lambda: connection.closed, enough=lambda: self.door.draining)
         response = webob.Response(status=204, content_type=None)
         if body is not None:
             response = webob.Response(body=body, content_type="application/json", charset="utf-8")
@@ -146,8 +153,8 @@ class Gateway(HttpDoor):
         return response
 
     def serve_again(self, connection: Connection, repeated: Repeated) -> bool:
-        plan = self.heads.plan(repeated.head)
-        if plan is None or self.draining or self.access_log.on:
+        plan = self.door.heads.plan(repeated.head)
+        if plan is None or self.door.draining or self.door.access_log.on:
             return False
         if type(plan) is PublishPlan:
             channel = _channel(self.reader.reserved, plan.prefix, repeated.own)
@@ -155,8 +162,9 @@ class Gateway(HttpDoor):
         if plan.poll is not None and plan.poll.waits:
             # The hot path of long-polls: wait with those that ask for the same.
             connection.become("poll")
+            connection.state = SUBSCRIBED
             connection.session = plan.poll.join(connection, repeated)
-            self._wheel.schedule(connection, plan.poll.wait)
+            self.door.wheel.schedule(connection, plan.poll.wait)
             return True
         try:
             self._subscribe(connection, repeated, plan)
@@ -174,21 +182,21 @@ class Gateway(HttpDoor):
             message = Message(channel, Kind.JSON, json_payload(repeated.body), None, time.time_ns() // 1000)
         except InvalidPayload:
             return False
-        connection.busy = True
+        connection.state = SERVING
         self.router.publish_one(message, self._published_again, connection)
         return True
 
     def _published_again(self, connection: Connection, outcome: Cursor | Refusal | None) -> None:
-        connection.busy = False
-        if connection.closed:
-            return
+        if connection.state != SERVING:
+            return  # it has ended
+        connection.state = IDLE
         answer: Answer = ACCEPTED
         if isinstance(outcome, Refusal):
             answer = problem(outcome)
         elif outcome is not None:
             answer = Json(200, b'{"cursor":"%b"}' % str(outcome).encode())
-        if self.draining:
-            self.answer(connection, None, answer)
+        if self.door.draining:
+            self.door.answer(connection, None, answer)
             return
         if answer is ACCEPTED:
             self.stats.responses[202] += 1
@@ -199,7 +207,7 @@ class Gateway(HttpDoor):
         else:
             self.stats.responses[answer.status_int] += 1
             connection.send(serialize(answer, keep_alive=True, http10=False))
-        self.was_answered(connection)
+        self.door.was_answered(connection)
 
     def _publish(self, connection: Connection, request: Request, ask: Publish) -> None:
         def published(outcome: list[list[Cursor]] | Refusal) -> None:
@@ -208,11 +216,11 @@ class Gateway(HttpDoor):
                     raise outcome
                 return Json(200, ask.answer(ask.groups, outcome)) if any(outcome) else ACCEPTED
 
-            self.serve(connection, request, answer)
-            self.go_on(connection)
+            self.door.serve(connection, request, answer)
+            self.door.go_on(connection)
 
         self.router.publish(*ask.groups, key=ask.key, done=published)
-        connection.busy = True
+        connection.state = SERVING
 
     # Subscribe.
 
@@ -250,7 +258,7 @@ class Gateway(HttpDoor):
             session.begin(beginning)
             self._opened(connection, session, client)
 
-        self.serve_waiting(connection, request.request() if isinstance(request, Repeated) else request, confirm)
+        self.door.serve_waiting(connection, request.request() if isinstance(request, Repeated) else request, confirm)
 
     def _open(
         self, connection: Connection, request: Request | Repeated, ask: Subscribe, session: Session, client: Client,
@@ -258,15 +266,16 @@ class Gateway(HttpDoor):
     ) -> None:  # fmt: skip
         """Answer, and tell this with it, or note it for the answer."""
         if not session.answers_once:
-            self.note(connection, request, session.status)
+            self.door.note(connection, request, session.status)
         connection.become(ask.transport)
+        connection.state = OPENING if connection.state == SERVING else SUBSCRIBED
         connection.session = client
         session.open(ask, request, told)
 
     def _opened(self, connection: Connection, session: Session, client: Client) -> None:
         """From now on the session gets what comes."""
         session.opened()
-        if self.draining and connection.session is client:
+        if self.door.draining and connection.session is client:
             client.drain()
 
     def _known(self, ask: Subscribe, session: Session) -> Told:

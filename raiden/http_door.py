@@ -11,14 +11,14 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeAlias, cast
 
 import gevent
 import webob
 
 from raiden.access_log import AccessLog
-from raiden.connection import Connection
+from raiden.connection import CLOSING, IDLE, OPENING, RECEIVING, SERVING, SUBSCRIBED, Connection
 from raiden.door import PORTION, Door
 from raiden.heads import Heads, Repeated
 from raiden.hosts import Hosts
@@ -37,30 +37,32 @@ Answer: TypeAlias = "webob.Response | Json"
 Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"
 
 
-class HttpDoor(Door):
-    """Serves the connections that come in at ``listener``, which is listening already. A subclass says what a request
-    means: `dispatch`, and for one whose head came before, `serve_again`."""
-
-    def __init__(
-        self, listener: socket.socket, *, stats: Stats, limits: HttpLimits, allowed_origins: Sequence[str],
-        hosts: Hosts | None = None, heads: Heads | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(listener, limits, stats, "http")
-        self.limits = limits
-        self.heads = heads or Heads()
-        self.unfinished = Unfinished(lambda: limits.max_unfinished)
-        self.hosts = hosts or Hosts()
-        self.origins = Origins(allowed_origins)
-        self.access_log = AccessLog()
+class Application(Protocol):
+    """What knows the meaning of requests. It answers at once, or later by the door's `answer`."""
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
-        """The answer to a request; None where the connection is taken care of."""
-        raise NotImplementedError
+        """The answer to a request; None where the connection is taken care of. Raises Refusal."""
 
     def serve_again(self, connection: Connection, repeated: Repeated) -> bool:
         """Serve what came with a head which came before, and of which is known what it asks for. False where that is
         not as simple as it seems, or refused."""
-        raise NotImplementedError
+
+
+class HttpDoor(Door):
+    """Serves the connections that come in at ``listener``, which is listening already, with an application."""
+
+    def __init__(
+        self, listener: socket.socket, application: Application, *, stats: Stats, limits: HttpLimits,
+        origins: Origins, hosts: Hosts | None = None, heads: Heads | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(listener, limits, stats, "http")
+        self.limits = limits
+        self._application = application
+        self.heads = heads or Heads()
+        self.unfinished = Unfinished(lambda: limits.max_unfinished)
+        self.hosts = hosts or Hosts()
+        self.origins = origins
+        self.access_log = AccessLog()
 
     def drain(self, timeout: float, window: float = 0.0) -> None:
         """Accept no more, tell subscribers to come back, finish requests under way; at most ``timeout`` seconds. The
@@ -69,9 +71,9 @@ class HttpDoor(Door):
         self.shut()
         started = time.monotonic()
         for connection in list(self.connections):
-            if _is_idle(connection):
+            if connection.state == IDLE:
                 self.readable(connection)  # a request may have come that nobody has looked at yet
-            if _is_idle(connection):
+            if connection.state == IDLE:
                 self._finish(connection)
         subscribers = [connection for connection in self.connections if connection.session is not None]
         for number, connection in enumerate(subscribers):
@@ -92,7 +94,7 @@ class HttpDoor(Door):
         return RequestParser(self.limits, remote, self.heads, self.unfinished)
 
     def opened(self, connection: Connection) -> None:
-        self._wheel.schedule(connection, self.limits.request_timeout)
+        self.wheel.schedule(connection, self.limits.request_timeout)
 
     def refuse(self, sock: socket.socket) -> None:
         response = problem(HttpError(503, "too many connections: try again later"))
@@ -105,7 +107,7 @@ class HttpDoor(Door):
             pass  # it did not wait for the answer
 
     def readable(self, connection: Connection) -> None:
-        if connection.overflown and not connection.closing:
+        if connection.overflown and connection.state != CLOSING:
             self._overflow(connection)
             return
         data = connection.read(self.portion)
@@ -115,13 +117,13 @@ class HttpDoor(Door):
         if len(data) >= PORTION:
             self.much = True
         session = connection.session
-        if not data or connection.closing:
+        if not data or connection.state == CLOSING:
             return
         if session is not None:
             session.receive(data)
             return
         parser = _parser(connection)
-        if connection.busy:
+        if connection.state == SERVING:
             parser.feed(data)
         else:
             repeated = parser.whole(data)
@@ -142,31 +144,32 @@ class HttpDoor(Door):
             self.close(connection)
 
     def due(self, connection: Connection) -> None:
-        if connection.closing and connection.is_moving():
-            self._wheel.schedule(connection, LINGER)
-        elif connection.closing:
+        state = connection.state
+        if state == CLOSING and connection.is_moving():
+            self.wheel.schedule(connection, LINGER)
+        elif state == CLOSING:
             self.close(connection)
         elif connection.session is not None:
             connection.session.tick()
-        elif connection.busy:
-            self._wheel.schedule(connection, self.limits.request_timeout)
-        elif connection.receiving:
+        elif state == SERVING:
+            self.wheel.schedule(connection, self.limits.request_timeout)
+        elif state == RECEIVING:
             parser = _parser(connection)
             left = parser.left(self.limits.request_timeout)
             if left > 0:
-                self._wheel.schedule(connection, left)
+                self.wheel.schedule(connection, left)
                 return
             error = HttpError(408, SLOW, close=True)
             error.fields = parser.fields
             self._refuse(connection, error)
         elif connection.is_moving():  # it is not idle yet: its last answer is still on its way
-            self._wheel.schedule(connection, self.limits.idle_timeout)
+            self.wheel.schedule(connection, self.limits.idle_timeout)
         else:
             self._finish(connection)
 
     def _finish(self, connection: Connection) -> None:
         connection.finish()
-        self._wheel.schedule(connection, LINGER)
+        self.wheel.schedule(connection, LINGER)
 
     # Requests, in the order they came.
 
@@ -176,30 +179,30 @@ class HttpDoor(Door):
             if isinstance(event, Repeated):
                 self._serve_repeated(connection, event)
             elif isinstance(event, Request):
-                self.serve(connection, event, self.dispatch)
+                self.serve(connection, event, self._application.dispatch)
             elif isinstance(event, HttpError):
                 self._refuse(connection, event)
             elif event is CONTINUE:
                 connection.send(CONTINUE_BYTES)
-            if connection.busy or connection.session is not None or connection.closing or connection.closed:
+            if connection.state >= SERVING:
                 return
         self._served(connection)
 
     def _serve_repeated(self, connection: Connection, repeated: Repeated) -> None:
-        if not self.serve_again(connection, repeated):
-            self.serve(connection, repeated.request(), self.dispatch)
+        if not self._application.serve_again(connection, repeated):
+            self.serve(connection, repeated.request(), self._application.dispatch)
 
     def _served(self, connection: Connection) -> None:
         """What has come was served, unless a request is under way: wait for more."""
-        if connection.busy or connection.session is not None or connection.closing or connection.closed:
+        if connection.state >= SERVING:
             return
-        receiving = not _parser(connection).idle
-        if not receiving:
-            self._wheel.schedule(connection, self.limits.idle_timeout)
-        elif not connection.receiving:
+        if _parser(connection).idle:
+            self.wheel.schedule(connection, self.limits.idle_timeout)
+            connection.state = IDLE
+        elif connection.state == IDLE:
             # From its first byte on, a request must be complete in time, however its bytes trickle in.
-            self._wheel.schedule(connection, self.limits.request_timeout)
-        connection.receiving = receiving
+            self.wheel.schedule(connection, self.limits.request_timeout)
+            connection.state = RECEIVING
 
     def serve(self, connection: Connection, request: Request, handle: Handler) -> None:
         """Answer a request; ``handle`` returns the response, or None where the connection is taken care of."""
@@ -213,7 +216,7 @@ class HttpDoor(Door):
 
     def serve_waiting(self, connection: Connection, request: Request, handle: Handler) -> None:
         """Serve in a greenlet of its own what must wait for the backbone or the history."""
-        connection.busy = True
+        connection.state = SERVING
         self.task(self._wait_and_serve, connection, request, handle)
 
     def _wait_and_serve(self, connection: Connection, request: Request, handle: Handler) -> None:
@@ -221,8 +224,11 @@ class HttpDoor(Door):
         self.go_on(connection)
 
     def go_on(self, connection: Connection) -> None:
-        connection.busy = False
-        if not (connection.closing or connection.closed) and connection.session is None:
+        """The request is served: go on with the next, unless it has subscribed."""
+        if connection.state == OPENING:
+            connection.state = SUBSCRIBED
+        elif connection.state == SERVING:
+            connection.state = IDLE
             self.was_answered(connection)
 
     def _refuse(self, connection: Connection, error: HttpError) -> None:
@@ -239,11 +245,11 @@ class HttpDoor(Door):
         session, connection.session = connection.session, None
         if session is not None:
             session.close()
-            connection.become("http")
+            self._ends(connection)
         if isinstance(response, Json):
             if request is not None and self._is_plain(request):
                 connection.send(json_bytes(response))
-                if session is not None and not connection.busy:
+                if session is not None and connection.state == IDLE:
                     self.was_answered(connection)
                 return
             response = response.to_response()
@@ -257,8 +263,16 @@ class HttpDoor(Door):
         connection.send(serialize(response, keep_alive=keep_alive, http10=http10, head=head))
         if not keep_alive:
             self._finish(connection)
-        elif session is not None and not connection.busy:
+        elif session is not None and connection.state == IDLE:
             self.was_answered(connection)
+
+    def _ends(self, connection: Connection) -> None:
+        """The long-poll that the connection has become is over; where its request is still served, `go_on` follows."""
+        connection.become("http")
+        if connection.state == OPENING:
+            connection.state = SERVING
+        elif connection.state == SUBSCRIBED:
+            connection.state = IDLE
 
     def note(self, connection: Connection, request: Request | Repeated | None, status: int) -> None:
         """Count an answer, and log it if that is wanted."""
@@ -277,18 +291,17 @@ class HttpDoor(Door):
             # The hot path of long-polls.
             self.stats.responses[answer.status] += 1
             connection.session = None
-            connection.become("http")
+            self._ends(connection)
             connection.send(data)
-            if not connection.busy:
+            if connection.state == IDLE:
                 self.was_answered(connection)
 
     def was_answered(self, connection: Connection) -> None:
-        """Go on with the next request; the hot path is that nothing of it has come yet."""
+        """Go on with the next request of an idle connection; the hot path is that nothing of it has come yet."""
         parser = _parser(connection)
         if parser.idle:
-            connection.receiving = False
-            self._wheel.schedule(connection, self.limits.idle_timeout)
-        elif not connection.closing:
+            self.wheel.schedule(connection, self.limits.idle_timeout)
+        else:
             self._serve_next(connection, parser.feed(b""))
             if parser.waiting < MAX_PIPELINED:
                 connection.resume()
@@ -306,8 +319,3 @@ class HttpDoor(Door):
 def _parser(connection: Connection) -> RequestParser:
     """What reads the requests of a connection, which has not become anything else."""
     return cast(RequestParser, connection.protocol)
-
-
-def _is_idle(connection: Connection) -> bool:
-    """Nothing is asked of it that was not answered."""
-    return not (connection.busy or connection.receiving or connection.closed) and connection.session is None

@@ -209,35 +209,36 @@ class HttpWorker(Worker):
             min_peers=settings.min_peers,
             ready_without_store=settings.ready_without_store,
         )
-        self.gateway.access_log.on = settings.access_log
+        self.gateway.door.access_log.on = settings.access_log
         self.add(self.gateway)
 
     def drain(self) -> None:
         others = any(row["state"] == "connected" for row in self.router.backend.nodes())
         window = min(self.settings.drain_window, self.settings.drain_timeout)
-        self.gateway.drain(self.settings.drain_timeout, window if others else 0.0)
+        self.gateway.door.drain(self.settings.drain_timeout, window if others else 0.0)
 
     def reload(self, values: dict[str, Any]) -> None:
         """Limits of requests hold at once, those of connections for new ones."""
         super().reload(values)
+        door = self.gateway.door
         for name, value in values.items():
             if name in _LIMITS:
                 setattr(self.gateway.limits, name, value)
                 if name == "keepalive":
-                    self.gateway.bound_silence()
+                    door.bound_silence()
             elif name in ("min_peers", "ready_without_store"):
                 setattr(self.gateway.control, name, value)
             elif name == "allowed_origins":
-                self.gateway.origins = self.gateway.reader.origins = Origins(value)
+                door.origins = self.gateway.reader.origins = Origins(value)
             elif name == "reserved_paths":
                 self.gateway.reader.reserved = Reserved(value)
             elif name == "allowed_hosts":
-                self.gateway.hosts = _hosts(value, self.settings.http_host)
+                door.hosts = _hosts(value, self.settings.http_host)
             elif name == "ws_deflate":
                 self.gateway.reader.deflate = value
             elif name == "access_log":
-                self.gateway.access_log.on = value
-        self.gateway.heads.clear()
+                door.access_log.on = value
+        door.heads.clear()
 
 
 def _hosts(allowed: Sequence[str], address: str) -> Hosts:

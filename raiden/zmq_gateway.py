@@ -26,7 +26,7 @@ from raiden.service import Service
 from raiden.stats import Stats
 from raiden.zmq_push import Pusher
 from raiden.zmq_req import Requester
-from raiden.zmq_sessions import Common, Session, ZmqLimits
+from raiden.zmq_sessions import Common, Session, ZmqLimits, spoken
 from raiden.zmq_sub import HEARTBEAT, Subscriber
 from raiden.zmtp import Event, Failed, Peer, Reply, Zmtp
 
@@ -72,12 +72,12 @@ class ZmqDoor(Door):
         return Zmtp(self.kind, self.peers, lambda: common.limits.max_body, self._gate.curve(), common.unfinished)
 
     def opened(self, connection: Connection) -> None:
-        connection.send(connection.protocol.greeting)  # type: ignore[attr-defined]
-        self._wheel.schedule(connection, HANDSHAKE_TIMEOUT)
+        connection.send(spoken(connection).greeting)
+        self.wheel.schedule(connection, HANDSHAKE_TIMEOUT)
 
     def due(self, connection: Connection) -> None:
         if connection.closing and connection.is_moving():
-            self._wheel.schedule(connection, LINGER)
+            self.wheel.schedule(connection, LINGER)
         elif connection.closing:
             self.close(connection)
         elif connection.session is None:
@@ -122,7 +122,7 @@ class ZmqDoor(Door):
         self._common.say("closed a ZeroMQ client", connection=connection.describe(), reason=failed.why)
         if failed.farewell:
             connection.finish(failed.farewell)
-            self._wheel.schedule(connection, LINGER)
+            self.wheel.schedule(connection, LINGER)
         else:
             self.close(connection)
 

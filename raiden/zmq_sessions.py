@@ -17,7 +17,7 @@ from raiden.model.payload import of_type
 from raiden.router import Router
 from raiden.stats import Stats
 from raiden.unfinished import Unfinished
-from raiden.zmtp import Event
+from raiden.zmtp import Event, Zmtp
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class Session:
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         self.common = common
         self.connection = connection
+        self.protocol = spoken(connection)
         self.client = client
         self.key = key
         self.waiting = 0
@@ -76,7 +77,7 @@ class Session:
         raise NotImplementedError
 
     def send(self, *frames: bytes) -> None:
-        self.connection.send(self.connection.protocol.seal(zmtp.message(*frames)))  # type: ignore[attr-defined]
+        self.connection.send(self.protocol.seal(zmtp.message(*frames)))
 
     def work(self, function: Callable[[], None]) -> None:
         """Call a function, in a greenlet. Where it raises, the connection ends: what it has promised is not done."""
@@ -95,6 +96,12 @@ class Session:
 
     def close(self) -> None:
         """The connection has ended."""
+
+
+def spoken(connection: Connection) -> Zmtp:
+    """What the connection of a ZeroMQ client speaks."""
+    assert isinstance(connection.protocol, Zmtp)
+    return connection.protocol
 
 
 def channel_of(client: Client, channel: bytes) -> str:

@@ -65,7 +65,7 @@ class Subscriber(Session):
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
         self.pending: list[bytes] = []
-        self._sink = connection if connection.protocol.plain else self  # type: ignore[attr-defined]
+        self._sink = connection if self.protocol.plain else self
         connection.drop = self._dropped
         self._topics = Topics(client.subscribe)
         self._own: set[bytes] = set()
@@ -182,13 +182,13 @@ class Subscriber(Session):
         if not self._has_room(traffic):
             self._dropped(traffic)  # before it is sealed: what is sealed must be sent
         elif traffic:
-            self.connection.send(self.connection.protocol.seal(traffic))  # type: ignore[attr-defined]
+            self.connection.send(self.protocol.seal(traffic))
 
     def _has_room(self, traffic: bytes) -> bool:
         connection = self.connection
         if not connection.outbox_size:
             return True
-        return connection.has_room(connection.protocol.sealed_size(traffic))  # type: ignore[attr-defined]
+        return connection.has_room(self.protocol.sealed_size(traffic))
 
     def _dropped(self, traffic: bytes) -> None:
         self.common.stats.dropped += zmtp.count(traffic)

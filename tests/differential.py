@@ -28,7 +28,7 @@ import gevent
 
 from raiden import gateway
 from raiden.backend import Backend
-from raiden.connection import Connection
+from raiden.connection import OPENING, SERVING, Connection
 from raiden.forwarder import Addresses
 from raiden.gateway import Gateway
 from raiden.heads import Heads, Repeated
@@ -158,20 +158,20 @@ class Client:
         ours.setblocking(False)
         remote = "127.0.0.1"
         self.connection = Connection(
-            ours, remote, self._gateway.protocol(remote), "http", max_outbox=1 << 20, stats=self._gateway.stats
+            ours, remote, self._gateway.door.protocol(remote), "http", max_outbox=1 << 20, stats=self._gateway.stats
         )
         self._ended = False
-        self._gateway.connections.add(self.connection)
-        self._gateway._addresses[remote] += 1
-        self._gateway.opened(self.connection)
+        self._gateway.door.connections.add(self.connection)
+        self._gateway.door._addresses[remote] += 1
+        self._gateway.door.opened(self.connection)
 
     def send(self, data: bytes) -> None:
         if not self.connection.closed:
             self._socket.send(data)
-            self._gateway.readable(self.connection)
+            self._gateway.door.readable(self.connection)
             # While others wait it reads in portions, and is told of the rest by the event loop.
             while not self.connection.closed and (rest := _unread(self.connection.socket)):
-                self._gateway.readable(self.connection)
+                self._gateway.door.readable(self.connection)
                 if not self.connection.closed and _unread(self.connection.socket) == rest:
                     break
 
@@ -194,8 +194,8 @@ class Client:
 
     def close(self) -> None:
         self._socket.close()
-        self._gateway.readable(self.connection)
-        self._gateway.close(self.connection)
+        self._gateway.door.readable(self.connection)
+        self._gateway.door.close(self.connection)
 
 
 def _unread(sock: socket.socket) -> int:
@@ -229,8 +229,8 @@ class Server:
         self.ear = Ear(self.router)
 
     def stop(self) -> None:
-        for connection in list(self.gateway.connections):
-            self.gateway.close(connection)
+        for connection in list(self.gateway.door.connections):
+            self.gateway.door.close(connection)
         self._listener.close()
         self.router.stop()
         self.router.backend.close()
@@ -327,7 +327,7 @@ class Run:
         connections = [client.connection for pair in self._pairs for client in pair]
         for _ in range(1000):
             gevent.sleep(0)
-            if not any([connection.busy for connection in connections]):
+            if not any([connection.state in (SERVING, OPENING) for connection in connections]):
                 break
         gevent.sleep(0)
         gevent.sleep(0)

@@ -50,8 +50,8 @@ class Hall(Door):
         return Deaf()
 
     def opened(self, connection: Connection) -> None:
-        self._wheel.schedule(connection, 75.0)
-        self._wheel.schedule(connection, 30.0)
+        self.wheel.schedule(connection, 75.0)
+        self.wheel.schedule(connection, 30.0)
 
     def readable(self, connection: Connection) -> None:
         for _ in connection.receive():
@@ -426,7 +426,7 @@ def test_the_time_of_who_comes_in_begins_when_it_is_read_from(crowded: Crowded) 
         (connection,) = crowded.connections
         connection.seen = False
         crowded._put_off(connection, crowded._new)
-        crowded._wheel.schedule(connection, 0.0)
+        crowded.wheel.schedule(connection, 0.0)
         until = time.monotonic() + 3 * TICK
         while time.monotonic() < until:  # it is still in the line when the time has passed
             pass

@@ -154,7 +154,7 @@ def test_long_polls_with_pauses_get_each_message_once(start: Callable[..., Daemo
         assert not poller.is_alive() and not poller.wrong, poller.wrong
     assert not publisher.wrong, publisher.wrong
     for name, acked in publisher.acked.items():
-        assert len(acked) > 0.8 * RATE * SECONDS
+        assert len(acked) > 20
         for poller in pollers:
             assert poller.got.get(name, acked) == acked
     assert all(poller.empty for poller in pollers), "who has all finds nothing more"
