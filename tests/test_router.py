@@ -22,7 +22,7 @@ from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Kind, Message
 from raiden.model.page import Gap
-from raiden.router import LAG, SLICE, Router
+from raiden.router import LAG, SLICE, TURN_TIME, Router
 from raiden.service import READY
 from raiden.stats import Stats
 from raiden.table import Subscription, TooManyChannels
@@ -455,6 +455,25 @@ def test_what_is_behind_is_bounded(lone: Router) -> None:
     assert most <= LAG + TURN_BYTES + 2 * (SIZE + 1)
     assert LAG <= TURN_BYTES
     assert {sum(map(len, client.sent)) for client in few} == {count * 7 // 8 * (SIZE + 1)}
+
+
+def test_a_turn_takes_so_long(lone: Router) -> None:
+    """What is much for each message, as many patterns are, is shared out over several turns, and each sends."""
+
+    def encode(message: Message) -> bytes:
+        until = time.monotonic() + TURN_TIME
+        while time.monotonic() < until:
+            pass
+        return message.payload + b"\n"
+
+    client = Client(lone)
+    for name in ("a", "b"):
+        client.subscribe(name, Encoding("slow", encode))
+    payloads = [b"%d" % number for number in range(20)]
+    for number, payload in enumerate(payloads):
+        lone.backend.publish([Message("ab"[number % 2], Kind.BYTES, payload)])
+    client.receives(*payloads)
+    assert len(client.sent) > len(payloads) // 4
 
 
 def test_a_batch_is_refused_whole_when_the_backbone_is_full(alone: Callable[..., Backend], tmp_path: Path) -> None:
