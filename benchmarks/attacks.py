@@ -14,7 +14,8 @@ docs/architecture.md comes to for this attack. It is exceeded where a process ta
 is the heap's, and any process's that has been busy.
 
 **Latency** is that of all publishes and deliveries of the others: in the seconds before, and from the first strike
-until a second after the last.
+until a second after the last. Those that took more than 100 ms are listed, with when that was, and how long the bare
+echo took at its worst in that time: the machine's part of it.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ MB = 1e6
 # What a process may take besides a bound: once it has been busy, in MB, and for what its heap has no use for.
 BUSY, GAPS = 16.0, 1.25
 SOON = 100.0  # ms: the latency that no other client should exceed
+MOST_LATE = 10  # rows for each attack
 
 
 def before_others(pid: int) -> None:
@@ -100,6 +102,8 @@ class Report:
     waited: dict[str, float] = field(default_factory=dict)  # for a core, of the time
     before: dict[str, list[float]] = field(default_factory=dict)
     during: dict[str, list[float]] = field(default_factory=dict)
+    # Those of `SOON` and more: the kind, the second in which it ended, ms, and what the echo took meanwhile.
+    late: list[tuple[str, float, float, float]] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
     def exceeded(self) -> list[str]:
@@ -179,6 +183,7 @@ def measure(name: str, seconds: float, *, first: bool) -> Report:
         samples, refused = others.stop()
         report.before = by_kind(samples, began - BEFORE, began)
         report.during = by_kind(samples, began, began + report.seconds + 1.0)
+        report.late = late(samples, began, began + report.seconds + 1.0)
         report.refused = [f"{at - began:.1f} s: {why}" for at, why in refused]
         for node in nodes:
             if "Traceback" in node.log():
@@ -247,6 +252,16 @@ def by_kind(samples: Sequence[Sample], since: float, until: float) -> dict[str, 
     return dict(found)
 
 
+def late(samples: Sequence[Sample], since: float, until: float) -> list[tuple[str, float, float, float]]:
+    """The samples of `SOON` and more, as a `Report` has them."""
+    found = []
+    for kind, at, seconds in samples:
+        if kind != MACHINE and since <= at < until and seconds * 1000 > SOON:
+            echo = max((each[2] for each in samples if each[0] == MACHINE and at - seconds < each[1] < at), default=0.0)
+            found.append((kind, at - since, seconds * 1000, echo * 1000))
+    return found
+
+
 # Tables.
 
 
@@ -297,6 +312,16 @@ def print_latency(reports: Sequence[Report]) -> None:
     )
 
 
+def print_late(reports: Sequence[Report]) -> None:
+    """When the others waited: what is late by one event comes together."""
+    print("\n## Who waited for more than 100 ms, when, and what the bare echo took meanwhile\n")
+    rows = []
+    for report in reports:
+        for kind, at, ms, echo in sorted(report.late, key=lambda each: each[2], reverse=True)[:MOST_LATE]:
+            rows.append([report.label, kind, f"{at:.2f}", f"{ms:.0f}", f"{echo:.0f}"])
+    print_rows(("", "who", "s", "ms", "echo, ms"), rows)
+
+
 def print_done(reports: Sequence[Report]) -> None:
     for report in reports:
         done = ", ".join(f"{what} {count:,}" for what, count in report.done.items())
@@ -335,6 +360,7 @@ def main() -> int:
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}; attacks of {seconds:g} s")
     print_memory(reports)
     print_latency(reports)
+    print_late(reports)
     print_done(reports)
     return 1 if any(report.exceeded() for report in reports) else 0
 

@@ -96,7 +96,7 @@ REMARKS = {
     "publish": "Nchan without a buffer loses messages that it has acknowledged, once more come than it passes on.",
     "churn": "Raiden confirms a subscription when it is in force in the whole cluster, the others when they have noted "
     "it. Where there are two workers, each asks the backbone for that.",
-    "slow": "Raiden cuts off who has more than 1 MiB waiting (`max_outbox`).",
+    "slow": "Raiden cuts off who has more than `max_outbox` waiting.",
     "deflate": "Raiden compresses a message once for all its subscribers.",
 }
 

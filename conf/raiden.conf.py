@@ -101,7 +101,7 @@
 # Of the names that a worker carries; the backbones take 130 to 180 times as much. [reload]
 # max_channel_bytes = 4194304
 # What may wait for a slow consumer before it is closed. [reload]
-# max_outbox = 1048576
+# max_outbox = 4194304
 
 # Limits of requests
 

@@ -146,6 +146,7 @@ class Backend:
         self._late: set[bytes] = set()
         self._unconfirmed: tuple[str, ...] = ()
         self.more = False  # the last turn was full: there is probably more
+        self.enough = False  # what was received takes long: no more in this turn
         self.pushed = 0
         self.depth = 0
         self.round_trip = 0.0
@@ -262,17 +263,18 @@ class Backend:
 
     def receive(self, *, local: bool = False) -> Iterator[tuple[bytes, Sequence[Message]] | Question]:
         """Yield messages of a channel (none where a frame can't be read) and questions, at most a turn's worth:
-        `TURN_FRAMES`, and `TURN_BYTES` and the message that goes over. ``local``: only what did not go by the
-        backbone."""
+        `TURN_FRAMES`, and `TURN_BYTES` and the message that goes over; less once `enough` is set. ``local``: only what
+        did not go by the backbone."""
         count = size = 0
         self.more = True
+        self.enough = False
         while self._local:
             messages = self._local.popleft()
             self._local_count -= len(messages)
             yield messages[0].channel.encode(), messages
             count += len(messages)
             size += sum([len(each.payload) for each in messages])
-            if count > TURN_FRAMES or size > TURN_BYTES:
+            if count > TURN_FRAMES or size > TURN_BYTES or self.enough:
                 return
         if local:
             self.more = False
@@ -290,7 +292,7 @@ class Backend:
                 channel = frame[: frame.find(b"\0")]
                 yield channel, _messages(channel, frame)
                 size += len(frame)
-                if size > TURN_BYTES:
+                if size > TURN_BYTES or self.enough:
                     return
         except zmq.Again:
             self.more = False

@@ -7,17 +7,24 @@ more. Once a second the bell rings by itself, for what others did not acknowledg
 
 from __future__ import annotations
 
+import logging
+from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import gevent
 from gevent.event import Event
 
+from raiden import faults
+from raiden.history.store import StoreFailed
 from raiden.limits import HttpLimits
 from raiden.model.encoding import Encoding
 from raiden.model.page import Gap
 from raiden.model.refusals import Unavailable
 from raiden.router import Router
 from raiden.table import Subscription
+
+log = logging.getLogger(__name__)
 
 # Seconds between looks for what others did not acknowledge.
 LOOK = 1.0
@@ -126,6 +133,7 @@ class Bells:
         self.count = 0
         self._limits = limits
         self._bells: dict[tuple[str, str], Bell] = {}
+        self._returns: deque[Callable[[], None]] = deque()
 
     def enter(self, waiter: Waiter, channel: str, durable: str) -> Bell:
         """The bell of a durable, which has one more consumer; raises TooManyConsumers and TooManyChannels."""
@@ -140,6 +148,25 @@ class Bells:
         bell.enter(waiter)
         self.count += 1
         return bell
+
+    def give_back(self, work: Callable[[], None]) -> None:
+        """Give back claims by ``work``, which waits for the store; one after the other, however many consumers leave at
+        once. Where it raises StoreFailed, what is to be given back then is left to the time."""
+        self._returns.append(work)
+        if len(self._returns) == 1:
+            gevent.spawn(self._give_back_all)
+
+    def _give_back_all(self) -> None:
+        while self._returns:
+            try:
+                self._returns[0]()
+            except StoreFailed as error:
+                log.warning("claims were not given back", extra={"of": len(self._returns), "reason": str(error)})
+                self._returns.clear()
+                return
+            except Exception:  # a fault of ours at one must not keep the others' from coming back
+                faults.report("giving back claims")
+            self._returns.popleft()
 
     def forget(self, key: tuple[str, str], bell: Bell) -> None:
         """A bell has no consumers any more."""

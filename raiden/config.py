@@ -108,7 +108,7 @@ class Settings:
         reload=True,
         least=255,
     )
-    max_outbox: int = _setting(1 << 20, "what may wait for a slow consumer before it is closed", reload=True, least=1)
+    max_outbox: int = _setting(4 << 20, "what may wait for a slow consumer before it is closed", reload=True, least=1)
     max_body: int = _setting(1 << 20, "of a request", reload=True, least=1)
     max_batch: int = _setting(1000, "messages of a batch", reload=True, least=1)
     max_message: int = _setting(1 << 20, "of a message that goes out as JSON, wrapped", reload=True, least=4096)

@@ -26,6 +26,10 @@ UNSEEN: Final = 16
 # Bytes that are read at once from a connection in the line, or in a long turn.
 PORTION: Final = 2048
 
+# Bytes that the kernel takes besides what is under way to the peer. What waits in an outbox is shared by all whom it is
+# for; what the kernel takes it copies for each, and hundreds who don't read at all would have it copy 2 MB each.
+UNSENT: Final = 128 << 10
+
 
 class DoorLimits(Protocol):
     """What bounds a door's connections; read anew for each, so that a reload may change it."""
@@ -97,6 +101,7 @@ class Door(Service):
     def do_start(self) -> None:
         self._listener.setblocking(False)
         self.bound_silence()
+        tcp.bound_unsent(self._listener, UNSENT)
         self._accepting.start(self._accept)
         self._ticking.start(self._tick)
 

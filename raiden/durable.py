@@ -7,12 +7,10 @@ acknowledged, it gives back when it ends.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
-import gevent
 from gevent.event import Event
 
 from raiden.asks import Consume
@@ -23,8 +21,6 @@ from raiden.history.store import GiveUp, StoreFailed
 from raiden.model import encoding
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap
-
-log = logging.getLogger(__name__)
 
 
 class Claim(NamedTuple):
@@ -63,6 +59,7 @@ class Consumer:
         self._claimed: dict[tuple[str, int], _Claimed] = {}
         self._made = self._in_force = self._called = self._more = False
         self.wake = Event()
+        self._bells = bells
         self._bell: Bell | None = bells.enter(self, channel, name)
 
     @property
@@ -97,7 +94,7 @@ class Consumer:
             assert message.cursor is not None
             self._claimed[message.cursor.place] = message.cursor.proof, attempt, deadline
         if self._bell is None:
-            self._give_back()
+            self._bells.give_back(self._give_back)
             return [], None
         if claimed.more or (limit and len(claims) == limit):
             self._bell.ring()  # there may be more than this one may have
@@ -202,7 +199,7 @@ class Consumer:
             bell.leave(self)
             self.wake.set()
             if self._claimed and release:
-                gevent.spawn(self._give_back, bell)
+                self._bells.give_back(lambda: self._give_back(bell))
 
     def _pass_on(self) -> None:
         """It was called, and has no use for that."""
@@ -213,12 +210,7 @@ class Consumer:
     def _give_back(self, bell: Bell | None = None) -> None:
         claims = [(Cursor(*place), attempt) for place, (_, attempt, _) in self._claimed.items()]
         self._claimed.clear()
-        try:
-            release(self._history, self._channel, self._name, claims, 0.0)
-        except StoreFailed as error:
-            # They come again when their time is over.
-            log.warning("claims were not given back", extra={"channel": self._channel, "reason": str(error)})
-            return
+        release(self._history, self._channel, self._name, claims, 0.0)
         if bell is not None:
             bell.ring()
 

@@ -20,7 +20,7 @@ class HttpLimits:
     max_connections_per_address: int = 15_000
     max_subscriptions: int = 128
     max_consumers: int = 2000
-    max_outbox: int = 1 << 20
+    max_outbox: int = 4 << 20
     max_ws_message: int = 1 << 20
     max_unfinished: int = 1 << 28
     max_wait: float = 120.0

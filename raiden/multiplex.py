@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -64,8 +65,8 @@ class MultiplexSocket(Socket):
     """A WebSocket that takes commands. ``session_window`` is for how many seconds its session can be resumed."""
 
     __slots__ = (
-        "bells", "consumers", "max_subscriptions", "opening", "places", "sent", "session", "session_window", "turn",
-        "waiting",
+        "bells", "consumers", "in_turn", "max_subscriptions", "opening", "places", "sent", "session", "session_window",
+        "turn", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +89,8 @@ class MultiplexSocket(Socket):
         self.opening: dict[str, Cursor | None] = {}
         # Whose turn it is to send what may be much.
         self.turn = Semaphore(1)
+        # Commands that are done one after the other, the first of them now.
+        self.in_turn: deque[Callable[[], None]] = deque()
 
     def message(self, data: str | bytes) -> None:
         number: Any = None
@@ -117,10 +120,10 @@ class MultiplexSocket(Socket):
 
     def _later(
         self, command: dict[str, Any], work: Callable[[], Result | None], after: Callable[[], None] | None = None, *,
-        waits: bool = True,
+        waits: bool = True, in_turn: bool = False,
     ) -> None:  # fmt: skip
         """Reply with what ``work`` returns, if anything; ``after`` is called behind the reply of one that succeeds. If
-        ``work`` ``waits``, that is later."""
+        ``work`` ``waits``, that is later; ``in_turn``: behind others that are so."""
         if self.waiting >= self.max_subscriptions:
             raise TooManyRequests("too many commands at once: wait for their replies")
         self.waiting += 1
@@ -137,11 +140,22 @@ class MultiplexSocket(Socket):
                 if not faults.call("what follows a command", after):
                     self.fail()
 
-        if waits:
+        if in_turn:
+            self.in_turn.append(answer)
+            if len(self.in_turn) == 1:
+                gevent.spawn(self._answer_in_turn)
+        elif waits:
             # It ends by itself: what it waits for is bounded, and so is the number of those that wait.
             gevent.spawn(answer)
         else:
             answer()
+
+    def _answer_in_turn(self) -> None:
+        """Answer commands one after the other: a greenlet for each would take 10 KB, and they would all end at once."""
+        while self.in_turn and not self.connection.closed:
+            faults.call("a command", self.in_turn[0])
+            self.in_turn.popleft()
+        self.in_turn.clear()
 
     def tick(self) -> None:
         # Without an answer to the last ping it is not known what of that which went before it has come.
@@ -328,7 +342,7 @@ class MultiplexSocket(Socket):
                     return None
                 return encoding.page(name, read(name, cursor, limit), most, backwards=backwards)
 
-        self._later(command, work)
+        self._later(command, work, in_turn=True)
 
     # Durable subscriptions.
 

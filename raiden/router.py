@@ -48,6 +48,10 @@ MUCH: Final = 1 << 20
 LARGE: Final = 16 << 10
 SLICE: Final = 0.005
 LAG: Final = TURN_BYTES
+# Seconds for which a turn takes what has come, or so many for each sink that it will send to, if that is more: a
+# message may be for a hundred patterns of few clients.
+TURN_TIME: Final = 0.01
+TIME_OF_SINK: Final = 0.00002
 # So many of these are dropped before others have their turn.
 DROPPED_AT_ONCE = 500
 # The gap told to subscribers to whom a delivery failed: nobody knows how much of it they have.
@@ -412,6 +416,9 @@ class Router:
         try:
             for channel, run in self._runs(self.backend.receive(local=local), came):
                 self._fan_out(channel, run, dirty)
+                took = time.perf_counter() - began
+                if took > TURN_TIME and took > TIME_OF_SINK * len(dirty):
+                    self.backend.enough = True
         finally:
             # Also where this raises: what has come is sent, and what still waits is received.
             self._send(dirty, self._put_bytes - put_bytes, self._run_bytes - run_bytes)

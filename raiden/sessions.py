@@ -36,6 +36,8 @@ from raiden.websocket import Closed, WebSocket
 LINGER = 2.0
 # A replay sends so many bytes at once, and ends when the peer has taken none of them for so many seconds.
 REPLAY_BYTES, REPLAY_PATIENCE = 65536, 30.0
+# What a long-poll gathers before it can be answered, of what was missed and of what comes.
+ANSWER_BYTES = 1 << 20
 
 # What who asks for the past of a channel without one misses.
 NO_HISTORY = Gap("", 0, 0)

@@ -30,6 +30,12 @@ def bound_silence(sock: socket.socket, keepalive: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+def bound_unsent(sock: socket.socket, size: int) -> None:
+    """Let the kernel take no more than about ``size`` bytes that it can't send yet; what is under way to the peer does
+    not count (TCP_NOTSENT_LOWAT, tcp(7)). Of a listening socket: of those that it accepts from now on."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
+
+
 def acknowledged(sock: socket.socket) -> int:
     """How many bytes the peer's TCP has acknowledged since the connection began; 0 where nobody knows."""
     try:

@@ -12,7 +12,7 @@ from raiden.http import Json
 from raiden.limits import HttpLimits
 from raiden.multiplex import MultiplexSocket
 from raiden.router import Router
-from raiden.sessions import MergedEvents, Poll, Session, Socket, Stream, Waiter
+from raiden.sessions import ANSWER_BYTES, MergedEvents, Poll, Session, Socket, Stream, Waiter
 from raiden.unfinished import Unfinished
 from raiden.websocket import WebSocket
 
@@ -37,7 +37,8 @@ class Transports:
         if transport == "websocket":
             return self._socket(connection, ask)
         if transport == "poll":
-            return Poll(self._router, self._wheel, ask, self._answer, connection.max_outbox)
+            most = min(connection.max_outbox, ANSWER_BYTES)
+            return Poll(self._router, self._wheel, ask, self._answer, most)
         form = ask.encoding.form
         told = in_band.stream(form, ask.wrapped, not ask.http10)
         kind = MergedEvents if form == "event" and ask.is_merged else Stream

@@ -45,8 +45,9 @@ from raiden.zmq_sessions import ZmqLimits
 
 logger = logging.getLogger(__name__)
 
-# Objects that are made before the cyclic garbage collector looks at them.
-GC_THRESHOLD = 20_000
+# Objects that are new when the garbage collector looks at the new ones, so often before it looks at those that have
+# survived that, and that often at all: it takes 1 us for each, in which nothing else is done.
+GC_THRESHOLDS = 10_000, 4, 200
 # Durable subscriptions that have metrics, and seconds between looks at them.
 MAX_SERIES, FIGURES_EVERY = 100, 5.0
 _LIMITS = tuple(HttpLimits.__dataclass_fields__)
@@ -292,7 +293,7 @@ def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable
     # Messages and connections come and go by the thousands, and leave no cycles: what is there now is never looked at
     # again, and what comes, less often.
     gc.freeze()
-    gc.set_threshold(GC_THRESHOLD, 20, 20)
+    gc.set_threshold(*GC_THRESHOLDS)
     worker.start()
     worker.router.in_force()
     channel = gevent.socket.socket(fileno=supervisor.detach())

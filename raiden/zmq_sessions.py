@@ -32,7 +32,7 @@ class ZmqLimits:
 
     max_connections: int = 15_000
     max_connections_per_address: int = 15_000
-    max_outbox: int = 1 << 20
+    max_outbox: int = 4 << 20
     max_body: int = 1 << 20
     max_message: int = 1 << 20
     max_unfinished: int = 1 << 28

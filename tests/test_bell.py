@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import gevent
@@ -12,6 +13,7 @@ from gevent.event import Event
 from raiden.backend import Backend
 from raiden.bell import Bell, Bells, TooManyConsumers
 from raiden.forwarder import Addresses
+from raiden.history.store import StoreFailed
 from raiden.limits import HttpLimits
 from raiden.model.message import Kind, Message
 from raiden.router import Router
@@ -105,6 +107,28 @@ def test_the_end_of_the_channel_is_that_of_its_bells(bells: Bells) -> None:
     assert all(consumer.over for consumer in consumers) and bells.count == 0
     again = Consumer(bells)
     again.bell.leave(again)
+
+
+def test_claims_are_given_back_one_after_the_other(bells: Bells) -> None:
+    """However many leave at once; and where the store fails, the rest is left to the time."""
+    begun: list[int] = []
+    goes_on = Event()
+
+    def give_back(number: int) -> None:
+        begun.append(number)
+        goes_on.wait(10)
+        if number == 3:
+            raise StoreFailed("it is away")
+
+    for number in range(6):
+        bells.give_back(partial(give_back, number))
+    gevent.idle()
+    assert begun == [0]
+    goes_on.set()
+    gevent.idle()
+    bells.give_back(partial(give_back, 6))
+    gevent.idle()
+    assert begun == [0, 1, 2, 3, 6]
 
 
 def test_the_consumers_of_a_worker_are_bounded(bells: Bells) -> None:

@@ -98,3 +98,22 @@ def test_one_that_does_not_read_disturbs_nobody(start: Callable[..., Daemon]) ->
     for sock in (stalled, *others.values()):
         sock.close()
     assert "slow consumer closed" in node.log()
+
+
+def test_the_kernel_keeps_little_for_one_that_does_not_read(start: Callable[..., Daemon]) -> None:
+    """What waits for it is shared with the others, and not copied for each."""
+    node = start(store="none", keepalive=600.0)
+    stalled = subscriber(node, receive_buffer=4096)
+    before = node.metric("raiden_bytes_out_total")
+    connection = HTTPConnection(node.host, node.port, timeout=60)
+
+    def closed() -> bool:
+        connection.request("POST", "/crowd", b"x" * 60_000, {"Content-Type": "text/plain"})
+        connection.getresponse().read()
+        return node.metric("raiden_slow_consumers_total") == 1
+
+    wait_for(closed, "it is closed")
+    # With the answers to the requests of this test; more than 2 MB where the kernel takes what it can.
+    assert 60_000 < node.metric("raiden_bytes_out_total") - before < 700_000
+    connection.close()
+    stalled.close()

@@ -63,6 +63,27 @@ def test_commands_whose_answers_are_not_read(node: Daemon) -> None:
     assert max(growth.values()) < MOST, growth
 
 
+def test_commands_that_wait_for_others(node: Daemon) -> None:
+    """What waits for its turn takes little, however many sockets have as many commands under way as they may."""
+    clients = [Client(node, buffer=1 << 14) for _ in range(40)]
+
+    def work() -> None:
+        last = [[client.send(cmd="history", channel="large", limit=10) for _ in range(127)][-1] for client in clients]
+        for client, number in zip(clients, last, strict=True):
+            assert len(client.reply(number)["messages"]) == 10
+        for client in clients:
+            client.send(cmd="history", channel="large", limit=1000)
+            for _ in range(126):
+                client.send(cmd="history", channel="large", limit=10)
+        for client in clients[1:]:
+            client.close()
+        assert clients[0].ask(cmd="history", channel="other") is not None
+
+    growth = grown(node, work)
+    clients[0].close()
+    assert max(growth.values()) < MOST // 2, growth
+
+
 def test_replays_that_are_not_read(node: Daemon) -> None:
     """Streams that nobody reads for now: what is not sent is read again, and nothing is lost or comes twice."""
     streams: list[socket.socket] = []

@@ -16,13 +16,13 @@ from gevent.event import Event
 
 from raiden.backend import TURN_BYTES, TURN_FRAMES, BackboneFull, Backend, NotInForce
 from raiden.forwarder import Addresses
-from raiden.frames import from_frame, to_frame
+from raiden.frames import from_frame
 from raiden.model import encoding
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Kind, Message
 from raiden.model.page import Gap
-from raiden.router import LAG, SLICE, Router
+from raiden.router import LAG, SLICE, TURN_TIME, Router
 from raiden.service import READY
 from raiden.stats import Stats
 from raiden.table import Subscription, TooManyChannels
@@ -158,24 +158,34 @@ def test_a_message_reaches_every_subscriber_of_its_channel(make: MakeRouter) -> 
     assert other.stats.delivered == 1
 
 
-def test_the_first_in_and_the_last_out_drive_the_backbone(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[str, bytes]] = []
-    monkeypatch.setattr(router.backend, "subscribe", lambda topic: calls.append(("+", topic)))
-    monkeypatch.setattr(router.backend, "unsubscribe", lambda topic: calls.append(("-", topic)))
-    client, other = Client(router), Client(router)
-    subscriptions = [client.subscribe("a"), client.subscribe("a", WRAPPED), other.subscribe("a")]
-    pattern = other.subscribe("a*")
-    assert calls == [("+", b"a\0"), ("+", b"a")]
-    assert rows(router) == {"a": {"subscribers": 3, "messages": 0}, "a*": {"subscribers": 1, "messages": 0}}
-    calls.clear()
-    for subscription in subscriptions[:-1]:
-        router.unsubscribe(subscription)
-        router.unsubscribe(subscription)  # is not there any more
-    assert calls == []
-    router.unsubscribe(subscriptions[-1])
-    router.unsubscribe(pattern)
-    assert calls == [("-", b"a\0"), ("-", b"a")]
-    assert rows(router) == {}
+def test_the_first_in_and_the_last_out_drive_the_backbone(make: MakeRouter, tmp_path: Path) -> None:
+    addresses = Addresses.within(tmp_path, "uplink")
+    with zmq.Context() as context, context.socket(zmq.XPUB) as uplink:
+        uplink.bind(addresses.uplink)
+        router = make(to=addresses)
+        client, other = Client(router), Client(router)
+
+        def told(marker: str) -> list[bytes]:
+            """What the backbone was told, up to a subscription to the marker."""
+            client.subscribe(marker)
+            frames = []
+            while uplink.poll(10_000) and (frame := uplink.recv())[1:] != marker.encode() + b"\0":
+                frames.append(frame)
+            return [frame for frame in frames if frame[1:2] == b"a"]
+
+        subscriptions = [client.subscribe("a"), client.subscribe("a", WRAPPED), other.subscribe("a")]
+        pattern = other.subscribe("a*")
+        assert told("x") == [b"\1a\0", b"\1a"]
+        assert rows(router)["a"] == {"subscribers": 3, "messages": 0}
+        assert rows(router)["a*"] == {"subscribers": 1, "messages": 0}
+        for subscription in subscriptions[:-1]:
+            router.unsubscribe(subscription)
+            router.unsubscribe(subscription)  # is not there any more
+        assert told("y") == []
+        router.unsubscribe(subscriptions[-1])
+        router.unsubscribe(pattern)
+        assert told("z") == [b"\0a\0", b"\0a"]
+        assert rows(router).keys() == {"x", "y", "z"}
 
 
 def test_who_has_left_gets_nothing_and_others_do(router: Router) -> None:
@@ -244,31 +254,6 @@ def test_a_run_is_one_send(router: Router) -> None:
     first.receives(*[b"%d" % i for i in range(100)])
     assert len(first.sent) == len(second.sent) == 1
     assert rows(router)["a"] == {"subscribers": 2, "messages": 100}
-
-
-def test_a_sink_sends_once_a_turn(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many runs and subscriptions put something before it; each encoding is called once a message."""
-    frames = [(name.encode(), to_frame([Message(name, Kind.JSON, b"1")])) for name in ("a", "a", "b", "a")]
-    encoded: list[Message] = []
-
-    def encode(message: Message) -> bytes:
-        encoded.append(message)
-        return message.channel.encode() + b"\n"
-
-    clients = [Client(router) for _ in range(3)]
-    shared = Encoding("test", encode)
-    for client in clients:
-        client.subscribe("a", shared)
-        client.subscribe("*", shared)
-    router.in_force()
-    turns = iter([frames])
-    received = ((channel, from_frame(channel, frame)) for channel, frame in next(turns, []))
-    monkeypatch.setattr(router.backend, "receive", lambda local: received)
-    router.backend.touched.send()
-    for client in clients:
-        client.receives(b"a", b"a", b"a", b"a", b"b", b"a", b"a")
-        assert client.sent == [b"a\na\na\na\nb\na\na\n"]
-    assert len(encoded) == len(frames)
 
 
 def test_the_end_of_a_channel_ends_its_subscriptions(router: Router) -> None:
@@ -378,7 +363,7 @@ class Slow(Client):
 
 @pytest.fixture
 def lone(alone: Callable[..., Backend]) -> Iterator[Router]:
-    """The router of a worker that is alone, with 50 slow subscribers of `many` as `clients`."""
+    """The router of a worker that is alone."""
     backend = alone()
     backend.alone = True
     router = Router(backend, stats=Stats())
@@ -388,8 +373,29 @@ def lone(alone: Callable[..., Backend]) -> Iterator[Router]:
     router.stop()
 
 
-def slow_ones(router: Router) -> list[Slow]:
-    clients = [Slow(router) for _ in range(50)]
+def test_a_sink_sends_once_a_turn(lone: Router) -> None:
+    """However many runs and subscriptions put something before it; each encoding is called once a message."""
+    encoded: list[Message] = []
+
+    def encode(message: Message) -> bytes:
+        encoded.append(message)
+        return message.channel.encode() + b"\n"
+
+    clients = [Client(lone) for _ in range(3)]
+    shared = Encoding("test", encode)
+    for client in clients:
+        client.subscribe("a", shared)
+        client.subscribe("*", shared)
+    for name in ("a", "a", "b", "a"):
+        publish(lone, name, b"1")
+    for client in clients:
+        client.receives(b"a", b"a", b"a", b"a", b"b", b"a", b"a")
+        assert client.sent == [b"a\na\na\na\nb\na\na\n"]
+    assert len(encoded) == 4
+
+
+def slow_ones(router: Router, count: int = 50) -> list[Slow]:
+    clients = [Slow(router) for _ in range(count)]
     for client in clients:
         client.subscribe("many")
     return clients
@@ -433,7 +439,7 @@ def test_what_is_unsent_can_be_sent_at_once(lone: Router) -> None:
 def test_what_is_behind_is_bounded(lone: Router) -> None:
     """Where those who take long get more than can be sent, what comes for them waits in the backbone: nobody gets more
     in one go than a turn brings, and what may be on its way before it is seen that this is too much."""
-    many, few = slow_ones(lone), [Slow(lone) for _ in range(5)]
+    many, few = slow_ones(lone, 20), [Slow(lone) for _ in range(3)]
     for client in few:
         client.subscribe("few")
     count, most = 200, 0
@@ -443,12 +449,31 @@ def test_what_is_behind_is_bounded(lone: Router) -> None:
                 gevent.sleep(0)
                 most = max(most, *(sum(map(len, clients[-1].pending)) for clients in (many, few)))
             lone.backend.publish([Message("few" if number % 8 else "many", Kind.JSON, b"1" * SIZE)])
-        while len(b"".join(few[-1].sent)) < count * 7 // 8 * SIZE:
+        while sum(map(len, few[-1].sent)) < count * 7 // 8 * SIZE:
             gevent.sleep(0)
             most = max(most, *(sum(map(len, clients[-1].pending)) for clients in (many, few)))
     assert most <= LAG + TURN_BYTES + 2 * (SIZE + 1)
     assert LAG <= TURN_BYTES
     assert {sum(map(len, client.sent)) for client in few} == {count * 7 // 8 * (SIZE + 1)}
+
+
+def test_a_turn_takes_so_long(lone: Router) -> None:
+    """What is much for each message, as many patterns are, is shared out over several turns, and each sends."""
+
+    def encode(message: Message) -> bytes:
+        until = time.monotonic() + TURN_TIME
+        while time.monotonic() < until:
+            pass
+        return message.payload + b"\n"
+
+    client = Client(lone)
+    for name in ("a", "b"):
+        client.subscribe(name, Encoding("slow", encode))
+    payloads = [b"%d" % number for number in range(20)]
+    for number, payload in enumerate(payloads):
+        lone.backend.publish([Message("ab"[number % 2], Kind.BYTES, payload)])
+    client.receives(*payloads)
+    assert len(client.sent) > len(payloads) // 4
 
 
 def test_a_batch_is_refused_whole_when_the_backbone_is_full(alone: Callable[..., Backend], tmp_path: Path) -> None:
@@ -642,21 +667,26 @@ def test_a_topic_does_not_linger_for_ever(router: Router, monkeypatch: pytest.Mo
             gevent.sleep(0.01)
 
 
-def test_a_turn_is_put_off_when_messages_should_gather(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_is_put_off_when_messages_should_gather(alone: Callable[..., Backend]) -> None:
+    backend = alone()
+    backend.alone = True
+    router = Router(backend, stats=Stats(), max_gather=0.2)
+    router.start()
     client = Client(router)
     client.subscribe("a")
-    router.in_force()
-    monkeypatch.setattr(router.pace, "wait", lambda: 0.5)
-    router.publish_now([Message("a", Kind.JSON, b"1")])
-    with gevent.Timeout(10):
-        while not router._waiting:
-            gevent.sleep(0.001)
-    router.publish_now([Message("a", Kind.JSON, b"2")])
-    client.wait(lambda: client.sent)
-    assert len(client.lines()) == 2
-    monkeypatch.setattr(router.pace, "wait", lambda: 0.0)
-    router.publish_now([Message("a", Kind.JSON, b"3")])
-    client.wait(lambda: len(client.sent) == 2)
+    for number in range(100):  # turns that each take a second, one after the other
+        router.pace.turn(float(number), number + 1.0, 1)
+    publish(router, "a", b"1")
+    gevent.sleep(0)
+    publish(router, "a", b"2")
+    client.receives(b"1", b"2")
+    assert len(client.sent) == 1
+    for number in range(100, 200):  # turns that take no time
+        router.pace.turn(float(number), float(number), 1)
+    publish(router, "a", b"3")
+    gevent.idle()
+    assert len(client.sent) == 2
+    router.stop()
 
 
 def test_too_many_channels(make: MakeRouter) -> None:

@@ -21,7 +21,7 @@ from tests.stores import append
 WRITER = """
 import sys
 from pathlib import Path
-from raiden.history import Append
+from raiden.history.store import Append
 from raiden.history.sqlite import Sqlite
 path, count, size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 store, wal, most = Sqlite(path), Path(sys.argv[1] + "-wal"), 0

@@ -351,7 +351,7 @@ def test_threads() -> None:
 
 
 def test_it_is_cheap() -> None:
-    """200,000 messages to five subscriptions each: what the checker costs must not shape what it measures."""
+    """40,000 messages to five subscriptions each: what the checker costs must not shape what it measures."""
     checker = Checker()
     subscriptions = [checker.subscription(f"c{n % 20}", "b") for n in range(100)]
     publisher = checker.publisher("p", "a")
@@ -359,7 +359,7 @@ def test_it_is_cheap() -> None:
     started = time.process_time()
     for subscription in subscriptions:
         subscription.in_force()
-    for n in range(20_000):
+    for n in range(4000):
         batch = publisher.send(f"c{n % 20}", 10)
         batch.acknowledged()
         by_channel[batch.channel] += [payload.encode() for payload in batch.payloads]
@@ -368,5 +368,5 @@ def test_it_is_cheap() -> None:
             subscription.received(payload)
         assert subscription.owed() == 0
     report = checker.report()
-    assert report.clean and report.total("received") == 1_000_000
-    assert time.process_time() - started < 20
+    assert report.clean and report.total("received") == 200_000
+    assert time.process_time() - started < 4
