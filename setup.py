@@ -35,12 +35,12 @@ BENCH = [
 
 # What a message passes through. `make wheel` compiles it.
 COMPILED = [
-    "backend", "bell", "brought", "commands", "connection", "door", "durable", "flow", "gateway", "heads",
-    "history/channel_row", "history/client", "history/clock", "history/file", "history/pages", "history/pipe",
-    "history/server", "history/sqlite", "history/wal", "http_door", "model/chain", "model/encoding", "model/payload",
-    "model/strict_json", "multiplex", "order", "pace", "parser", "prefixes", "reader", "recovery", "repair", "router",
-    "selection", "sessions", "sockets", "sorted_names", "stats", "table", "topics", "transports", "unfinished",
-    "websocket", "zmq_gateway",
+    "answers", "backend", "bell", "brought", "commands", "connection", "door", "durable", "flow", "gateway",
+    "heads", "history/channel_row", "history/client", "history/clock", "history/file", "history/pages",
+    "history/pipe", "history/server", "history/sqlite", "history/wal", "http_door", "model/chain", "model/encoding",
+    "model/payload", "model/strict_json", "multiplex", "order", "pace", "parser", "prefixes", "publisher", "reader",
+    "recovery", "repair", "router", "selection", "sends", "sessions", "sockets", "sorted_names", "stats", "table",
+    "topics", "transports", "unfinished", "websocket", "zmq_gateway",
 ]  # fmt: skip
 
 

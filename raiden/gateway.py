@@ -140,7 +140,7 @@ class Gateway(Service):
         self.door.serve_waiting(connection, request, lambda _, request: self.control.serve(request, ask.page))
 
     def _clear(self, ask: Clear) -> Answer:
-        self.router.clear(ask.channel)
+        self.router.publisher.clear(ask.channel)
         return ACCEPTED
 
     def _consume(self, connection: Connection, ask: Consume) -> Answer:
@@ -183,7 +183,7 @@ class Gateway(Service):
         except InvalidPayload:
             return False
         connection.state = SERVING
-        self.router.publish_one(message, self._published_again, connection)
+        self.router.publisher.publish_one(message, self._published_again, connection)
         return True
 
     def _published_again(self, connection: Connection, outcome: Cursor | Refusal | None) -> None:
@@ -219,7 +219,7 @@ class Gateway(Service):
             self.door.serve(connection, request, answer)
             self.door.go_on(connection)
 
-        self.router.publish(*ask.groups, key=ask.key, done=published)
+        self.router.publisher.publish(*ask.groups, key=ask.key, done=published)
         connection.state = SERVING
 
     # Subscribe.

@@ -321,7 +321,7 @@ class MultiplexSocket(Socket):
         def published(number: Any, outcome: Cursor | Refusal | None) -> None:
             self.reply(number, {"cursor": str(outcome)} if isinstance(outcome, Cursor) else outcome or {})
 
-        self.router.publish_one(message, published, command.get("id"), key=key)
+        self.router.publisher.publish_one(message, published, command.get("id"), key=key)
 
     def _past(self, command: dict[str, Any]) -> None:
         """``history``: a page after ``since``, or before ``before`` (a cursor, or null for the newest)."""

@@ -13,41 +13,29 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import gevent
-import ujson
 
 from raiden import faults
-from raiden.backend import TURN_BYTES, BackboneFull, Backend, Question
-from raiden.frames import runs
-from raiden.history.store import Appended, StoreFailed
-from raiden.model.encoding import Encoding, dumps
+from raiden.answers import Answers
+from raiden.backend import Backend, Question
+from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
-from raiden.model.message import EARLIEST, Cursor, Kind, Message
+from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap
-from raiden.model.refusals import Refusal
 from raiden.pace import Pace
+from raiden.publisher import Publisher
 from raiden.repair import Orders, Repaired
+from raiden.sends import Sends, flush
 from raiden.stats import Stats
-from raiden.table import MAX_ROWS, Group, Sink, Subscriber, Subscription, Table, Topic, clients_of
+from raiden.table import Group, Sink, Subscriber, Subscription, Table, Topic, clients_of
 
 # Fewer subscribers than these take no time that is worth a wait.
 MANY: Final = 100
-# So many messages are stored before the end of the turn: a commit for them costs less than they do.
-WORTH_A_COMMIT: Final = 8
 # Seconds for which a topic is kept that will probably be subscribed to again: by a long-poll, once it was answered.
 LINGER = 5.0
-# Where a turn puts more bytes than the first number before its sinks, those that have more than the second send it in
-# slices of so many seconds, between which others have their turn: to hundreds of subscribers who don't read, it may be
-# tenths of a second until the kernel has taken it. With more bytes behind than LAG, no turn begins: more than a turn's
-# bytes in one go would make a slow consumer of a sink that reads what it is sent.
-MUCH: Final = 1 << 20
-LARGE: Final = 16 << 10
-SLICE: Final = 0.005
-LAG: Final = TURN_BYTES
 # Seconds for which a turn takes what has come, or so many for each sink that it will send to, if that is more: a
 # message may be for a hundred patterns of few clients.
 TURN_TIME: Final = 0.01
@@ -56,10 +44,6 @@ TIME_OF_SINK: Final = 0.00002
 DROPPED_AT_ONCE = 500
 # The gap told to subscribers to whom a delivery failed: nobody knows how much of it they have.
 LOST = Gap("", 0, 0)
-
-
-Published = Callable[[list[list[Cursor]] | Refusal], None]
-Answered = Callable[[Any, "Cursor | Refusal | None"], None]
 
 
 class Router:
@@ -73,24 +57,19 @@ class Router:
         self.backend = backend
         self.stats = stats
         self.table = Table(max_channels=max_channels, max_bytes=max_channel_bytes)
+        self.publisher = Publisher(backend, stats)
+        self._answers = Answers(backend, self.table, stats)
         self.pace = Pace(max_gather)
         # How many messages were put before sinks, one for each.
         self._puts = 0
         # Bytes that were put before sinks, counted for each, and counted once: no sink got more.
         self._put_bytes = self._run_bytes = 0
-        # What is published at the end of the turn, by channel: messages, and whom to tell; how many are to be stored.
-        self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]], bool]] = {}
-        self._to_store = 0
         self._orders = Orders(backend, self.table, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
         self._loop = gevent.get_hub().loop
         self._readable = self._loop.io(backend.fileno, 1)
         self._again = self._loop.timer(0)
         self._waiting = False
-        # Sinks that have yet to send; bytes that came since there are some; and whether these are too many.
-        self._unsent: deque[Sink] = deque()
-        self._lag = 0
-        self._behind = False
-        self._slice = self._loop.timer(0)
+        self.sends = Sends(self._caught_up)
         # Names of topics without subscriptions that are kept, and until when, in this order.
         self._lingering: dict[str, float] = {}
         self._sweeper = self._loop.timer(LINGER / 5, LINGER / 5)
@@ -101,25 +80,15 @@ class Router:
         self.backend.heard = self._look_here
 
     def stop(self) -> None:
-        for watcher in (self._readable, self._again, self._slice, self._sweeper):
+        for watcher in (self._readable, self._again, self._sweeper):
             watcher.stop()
             watcher.close()
+        self.sends.close()
         self.backend.touched.stop()
 
     def keeps(self, channel: str) -> bool:
         """The channel has a history."""
         return self.backend.keeps(channel)
-
-    def clear(self, channel: str) -> None:
-        """Delete a channel: clear its history and end its subscriptions. Waits; raises StoreFailed and BackboneFull."""
-        cursor = None
-        if self.backend.history is not None and self.backend.keeps(channel):
-            # It tells which epoch has ended: others may publish in the next one before they hear of it.
-            cursor = EARLIEST._replace(epoch=self.backend.history.clear(channel) or EARLIEST.epoch)
-        if not self.backend.alone:
-            # What other workers have acknowledged comes before the end: their answers come behind it.
-            self.backend.ask(b"reached", everywhere=True)
-        self.publish_now([Message(channel, Kind.END, b"", cursor)])
 
     def repair(self) -> None:
         """Deliver what the backbone lost, where there is a history; endless, for a greenlet."""
@@ -130,124 +99,6 @@ class Router:
     def sweep(self) -> None:
         """Forget the orders of channels that nobody subscribes to any more; endless, for a greenlet."""
         self._orders.sweep()
-
-    def publish(self, *groups: Sequence[Message], key: str | None = None, done: Published) -> None:
-        """Publish groups of messages, each of one channel and one kind: a group, and all that are of channels with
-        history, as a whole or not at all. ``done`` is called later, with the cursors of each group, or why it was not
-        published; raises StoreFailed. What was published under ``key`` in the last five minutes is not published again,
-        and gets the cursors that it got then."""
-        self.publish_turn()
-        keeps = [self.backend.keeps(group[0].channel) for group in groups]
-        if not any(keeps):
-            self._loop.run_callback(done, self._finish(groups, keeps, ()))
-            return
-
-        def stored(result: list[Appended] | StoreFailed) -> None:
-            done(self._finish(groups, keeps, result) if isinstance(result, list) else result)
-
-        self.backend.store([group for group, kept in zip(groups, keeps, strict=True) if kept], key, stored)
-
-    def _finish(
-        self, groups: Sequence[Sequence[Message]], keeps: Sequence[bool], result: Sequence[Appended]
-    ) -> list[list[Cursor]] | BackboneFull:
-        """Publish the groups that need not be stored, behind those that were. Returns the cursors of all."""
-        appended = iter(result)
-        cursors: list[list[Cursor]] = []
-        for group, kept in zip(groups, keeps, strict=True):
-            if not kept:
-                cursors.append([])
-                try:
-                    self.publish_now(group)
-                except BackboneFull as error:
-                    return error
-                continue
-            one = next(appended)
-            cursors.append(one.cursors())
-            if not one.repeated:
-                self._count(group)
-        return cursors
-
-    def publish_now(self, messages: Sequence[Message]) -> None:
-        """Publish messages of one channel, which has no history, and of one kind; raises BackboneFull."""
-        self.publish_turn()
-        self._publish(messages)
-
-    def publish_one(self, message: Message, done: Answered, asker: Any, key: str | None = None) -> None:
-        """Publish a message together with what the event loop brings in this turn, which costs each of them least: what
-        is published to one channel is one append to its history, and one frame. Then ``done(asker, outcome)`` is
-        called, with the message's cursor, None where the channel keeps no history, or why it was not published."""
-        if key is not None:
-            self.publish([message], key=key, done=lambda outcome: done(asker, _only(outcome)))
-            return
-        batch = self._batches.get(message.channel)
-        if batch is None:
-            if not self._batches:
-                self._loop.run_callback(self.publish_turn)
-            batch = self._batches[message.channel] = ([], [], self.backend.keeps(message.channel))
-        messages, askers, keeps = batch
-        messages.append(message)
-        askers.append((done, asker))
-        if keeps:
-            self._to_store += 1
-            if self._to_store >= WORTH_A_COMMIT:
-                # The history works while the event loop goes on; it puts together again what comes faster.
-                self.publish_turn()
-                self.backend.store_now()
-
-    def publish_turn(self) -> None:
-        """Publish what waits for the end of the turn."""
-        batches, self._batches = self._batches, {}
-        self._to_store = 0
-        answers: list[tuple[list[tuple[Answered, Any]], Sequence[Refusal | None]]] = []
-        for messages, askers, keeps in batches.values():
-            if not keeps:
-                answers.append((askers, self._publish_runs(messages)))
-                continue
-            # Where one may be refused for want of room, the others must not be for its sake.
-            step = 1 if self.backend.most_at_once(messages[0].channel) else len(messages)
-            for at in range(0, len(messages), step):
-                some = askers[at : at + step]
-                try:
-                    self._store(messages[at : at + step], some)
-                except StoreFailed as error:
-                    answers.append((some, [error] * len(some)))
-        # Who is told may publish at once, which must not overtake the rest.
-        for askers, outcomes in answers:
-            _tell_all(askers, outcomes)
-
-    def _publish_runs(self, messages: Sequence[Message]) -> list[Refusal | None]:
-        """Publish messages of one channel, which has no history. Returns why each was not."""
-        outcomes: list[Refusal | None] = []
-        for run in runs(messages):
-            outcome = None
-            try:
-                self._publish(run)
-            except BackboneFull as error:
-                outcome = error
-            outcomes += [outcome] * len(run)
-        return outcomes
-
-    def _store(self, messages: Sequence[Message], askers: Sequence[tuple[Answered, Any]]) -> None:
-        """Store messages of one channel; publish them, and tell the askers, when that is done. Raises StoreFailed."""
-
-        def stored(result: list[Appended] | StoreFailed) -> None:
-            if isinstance(result, list):
-                self._count(messages)
-            outcomes: Sequence[Cursor | Refusal]
-            outcomes = result[0].cursors() if isinstance(result, list) else [result] * len(askers)
-            _tell_all(askers, outcomes)
-
-        self.backend.store([messages], None, stored)
-
-    def _publish(self, messages: Sequence[Message]) -> None:
-        self.backend.publish(messages)
-        self._count(messages)
-
-    def _count(self, messages: Sequence[Message]) -> None:
-        self.stats.published += len(messages)
-        self.stats.bytes_in += sum([len(message.payload) for message in messages])
-        passed = time.time_ns() // 1000 - messages[0].published
-        self.stats.publish_latency.observe(max(0, passed) / 1e6, len(messages))
 
     def subscribe(
         self, name: str, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None = None
@@ -407,6 +258,10 @@ class Router:
             self._waiting = False
             self._readable.start(self._look)
 
+    def _caught_up(self) -> None:
+        self._go_on()
+        self.backend.touched.send()
+
     def _turn(self, *, local: bool = False) -> None:
         self._go_on()
         began, puts = time.perf_counter(), self._puts
@@ -421,52 +276,15 @@ class Router:
                     self.backend.enough = True
         finally:
             # Also where this raises: what has come is sent, and what still waits is received.
-            self._send(dirty, self._put_bytes - put_bytes, self._run_bytes - run_bytes)
+            self.sends.send(dirty, self._put_bytes - put_bytes, self._run_bytes - run_bytes)
+            if self.sends.behind:
+                self._wait()
             if self.backend.more if local else self.backend.readable:
                 self.backend.touched.send()
         if came:
             self.stats.observe_deliveries(came)
         if len(dirty) >= MANY:
             self.pace.turn(began, time.perf_counter(), (self._puts - puts) / len(dirty))
-
-    def _send(self, dirty: list[Sink], size: int, most: int) -> None:
-        """Let sinks send what a turn has put before them: ``size`` bytes in all, each ``most`` at most."""
-        if size > MUCH:
-            small: list[Sink] = []
-            for sink in dirty:
-                large = sum([len(data) for data in sink.pending]) > LARGE
-                (self._unsent if large else small).append(sink)
-            dirty = small
-        _flush(dirty)
-        if self._unsent:
-            self._lag += most
-            if self._lag > LAG and not self._behind:
-                self._behind = True
-                self._wait()
-            if not self._slice.active:
-                self._slice.start(self._send_on)
-
-    def _send_on(self) -> None:
-        until = time.perf_counter() + SLICE
-        while self._unsent and time.perf_counter() < until:
-            _flush((self._unsent.popleft(),))
-        if self._unsent:
-            self._slice.start(self._send_on)
-        else:
-            self._sent_all()
-
-    def send_all(self) -> None:
-        """Let sinks send at once what came for them: they are to be closed."""
-        while self._unsent:
-            _flush((self._unsent.popleft(),))
-        self._sent_all()
-
-    def _sent_all(self) -> None:
-        self._lag = 0
-        if self._behind:
-            self._behind = False
-            self._go_on()
-            self.backend.touched.send()
 
     def _runs(
         self, turn: Iterator[tuple[bytes, Sequence[Message]] | Question], came: list[tuple[int, int]]
@@ -477,7 +295,7 @@ class Router:
         run: list[Message] = []
         for received in turn:
             if isinstance(received, Question):
-                faults.call("an answer to a worker", self._answer, received)
+                faults.call("an answer to a worker", self._answers.answer, received)
                 continue
             channel, messages = received
             if not messages:
@@ -528,7 +346,7 @@ class Router:
         if messages:
             self._fan_out(channel, messages, dirty)
             self.stats.repaired += fetched
-        _flush(dirty)
+        flush(dirty)
 
     def _put(self, found: Topic, run: list[Message], dirty: list[Sink]) -> None:
         for encoding, group in found.groups.items():
@@ -558,51 +376,6 @@ class Router:
         for subscription in found.subscriptions() if found else []:
             if subscription.owner.lasts:
                 continue
-            _flush([subscription.sink])  # what came before, while it is known where the channel stands
+            flush([subscription.sink])  # what came before, while it is known where the channel stands
             self.unsubscribe(subscription)
             faults.call("the end of a subscription", subscription.owner.ended, subscription)
-
-    def _answer(self, question: Question) -> None:
-        """Tell another worker, or this one, what it asks: for each of its arguments (`raiden.questions`)."""
-        kind, _, text = question.text.partition(b" ")
-        try:
-            arguments = ujson.loads(text) if text else [None]
-            answers = [self._tell(kind, argument) for argument in arguments]
-        except (ValueError, TypeError):
-            return  # no worker of this release asks so
-        self.backend.answer(question, dumps(answers))
-
-    def _tell(self, kind: bytes, argument: Any) -> Any:
-        if kind == b"stats":
-            return self.stats.snapshot()
-        if kind == b"channel":
-            return self.table.row(str(argument))
-        if kind == b"channels":
-            prefix, after, limit = argument
-            return self.table.page(str(prefix), str(after), min(int(limit), MAX_ROWS))
-        if kind == b"reached":
-            return True
-        raise ValueError(f"an unknown question: {kind!r:.100}")
-
-
-def _flush(sinks: Iterable[Sink]) -> None:
-    """Let each send what it has got; what fails at one does not keep the others from it."""
-    for sink in sinks:
-        try:
-            sink.flush()
-        except Exception:  # whatever it is
-            faults.report("a delivery to a client")
-
-
-def _tell_all(askers: Sequence[tuple[Answered, Any]], outcomes: Sequence[Cursor | Refusal | None]) -> None:
-    """Tell each of the askers its outcome; what fails at one does not keep the others from hearing."""
-    for (done, asker), outcome in zip(askers, outcomes, strict=True):
-        try:
-            done(asker, outcome)
-        except Exception:  # whatever it is
-            faults.report("an answer to a publisher")
-
-
-def _only(outcome: list[list[Cursor]] | Refusal) -> Cursor | Refusal | None:
-    """The cursor of the one message of the one group."""
-    return outcome if isinstance(outcome, Refusal) else next(iter(outcome[0]), None)

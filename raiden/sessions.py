@@ -585,7 +585,7 @@ class Socket(Lasting):
         else:
             message = _as_message(self.names[0], data, self.verbatim)
             check_size(message.kind, message.payload, self.max_message)
-            self.router.publish_one(message, Socket._published, self)
+            self.router.publisher.publish_one(message, Socket._published, self)
 
     def _published(self, outcome: Cursor | Refusal | None) -> None:
         if isinstance(outcome, Refusal):

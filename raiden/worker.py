@@ -116,7 +116,7 @@ class Worker(Service):
         check_size(Kind.JSON, data, self.max_message)
         message = Message(check_channel(channel), Kind.JSON, data)
         outcome: gevent.event.AsyncResult[Cursor | Refusal | None] = gevent.event.AsyncResult()
-        self.router.publish_one(message, lambda _, what: outcome.set(what), None)
+        self.router.publisher.publish_one(message, lambda _, what: outcome.set(what), None)
         what = outcome.get()
         if isinstance(what, Refusal):
             raise what

@@ -232,5 +232,5 @@ class ZmqGateway(Service):
                 self._common.router.backend.check()  # what the other doors took has come back by the backbone
             except NotInForce:
                 pass  # the history has it
-            self._common.router.send_all()
+            self._common.router.sends.send_all()
             self._doors["sub"].drain(min(deadline, time.monotonic() + LINGER))

@@ -94,7 +94,7 @@ class Pusher(Session):
                 self._store()
                 return
             try:
-                router.publish_now(run)
+                router.publisher.publish_now(run)
             except BackboneFull:
                 self._wait(self._soon)
                 return
@@ -129,7 +129,7 @@ class Pusher(Session):
         self.waiting = 1
         self.connection.pause()
         try:
-            router.publish(*runs, done=stored)
+            router.publisher.publish(*runs, done=stored)
         except StoreFailed as error:
             stored(error)
 

@@ -123,7 +123,7 @@ class Requester(Session):
             else:
                 self._finish(envelope, outcome or (b"202", b""))
 
-        self.common.router.publish_one(message, published, envelope, key=own_key)
+        self.common.router.publisher.publish_one(message, published, envelope, key=own_key)
         self.waiting += 1
 
     def _history(self, envelope: Frames, arguments: Frames) -> None:

@@ -285,7 +285,7 @@ class Run:
         # Those who wait are answered.
         for channel in ("p", "/p", "h/p", "H/p", "other/p", "a", "h/b"):
             for server in self._servers:
-                server.router.publish_now([_flush(channel)])
+                server.router.publisher.publish_now([_flush(channel)])
         self._settle()
         self._compare()
         for number, pair in enumerate(self._pairs):
@@ -326,11 +326,11 @@ class Run:
         """Let the event loop do what there is to do: publish, deliver, answer."""
         connections = [client.connection for pair in self._pairs for client in pair]
         for _ in range(1000):
-            gevent.sleep(0)
-            if not any([connection.state in (SERVING, OPENING) for connection in connections]):
+            for _ in range(3):
+                gevent.sleep(0)
+            serving = any([connection.state in (SERVING, OPENING) for connection in connections])
+            if not serving and not any([server.router.backend.more for server in self._servers]):
                 break
-        gevent.sleep(0)
-        gevent.sleep(0)
 
     def _compare(self) -> None:
         outcomes = [self._outcome(0), self._outcome(1)]

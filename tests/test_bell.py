@@ -55,7 +55,7 @@ def bells(tmp_path: Path) -> Iterator[Bells]:
 
 
 def publish(bells: Bells, kind: int = Kind.JSON) -> None:
-    bells.router.publish_now([Message("a", kind, b"1")])
+    bells.router.publisher.publish_now([Message("a", kind, b"1")])
     gevent.idle()
 
 

@@ -22,7 +22,8 @@ from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Kind, Message
 from raiden.model.page import Gap
-from raiden.router import LAG, SLICE, TURN_TIME, Router
+from raiden.router import TURN_TIME, Router
+from raiden.sends import LAG, SLICE
 from raiden.service import READY
 from raiden.stats import Stats
 from raiden.table import Subscription, TooManyChannels
@@ -133,11 +134,11 @@ def rows(router: Router) -> dict[str, dict[str, int]]:
 
 
 def publish(router: Router, channel: str, *payloads: bytes) -> None:
-    router.publish_now([Message(channel, Kind.JSON, payload) for payload in payloads])
+    router.publisher.publish_now([Message(channel, Kind.JSON, payload) for payload in payloads])
 
 
 def end(router: Router, channel: str) -> None:
-    router.publish_now([Message(channel, Kind.END, b"")])
+    router.publisher.publish_now([Message(channel, Kind.END, b"")])
 
 
 def test_a_message_reaches_every_subscriber_of_its_channel(make: MakeRouter) -> None:
@@ -429,7 +430,7 @@ def test_what_is_unsent_can_be_sent_at_once(lone: Router) -> None:
         while not Slow.count:
             gevent.sleep(0)
         assert clients[-1].pending
-        lone.send_all()
+        lone.sends.send_all()
         assert not any(client.pending for client in clients)
         lone.backend.publish([Message("many", Kind.JSON, b"1")])
         while {sum(map(len, client.sent)) for client in clients} != {5 * (SIZE + 1) + 2}:
@@ -505,7 +506,7 @@ def test_what_a_turn_publishes_to_a_channel_is_one_frame(make: MakeRouter, tmp_p
     router, told = make(to=Addresses.within(tmp_path, "nowhere")), list[tuple[str, object]]()
 
     def soon(channel: str, payload: bytes, kind: int = Kind.JSON) -> None:
-        router.publish_one(Message(channel, kind, payload), lambda *said: told.append(said), payload.decode())
+        router.publisher.publish_one(Message(channel, kind, payload), lambda *said: told.append(said), payload.decode())
 
     with zmq.Context() as context, context.socket(zmq.PULL) as pull:
         pull.bind(Addresses.within(tmp_path, "nowhere").publish)
@@ -529,7 +530,9 @@ def test_each_publish_of_a_turn_hears_that_the_backbone_is_full(alone: Callable[
     router, told = Router(alone(high_water=10), stats=Stats()), list[object]()
     for channel in range(30):
         for _ in range(2):
-            router.publish_one(Message(f"{channel}", Kind.JSON, b"1"), lambda _, outcome: told.append(outcome), None)
+            router.publisher.publish_one(
+                Message(f"{channel}", Kind.JSON, b"1"), lambda _, outcome: told.append(outcome), None
+            )
     gevent.idle()
     taken = [outcome is None for outcome in told]
     assert len(taken) == 60 and 0 < sum(taken) < 60 and taken == sorted(taken, reverse=True)
@@ -547,8 +550,8 @@ def test_what_is_published_by_who_was_just_told_overtakes_nothing(make: MakeRout
         told.append(outcome)
         publish(router, "b", b"2")
 
-    router.publish_one(Message("a", Kind.JSON, b"0"), publish_more, None)
-    router.publish_one(Message("b", Kind.JSON, b"1"), lambda _, outcome: told.append(outcome), None)
+    router.publisher.publish_one(Message("a", Kind.JSON, b"0"), publish_more, None)
+    router.publisher.publish_one(Message("b", Kind.JSON, b"1"), lambda _, outcome: told.append(outcome), None)
     client.receives(b"1", b"2")
     assert told == [None, None]
 
