@@ -46,7 +46,7 @@ class Wal:
         # How many frames it has at least, and which of them a checkpoint has brought into the file.
         self._frames = self._done = 0
         self._salt = b""
-        self._thread: threading.Thread | None = None
+        self._checkpoints: threading.Thread | None = None
         self._wanted = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
@@ -75,9 +75,9 @@ class Wal:
         if self._closed:
             return
         self._closed = True
-        if self._thread is not None:
+        if self._checkpoints is not None:
             self._wanted.set()
-            self._thread.join()
+            self._checkpoints.join()
         self._other.close()
         self._db.close()
         # Behind them: to close a file lets go of all locks that the process has on it (fcntl_locking(2)).
@@ -100,9 +100,9 @@ class Wal:
 
     def _begin(self) -> None:
         self._idle.clear()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
-            self._thread.start()
+        if self._checkpoints is None:
+            self._checkpoints = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+            self._checkpoints.start()
         self._wanted.set()
 
     def _work(self) -> None:
