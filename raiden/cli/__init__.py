@@ -14,12 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raiden import __version__, config, daemon, keys, log
+from raiden import __version__, config, keys, log
 from raiden.cli import nodes
 from raiden.cli.nodes import NoAnswer
 from raiden.config import ConfigError, ServiceBuilder, Settings
-from raiden.daemon import StartError
 from raiden.keys import InvalidKey
+from raiden.node import pid_file, supervisor
+from raiden.node.errors import StartError
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def _run(settings: Settings, service: ServiceBuilder | None, source: Source) -> 
         _log_to(Path(settings.log_file))
     log.setup("raiden", form=settings.log_format, level=settings.log_level)
     try:
-        daemon.claim_pid_file(settings.file("pid"))
+        pid_file.claim(settings.file("pid"))
     except StartError as error:
         if settings.pid_file:
             raise
@@ -111,15 +112,15 @@ def _run(settings: Settings, service: ServiceBuilder | None, source: Source) -> 
         logger.warning("no pid file: stop, reload and status can't find this node", extra={"reason": str(error)})
     banner = _banner if settings.log_format == "text" else _no_banner
     try:
-        return daemon.run(settings, service, source, announce=banner)
+        return supervisor.run(settings, service, source, announce=banner)
     finally:
-        daemon.remove_pid_file()
+        pid_file.remove()
 
 
 def _start(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
-    pid_file = settings.file("pid")
-    if pid_file.exists() and daemon.read_pid(pid_file) is None:
-        print(f"raiden: the last node left a stale pid file, {pid_file}: replaced", file=sys.stderr)
+    path = settings.file("pid")
+    if path.exists() and pid_file.read(path) is None:
+        print(f"raiden: the last node left a stale pid file, {path}: replaced", file=sys.stderr)
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
@@ -134,14 +135,14 @@ def _start(settings: Settings, service: ServiceBuilder | None, source: Source) -
     starter = os.fdopen(writing, "wb", buffering=0)
     code = 1
     try:
-        daemon.claim_pid_file(pid_file)
+        pid_file.claim(path)
         _log_to(settings.file("log"))
 
         def announce(host: str, port: int, doors: dict[str, str]) -> None:
             starter.write(f"ready running, pid {os.getpid()}, http://{host}:{port}".encode())
             starter.close()
 
-        code = daemon.run(settings, service, source, announce=announce)
+        code = supervisor.run(settings, service, source, announce=announce)
     except StartError as error:
         if starter.closed:  # and its number may be another file's by now
             print(f"raiden: {error}", file=sys.stderr, flush=True)
@@ -181,7 +182,7 @@ def _stop(settings: Settings, service: ServiceBuilder | None, source: Source) ->
 
 
 def _restart(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
-    if daemon.read_pid(settings.file("pid")) is not None:
+    if pid_file.read(settings.file("pid")) is not None:
         _stop(settings, service, source)
     return _start(settings, service, source)
 
@@ -194,7 +195,7 @@ def _reload(settings: Settings, service: ServiceBuilder | None, source: Source) 
 
 
 def _status(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
-    pid = daemon.read_pid(settings.file("pid"))
+    pid = pid_file.read(settings.file("pid"))
     if pid is None:
         stale = " (its pid file is stale)" if settings.file("pid").exists() else ""
         print(f"not running{stale}", file=sys.stderr)
@@ -226,7 +227,7 @@ def _keygen(settings: Settings, file: str | None) -> int:
 
 def _running(settings: Settings) -> int:
     path = settings.file("pid")
-    pid = daemon.read_pid(path)
+    pid = pid_file.read(path)
     if pid is None:
         hint = f"; its pid file {path} is stale" if path.exists() else ""
         raise StartError(f"not running{hint}")

@@ -14,8 +14,6 @@ that its workers have ended.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import functools
 import logging
 import os
@@ -40,18 +38,15 @@ from raiden.cluster import GOODBYE
 from raiden.config import ConfigError, ServiceBuilder, Settings
 from raiden.forwarder import Addresses
 from raiden.history import process as history
-from raiden.private import open_private
+from raiden.node import pid_file, systemd
+from raiden.node.errors import StartError
+from raiden.node.listeners import endpoint, listen
 from raiden.service import READY
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 4096
 START_TIMEOUT = 30.0
 MAX_DEATHS, DEATHS_WITHIN = 5, 30.0
-
-
-class StartError(Exception):
-    """The node can't start; the text is one line that says why and what to do."""
 
 
 @dataclass
@@ -139,12 +134,12 @@ class Supervisor:
             raise StartError(self._reason)
         if not self._stopping:
             host, port = self._listeners[0].getsockname()[:2]
-            doors = {name: _endpoint(listener) for name, listener in self._zmq_listeners.items()}
+            doors = {name: endpoint(listener) for name, listener in self._zmq_listeners.items()}
             self._announce(host, port, doors)
             self._announced = True
             endpoints = {f"zmq_{name}": endpoint for name, endpoint in doors.items()}
             logger.info("ready", extra={"address": f"{host}:{port}", "workers": self.settings.workers, **endpoints})
-            notify("READY=1")
+            systemd.notify("READY=1")
 
     def _wait_ready(self, deadline: float) -> None:
         while not self._stopping and not all(child.ready for child in self._children.values()):
@@ -196,7 +191,7 @@ class Supervisor:
                     child.channel.close()
                 ours.close()
                 self._selector.close()
-                release_pid_file()
+                pid_file.release()
                 run(theirs)
                 code = 0
             except BaseException:  # a child must never return into the supervisor's loop
@@ -298,7 +293,7 @@ class Supervisor:
                     pass  # it died: nobody is left to be told
 
     def _reload(self) -> None:
-        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             settings, _ = self._reread()
         except ConfigError as error:
@@ -318,11 +313,11 @@ class Supervisor:
             logger.info("reloaded", extra={"changed": sorted(can)})
             if cannot:
                 logger.warning("needs a restart: %s", ", ".join(sorted(cannot)))
-        notify("READY=1")
+        systemd.notify("READY=1")
 
     def _stop(self) -> int:
         """Drain the workers, then end the backbone; what outlasts the bound is killed."""
-        notify("STOPPING=1")
+        systemd.notify("STOPPING=1")
         logger.info("stopping")
         self._close_listeners()
         workers = [child for child in self._children.values() if child.worker]
@@ -348,11 +343,6 @@ class Supervisor:
         return 0
 
 
-def _endpoint(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-
-
 def _private_folder(settings: Settings) -> str:
     """A new folder for the sockets by which the node's processes meet, that only this user may enter; raises StartError
     where there can be none, or where its path is too long for a Unix socket's (108 bytes, unix(7))."""
@@ -368,112 +358,6 @@ def _private_folder(settings: Settings) -> str:
         os.rmdir(folder)
         why = "its path is too long"
     raise StartError(f"no folder for the sockets of the node's processes: {why}; set TMPDIR to a short, writable one")
-
-
-def listen(kind: str, host: str, port: int, count: int = 1, *, setting: str = "http_port") -> list[socket.socket]:
-    """``count`` listening sockets on one port (SO_REUSEPORT); raises StartError where that can't be. It names the
-    settings ``kind``_host and ``setting``."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-    except OSError as error:
-        raise StartError(f"{kind}_host = {host!r}: {error.strerror}") from None
-    sockets: list[socket.socket] = []
-    try:
-        # SO_REUSEPORT would let a second node share the port unnoticed: a first socket without it must get the port.
-        _bind(family, host, port, reuse_port=False).close()
-        for _ in range(count):
-            sock = _bind(family, host, port, reuse_port=True)
-            sockets.append(sock)
-            port = sock.getsockname()[1]
-        for sock in sockets:
-            sock.listen(BACKLOG)
-    except OSError as error:
-        for sock in sockets:
-            sock.close()
-        if error.errno == errno.EADDRINUSE:
-            raise StartError(f"port {port} of {host} is in use: stop who uses it, or set another {setting}") from None
-        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    return sockets
-
-
-def _bind(family: int, host: str, port: int, *, reuse_port: bool) -> socket.socket:
-    deadline = time.monotonic() + 1.0
-    while True:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if reuse_port:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            sock.bind((host, port))
-            return sock
-        except OSError as error:
-            sock.close()
-            # The workers of a killed node need a moment to notice.
-            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-
-
-def notify(state: str) -> None:
-    """Tell systemd, if it asked to be told (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address[0] == "@":
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            sock.sendto(state.encode(), address)
-        except OSError as error:
-            logger.warning("systemd could not be told", extra={"reason": str(error)})
-
-
-# The pid file is locked for as long as its node runs, so a stale one is known for what it is.
-
-_pid_file: Any = None
-
-
-def claim_pid_file(path: Path) -> None:
-    """Write this process's pid and hold the lock until the process ends; raises StartError if another holds it."""
-    global _pid_file
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = open_private(path)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-    except BlockingIOError:
-        raise StartError(f"already running, pid {read_pid(path)}; see 'raiden status'") from None
-    except OSError as error:
-        why = "it is a symbolic link; remove it" if error.errno == errno.ELOOP else error.strerror
-        raise StartError(f"cannot write the pid file {path}: {why}; or set another pid_file, or data_dir") from None
-    _pid_file = file
-
-
-def remove_pid_file() -> None:
-    """Remove the file that this process holds, if it holds one: its node has ended."""
-    if _pid_file is not None:
-        Path(_pid_file.name).unlink(missing_ok=True)
-
-
-def release_pid_file() -> None:
-    """In a child: let go of the inherited lock, which is the supervisor's alone."""
-    if _pid_file is not None:
-        os.close(_pid_file.fileno())
-
-
-def read_pid(path: Path) -> int | None:
-    """The pid of the running node, or None if it doesn't run, whatever a stale file says."""
-    try:
-        with open(path) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(file.read().strip() or 0) or None
-    except (OSError, ValueError):
-        pass
-    return None
 
 
 def run(settings: Settings, service: ServiceBuilder | None, arguments: Sequence[Any], **announce: Any) -> int:

@@ -1,0 +1,7 @@
+"""Why a node can't start."""
+
+from __future__ import annotations
+
+
+class StartError(Exception):
+    """The node can't start; the text is one line that says why and what to do."""
