@@ -325,11 +325,12 @@ class Run:
     def _settle(self) -> None:
         """Let the event loop do what there is to do: publish, deliver, answer."""
         connections = [client.connection for pair in self._pairs for client in pair]
+        quiet = 0
         for _ in range(1000):
-            for _ in range(3):
-                gevent.sleep(0)
+            gevent.sleep(0)
             serving = any([connection.state in (SERVING, OPENING) for connection in connections])
-            if not serving and not any([server.router.backend.more for server in self._servers]):
+            quiet = 0 if serving or any([server.router.backend.more for server in self._servers]) else quiet + 1
+            if quiet > 3:
                 break
 
     def _compare(self) -> None:
