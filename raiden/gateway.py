@@ -230,14 +230,16 @@ class Gateway(Service):
         ask = plan.ask
         session = self._transports.session(connection, ask)
         client = session.join(connection, request)
-        plan.poll = session if isinstance(session, Poll) else None
+        # A poll that does not wait is answered with all that was acknowledged before it came, so the history is asked.
+        whole = ask.transport == "poll" and not ask.wait and bool(ask.starts)
+        plan.poll = session if isinstance(session, Poll) and ask.wait else None
         try:
             for name in ask.names:
                 session.subscribe(name, ask.encoding, ask.filters)
         except TooManyChannels as error:
             session.close()
             raise ask.refused(error) from None
-        if Beginning.is_known(self.router, ask.names, ask.starts):
+        if not whole and Beginning.is_known(self.router, ask.names, ask.starts):
             # The hot path of clients that come back.
             self._open(connection, request, ask, session, client, self._known(ask, session))
             for name in ask.names:
@@ -247,7 +249,7 @@ class Gateway(Service):
 
         def confirm(connection: Connection, request: Request) -> None:
             try:
-                beginning = Beginning(self.router, ask.names, ask.starts)
+                beginning = Beginning(self.router, ask.names, ask.starts, whole=whole)
             except (NotInForce, StoreFailed) as error:
                 session.close()
                 raise ask.refused(error) from None

@@ -401,8 +401,8 @@ class Poll(Session):
         for waiter in self.waiters:
             self.wheel.schedule(waiter.connection, self.wait)
         self.flush()
-        if not self.subscriptions:
-            self.fail()  # all ended meanwhile: there is nothing to wait for
+        if not self.wait or not self.subscriptions:
+            self.fail()  # it does not wait, or all ended meanwhile
 
     def replay(self, subscription: Subscription, recovery: Recovery) -> None:
         """Take one page of what was missed; only where there is none, messages to come are waited for. What is more
