@@ -18,7 +18,6 @@ from typing import Any, TypeVar, cast
 import gevent
 import pytest
 
-from raiden import in_band
 from raiden.asks import Subscribe
 from raiden.backend import Backend
 from raiden.connection import Connection, Wheel
@@ -28,9 +27,11 @@ from raiden.model.chain import Lives
 from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.page import Page, Record, Start
-from raiden.recovery import Beginning
 from raiden.router import Router
-from raiden.sessions import Poll, Stream
+from raiden.sessions import in_band
+from raiden.sessions.poll import Poll
+from raiden.sessions.recovery import Beginning
+from raiden.sessions.stream import Stream
 from raiden.stats import Stats
 
 CHANNEL = "a"
