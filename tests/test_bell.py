@@ -10,8 +10,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend
-from raiden.forwarder import Addresses
 from raiden.history.store import StoreFailed
 from raiden.limits import HttpLimits
 from raiden.model.message import Kind, Message
