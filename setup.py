@@ -35,12 +35,13 @@ BENCH = [
 
 # What a message passes through. `make wheel` compiles it.
 COMPILED = [
-    "answers", "backend", "bell", "brought", "commands", "connection", "door", "durable", "flow", "gateway",
-    "heads", "history/channel_row", "history/client", "history/clock", "history/file", "history/pages",
-    "history/pipe", "history/server", "history/sqlite", "history/wal", "http_door", "model/chain", "model/encoding",
-    "model/payload", "model/strict_json", "multiplex", "order", "pace", "parser", "prefixes", "publisher", "reader",
-    "recovery", "repair", "router", "selection", "sends", "sessions", "sockets", "sorted_names", "stats", "table",
-    "topics", "transports", "unfinished", "websocket", "zmq_gateway",
+    "answers", "backend", "brought", "connection", "door", "flow", "gateway", "heads", "history/channel_row",
+    "history/client", "history/clock", "history/file", "history/pages", "history/pipe", "history/server",
+    "history/sqlite", "history/wal", "http_door", "model/chain", "model/encoding", "model/payload", "model/strict_json",
+    "order", "pace", "parser", "prefixes", "publisher", "reader", "repair", "router", "selection", "sends",
+    "sessions/bell", "sessions/commands", "sessions/durable", "sessions/multiplex", "sessions/poll",
+    "sessions/recovery", "sessions/session", "sessions/socket", "sessions/stream", "sessions/transports", "sockets",
+    "sorted_names", "stats", "table", "topics", "unfinished", "websocket", "zmq_gateway",
 ]  # fmt: skip
 
 

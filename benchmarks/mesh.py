@@ -2,13 +2,14 @@
 ``benchmarks/mesh.py [--nodes N]... [--delay MS] [--workers N] [--seed N] [--check] [--json FILE]``. Prints tables in
 Markdown. No message of a client is in it: this is what the full mesh costs by itself.
 
-**The simulation** is of events in the order of their time. A node here (`Peer`) walks the path of `raiden.cluster`:
-it probes addresses, links, proves, beats, echoes, answers nonces, suspects, forgets. Whom it knows, what state they are
-in and what its beats say is not simulated: it is `raiden.roster` itself, with the simulation's clock, and a frame's
-size is that of the bytes that the program makes. What a link needs besides (`HANDSHAKE`, acknowledgements, attempts to
-connect) was counted between two real sockets. What is guessed is how long things take: `INSIDE`, `SERVICE` and
-`WORKERS_KNOW`, for nodes that have cores of their own; volumes hardly depend on it. TCP's own doings are simplified:
-each message has its segments and one acknowledgement, so where many share a segment the simulation says too much.
+**The simulation** is of events in the order of their time. A node here (`Peer`) walks the path of
+`raiden.backbone.cluster`: it probes addresses, links, proves, beats, echoes, answers nonces, suspects, forgets. Whom it
+knows, what state they are in and what its beats say is not simulated: it is `raiden.backbone.roster` itself, with the
+simulation's clock, and a frame's size is that of the bytes that the program makes. What a link needs besides
+(`HANDSHAKE`, acknowledgements, attempts to connect) was counted between two real sockets. What is guessed is how long
+things take: `INSIDE`, `SERVICE` and `WORKERS_KNOW`, for nodes that have cores of their own; volumes hardly depend on
+it. TCP's own doings are simplified: each message has its segments and one acknowledgement, so where many share a
+segment the simulation says too much.
 
 Traffic is in bytes as Ethernet counts them, headers included.
 
@@ -41,11 +42,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.tables import print_rows
 from benchmarks.tools import Failed, write_json
-from raiden import __version__, frames
-from raiden.cluster import SEEK_LATER
+from raiden import __version__
+from raiden.backbone import frames
+from raiden.backbone.cluster import SEEK_LATER
+from raiden.backbone.probe import TIMEOUT
+from raiden.backbone.roster import BEAT, Beat, Node, Roster
 from raiden.model.encoding import dumps
-from raiden.probe import TIMEOUT
-from raiden.roster import BEAT, Beat, Node, Roster
 
 if TYPE_CHECKING:  # it looks at once whether it can make networks
     from tests.cluster.nodes import Node as RealNode

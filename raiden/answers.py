@@ -13,7 +13,7 @@ from raiden.table import MAX_ROWS, Table
 
 
 class Answers:
-    """Answers of one worker (`raiden.questions` asks)."""
+    """Answers of one worker (`raiden.backbone.questions` asks)."""
 
     def __init__(self, backend: Backend, table: Table, stats: Stats) -> None:
         self._backend = backend
@@ -21,7 +21,7 @@ class Answers:
         self._stats = stats
 
     def answer(self, question: Question) -> None:
-        """Tell another worker, or this one, what it asks: for each of its arguments ."""
+        """Tell another worker, or this one, what it asks: for each of its arguments."""
         kind, _, text = question.text.partition(b" ")
         try:
             arguments = ujson.loads(text) if text else [None]

@@ -19,9 +19,8 @@ that it has, and then a round of its own; only then it tells the roster that it 
 that node hears that its subscriptions are in force here. So nothing is lost or overtaken on the way. There is no way
 back.
 
-**The roster** comes from the node's backbone process (`raiden.cluster`). Each state of it has a serial number; reports
-tell the roster which one this worker goes by.
-"""
+**The roster** comes from the node's backbone process (`raiden.backbone.cluster`). Each state of it has a serial number;
+reports tell the roster which one this worker goes by."""
 
 from __future__ import annotations
 
@@ -37,16 +36,17 @@ import gevent
 import zmq
 from gevent.event import AsyncResult, Event
 
-from raiden import faults, frames
-from raiden.forwarder import Addresses
-from raiden.frames import OWN_TOPICS, InvalidFrame
+from raiden import faults
+from raiden.backbone import frames
+from raiden.backbone.addresses import Addresses
+from raiden.backbone.frames import OWN_TOPICS, InvalidFrame
+from raiden.backbone.roster import InvalidBeat, State
 from raiden.history.client import History
 from raiden.history.store import Append, Appended, StoreFailed
 from raiden.model.encoding import dumps
 from raiden.model.message import Message
 from raiden.model.options import Channels
 from raiden.model.refusals import Unavailable
-from raiden.roster import InvalidBeat, State
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from raiden.backbone.questions import Questions, to_workers
 from raiden.backend import Backend
-from raiden.questions import Questions, to_workers
 from raiden.table import MAX_ROWS
 
 # Channels that are counted with one question.

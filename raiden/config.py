@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raiden import discovery, hosts, origins
+from raiden import hosts, origins
 from raiden.auth import clients
-from raiden.discovery import Address
+from raiden.backbone import discovery
+from raiden.backbone.discovery import Address
 from raiden.hosts import is_loopback
 from raiden.keys import is_key
 from raiden.model.near import did_you_mean

@@ -8,6 +8,7 @@ import gevent
 import webob
 
 from raiden import parameters
+from raiden.backbone.questions import Questions, to_workers
 from raiden.backend import NotInForce
 from raiden.census import Census
 from raiden.history.store import StoreFailed
@@ -17,7 +18,6 @@ from raiden.model.encoding import dumps
 from raiden.model.message import Cursor
 from raiden.model.names import check_channel, check_subscription, unquote
 from raiden.model.refusals import NoHistory, NotFound
-from raiden.questions import Questions, to_workers
 from raiden.queues import Queues
 from raiden.router import Router
 from raiden.stats import Stats, exposition

@@ -14,10 +14,8 @@ from typing import NamedTuple
 
 import webob
 
-from raiden import durable
 from raiden.asks import Ask, Clear, Consume, Publish, Reply, Show, Subscribe
 from raiden.backend import NotInForce
-from raiden.bell import Bells
 from raiden.channel_builders import host_path, path
 from raiden.connection import IDLE, OPENING, SERVING, SUBSCRIBED, Connection
 from raiden.control import Control
@@ -26,7 +24,6 @@ from raiden.history.store import StoreFailed
 from raiden.hosts import Hosts
 from raiden.http import Json, Request, date, json_bytes, problem, serialize
 from raiden.http_door import Answer, HttpDoor
-from raiden.in_band import Told, joined
 from raiden.limits import HttpLimits
 from raiden.model import payload
 from raiden.model.message import Cursor, Kind, Message
@@ -35,14 +32,18 @@ from raiden.model.refusals import Refusal
 from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.origins import Origins
 from raiden.reader import AT_ONCE, Reader
-from raiden.recovery import Beginning
 from raiden.reserved import Reserved
 from raiden.router import Router
 from raiden.service import Service
-from raiden.sessions import Client, Poll, Session
+from raiden.sessions import durable
+from raiden.sessions.bell import Bells
+from raiden.sessions.in_band import Told, joined
+from raiden.sessions.poll import Poll
+from raiden.sessions.recovery import Beginning
+from raiden.sessions.session import Client, Session
+from raiden.sessions.transports import Transports
 from raiden.stats import Stats
 from raiden.table import TooManyChannels
-from raiden.transports import Transports
 
 
 class PublishPlan(NamedTuple):
@@ -230,14 +231,16 @@ class Gateway(Service):
         ask = plan.ask
         session = self._transports.session(connection, ask)
         client = session.join(connection, request)
-        plan.poll = session if isinstance(session, Poll) else None
+        # A poll that does not wait is answered with all that was acknowledged before it came, so the history is asked.
+        whole = ask.transport == "poll" and not ask.wait and bool(ask.starts)
+        plan.poll = session if isinstance(session, Poll) and ask.wait else None
         try:
             for name in ask.names:
                 session.subscribe(name, ask.encoding, ask.filters)
         except TooManyChannels as error:
             session.close()
             raise ask.refused(error) from None
-        if Beginning.is_known(self.router, ask.names, ask.starts):
+        if not whole and Beginning.is_known(self.router, ask.names, ask.starts):
             # The hot path of clients that come back.
             self._open(connection, request, ask, session, client, self._known(ask, session))
             for name in ask.names:
@@ -247,7 +250,7 @@ class Gateway(Service):
 
         def confirm(connection: Connection, request: Request) -> None:
             try:
-                beginning = Beginning(self.router, ask.names, ask.starts)
+                beginning = Beginning(self.router, ask.names, ask.starts, whole=whole)
             except (NotInForce, StoreFailed) as error:
                 session.close()
                 raise ask.refused(error) from None

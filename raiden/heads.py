@@ -13,7 +13,7 @@ means, or how it is answered. So this holds of all that is remembered of request
    handshake comes to.
 2. It does not change. A `Head` is made once of what llhttp read, and nobody writes into it: a request that begins with
    it has an environ of its own (`Repeated.request`). Of a plan only the long-poll that waits may change, which those
-   join that ask for the same (`raiden.sessions.Poll`).
+   join that ask for the same (`raiden.sessions.poll.Poll`).
 3. It has nothing of a client but these bytes: no address, no connection, no target, no key, no body.
 4. Settings have a part in it as well. When they change, all of it is forgotten (`Heads.clear`).
 

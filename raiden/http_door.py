@@ -27,7 +27,8 @@ from raiden.limits import HttpLimits
 from raiden.model.refusals import Refusal, attempt
 from raiden.origins import Origins
 from raiden.parser import CONTINUE, MAX_PIPELINED, RequestParser
-from raiden.sessions import LINGER, Waiter
+from raiden.sessions.poll import Waiter
+from raiden.sessions.session import LINGER
 from raiden.stats import Stats
 from raiden.unfinished import SLOW, Unfinished
 

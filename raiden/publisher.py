@@ -13,8 +13,8 @@ from typing import Any, Final
 import gevent
 
 from raiden import faults
+from raiden.backbone.frames import runs
 from raiden.backend import BackboneFull, Backend
-from raiden.frames import runs
 from raiden.history.store import Appended, StoreFailed
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.refusals import Refusal

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raiden import parameters
+from raiden.backbone.questions import Questions, TooManyQuestions
 from raiden.history.client import LOST, History
 from raiden.history.store import FIRST, FiguresAsked, StoreFailed
 from raiden.model.refusals import Invalid
-from raiden.questions import Questions, TooManyQuestions
 
 # Durable subscriptions of a page.
 MAX_ROWS = 100

@@ -20,9 +20,9 @@ import ujson
 from zmq.utils import z85
 
 from raiden import auth, channel_builders, faults, keys, log
+from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend, NotInForce
 from raiden.config import ServiceBuilder, Settings
-from raiden.forwarder import Addresses
 from raiden.gateway import Gateway
 from raiden.history.store import FiguresAsked, StoreFailed
 from raiden.hosts import Hosts, is_loopback

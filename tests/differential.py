@@ -27,9 +27,9 @@ from pathlib import Path
 import gevent
 
 from raiden import gateway
+from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend
 from raiden.connection import OPENING, SERVING, Connection
-from raiden.forwarder import Addresses
 from raiden.gateway import Gateway
 from raiden.heads import Heads, Repeated
 from raiden.limits import HttpLimits

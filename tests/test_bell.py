@@ -10,13 +10,13 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend
-from raiden.bell import Bell, Bells, TooManyConsumers
-from raiden.forwarder import Addresses
 from raiden.history.store import StoreFailed
 from raiden.limits import HttpLimits
 from raiden.model.message import Kind, Message
 from raiden.router import Router
+from raiden.sessions.bell import Bell, Bells, TooManyConsumers
 from raiden.stats import Stats
 
 
@@ -62,7 +62,7 @@ def publish(bells: Bells, kind: int = Kind.JSON) -> None:
 def test_one_consumer_is_called_for_a_message_and_the_next_for_the_next(
     bells: Bells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raiden.bell.LOOK", 1000.0)
+    monkeypatch.setattr("raiden.sessions.bell.LOOK", 1000.0)
     consumers = [Consumer(bells) for _ in range(3)]
     waiting = [consumer.waits() for consumer in consumers]
     publish(bells)
@@ -81,7 +81,7 @@ def test_one_consumer_is_called_for_a_message_and_the_next_for_the_next(
 
 
 def test_durables_of_a_channel_have_bells_of_their_own(bells: Bells, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raiden.bell.LOOK", 1000.0)
+    monkeypatch.setattr("raiden.sessions.bell.LOOK", 1000.0)
     consumers = [Consumer(bells, name) for name in "deff"]
     waiting = [consumer.waits() for consumer in consumers]
     publish(bells)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from raiden.discovery import TIMEOUT, Address, NotFound, Static, resolve, source
+from raiden.backbone.discovery import TIMEOUT, Address, NotFound, Static, resolve, source
 from tests.daemons import ROOT, environment, wait_for
 
 LONG = ".".join(["a" * 63] * 3 + ["a" * 61])  # 253 characters
@@ -145,7 +145,7 @@ def test_a_path_that_is_none_is_not_found() -> None:
 # Keeps its sources from one look to the next, as a node does; ends itself if a look hangs.
 PROBE = """
 import json, signal, sys
-from raiden.discovery import NotFound, source
+from raiden.backbone.discovery import NotFound, source
 sources = {}
 for line in sys.stdin:
     signal.alarm(60)

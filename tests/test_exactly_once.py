@@ -18,7 +18,6 @@ from typing import Any, TypeVar, cast
 import gevent
 import pytest
 
-from raiden import in_band
 from raiden.asks import Subscribe
 from raiden.backend import Backend
 from raiden.connection import Connection, Wheel
@@ -28,9 +27,11 @@ from raiden.model.chain import Lives
 from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.page import Page, Record, Start
-from raiden.recovery import Beginning
 from raiden.router import Router
-from raiden.sessions import Poll, Stream
+from raiden.sessions import in_band
+from raiden.sessions.poll import Poll
+from raiden.sessions.recovery import Beginning
+from raiden.sessions.stream import Stream
 from raiden.stats import Stats
 
 CHANNEL = "a"
@@ -442,3 +443,17 @@ def test_a_place_in_a_history_that_this_worker_has_heard_nothing_of(kind: type[C
                 gevent.sleep(0)
         assert clients[1].start == begin
         come_to_the_end(world, clients, failures)
+
+
+def test_a_poll_that_does_not_wait_needs_no_timer() -> None:
+    world = World(Random(0), size=1000, lost=0, swapped=0, deleted=0)
+    world.over = True
+    answers: list[Json] = []
+    with playing(world, gap_time=60) as (router, _):
+        at_once = POLL._replace(wait=0.0)
+        poll = Poll(router, cast(Wheel, Clock()), at_once, partial(_answer, answers), 1 << 20)
+        poll.join(cast(Connection, Ear()), cast(Any, None))
+        poll.subscribe(CHANNEL, encoding.poll(False))
+        poll.begin(Beginning(router, [CHANNEL], {CHANNEL: Start()}, whole=True))
+        poll.opened()
+        assert [(answer.status, dict(answer.fields)["Raiden-Cursor"]) for answer in answers] == [(204, "0:0")]

@@ -12,11 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PURE = [
-    "model.message", "model.names", "model.encoding", "model.filters", "model.options", "model.payload",
-    "model.fields", "model.charsets", "model.chain", "model.page", "model.strict_json", "model.near",
-    "model.refusals", "frames", "in_band", "http", "websocket", "stats", "roster", "history.store", "order",
-    "asks", "reader", "parameters", "commands", "hosts", "curve", "zmtp", "auth", "topics", "table", "prefixes",
-    "sorted_names", "brought", "selection", "accept", "reserved", "page", "channel_builders",
+    "model.message", "model.names", "model.encoding", "model.filters", "model.options", "model.payload", "model.fields",
+    "model.charsets", "model.chain", "model.page", "model.strict_json", "model.near", "model.refusals",
+    "backbone.addresses", "backbone.frames", "backbone.roster",
+    "sessions.in_band", "http", "websocket", "stats", "history.store", "order", "asks", "reader",
+    "parameters", "sessions.commands", "hosts", "curve", "zmtp", "auth", "topics", "table", "prefixes", "sorted_names",
+    "brought", "selection", "accept", "reserved", "page", "channel_builders",
 ]  # fmt: skip
 
 

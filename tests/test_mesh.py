@@ -19,7 +19,7 @@ from benchmarks.mesh import (
     subscribe,
     subscription,
 )
-from raiden.frames import BEATS
+from raiden.backbone.frames import BEATS
 
 
 def test_frames() -> None:

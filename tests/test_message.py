@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from raiden.frames import VERSION, InvalidFrame, from_frame, to_frame
+from raiden.backbone.frames import VERSION, InvalidFrame, from_frame, to_frame
 from raiden.model.message import Cursor, InvalidCursor, Kind, Message
 from raiden.model.names import InvalidChannel, check_channel, check_subscription, topic, unquote
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from raiden import commands, multiplex
+from raiden.sessions import commands, multiplex
 from tests.daemons import Daemon, Stream, post
 from tests.multiplex import Client
 

@@ -9,10 +9,10 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from raiden import questions
+from raiden.backbone import questions
+from raiden.backbone.questions import Questions, TooManyQuestions, to_workers
 from raiden.backend import Backend
 from raiden.model.encoding import dumps
-from raiden.questions import Questions, TooManyQuestions, to_workers
 
 
 class Workers:

@@ -524,6 +524,38 @@ def test_a_bare_socket_closes_where_something_is_missing(node: Daemon, channel: 
         assert closed.value.rcvd and 4000 <= closed.value.rcvd.code < 4500
 
 
+def test_a_poll_that_does_not_wait_is_answered_at_once(node: Daemon, channel: str) -> None:
+    """Not when the timers of connections are looked at: that would be fifty times later than another request."""
+
+    def median(path: str) -> float:
+        times = []
+        for _ in range(15):
+            started = time.monotonic()
+            assert node.request("GET", path)[0] in (200, 204)
+            times.append(time.monotonic() - started)
+        return sorted(times)[7]
+
+    (cursor,) = post(node, channel, 0)
+    for path in (f"/{channel}?_wait=0&_since={cursor}", f"/{channel}?_wait=0", "/none.x?_wait=0"):
+        assert median(path) < 10 * median(f"/-/channels/{channel}/history")
+
+
+def test_a_poll_that_does_not_wait_has_all_that_was_acknowledged(node: Daemon, channel: str) -> None:
+    """On whichever worker, however soon it comes."""
+    names = [channel, f"{channel}.b"]
+    cursors = {name: post(node, name, 0)[0] for name in names}
+    several = "&".join(f"channel={name}" for name in names)
+    for number in range(1, 60):
+        name = names[number % 2]
+        since = cursors[name]
+        both = ",".join(cursors.values())
+        (cursors[name],) = post(node, name, number)
+        path = f"/{name}?_wait=0&_since={since}" if number % 3 else f"/-/subscribe?{several}&_wait=0&_since={both}"
+        status, headers, body = node.request("GET", path)
+        assert status == 200 and [message["data"] for message in json.loads(body)["messages"]] == [number]
+        assert headers["raiden-cursor"] == (cursors[name] if number % 3 else ",".join(cursors.values()))
+
+
 @pytest.mark.parametrize(
     "query",
     ["_since=", "_since=x", "_since=x:", "_since=x:-1", "_since=x:y", "_since=:1", "_since=x:1,y:2", "_since=x:1,",

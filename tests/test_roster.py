@@ -10,8 +10,8 @@ import msgspec
 import pytest
 import ujson
 
-from raiden.frames import VERSION
-from raiden.roster import (
+from raiden.backbone.frames import VERSION
+from raiden.backbone.roster import (
     BEAT,
     DROP,
     GONE,

@@ -14,9 +14,9 @@ import pytest
 import zmq
 from gevent.event import Event
 
+from raiden.backbone.addresses import Addresses
+from raiden.backbone.frames import from_frame
 from raiden.backend import TURN_BYTES, TURN_FRAMES, BackboneFull, Backend, NotInForce
-from raiden.forwarder import Addresses
-from raiden.frames import from_frame
 from raiden.model import encoding
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
@@ -32,9 +32,9 @@ from tests.daemons import ROOT, wait_for
 BACKBONE = """
 import socket, sys
 from pathlib import Path
-from raiden import backbone
+from raiden.node import backbone
 from raiden.config import Settings
-from raiden.forwarder import Addresses
+from raiden.backbone.addresses import Addresses
 folder = sys.argv[1]
 backbone.run(Settings(backend_port=0), Addresses.within(folder, "node"), socket.socket(fileno=0), Path(folder))
 """

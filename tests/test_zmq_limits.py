@@ -65,6 +65,8 @@ def test_a_client_may_have_so_many_topics(node: Daemon, channel: str) -> None:
         assert raw.message()[0] == b"-/in-force/1"
         raw.send(subscribe(*topics))
         raw.send(command(b"CANCEL", topics[0]) + subscribe(topics[0]))
+        raw.send(command(b"CANCEL", b"-/in-force/1") + subscribe(b"-/in-force/2"))
+        assert raw.message()[0] == b"-/in-force/2"
         node.publish(f"{channel}.0.", 1)
         assert raw.message()[1] == b"1", "those that are there already are not counted again"
         raw.send(subscribe(b"another"))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from raiden import log
+from raiden.backbone.addresses import Addresses
 from raiden.config import Settings
-from raiden.forwarder import Addresses
 from raiden.history.server import Server
 from raiden.history.sqlite import Sqlite
 from raiden.history.store import Store, StoreFailed

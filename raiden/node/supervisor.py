@@ -33,12 +33,12 @@ from typing import Any
 
 import ujson
 
-from raiden import backbone, config, descriptors, log, worker
-from raiden.cluster import GOODBYE
+from raiden import config, descriptors, log, worker
+from raiden.backbone.addresses import Addresses
+from raiden.backbone.cluster import GOODBYE
 from raiden.config import ConfigError, ServiceBuilder, Settings
-from raiden.forwarder import Addresses
 from raiden.history import process as history
-from raiden.node import pid_file, systemd
+from raiden.node import backbone, pid_file, systemd
 from raiden.node.errors import StartError
 from raiden.node.listeners import endpoint, listen
 from raiden.service import READY

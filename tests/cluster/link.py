@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import zmq
 
-from raiden.frames import OWN_TOPICS
+from raiden.backbone.frames import OWN_TOPICS
 
 Disturb = Callable[[bytes], list[bytes]]
 

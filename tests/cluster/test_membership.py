@@ -25,9 +25,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from raiden import keys
-from raiden.frames import ANSWER, ASK, BEATS, HELLO, INBOX, NONCE, REPORTS, ROSTER, VERSION, to_frame
+from raiden.backbone.frames import ANSWER, ASK, BEATS, HELLO, INBOX, NONCE, REPORTS, ROSTER, VERSION, to_frame
+from raiden.backbone.roster import Beat
 from raiden.model.message import Kind, Message
-from raiden.roster import Beat
 from tests.daemons import Daemon, Stream, command, environment, wait_for
 
 Start = Callable[..., Daemon]
@@ -343,7 +343,7 @@ class Patched(Daemon):
 def test_another_version_is_refused_by_both(start: Start, tmp_path: Path) -> None:
     first = start()
     second = start(peers=[address(first)])
-    patch = f"from raiden import frames; frames.VERSION = {VERSION + 1}"
+    patch = f"from raiden.backbone import frames; frames.VERSION = {VERSION + 1}"
     later = Patched(tmp_path / "later", patch, peers=[address(first)])
     try:
         logged(first, f"refused a node: it speaks version {VERSION + 1} of the backbone, this node {VERSION}")

@@ -14,7 +14,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from raiden.frames import from_frame, to_frame
+from raiden.backbone.frames import from_frame, to_frame
 from tests.cluster.link import Link
 from tests.daemons import Daemon, Stream, wait_for
 from tests.stores import RedisServer

@@ -152,18 +152,39 @@ def _is_lost(before: Cursor, page: Page) -> bool:
     return page.position is not None and page.position.offset < before.offset
 
 
+def _catch_up(router: Router, names: Iterable[str]) -> None:
+    """Wait until this worker has delivered what the history of these channels has now, for `CATCH_UP` seconds at most;
+    raises StoreFailed."""
+    history = router.backend.history
+    places = {name: place for name in names if (place := router.position(name)) is not None}
+    goals = history.positions(list(places)) if history is not None and places else {}
+    deadline = time.monotonic() + CATCH_UP
+    for name, goal in goals.items():
+        place = places[name]
+        router.compare(name, place, goal)
+        # A lower place than before is one in another life of the channel.
+        while (live := router.position(name)) is not None and place.offset <= live.offset < goal.offset:
+            if time.monotonic() > deadline:
+                return
+            gevent.sleep(0.001)
+
+
 class Beginning:
     """Waits until the subscriptions to ``names`` are in force, and reads what those miss that begin earlier, as
     ``starts`` says. Raises NotInForce and StoreFailed. ``unconfirmed`` are the nodes that did not say so. ``soon``: of
-    a single channel, it is sent next."""
+    a single channel, it is sent next. ``whole``: all that the history has now belongs to what those miss, also what
+    this worker has not delivered yet."""
 
     def __init__(
-        self, router: Router, names: Sequence[str], starts: Mapping[str, Start], *, soon: bool = True
+        self, router: Router, names: Sequence[str], starts: Mapping[str, Start], *, soon: bool = True,
+        whole: bool = False,
     ) -> None:  # fmt: skip
         self._router = router
         self._starts = starts
         self.names = names
         self.unconfirmed = router.in_force(names) if names else ()
+        if whole:
+            _catch_up(router, starts)
         keep = None if soon and len(starts) <= 1 else KEPT // 8
         self.recoveries = {
             name: Recovery(router, name, start, keep)

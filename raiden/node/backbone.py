@@ -12,12 +12,14 @@ from pathlib import Path
 import gevent.socket
 import zmq
 
-from raiden import __version__, discovery, faults, keys, log
-from raiden.cluster import Cluster
+from raiden import __version__, faults, keys, log
+from raiden.backbone import discovery
+from raiden.backbone.addresses import Addresses
+from raiden.backbone.cluster import Cluster
+from raiden.backbone.discovery import Address, NotFound, Source
+from raiden.backbone.forwarder import Forwarders
+from raiden.backbone.roster import Beat
 from raiden.config import Settings
-from raiden.discovery import Address, NotFound, Source
-from raiden.forwarder import Addresses, Forwarders
-from raiden.roster import Beat
 from raiden.service import READY
 
 logger = logging.getLogger(__name__)

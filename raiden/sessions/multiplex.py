@@ -25,14 +25,11 @@ from typing import Any, TypeAlias
 import gevent
 from gevent.lock import Semaphore
 
-from raiden import commands, faults, in_band
+from raiden import faults
 from raiden.backend import NotInForce
-from raiden.bell import Bells
 from raiden.connection import Connection, Wheel
-from raiden.durable import Claim, Consumer
 from raiden.history.client import History
 from raiden.history.store import StoreFailed, TooLargeToKeep
-from raiden.kept import Held, Row
 from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
@@ -43,9 +40,14 @@ from raiden.model.payload import WRAPPING, check_key, check_size
 from raiden.model.refusals import Conflict, Forbidden, Invalid, NoHistory, NotFound, Refusal, TooManyRequests, attempt
 from raiden.model.strict_json import json_payload
 from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_NACK_DELAY, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
-from raiden.recovery import Beginning, Recovery
 from raiden.router import Router
-from raiden.sessions import REPLAY_BYTES, REPLAY_PATIENCE, Socket
+from raiden.sessions import commands, in_band
+from raiden.sessions.bell import Bells
+from raiden.sessions.durable import Claim, Consumer
+from raiden.sessions.kept import Held, Row
+from raiden.sessions.recovery import Beginning, Recovery
+from raiden.sessions.session import REPLAY_BYTES, REPLAY_PATIENCE
+from raiden.sessions.socket import Socket
 from raiden.table import Subscription, TooManyChannels
 from raiden.websocket import WebSocket
 

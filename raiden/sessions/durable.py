@@ -1,7 +1,7 @@
 """Durable subscriptions: consumers that share a channel's messages under one name, and acknowledge them.
 
 The place of a durable, and which messages are claimed until when, is in the store, for all nodes. A `Consumer` claims
-messages for one connection, when the durable's bell calls it (`raiden.bell`). What it has claimed and was not
+messages for one connection, when the durable's bell calls it (`raiden.sessions.bell`). What it has claimed and was not
 acknowledged, it gives back when it ends.
 """
 
@@ -15,12 +15,12 @@ from gevent.event import Event
 
 from raiden.asks import Consume
 from raiden.backend import Backend, NotInForce
-from raiden.bell import LOOK, Bell, Bells
 from raiden.history.client import History
 from raiden.history.store import GiveUp, StoreFailed
 from raiden.model import encoding
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap
+from raiden.sessions.bell import LOOK, Bell, Bells
 
 
 class Claim(NamedTuple):

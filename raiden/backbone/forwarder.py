@@ -8,22 +8,20 @@
 A message crosses exactly one uplink and, to reach another node, one outlink and one downlink; a downlink never feeds an
 uplink, so nothing circulates. Subscriptions travel the other way by themselves. The outlink stands between the uplink
 and the peers because a PUB keeps to itself who subscribes, and an XPUB with a PULL behind it has nowhere to send that:
-behind the outlink both the uplink and this node's roster (`raiden.cluster`) hear what the peers subscribe to. It costs
+behind the outlink both the uplink and this node's roster (`cluster.py`) hear what the peers subscribe to. It costs
 a message to a peer some 20 us, and one that stays in the node nothing.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
 
 import zmq
 
+from raiden.backbone.addresses import Addresses
 from raiden.keys import Keys
 
 log = logging.getLogger(__name__)
@@ -35,30 +33,6 @@ HEARTBEAT, HEARTBEAT_TIMEOUT = 1000, 3000
 RECONNECT, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT = 100, 700, 2000
 # Bytes that a peer may send to the outlink at once: subscriptions are all that it takes.
 MAX_SUBSCRIPTION = 8192
-# Bytes of a Unix socket's path, with its last NUL (unix(7)).
-MAX_SOCKET_PATH = 108
-
-
-class Addresses(NamedTuple):
-    """Where the processes of a node meet its forwarders, as ``ipc://`` endpoints, and its history, as a path of a Unix
-    socket; in a folder that only the node's user may enter. ``node`` is the id of the node's life."""
-
-    node: str
-    publish: str
-    uplink: str
-    downlink: str
-    roster: str
-    history: str
-
-    @classmethod
-    def within(cls, folder: str | Path, node: str) -> Addresses:
-        endpoints = [f"ipc://{folder}/{name}" for name in cls._fields[1:-1]]
-        return cls._make([node, *endpoints, f"{folder}/history"])
-
-    @classmethod
-    def fit(cls, folder: str | Path) -> bool:
-        """Whether the paths within the folder are short enough for Unix sockets."""
-        return all(len(os.fsencode(f"{folder}/{name}")) < MAX_SOCKET_PATH for name in cls._fields[1:])
 
 
 def link_options(socket: zmq.Socket[bytes], keys: Keys | None, *, connects: bool = True) -> None:

@@ -1,9 +1,9 @@
 """The node's part in its cluster: finds other nodes, links to them, notices when they are lost, and tells the workers.
 
-An address comes from a source (`raiden.discovery`), from a node that introduced itself, or from a node that tells whom
+An address comes from a source (`discovery.py`), from a node that introduced itself, or from a node that tells whom
 it knows. Whatever its source, an address has a greenlet, which walks one path (`_seek`):
 
-1. *Probe* (`raiden.probe`): introduce this node and hear who is there; now both know of each other. It may turn out to
+1. *Probe* (`probe.py`): introduce this node and hear who is there; now both know of each other. It may turn out to
    be this node itself, or one that is known by another address: so the downlink is connected once to a node, and never
    to itself.
 2. *Link* (`_link`): tell the workers that there is such a node, wait until all know, connect the downlink, and send a
@@ -16,7 +16,7 @@ As long as nobody was heard of, the node is alone, and its worker need not use t
 subscribes to anything here ends that, and is told that it holds only after all workers know.
 
 A node that subscribes to its inbox here has a link to us; when that subscription goes, its link is broken: it is
-suspected at once. What the peers subscribe to comes up through the outlink (`raiden.forwarder`), to the socket `_xpub`.
+suspected at once. What the peers subscribe to comes up through the outlink (`forwarder.py`), to the socket `_xpub`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ import zmq
 import zmq.green
 from gevent.event import Event
 
-from raiden import discovery, frames
-from raiden.discovery import Address, NotFound, Source
-from raiden.forwarder import Addresses, Forwarders
-from raiden.keys import Keys
-from raiden.model.encoding import dumps
-from raiden.probe import ask_who
-from raiden.roster import (
+from raiden.backbone import discovery, frames
+from raiden.backbone.addresses import Addresses
+from raiden.backbone.discovery import Address, NotFound, Source
+from raiden.backbone.forwarder import Forwarders
+from raiden.backbone.probe import ask_who
+from raiden.backbone.roster import (
     BEAT,
     CLOCK_SKEW,
     GONE,
@@ -50,6 +49,8 @@ from raiden.roster import (
     Roster,
     share_history,
 )
+from raiden.keys import Keys
+from raiden.model.encoding import dumps
 from raiden.service import Service
 
 logger = logging.getLogger(__name__)

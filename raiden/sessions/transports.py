@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from raiden import in_band
 from raiden.asks import Subscribe
-from raiden.bell import Bells
 from raiden.connection import Connection, Wheel
 from raiden.http import Json
 from raiden.limits import HttpLimits
-from raiden.multiplex import MultiplexSocket
 from raiden.router import Router
-from raiden.sessions import ANSWER_BYTES, MergedEvents, Poll, Session, Socket, Stream, Waiter
+from raiden.sessions import in_band
+from raiden.sessions.bell import Bells
+from raiden.sessions.multiplex import MultiplexSocket
+from raiden.sessions.poll import ANSWER_BYTES, Poll, Waiter
+from raiden.sessions.session import Session
+from raiden.sessions.socket import Socket
+from raiden.sessions.stream import MergedEvents, Stream
 from raiden.unfinished import Unfinished
 from raiden.websocket import WebSocket
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from raiden.frames import VERSION
+from raiden.backbone.frames import VERSION
 from raiden.model.encoding import dumps
 
 # Seconds.

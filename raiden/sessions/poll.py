@@ -1,0 +1,214 @@
+"""Long-polls: an answer for all that wait for the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from raiden.asks import Subscribe
+from raiden.connection import Connection, Wheel
+from raiden.heads import Repeated
+from raiden.http import Json, Request
+from raiden.model import encoding
+from raiden.model.filters import Filters
+from raiden.model.message import EARLIEST, Cursor
+from raiden.model.page import Gap
+from raiden.parser import MAX_PIPELINED, RequestParser
+from raiden.router import Router
+from raiden.sessions.in_band import Told, joined
+from raiden.sessions.recovery import Recovery
+from raiden.sessions.session import Session
+from raiden.table import Subscription
+
+# What a long-poll gathers before it can be answered, of what was missed and of what comes.
+ANSWER_BYTES = 1 << 20
+
+
+class Poll(Session):
+    """What long-polls wait for that ask for the same: answered with what they missed, else by the first turn that
+    brings something; always with the position from which the next one goes on. More than ``max_bytes`` of what was
+    missed are not gathered."""
+
+    answers_once = True
+
+    __slots__ = (
+        "answer", "early", "fields", "gaps", "max_bytes", "names", "pending", "places", "ready", "wait", "waiters",
+        "wheel",
+    )  # fmt: skip
+
+    def __init__(
+        self, router: Router, wheel: Wheel, ask: Subscribe, answer: Callable[[Iterable[Waiter], Json], None],
+        max_bytes: int,
+    ) -> None:  # fmt: skip
+        super().__init__(router)
+        self.wheel = wheel
+        self.wait = ask.wait
+        self.fields = dict(ask.head)
+        self.names = ask.names
+        self.max_bytes = max_bytes
+        self.waiters: dict[Waiter, None] = {}
+        self.pending: list[bytes] = []
+        self.early: list[bytes] = []
+        self.gaps: list[dict[str, Any]] = []
+        self.places: dict[str, Cursor] = {}
+        self.ready = False
+        self.answer = answer
+
+    def join(self, connection: Connection, request: Request | Repeated) -> Waiter:
+        waiter = Waiter(connection, request, self)
+        self.waiters[waiter] = None
+        return waiter
+
+    @property
+    def clients(self) -> int:
+        return len(self.waiters)
+
+    @property
+    def waits(self) -> bool:
+        """Nothing has come for it yet, so that it may have another client."""
+        return self.ready and len(self.subscriptions) == len(self.names)
+
+    def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
+        super().subscribe(name, encode, filters, self)
+
+    @property
+    def told_by_head(self) -> bool:
+        return True
+
+    def unsubscribe(self, name: str) -> None:
+        subscription = self.subscriptions.pop(name, None)
+        if subscription is not None:
+            self.router.unsubscribe(subscription, linger=True)
+
+    def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
+        self.fields.update(told.fields())
+
+    def opened(self) -> None:
+        if not self.waiters:
+            return  # it was answered by what it had missed, or its client has gone
+        self.ready = True
+        for waiter in self.waiters:
+            self.wheel.schedule(waiter.connection, self.wait)
+        self.flush()
+        if not self.wait or not self.subscriptions:
+            self.fail()  # it does not wait, or all ended meanwhile
+
+    def replay(self, subscription: Subscription, recovery: Recovery) -> None:
+        """Take one page of what was missed; only where there is none, messages to come are waited for. What is more
+        than an answer should have is left to the next poll."""
+        name, filters = subscription.name, subscription.filters
+        if sum(map(len, self.early)) > self.max_bytes:
+            return
+        for batch in recovery.batches():
+            if not self.has(subscription):
+                return
+            self.reached(name, batch.cursor)
+            if batch.gap is not None:
+                self.missed(subscription, name, batch.gap)
+            self.early += [subscription.encoding(m) for m in batch.messages if filters is None or filters.match(m)]
+            if self.early or self.gaps:
+                return
+        if self.has(subscription):
+            self.attach(name)
+            self.reached(name, None)
+
+    def reached(self, name: str, place: Cursor | None) -> None:
+        if place is not None:
+            self.places[name] = place
+        else:
+            self.places.pop(name, None)
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        # The answer leaves with what follows the gap, in `flush`: its position is behind that already.
+        self.gaps.append(encoding.gap(channel if len(self.names) > 1 else None, gap))
+
+    def flush(self) -> None:
+        self.early += self.pending
+        self.pending.clear()
+        if not self.ready and sum(map(len, self.early)) <= self.max_bytes:
+            return  # another channel is still read, or it was answered
+        if self.early or self.gaps:
+            cursor = self._position()
+            body = b"" if cursor is None else b'"cursor":"%b",' % cursor.encode()
+            if self.gaps and len(self.names) == 1:
+                body += b'"gap":%b,' % encoding.dumps(self.gaps[-1])
+            elif self.gaps:
+                body += b'"gaps":%b,' % encoding.dumps(self.gaps)
+            answer = self._json(200, b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1]), cursor)
+            waiters, self.waiters = self.waiters, {}
+            self.close()
+            self.early.clear()
+            self.ready = False
+            self.answer(waiters, answer)
+
+    def give_up(self, waiter: Waiter) -> None:
+        """Answer one now, with nothing if nothing came."""
+        self.ready = True
+        self.flush()
+        if waiter in self.waiters:
+            answer = self._json(204, b"", self._position())
+            self.leave(waiter)
+            self.answer((waiter,), answer)
+
+    def leave(self, waiter: Waiter) -> None:
+        """It doesn't wait any more."""
+        self.waiters.pop(waiter, None)
+        if not self.waiters:
+            self.close()
+
+    def close(self) -> None:
+        super().close()
+        self.waiters.clear()
+
+    def fail(self) -> None:
+        for waiter in list(self.waiters):
+            self.give_up(waiter)
+
+    def ended(self, subscription: Subscription) -> None:
+        if self.router.keeps(subscription.name):
+            self.reached(subscription.name, EARLIEST)  # the router's position moves on, and nothing is sent of that
+        super().ended(subscription)
+        if not self.subscriptions and self.ready:
+            self.fail()
+
+    def _position(self) -> str | None:
+        return joined([self.places.get(name) or self.router.position(name) for name in self.names])
+
+    def _json(self, status: int, body: bytes, cursor: str | None) -> Json:
+        fields = self.fields
+        if cursor is not None:
+            fields = {**fields, "Raiden-Cursor": cursor}
+        if self.gaps:
+            fields = {**fields, "Raiden-Recovered": "false"}
+        return Json(status, body, tuple(fields.items()))
+
+
+class Waiter:
+    """A client of a `Poll`."""
+
+    __slots__ = ("connection", "poll", "request")
+
+    def __init__(self, connection: Connection, request: Request | Repeated, poll: Poll) -> None:
+        self.connection = connection
+        self.request = request
+        self.poll = poll
+
+    def receive(self, data: bytes) -> None:
+        """Another request, which has to wait."""
+        parser = cast(RequestParser, self.connection.protocol)
+        parser.feed(data)
+        if parser.waiting >= MAX_PIPELINED:
+            self.connection.pause()
+
+    def tick(self) -> None:
+        """Its time is up."""
+        self.poll.give_up(self)
+
+    def drain(self) -> None:
+        self.poll.give_up(self)
+
+    def overflow(self) -> None:
+        self.connection.finish()
+
+    def close(self) -> None:
+        self.poll.leave(self)

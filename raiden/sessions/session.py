@@ -1,0 +1,288 @@
+"""Sessions: the subscriptions of a client, from the answer to its request on.
+
+The gateway makes a session, and from then on its door hands the connection's `Client` what happens to it: `receive` for
+bytes, `tick` when the connection is due, `drain` when the node stops, `overflow` when it was too slow, and `close` when
+it is gone. A session holds the subscriptions and gives them back in `close`. What was missed before the live messages
+is sent by `replay`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+from raiden.asks import Subscribe
+from raiden.connection import Connection, Wheel
+from raiden.heads import Repeated
+from raiden.history.store import StoreFailed
+from raiden.http import Request
+from raiden.model import encoding
+from raiden.model.filters import Filters
+from raiden.model.message import EARLIEST, Cursor
+from raiden.model.page import Gap
+from raiden.parser import RequestParser
+from raiden.router import Router
+from raiden.sessions.in_band import InBand, Told, joined
+from raiden.sessions.recovery import Batch, Beginning, Recovery
+from raiden.table import Subscription
+
+# For so many seconds the peer may take nothing of what is said to it at the end.
+LINGER = 2.0
+# A replay sends so many bytes at once, and ends when the peer has taken none of them for so many seconds.
+REPLAY_BYTES, REPLAY_PATIENCE = 65536, 30.0
+
+# The gap reported to a subscriber who asks for the past of a channel that keeps none.
+NO_HISTORY = Gap("", 0, 0)
+
+
+class Client(Protocol):
+    """What a door hands what happens to a connection: a `Lasting` session, or the `Waiter` of a long-poll."""
+
+    def receive(self, data: bytes) -> None:
+        """The peer has sent these bytes."""
+
+    def tick(self) -> None:
+        """The connection is due."""
+
+    def drain(self) -> None:
+        """The node stops: tell the client to come back."""
+
+    def overflow(self) -> None:
+        """The client reads too slowly: end the connection."""
+
+    def close(self) -> None:
+        """The connection is gone."""
+
+
+class Session:
+    """What all sessions share: subscriptions by name. ``told_by_head``: what is missing before the first message was
+    told by the answer's head, and need not be told in band."""
+
+    __slots__ = ("router", "subscriptions")
+
+    lasts = False
+    answers_once = False
+    """Its answer tells of its position when it leaves, not when it begins."""
+    status = 200
+    """Of its answer."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.subscriptions: dict[str, Subscription] = {}
+
+    @property
+    def told_by_head(self) -> bool:
+        return False
+
+    def join(self, connection: Connection, request: Request | Repeated) -> Client:
+        """What the connection is from now on, by this request."""
+        raise NotImplementedError
+
+    def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
+        """The subscriptions are in force: tell the client so, and where they begin."""
+        raise NotImplementedError
+
+    def opened(self) -> None:
+        """What was missed is sent, or being sent: from now on the session gets what comes."""
+
+    def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
+        self.subscriptions[name] = self.router.subscribe(name, sink, self, encode, filters or None)
+
+    def attach(self, name: str) -> None:
+        """Get what comes next on a channel or pattern."""
+        if name in self.subscriptions:
+            self.router.attach(self.subscriptions[name])
+
+    def begin(self, beginning: Beginning, mine: Mapping[str, Subscription] | None = None) -> None:
+        """Let subscriptions go on from where they begin; in a greenlet, if some miss something. ``mine`` are those that
+        the beginning is of, by name; None: all that there are. Those that ended meanwhile are left out."""
+        mine = dict(self.subscriptions) if mine is None else mine
+        here = [mine[name] for name in beginning.names if name in mine and self.has(mine[name])]
+        behind = [subscription for subscription in here if subscription.name in beginning.recoveries]
+        for subscription in behind:
+            self.reached(subscription.name, beginning.recoveries[subscription.name].known)
+        # First those that miss nothing, or have no history: nothing has yielded since their places were told.
+        for subscription in here:
+            name = subscription.name
+            if name not in beginning.recoveries:
+                self.attach(name)
+                if beginning.recovered(name) is False and not self.told_by_head and self.has(subscription):
+                    self.missed(subscription, name, NO_HISTORY)
+        try:
+            for subscription in behind:
+                self.replay(subscription, beginning.recoveries[subscription.name])
+        except StoreFailed:
+            self.fail()
+
+    def has(self, subscription: Subscription) -> bool:
+        """It has not ended, nor another one of the same name taken its place."""
+        return self.subscriptions.get(subscription.name) is subscription
+
+    def replay(self, subscription: Subscription, recovery: Recovery) -> None:
+        """Send what was missed on a channel, then attach, unless the subscription ends meanwhile; raises
+        StoreFailed."""
+        raise NotImplementedError
+
+    def reached(self, name: str, place: Cursor | None) -> None:
+        """What was missed on a channel was sent up to here; None: it is attached."""
+
+    def unsubscribe(self, name: str) -> None:
+        subscription = self.subscriptions.pop(name, None)
+        if subscription is not None:
+            self.router.unsubscribe(subscription)
+
+    def close(self) -> None:
+        for name in list(self.subscriptions):
+            self.unsubscribe(name)
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        """Tell the client that messages were lost: those that come next follow the gap."""
+        raise NotImplementedError
+
+    def fail(self) -> None:
+        """What was promised can't be had: end the connection so that the client comes back."""
+        raise NotImplementedError
+
+    def ended(self, subscription: Subscription) -> None:
+        """The channel was deleted."""
+        self.subscriptions.pop(subscription.name, None)
+
+
+class Lasting(Session):
+    """What a connection is until one of both ends it. ``keepalive`` in seconds. ``names`` are those that a position is
+    of, in their order, and ``in_band`` says how it is told."""
+
+    __slots__ = ("connection", "in_band", "keepalive", "names", "replayed", "told", "wheel")
+
+    def __init__(
+        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
+        names: Sequence[str],
+    ) -> None:  # fmt: skip
+        super().__init__(router)
+        self.connection = connection
+        self.wheel = wheel
+        self.keepalive = keepalive
+        self.in_band = in_band
+        self.names = names
+        # Up to where what was missed has been sent, of channels that are not attached yet; seldom any.
+        self.replayed: dict[str, Cursor] | None = None
+        # The position that was told last.
+        self.told: str | None = None
+
+    def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
+        super().subscribe(name, encode, filters, sink or self.connection)
+
+    def replay(self, subscription: Subscription, recovery: Recovery) -> None:
+        """Send what was missed on a channel, as fast as the peer reads it, then attach, unless the subscription ends
+        meanwhile; raises StoreFailed."""
+        name = subscription.name
+        for batch in recovery.batches():
+            if not self.has(subscription):
+                return
+            if batch.gap is not None and (batch.gap is not recovery.gap or not self.told_by_head):
+                self.missed(subscription, name, batch.gap)
+            if not self._send_past(subscription, recovery, batch):
+                return
+        if self.has(subscription):
+            self.attach(name)
+            self.reached(name, None)
+
+    def join(self, connection: Connection, request: Request | Repeated) -> Client:
+        return self
+
+    def _begin(self, head: bytes, told: Told) -> None:
+        """Send the head of the answer, and what comes behind it at once."""
+        self.connection.send(head + self.in_band.begin(told))
+        # A gap is still to be told, and what lies behind it after that.
+        self.told = None if told.recovered is False else told.position
+        self.wheel.schedule(self.connection, self.keepalive)
+
+    def take_rest(self) -> bytes:
+        """What has come behind the connection's last request, which is none of HTTP's: it is read again."""
+        rest = cast(RequestParser, self.connection.protocol).rest()
+        self.connection.resume()
+        return rest
+
+    def reached(self, name: str, place: Cursor | None) -> None:
+        if place is not None:
+            if self.replayed is None:
+                self.replayed = {}
+            self.replayed[name] = place
+        elif self.replayed is not None:
+            self.replayed.pop(name, None)
+
+    def ended(self, subscription: Subscription) -> None:
+        """The channel was deleted: who comes back goes on with the first message of its next life."""
+        if self.router.keeps(subscription.name):
+            self.reached(subscription.name, EARLIEST)  # the router's position moves on, and nothing is sent of that
+        super().ended(subscription)
+
+    def position(self) -> str | None:
+        """Up to where everything has been sent."""
+        replayed = self.replayed
+        if not replayed:
+            return joined([self.router.position(name) for name in self.names])
+        return joined([replayed.get(name) or self.router.position(name) for name in self.names])
+
+    def moved(self) -> str | None:
+        """The position, unless it was told so already, or can't be."""
+        position = self.position() if self.in_band.tells else None
+        if position == self.told:
+            return None
+        self.told = position
+        return position
+
+    def _send_past(self, subscription: Subscription, recovery: Recovery, batch: Batch) -> bool:
+        """Send a batch up to where the client does not take it at once: the rest is not kept for it, but read again
+        when it has taken that. False where the session has ended."""
+        sink, size, begun = subscription.sink, 0, 0
+        for number, message in enumerate(batch.messages, 1):
+            if subscription.filters is None or subscription.filters.match(message):
+                data = subscription.encoding(message)
+                sink.pending.append(data)
+                size += len(data)
+            last = number == len(batch.messages)
+            if size > REPLAY_BYTES or last:
+                place = batch.cursor if last else message.cursor
+                assert place is not None
+                self.reached(subscription.name, place)
+                sink.flush()
+                if self.connection.outbox_size:
+                    recovery.read_again(place, number - begun)
+                    batch.messages.clear()
+                    return self._wait_until_sent()
+                size, begun = 0, number
+        if not batch.messages:
+            self.reached(subscription.name, batch.cursor)
+        return self._wait_until_sent()
+
+    def _wait_until_sent(self) -> bool:
+        """Wait until the client has taken all; one that does not is a slow consumer. False where the session has
+        ended."""
+        if self.connection.wait_until_sent(REPLAY_PATIENCE):
+            return True
+        if not self.connection.closing:
+            self.connection.overflow()
+        return False
+
+    def receive(self, data: bytes) -> None:
+        """The peer has sent these bytes."""
+        raise NotImplementedError
+
+    def tick(self) -> None:
+        """The connection is due: a keep-alive."""
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        """The node stops: tell the client to come back."""
+        raise NotImplementedError
+
+    def overflow(self) -> None:
+        """The client reads too slowly: end the connection."""
+        raise NotImplementedError
+
+    def finish(self, goodbye: bytes) -> None:
+        """Give back the subscriptions, say goodbye, and close."""
+        self.close()
+        self.connection.finish(goodbye)
+        self.wheel.schedule(self.connection, LINGER)

@@ -1,0 +1,155 @@
+"""A WebSocket of one or several channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raiden import tcp, websocket
+from raiden.asks import Subscribe
+from raiden.connection import Connection, Wheel
+from raiden.heads import Repeated
+from raiden.http import Request, add_fields
+from raiden.model.message import Cursor, Kind, Message
+from raiden.model.page import Gap
+from raiden.model.payload import check_size
+from raiden.model.refusals import Refusal, TooLarge
+from raiden.model.strict_json import InvalidPayload, json_payload
+from raiden.router import Router
+from raiden.sessions.in_band import InBand, Told
+from raiden.sessions.session import NO_HISTORY, Lasting
+from raiden.table import Subscription
+from raiden.unfinished import SLOW
+from raiden.websocket import Closed, WebSocket
+
+
+class Socket(Lasting):
+    """A WebSocket: a message per frame; a frame sent by the client is published, where it has one channel. Where a gap
+    can't be told in band, it closes the socket."""
+
+    __slots__ = ("acknowledged", "max_message", "ping_end", "verbatim", "websocket")
+
+    status = 101
+
+    def __init__(
+        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
+        names: Sequence[str], socket: WebSocket, *, max_message: int, verbatim: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(connection, router, wheel, keepalive, in_band, names)
+        self.websocket = socket
+        self.max_message = max_message
+        self.verbatim = verbatim
+        # Of the last ping, where it had to wait behind something that was being sent: how many bytes the peer will have
+        # acknowledged when it has got that, and how many it had when that was looked at last.
+        self.ping_end = self.acknowledged = 0
+
+    def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
+        assert ask.agreement is not None
+        rest = self.take_rest()
+        self.connection.protocol = self.websocket
+        self._begin(add_fields(ask.agreement.answer(request.websocket_key), told.fields()), told)
+        if rest:
+            self.receive(rest)
+
+    def receive(self, data: bytes) -> None:
+        for event in self.websocket.feed(data):
+            self.received(event)
+        self.settle()
+
+    def received(self, event: object) -> None:
+        """A message or `Closed`, from `WebSocket.feed`."""
+        if isinstance(event, Closed):
+            self.finish(self.websocket.data_to_send())
+        else:
+            try:
+                self.message(event)  # type: ignore[arg-type]
+            except Refusal as refusal:
+                code = websocket.TOO_LARGE if isinstance(refusal, TooLarge) else websocket.TRY_LATER
+                self.goodbye(code, refusal.detail)
+
+    def settle(self) -> None:
+        """Send what the protocol has to say by itself."""
+        data = self.websocket.data_to_send()
+        if data:
+            self.connection.send(data)
+
+    def message(self, data: str | bytes) -> None:
+        if len(self.names) != 1 or self.names[0].endswith("*"):
+            self.goodbye(websocket.POLICY, "this socket follows a pattern: publish on a channel's own socket")
+        else:
+            message = _as_message(self.names[0], data, self.verbatim)
+            check_size(message.kind, message.payload, self.max_message)
+            self.router.publisher.publish_one(message, Socket._published, self)
+
+    def _published(self, outcome: Cursor | Refusal | None) -> None:
+        if isinstance(outcome, Refusal):
+            self.goodbye(websocket.TRY_LATER, outcome.detail)
+
+    def tick(self) -> None:
+        connection = self.connection
+        if not self.websocket.heard:
+            if self._ping_is_late():
+                self.wheel.schedule(connection, self.keepalive)
+            else:
+                self.goodbye(websocket.PING_TIMEOUT, "no pong: reconnect")
+            return
+        if self.websocket.late:
+            self.goodbye(websocket.POLICY, SLOW)
+            return
+        waits = connection.outbox_size or tcp.under_way(connection.socket)
+        position = self.moved()
+        if position is not None:
+            self.connection.send(self.in_band.alive(position))
+        self.websocket.ping()
+        self.settle()
+        self.ping_end = connection.end_of_sent() if waits else 0
+        self.acknowledged = tcp.acknowledged(connection.socket) if waits else 0
+        self.wheel.schedule(self.connection, self.keepalive)
+
+    def _ping_is_late(self) -> bool:
+        """The peer can't have answered the ping in time: it waits behind what the peer takes slowly, or did until
+        now."""
+        if not self.ping_end:
+            return False
+        before, self.acknowledged = self.acknowledged, tcp.acknowledged(self.connection.socket)
+        if self.acknowledged >= self.ping_end:
+            self.ping_end = 0  # it has arrived since the last look: from now on the peer has its time
+            return True
+        return self.acknowledged != before
+
+    def drain(self) -> None:
+        self.goodbye(websocket.DRAINING, "node is draining: reconnect")
+
+    def overflow(self) -> None:
+        self.goodbye(websocket.SLOW_CONSUMER, "slow consumer: reconnect, and read faster")
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        if self.in_band.tells:
+            self.connection.send(self.in_band.gap(channel, gap))
+        elif gap is not NO_HISTORY:  # that would be so again and again
+            self.goodbye(websocket.MISSED, "messages were lost: reconnect")
+
+    def fail(self) -> None:
+        self.goodbye(websocket.TRY_LATER, "the history does not answer: reconnect")
+
+    def goodbye(self, code: int, reason: str) -> None:
+        """Close with a code and a reason (RFC 6455 section 7.4)."""
+        self.websocket.close(code, reason[:120])
+        self.finish(self.websocket.data_to_send())
+
+    def ended(self, subscription: Subscription) -> None:
+        super().ended(subscription)
+        if not self.subscriptions and self.connection.session is self:
+            self.goodbye(websocket.CHANNEL_DELETED, "the channel was deleted")
+
+
+def _as_message(channel: str, data: str | bytes, verbatim: bool) -> Message:
+    """A frame as a message: bytes as they are, text as JSON where it is JSON, else as a string."""
+    if isinstance(data, bytes):
+        return Message(channel, Kind.BYTES, data)
+    body = data.encode()
+    if not verbatim:
+        try:
+            return Message(channel, Kind.JSON, json_payload(body))
+        except InvalidPayload:
+            pass  # then it is a string
+    return Message(channel, Kind.TEXT, body)

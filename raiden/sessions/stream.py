@@ -1,0 +1,82 @@
+"""A stream of HTTP: NDJSON, server-sent events, or bytes, one message after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from raiden.asks import Subscribe
+from raiden.connection import Connection, Wheel
+from raiden.heads import Repeated
+from raiden.http import Request, add_fields, stream_bytes
+from raiden.model import encoding
+from raiden.model.filters import Filters
+from raiden.model.page import Gap
+from raiden.router import Router
+from raiden.sessions.in_band import InBand, Told
+from raiden.sessions.session import Lasting
+from raiden.table import Subscription
+
+
+class Stream(Lasting):
+    """An HTTP stream or server-sent events. Where a gap can't be told in band, the stream breaks off."""
+
+    __slots__ = ()
+
+    @property
+    def told_by_head(self) -> bool:
+        return not self.in_band.tells
+
+    def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
+        self.take_rest()
+        self._begin(add_fields(stream_bytes(ask.head, http10=ask.http10), told.fields()), told)
+
+    def receive(self, data: bytes) -> None:
+        """What follows the request of a stream without end could never be answered."""
+
+    def tick(self) -> None:
+        self.connection.send(self.in_band.alive(self.moved()))
+        self.wheel.schedule(self.connection, self.keepalive)
+
+    def drain(self) -> None:
+        self.finish(self.in_band.end)
+
+    def overflow(self) -> None:
+        self.drain()
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        if self.in_band.tells:
+            self.connection.send(self.in_band.gap(channel, gap))
+        else:
+            self.fail()
+
+    def fail(self) -> None:
+        self.finish(b"")  # without its end: the client sees that it broke off
+
+    def ended(self, subscription: Subscription) -> None:
+        super().ended(subscription)
+        if not self.subscriptions and self.connection.session is self:
+            self.finish(self.in_band.end)
+
+
+class MergedEvents(Stream):
+    """Server-sent events of several channels. What a turn brings is followed by the position in all of them, as the id
+    with which the browser comes back; an event without data only sets that (the HTML standard, section 9.2.6)."""
+
+    __slots__ = ("pending",)
+
+    def __init__(
+        self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
+        names: Sequence[str],
+    ) -> None:  # fmt: skip
+        super().__init__(connection, router, wheel, keepalive, in_band, names)
+        self.pending = self.connection.pending
+
+    def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
+        super().subscribe(name, encode, filters, self)
+
+    def flush(self) -> None:
+        position = self.moved() if self.pending else None
+        if position is not None:
+            self.pending.append(self.in_band.alive(position))
+        self.connection.flush()
