@@ -35,13 +35,15 @@ BENCH = [
 
 # What a message passes through. `make wheel` compiles it.
 COMPILED = [
-    "answers", "backend", "brought", "connection", "door", "flow", "gateway", "heads", "history/channel_row",
-    "history/client", "history/clock", "history/file", "history/pages", "history/pipe", "history/server",
-    "history/sqlite", "history/wal", "http_door", "model/chain", "model/encoding", "model/payload", "model/strict_json",
-    "order", "pace", "parser", "prefixes", "publisher", "reader", "repair", "router", "selection", "sends",
-    "sessions/bell", "sessions/commands", "sessions/durable", "sessions/multiplex", "sessions/poll",
-    "sessions/recovery", "sessions/session", "sessions/socket", "sessions/stream", "sessions/transports", "sockets",
-    "sorted_names", "stats", "table", "topics", "unfinished", "websocket", "zmq_gateway",
+    "backend", "connections/connection", "connections/door", "delivery/answers", "delivery/brought",
+    "delivery/order", "delivery/pace", "delivery/prefixes", "delivery/publisher", "delivery/repair",
+    "delivery/selection", "delivery/sends", "delivery/sorted_names", "delivery/table", "gateway",
+    "history/channel_row", "history/client", "history/clock", "history/file", "history/pages", "history/pipe",
+    "history/server", "history/sqlite", "history/wal", "http/door", "http/reader", "model/chain", "model/encoding",
+    "model/payload", "model/strict_json", "protocols/heads", "protocols/parser", "protocols/unfinished",
+    "protocols/websocket", "router", "runtime/receive", "runtime/stats", "sessions/bell", "sessions/commands",
+    "sessions/durable", "sessions/multiplex", "sessions/poll", "sessions/recovery", "sessions/session",
+    "sessions/socket", "sessions/stream", "sessions/transports", "zeromq/doors", "zeromq/flow", "zeromq/topics",
 ]  # fmt: skip
 
 
@@ -66,7 +68,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["raiden", "raiden.*"]),
-    package_data={"raiden": ["page.html", "py.typed"]},
+    package_data={"raiden": ["http/page.html", "py.typed"]},
     ext_modules=extensions(),
     install_requires=REQUIRES,
     extras_require={"wheel": WHEEL, "test": TESTS, "bench": BENCH},

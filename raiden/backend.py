@@ -4,7 +4,7 @@ A frame published by any worker goes up by PUSH and comes down by SUB to the wor
 of all others, the publisher's own included: there is one path, local or not.
 
 **History.** A message of a channel with history is appended first and goes to the backbone with its cursor; then it is
-acknowledged. If it is lost on the way there, the routers miss it and fetch it (`raiden.repair`).
+acknowledged. If it is lost on the way there, the routers miss it and fetch it (`raiden.delivery.repair`).
 
 **In force.** A subscription travels to the forwarders of all nodes by itself, so some time passes before it holds. A
 round tells when: after the subscriptions, subscribe to a topic that nobody used before, a nonce. This worker publishes
@@ -36,7 +36,6 @@ import gevent
 import zmq
 from gevent.event import AsyncResult, Event
 
-from raiden import faults
 from raiden.backbone import frames
 from raiden.backbone.addresses import Addresses
 from raiden.backbone.frames import OWN_TOPICS, InvalidFrame
@@ -47,6 +46,7 @@ from raiden.model.encoding import dumps
 from raiden.model.message import Message
 from raiden.model.options import Channels
 from raiden.model.refusals import Unavailable
+from raiden.runtime import faults
 
 log = logging.getLogger(__name__)
 

@@ -14,36 +14,36 @@ from typing import NamedTuple
 
 import webob
 
-from raiden.asks import Ask, Clear, Consume, Publish, Reply, Show, Subscribe
 from raiden.backend import NotInForce
-from raiden.channel_builders import host_path, path
-from raiden.connection import IDLE, OPENING, SERVING, SUBSCRIBED, Connection
-from raiden.control import Control
-from raiden.heads import Heads, Repeated
+from raiden.connections.connection import IDLE, OPENING, SERVING, SUBSCRIBED, Connection
+from raiden.delivery.table import TooManyChannels
 from raiden.history.store import StoreFailed
-from raiden.hosts import Hosts
-from raiden.http import Json, Request, date, json_bytes, problem, serialize
-from raiden.http_door import Answer, HttpDoor
-from raiden.limits import HttpLimits
+from raiden.http.channel_builders import host_path, path
+from raiden.http.door import Answer, HttpDoor
+from raiden.http.origins import Origins
+from raiden.http.pages import Control
+from raiden.http.reader import AT_ONCE, Reader
+from raiden.http.reserved import Reserved
 from raiden.model import payload
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.names import InvalidChannel, check_channel, unquote
 from raiden.model.refusals import Refusal
 from raiden.model.strict_json import InvalidPayload, json_payload
-from raiden.origins import Origins
-from raiden.reader import AT_ONCE, Reader
-from raiden.reserved import Reserved
+from raiden.protocols.heads import Heads, Repeated
+from raiden.protocols.hosts import Hosts
+from raiden.protocols.http import Json, Request, date, json_bytes, problem, serialize
+from raiden.protocols.limits import HttpLimits
 from raiden.router import Router
-from raiden.service import Service
+from raiden.runtime.service import Service
+from raiden.runtime.stats import Stats
 from raiden.sessions import durable
+from raiden.sessions.asks import Ask, Clear, Consume, Publish, Reply, Show, Subscribe
 from raiden.sessions.bell import Bells
 from raiden.sessions.in_band import Told, joined
 from raiden.sessions.poll import Poll
 from raiden.sessions.recovery import Beginning
 from raiden.sessions.session import Client, Session
 from raiden.sessions.transports import Transports
-from raiden.stats import Stats
-from raiden.table import TooManyChannels
 
 
 class PublishPlan(NamedTuple):

@@ -1,8 +1,8 @@
 """What a worker publishes, and the fan-out of what comes to its subscribers.
 
-Who has subscribed to what is in the table (`raiden.table`). The first subscription of a name subscribes the backbone,
-the last to go unsubscribes it. A subscription gets messages once it is attached: then the backbone's is in force, and
-the channel's order (`raiden.repair`) tells where it begins.
+Who has subscribed to what is in the table (`raiden.delivery.table`). The first subscription of a name subscribes the
+backbone, the last to go unsubscribes it. A subscription gets messages once it is attached: then the backbone's is in
+force, and the channel's order (`raiden.delivery.repair`) tells where it begins.
 
 A turn takes what the backbone has, in order. Consecutive messages of one channel are a run: a run is encoded once per
 encoding, joined once, and the same bytes are put before every sink. At the end of the turn each sink that got something
@@ -18,19 +18,19 @@ from typing import Final
 
 import gevent
 
-from raiden import faults
-from raiden.answers import Answers
 from raiden.backend import Backend, Question
+from raiden.delivery.answers import Answers
+from raiden.delivery.pace import Pace
+from raiden.delivery.publisher import Publisher
+from raiden.delivery.repair import Orders, Repaired
+from raiden.delivery.sends import Sends, flush
+from raiden.delivery.table import Group, Sink, Subscriber, Subscription, Table, Topic, clients_of
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap
-from raiden.pace import Pace
-from raiden.publisher import Publisher
-from raiden.repair import Orders, Repaired
-from raiden.sends import Sends, flush
-from raiden.stats import Stats
-from raiden.table import Group, Sink, Subscriber, Subscription, Table, Topic, clients_of
+from raiden.runtime import faults
+from raiden.runtime.stats import Stats
 
 # Fewer subscribers than these take no time that is worth a wait.
 MANY: Final = 100
@@ -48,7 +48,7 @@ LOST = Gap("", 0, 0)
 
 class Router:
     """Fans messages out to this worker's subscribers. Times are seconds: ``max_gather`` bounds how long a turn may be
-    put off to let messages gather (`raiden.pace`); ``gap_time`` and ``check_every`` are those of `Orders`."""
+    put off to let messages gather (`raiden.delivery.pace`); ``gap_time`` and ``check_every`` are those of `Orders`."""
 
     def __init__(
         self, backend: Backend, *, stats: Stats, max_channels: int = 100_000, max_channel_bytes: int = 4 << 20,

@@ -29,15 +29,15 @@ import gevent
 from raiden import gateway
 from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend
-from raiden.connection import OPENING, SERVING, Connection
+from raiden.connections.connection import OPENING, SERVING, Connection
+from raiden.delivery.table import Subscription
 from raiden.gateway import Gateway
-from raiden.heads import Heads, Repeated
-from raiden.limits import HttpLimits
 from raiden.model import encoding
 from raiden.model.message import Kind, Message
+from raiden.protocols.heads import Heads, Repeated
+from raiden.protocols.limits import HttpLimits
 from raiden.router import Router
-from raiden.stats import Stats
-from raiden.table import Subscription
+from raiden.runtime.stats import Stats
 
 # Small, so that some of what is sent goes over them.
 LIMITS = HttpLimits(max_url=60, max_header=400, max_headers=12, max_body=300, max_ws_message=200)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from raiden import accept
-from raiden.reader import FORMS
+from raiden.http import accept
+from raiden.http.reader import FORMS
 from tests.daemons import Daemon, Stream, wait_for
 
 CHROMIUM = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"

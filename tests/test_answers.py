@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from raiden import http
+from raiden.protocols import http
 from tests.daemons import Daemon, Stream
 
 JSON = {"Content-Type": "application/json"}

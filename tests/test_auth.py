@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from raiden.auth import ALL, ANYONE, NONE, Client, Forbidden, Patterns, clients
+from raiden.access.clients import ALL, ANYONE, NONE, Client, Forbidden, Patterns, clients
 
 KEY = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"
 

@@ -13,11 +13,11 @@ from gevent.event import Event
 from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend
 from raiden.history.store import StoreFailed
-from raiden.limits import HttpLimits
 from raiden.model.message import Kind, Message
+from raiden.protocols.limits import HttpLimits
 from raiden.router import Router
+from raiden.runtime.stats import Stats
 from raiden.sessions.bell import Bell, Bells, TooManyConsumers
-from raiden.stats import Stats
 
 
 class Consumer:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from raiden.brought import AT_ONCE, Brought
-from raiden.table import Table, Topic
+from raiden.delivery.brought import AT_ONCE, Brought
+from raiden.delivery.table import Table, Topic
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from typing import Protocol
 import pytest
 import redis
 
+from raiden.delivery.order import Order
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
 from raiden.history.store import Append, Appended, Store
 from raiden.model.chain import MAX_PAST, ROOT_DIGITS, Lives, link, read_past, write_past
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.page import Gap, Page, Record
-from raiden.order import Order
 from tests.stores import RedisServer, append, payloads
 
 # Lives.

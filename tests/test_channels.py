@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from raiden.config import ConfigError, load
-from raiden.model import options as channels
+from raiden.model import options
 from raiden.model.options import Channels, Durability, Options
+from raiden.node.config import ConfigError, load
 
 
 def settings(**values: Any) -> Any:
@@ -52,7 +52,7 @@ def test_all_options_that_there_may_be() -> None:
 
 
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "REMEMBERED", 3)
+    monkeypatch.setattr(options, "REMEMBERED", 3)
     found = Channels({"a*": {"history_size": 1}})
     assert {found.of(f"a{n}").history_size for n in range(10)} == {1}
     assert len(found._found) <= 3

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from raiden.config import FIELDS, ConfigError, Settings, changes, load
-from raiden.service import Service
+from raiden.node.config import FIELDS, ConfigError, Settings, changes, load
+from raiden.runtime.service import Service
 from tests.daemons import ROOT
 
 SHOWN = (ROOT / "conf/raiden.conf.py").read_text()

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import gevent
 import pytest
 
-from raiden.connection import RECEIVE_BYTES, TICK, Connection, Feedable, Wheel
-from raiden.door import PORTION, SLICE, Door
-from raiden.stats import Stats
+from raiden.connections.connection import RECEIVE_BYTES, TICK, Connection, Feedable, Wheel
+from raiden.connections.door import PORTION, SLICE, Door
+from raiden.runtime.stats import Stats
 
 
 class Deaf:

@@ -22,8 +22,8 @@ from nacl.bindings import (
 from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
-from raiden.curve import COMMAND, MORE, Curve, InvalidHandshake, Refused
-from raiden.zmtp import Zmtp, message
+from raiden.protocols.curve import COMMAND, MORE, Curve, InvalidHandshake, Refused
+from raiden.protocols.zmtp import Zmtp, message
 
 TIMEOUT = 10.0
 SIZES = [0, 1, 15, 16, 221, 222, 255, 256, 4096, 65535, 65536, 1 << 20]

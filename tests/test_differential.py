@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from raiden import gateway
-from raiden.heads import Heads
+from raiden.protocols.heads import Heads
 from tests.differential import Client, Server, compare
 
 

@@ -18,21 +18,21 @@ from typing import Any, TypeVar, cast
 import gevent
 import pytest
 
-from raiden.asks import Subscribe
 from raiden.backend import Backend
-from raiden.connection import Connection, Wheel
-from raiden.http import Json
+from raiden.connections.connection import Connection, Wheel
 from raiden.model import encoding
 from raiden.model.chain import Lives
 from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.page import Page, Record, Start
+from raiden.protocols.http import Json
 from raiden.router import Router
+from raiden.runtime.stats import Stats
 from raiden.sessions import in_band
+from raiden.sessions.asks import Subscribe
 from raiden.sessions.poll import Poll
 from raiden.sessions.recovery import Beginning
 from raiden.sessions.stream import Stream
-from raiden.stats import Stats
 
 CHANNEL = "a"
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from pathlib import Path
 import gevent
 import pytest
 
-from raiden import faults
+from raiden.runtime import faults
 from tests.daemons import Daemon, Stream, wait_for
 
 

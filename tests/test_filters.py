@@ -7,11 +7,11 @@ import random
 
 import pytest
 
+from raiden.delivery.selection import Selection
 from raiden.model import encoding
 from raiden.model.filters import MAX_BYTES, MAX_VALUES, Filters, InvalidFilters, as_text
 from raiden.model.message import Kind, Message
 from raiden.model.strict_json import Digits, json_payload
-from raiden.selection import Selection
 from raiden.sessions import commands
 
 

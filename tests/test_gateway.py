@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.utils import accept_key
 
-from raiden.parser import MAX_PIPELINED
+from raiden.protocols.parser import MAX_PIPELINED
 from tests.daemons import Daemon, Stream, wait_for
 
 JSON = {"Content-Type": "application/json"}

@@ -9,10 +9,11 @@ from urllib.parse import quote
 
 import pytest
 
-from raiden import config, hosts
-from raiden.config import ConfigError
-from raiden.hosts import Host, Hosts, is_loopback
-from raiden.http import HttpError
+from raiden.node import config
+from raiden.node.config import ConfigError
+from raiden.protocols import hosts
+from raiden.protocols.hosts import Host, Hosts, is_loopback
+from raiden.protocols.http import HttpError
 from tests.daemons import Daemon, wait_for
 from tests.test_gateway import raw
 

@@ -10,10 +10,10 @@ from email.utils import parsedate_to_datetime
 import pytest
 import webob
 
-from raiden.heads import Heads, Repeated
-from raiden.http import HttpError, Request, problem, serialize, stream_bytes
-from raiden.limits import HttpLimits
-from raiden.parser import CONTINUE, RequestParser
+from raiden.protocols.heads import Heads, Repeated
+from raiden.protocols.http import HttpError, Request, problem, serialize, stream_bytes
+from raiden.protocols.limits import HttpLimits
+from raiden.protocols.parser import CONTINUE, RequestParser
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: a\r\n\r\n"
 # Of an environ: what is not equal where requests are.

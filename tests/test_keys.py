@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from raiden.keys import InvalidKey, generate, is_key, load
+from raiden.access.keys import InvalidKey, generate, is_key, load
 
 
 def test_a_key_is_made_once(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from random import Random
 
 import pytest
 
-from raiden import order
+from raiden.delivery import order
+from raiden.delivery.order import Order
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.page import Gap, Page, Record
-from raiden.order import Order
 
 
 def message(offset: int, epoch: str = "e") -> Message:

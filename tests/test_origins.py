@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from raiden import config, origins
-from raiden.config import ConfigError
-from raiden.http import HttpError
-from raiden.origins import Origins
-from raiden.seldom import MOST, WINDOW, Seldom
+from raiden.http import origins
+from raiden.http.origins import Origins
+from raiden.node import config
+from raiden.node.config import ConfigError
+from raiden.protocols.http import HttpError
+from raiden.runtime.seldom import MOST, WINDOW, Seldom
 from tests.daemons import Daemon, Stream, wait_for
 from tests.test_gateway import ws
 

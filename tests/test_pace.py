@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raiden.pace import Pace
+from raiden.delivery.pace import Pace
 
 
 def run(pace: Pace, *, every: float, takes: float, turns: int = 100, start: float = 1000.0) -> list[float]:

@@ -9,9 +9,9 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from raiden.backbone import questions
-from raiden.backbone.questions import Questions, TooManyQuestions, to_workers
 from raiden.backend import Backend
+from raiden.delivery import questions
+from raiden.delivery.questions import Questions, TooManyQuestions, to_workers
 from raiden.model.encoding import dumps
 
 

@@ -18,8 +18,8 @@ from raiden.history.figures import COUNTED, LOOKED
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
 from raiden.history.store import FORGET, Append, Figures, FiguresAsked, GiveUp, Store
+from raiden.http.queues import MAX_ROWS
 from raiden.model.message import EARLIEST
-from raiden.queues import MAX_ROWS
 from tests.daemons import Daemon, post, wait_for
 from tests.multiplex import Client
 from tests.stores import Clock, RedisServer, Soon, append

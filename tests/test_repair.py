@@ -9,11 +9,11 @@ import gevent
 import pytest
 
 from raiden.backend import Backend
+from raiden.delivery.repair import Orders, Repaired
+from raiden.delivery.table import Table
 from raiden.history.store import StoreFailed
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap, Page, Record
-from raiden.repair import Orders, Repaired
-from raiden.table import Table
 
 
 class Answers:

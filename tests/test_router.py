@@ -17,23 +17,23 @@ from gevent.event import Event
 from raiden.backbone.addresses import Addresses
 from raiden.backbone.frames import from_frame
 from raiden.backend import TURN_BYTES, TURN_FRAMES, BackboneFull, Backend, NotInForce
+from raiden.delivery.sends import LAG, SLICE
+from raiden.delivery.table import Subscription, TooManyChannels
 from raiden.model import encoding
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Kind, Message
 from raiden.model.page import Gap
 from raiden.router import TURN_TIME, Router
-from raiden.sends import LAG, SLICE
-from raiden.service import READY
-from raiden.stats import Stats
-from raiden.table import Subscription, TooManyChannels
+from raiden.runtime.service import READY
+from raiden.runtime.stats import Stats
 from tests.daemons import ROOT, wait_for
 
 BACKBONE = """
 import socket, sys
 from pathlib import Path
 from raiden.node import backbone
-from raiden.config import Settings
+from raiden.node.config import Settings
 from raiden.backbone.addresses import Addresses
 folder = sys.argv[1]
 backbone.run(Settings(backend_port=0), Addresses.within(folder, "node"), socket.socket(fileno=0), Path(folder))

@@ -10,8 +10,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from raiden import log
-from raiden.service import Service
+from raiden.runtime import log
+from raiden.runtime.service import Service
 
 
 class Recorder(Service):
@@ -176,7 +176,7 @@ def test_a_task_that_dies_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     service = Recorder("a", [])
     service.start()
     service.task(lambda: [][0]).join()
-    assert [(record.levelname, record.name) for record in caplog.records] == [("ERROR", "raiden.faults")]
+    assert [(record.levelname, record.name) for record in caplog.records] == [("ERROR", "raiden.runtime.faults")]
     assert "a task of Recorder failed" in caplog.text and "IndexError" in caplog.text
     assert service.state == "running"
     service.stop()

@@ -6,7 +6,7 @@ import time
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from raiden.stats import BUCKETS, COUNTERS, TRANSPORTS, Histogram, Stats, exposition
+from raiden.runtime.stats import BUCKETS, COUNTERS, TRANSPORTS, Histogram, Stats, exposition
 from tests.daemons import Daemon, wait_for
 from tests.multiplex import Client
 

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from raiden.delivery.prefixes import Prefixes
+from raiden.delivery.sorted_names import LONGEST_PIECE, SortedNames
+from raiden.delivery.table import FEW, LOOKS, REMEMBERED, Subscription, Table, TooManyChannels
 from raiden.model import encoding
-from raiden.prefixes import Prefixes
-from raiden.sorted_names import LONGEST_PIECE, SortedNames
-from raiden.table import FEW, LOOKS, REMEMBERED, Subscription, Table, TooManyChannels
 
 LINE = encoding.line(False, False)
 

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from raiden.auth import ALL, NONE, Patterns
-from raiden.topics import Change, Topics
+from raiden.access.clients import ALL, NONE, Patterns
+from raiden.zeromq.topics import Change, Topics
 
 # Short names of few letters, so that prefixes and permissions meet often.
 CHANNELS = ["".join(letters) for size in range(1, 5) for letters in itertools.product("ab", repeat=size)]

@@ -12,10 +12,10 @@ from contextlib import ExitStack, closing, suppress
 
 import pytest
 
-from raiden.limits import HttpLimits
-from raiden.parser import RequestParser
-from raiden.unfinished import Unfinished
-from raiden.websocket import Deflate, WebSocket
+from raiden.protocols.limits import HttpLimits
+from raiden.protocols.parser import RequestParser
+from raiden.protocols.unfinished import Unfinished
+from raiden.protocols.websocket import Deflate, WebSocket
 from tests.daemons import Daemon, memory, wait_for
 from tests.data.malformed import HOST, JSON, KEY, POST, VERSION, head, websocket
 from tests.zeromq import GREETING, ready

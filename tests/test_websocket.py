@@ -15,11 +15,11 @@ from websockets.protocol import Protocol, Side, State
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from raiden import websocket
-from raiden.http import HttpError, Request
-from raiden.limits import HttpLimits
-from raiden.parser import RequestParser
-from raiden.websocket import Closed, Deflate, WebSocket, accept
+from raiden.protocols import websocket
+from raiden.protocols.http import HttpError, Request
+from raiden.protocols.limits import HttpLimits
+from raiden.protocols.parser import RequestParser
+from raiden.protocols.websocket import Closed, Deflate, WebSocket, accept
 
 
 class Pair:

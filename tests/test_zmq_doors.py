@@ -14,8 +14,8 @@ import pytest
 import zmq
 from websockets.sync.client import connect
 
-from raiden.flow import WINDOW
 from raiden.model.payload import WRAPPING
+from raiden.zeromq.flow import WINDOW
 from tests.daemons import Daemon, Stream, memory, wait_for
 from tests.zeromq import (
     BYTES,

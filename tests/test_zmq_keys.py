@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import zmq
 
-from raiden import config
+from raiden.node import config
 from tests import daemons
 from tests.daemons import ROOT, Daemon, environment, wait_for
 from tests.zeromq import (

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from raiden.zmq_req import PATIENCE
-from raiden.zmtp import message
+from raiden.protocols.zmtp import message
+from raiden.zeromq.req import PATIENCE
 from tests.daemons import Daemon, memory, wait_for
 from tests.zeromq import (
     BYTES,

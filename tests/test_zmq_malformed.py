@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from raiden import zmtp
-from raiden.zmtp import COMMAND, LONG, MAX_FRAMES, MORE, frame, message
+from raiden.protocols import zmtp
+from raiden.protocols.zmtp import COMMAND, LONG, MAX_FRAMES, MORE, frame, message
 from tests.daemons import Daemon, wait_for
 from tests.zeromq import GREETING, OPEN, Clients, Raw, ask, command, in_force, payloads, ready, wait_for_metric
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import zmq
 
-from raiden.zmtp import COMMAND, Zmtp, frame, message
+from raiden.protocols.zmtp import COMMAND, Zmtp, frame, message
 from tests.daemons import Daemon, wait_for
 
 Start = Callable[..., Daemon]

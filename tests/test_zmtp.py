@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from raiden import zmtp
-from raiden.zmtp import (
+from raiden.protocols import zmtp
+from raiden.protocols.zmtp import (
     COMMAND,
     HEADROOM,
     LONG,

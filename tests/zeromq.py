@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from raiden import zmtp
-from raiden.zmtp import COMMAND
+from raiden.protocols import zmtp
+from raiden.protocols.zmtp import COMMAND
 from tests.daemons import Daemon, wait_for
 
 TIMEOUT = 20.0

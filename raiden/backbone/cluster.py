@@ -30,6 +30,7 @@ import zmq
 import zmq.green
 from gevent.event import Event
 
+from raiden.access.keys import Keys
 from raiden.backbone import discovery, frames
 from raiden.backbone.addresses import Addresses
 from raiden.backbone.discovery import Address, NotFound, Source
@@ -49,9 +50,8 @@ from raiden.backbone.roster import (
     Roster,
     share_history,
 )
-from raiden.keys import Keys
 from raiden.model.encoding import dumps
-from raiden.service import Service
+from raiden.runtime.service import Service
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from collections.abc import Callable
 
 import zmq
 
+from raiden.access.keys import Keys
 from raiden.backbone.addresses import Addresses
-from raiden.keys import Keys
 
 log = logging.getLogger(__name__)
 

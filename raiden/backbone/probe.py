@@ -14,10 +14,10 @@ from typing import Any
 import zmq
 import zmq.green
 
+from raiden.access.keys import Keys
 from raiden.backbone.forwarder import link_options
 from raiden.backbone.frames import HELLO
 from raiden.backbone.roster import GONE, Beat, InvalidBeat
-from raiden.keys import Keys
 
 TIMEOUT = 3.0  # seconds
 

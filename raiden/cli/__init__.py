@@ -14,13 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raiden import __version__, config, keys, log
+from raiden import __version__
+from raiden.access import keys
+from raiden.access.keys import InvalidKey
 from raiden.cli import nodes
 from raiden.cli.nodes import NoAnswer
-from raiden.config import ConfigError, ServiceBuilder, Settings
-from raiden.keys import InvalidKey
-from raiden.node import pid_file, supervisor
+from raiden.node import config, pid_file, supervisor
+from raiden.node.config import ConfigError, ServiceBuilder, Settings
 from raiden.node.errors import StartError
+from raiden.runtime import log
 
 logger = logging.getLogger(__name__)
 

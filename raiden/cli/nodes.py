@@ -7,7 +7,7 @@ from typing import Any
 
 import ujson
 
-from raiden.config import Settings
+from raiden.node.config import Settings
 
 TIMEOUT = 10.0
 HEADER = ("ADDRESS", "STATE", "VERSION", "UPTIME", "WORKERS", "CONNECTIONS", "CHANNELS", "IN", "OUT", "LAG", "ID")

@@ -29,7 +29,6 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
-from raiden import faults
 from raiden.history.pipe import Closed, Pipe
 from raiden.history.store import (
     NOBODY_KNOWS,
@@ -46,6 +45,7 @@ from raiden.history.store import (
 from raiden.model.chain import Past
 from raiden.model.message import Cursor
 from raiden.model.page import Gap, Page, Record
+from raiden.runtime import faults
 
 # Seconds that a call may wait to be begun, and then to be done: the engines bound their own time to 5 s.
 TIMEOUT: Final = 8.0

@@ -11,7 +11,7 @@ from collections import deque
 from itertools import islice
 from typing import Final
 
-from raiden.sockets import MOST_BYTES, receive
+from raiden.runtime.receive import MOST_BYTES, receive
 
 _SIZE = struct.Struct("=I")
 # Bytes of a message. The ends bound what they say far below (`raiden.history.client`); one that is longer is a fault.

@@ -25,7 +25,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from raiden import faults
 from raiden.history.pipe import Closed, Pipe
 from raiden.history.store import (
     Append,
@@ -40,6 +39,7 @@ from raiden.history.store import (
 )
 from raiden.model.message import Cursor
 from raiden.model.page import Page
+from raiden.runtime import faults
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from raiden.model.chain import Lives, Past
-from raiden.model.message import EARLIEST as EARLIEST
 from raiden.model.message import PROOF_DIGITS, UNPROVED, Cursor, Message
 from raiden.model.options import Durability
 from raiden.model.page import Gap, Page, Record

@@ -12,15 +12,17 @@ from pathlib import Path
 import gevent.socket
 import zmq
 
-from raiden import __version__, faults, keys, log
+from raiden import __version__
+from raiden.access import keys
 from raiden.backbone import discovery
 from raiden.backbone.addresses import Addresses
 from raiden.backbone.cluster import Cluster
 from raiden.backbone.discovery import Address, NotFound, Source
 from raiden.backbone.forwarder import Forwarders
 from raiden.backbone.roster import Beat
-from raiden.config import Settings
-from raiden.service import READY
+from raiden.node.config import Settings
+from raiden.runtime import faults, log
+from raiden.runtime.service import READY
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raiden.node.errors import StartError
-from raiden.private import open_private
+from raiden.runtime.private import open_private
 
 _pid_file: Any = None
 

@@ -33,15 +33,14 @@ from typing import Any
 
 import ujson
 
-from raiden import config, descriptors, log, worker
 from raiden.backbone.addresses import Addresses
 from raiden.backbone.cluster import GOODBYE
-from raiden.config import ConfigError, ServiceBuilder, Settings
-from raiden.history import process as history
-from raiden.node import backbone, pid_file, systemd
+from raiden.node import backbone, config, history, pid_file, systemd, worker
+from raiden.node.config import ConfigError, ServiceBuilder, Settings
 from raiden.node.errors import StartError
 from raiden.node.listeners import endpoint, listen
-from raiden.service import READY
+from raiden.runtime import descriptors, log
+from raiden.runtime.service import READY
 
 logger = logging.getLogger(__name__)
 

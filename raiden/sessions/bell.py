@@ -15,14 +15,14 @@ from typing import Protocol
 import gevent
 from gevent.event import Event
 
-from raiden import faults
+from raiden.delivery.table import Subscription
 from raiden.history.store import StoreFailed
-from raiden.limits import HttpLimits
 from raiden.model.encoding import Encoding
 from raiden.model.page import Gap
 from raiden.model.refusals import Unavailable
+from raiden.protocols.limits import HttpLimits
 from raiden.router import Router
-from raiden.table import Subscription
+from raiden.runtime import faults
 
 log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
+from raiden.http.parameters import MAX_LAST, MAX_WINDOW, parse_since
 from raiden.model import strict_json
 from raiden.model.filters import Filters, as_text
 from raiden.model.message import Cursor
@@ -13,7 +14,6 @@ from raiden.model.near import did_you_mean
 from raiden.model.page import Start
 from raiden.model.refusals import Invalid
 from raiden.model.strict_json import Digits, is_unicode
-from raiden.parameters import MAX_LAST, MAX_WINDOW, parse_since
 
 # Bytes of a command's id, as it is written.
 MAX_ID = 255

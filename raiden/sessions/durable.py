@@ -13,13 +13,13 @@ from typing import NamedTuple, TypeAlias
 
 from gevent.event import Event
 
-from raiden.asks import Consume
 from raiden.backend import Backend, NotInForce
 from raiden.history.client import History
 from raiden.history.store import GiveUp, StoreFailed
 from raiden.model import encoding
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap
+from raiden.sessions.asks import Consume
 from raiden.sessions.bell import LOOK, Bell, Bells
 
 

@@ -25,11 +25,12 @@ from typing import Any, TypeAlias
 import gevent
 from gevent.lock import Semaphore
 
-from raiden import faults
 from raiden.backend import NotInForce
-from raiden.connection import Connection, Wheel
+from raiden.connections.connection import Connection, Wheel
+from raiden.delivery.table import Subscription, TooManyChannels
 from raiden.history.client import History
 from raiden.history.store import StoreFailed, TooLargeToKeep
+from raiden.http.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_NACK_DELAY, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
 from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
@@ -39,8 +40,9 @@ from raiden.model.page import Gap, Start
 from raiden.model.payload import WRAPPING, check_key, check_size
 from raiden.model.refusals import Conflict, Forbidden, Invalid, NoHistory, NotFound, Refusal, TooManyRequests, attempt
 from raiden.model.strict_json import json_payload
-from raiden.parameters import ACK_WAIT, MAX_ACK_WAIT, MAX_LAST, MAX_NACK_DELAY, MAX_WINDOW, MIN_ACK_WAIT, WINDOW
+from raiden.protocols.websocket import WebSocket
 from raiden.router import Router
+from raiden.runtime import faults
 from raiden.sessions import commands, in_band
 from raiden.sessions.bell import Bells
 from raiden.sessions.durable import Claim, Consumer
@@ -48,8 +50,6 @@ from raiden.sessions.kept import Held, Row
 from raiden.sessions.recovery import Beginning, Recovery
 from raiden.sessions.session import REPLAY_BYTES, REPLAY_PATIENCE
 from raiden.sessions.socket import Socket
-from raiden.table import Subscription, TooManyChannels
-from raiden.websocket import WebSocket
 
 log = logging.getLogger(__name__)
 

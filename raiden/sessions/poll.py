@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-from raiden.asks import Subscribe
-from raiden.connection import Connection, Wheel
-from raiden.heads import Repeated
-from raiden.http import Json, Request
+from raiden.connections.connection import Connection, Wheel
+from raiden.delivery.table import Subscription
 from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor
 from raiden.model.page import Gap
-from raiden.parser import MAX_PIPELINED, RequestParser
+from raiden.protocols.heads import Repeated
+from raiden.protocols.http import Json, Request
+from raiden.protocols.parser import MAX_PIPELINED, RequestParser
 from raiden.router import Router
+from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import Told, joined
 from raiden.sessions.recovery import Recovery
 from raiden.sessions.session import Session
-from raiden.table import Subscription
 
 # What a long-poll gathers before it can be answered, of what was missed and of what comes.
 ANSWER_BYTES = 1 << 20

@@ -11,20 +11,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from raiden.asks import Subscribe
-from raiden.connection import Connection, Wheel
-from raiden.heads import Repeated
+from raiden.connections.connection import Connection, Wheel
+from raiden.delivery.table import Subscription
 from raiden.history.store import StoreFailed
-from raiden.http import Request
 from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor
 from raiden.model.page import Gap
-from raiden.parser import RequestParser
+from raiden.protocols.heads import Repeated
+from raiden.protocols.http import Request
+from raiden.protocols.parser import RequestParser
 from raiden.router import Router
+from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import InBand, Told, joined
 from raiden.sessions.recovery import Batch, Beginning, Recovery
-from raiden.table import Subscription
 
 # For so many seconds the peer may take nothing of what is said to it at the end.
 LINGER = 2.0

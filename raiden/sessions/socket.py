@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raiden import tcp, websocket
-from raiden.asks import Subscribe
-from raiden.connection import Connection, Wheel
-from raiden.heads import Repeated
-from raiden.http import Request, add_fields
+from raiden.connections import tcp
+from raiden.connections.connection import Connection, Wheel
+from raiden.delivery.table import Subscription
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap
 from raiden.model.payload import check_size
 from raiden.model.refusals import Refusal, TooLarge
 from raiden.model.strict_json import InvalidPayload, json_payload
+from raiden.protocols import websocket
+from raiden.protocols.heads import Repeated
+from raiden.protocols.http import Request, add_fields
+from raiden.protocols.unfinished import SLOW
+from raiden.protocols.websocket import Closed, WebSocket
 from raiden.router import Router
+from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import InBand, Told
 from raiden.sessions.session import NO_HISTORY, Lasting
-from raiden.table import Subscription
-from raiden.unfinished import SLOW
-from raiden.websocket import Closed, WebSocket
 
 
 class Socket(Lasting):

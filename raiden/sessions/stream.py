@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from raiden.asks import Subscribe
-from raiden.connection import Connection, Wheel
-from raiden.heads import Repeated
-from raiden.http import Request, add_fields, stream_bytes
+from raiden.connections.connection import Connection, Wheel
+from raiden.delivery.table import Subscription
 from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.page import Gap
+from raiden.protocols.heads import Repeated
+from raiden.protocols.http import Request, add_fields, stream_bytes
 from raiden.router import Router
+from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import InBand, Told
 from raiden.sessions.session import Lasting
-from raiden.table import Subscription
 
 
 class Stream(Lasting):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from raiden.asks import Subscribe
-from raiden.connection import Connection, Wheel
-from raiden.http import Json
-from raiden.limits import HttpLimits
+from raiden.connections.connection import Connection, Wheel
+from raiden.protocols.http import Json
+from raiden.protocols.limits import HttpLimits
+from raiden.protocols.unfinished import Unfinished
+from raiden.protocols.websocket import WebSocket
 from raiden.router import Router
 from raiden.sessions import in_band
+from raiden.sessions.asks import Subscribe
 from raiden.sessions.bell import Bells
 from raiden.sessions.multiplex import MultiplexSocket
 from raiden.sessions.poll import ANSWER_BYTES, Poll, Waiter
 from raiden.sessions.session import Session
 from raiden.sessions.socket import Socket
 from raiden.sessions.stream import MergedEvents, Stream
-from raiden.unfinished import Unfinished
-from raiden.websocket import WebSocket
 
 
 class Transports:

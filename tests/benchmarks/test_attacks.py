@@ -10,8 +10,8 @@ from benchmarks.attack import CONTINUED, frame, long_names, request
 from benchmarks.attackers import ATTACKS
 from benchmarks.attacks import BUSY, GAPS, Memory, Report, by_kind, latency
 from benchmarks.bystanders import MACHINE, Sample
-from raiden.limits import HttpLimits
-from raiden.parser import RequestParser
+from raiden.protocols.limits import HttpLimits
+from raiden.protocols.parser import RequestParser
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536, 200_000])

@@ -24,7 +24,7 @@ import zmq
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from raiden import keys
+from raiden.access import keys
 from raiden.backbone.frames import ANSWER, ASK, BEATS, HELLO, INBOX, NONCE, REPORTS, ROSTER, VERSION, to_frame
 from raiden.backbone.roster import Beat
 from raiden.model.message import Kind, Message

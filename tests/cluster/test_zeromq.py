@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import zmq
 
-from raiden import keys
+from raiden.access import keys
 from raiden.model.message import Cursor
 from tests.cluster.checker import Checker
 from tests.cluster.doors import (

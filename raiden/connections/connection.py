@@ -1,0 +1,464 @@
+"""A client's socket: what it sends comes up as events, what it is sent goes through a bounded outbox.
+
+A connection costs no greenlet: it is a slotted object on a libev watcher. Bytes go straight to the socket; only what
+the kernel doesn't take waits in the outbox, and a write watcher is armed for as long. Over the bound the connection is
+a slow consumer: `receive` says so, and whoever owns it ends it; or, if it is one that may miss something (`drop`), what
+is over the bound is dropped. What is sent in one go may be larger than the bound: it does not count until it is sent,
+so what comes behind it has the same room as always. A deadline for a peer that is being sent something looks whether
+that moves, and not only at the clock. Nothing here knows what the bytes mean: `protocol.feed` turns them into events.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Protocol
+
+import gevent
+from gevent.event import Event
+
+from raiden.connections import tcp
+from raiden.runtime.receive import receive
+from raiden.runtime.stats import Stats
+
+READ: Final = 1
+WRITE: Final = 2
+RECEIVE_BYTES: Final = 65536
+TICK: Final = 0.25
+# Bytes that are copied into one piece.
+LARGE: Final = 65536
+
+# The states of a connection. Only an HTTP door's has all of them (RFC 9112 section 9); a ZeroMQ client's is IDLE until
+# it ends.
+#
+#            bytes              whole request          subscribed               its past is sent
+#     IDLE ─────────▶ RECEIVING ────────────▶ SERVING ────────────▶ OPENING ────────────────────▶ SUBSCRIBED
+#      ▲                  ▲                     │  ▲                   │ a long-poll's answer           │
+#      └──────────────────┴──────── answered ───┘  └───────────────────┘                                │
+#      ▲                                                 a long-poll's answer                           │
+#      └────────────────────────────────────────────────────────────────────────────────────────────────┘
+#     any ── `finish` ──▶ CLOSING: nothing is read or sent any more but what waits ── `close` ──▶ CLOSED
+IDLE: Final = 0
+RECEIVING: Final = 1
+SERVING: Final = 2
+OPENING: Final = 3
+SUBSCRIBED: Final = 4
+CLOSING: Final = 5
+CLOSED: Final = 6
+
+
+class Feedable(Protocol):
+    """A protocol core: bytes in, events out. `forget` is called when nothing more will be fed, perhaps twice: what has
+    come and is not complete may be large, and must not wait for the peer to close, nor for the garbage collector in a
+    cycle."""
+
+    def feed(self, data: bytes) -> Iterator[object]: ...
+
+    def forget(self) -> None: ...
+
+
+class Gone:
+    """The peer has closed its end, or the connection broke."""
+
+
+class Overflow:
+    """The outbox is over its bound: this is a slow consumer."""
+
+
+class Connection:
+    """One socket. ``max_outbox`` bounds what waits for the peer, in bytes, beside what was sent in one go and is larger
+    itself: the bytes of a turn, or an answer."""
+
+    __slots__ = (
+        "__weakref__",
+        "_acknowledged",
+        "_ahead",
+        "_callback",
+        "_large",
+        "_outbox",
+        "_paused",
+        "_reader",
+        "_sent",
+        "_stats",
+        "_writer",
+        "drop",
+        "due",
+        "in_line",
+        "max_outbox",
+        "outbox_size",
+        "overflown",
+        "pending",
+        "protocol",
+        "remote",
+        "seen",
+        "session",
+        "slot",
+        "socket",
+        "state",
+        "transport",
+    )  # fmt: skip
+
+    def __init__(
+        self, sock: socket.socket, remote: str, protocol: Feedable, transport: str, *, max_outbox: int, stats: Stats
+    ) -> None:  # fmt: skip
+        self.socket = sock
+        self.remote = remote
+        self.protocol = protocol
+        self.session: Any = None
+        self.state = IDLE
+        # It was read from before.
+        self.seen = False
+        # It is not read from until its turn has come (`raiden.connections.door`), nor while whoever serves it wants
+        # that.
+        self.in_line = False
+        self._paused = False
+        self.pending: list[bytes] = []
+        self.overflown = False
+        # Is told what was dropped.
+        self.drop: Callable[[bytes], None] | None = None
+        self.due = 0
+        self.slot = 0
+        self.max_outbox = max_outbox
+        self.outbox_size = 0
+        self.transport = transport
+        self._outbox: deque[bytes | memoryview] | None = None
+        # How many bytes are left in the outbox of what was larger than the bound, and how many stand before them.
+        self._large = 0
+        self._ahead = 0
+        self._acknowledged = 0
+        self._reader = gevent.get_hub().loop.io(sock.fileno(), READ)
+        # A watcher that is stopped forgets what it calls.
+        self._callback: Callable[[Connection], None] = _nothing
+        self._writer: Any = None
+        self._sent: Event | None = None
+        self._stats = stats
+        stats.connections[transport] += 1
+
+    @property
+    def closing(self) -> bool:
+        return self.state == CLOSING
+
+    @property
+    def closed(self) -> bool:
+        return self.state == CLOSED
+
+    def start(self, callback: Callable[[Connection], None]) -> None:
+        """Call ``callback(connection)`` whenever `receive` may have something."""
+        self._callback = callback
+        self._reader.start(callback, self)
+
+    def become(self, transport: str) -> None:
+        """Count this connection under another transport from now on."""
+        self._stats.connections[self.transport] -= 1
+        self._stats.connections[transport] += 1
+        self.transport = transport
+
+    def pause(self) -> None:
+        """Read no more until `resume`: what the peer sends meanwhile waits in the kernel, then in the peer."""
+        self._paused = True
+        self._stop_reading()
+
+    def resume(self) -> None:
+        self._paused = False
+        self._read_again()
+
+    def join_line(self) -> None:
+        """Read no more until `leave_line`."""
+        self.in_line = True
+        self._stop_reading()
+
+    def leave_line(self) -> None:
+        self.in_line = False
+        self._read_again()
+
+    def _stop_reading(self) -> None:
+        if not self.overflown:  # to stop the watcher would take back what it was fed
+            self._reader.stop()
+
+    def _read_again(self) -> None:
+        if not (self._paused or self.in_line or self.state == CLOSED or self._reader.active):
+            self._reader.start(self._callback, self)
+
+    @property
+    def is_read(self) -> bool:
+        """It was started, and is neither paused, nor in a line, nor closed."""
+        return self.state != CLOSED and bool(self._reader.active)
+
+    def receive(self, most: int = RECEIVE_BYTES) -> Iterable[object]:
+        """What has come since the last call, so many bytes at most: the protocol's events, `Overflow`, and as the last
+        thing `Gone`."""
+        if self.state == CLOSED:
+            return ()
+        if self.overflown and self.state != CLOSING:
+            return (Overflow,)
+        data = self.read(most)
+        if data is None:
+            return (Gone,)
+        return () if self.state == CLOSING or not data else self.protocol.feed(data)
+
+    def read(self, most: int = RECEIVE_BYTES) -> bytes | None:
+        """The bytes that have come since the last call, so many at most; None where the peer has closed its end, or the
+        connection broke."""
+        try:
+            return receive(self.socket, most) or None
+        except (BlockingIOError, InterruptedError):
+            return b""
+        except OSError:
+            return None
+
+    def send(self, data: bytes) -> None:
+        """Send, after what already waits."""
+        if self.pending:
+            self.pending.append(data)
+            self.flush()
+        else:
+            self._put(data)
+
+    def flush(self) -> None:
+        """Send what is pending in one go: as one piece, or if it is large, as those that others may be sent too; never
+        raises, never yields to another greenlet."""
+        pending = self.pending
+        if len(pending) == 1:
+            self._put(pending.pop())
+        elif pending:
+            data = b"".join(pending)
+            if len(data) <= LARGE:
+                pending.clear()
+                self._put(data)
+                return
+            # A copy of all that waits for each of a thousand slow readers would fill the memory.
+            pieces = pending[:]
+            pending.clear()
+            parts = list(_parts(pieces))
+            for number, part in enumerate(parts, 1):
+                self._put(part, parts[number:])
+                if self._outbox:
+                    return
+
+    def _put(self, data: bytes, behind: Sequence[bytes] = ()) -> None:
+        """Send ``data``; if that can't be now, it waits, and with it what comes ``behind`` it."""
+        # The hot path of all that is sent: nothing is called but the kernel.
+        if self._outbox or self.state >= CLOSING:
+            if self.state < CLOSING:
+                self._keep(data, behind)
+            return
+        try:
+            sent = self.socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            return  # broken: receive() finds it out
+        self._stats.bytes_out += sent
+        if sent != len(data):
+            self._keep(memoryview(data)[sent:], behind)
+
+    def wait_until_sent(self, patience: float | None = None) -> bool:
+        """Wait in the calling greenlet until nothing waits for the peer any more. False where the peer has taken
+        nothing for ``patience`` seconds, and where the connection has ended."""
+        acknowledged = tcp.acknowledged(self.socket) if self._outbox and self.state != CLOSED else 0
+        while self._outbox and self.state != CLOSED:
+            if self._sent is None:
+                self._sent = Event()
+            self._sent.clear()
+            if not self._sent.wait(patience):
+                before, acknowledged = acknowledged, tcp.acknowledged(self.socket)
+                if acknowledged == before:
+                    return False
+        return self.state < CLOSING
+
+    def is_moving(self) -> bool:
+        """Whether something is under way to the peer, and it has taken some since this was asked last. A system call or
+        two: for deadlines, not for each message."""
+        if self.state == CLOSED or not (self._outbox or tcp.under_way(self.socket)):
+            return False
+        before, self._acknowledged = self._acknowledged, tcp.acknowledged(self.socket)
+        return self._acknowledged != before
+
+    def end_of_sent(self) -> int:
+        """How many bytes the peer will have acknowledged when it has got all that was sent so far."""
+        return tcp.acknowledged(self.socket) + tcp.under_way(self.socket) + self.outbox_size
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes more may wait for the peer."""
+        if not self._outbox:
+            return True
+        return self.outbox_size - self._large + size <= self.max_outbox
+
+    def overflow(self) -> None:
+        """This is a slow consumer: let `receive` say so."""
+        if self.state != CLOSED:
+            self.overflown = True
+            self._reader.feed(READ, self._callback, self)
+
+    def finish(self, goodbye: bytes = b"") -> None:
+        """Send what waits and ``goodbye``, then close; from a slow consumer, only what it has begun to get is kept."""
+        if self.state >= CLOSING:
+            return
+        if self.overflown and self._outbox:
+            first = self._outbox[0]
+            self._outbox.clear()
+            self.pending.clear()
+            if isinstance(first, memoryview):
+                self._outbox.append(first)
+            self.outbox_size = sum(map(len, self._outbox))
+            self._large = 0 if self._ahead else min(self._large, self.outbox_size)
+            self._ahead = 0
+        self.overflown = False
+        self.send(goodbye)
+        self.state = CLOSING
+        self.protocol.forget()  # nothing more is fed to it, and the peer may take its time to close
+        if not self._outbox:
+            self._shut()
+
+    def close(self) -> None:
+        """Close now."""
+        if self.state == CLOSED:
+            return
+        self.state = CLOSED
+        self._stats.connections[self.transport] -= 1
+        self._reader.stop()
+        self._reader.close()
+        if self._writer is not None:
+            self._writer.stop()
+            self._writer.close()
+            self._writer = None
+        self.socket.close()
+        if self._sent is not None:
+            self._sent.set()
+        self._outbox = None
+        self.outbox_size = self._large = self._ahead = 0
+        self.pending.clear()
+        # So that all of it goes now, and not when the garbage collector comes by: the session knows its connection.
+        self.session = self.drop = None
+        self.protocol.forget()
+
+    def describe(self) -> str:
+        """Its state, for a log line."""
+        return f"{self.transport} {self.remote} outbox={self.outbox_size}"
+
+    def _keep(self, data: bytes | memoryview, behind: Sequence[bytes] = ()) -> None:
+        size = len(data) + sum(map(len, behind))
+        fits = self.has_room(size)
+        if not fits and self.drop is not None:
+            if behind:  # some of it may fit
+                for piece in (data, *behind):
+                    self._keep(piece)
+            else:
+                self.drop(bytes(data))
+            return
+        if self._outbox is None:
+            self._outbox = deque()
+        if size > self.max_outbox and not self._large:
+            self._large, self._ahead, fits = size, self.outbox_size, True
+        self._outbox.append(data)
+        self._outbox.extend(behind)
+        self.outbox_size += size
+        if self._writer is None:
+            self._writer = gevent.get_hub().loop.io(self.socket.fileno(), WRITE)
+            self._writer.start(self._drain)
+        if not fits and not self.overflown:
+            self.overflow()
+
+    def _drain(self) -> None:
+        if self.state == CLOSED:
+            return
+        outbox = self._outbox
+        while outbox:
+            data = outbox[0]
+            try:
+                sent = self.socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                outbox.clear()
+                self.outbox_size = 0
+                break
+            self._stats.bytes_out += sent
+            self.outbox_size -= sent
+            self._ahead -= sent
+            if self._ahead < 0:
+                self._large = max(0, self._large + self._ahead)
+                self._ahead = 0
+            if sent != len(data):
+                outbox[0] = memoryview(data)[sent:]
+                break
+            outbox.popleft()
+        if outbox:
+            if self._writer is None:
+                self._writer = gevent.get_hub().loop.io(self.socket.fileno(), WRITE)
+                self._writer.start(self._drain)
+            return
+        self._outbox = None
+        self._large = self._ahead = 0
+        if self._sent is not None:
+            self._sent.set()
+        if self._writer is not None:
+            self._writer.stop()
+            self._writer.close()
+            self._writer = None
+        if self.state == CLOSING:
+            self._shut()
+
+    def _shut(self) -> None:
+        # Half-close and read on until the peer closes too: closing with unread data would reset the connection and
+        # might destroy the answer on its way (RFC 9112 section 9.6).
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer was faster
+
+
+def _parts(pieces: list[bytes]) -> Iterator[bytes]:
+    """Put small pieces together, up to `LARGE` bytes; a large one stays what it is."""
+    part: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if part and size + len(piece) > LARGE:
+            yield b"".join(part)
+            part, size = [], 0
+        part.append(piece)
+        size += len(piece)
+    yield b"".join(part)
+
+
+def _nothing(*_: object) -> None:
+    """Stands in for a callback that was never set."""
+
+
+class Wheel:
+    """The deadlines of all connections, in ticks of `TICK` seconds; one timer for however many."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, set[Connection]] = {}
+        self._done = int(time.monotonic() / TICK)
+
+    def schedule(self, connection: Connection, seconds: float) -> None:
+        """Let the connection be due after ``seconds``, instead of at any earlier told time."""
+        connection.due = max(int((time.monotonic() + seconds) / TICK) + 1, self._done + 1)
+        # A later deadline is noticed when the slot that holds the connection comes up.
+        if not connection.slot or connection.due < connection.slot:
+            self.forget(connection)
+            connection.slot = connection.due
+            self._slots.setdefault(connection.due, set()).add(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """Call it when the connection has ended: a deadline may be minutes away, and would keep until then all that
+        the connection has."""
+        self._slots.get(connection.slot, set()).discard(connection)
+
+    def due(self) -> Iterator[Connection]:
+        """Yield the connections that are due by now."""
+        now = int(time.monotonic() / TICK)
+        while self._done < now:
+            self._done += 1
+            for connection in self._slots.pop(self._done, ()):
+                if connection.closed:  # by what was done for one before it
+                    continue
+                connection.slot = 0
+                if connection.due <= self._done:
+                    yield connection
+                else:
+                    connection.slot = connection.due
+                    self._slots.setdefault(connection.due, set()).add(connection)

@@ -1,0 +1,265 @@
+"""A door: a listening socket, and the connections that came in by it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections import Counter, deque
+from typing import Final, Protocol
+
+import gevent
+
+from raiden.connections import tcp
+from raiden.connections.connection import RECEIVE_BYTES, TICK, Connection, Feedable, Wheel
+from raiden.runtime import descriptors, faults
+from raiden.runtime.service import Service
+from raiden.runtime.stats import Stats
+
+log = logging.getLogger(__name__)
+
+ACCEPT_AT_ONCE: Final = 64
+# Seconds after which a turn of the event loop is long, and that those in the line have of each turn.
+LONG: Final = 0.01
+SLICE: Final = 0.005
+# Connections that are read from before the clock is looked at again.
+UNSEEN: Final = 16
+# Bytes that are read at once from a connection in the line, or in a long turn.
+PORTION: Final = 2048
+
+# Bytes that the kernel takes besides what is under way to the peer. What waits in an outbox is shared by all whom it is
+# for; what the kernel takes it copies for each, and hundreds who don't read at all would have it copy 2 MB each.
+UNSENT: Final = 128 << 10
+
+
+class DoorLimits(Protocol):
+    """What bounds a door's connections; read anew for each, so that a reload may change it."""
+
+    max_connections: int
+    max_connections_per_address: int
+    max_outbox: int
+    keepalive: float
+
+
+class Door(Service):
+    """Serves who comes in at ``listener``, which is listening already. A subclass says what its clients speak
+    (`protocol`), and what happens to a connection (`opened`, `readable`, `due`, `refuse`).
+
+    **The line.** In one turn the event loop serves all connections that have sent something, and 64 KiB of the smallest
+    things there are take milliseconds. Where hundreds send that, everyone else would wait for all of them, in each of
+    the turns that a request takes. So once a turn is long, a connection is read from in portions, and one that may have
+    sent more stands in a line, whose first are read from in each of the next turns, for `SLICE` seconds. Who comes in
+    stands in another line before that one. Who sends little never stands in either again."""
+
+    def __init__(self, listener: socket.socket, limits: DoorLimits, stats: Stats, transport: str) -> None:
+        super().__init__()
+        self.stats = stats
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self._bounds = limits
+        self._transport = transport
+        self._addresses: Counter[str] = Counter()
+        self._listener = listener
+        self._said_full = 0.0
+        self.wheel = Wheel()
+        loop = gevent.get_hub().loop
+        self._turn_began = loop.now
+        self._new: deque[Connection] = deque()
+        self._line: deque[Connection] = deque()
+        self._next_turn = loop.timer(0)
+        self._in_line = False  # the lines are being served
+        self._reads = 0
+        # How many bytes to read from a connection at once.
+        self.portion = RECEIVE_BYTES
+        # Whether the connection that was read from last may have more.
+        self.much = False
+        self._accepting = loop.io(listener.fileno(), 1)
+        self._ticking = loop.timer(TICK, repeat=TICK)
+
+    def protocol(self, remote: str) -> Feedable:
+        """What a client at this address speaks."""
+        raise NotImplementedError
+
+    def opened(self, connection: Connection) -> None:
+        """A client has come in."""
+        raise NotImplementedError
+
+    def readable(self, connection: Connection) -> None:
+        """The connection may have something to receive."""
+        raise NotImplementedError
+
+    def due(self, connection: Connection) -> None:
+        """The time that was scheduled for the connection has passed."""
+        raise NotImplementedError
+
+    def refuse(self, sock: socket.socket) -> None:
+        """There are too many connections for this one; it is closed after this."""
+
+    def bound_silence(self) -> None:
+        """Who comes in from now on is cut off when nothing is heard of it for about 2 x `keepalive` seconds."""
+        tcp.bound_silence(self._listener, self._bounds.keepalive)
+
+    def do_start(self) -> None:
+        self._listener.setblocking(False)
+        self.bound_silence()
+        tcp.bound_unsent(self._listener, UNSENT)
+        self._accepting.start(self._accept)
+        self._ticking.start(self._tick)
+
+    def do_stop(self) -> None:
+        for watcher in (self._accepting, self._ticking, self._next_turn):
+            watcher.stop()
+            watcher.close()
+        for connection in list(self.connections):
+            self.close(connection)
+        self._listener.close()
+
+    def shut(self) -> None:
+        """Let in who is waiting, and then nobody any more: who comes now is refused by the kernel at once. (Who has
+        come between the last look and the end of the socket is reset, unless net.ipv4.tcp_migrate_req hands it to
+        another socket of the same port.)"""
+        self.draining = True
+        while self._accept():
+            pass
+        self._accepting.stop()
+        self._listener.close()
+
+    def close(self, connection: Connection) -> None:
+        """End a connection now, with what it has become."""
+        if connection.closed:
+            return
+        if connection.session is not None:
+            connection.session.close()
+        connection.close()
+        self.wheel.forget(connection)
+        self.connections.discard(connection)
+        self._addresses[connection.remote] -= 1
+        if not self._addresses[connection.remote]:
+            del self._addresses[connection.remote]
+
+    def _accept(self) -> bool:
+        """Let in some of those who wait; whether there may be more."""
+        end = descriptors.end_for_clients()
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                sock, address = self._listener.accept()
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                self._pause(str(error))
+                return False
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            remote = str(address[0])
+            limits = self._bounds
+            full = sock.fileno() >= end
+            if full:
+                self._say_full()
+            if (
+                full
+                or len(self.connections) >= limits.max_connections
+                or self._addresses[remote] >= limits.max_connections_per_address
+            ):
+                self.stats.refused_connections += 1
+                self.refuse(sock)
+                sock.close()
+                continue
+            connection = Connection(
+                sock, remote, self.protocol(remote), self._transport, max_outbox=limits.max_outbox, stats=self.stats
+            )  # fmt: skip
+            self.connections.add(connection)
+            self._addresses[remote] += 1
+            self.opened(connection)
+            connection.start(self._readable)
+        return True
+
+    def _say_full(self) -> None:
+        now = time.monotonic()
+        if now - self._said_full > 1.0:
+            self._said_full = now
+            log.error("too few descriptors are left, so clients are refused: raise the limit (ulimit -n)")
+
+    def _pause(self, reason: str) -> None:
+        """Accept nobody for a moment: those that are in go on; the kernel keeps who waits."""
+        log.error("cannot accept a connection", extra={"reason": reason})
+        self._accepting.stop()
+        gevent.spawn_later(1.0, self._go_on)
+
+    def _go_on(self) -> None:
+        if self.state == "running" and not self.draining:
+            self._accepting.start(self._accept)
+
+    def leave(self, connection: Connection) -> None:
+        """Close a connection whose peer has gone: now, or in a long turn, when its place in the line has come.
+        Subscriptions take their time to give back, and hundreds of clients with a hundred each may go at once."""
+        if self._in_line or not self._is_long():
+            self.close(connection)
+        else:
+            self.much = True
+
+    def _is_long(self) -> bool:
+        return time.time() - self._turn_began() >= LONG
+
+    def _readable(self, connection: Connection) -> None:
+        self._reads += 1
+        if not self._reads % UNSEEN:
+            self.portion = PORTION if self._line or self._is_long() else RECEIVE_BYTES
+        if self.portion == PORTION and not connection.seen:
+            self._put_off(connection, self._new)
+            return
+        self._read(connection)
+        if self.much:
+            self.much = False
+            if self._line or self._is_long():
+                self.portion = PORTION
+                self._put_off(connection, self._line)
+
+    def _put_off(self, connection: Connection, line: deque[Connection]) -> None:
+        """Let a connection stand at the end of a line, unless it is not read from now anyway."""
+        if connection.is_read and not connection.overflown:
+            connection.join_line()
+            line.append(connection)
+            if not self._next_turn.active:
+                self._next_turn.start(self._serve_lines)
+
+    def _serve_lines(self) -> None:
+        """Read from the first of each line. However many are new, one of the others is served."""
+        until = time.monotonic() + SLICE
+        self._in_line = True
+        while self._new and time.monotonic() < until:
+            self._serve_first(self._new)
+        while self._line:
+            self._serve_first(self._line)
+            if time.monotonic() >= until:
+                break
+        self._in_line = False
+        if self._line or self._new:
+            self._next_turn.start(self._serve_lines)
+        else:
+            self.portion = RECEIVE_BYTES
+
+    def _serve_first(self, line: deque[Connection]) -> None:
+        connection = line.popleft()
+        connection.leave_line()
+        if connection.is_read:
+            self._read(connection)
+            if self.much:
+                self.much = False
+                self._put_off(connection, self._line)
+
+    # A fault of ours at one connection ends that one, and no other: what state it is in is not known any more.
+
+    def _read(self, connection: Connection) -> None:
+        connection.seen = True
+        try:
+            self.readable(connection)
+        except Exception:  # whatever it is
+            faults.report("reading from a client")
+            self.close(connection)
+
+    def _tick(self) -> None:
+        for connection in self.wheel.due():
+            if connection.in_line and not connection.seen:
+                self.wheel.schedule(connection, TICK)  # what it has sent by now was not looked at
+            elif not faults.call("a timer of a client's connection", self.due, connection):
+                self.close(connection)

@@ -1,0 +1,43 @@
+"""What a worker answers to the questions of others: its figures, and its part of the table of channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ujson
+
+from raiden.backend import Backend, Question
+from raiden.delivery.table import MAX_ROWS, Table
+from raiden.model.encoding import dumps
+from raiden.runtime.stats import Stats
+
+
+class Answers:
+    """Answers of one worker (`raiden.delivery.questions` asks)."""
+
+    def __init__(self, backend: Backend, table: Table, stats: Stats) -> None:
+        self._backend = backend
+        self._table = table
+        self._stats = stats
+
+    def answer(self, question: Question) -> None:
+        """Tell another worker, or this one, what it asks: for each of its arguments."""
+        kind, _, text = question.text.partition(b" ")
+        try:
+            arguments = ujson.loads(text) if text else [None]
+            answers = [self._tell(kind, argument) for argument in arguments]
+        except (ValueError, TypeError):
+            return  # no worker of this release asks so
+        self._backend.answer(question, dumps(answers))
+
+    def _tell(self, kind: bytes, argument: Any) -> Any:
+        if kind == b"stats":
+            return self._stats.snapshot()
+        if kind == b"channel":
+            return self._table.row(str(argument))
+        if kind == b"channels":
+            prefix, after, limit = argument
+            return self._table.page(str(prefix), str(after), min(int(limit), MAX_ROWS))
+        if kind == b"reached":
+            return True
+        raise ValueError(f"an unknown question: {kind!r:.100}")

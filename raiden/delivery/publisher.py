@@ -1,0 +1,182 @@
+"""What a worker publishes: stored first where the channel keeps a history, then handed to the backbone.
+
+What the event loop brings in one turn is published together: what goes to one channel is one append to its history, and
+one frame.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import gevent
+
+from raiden.backbone.frames import runs
+from raiden.backend import BackboneFull, Backend
+from raiden.history.store import Appended, StoreFailed
+from raiden.model.message import EARLIEST, Cursor, Kind, Message
+from raiden.model.refusals import Refusal
+from raiden.runtime import faults
+from raiden.runtime.stats import Stats
+
+# So many messages are stored before the end of the turn: a commit for them costs less than they do.
+WORTH_A_COMMIT: Final = 8
+
+Published = Callable[[list[list[Cursor]] | Refusal], None]
+Answered = Callable[[Any, "Cursor | Refusal | None"], None]
+
+
+class Publisher:
+    """Publishes by a backend, and counts what was published."""
+
+    def __init__(self, backend: Backend, stats: Stats) -> None:
+        self._backend = backend
+        self._stats = stats
+        self._loop = gevent.get_hub().loop
+        # What is published at the end of the turn, by channel: messages, and whom to tell; how many are to be stored.
+        self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]], bool]] = {}
+        self._to_store = 0
+
+    def publish(self, *groups: Sequence[Message], key: str | None = None, done: Published) -> None:
+        """Publish groups of messages, each of one channel and one kind: a group, and all that are of channels with
+        history, as a whole or not at all. ``done`` is called later, with the cursors of each group, or why it was not
+        published; raises StoreFailed. What was published under ``key`` in the last five minutes is not published again,
+        and gets the cursors that it got then."""
+        self.publish_turn()
+        keeps = [self._backend.keeps(group[0].channel) for group in groups]
+        if not any(keeps):
+            self._loop.run_callback(done, self._finish(groups, keeps, ()))
+            return
+
+        def stored(result: list[Appended] | StoreFailed) -> None:
+            done(self._finish(groups, keeps, result) if isinstance(result, list) else result)
+
+        self._backend.store([group for group, kept in zip(groups, keeps, strict=True) if kept], key, stored)
+
+    def _finish(
+        self, groups: Sequence[Sequence[Message]], keeps: Sequence[bool], result: Sequence[Appended]
+    ) -> list[list[Cursor]] | BackboneFull:
+        """Publish the groups that need not be stored, behind those that were. Returns the cursors of all."""
+        appended = iter(result)
+        cursors: list[list[Cursor]] = []
+        for group, kept in zip(groups, keeps, strict=True):
+            if not kept:
+                cursors.append([])
+                try:
+                    self.publish_now(group)
+                except BackboneFull as error:
+                    return error
+                continue
+            one = next(appended)
+            cursors.append(one.cursors())
+            if not one.repeated:
+                self._count(group)
+        return cursors
+
+    def publish_now(self, messages: Sequence[Message]) -> None:
+        """Publish messages of one channel, which has no history, and of one kind; raises BackboneFull."""
+        self.publish_turn()
+        self._publish(messages)
+
+    def publish_one(self, message: Message, done: Answered, asker: Any, key: str | None = None) -> None:
+        """Publish a message together with what the event loop brings in this turn, which costs each of them least: what
+        is published to one channel is one append to its history, and one frame. Then ``done(asker, outcome)`` is
+        called, with the message's cursor, None where the channel keeps no history, or why it was not published."""
+        if key is not None:
+            self.publish([message], key=key, done=lambda outcome: done(asker, _only(outcome)))
+            return
+        batch = self._batches.get(message.channel)
+        if batch is None:
+            if not self._batches:
+                self._loop.run_callback(self.publish_turn)
+            batch = self._batches[message.channel] = ([], [], self._backend.keeps(message.channel))
+        messages, askers, keeps = batch
+        messages.append(message)
+        askers.append((done, asker))
+        if keeps:
+            self._to_store += 1
+            if self._to_store >= WORTH_A_COMMIT:
+                # The history works while the event loop goes on; it puts together again what comes faster.
+                self.publish_turn()
+                self._backend.store_now()
+
+    def publish_turn(self) -> None:
+        """Publish what waits for the end of the turn."""
+        batches, self._batches = self._batches, {}
+        self._to_store = 0
+        answers: list[tuple[list[tuple[Answered, Any]], Sequence[Refusal | None]]] = []
+        for messages, askers, keeps in batches.values():
+            if not keeps:
+                answers.append((askers, self._publish_runs(messages)))
+                continue
+            # Where one may be refused for want of room, the others must not be for its sake.
+            step = 1 if self._backend.most_at_once(messages[0].channel) else len(messages)
+            for at in range(0, len(messages), step):
+                some = askers[at : at + step]
+                try:
+                    self._store(messages[at : at + step], some)
+                except StoreFailed as error:
+                    answers.append((some, [error] * len(some)))
+        # Who is told may publish at once, which must not overtake the rest.
+        for askers, outcomes in answers:
+            _tell_all(askers, outcomes)
+
+    def _publish_runs(self, messages: Sequence[Message]) -> list[Refusal | None]:
+        """Publish messages of one channel, which has no history. Returns why each was not."""
+        outcomes: list[Refusal | None] = []
+        for run in runs(messages):
+            outcome = None
+            try:
+                self._publish(run)
+            except BackboneFull as error:
+                outcome = error
+            outcomes += [outcome] * len(run)
+        return outcomes
+
+    def _store(self, messages: Sequence[Message], askers: Sequence[tuple[Answered, Any]]) -> None:
+        """Store messages of one channel; publish them, and tell the askers, when that is done. Raises StoreFailed."""
+
+        def stored(result: list[Appended] | StoreFailed) -> None:
+            if isinstance(result, list):
+                self._count(messages)
+            outcomes: Sequence[Cursor | Refusal]
+            outcomes = result[0].cursors() if isinstance(result, list) else [result] * len(askers)
+            _tell_all(askers, outcomes)
+
+        self._backend.store([messages], None, stored)
+
+    def _publish(self, messages: Sequence[Message]) -> None:
+        self._backend.publish(messages)
+        self._count(messages)
+
+    def _count(self, messages: Sequence[Message]) -> None:
+        self._stats.published += len(messages)
+        self._stats.bytes_in += sum([len(message.payload) for message in messages])
+        passed = time.time_ns() // 1000 - messages[0].published
+        self._stats.publish_latency.observe(max(0, passed) / 1e6, len(messages))
+
+    def clear(self, channel: str) -> None:
+        """Delete a channel: clear its history and end its subscriptions. Waits; raises StoreFailed and BackboneFull."""
+        cursor = None
+        if self._backend.history is not None and self._backend.keeps(channel):
+            # It tells which epoch has ended: others may publish in the next one before they hear of it.
+            cursor = EARLIEST._replace(epoch=self._backend.history.clear(channel) or EARLIEST.epoch)
+        if not self._backend.alone:
+            # What other workers have acknowledged comes before the end: their answers come behind it.
+            self._backend.ask(b"reached", everywhere=True)
+        self.publish_now([Message(channel, Kind.END, b"", cursor)])
+
+
+def _tell_all(askers: Sequence[tuple[Answered, Any]], outcomes: Sequence[Cursor | Refusal | None]) -> None:
+    """Tell each of the askers its outcome; what fails at one does not keep the others from hearing."""
+    for (done, asker), outcome in zip(askers, outcomes, strict=True):
+        try:
+            done(asker, outcome)
+        except Exception:  # whatever it is
+            faults.report("an answer to a publisher")
+
+
+def _only(outcome: list[list[Cursor]] | Refusal) -> Cursor | Refusal | None:
+    """The cursor of the one message of the one group."""
+    return outcome if isinstance(outcome, Refusal) else next(iter(outcome[0]), None)

@@ -1,0 +1,339 @@
+"""The orders of the channels that a router carries, and the search for what the backbone lost.
+
+A message that others overtook is waited for as long as ``gap_time``, then fetched from the history. The last messages
+of a channel are overtaken by none: so every ``check_every`` seconds, and when the store begins a new life, the
+positions are compared with the history's. Where a message can't be had any more, a `Gap` says so.
+
+Channels that only a pattern brings begin with the first message that was stored after the pattern was subscribed to.
+That need not be the first one that comes: other workers publish to the channel too, and another's message may be on its
+way yet. So where one comes, and is not its channel's very first, the history tells what stands before it. Both times
+are the history's: it has one clock, whatever those of the nodes say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import gevent
+from gevent.event import Event
+
+from raiden.backend import Backend
+from raiden.delivery.brought import Brought
+from raiden.delivery.order import Order
+from raiden.delivery.table import Table, Topic
+from raiden.history.store import StoreFailed
+from raiden.model.chain import ROOT_DIGITS
+from raiden.model.message import EARLIEST, Cursor, Message
+from raiden.model.page import Gap
+
+# How many messages a page of the history has; how many positions are asked for in one go, and compared in one look.
+PAGE, POSITIONS, CHECKED = 500, 500, 10_000
+# How many channels' beginnings are looked for in one go.
+BEGINNINGS = 100
+# Seconds until a history that failed is asked again; for how many a pattern waits to be told the history's time.
+RETRY, DATED = 0.5, 1.0
+# The time of a pattern that was not told one: its channels begin with what comes first.
+NEVER = 1 << 62
+
+
+class Repaired(NamedTuple):
+    """Messages of a channel that are next, and what is missing before them; ``fetched`` of them came from the history,
+    the others had waited for them."""
+
+    channel: bytes
+    gap: Gap | None
+    messages: list[Message]
+    fetched: int = 0
+
+
+class Orders:
+    """The orders of a worker's channels, by name in bytes. ``table`` tells which patterns bring a channel; ``limit``
+    bounds the orders where only patterns do."""
+
+    def __init__(self, backend: Backend, table: Table, *, gap_time: float, check_every: float, limit: int) -> None:
+        self._backend = backend
+        self._table = table
+        self._brought = Brought(table)
+        self._left = Event()
+        self.gap_time = gap_time
+        self.check_every = check_every
+        self._limit = limit
+        self._orders: dict[bytes, Order] = {}
+        self._late: dict[bytes, float] = {}
+        # Channels with messages, whose orders are not open and which only patterns bring: where they begin is asked.
+        self._beginning: set[bytes] = set()
+        # Patterns whose time is not known.
+        self._undated: list[Topic] = []
+        self._wake = Event()
+        self._checked = 0
+        self._check_at = time.monotonic() + check_every
+        if backend.history is not None:
+            backend.history.renewed = self._check_soon
+
+    def __len__(self) -> int:
+        return len(self._orders)
+
+    def carry(self, name: str) -> None:
+        """Keep the order of a channel, if it has a history; `open` it before anything is delivered."""
+        if self._backend.keeps(name):
+            channel = name.encode()
+            self._lasting(channel)
+            self._brought.discard(channel)
+            self._orders.setdefault(channel, Order())
+
+    def drop(self, channel: bytes) -> None:
+        """Nobody wants the channel any more."""
+        self._orders.pop(channel, None)
+        self._brought.discard(channel)
+
+    def forsake(self, channel: bytes) -> None:
+        """Only patterns bring the channel from now on. Where its order was not opened, nobody will."""
+        order = self._orders.get(channel)
+        if order is None:
+            return
+        self._brought.add(channel)
+        if order.next:
+            return
+        if order.first is None:
+            self.drop(channel)
+        else:
+            self._begin(channel)
+
+    def follow(self, pattern: Topic) -> None:
+        """A pattern was added to the table; `date` it before it is in force."""
+        if self._backend.history is not None:
+            self._undated.append(pattern)
+            self._wake.set()
+
+    def date(self) -> None:
+        """Ask the history what time it is, for the patterns that don't know."""
+        patterns = list(self._undated)
+        history = self._backend.history
+        if not patterns or history is None:
+            return
+        now = NEVER
+        try:
+            with gevent.Timeout(DATED, False):
+                now = history.now()
+        except StoreFailed:
+            pass  # patterns may be of channels that need no history
+        for pattern in patterns:
+            pattern.since = pattern.since or now
+        self._undated = [pattern for pattern in self._undated if not pattern.since]
+
+    def leave(self, pattern: Topic) -> None:
+        """A pattern was removed from the table. The orders that only it brought are dropped soon, by `sweep`."""
+        self._brought.leave(pattern)
+        self._left.set()
+
+    def sweep(self) -> None:
+        """Drop the orders that patterns which left have brought; endless, for a greenlet."""
+        while True:
+            self._left.wait()
+            self._left.clear()
+            for channels in self._brought.forsaken():
+                for channel in channels:
+                    self._orders.pop(channel, None)
+                gevent.sleep(0)
+
+    def _lasting(self, channel: bytes) -> Order | None:
+        """A channel's order. One that is forsaken is dropped: who wants the channel now did not want what came then."""
+        if self._brought.leaving and self._brought.is_forsaken(channel):
+            self.drop(channel)
+        return self._orders.get(channel)
+
+    def position(self, name: str) -> Cursor | None:
+        """The last message of a channel that was delivered; None where no order is kept, or it is not open yet."""
+        order = self._orders.get(name.encode())
+        return order.position if order else None
+
+    def are_open(self, names: Sequence[str]) -> bool:
+        """`date` and `open` have nothing to find out."""
+        if self._undated and any([name.endswith("*") for name in names]):
+            return False
+        return not self._orders or all(
+            [name.encode() not in self._orders or self._orders[name.encode()].next for name in names]
+        )
+
+    def open(self, names: Sequence[str]) -> Iterator[Repaired]:
+        """Find out where channels stand, in one go; raises StoreFailed. Yields what has come meanwhile."""
+        opening = [name for name in names if (order := self._orders.get(name.encode())) and not order.next]
+        if not opening:
+            return
+        assert self._backend.history is not None
+        positions = self._backend.history.positions(opening)
+        for name in opening:
+            order = self._orders.get(name.encode())
+            if order is not None:
+                yield Repaired(name.encode(), None, order.open(positions.get(name)))
+
+    def take(self, channel: bytes, message: Message) -> Sequence[Message]:
+        """What may be delivered now that this message, which has a cursor, has come."""
+        order = self._lasting(channel) if self._brought.leaving else self._orders.get(channel)
+        if order is None:
+            if not self._backend.keeps(message.channel) or len(self._orders) >= self._limit:
+                return (message,)
+            assert message.cursor is not None
+            order = self._orders[channel] = Order()
+            self._brought.add(channel)
+            if message.cursor.offset == 1:
+                order.open(Cursor(message.cursor.epoch, 0))
+            else:
+                self._begin(channel)
+        ready = order.take(message)
+        if not ready and order.next and order.behind:
+            self._suspect(channel)
+        return ready
+
+    def begin(self, name: str, epoch: str) -> Cursor | None:
+        """The history of a channel that had none has begun with this epoch, though nothing of it has come yet. Returns
+        the channel's position."""
+        order = self._orders.get(name.encode())
+        if order is None:
+            return None
+        order.begin(epoch)
+        return order.position
+
+    def compare(self, name: str, place: Cursor | None, position: Cursor | None) -> None:
+        """A channel's history goes as far as ``position`` (None: there is none), as was found out when its order was at
+        ``place``."""
+        order = self._orders.get(name.encode())
+        if order is not None:
+            order.compare(place, position)
+            if order.behind:
+                self._suspect(name.encode())
+
+    def ended(self, channel: bytes, epoch: str) -> bool:
+        """The channel was deleted, and with it this epoch of its history; empty: whichever it was in. False where its
+        subscribers are in a later epoch already."""
+        order = self._orders.get(channel)
+        if order is None:
+            return True
+        if epoch and order.epoch and order.epoch[:ROOT_DIGITS] != epoch[:ROOT_DIGITS]:
+            return False
+        order.vanished(epoch)
+        return True
+
+    def vanished(self, name: str, place: Cursor, known: Cursor = EARLIEST) -> bool:
+        """A channel had no history when its order was in the epoch of ``place``, and somebody knows the place
+        ``known``. What is on its way of either epoch comes too late. Returns whether the order's epoch has ended with
+        that."""
+        order = self._orders.get(name.encode())
+        position = order.position if order else None
+        if order is None or position is None or position.epoch != place.epoch:
+            return False  # its history began meanwhile
+        order.vanished("" if order.epoch or known == EARLIEST else known.epoch)
+        return place != EARLIEST
+
+    def repairs(self) -> Iterator[Repaired]:
+        """Wait for gaps, and yield what fills them; endless."""
+        while True:
+            if self._late:
+                gevent.sleep(max(self.gap_time / 2, 0.001))
+            else:
+                self._wake.wait(max(0.0, self._check_at - time.monotonic()))
+            self._wake.clear()
+            self.date()
+            while self._beginning:
+                yield from self._find_beginnings()
+            now = time.monotonic()
+            for channel in [channel for channel, since in self._late.items() if now - since >= self.gap_time]:
+                yield from self._repair(channel)
+            if time.monotonic() >= self._check_at:
+                self._check_at = time.monotonic() + self.check_every
+                self._check()
+
+    def _suspect(self, channel: bytes) -> None:
+        if channel not in self._late:
+            self._late[channel] = time.monotonic()
+            self._wake.set()
+
+    def _begin(self, channel: bytes) -> None:
+        self._beginning.add(channel)
+        self._wake.set()
+
+    def _find_beginnings(self) -> Iterator[Repaired]:
+        """Open orders of channels that only patterns bring."""
+        found: list[tuple[str, Order, Cursor]] = []
+        while self._beginning and len(found) < BEGINNINGS:
+            channel = self._beginning.pop()
+            order = self._lasting(channel)
+            if order is not None and not order.next and order.first:
+                found.append((channel.decode(), order, order.first))
+        firsts = {name: first for name, _, first in found}
+        try:
+            # Mostly the one message before it is older than the pattern, and that is all.
+            earlier = self._earlier(firsts, 1)
+            firsts |= earlier
+            firsts |= self._earlier(earlier, PAGE)
+        except StoreFailed:
+            pass  # with what has come, then
+        for name, order, _ in found:
+            channel, first = name.encode(), firsts[name]
+            if self._orders.get(channel) is order and not order.next:
+                yield Repaired(channel, None, order.open(Cursor(first.epoch, first.offset - 1)))
+                if order.behind:
+                    self._suspect(channel)
+
+    def _earlier(self, places: dict[str, Cursor], limit: int) -> dict[str, Cursor]:
+        """The first message of each channel that was stored before its place here and since there is a pattern for
+        it; ``limit`` messages of each are looked at."""
+        assert self._backend.history is not None
+        found = {}
+        pages = self._backend.history.before_each(list(places.items()), limit) if places else []
+        for (name, place), page in zip(places.items(), pages, strict=True):
+            since = min([topic.since or NEVER for topic in self._table.matching(name.encode())], default=NEVER)
+            offsets = [record.offset for record in page.records if record.published >= since]
+            if offsets and page.lives.holds(place):
+                first = min(place.offset, *offsets)
+                found[name] = Cursor(page.lives.epoch_of(first), first)
+        return found
+
+    def _repair(self, channel: bytes) -> Iterator[Repaired]:
+        """What a channel misses, if it still does."""
+        assert self._backend.history is not None
+        del self._late[channel]
+        order = self._lasting(channel)
+        name, more = channel.decode(), True
+        while more and order is not None and order.behind:
+            known, place, epoch = order.newest, order.position, order.epoch
+            try:
+                page = self._backend.history.after(name, place, PAGE)
+            except StoreFailed:
+                self._late[channel] = time.monotonic() + RETRY
+                return
+            if self._orders.get(channel) is not order:
+                return
+            lost = page.gap is not None and not page.gap.first
+            if order.epoch != epoch or (lost and order.position != place):
+                break  # the order is elsewhere by now: this page is not what follows it
+            held, more = order.held, page.more
+            for gap, messages in order.fill(name, page, known):
+                yield Repaired(channel, gap, messages, sum(message.cursor not in held for message in messages))
+        if order is not None and order.behind:
+            self._suspect(channel)
+
+    def _check_soon(self) -> None:
+        self._check_at = 0.0
+        self._wake.set()
+
+    def _check(self) -> None:
+        """Compare positions with the history's; some of the channels, if there are many."""
+        assert self._backend.history is not None
+        opened = [channel for channel, order in self._orders.items() if order.next]
+        if len(opened) > CHECKED:
+            at = self._checked % len(opened)
+            opened = (opened[at:] + opened[:at])[:CHECKED]
+            self._checked = at + CHECKED
+        for start in range(0, len(opened), POSITIONS):
+            asked = opened[start : start + POSITIONS]
+            names = [channel.decode() for channel in asked]
+            places = [self.position(name) for name in names]
+            try:
+                positions = self._backend.history.positions(names)
+            except StoreFailed:
+                return  # the next look is soon
+            for name, place in zip(names, places, strict=True):
+                self.compare(name, place, positions.get(name))

@@ -1,0 +1,257 @@
+"""The table of a worker's channels and patterns: who has subscribed to what. Pure.
+
+A name that somebody has subscribed to is a `Topic`; its subscriptions are grouped by what they are sent. The backbone
+keeps each byte of each name several times, on every node, so the table bounds the bytes of its names as well as their
+number.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias
+
+from raiden.delivery.prefixes import Prefixes
+from raiden.delivery.selection import Selection
+from raiden.delivery.sorted_names import SortedNames
+from raiden.model.encoding import Encoding
+from raiden.model.filters import Filters
+from raiden.model.names import topic
+from raiden.model.page import Gap
+from raiden.model.refusals import Unavailable
+
+# Channels for which the patterns that bring them are remembered, where patterns have more lengths than `FEW`: to look
+# for so many takes longer.
+REMEMBERED, FEW = 10_000, 8
+# Names of a page of the table, and how many are looked at for each: some have no subscriber just now.
+MAX_ROWS, LOOKS = 1000, 3
+
+
+class TooManyChannels(Unavailable):
+    """The worker carries as many channels, or as long names, as it may (`max_channels`, `max_channel_bytes`)."""
+
+
+class Sink(Protocol):
+    """What encoded bytes are put before: `pending` collects them during a turn, `flush` sends them after it.
+
+    `flush` may close the sink and so end its subscriptions; it may not yield to another greenlet.
+    """
+
+    pending: list[bytes]
+
+    def flush(self) -> None: ...
+
+
+class Subscriber(Protocol):
+    """Who holds subscriptions, and is told what happens to them. It may end them, and may not yield to another
+    greenlet."""
+
+    lasts: bool
+    """Its subscriptions are not ended by the deletion of their channels."""
+
+    def ended(self, subscription: Subscription) -> None:
+        """The channel was deleted, and the subscription with it."""
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        """Messages of the channel were lost; those that come next follow the gap."""
+
+
+class Subscription:
+    """One channel or pattern of one sink, with its encoding and filters. ``topic`` is None when it has ended."""
+
+    __slots__ = ("encoding", "filters", "name", "owner", "sink", "topic")
+
+    def __init__(
+        self, name: str, topic: Topic, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None
+    ) -> None:
+        self.name = name
+        self.topic: Topic | None = topic
+        self.sink = sink
+        self.owner = owner
+        self.encoding = encoding
+        self.filters = filters
+
+    @property
+    def clients(self) -> int:
+        """How many get what it brings: several may share a long-poll."""
+        count: int = getattr(self.owner, "clients", 1)
+        return count
+
+
+# Subscriptions that get the same bytes.
+Group: TypeAlias = dict[Sink, Subscription]
+
+
+class Topic:
+    """The subscriptions of one name: how many, and those that are attached, grouped by what they are sent: equal groups
+    get equal bytes. ``key`` is what the backbone is subscribed to; ``made`` numbers the table's changes. ``since`` is a
+    moment between the first subscription and when that was in force, in microseconds by the history's clock (0: not
+    known yet), and ``rounds`` how many rounds the backbone had begun when it was made."""
+
+    __slots__ = ("count", "filtered", "groups", "key", "made", "messages", "rounds", "since")
+
+    def __init__(self, key: bytes, made: int, rounds: int) -> None:
+        self.key = key
+        self.made = made
+        self.rounds = rounds
+        self.since = 0
+        self.count = 0
+        # Those without filters, by encoding; those with filters, if there are any.
+        self.groups: dict[Encoding, Group] = {}
+        self.filtered: Selection[Group] | None = None
+        self.messages = 0
+
+    def attach(self, subscription: Subscription) -> None:
+        encoding, filters = subscription.encoding, subscription.filters
+        if not filters:
+            self.groups.setdefault(encoding, {})[subscription.sink] = subscription
+            return
+        if self.filtered is None:
+            self.filtered = Selection()
+        group = self.filtered.groups.get((encoding, filters))
+        if group is None:
+            group = {}
+            self.filtered.add((encoding, filters), group)
+        group[subscription.sink] = subscription
+
+    def detach(self, subscription: Subscription) -> None:
+        """One that is not attached changes nothing."""
+        encoding, filters, sink = subscription.encoding, subscription.filters, subscription.sink
+        if not filters:
+            group = self.groups.get(encoding)
+            if group is not None and group.get(sink) is subscription:
+                del group[sink]
+                if not group:
+                    del self.groups[encoding]
+        elif self.filtered is not None:
+            group = self.filtered.groups.get((encoding, filters))
+            if group is not None and group.get(sink) is subscription:
+                del group[sink]
+                if not group:
+                    self.filtered.remove((encoding, filters))
+                    if not self.filtered.groups:
+                        self.filtered = None
+
+    def subscriptions(self) -> list[Subscription]:
+        """Those that are attached."""
+        groups = [*self.groups.values(), *(self.filtered.groups.values() if self.filtered is not None else ())]
+        return [subscription for group in groups for subscription in group.values()]
+
+    @property
+    def is_attached(self) -> bool:
+        """Somebody gets its messages."""
+        return bool(self.groups) or self.filtered is not None
+
+    def row(self) -> dict[str, int]:
+        """What is told of the name: clients that are attached, and messages since the first of them."""
+        clients = sum([clients_of(encoding, group) for encoding, group in self.groups.items()])
+        if self.filtered is not None:
+            clients += sum([clients_of(encoding, group) for (encoding, _), group in self.filtered.groups.items()])
+        return {"subscribers": clients, "messages": self.messages}
+
+
+def clients_of(encoding: Encoding, group: Group) -> int:
+    """How many clients a group has. Of most encodings a subscription has one, and they need not be looked at."""
+    return sum([each.clients for each in group.values()]) if encoding.shared else len(group)
+
+
+class Table:
+    """Topics by name. ``max_channels`` bounds their number, ``max_bytes`` the bytes of their names in UTF-8."""
+
+    def __init__(self, *, max_channels: int, max_bytes: int) -> None:
+        self.max_channels = max_channels
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self.channels: dict[bytes, Topic] = {}
+        self.patterns: Prefixes[Topic] = Prefixes()
+        # How often a topic was made or removed.
+        self.changes = 0
+        self._names = SortedNames()
+        # The patterns that bring a channel.
+        self._brought_by: dict[bytes, list[Topic]] = {}
+
+    def __len__(self) -> int:
+        return len(self.channels) + len(self.patterns.values)
+
+    def find(self, name: str) -> Topic | None:
+        """The topic of a channel or a pattern."""
+        key = topic(name)
+        return self.patterns.values.get(key) if name.endswith("*") else self.channels.get(key)
+
+    def why_full(self, name: str) -> str | None:
+        """Why there is no room for this name; None where there is."""
+        if len(self) >= self.max_channels:
+            return f"this worker carries {self.max_channels} channels already (max_channels): try again later"
+        if self.bytes + len(name.encode()) > self.max_bytes:
+            return (
+                f"the names of this worker's channels have {self.max_bytes} bytes already (max_channel_bytes): try "
+                "again later, or use shorter names"
+            )
+        return None
+
+    def add(self, name: str, rounds: int) -> Topic:
+        """Make the topic of a name that has none; raises TooManyChannels."""
+        why = self.why_full(name)
+        if why is not None:
+            raise TooManyChannels(why)
+        key, written = topic(name), name.encode()
+        self.changes += 1
+        made = Topic(key, self.changes, rounds)
+        if name.endswith("*"):
+            self.patterns.add(key, made)
+            self._brought_by.clear()
+        else:
+            self.channels[key] = made
+        self.bytes += len(written)
+        self._names.add(written)
+        return made
+
+    def remove(self, name: str) -> Topic:
+        """Remove the topic of a name that has one."""
+        key, written = topic(name), name.encode()
+        self.changes += 1
+        if name.endswith("*"):
+            removed = self.patterns.remove(key)
+            self._brought_by.clear()
+        else:
+            removed = self.channels.pop(key)
+        self.bytes -= len(written)
+        self._names.discard(written)
+        return removed
+
+    def matching(self, channel: bytes) -> list[Topic]:
+        """The topics that want a channel's messages: its own first, then patterns, the shortest first. The list is not
+        the caller's to change."""
+        exact = self.channels.get(channel + b"\0")
+        if not self.patterns.sizes:
+            return [] if exact is None else [exact]
+        brought_by = self.patterns.matching(channel) if len(self.patterns.sizes) <= FEW else self._remembered(channel)
+        return brought_by if exact is None else [exact, *brought_by]
+
+    def _remembered(self, channel: bytes) -> list[Topic]:
+        found = self._brought_by.get(channel)
+        if found is None:
+            if len(self._brought_by) >= REMEMBERED:
+                self._brought_by.clear()
+            found = self._brought_by[channel] = self.patterns.matching(channel)
+        return found
+
+    def row(self, name: str) -> dict[str, int]:
+        """What is told of a channel or pattern; zeros where nobody subscribes to it."""
+        found = self.find(name)
+        return {"subscribers": 0, "messages": 0} if found is None else found.row()
+
+    def page(self, prefix: str, after: str, limit: int) -> tuple[dict[str, dict[str, int]], str | None]:
+        """Channels and patterns that begin with ``prefix``, come behind ``after`` and have subscribers, in the order of
+        their names in UTF-8; at most ``limit``. And the name up to which was looked, None where that is all."""
+        start, begins = after.encode(), prefix.encode()
+        rows: dict[str, dict[str, int]] = {}
+        last = after
+        for looks, written in enumerate(self._names.since(max(start + b"\0" if start else b"", begins))):
+            if not written.startswith(begins):
+                break
+            if len(rows) >= limit or looks >= LOOKS * limit:
+                return rows, last
+            last = written.decode()
+            found = self.find(last)
+            if found is not None and found.is_attached:
+                rows[last] = found.row()
+        return rows, None

@@ -1,0 +1,322 @@
+"""The door for HTTP: connections, and their requests, in the order they came.
+
+Watchers call `readable`. A connection's requests are served one after the other (pipelining): what comes behind one
+that is under way waits in the connection's `RequestParser`, as bytes. What must wait is served in a greenlet. A
+connection that has subscribed needs none: its `Session` takes over. Answers are webob responses; errors are
+problem+json.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeAlias, cast
+
+import gevent
+import webob
+
+from raiden.connections.connection import CLOSING, IDLE, OPENING, RECEIVING, SERVING, SUBSCRIBED, Connection
+from raiden.connections.door import PORTION, Door
+from raiden.http.access_log import AccessLog
+from raiden.http.origins import Origins
+from raiden.model.refusals import Refusal, attempt
+from raiden.protocols.heads import Heads, Repeated
+from raiden.protocols.hosts import Hosts
+from raiden.protocols.http import CONTINUE_BYTES, HttpError, Json, Request, json_bytes, problem, serialize
+from raiden.protocols.limits import HttpLimits
+from raiden.protocols.parser import CONTINUE, MAX_PIPELINED, RequestParser
+from raiden.protocols.unfinished import SLOW, Unfinished
+from raiden.runtime.stats import Stats
+from raiden.sessions.poll import Waiter
+from raiden.sessions.session import LINGER
+
+log = logging.getLogger(__name__)
+
+Answer: TypeAlias = "webob.Response | Json"
+Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"
+
+
+class Application(Protocol):
+    """What knows the meaning of requests. It answers at once, or later by the door's `answer`."""
+
+    def dispatch(self, connection: Connection, request: Request) -> Answer | None:
+        """The answer to a request; None where the connection is taken care of. Raises Refusal."""
+
+    def serve_again(self, connection: Connection, repeated: Repeated) -> bool:
+        """Serve what came with a head which came before, and of which is known what it asks for. False where that is
+        not as simple as it seems, or refused."""
+
+
+class HttpDoor(Door):
+    """Serves the connections that come in at ``listener``, which is listening already, with an application."""
+
+    def __init__(
+        self, listener: socket.socket, application: Application, *, stats: Stats, limits: HttpLimits,
+        origins: Origins, hosts: Hosts | None = None, heads: Heads | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(listener, limits, stats, "http")
+        self.limits = limits
+        self._application = application
+        self.heads = heads or Heads()
+        self.unfinished = Unfinished(lambda: limits.max_unfinished)
+        self.hosts = hosts or Hosts()
+        self.origins = origins
+        self.access_log = AccessLog()
+
+    def drain(self, timeout: float, window: float = 0.0) -> None:
+        """Accept no more, tell subscribers to come back, finish requests under way; at most ``timeout`` seconds. The
+        subscribers are told one after the other, spread over ``window`` seconds, so that they don't come to another
+        node all at once."""
+        self.shut()
+        started = time.monotonic()
+        for connection in list(self.connections):
+            if connection.state == IDLE:
+                self.readable(connection)  # a request may have come that nobody has looked at yet
+            if connection.state == IDLE:
+                self._finish(connection)
+        subscribers = [connection for connection in self.connections if connection.session is not None]
+        for number, connection in enumerate(subscribers):
+            early = started + min(window, timeout) * number / len(subscribers) - time.monotonic()
+            if early > 0:
+                gevent.sleep(early)
+            if not connection.closed and connection.session is not None:
+                connection.session.drain()
+        deadline = started + timeout
+        while self.connections and time.monotonic() < deadline:
+            gevent.sleep(0.01)
+        if self.connections:
+            log.warning("drain timed out", extra={"connections": len(self.connections)})
+
+    # Connections.
+
+    def protocol(self, remote: str) -> RequestParser:
+        return RequestParser(self.limits, remote, self.heads, self.unfinished)
+
+    def opened(self, connection: Connection) -> None:
+        self.wheel.schedule(connection, self.limits.request_timeout)
+
+    def refuse(self, sock: socket.socket) -> None:
+        response = problem(HttpError(503, "too many connections: try again later"))
+        response.headers.update(self.origins.headers(None))
+        try:
+            sock.send(serialize(response, keep_alive=False, http10=False))
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(65536)  # closing with unread data would reset the connection and might destroy the answer
+        except OSError:
+            pass  # it did not wait for the answer
+
+    def readable(self, connection: Connection) -> None:
+        if connection.overflown and connection.state != CLOSING:
+            self._overflow(connection)
+            return
+        data = connection.read(self.portion)
+        if data is None:
+            self.leave(connection)
+            return
+        if len(data) >= PORTION:
+            self.much = True
+        session = connection.session
+        if not data or connection.state == CLOSING:
+            return
+        if session is not None:
+            session.receive(data)
+            return
+        parser = _parser(connection)
+        if connection.state == SERVING:
+            parser.feed(data)
+        else:
+            repeated = parser.whole(data)
+            if repeated is not None:
+                self._serve_repeated(connection, repeated)
+                self._served(connection)
+                return
+            self._serve_next(connection, parser.feed(data))
+        if parser.waiting >= MAX_PIPELINED:
+            connection.pause()
+
+    def _overflow(self, connection: Connection) -> None:
+        self.stats.slow_consumers += 1
+        log.warning("slow consumer closed", extra={"connection": connection.describe()})
+        if connection.session is not None:
+            connection.session.overflow()
+        else:
+            self.close(connection)
+
+    def due(self, connection: Connection) -> None:
+        state = connection.state
+        if state == CLOSING and connection.is_moving():
+            self.wheel.schedule(connection, LINGER)
+        elif state == CLOSING:
+            self.close(connection)
+        elif connection.session is not None:
+            connection.session.tick()
+        elif state == SERVING:
+            self.wheel.schedule(connection, self.limits.request_timeout)
+        elif state == RECEIVING:
+            parser = _parser(connection)
+            left = parser.left(self.limits.request_timeout)
+            if left > 0:
+                self.wheel.schedule(connection, left)
+                return
+            error = HttpError(408, SLOW, close=True)
+            error.fields = parser.fields
+            self._refuse(connection, error)
+        elif connection.is_moving():  # it is not idle yet: its last answer is still on its way
+            self.wheel.schedule(connection, self.limits.idle_timeout)
+        else:
+            self._finish(connection)
+
+    def _finish(self, connection: Connection) -> None:
+        connection.finish()
+        self.wheel.schedule(connection, LINGER)
+
+    # Requests, in the order they came.
+
+    def _serve_next(self, connection: Connection, events: Iterator[object]) -> None:
+        """Serve what has come until a request is under way, or nothing is left that is whole."""
+        for event in events:
+            if isinstance(event, Repeated):
+                self._serve_repeated(connection, event)
+            elif isinstance(event, Request):
+                self.serve(connection, event, self._application.dispatch)
+            elif isinstance(event, HttpError):
+                self._refuse(connection, event)
+            elif event is CONTINUE:
+                connection.send(CONTINUE_BYTES)
+            if connection.state >= SERVING:
+                return
+        self._served(connection)
+
+    def _serve_repeated(self, connection: Connection, repeated: Repeated) -> None:
+        if not self._application.serve_again(connection, repeated):
+            self.serve(connection, repeated.request(), self._application.dispatch)
+
+    def _served(self, connection: Connection) -> None:
+        """What has come was served, unless a request is under way: wait for more."""
+        if connection.state >= SERVING:
+            return
+        if _parser(connection).idle:
+            self.wheel.schedule(connection, self.limits.idle_timeout)
+            connection.state = IDLE
+        elif connection.state == IDLE:
+            # From its first byte on, a request must be complete in time, however its bytes trickle in.
+            self.wheel.schedule(connection, self.limits.request_timeout)
+            connection.state = RECEIVING
+
+    def serve(self, connection: Connection, request: Request, handle: Handler) -> None:
+        """Answer a request; ``handle`` returns the response, or None where the connection is taken care of."""
+        response = attempt("a request", handle, connection, request, method=request.method, path=request.path)
+        if isinstance(response, Refusal):
+            if isinstance(response, HttpError) and response.close:
+                request.environ["raiden.keep_alive"] = False
+            response = problem(response)
+        if response is not None:
+            self.answer(connection, request, response)
+
+    def serve_waiting(self, connection: Connection, request: Request, handle: Handler) -> None:
+        """Serve in a greenlet of its own what must wait for the backbone or the history."""
+        connection.state = SERVING
+        self.task(self._wait_and_serve, connection, request, handle)
+
+    def _wait_and_serve(self, connection: Connection, request: Request, handle: Handler) -> None:
+        self.serve(connection, request, handle)
+        self.go_on(connection)
+
+    def go_on(self, connection: Connection) -> None:
+        """The request is served: go on with the next, unless it has subscribed."""
+        if connection.state == OPENING:
+            connection.state = SUBSCRIBED
+        elif connection.state == SERVING:
+            connection.state = IDLE
+            self.was_answered(connection)
+
+    def _refuse(self, connection: Connection, error: HttpError) -> None:
+        """Answer what is no whole request, and close."""
+        response = problem(error)
+        response.headers.update(self.origins.headers(error.fields))
+        self.answer(connection, None, response)
+
+    def answer(self, connection: Connection, request: Request | Repeated | None, response: Answer) -> None:
+        """Send a response, and close after it where the connection can't go on."""
+        if connection.closed:
+            return
+        self.note(connection, request, response.status if isinstance(response, Json) else response.status_int)
+        session, connection.session = connection.session, None
+        if session is not None:
+            session.close()
+            self._ends(connection)
+        if isinstance(response, Json):
+            if request is not None and self._is_plain(request):
+                connection.send(json_bytes(response))
+                if session is not None and connection.state == IDLE:
+                    self.was_answered(connection)
+                return
+            response = response.to_response()
+        if isinstance(request, Repeated):
+            request = request.request()
+        keep_alive = request is not None and request.keep_alive and not self.draining
+        head = request is not None and request.method == "HEAD"
+        if request is not None:
+            response.headers.update(self.origins.headers(request.fields, request.method))
+        http10 = request is not None and request.http10
+        connection.send(serialize(response, keep_alive=keep_alive, http10=http10, head=head))
+        if not keep_alive:
+            self._finish(connection)
+        elif session is not None and connection.state == IDLE:
+            self.was_answered(connection)
+
+    def _ends(self, connection: Connection) -> None:
+        """The long-poll that the connection has become is over; where its request is still served, `go_on` follows."""
+        connection.become("http")
+        if connection.state == OPENING:
+            connection.state = SERVING
+        elif connection.state == SUBSCRIBED:
+            connection.state = IDLE
+
+    def note(self, connection: Connection, request: Request | Repeated | None, status: int) -> None:
+        """Count an answer, and log it if that is wanted."""
+        self.stats.responses[status] += 1
+        if self.access_log.on:
+            self.access_log.write(request, status, connection.remote)
+
+    def answer_polls(self, waiters: Iterable[Waiter], answer: Json) -> None:
+        """Send the same answer to all of them."""
+        data = json_bytes(answer)
+        for waiter in waiters:
+            connection = waiter.connection
+            if connection.closed or not self._is_plain(waiter.request):
+                self.answer(connection, waiter.request, answer)
+                continue
+            # The hot path of long-polls.
+            self.stats.responses[answer.status] += 1
+            connection.session = None
+            self._ends(connection)
+            connection.send(data)
+            if connection.state == IDLE:
+                self.was_answered(connection)
+
+    def was_answered(self, connection: Connection) -> None:
+        """Go on with the next request of an idle connection; the hot path is that nothing of it has come yet."""
+        parser = _parser(connection)
+        if parser.idle:
+            self.wheel.schedule(connection, self.limits.idle_timeout)
+        else:
+            self._serve_next(connection, parser.feed(b""))
+            if parser.waiting < MAX_PIPELINED:
+                connection.resume()
+
+    def _is_plain(self, request: Request | Repeated) -> bool:
+        """Nothing about the answer, nor what is logged of it, depends on the request."""
+        if self.draining or self.access_log.on:
+            return False
+        if isinstance(request, Repeated):
+            return True  # it has a plan
+        plain = request.keep_alive and not request.http10 and request.method != "HEAD"
+        return plain and "origin" not in request.fields
+
+
+def _parser(connection: Connection) -> RequestParser:
+    """What reads the requests of a connection, which has not become anything else."""
+    return cast(RequestParser, connection.protocol)

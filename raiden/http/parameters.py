@@ -1,0 +1,170 @@
+"""What a subscribing request asks for: its query, where to begin, and how long to wait."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from raiden.model import fields
+from raiden.model.chain import MAX_PAST
+from raiden.model.filters import Filters
+from raiden.model.message import EARLIEST, Cursor, InvalidCursor
+from raiden.model.names import check_durable, unquote
+from raiden.model.near import did_you_mean
+from raiden.model.page import Start
+from raiden.model.refusals import Invalid
+from raiden.protocols.http import Request
+from raiden.sessions.asks import Consume
+
+# Messages that `_last` may ask for; a page of the history has at most as many.
+MAX_LAST = 1000
+# Claimed and not acknowledged messages of one consumer.
+WINDOW, MAX_WINDOW = 16, 1000
+# The parameters of a subscription, of a page of history, of a page of channels, and of one of durable subscriptions.
+SUBSCRIBE = frozenset(
+    {"_since", "_last", "_wait", "_wrap", "_raw", "_durable", "_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"}
+)
+# Those that mean nothing without ``_durable``, and with it.
+DURABLY = frozenset({"_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"})
+NOT_DURABLY = frozenset({"_last", "_wrap", "_raw"})
+HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
+CHANNELS = frozenset({"_prefix", "_after", "_limit"})
+DURABLES = frozenset({"_prefix", "_channel", "_durable", "_after", "_limit"})
+NONE: frozenset[str] = frozenset()
+_FILTER = "_filter."
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+# Seconds for which a claim holds.
+ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT = 30.0, 1.0, 3600.0
+# Seconds that a message may be put off when it is given back.
+MAX_NACK_DELAY = 86400.0
+
+# Of the preferences' form, which has white space around ``=`` that HTTP's parameters have not.
+_WAIT = re.compile(r'wait[ \t]*=[ \t]*("?)([^";]*)\1[ \t]*(?:;|$)', re.IGNORECASE)
+
+
+def query_pairs(request: Request) -> list[tuple[str, str]]:
+    """The query's pairs, strictly decoded; ``+`` is a space."""
+    pairs = [part.partition("=") for part in request.query_string.replace("+", " ").split("&") if part]
+    return [(unquote(key), unquote(value)) for key, _, value in pairs]
+
+
+def filters(request: Request, query: list[tuple[str, str]]) -> Filters:
+    """What is left of the query: no parameter with ``_`` is a filter but ``_filter.NAME``, which is one by any name;
+    nor is ``channel`` where it names what to follow, nor what tells the last event's id. Raises Invalid for the
+    name of a parameter without its ``_``: it was hardly meant as a filter."""
+    own = "channel" if request.environ["raiden.path"] == "/-/subscribe" else None
+    pairs = []
+    for key, value in query:
+        if key.startswith(_FILTER):
+            pairs.append((key.removeprefix(_FILTER), value))
+        elif f"_{key}" in SUBSCRIBE:
+            raise Invalid(f"{key} would be a filter: write _{key}, or to filter by that field {_FILTER}{key}")
+        elif not key.startswith("_") and key != own and not _tells_last(key, value):
+            pairs.append((key, value))
+    return Filters(pairs)
+
+
+def check(query: Sequence[tuple[str, str]], known: frozenset[str]) -> None:
+    """Raise Invalid for a parameter that begins with ``_`` and is none of the ``known``. A bare ``_`` is what
+    browsers' libraries add to be answered anew."""
+    for key, _ in query:
+        if key.startswith("_") and key != "_" and key not in known and not (known and key.startswith(_FILTER)):
+            raise Invalid(f"unknown parameter {key[:100]}{did_you_mean(key, known, '')}")
+
+
+def _tells_last(key: str, value: str) -> bool:
+    """It is how libraries for server-sent events say what they got last, where they can't send ``Last-Event-ID``."""
+    if key.replace("-", "_").lower() not in ("lasteventid", "last_event_id", "evs_last_event_id"):
+        return False
+    try:
+        return value == "" or bool([Cursor.parse(text) for text in value.split(",")])
+    except InvalidCursor:
+        return False
+
+
+def flag(query: dict[str, str], name: str) -> bool:
+    """A parameter that is 1 or 0; raises Invalid."""
+    value = query.get(name, "0")
+    if value not in ("0", "1"):
+        raise Invalid(f"{name} is 1 or 0, like {name}=1")
+    return value == "1"
+
+
+def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dict[str, Start]:
+    """Where each name begins, if the request says so: ``Last-Event-ID``, which a browser sends when it comes back, or
+    what stands for it in the query, else ``_since``, else ``_last``. For several names a position is a cursor for each,
+    in their order. Invalid for what is no position."""
+    last = [value for key, value in query.items() if value and _tells_last(key, value)]
+    since = request.fields.get("last-event-id") or (last[-1] if last else query.get("_since"))
+    if since == "earliest":
+        return dict.fromkeys(names, Start())
+    if since is not None:
+        cursors = [parse_since(text) for text in since.split(",")]
+        if names and len(cursors) != len(names):
+            raise Invalid(f"a position in {len(names)} channels has a cursor for each, like 'k3x9:41,m2d8:7'")
+        return {name: Start(cursor) for name, cursor in zip(names, cursors, strict=False)}
+    if "_last" in query:
+        return dict.fromkeys(names, Start(last=number(query, "_last", MAX_LAST)))
+    return {}
+
+
+def parse_since(text: str) -> Cursor:
+    """A cursor where a subscription, or a page, may begin; raises Invalid, which says what else may stand there."""
+    try:
+        return Cursor.parse(text)
+    except InvalidCursor as error:
+        raise Invalid(f"{error}, or 'earliest'; leave it out to begin with what comes next") from None
+
+
+def number(query: dict[str, str], name: str, most: int, least: int = 1) -> int:
+    """A parameter that is a whole number from ``least`` to ``most``; raises Invalid."""
+    text = query[name]
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
+        raise Invalid(f"{name} is a whole number from {least} to {most}, like {name}=10")
+    return int(text)
+
+
+def wait(request: Request, query: dict[str, str]) -> float | None:
+    """The seconds that a long-poll may take: ``_wait=25``, or ``Prefer: wait=25`` (RFC 7240 section 4.3)."""
+    text = query["_wait"] if "_wait" in query else _preferred_wait(request.fields.get("prefer", ""))
+    if text is None:
+        return None
+    if not _SECONDS.fullmatch(text):
+        raise Invalid("wait is a number of seconds, like _wait=25, _wait=0.5 or Prefer: wait=25")
+    return float(text)
+
+
+def _preferred_wait(text: str) -> str | None:
+    """The value of the first preference ``wait`` in a Prefer field; one that can't be read is ignored (RFC 7240 section
+    2), as is the field where a quoted string has no end."""
+    try:
+        preferences = fields.split(text)
+    except ValueError:
+        return None
+    found = (_WAIT.match(preference) for preference in preferences)
+    return next((wait[2].strip() for wait in found if wait is not None), None)
+
+
+def consume(channel: str, query: dict[str, str], wait: float) -> Consume:
+    """``_durable`` and the parameters that go with it; raises Invalid."""
+    since = query.get("_since")
+    return Consume(
+        channel,
+        check_durable(query["_durable"]),
+        number(query, "_limit", MAX_WINDOW, least=0) if "_limit" in query else WINDOW,
+        float(number(query, "_ack_wait", int(MAX_ACK_WAIT))) if "_ack_wait" in query else ACK_WAIT,
+        None if since is None else EARLIEST if since == "earliest" else parse_since(since),
+        _cursors(query, "_ack"),
+        _cursors(query, "_nack"),
+        float(number(query, "_nack_delay", int(MAX_NACK_DELAY), least=0)) if "_nack_delay" in query else 0.0,
+        wait,
+    )
+
+
+def _cursors(query: dict[str, str], name: str) -> list[Cursor]:
+    """The cursors of a parameter. Of each epoch among them the store is asked apart, so they are of no more than a
+    history has."""
+    found = [Cursor.parse(text) for text in query.get(name, "").split(",") if text]
+    if len({cursor.epoch for cursor in found}) > MAX_PAST + 1:
+        raise Invalid(f"{name} has cursors of at most {MAX_PAST + 1} epochs: a history knows no more")
+    return found

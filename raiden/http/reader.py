@@ -1,0 +1,266 @@
+"""What a request of an HTTP or WebSocket client asks for. Nothing is done here, so nothing needs to be undone where a
+request is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+import webob
+
+from raiden.http import accept, front_page, parameters
+from raiden.http.channel_builders import path
+from raiden.http.origins import Origins
+from raiden.http.reserved import Reserved
+from raiden.model import encoding, payload, strict_json
+from raiden.model.encoding import Encoding, dumps
+from raiden.model.message import Kind, Message
+from raiden.model.names import check_channel, check_subscription
+from raiden.model.near import did_you_mean
+from raiden.model.options import Channels
+from raiden.model.payload import check_key
+from raiden.model.refusals import Invalid
+from raiden.model.strict_json import json_payload
+from raiden.protocols import websocket
+from raiden.protocols.http import METHODS, Fields, HttpError, Request, stream_response
+from raiden.protocols.limits import HttpLimits
+from raiden.sessions.asks import Ask, Clear, Cursors, Publish, Reply, Show, Subscribe, is_merged
+
+# What must arrive as it is sent: a proxy that compresses it would keep it until there is more (RFC 9110 section 7.7).
+AT_ONCE = ("Cache-Control", "no-store, no-transform")
+# What HEAD tells of a long-poll, whose answer has no length yet (RFC 9110 section 8.6).
+_POLL_HEAD = (("Content-Type", "application/json"), AT_ONCE)
+# The forms of a stream, by the media types that ask for each; "page" is what a browser shows to people instead.
+FORMS = {
+    "line": ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/json"),
+    "event": ("text/event-stream",), "raw": ("application/octet-stream",), "page": ("text/html",),
+}  # fmt: skip
+# The members of what is published to many channels.
+_ORDER: Final = frozenset({"channels", "data"})
+
+
+class Reader:
+    """Reads requests by the settings of a gateway; what changes with a reload is an attribute. ``channels`` are the
+    options of channels (None: none keeps a history)."""
+
+    def __init__(
+        self, limits: HttpLimits, channels: Channels | None, origins: Origins, *,
+        channel_builder: Callable[[Request], str], reserved: Reserved, deflate: bool,
+    ) -> None:  # fmt: skip
+        self.limits = limits
+        self.channels = channels
+        self.origins = origins
+        self.channel_builder = channel_builder
+        self.reserved = reserved
+        self.deflate = deflate
+
+    def read(self, request: Request) -> Ask:
+        """What is asked for; raises Refusal, and whatever an application's `channel_builder` raises."""
+        method, target = request.method, request.environ["raiden.path"]
+        if method == "OPTIONS":
+            return Reply(webob.Response(status=204, content_type=None, headerlist=[("Allow", METHODS)]))
+        if method not in ("GET", "HEAD", "POST", "DELETE"):
+            raise HttpError(405, f"{method} is not served: use {METHODS}", headers={"Allow": METHODS})
+        if method == "POST":
+            _check_coding(request)
+        if target.startswith("/-/"):
+            return self._own(request, target[3:])
+        name = path(request)
+        if self.reserved.has(name):
+            return Reply(self.reserved.answer(method, name))
+        if method in ("POST", "DELETE"):
+            parameters.check(parameters.query_pairs(request), parameters.NONE)
+        elif target == "/" and _wants_page(request, always=self.channel_builder is path):
+            return Reply(front_page.response())
+        if method == "POST":
+            return self._publish(request, check_channel(self.channel_builder(request)), name)
+        if method == "DELETE":
+            return Clear(check_channel(self.channel_builder(request)))
+        return self._subscribe(request, (check_subscription(self.channel_builder(request)),))
+
+    def _own(self, request: Request, own: str) -> Ask:
+        """A path below ``/-/``."""
+        if own == "publish":
+            _require(request, "POST")
+            parameters.check(parameters.query_pairs(request), parameters.NONE)
+            return self._publish_to_many(request)
+        _require(request, "GET", "HEAD")
+        if own == "subscribe":
+            names = [value for key, value in parameters.query_pairs(request) if key == "channel"]
+            if not names:
+                raise Invalid("name what to subscribe to: /-/subscribe?channel=a&channel=b")
+            return self._subscribe(request, tuple([check_subscription(name) for name in dict.fromkeys(names)]))
+        return self._subscribe(request, ()) if own == "websocket" else Show(own)
+
+    def _keeps(self, channel: str) -> bool:
+        return self.channels is not None and self.channels.of(channel).keeps
+
+    # Publish.
+
+    def _publish(self, request: Request, channel: str, name: str) -> Publish:
+        """The body's messages. ``name`` is what the target says of the channel."""
+        content_type, limits = request.fields.get("content-type", ""), self.limits
+        if len(request.fields) != len(request.raw_headers) and _is_repeated(request, "content-type"):
+            raise Invalid("more than one Content-Type: send one")
+        is_batch = payload.is_batch(content_type)
+        if is_batch:
+            lines = payload.batch(request.raw_body, limits.max_batch, limits.max_message)
+            messages = [Message(channel, Kind.JSON, line) for line in lines]
+            if self.channels is not None:
+                payload.check_batch(len(messages), self.channels.of(channel).most_at_once)
+        else:
+            messages = [Message(channel, *payload.of_type(content_type, request.raw_body, limits.max_message))]
+        key = self._key(request, [channel])
+        is_simple = key is None and payload.is_json(content_type)
+        prefix = channel.removesuffix(name) if is_simple else None
+        return Publish([messages], key, _cursors_of_a_batch if is_batch else _cursor, prefix)
+
+    def _publish_to_many(self, request: Request) -> Publish:
+        order = strict_json.members(request.raw_body)
+        if order is not None and not order.keys() <= _ORDER:
+            unknown = min(order.keys() - _ORDER)
+            raise Invalid(f"the body has an unknown member {unknown[:100]!r}{did_you_mean(unknown, _ORDER)}")
+        if order is None or "channels" not in order or "data" not in order:
+            raise Invalid('the body must be like {"channels": ["a", "b"], "data": ...}')
+        names = strict_json.value(order["channels"])
+        known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not known or not 0 < len(names) <= self.limits.max_subscriptions:
+            raise Invalid(f"channels must be a list of 1 to {self.limits.max_subscriptions} names")
+        data = json_payload(order["data"])
+        payload.check_size(Kind.JSON, data, self.limits.max_message)
+        channels = [check_channel(name) for name in dict.fromkeys(names)]
+        groups = [[Message(channel, Kind.JSON, data)] for channel in channels]
+        return Publish(groups, self._key(request, channels), _cursors_by_channel)
+
+    def _key(self, request: Request, channels: list[str]) -> str | None:
+        """The publisher's key, if there is one; all channels must remember it."""
+        key = request.fields.get("idempotency-key")
+        if key is not None:
+            check_key(key, all([self._keeps(channel) for channel in channels]))
+        return key
+
+    # Subscribe.
+
+    def _subscribe(self, request: Request, names: tuple[str, ...]) -> Ask:
+        """By one of the four transports; ``names`` is empty for the WebSocket that takes commands."""
+        pairs = parameters.query_pairs(request)
+        parameters.check(pairs, parameters.SUBSCRIBE)
+        query = dict(pairs)
+        if len(names) > self.limits.max_subscriptions:
+            raise Invalid(f"at most {self.limits.max_subscriptions} channels on a connection")
+        wrap, verbatim = parameters.flag(query, "_wrap"), parameters.flag(query, "_raw")
+        wrapped = not names or is_merged(names) or wrap
+        filters = parameters.filters(request, pairs)
+        starts = MappingProxyType(parameters.starts(request, query, names))
+        _check_durable(query, what="a long-poll, or a command of /-/websocket" if request.upgrade else "")
+        if "_durable" in query and filters:
+            raise Invalid("a durable subscription is without filters")
+        if request.upgrade:
+            agreement = websocket.accept(request, deflate=self.deflate)
+            encode = encoding.websocket(wrapped, agreement.deflate is not None, verbatim and bool(names))
+            return Subscribe(
+                names, filters, starts, wrapped, "websocket", encode, agreement=agreement, verbatim=verbatim
+            )
+        if not names:
+            raise HttpError(426, "/-/websocket is a WebSocket", headers={"Upgrade": "websocket"})
+        wait = parameters.wait(request, query)
+        if "_durable" in query:
+            return self._consume(request, names, query, min(wait or 0.0, self.limits.max_wait))
+        if wait is not None:
+            if request.method == "HEAD":
+                return Reply(stream_response(_POLL_HEAD))
+            encode, wait = encoding.poll(wrapped), min(wait, self.limits.max_wait)
+            return Subscribe(names, filters, starts, wrapped, "poll", encode, head=(AT_ONCE,), wait=wait)
+        form = _form(request, wrapped=wrapped, for_people=request.environ["raiden.path"] != "/-/subscribe")
+        if form == "page":
+            return Reply(front_page.lead_to(request, path(request)))
+        content_type, encode = _stream(request, names, wrapped, form)
+        head: Fields = (("Content-Type", content_type), AT_ONCE, ("X-Accel-Buffering", "no"))
+        head += tuple(self.origins.headers(request.fields).items())
+        if request.method == "HEAD":
+            return Reply(stream_response(head))
+        transport = "event" if form == "event" else "stream"
+        return Subscribe(names, filters, starts, wrapped, transport, encode, head=head, http10=request.http10)
+
+    def _consume(self, request: Request, names: tuple[str, ...], query: dict[str, str], wait: float) -> Ask:
+        if len(names) != 1 or not self._keeps(check_channel(names[0])):
+            raise Invalid("a durable subscription is to one channel, which has a history")
+        ask = parameters.consume(names[0], query, wait)
+        return Reply(stream_response(_POLL_HEAD)) if request.method == "HEAD" else ask
+
+
+def _check_coding(request: Request) -> None:
+    """Raise HttpError 415 for a body with a content coding (RFC 9110 sections 8.4 and 15.5.16)."""
+    coding = request.environ.get("HTTP_CONTENT_ENCODING")
+    if coding is not None and any(name.strip().lower() not in ("", "identity") for name in coding.split(",")):
+        raise HttpError(
+            415, "send the body as it is, without Content-Encoding", headers={"Accept-Encoding": "identity"}
+        )
+
+
+def _is_repeated(request: Request, field: str) -> bool:
+    return sum([name.lower() == field for name, _ in request.raw_headers]) > 1
+
+
+def _check_durable(query: Mapping[str, str], what: str) -> None:
+    """Raise Invalid for parameters that don't go together; ``what`` is to be used instead, where this can't be one."""
+    if "_durable" not in query:
+        if alone := min(query.keys() & parameters.DURABLY, default=None):
+            raise Invalid(f"{alone} is of a durable subscription: name it, as _durable=NAME")
+    elif what:
+        raise Invalid(f"a durable subscription is {what}")
+    elif other := min(query.keys() & parameters.NOT_DURABLY, default=None):
+        raise Invalid(f"{other} is not for a durable subscription")
+
+
+def _wants_page(request: Request, *, always: bool) -> bool:
+    """Whether a request for ``/`` gets the page: if a browser shows it to people, or ``always``, since there is nothing
+    else to get, unless the client does not accept it."""
+    forms = {"page": FORMS["page"]} if always else FORMS
+    return not request.upgrade and accept.choose(request.environ.get("HTTP_ACCEPT"), forms) == "page"
+
+
+def _form(request: Request, *, wrapped: bool, for_people: bool) -> str:
+    """What a stream is to be, by what the client accepts: "line", "event", "raw", or, where it may be ``for_people``,
+    "page". Raises HttpError 406 where it accepts none of these."""
+    forms = {
+        name: media_types for name, media_types in FORMS.items()
+        if (name != "raw" or not wrapped) and (name != "page" or for_people)
+    }  # fmt: skip
+    found = accept.choose(request.environ.get("HTTP_ACCEPT"), forms)
+    if found is None:
+        raise HttpError(
+            406, "a subscription is text/event-stream or application/x-ndjson, or of one channel also "
+            "application/octet-stream: accept one of them, or */*",
+        )  # fmt: skip
+    return found
+
+
+def _stream(request: Request, names: tuple[str, ...], wrapped: bool, form: str) -> tuple[str, Encoding]:
+    """The content type of a stream, and how its messages are written."""
+    chunked = not request.http10
+    if form == "event":
+        return "text/event-stream", encoding.sse(wrapped, chunked, is_merged(names))
+    if form == "raw":
+        return "application/octet-stream", encoding.raw(chunked)
+    return "application/x-ndjson", encoding.line(wrapped, chunked)
+
+
+def _cursor(groups: object, cursors: Cursors) -> bytes:
+    return b'{"cursor":"%b"}' % str(cursors[0][0]).encode()
+
+
+def _cursors_of_a_batch(groups: object, cursors: Cursors) -> bytes:
+    return dumps({"cursors": [str(cursor) for cursor in cursors[0]]})
+
+
+def _cursors_by_channel(groups: Sequence[Sequence[Message]], cursors: Cursors) -> bytes:
+    places = zip(groups, cursors, strict=True)
+    return dumps({"cursors": {group[0].channel: str(found[0]) if found else None for group, found in places}})
+
+
+def _require(request: Request, *methods: str) -> None:
+    if request.method not in methods:
+        allow = ", ".join(methods)
+        raise HttpError(405, f"use {allow} here", headers={"Allow": allow})

@@ -1,0 +1,344 @@
+"""A worker: a process that has a router and its gateway, the one for HTTP or the one for ZeroMQ."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+import gevent
+import gevent.event
+import gevent.socket
+import ujson
+from zmq.utils import z85
+
+from raiden.access import clients, keys
+from raiden.access.keys import InvalidKey
+from raiden.backbone.addresses import Addresses
+from raiden.backend import Backend, NotInForce
+from raiden.gateway import Gateway
+from raiden.history.store import FiguresAsked, StoreFailed
+from raiden.http import channel_builders
+from raiden.http.origins import Origins
+from raiden.http.reserved import Reserved
+from raiden.model.encoding import dumps
+from raiden.model.message import Cursor, Kind, Message
+from raiden.model.names import check_channel
+from raiden.model.options import Channels
+from raiden.model.payload import check_size
+from raiden.model.refusals import Refusal
+from raiden.model.strict_json import TOO_DEEP, InvalidPayload, json_payload
+from raiden.node.config import ServiceBuilder, Settings
+from raiden.protocols.hosts import Hosts, is_loopback
+from raiden.protocols.limits import HttpLimits
+from raiden.router import Router
+from raiden.runtime import faults, log
+from raiden.runtime.service import READY, Service
+from raiden.runtime.stats import Stats
+from raiden.zeromq.doors import Gate, ZmqGateway
+from raiden.zeromq.session import ZmqLimits
+
+logger = logging.getLogger(__name__)
+
+# Objects that are new when the garbage collector looks at the new ones, so often before it looks at those that have
+# survived that, and that often at all: it takes 1 us for each, in which nothing else is done.
+GC_THRESHOLDS = 10_000, 4, 200
+# Durable subscriptions that have metrics, and seconds between looks at them.
+MAX_SERIES, FIGURES_EVERY = 100, 5.0
+_LIMITS = tuple(HttpLimits.__dataclass_fields__)
+_ZMQ_LIMITS = tuple(ZmqLimits.__dataclass_fields__)
+
+
+class RouterService(Service):
+    """The router and its backend, as a part of the service tree."""
+
+    def __init__(self, router: Router) -> None:
+        super().__init__()
+        self.router = router
+
+    def do_start(self) -> None:
+        self.router.start()
+        self.spawn(self.router.repair)
+        self.spawn(self.router.sweep)
+
+    def do_stop(self) -> None:
+        self.router.stop()
+        self.router.backend.close()
+
+
+class Worker(Service):
+    """The root of the service tree of a process: a router, and what a subclass has at the door."""
+
+    def __init__(self, index: int, settings: Settings, addresses: Addresses) -> None:
+        super().__init__()
+        self.settings = settings
+        self.max_message = settings.max_message
+        self.stats = Stats(index)
+        self._history_bytes: float | None = None
+        self._next_figures = 0.0
+        # All of the process, whoever spawns them: one that nobody ends must show.
+        self._spawned: WeakSet[gevent.Greenlet[..., Any]] = WeakSet()
+        gevent.Greenlet.add_spawn_callback(self._spawned.add)
+        backend = Backend(
+            addresses, worker=index, workers=settings.routers, high_water=settings.backbone_high_water,
+            channels=Channels(settings.channels) if settings.keeps_history else None, sole=settings.routers == 1,
+        )  # fmt: skip
+        self.router = Router(
+            backend, stats=self.stats, max_channels=settings.max_channels,
+            max_channel_bytes=settings.max_channel_bytes, max_gather=settings.max_gather,
+            gap_time=settings.gap_time, check_every=settings.position_check,
+        )  # fmt: skip
+        self.stats.gauges = lambda: {
+            "backbone_depth": float(backend.depth),
+            "backbone_round_trip_seconds": backend.round_trip,
+            "peers": float(sum(row["state"] == "connected" for row in backend.nodes())),
+            "channels": float(self.router.carried),
+            "orders": float(self.router.ordered),
+            "faults": float(faults.count()),
+            "greenlets": float(sum(not greenlet.dead for greenlet in self._spawned)),
+            **self._history_gauges(),
+        }
+        self.add(RouterService(self.router))
+
+    def publish(self, channel: str, value: object) -> Cursor | None:
+        """Publish a JSON value, for an application's services: waits in the calling greenlet until it is stored, and
+        returns its cursor, or None where the channel keeps no history. Raises InvalidChannel, InvalidPayload or
+        TypeError for what is no JSON value, TooLarge, StoreFailed, and BackboneFull."""
+        try:
+            data = json_payload(dumps(value))
+        except OverflowError:  # ujson's word for what is nested too deeply, or in itself
+            raise InvalidPayload(TOO_DEEP) from None
+        check_size(Kind.JSON, data, self.max_message)
+        message = Message(check_channel(channel), Kind.JSON, data)
+        outcome: gevent.event.AsyncResult[Cursor | Refusal | None] = gevent.event.AsyncResult()
+        self.router.publisher.publish_one(message, lambda _, what: outcome.set(what), None)
+        what = outcome.get()
+        if isinstance(what, Refusal):
+            raise what
+        return what
+
+    def drain(self) -> None:
+        """Let nobody in any more, and finish what is under way."""
+
+    def reload(self, values: dict[str, Any]) -> None:
+        """Apply settings that have changed."""
+        for name, value in values.items():
+            if name == "max_channels":
+                self.router.table.max_channels = value
+            elif name == "max_channel_bytes":
+                self.router.table.max_bytes = value
+            elif name == "max_gather":
+                self.router.pace.most = value
+            elif name == "max_message":
+                self.max_message = value
+            elif name == "log_level":
+                logging.getLogger().setLevel(value)
+
+    def do_start(self) -> None:
+        self.spawn(self._heartbeat)
+
+    def _history_gauges(self) -> dict[str, float]:
+        history = self.router.backend.history
+        if history is None:
+            return {}
+        gauges = {"history_waiting": float(history.waiting)}
+        if self._history_bytes is not None:
+            gauges["history_bytes"] = self._history_bytes
+        return gauges
+
+    def _heartbeat(self) -> None:
+        """Measure the backbone now and then, so that its depth and round trip are known when asked for, and tell the
+        roster how this worker does."""
+        while True:
+            gevent.sleep(1.0)
+            faults.call("a worker's heartbeat", self._beat)
+
+    def _beat(self) -> None:
+        try:
+            self.router.backend.check()
+        except NotInForce as error:
+            logger.error("the backbone does not pass messages", extra={"reason": str(error)})
+        self._measure_history()
+        self.router.backend.report(
+            {
+                "connections": sum(self.stats.connections.values()),
+                "channels": self.router.carried,
+                "messages_in": self.stats.published,
+                "messages_out": self.stats.delivered,
+            }
+        )
+
+    def _measure_history(self) -> None:
+        """How much of the data directory the history takes, and how durable subscriptions do: the node's figures, told
+        by its first worker."""
+        history = self.router.backend.history
+        if history is not None and self.stats.worker == 0:
+            try:
+                self._history_bytes = float(history.size())
+                if time.monotonic() >= self._next_figures:
+                    self._next_figures = time.monotonic() + FIGURES_EVERY
+                    rows = history.figures(FiguresAsked(limit=MAX_SERIES)).rows
+                    self.stats.durables = [{**row._asdict(), "oldest_seconds": row.oldest} for row in rows]
+            except StoreFailed:
+                pass  # the history process says so in the log
+
+
+class HttpWorker(Worker):
+    """Has the gateway for HTTP and WebSocket, and what the config file's ``service(worker)`` adds.
+
+    An application's services find ``router`` and ``gateway`` here; they start after them and stop before them.
+    """
+
+    def __init__(self, index: int, settings: Settings, addresses: Addresses, listener: socket.socket) -> None:
+        super().__init__(index, settings, addresses)
+        builder = settings.channel_builder
+        self.gateway = Gateway(
+            listener,
+            self.router,
+            stats=self.stats,
+            limits=HttpLimits(**{name: getattr(settings, name) for name in _LIMITS}),
+            allowed_origins=settings.allowed_origins,
+            hosts=_hosts(settings.allowed_hosts, settings.http_host),
+            reserved=Reserved(settings.reserved_paths),
+            channel_builder=getattr(channel_builders, builder) if isinstance(builder, str) else builder,
+            deflate=settings.ws_deflate,
+            min_peers=settings.min_peers,
+            ready_without_store=settings.ready_without_store,
+        )
+        self.gateway.door.access_log.on = settings.access_log
+        self.add(self.gateway)
+
+    def drain(self) -> None:
+        others = any(row["state"] == "connected" for row in self.router.backend.nodes())
+        window = min(self.settings.drain_window, self.settings.drain_timeout)
+        self.gateway.door.drain(self.settings.drain_timeout, window if others else 0.0)
+
+    def reload(self, values: dict[str, Any]) -> None:
+        """Limits of requests hold at once, those of connections for new ones."""
+        super().reload(values)
+        door = self.gateway.door
+        for name, value in values.items():
+            if name in _LIMITS:
+                setattr(self.gateway.limits, name, value)
+                if name == "keepalive":
+                    door.bound_silence()
+            elif name in ("min_peers", "ready_without_store"):
+                setattr(self.gateway.control, name, value)
+            elif name == "allowed_origins":
+                door.origins = self.gateway.reader.origins = Origins(value)
+            elif name == "reserved_paths":
+                self.gateway.reader.reserved = Reserved(value)
+            elif name == "allowed_hosts":
+                door.hosts = _hosts(value, self.settings.http_host)
+            elif name == "ws_deflate":
+                self.gateway.reader.deflate = value
+            elif name == "access_log":
+                door.access_log.on = value
+        door.heads.clear()
+
+
+def _hosts(allowed: Sequence[str], address: str) -> Hosts:
+    # Until there are tokens, anyone may use any channel.
+    return Hosts(allowed, guarded=is_loopback(address))
+
+
+class ZmqWorker(Worker):
+    """Has the doors for ZeroMQ clients; raises InvalidKey."""
+
+    def __init__(
+        self, index: int, settings: Settings, addresses: Addresses, listeners: Mapping[str, socket.socket]
+    ) -> None:  # fmt: skip
+        super().__init__(index, settings, addresses)
+        secret = keys.load_secret("zmq_key", Path(settings.zmq_key)) if settings.zmq_key else None
+        self.gateway = ZmqGateway(
+            listeners, self.router, gate=Gate(secret and z85.decode(secret), clients.clients(settings.zmq_keys)),
+            stats=self.stats, limits=ZmqLimits(**{name: getattr(settings, name) for name in _ZMQ_LIMITS}),
+            heartbeat=settings.zmq_heartbeat,
+        )  # fmt: skip
+        self.add(self.gateway)
+
+    def drain(self) -> None:
+        self.gateway.drain(self.settings.drain_timeout)
+
+    def reload(self, values: dict[str, Any]) -> None:
+        super().reload(values)
+        for name, value in values.items():
+            if name in _ZMQ_LIMITS:
+                setattr(self.gateway.limits, name, value)
+                if name == "keepalive":
+                    self.gateway.bound_silence()
+            elif name == "zmq_keys":
+                self.gateway.allow(clients.clients(value))
+
+
+def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable[[], Worker]) -> None:
+    """Be the worker that ``make`` makes, until told to stop. ``supervisor`` hears when the worker is ready, or why it
+    can't be, and says what to reload; when it closes, the supervisor is gone and the worker ends at once."""
+    log.setup(name, form=settings.log_format, level=settings.log_level)
+    faults.install()
+    stop = gevent.event.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor hears it too, and decides
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    gevent.signal_handler(signal.SIGTERM, stop.set)
+    try:
+        worker = make()
+    except InvalidKey as error:
+        supervisor.sendall(str(error).encode())
+        return
+    # Messages and connections come and go by the thousands, and leave no cycles: what is there now is never looked at
+    # again, and what comes, less often.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    worker.start()
+    worker.router.in_force()
+    channel = gevent.socket.socket(fileno=supervisor.detach())
+    channel.sendall(READY)
+    gevent.spawn(_listen, channel, worker)
+    stop.wait()
+    worker.drain()
+    try:
+        worker.router.backend.check()  # what was acknowledged last has left this process
+    except NotInForce as error:
+        logger.error("what was published last may be lost", extra={"reason": str(error)})
+    worker.stop()
+
+
+def http(
+    index: int, settings: Settings, service: ServiceBuilder | None, listener: socket.socket, addresses: Addresses,
+    supervisor: socket.socket,
+) -> None:  # fmt: skip
+    """Be worker ``index``, with the services that ``service`` adds."""
+
+    def make() -> HttpWorker:
+        worker = HttpWorker(index, settings, addresses, listener)
+        added = service(worker) if service else None
+        if isinstance(added, Service):
+            added = [added]
+        for child in added if isinstance(added, Iterable) else ():
+            worker.add(child)
+        return worker
+
+    run(f"worker {index}", settings, supervisor, make)
+
+
+def zmq(
+    settings: Settings, listeners: Mapping[str, socket.socket], addresses: Addresses, supervisor: socket.socket
+) -> None:
+    """Be the worker with the ZeroMQ doors, which is numbered behind the others."""
+    run("zeromq", settings, supervisor, lambda: ZmqWorker(settings.workers, settings, addresses, listeners))
+
+
+def _listen(channel: Any, worker: Worker) -> None:
+    lines = channel.makefile("rb")
+    try:
+        for line in lines:
+            faults.call("a reload", worker.reload, ujson.loads(line))
+    finally:
+        os._exit(1)  # the supervisor is gone, or can't be heard any more

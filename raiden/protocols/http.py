@@ -1,0 +1,209 @@
+"""HTTP/1.1 without sockets: what a request is, what is refused, and responses to bytes. Requests and responses are
+webob's; `raiden.protocols.parser` reads them.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from collections.abc import Mapping, Sequence
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import unquote_to_bytes
+
+import webob
+
+from raiden.model.encoding import dumps
+from raiden.model.refusals import Refusal
+
+# Fields of every answer that does not say them otherwise. An answer is right at one moment only, and what of it a page
+# may have depends on the page (the Fetch standard, section 3.3.5, "CORS protocol and HTTP caches").
+COMMON = (("Cache-Control", "no-store"), ("Vary", "Origin"))
+# Statuses that pass, and after how many seconds a client may try again: from the first to the second, chosen anew for
+# each, so that those that were refused together don't come back together.
+PASSING, RETRY_AFTER = (429, 503), (1, 5)
+# What clients may ask for.
+METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
+CONTINUE_BYTES = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class HttpError(Refusal):
+    """A refusal that only HTTP has, or one with ``headers`` of its answer. ``close`` is set where the framing of what
+    follows is in doubt. ``fields`` are those of the request that was refused before it was whole, where its head has
+    come. ``event``: the client takes server-sent events.
+    """
+
+    fields: Mapping[str, str] | None = None
+    event = False
+
+    def __init__(self, status: int, detail: str, *, close: bool = False, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.close = close
+        self.headers = headers or {}
+
+
+class Request(webob.Request):
+    """webob's request, with what the connection needs to know."""
+
+    @property
+    def keep_alive(self) -> bool:
+        return self.environ["raiden.keep_alive"]
+
+    @property
+    def upgrade(self) -> bool:
+        """The client asks for WebSocket, and has sent nothing else since."""
+        return self.environ["raiden.upgrade"]
+
+    @property
+    def raw_headers(self) -> Sequence[tuple[str, str]]:
+        return self.environ["raiden.headers"]
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """The header fields by their names in lower case, of repeated ones the last; much faster than `headers`."""
+        return self.environ["raiden.fields"]
+
+    @property
+    def head(self) -> Any:
+        """Its `raiden.protocols.heads.Head`, or None where it is not remembered how it begins."""
+        return self.environ.get("raiden.head")
+
+    @property
+    def raw_body(self) -> bytes:
+        return self.environ["raiden.body"]
+
+    @property
+    def websocket_key(self) -> str:
+        """The key of a handshake."""
+        return self.fields.get("sec-websocket-key", "")
+
+    @property
+    def http10(self) -> bool:
+        return self.environ["SERVER_PROTOCOL"] == "HTTP/1.0"
+
+
+def target_environ(target: bytes) -> dict[str, str]:
+    """What an environ says of a request target that is a path, perhaps with a query."""
+    path, _, query = target.partition(b"?")
+    return {
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query.decode("latin-1"),
+        "raiden.path": path.decode("latin-1"),
+    }
+
+
+Fields: TypeAlias = "tuple[tuple[str, str], ...]"
+
+
+class Json(NamedTuple):
+    """An answer that many get: its body is JSON, or empty. ``fields`` of its head besides."""
+
+    status: int
+    body: bytes
+    fields: Fields = ()
+
+    def to_response(self) -> webob.Response:
+        if not self.body:
+            return webob.Response(status=self.status, content_type=None, headerlist=list(self.fields))
+        response = webob.Response(status=self.status, body=self.body, content_type="application/json", charset="utf-8")
+        response.headers.update(self.fields)
+        return response
+
+
+def problem_json(refusal: Refusal) -> bytes:
+    """The refusal as JSON (RFC 9457)."""
+    return dumps({"status": refusal.status, "title": HTTPStatus(refusal.status).phrase, "detail": refusal.detail})
+
+
+def problem(refusal: Refusal) -> webob.Response:
+    """The refusal as application/problem+json; or where it passes, and the client takes server-sent events, as one of
+    them. For a browser's EventSource gives up for good on any status but 200 (the HTML standard, section 9.2.2,
+    "fail the connection"), while after the end of the events it comes back, as late as ``retry`` says."""
+    if isinstance(refusal, HttpError) and refusal.event and refusal.status in PASSING:
+        first, last = RETRY_AFTER
+        milliseconds = random.randint(1000 * first, 1000 * last)
+        response = webob.Response(content_type="text/event-stream", charset=None)
+        response.body = b"retry: %d\nevent: refused\ndata: %b\n\n" % (milliseconds, problem_json(refusal))
+        return response
+    response = webob.Response(status=refusal.status, content_type="application/problem+json", charset=None)
+    response.body = problem_json(refusal)
+    if refusal.status in PASSING:
+        response.headers["Retry-After"] = str(random.randint(*RETRY_AFTER))
+    if isinstance(refusal, HttpError):
+        response.headers.update(refusal.headers)
+    return response
+
+
+_date = (0, "")
+
+
+def date() -> str:
+    """The Date field's value (RFC 9110 section 6.6.1), made once a second."""
+    global _date
+    now = int(time.time())
+    if now != _date[0]:  # later, or earlier: a clock can be set back
+        _date = (now, formatdate(now, usegmt=True))
+    return _date[1]
+
+
+def serialize(response: webob.Response, *, keep_alive: bool, http10: bool, head: bool = False) -> bytes:
+    """A whole response in one piece, so that it leaves in one segment."""
+    response.headers["Date"] = date()
+    return _head(response, keep_alive, http10) + (b"" if head else response.body)
+
+
+def stream_response(fields: Fields) -> webob.Response:
+    """A response whose body has no end yet."""
+    response = webob.Response(content_type=None, headerlist=list(fields))
+    del response.headers["Content-Length"]
+    return response
+
+
+def stream_bytes(fields: Fields, *, http10: bool) -> bytes:
+    """The head of a stream: chunked, or for HTTP/1.0 ended by closing."""
+    return _stream_bytes(fields, http10, date())
+
+
+@functools.lru_cache(64)
+def _stream_bytes(fields: Fields, http10: bool, now: str) -> bytes:
+    """The same, as it is in this second."""
+    response = stream_response(fields)
+    if not http10:
+        response.headers["Transfer-Encoding"] = "chunked"
+    response.headers["Date"] = now
+    return _head(response, not http10, http10)
+
+
+def add_fields(head: bytes, fields: dict[str, str]) -> bytes:
+    """A serialized head with more header fields."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return head[:-2] + lines.encode("latin-1", "replace") + b"\r\n"
+
+
+def _head(response: webob.Response, keep_alive: bool, http10: bool) -> bytes:
+    lines = [f"HTTP/1.1 {response.status}"]
+    lines += [f"{name}: {value}" for name, value in response.headerlist]
+    lines += [f"{name}: {value}" for name, value in COMMON if name not in response.headers]
+    if not keep_alive:
+        lines.append("Connection: close")
+    elif http10:
+        lines.append("Connection: keep-alive")
+    return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
+
+
+@functools.lru_cache(16)
+def _json_head(status: int, fields: Fields, has_body: bool, now: str) -> bytes:
+    """The head of a `Json` for a connection that goes on, up to its last field, as it is in this second."""
+    response = Json(status, b"{}" if has_body else b"", fields).to_response()
+    response.headers.pop("Content-Length", None)
+    return serialize(response, keep_alive=True, http10=False, head=True)[:-2]
+
+
+def json_bytes(answer: Json) -> bytes:
+    """An answer for a connection that goes on."""
+    status, body, fields = answer
+    head = _json_head(status, fields, bool(body), date())
+    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body) if body else head + b"\r\n"

@@ -1,0 +1,430 @@
+"""Bytes to HTTP/1.1 requests, without sockets.
+
+`RequestParser.feed` yields what the bytes completed: `Request`s, `Repeated` ones among them, `CONTINUE` where the
+client waits for leave to send its body, and as the last thing an `HttpError` where the bytes are no HTTP; then nothing
+more may be fed. llhttp (httptools) parses, in its strict mode; what it leaves open, and every limit, is checked here.
+
+Who takes the events may stop after any. What was not looked at stays as bytes, and no request is made of it before it
+is asked for: a client that sends thousands of requests at once has one of them parsed, and the others cost what they
+are long. To that end llhttp gets no more at once than up to the end of a head or of a body.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Final
+
+import httptools
+
+from raiden.protocols.heads import Heads, Repeated
+from raiden.protocols.hosts import MAX_LENGTH
+from raiden.protocols.http import HttpError, Request, target_environ
+from raiden.protocols.limits import HttpLimits
+from raiden.protocols.unfinished import FULL, Full, Share, Unfinished
+
+CONTINUE = object()
+# What the bytes that come next belong to.
+# So many bytes may wait behind a request that is under way, and those of one more read.
+MAX_PIPELINED: Final = 16384
+
+_IDLE: Final = 0
+_HEAD: Final = 1
+_BODY: Final = 2
+# What a header field takes besides its bytes, and once more when it is known by its name.
+FIELD: Final = 160
+# The end of a head, and of a body in chunks.
+_END: Final = b"\r\n\r\n"
+
+
+class RequestParser:
+    """The requests of one connection, pipelined or not. ``heads`` are those that all connections share, ``unfinished``
+    is what they hold of requests that have not come whole."""
+
+    __slots__ = (
+        "_at",
+        "_body",
+        "_body_size",
+        "_data",
+        "_events",
+        "_fields",
+        "_head_size",
+        "_headers",
+        "_heads",
+        "_length",
+        "_limits",
+        "_parser",
+        "_remote",
+        "_share",
+        "_size",
+        "_state",
+        "_unfinished",
+        "_url",
+    )
+
+    def __init__(
+        self, limits: HttpLimits, remote: str, heads: Heads | None = None, unfinished: Unfinished | None = None
+    ) -> None:  # fmt: skip
+        self._limits = limits
+        self._heads = Heads() if heads is None else heads
+        self._unfinished = unfinished or Unfinished()
+        self._remote = remote
+        # What was fed, and up to where it was looked at.
+        self._data = b""
+        self._at = 0
+        self._events: list[object] = []
+        # It is half of what an idle connection would take, and knows whom it calls: it is there amid a request.
+        self._parser: httptools.HttpRequestParser | None = None
+        self._share: Share | None = None
+        self._state = _IDLE
+        self._reset()
+
+    def _reset(self) -> None:
+        self._url = b""
+        self._headers: list[tuple[str, str]] = []
+        self._fields: dict[str, str] = {}
+        self._body: bytearray | None = None
+        # The length of the body, if the head says so.
+        self._length = 0
+        self._size = 0
+        self._head_size = 0
+        self._body_size = 0
+
+    def forget(self) -> None:
+        """Nothing more comes, and what has come is of no use."""
+        self._parser = None
+        self._data = b""
+        self._at = 0
+        self._release()
+        self._reset()
+
+    @property
+    def idle(self) -> bool:
+        """No request has begun."""
+        return self._state == _IDLE and not self._data
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes were not looked at yet."""
+        return len(self._data) - self._at
+
+    def rest(self) -> bytes:
+        """What came behind the last event, and is not this parser's: nothing more may be fed."""
+        rest = self._data[self._at :]
+        self.forget()
+        return rest
+
+    def left(self, timeout: float) -> float:
+        """For how many seconds the rest of a request may still be waited for, if that is ``timeout`` for a small
+        one."""
+        return 0.0 if self._share is None else self._share.left(timeout)
+
+    @property
+    def fields(self) -> Mapping[str, str] | None:
+        """The header fields of the request that is coming; None where its head has not come."""
+        return None if self._state == _HEAD else self._fields or None
+
+    def whole(self, data: bytes) -> Repeated | None:
+        """The request that these bytes are, where nothing came before them, they are no more than that, and its head is
+        known; else None, and they are to be fed."""
+        # The hot path: what most reads are.
+        if self._state != _IDLE or self._data or self._events:
+            return None
+        found = self._heads.find(data, 0)
+        if found is None:
+            return None
+        known, own, start = found
+        limits = self._limits
+        if start + known.size != len(data) or known.size > limits.max_body or len(own) > limits.max_url:
+            return None
+        return Repeated(known, own, data[start:], self._remote)
+
+    def feed(self, data: bytes) -> Iterator[object]:
+        """Take these bytes. Yields `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for each thing that was
+        completed; what was not asked for is yielded the next time. Behind a handshake comes no more: see `rest`."""
+        if data:
+            self._data = self._data[self._at :] + data if self._data else data
+            self._at = 0
+        return self._look()
+
+    def _look(self) -> Iterator[object]:
+        head = b""
+        while True:
+            while self._events:
+                event = self._events.pop(0)
+                if isinstance(event, HttpError):
+                    if event.fields is None:
+                        event.fields = self.fields
+                    yield event
+                    return
+                yield event
+                if isinstance(event, Request) and event.upgrade:
+                    return
+            data, at = self._data, self._at
+            if at == len(data):
+                self._data, self._at = b"", 0
+                if self._state == _IDLE:
+                    if self._headers:
+                        self._reset()
+                    return
+                if self._holds():
+                    return
+                self._events.append(HttpError(503, FULL, close=True))
+                continue
+            if self._state == _IDLE:
+                found = self._heads.find(data, at)
+                if found is not None:
+                    known, own, start = found
+                    end = start + known.size
+                    if known.upgrade:
+                        self._at = end
+                        yield Repeated(known, own, b"", self._remote)
+                        return
+                    if end <= len(data) and known.size <= self._limits.max_body and len(own) <= self._limits.max_url:
+                        if end == len(data):
+                            self._data, self._at = b"", 0
+                        else:
+                            self._at = end
+                        yield Repeated(known, own, data[start:end], self._remote)
+                        continue
+            if self._state == _BODY and self._length:
+                end = min(at + self._length - self._body_size, len(data))
+            else:
+                end = data.find(_END, at) + len(_END)
+                if end < len(_END):
+                    end = len(data)
+            piece = data[at:end]
+            if self._state == _IDLE:
+                head = piece if piece.endswith(_END) else b""
+            self._at = end
+            self._parse(piece)
+            if head and self._events and isinstance(self._events[-1], Request):
+                self._heads.remember(head, self._events[-1])
+
+    def _parse(self, piece: bytes) -> None:
+        parser = self._parser = self._parser or httptools.HttpRequestParser(self)
+        state, body_size = self._state, self._body_size
+        try:
+            parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._at -= len(piece) - int(upgrade.args[0])
+            self._upgrade(parser)
+        except httptools.HttpParserError as error:
+            self._events.append(self._refusal(error))
+        if not self._events and (self._state == _HEAD or (self._state, self._body_size) == (state, body_size)):
+            self._count(len(piece))
+        if self._state == _IDLE:
+            self._parser = None
+
+    def _holds(self) -> bool:
+        """Whether what has come of a request may wait for the rest."""
+        size = self._head_size + self._size + (0 if self._body is None else len(self._body))
+        size += FIELD * (len(self._headers) + len(self._fields))
+        try:
+            self._share = self._unfinished.hold(self._share, size)
+        except Full:
+            self._share = None
+            return False
+        return True
+
+    def _release(self) -> None:
+        if self._share is not None:
+            self._share = self._unfinished.hold(self._share, 0)
+
+    def _upgrade(self, parser: httptools.HttpRequestParser) -> None:
+        """llhttp stops behind a head that offers to upgrade, before any body. All offers but a WebSocket's are ignored
+        (RFC 9110 section 7.8): the head is read again without the offer, and the rest of the request behind it."""
+        request = self._events[-1]
+        if not isinstance(request, Request):
+            return  # refused already
+        fields = request.fields
+        if request.method == "CONNECT":
+            self._events[-1] = HttpError(405, "CONNECT is not served: use GET, POST or DELETE", close=True)
+        elif fields.get("upgrade", "").lower() != "websocket":
+            del self._events[-2 if CONTINUE in self._events[-2:] else -1 :]
+            lines = [f"{name}: {value}" for name, value in request.raw_headers if name.lower() != "upgrade"]
+            start = b"%b %b %b\r\n" % (parser.get_method(), self._url, request.environ["SERVER_PROTOCOL"].encode())
+            self._parser = None
+            self._parse(start + "\r\n".join([*lines, "", ""]).encode("latin-1"))
+        elif request.method != "GET":
+            self._events[-1] = HttpError(405, "a WebSocket handshake is a GET", close=True, headers={"Allow": "GET"})
+        elif fields.get("content-length", "0") != "0" or "transfer-encoding" in fields:
+            self._events[-1] = HttpError(400, "a WebSocket handshake has no body: leave it out", close=True)
+        else:
+            request.environ["raiden.upgrade"] = True
+            request.environ["raiden.keep_alive"] = False  # nothing more will be fed
+        event = self._events[-1] if self._events else None
+        if isinstance(event, HttpError):
+            event.fields = fields
+
+    def _refusal(self, error: httptools.HttpParserError) -> HttpError:
+        cause = error.__context__
+        if isinstance(cause, HttpError):
+            return cause
+        if isinstance(error, httptools.HttpParserInvalidMethodError):
+            return HttpError(400, "unknown method: use GET, HEAD, POST, DELETE or OPTIONS, in capitals", close=True)
+        encode = "; write what a URL can't have as %20, %C3%A4 and so on" if "in url" in str(error) else ""
+        return HttpError(400, f"malformed request: {error}{encode}", close=True)
+
+    def _count(self, size: int) -> None:
+        """Bound what llhttp gathers of an unfinished head, chunk extension or trailer; what is complete is counted as
+        it comes."""
+        self._size += size
+        if self._size > self._limits.max_header + self._limits.max_url:
+            self._events.append(self._too_large() if self._state == _HEAD else self._body_too_large())
+
+    def _too_large(self) -> HttpError:
+        if not self._url:
+            return HttpError(414, f"the URL is longer than {self._limits.max_url} bytes: shorten it", close=True)
+        return HttpError(431, f"the header is larger than {self._limits.max_header} bytes: shorten it", close=True)
+
+    # What llhttp calls, in the order of the bytes.
+
+    def on_message_begin(self) -> None:
+        self._reset()
+        self._state = _HEAD
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        if len(self._url) > self._limits.max_url:
+            raise HttpError(414, f"the URL is longer than {self._limits.max_url} bytes: shorten it", close=True)
+
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        value = value or b""
+        if self._state != _HEAD:
+            self._body_size += len(name) + len(value)  # a trailer: counted, then ignored
+            self._check_body()
+            return
+        # llhttp leaves the white space after a value, which is none of it (RFC 9110 section 5.5).
+        self._headers.append((name.decode("latin-1"), value.decode("latin-1").rstrip(" \t")))
+        if len(self._headers) > self._limits.max_headers:
+            raise HttpError(431, f"more than {self._limits.max_headers} header fields: send fewer", close=True)
+        self._body_size += len(name) + len(value)
+        if self._body_size > self._limits.max_header:
+            raise self._too_large()
+
+    def on_headers_complete(self) -> None:
+        self._state = _BODY
+        self._head_size = self._body_size
+        self._body_size = self._size = 0
+        assert self._parser is not None
+        version = self._parser.get_http_version()
+        fields = self._fields
+        doubled = ""
+        for name, value in self._headers:
+            name = name.lower()
+            if name in fields and name in ("host", "content-length", "transfer-encoding", "expect"):
+                doubled = name
+            fields[name] = value
+        if doubled:
+            raise HttpError(400, f"more than one {doubled} field: send one", close=True)
+        if version not in ("1.0", "1.1"):
+            raise HttpError(505, "this server speaks HTTP/1.1 and HTTP/1.0", close=True)
+        host = fields.get("host")
+        if (version == "1.1" and not host) or (host and not (len(host) <= MAX_LENGTH and _is_host(host))):
+            raise HttpError(400, "HTTP/1.1 needs one valid Host field, like 'Host: localhost:8088'", close=True)
+        authority = _absolute(self._url)[0]
+        if authority:
+            # "MUST ignore the received Host header field (if any) and instead use the host information of the
+            # request-target" (RFC 9112 section 3.2.2).
+            fields["host"] = authority.decode("latin-1")
+            if not (len(authority) <= MAX_LENGTH and _is_host(fields["host"])):
+                raise HttpError(
+                    400, "the host of the request target is none: write it like 'localhost:8088'", close=True
+                )
+        coding = fields.get("transfer-encoding")
+        if coding is not None:
+            if version == "1.0":
+                raise HttpError(400, "HTTP/1.0 has no Transfer-Encoding: use Content-Length", close=True)
+            if coding.lower() != "chunked":
+                raise HttpError(501, "the only transfer coding served is 'chunked'", close=True)
+        length = self._length = int(fields.get("content-length") or 0)
+        if length > self._limits.max_body:
+            raise self._body_too_large()
+        expect = fields.get("expect")
+        if expect is not None and version == "1.1":
+            if expect.lower() != "100-continue":
+                raise HttpError(417, "the only expectation served is '100-continue'", close=True)
+            if length or coding:
+                self._events.append(CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        self._size = 0
+        self._body_size += len(body)
+        self._check_body()
+        if self._body is None:
+            self._body = bytearray()
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        self._state = _IDLE
+        try:
+            self._events.append(self._request())
+            self._fields = {}  # they are the request's now
+        except HttpError as error:
+            self._events.append(error)
+        self._body = None
+        self._release()
+
+    def _check_body(self) -> None:
+        if self._body_size > self._limits.max_body:
+            raise self._body_too_large()
+
+    def _body_too_large(self) -> HttpError:
+        return HttpError(413, f"the body is larger than {self._limits.max_body} bytes: send less at once", close=True)
+
+    def _request(self) -> Request:
+        parser = self._parser
+        assert parser is not None
+        body = b"" if self._body is None else bytes(self._body)
+        if b"#" in self._url:
+            raise HttpError(400, "a URL is sent without its fragment: write '#' as '%23'", close=True)
+        target = _absolute(self._url)[1]
+        if target[:1] != b"/" and parser.get_method() != b"CONNECT" and target.partition(b"?")[0] != b"*":
+            raise HttpError(400, "the request target must be a path, like '/channel'", close=True)
+        version = parser.get_http_version()
+        environ: dict[str, object] = {
+            "REQUEST_METHOD": parser.get_method().decode(),
+            "SCRIPT_NAME": "",
+            **target_environ(target),
+            "SERVER_PROTOCOL": "HTTP/" + version,
+            "SERVER_NAME": "",
+            "SERVER_PORT": "",
+            "REMOTE_ADDR": self._remote,
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(body),
+            "CONTENT_LENGTH": str(len(body)),
+            "raiden.body": body,
+            "raiden.headers": tuple(self._headers),
+            "raiden.fields": MappingProxyType(self._fields),
+            "raiden.keep_alive": parser.should_keep_alive(),
+            "raiden.upgrade": False,
+        }
+        for name, value in self._headers:
+            key = name.upper().replace("-", "_")
+            if key == "CONTENT_TYPE":
+                environ["CONTENT_TYPE"] = value
+            elif key != "CONTENT_LENGTH":
+                key = "HTTP_" + key
+                environ[key] = f"{environ[key]},{value}" if key in environ else value
+        if "host" in self._fields:
+            environ["HTTP_HOST"] = self._fields["host"]
+        return Request(environ)
+
+
+def _absolute(url: bytes) -> tuple[bytes, bytes]:
+    """The authority and the path, with the query, of a target in absolute form; of any other, nothing and itself."""
+    scheme, _, rest = url.partition(b"://")
+    if scheme.lower() not in (b"http", b"https") or rest[:1] in (b"", b"/", b"?"):
+        return b"", url
+    rest, mark, query = rest.partition(b"?")
+    authority, _, path = rest.partition(b"/")
+    return authority, b"/" + path + mark + query
+
+
+@functools.lru_cache(1000)
+def _is_host(host: str) -> bool:
+    """A name or an address and perhaps a port (RFC 9110 section 7.2); user info, spaces and lists are refused."""
+    return not any(c in ' \t,/@?#\\"<>^`{|}' or not 32 < ord(c) < 127 for c in host)

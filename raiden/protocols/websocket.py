@@ -1,0 +1,284 @@
+"""WebSocket without sockets: the handshake, and bytes in, messages out (RFC 6455, RFC 7692).
+
+`websockets` parses frames, answers pings and closes; here messages are put together from their fragments and text is
+checked to be UTF-8. What goes out in a broadcast is encoded by `raiden.model.encoding` and never passes through here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from websockets.datastructures import Headers
+from websockets.exceptions import NegotiationError
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request as Handshake
+from websockets.http11 import Response
+from websockets.protocol import Protocol, Side, State
+from websockets.server import ServerProtocol
+from websockets.typing import ExtensionParameter, Subprotocol
+from websockets.utils import accept_key
+
+from raiden.protocols.http import HttpError, Request, date
+from raiden.protocols.unfinished import FULL, Full, Share, Unfinished
+
+
+class _SharedDeflate(ServerPerMessageDeflateFactory):
+    """permessage-deflate without context takeover on either side: a broadcast is compressed once for all, and no
+    connection keeps a window. An offer that wants a smaller window of the server is declined (RFC 7692 section
+    7.1.2.1), since others share the bytes."""
+
+    def process_request_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
+        if any(name == "server_max_window_bits" and value != "15" for name, value in params):
+            raise NegotiationError("frames are compressed for all with a window of 15 bits")
+        return super().process_request_params(params, accepted_extensions)
+
+
+_DEFLATE = [_SharedDeflate(server_no_context_takeover=True, client_no_context_takeover=True)]
+# How subprotocols begin that are tokens, which no answer says again.
+_TOKEN = "raiden.token."
+
+
+class _Negotiation(ServerProtocol):
+    """The handshake. Of the subprotocols that a client offers, the first is taken: to Raiden they mean nothing, but a
+    browser drops a connection if it has offered some and gets none of them (the WebSockets standard of the WHATWG,
+    section 2, "establish a WebSocket connection")."""
+
+    def __init__(self, deflate: bool) -> None:
+        super().__init__(extensions=_DEFLATE if deflate else None)
+
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        return next((each for each in subprotocols if not each.lower().startswith(_TOKEN)), None)
+
+
+POLICY, INVALID_TEXT, TOO_LARGE, TRY_LATER = 1008, 1007, 1009, 1013
+SLOW_CONSUMER, DRAINING, PING_TIMEOUT, MISSED, CHANNEL_DELETED = 4001, 4002, 4003, 4004, 4504
+
+
+class Closed(NamedTuple):
+    """The peer has closed, or the connection failed and a close frame waits in `WebSocket.data_to_send`."""
+
+    code: int
+
+
+class Deflate(NamedTuple):
+    """What was agreed on for permessage-deflate, as `PerMessageDeflate` takes it."""
+
+    remote_no_context_takeover: bool
+    local_no_context_takeover: bool
+    remote_max_window_bits: int
+    local_max_window_bits: int
+
+
+class Agreement(NamedTuple):
+    """What a handshake comes to: the head of its answer, but for the date and what the key is answered by, and what
+    was agreed on for compression. Few kinds of client connect again and again: it is the same for all of a kind."""
+
+    head: bytes
+    deflate: Deflate | None
+
+    def answer(self, key: str) -> bytes:
+        return self.head % (date().encode(), accept_key(key).encode())
+
+
+def accept(request: Request, *, deflate: bool) -> Agreement:
+    """Agree to a handshake; raises HttpError if the request is no valid one."""
+    fields = request.fields
+    single = len(fields) == len(request.raw_headers) and not request.http10  # no field is repeated
+    if single and _TOKEN not in fields.get("sec-websocket-protocol", "").lower():
+        agreement = _agree(*[fields.get(name.lower()) for name in _DECISIVE], deflate)
+        if agreement is not None and _KEY.fullmatch(fields.get("sec-websocket-key", "")):
+            return agreement
+    return _negotiate(request, deflate)
+
+
+# The fields that say what a handshake comes to, but for the key.
+_DECISIVE = (
+    "Connection", "Upgrade", "Sec-WebSocket-Version", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol",
+)  # fmt: skip
+# 16 bytes in base64, which end with four bits that are 0 (RFC 4648 section 4).
+_KEY = re.compile("[A-Za-z0-9+/]{21}[AQgw]==")
+
+
+@functools.lru_cache(256)
+def _agree(
+    connection: str | None, upgrade: str | None, version: str | None, extensions: str | None, protocols: str | None,
+    deflate: bool,
+) -> Agreement | None:  # fmt: skip
+    """What handshakes with these fields come to; None where they are none. To negotiate takes longer than all else
+    about a connection."""
+    named = zip(_DECISIVE, (connection, upgrade, version, extensions, protocols), strict=True)
+    headers = Headers([("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="), *((n, v) for n, v in named if v is not None)])
+    negotiation = _Negotiation(deflate)
+    response = negotiation.accept(Handshake("/", headers, "GET"))
+    return _agreement(negotiation, response) if response.status_code == 101 else None
+
+
+def _agreement(negotiation: ServerProtocol, response: Response) -> Agreement:
+    fields = [f"{name}: {value}\r\n" for name, value in response.headers.raw_items()
+              if name not in ("Date", "Sec-WebSocket-Accept")]  # fmt: skip
+    rest = "".join(fields).replace("%", "%%").encode()
+    head = b"HTTP/1.1 101 Switching Protocols\r\nDate: %b\r\n" + rest + b"Sec-WebSocket-Accept: %b\r\n\r\n"
+    for extension in negotiation.extensions:
+        return Agreement(head, Deflate(*(getattr(extension, name) for name in Deflate._fields)))
+    return Agreement(head, None)
+
+
+def _negotiate(request: Request, deflate: bool) -> Agreement:
+    negotiation = _Negotiation(deflate)
+    if request.http10:
+        raise HttpError(426, "WebSocket needs HTTP/1.1", close=True, headers={"Upgrade": "websocket"})
+    response = negotiation.accept(
+        Handshake(request.environ["raiden.path"], Headers(request.raw_headers), request.method)
+    )
+    if response.status_code != 101:
+        reason = str(negotiation.handshake_exc)
+        headers = {"Upgrade": "websocket"} if response.status_code == 426 else {}
+        if "Sec-WebSocket-Version" in reason:
+            headers["Sec-WebSocket-Version"] = "13"
+        raise HttpError(response.status_code, f"not a WebSocket handshake: {reason}", close=True, headers=headers)
+    return _agreement(negotiation, response)
+
+
+# A ping without data; its answer, but for the mask.
+_PING, _PONG, _PONG_BYTES = b"\x89\x00", b"\x8a\x80", 6
+
+
+# What it takes to inflate a message whose fragments have not all come, in bytes: zlib's state and its window.
+_INFLATER = 40_000
+
+
+class WebSocket:
+    """One connection after the handshake. ``max_message`` is in bytes, counted after inflating; a message is `late`
+    after ``timeout`` seconds. ``unfinished`` is what all connections hold of messages that have not come whole. As long
+    as the peer sends nothing but pongs, as subscribers do, there is no `Protocol`: it would be most of what an idle one
+    costs."""
+
+    __slots__ = (
+        "_decoder", "_max_message", "_message", "_pings", "_protocol", "_settings", "_share", "_text", "_timeout",
+        "_unfinished", "heard", "ponged",
+    )  # fmt: skip
+
+    def __init__(
+        self, deflate: Deflate | None, *, max_message: int, timeout: float = 30.0, unfinished: Unfinished | None = None
+    ) -> None:  # fmt: skip
+        self._settings = deflate
+        self._max_message = max_message
+        self._timeout = timeout
+        self._unfinished = unfinished or Unfinished()
+        self._share: Share | None = None
+        self._protocol: Protocol | None = None
+        self._pings = b""
+        # Whether anything has come since the last ping, and whether its answer has: who sends a large frame can't pong.
+        self.heard = self.ponged = True
+        self._message: bytearray | bytes = b""
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._text = False
+
+    @property
+    def deflate(self) -> bool:
+        return self._settings is not None
+
+    def _begun(self) -> Protocol:
+        if self._protocol is None:
+            self._protocol = Protocol(Side.SERVER, state=State.OPEN, max_size=self._max_message)
+            self._protocol.extensions = [] if self._settings is None else [PerMessageDeflate(*self._settings)]
+        return self._protocol
+
+    @property
+    def open(self) -> bool:
+        return self._protocol is None or self._protocol.state is State.OPEN
+
+    def feed(self, data: bytes) -> Iterator[object]:
+        """Yield each message, ``str`` or ``bytes``, and as the last thing `Closed`."""
+        self.heard = True
+        if self._protocol is None and len(data) == _PONG_BYTES and data.startswith(_PONG):
+            self.ponged = True
+            return
+        protocol = self._begun()
+        protocol.receive_data(data)
+        for frame in protocol.events_received():
+            assert isinstance(frame, Frame)  # handshakes are events too, but this one is over
+            if frame.opcode is Opcode.PONG:
+                self.ponged = True
+            elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                try:
+                    message = self._assemble(frame)
+                except UnicodeDecodeError:
+                    protocol.fail(INVALID_TEXT, "text that is not UTF-8")
+                    break
+                if message is not None:
+                    self._release()  # what comes now is of another one
+                    yield message
+        self._hold(protocol)
+        if not self.open:
+            close = protocol.close_rcvd or protocol.close_sent
+            yield Closed(close.code if close else 1006)
+
+    def forget(self) -> None:
+        """Nothing more comes, and what has come is of no use."""
+        if self._protocol is not None:
+            self._protocol.parser.close()  # it knows the protocol that knows it
+            self._protocol.reader.buffer.clear()
+            self._protocol.parser_exc = None  # its traceback knows what was too much, and the protocol
+        self._message = b""
+        self._release()
+
+    @property
+    def late(self) -> bool:
+        """A message has begun, and its rest should have come."""
+        return self._share is not None and self._share.left(self._timeout) <= 0
+
+    def _hold(self, protocol: Protocol) -> None:
+        """Count what has come of a message that is not whole; where that is too much, the connection fails."""
+        size = len(protocol.reader.buffer) + len(self._message) if self.open else 0
+        if size and any([isinstance(e, PerMessageDeflate) and e.decode_cont_data for e in protocol.extensions]):
+            size += _INFLATER
+        try:
+            self._share = self._unfinished.hold(self._share, size)
+        except Full:
+            self._share = None
+            protocol.fail(TRY_LATER, FULL)
+
+    def _release(self) -> None:
+        if self._share is not None:
+            self._share = self._unfinished.hold(self._share, 0)
+
+    def _assemble(self, frame: Frame) -> str | bytes | None:
+        """The message that the frame completes, if it does; raises UnicodeDecodeError at the first bad byte."""
+        if frame.opcode is not Opcode.CONT:
+            self._text = frame.opcode is Opcode.TEXT
+            if frame.fin:
+                return bytes(frame.data).decode() if self._text else bytes(frame.data)
+            self._decoder = codecs.getincrementaldecoder("utf-8")() if self._text else None
+            self._message = bytearray()
+        if self._decoder is not None:
+            self._decoder.decode(frame.data, frame.fin)
+        self._message += frame.data
+        if not frame.fin:
+            return None
+        data, self._message = self._message, b""
+        return data.decode() if self._text else bytes(data)
+
+    def ping(self) -> None:
+        """Send a ping, unless the last one's answer is still to come; `ponged` tells whether it has come."""
+        self.heard = False
+        if self.ponged:
+            self.ponged = False
+            self._pings += _PING
+
+    def close(self, code: int, reason: str) -> None:
+        if self.open:
+            self._begun().send_close(code, reason)
+
+    def data_to_send(self) -> bytes:
+        """What the protocol has to say by itself: pongs, pings, closes."""
+        data, self._pings = self._pings, b""
+        return data if self._protocol is None else data + b"".join(self._protocol.data_to_send())

@@ -1,0 +1,142 @@
+"""What a ZeroMQ PUSH client's connection becomes: a publisher without answers, and with backpressure."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import gevent
+
+from raiden.access.clients import Client
+from raiden.backend import BackboneFull
+from raiden.connections.connection import Connection
+from raiden.history.store import StoreFailed
+from raiden.model.message import Cursor, Kind, Message
+from raiden.model.refusals import Refusal
+from raiden.model.strict_json import InvalidPayload
+from raiden.protocols.zmtp import Alike, Event
+from raiden.zeromq.session import BYTES, RETRY, Common, Session, channel_of, kind_of
+
+# Messages that are stored at once: others wait for so many.
+MAX_STORED = 500
+# As a plain number: looking one up in an enumeration takes half as long as to make a message.
+_RAW = int(Kind.BYTES)
+# Bytes of a payload that is within any `max_message`.
+_ORDINARY = 1024
+
+
+class Pusher(Session):
+    """A PUSH client. It can't be told anything; so it is not read from while the node can't take more."""
+
+    def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
+        super().__init__(common, connection, client, key)
+        # Messages of one channel and kind that came one after the other are published as one.
+        self._runs: deque[list[Message]] = deque()
+
+    def received(self, events: list[Event]) -> bool:
+        for event in events:
+            if isinstance(event, Alike):
+                self._add(*event)
+            elif isinstance(event, list) and 2 <= len(event) <= 3:
+                self._add(event[0], event[1:2], event[2:])
+            else:
+                self._refuse(InvalidPayload("push [channel, payload] or [channel, payload, type]"))
+        if not self.waiting:
+            self._publish()
+        return True
+
+    def _add(self, channel: bytes, payloads: list[bytes], rest: list[bytes]) -> None:
+        """Messages to one channel, of the type that the rest of their frames says, to what is to be published."""
+        content_type = rest[0] if rest else b""
+        try:
+            name = channel_of(self.client, channel)
+        except Refusal as refusal:
+            self._refuse(refusal, len(payloads))
+            return
+        kind, now = _RAW, time.time_ns() // 1000
+        # The hot path are bytes of an ordinary size.
+        if content_type != BYTES or max(map(len, payloads), default=0) > _ORDINARY:
+            payloads, kind = self._checked(payloads, content_type)
+        run = [Message(name, kind, payload, None, now) for payload in payloads]
+        if self._runs and self._runs[-1][0].channel == name and self._runs[-1][0].kind == kind:
+            self._runs[-1] += run
+        elif run:
+            self._runs.append(run)
+
+    def _checked(self, payloads: list[bytes], content_type: bytes) -> tuple[list[bytes], int]:
+        """Those of the payloads that are what their type says, as they are published, and their kind."""
+        good, kind, most = [], _RAW, self.common.limits.max_message
+        for payload in payloads:
+            try:
+                found, data = kind_of(payload, content_type, most)
+            except Refusal as refusal:
+                self._refuse(refusal)
+                continue
+            good.append(data)
+            kind = int(found)
+        return good, kind
+
+    def _refuse(self, refusal: Refusal, count: int = 1) -> None:
+        self.common.stats.bad_messages += count
+        self.common.say("dropped what a ZeroMQ client pushed", client=self.client.name, reason=refusal.detail)
+
+    def _publish(self) -> None:
+        """Publish what there is. Where the node can't take it, try again later, and read nothing meanwhile."""
+        self.waiting = 0
+        router, flow = self.common.router, self.common.flow
+        while self._runs:
+            run = self._runs[0]
+            if flow.full:
+                self._wait(flow.wait)
+                return
+            if router.keeps(run[0].channel):
+                self._store()
+                return
+            try:
+                router.publisher.publish_now(run)
+            except BackboneFull:
+                self._wait(self._soon)
+                return
+            flow.add(run)
+            self._runs.popleft()
+        self.resume()
+
+    def _store(self) -> None:
+        """Publish what comes first, of channels with history: no more at once than lets others have their turn."""
+        runs: list[list[Message]] = []
+        room, router = MAX_STORED, self.common.router
+        while room and self._runs and router.keeps(self._runs[0][0].channel):
+            most = router.backend.most_at_once(self._runs[0][0].channel)
+            if most and runs:
+                break  # those of a channel that may be full are published by themselves
+            run = self._runs.popleft()
+            count = min(room, most or room)
+            if len(run) > count:
+                self._runs.appendleft(run[count:])
+            runs.append(run[:count])
+            room = 0 if most else room - count
+
+        def stored(outcome: list[list[Cursor]] | Refusal) -> None:
+            if isinstance(outcome, Refusal):
+                self._runs.extendleft(reversed(runs))
+                self._wait(self._soon)
+            else:
+                for run in runs:
+                    self.common.flow.add(run)
+                self._publish()
+
+        self.waiting = 1
+        self.connection.pause()
+        try:
+            router.publisher.publish(*runs, done=stored)
+        except StoreFailed as error:
+            stored(error)
+
+    def _wait(self, until: Callable[[Callable[[], None]], object]) -> None:
+        self.waiting = 1
+        self.connection.pause()
+        until(self._publish)
+
+    def _soon(self, call: Callable[[], None]) -> None:
+        gevent.spawn_later(RETRY, self.work, call)

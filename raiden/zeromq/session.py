@@ -1,0 +1,120 @@
+"""What the connections of ZeroMQ clients have in common once they have shaken hands, whatever door they came in by."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from raiden.access.clients import Client
+from raiden.connections.connection import Connection
+from raiden.delivery.census import Census
+from raiden.model.names import InvalidChannel, check_channel
+from raiden.model.payload import of_type
+from raiden.protocols import zmtp
+from raiden.protocols.unfinished import Unfinished
+from raiden.protocols.zmtp import Event, Zmtp
+from raiden.router import Router
+from raiden.runtime import faults
+from raiden.runtime.stats import Stats
+from raiden.zeromq.flow import Flow
+
+log = logging.getLogger(__name__)
+
+BYTES = b"application/octet-stream"
+# Seconds until the backbone or the history is tried again.
+RETRY = 0.1
+
+
+@dataclass(slots=True)
+class ZmqLimits:
+    """All limits of the doors; one object that all connections share, so that a reload changes it in place."""
+
+    max_connections: int = 15_000
+    max_connections_per_address: int = 15_000
+    max_outbox: int = 4 << 20
+    max_body: int = 1 << 20
+    max_message: int = 1 << 20
+    max_unfinished: int = 1 << 28
+    zmq_max_topics: int = 1000
+    keepalive: float = 25.0
+
+
+class Common:
+    """What the sessions of all doors have in common."""
+
+    def __init__(self, router: Router, stats: Stats, limits: ZmqLimits) -> None:
+        self.router = router
+        self.stats = stats
+        self.limits = limits
+        self.flow = Flow(router.backend)
+        self.census = Census(router.backend)
+        self.unfinished = Unfinished(lambda: limits.max_unfinished)
+        self._said: dict[str, float] = {}
+
+    def say(self, what: str, **extra: str) -> None:
+        """Log what clients do wrong, of each kind once a second: they may do it as often as they like."""
+        now = time.monotonic()
+        if now - self._said.get(what, 0.0) > 1.0:
+            self._said[what] = now
+            log.warning(what, extra=extra)
+
+
+class Session:
+    """One client's connection. ``waiting`` counts what is under way for it; `close` may come at any time."""
+
+    def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
+        self.common = common
+        self.connection = connection
+        self.protocol = spoken(connection)
+        self.client = client
+        self.key = key
+        self.waiting = 0
+        self._draining = False
+
+    def received(self, events: list[Event]) -> bool:
+        """What has come in one go. False: the client must be cut off."""
+        raise NotImplementedError
+
+    def send(self, *frames: bytes) -> None:
+        self.connection.send(self.protocol.seal(zmtp.message(*frames)))
+
+    def work(self, function: Callable[[], None]) -> None:
+        """Call a function, in a greenlet. Where it raises, the connection ends: what it has promised is not done."""
+        if not faults.call("the work for a ZeroMQ client", function):
+            self.connection.finish()
+
+    def drain(self) -> None:
+        """The node stops: take no more."""
+        self._draining = True
+        self.connection.pause()
+
+    def resume(self) -> None:
+        """Take more, unless the node stops."""
+        if not self._draining:
+            self.connection.resume()
+
+    def close(self) -> None:
+        """The connection has ended."""
+
+
+def spoken(connection: Connection) -> Zmtp:
+    """What the connection of a ZeroMQ client speaks."""
+    assert isinstance(connection.protocol, Zmtp)
+    return connection.protocol
+
+
+def channel_of(client: Client, channel: bytes) -> str:
+    """The channel that a client may publish to; raises InvalidChannel or Forbidden."""
+    try:
+        name = check_channel(channel.decode())
+    except UnicodeDecodeError:
+        raise InvalidChannel("a channel's name is UTF-8") from None
+    client.check("publish", name)
+    return name
+
+
+def kind_of(payload: bytes, content_type: bytes, max_message: int) -> tuple[int, bytes]:
+    """What a client's payload is, by the type that it says, and as it is published; raises InvalidPayload."""
+    return of_type(content_type.decode("latin-1") or "application/json", payload, max_message)

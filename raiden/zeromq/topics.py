@@ -1,0 +1,98 @@
+"""What the topics of a ZeroMQ SUB client come to. Pure.
+
+A topic is a prefix of channels. A client has a message once, however many of its topics match it, and only if it may.
+So its topics come to the fewest names and patterns that stand for the same channels, none of which is within another.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import NamedTuple
+
+from raiden.access.clients import Patterns
+
+
+class Change(NamedTuple):
+    """Names and patterns to subscribe to, and then those to give up."""
+
+    added: list[str]
+    dropped: list[str]
+
+
+class Topics:
+    """The topics of one client, which may subscribe to what ``allowed`` says."""
+
+    __slots__ = ("_allowed", "_names", "_topics")
+
+    def __init__(self, allowed: Patterns) -> None:
+        self._allowed = allowed
+        # In order, so that what begins with something stands together.
+        self._topics: list[str] = []
+        self._names: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._topics)
+
+    def add(self, topic: str) -> Change:
+        """One that is there already changes nothing."""
+        if _has(self._topics, topic):
+            return Change([], [])
+        insort(self._topics, topic)
+        added = [name for name in _fewest(self._allowed.within(topic)) if not self._is_within(name)]
+        dropped = [each for name in added if name.endswith("*") for each in _beginning(self._names, name[:-1])]
+        self._replace(dropped, added)
+        return Change(added, dropped)
+
+    def remove(self, topic: str) -> Change:
+        """One that is not there is ignored."""
+        if not _has(self._topics, topic):
+            return Change([], [])
+        del self._topics[bisect_left(self._topics, topic)]
+        if any(_has(self._topics, other) for other in _prefixes(topic)):
+            return Change([], [])  # a shorter one stands for the same and more
+        dropped = _beginning(self._names, topic)
+        within = [name for other in _beginning(self._topics, topic) for name in self._allowed.within(other)]
+        kept = set(_fewest(within))
+        added = [name for name in kept if name not in dropped]
+        dropped = [name for name in dropped if name not in kept]
+        self._replace(dropped, added)
+        return Change(added, dropped)
+
+    def _replace(self, dropped: list[str], added: list[str]) -> None:
+        for name in dropped:
+            del self._names[bisect_left(self._names, name)]
+        for name in added:
+            insort(self._names, name)
+
+    def _is_within(self, name: str) -> bool:
+        prefixes = _prefixes(name.removesuffix("*"))
+        return _has(self._names, name) or any(_has(self._names, prefix + "*") for prefix in prefixes)
+
+
+def _has(ordered: list[str], text: str) -> bool:
+    at = bisect_left(ordered, text)
+    return at < len(ordered) and ordered[at] == text
+
+
+def _beginning(ordered: list[str], prefix: str) -> list[str]:
+    """Those that begin with the prefix."""
+    start = end = bisect_left(ordered, prefix)
+    while end < len(ordered) and ordered[end].startswith(prefix):
+        end += 1
+    return ordered[start:end]
+
+
+def _prefixes(text: str) -> list[str]:
+    """All beginnings of a text, itself included."""
+    return [text[:size] for size in range(len(text) + 1)]
+
+
+def _fewest(names: list[str]) -> list[str]:
+    """Those that are not within others."""
+    patterns = {name for name in names if name.endswith("*")}
+    found = dict.fromkeys(names)
+    return [
+        name
+        for name in found
+        if not any(prefix + "*" in patterns and prefix + "*" != name for prefix in _prefixes(name.removesuffix("*")))
+    ]
