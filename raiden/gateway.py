@@ -15,7 +15,8 @@ from typing import NamedTuple
 import webob
 
 from raiden.backend import NotInForce
-from raiden.connections.connection import IDLE, OPENING, SERVING, SUBSCRIBED, Connection
+from raiden.connections.connection import Connection
+from raiden.connections.states import IDLE, OPENING, SERVING, SUBSCRIBED
 from raiden.delivery.table import TooManyChannels
 from raiden.history.store import StoreFailed
 from raiden.http.channel_builders import host_path, path

@@ -29,7 +29,8 @@ import gevent
 from raiden import gateway
 from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend
-from raiden.connections.connection import OPENING, SERVING, Connection
+from raiden.connections.connection import Connection
+from raiden.connections.states import OPENING, SERVING
 from raiden.delivery.table import Subscription
 from raiden.gateway import Gateway
 from raiden.model import encoding

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import gevent
 import pytest
 
-from raiden.connections.connection import RECEIVE_BYTES, TICK, Connection, Feedable, Wheel
+from raiden.connections.connection import RECEIVE_BYTES, Connection, Feedable
 from raiden.connections.door import PORTION, SLICE, Door
+from raiden.connections.wheel import TICK, Wheel
 from raiden.runtime.stats import Stats
 
 

@@ -19,7 +19,8 @@ import gevent
 import pytest
 
 from raiden.backend import Backend
-from raiden.connections.connection import Connection, Wheel
+from raiden.connections.connection import Connection
+from raiden.connections.wheel import Wheel
 from raiden.model import encoding
 from raiden.model.chain import Lives
 from raiden.model.filters import Filters

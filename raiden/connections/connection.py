@@ -11,7 +11,6 @@ that moves, and not only at the clock. Nothing here knows what the bytes mean: `
 from __future__ import annotations
 
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
@@ -20,33 +19,14 @@ import gevent
 from gevent.event import Event
 
 from raiden.connections import tcp
+from raiden.connections.pieces import LARGE, parts
+from raiden.connections.states import CLOSED, CLOSING, IDLE
 from raiden.runtime.receive import receive
 from raiden.runtime.stats import Stats
 
 READ: Final = 1
 WRITE: Final = 2
 RECEIVE_BYTES: Final = 65536
-TICK: Final = 0.25
-# Bytes that are copied into one piece.
-LARGE: Final = 65536
-
-# The states of a connection. Only an HTTP door's has all of them (RFC 9112 section 9); a ZeroMQ client's is IDLE until
-# it ends.
-#
-#            bytes              whole request          subscribed               its past is sent
-#     IDLE ─────────▶ RECEIVING ────────────▶ SERVING ────────────▶ OPENING ────────────────────▶ SUBSCRIBED
-#      ▲                  ▲                     │  ▲                   │ a long-poll's answer           │
-#      └──────────────────┴──────── answered ───┘  └───────────────────┘                                │
-#      ▲                                                 a long-poll's answer                           │
-#      └────────────────────────────────────────────────────────────────────────────────────────────────┘
-#     any ── `finish` ──▶ CLOSING: nothing is read or sent any more but what waits ── `close` ──▶ CLOSED
-IDLE: Final = 0
-RECEIVING: Final = 1
-SERVING: Final = 2
-OPENING: Final = 3
-SUBSCRIBED: Final = 4
-CLOSING: Final = 5
-CLOSED: Final = 6
 
 
 class Feedable(Protocol):
@@ -231,9 +211,9 @@ class Connection:
             # A copy of all that waits for each of a thousand slow readers would fill the memory.
             pieces = pending[:]
             pending.clear()
-            parts = list(_parts(pieces))
-            for number, part in enumerate(parts, 1):
-                self._put(part, parts[number:])
+            joined = list(parts(pieces))
+            for number, part in enumerate(joined, 1):
+                self._put(part, joined[number:])
                 if self._outbox:
                     return
 
@@ -410,55 +390,5 @@ class Connection:
             pass  # the peer was faster
 
 
-def _parts(pieces: list[bytes]) -> Iterator[bytes]:
-    """Put small pieces together, up to `LARGE` bytes; a large one stays what it is."""
-    part: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        if part and size + len(piece) > LARGE:
-            yield b"".join(part)
-            part, size = [], 0
-        part.append(piece)
-        size += len(piece)
-    yield b"".join(part)
-
-
 def _nothing(*_: object) -> None:
     """Stands in for a callback that was never set."""
-
-
-class Wheel:
-    """The deadlines of all connections, in ticks of `TICK` seconds; one timer for however many."""
-
-    def __init__(self) -> None:
-        self._slots: dict[int, set[Connection]] = {}
-        self._done = int(time.monotonic() / TICK)
-
-    def schedule(self, connection: Connection, seconds: float) -> None:
-        """Let the connection be due after ``seconds``, instead of at any earlier told time."""
-        connection.due = max(int((time.monotonic() + seconds) / TICK) + 1, self._done + 1)
-        # A later deadline is noticed when the slot that holds the connection comes up.
-        if not connection.slot or connection.due < connection.slot:
-            self.forget(connection)
-            connection.slot = connection.due
-            self._slots.setdefault(connection.due, set()).add(connection)
-
-    def forget(self, connection: Connection) -> None:
-        """Call it when the connection has ended: a deadline may be minutes away, and would keep until then all that
-        the connection has."""
-        self._slots.get(connection.slot, set()).discard(connection)
-
-    def due(self) -> Iterator[Connection]:
-        """Yield the connections that are due by now."""
-        now = int(time.monotonic() / TICK)
-        while self._done < now:
-            self._done += 1
-            for connection in self._slots.pop(self._done, ()):
-                if connection.closed:  # by what was done for one before it
-                    continue
-                connection.slot = 0
-                if connection.due <= self._done:
-                    yield connection
-                else:
-                    connection.slot = connection.due
-                    self._slots.setdefault(connection.due, set()).add(connection)

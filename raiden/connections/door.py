@@ -11,7 +11,8 @@ from typing import Final, Protocol
 import gevent
 
 from raiden.connections import tcp
-from raiden.connections.connection import RECEIVE_BYTES, TICK, Connection, Feedable, Wheel
+from raiden.connections.connection import RECEIVE_BYTES, Connection, Feedable
+from raiden.connections.wheel import TICK, Wheel
 from raiden.runtime import descriptors, faults
 from raiden.runtime.service import Service
 from raiden.runtime.stats import Stats

@@ -29,6 +29,7 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
+from raiden.history.calls import Answer, Asked, Done, plain, to_appended, to_page
 from raiden.history.pipe import Closed, Pipe
 from raiden.history.store import (
     NOBODY_KNOWS,
@@ -42,7 +43,6 @@ from raiden.history.store import (
     Letters,
     StoreFailed,
 )
-from raiden.model.chain import Past
 from raiden.model.message import Cursor
 from raiden.model.page import Gap, Page, Record
 from raiden.runtime import faults
@@ -65,29 +65,6 @@ BUSY = "the history has too much to do: try again later"
 LOST = "the history does not answer: try again later"
 UNKNOWN = f"the history did not answer in time: {NOBODY_KNOWS}"
 
-Done = Callable[[str | None, Any], None]
-Answer = tuple[str | None, Any]
-
-
-class _Asked:
-    """A message that waits for its answer; ``data`` until there is a process to give it to. ``done`` gets the answer,
-    which is for ``count`` calls. An ``append`` that failed may have been done. A ``page`` is ``held`` until it is its
-    turn."""
-
-    __slots__ = ("append", "count", "data", "deadline", "done", "held", "number", "page", "size")
-
-    def __init__(
-        self, number: int, data: bytes, deadline: float, done: Done, *, count: int, size: int, page: bool, append: bool
-    ) -> None:
-        self.number = number
-        self.data: bytes | None = data
-        self.deadline = deadline
-        self.done = done
-        self.count = count
-        self.size = size
-        self.page = self.held = page
-        self.append = append
-
 
 class History:
     """Asks at ``address``, a Unix socket's. `append` never waits; the others wait in the calling greenlet, and raise
@@ -108,8 +85,8 @@ class History:
         self._size = 0
         # What is not answered yet, by number and in the order that it was asked in; and of that, the pages that the
         # process was not asked for yet, by channel (or what else they are of) and in the order of their turns.
-        self._asked: dict[int, _Asked] = {}
-        self._pages: dict[Any, deque[_Asked]] = {}
+        self._asked: dict[int, Asked] = {}
+        self._pages: dict[Any, deque[Asked]] = {}
         self._pages_asked = 0
         self._number = 0
         self._life = ""
@@ -143,13 +120,13 @@ class History:
             if why is not None:
                 done(StoreFailed(why))
             else:
-                done([_appended(*row) for row in rows])
+                done([to_appended(*row) for row in rows])
 
         size = sum([len(message[1]) + OVERHEAD for append in appends for message in append.messages])
         self._admit(size)
         if not self._appends:
             self._loop.run_callback(self.send)  # behind all that this turn brings
-        self._appends.append([_plain(append) for append in appends])
+        self._appends.append([plain(append) for append in appends])
         self._dones.append(answered)
         self._size += size
 
@@ -162,7 +139,7 @@ class History:
     def before_each(self, places: Sequence[tuple[str, Cursor]], limit: int) -> list[Page]:
         """`before`, of several channels in one go."""
         asked = [(name, tuple(at), limit) for name, at in places]
-        return [_page(*found) for found in self._calls_of("before", asked, page=True)]
+        return [to_page(*found) for found in self._calls_of("before", asked, page=True)]
 
     def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
         return {name: Cursor(*place) for name, place in self._call("positions", list(channels)).items()}
@@ -174,11 +151,11 @@ class History:
     def claim(
         self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None, give_up: GiveUp, *, make: bool
     ) -> Claimed:
-        told = give_up.attempts, give_up.letters and _plain(give_up.letters)
+        told = give_up.attempts, give_up.letters and plain(give_up.letters)
         rows, epoch, gap, past, dead, ended, more = self._call(
             "claim", channel, durable, limit, wait, since and tuple(since), told, make, page=limit > 0
         )
-        letters = Letters(_appended(*dead[0]), dead[1]) if dead else None
+        letters = Letters(to_appended(*dead[0]), dead[1]) if dead else None
         return Claimed(
             [(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap), past, letters, ended, more
         )
@@ -220,7 +197,7 @@ class History:
         return size
 
     def _page(self, name: str, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        return _page(*self._call(name, channel, cursor and tuple(cursor), limit, page=True))
+        return to_page(*self._call(name, channel, cursor and tuple(cursor), limit, page=True))
 
     def _call(self, name: str, *arguments: Any, page: bool = False) -> Any:
         return self._calls_of(name, [arguments], page=page)[0]
@@ -263,7 +240,7 @@ class History:
         data = marshal.dumps((number, deadline, name, arguments))
         self._admit(len(data) + OVERHEAD)
         self._number = number
-        asked = self._asked[number] = _Asked(
+        asked = self._asked[number] = Asked(
             number, data, deadline, done, count=1, size=len(data) + OVERHEAD, page=page, append=False
         )  # fmt: skip
         if page:
@@ -287,7 +264,7 @@ class History:
             for number, done in enumerate(dones):
                 faults.call("an answer of the history", done, *((why, None) if why is not None else answers[number]))
 
-        asked = self._asked[self._number] = _Asked(
+        asked = self._asked[self._number] = Asked(
             self._number, data, deadline, answered, count=len(dones), size=size, page=False, append=True
         )
         self._hand_over(asked)
@@ -305,7 +282,7 @@ class History:
                 asked.held = False
                 self._hand_over(asked)
 
-    def _hand_over(self, asked: _Asked) -> None:
+    def _hand_over(self, asked: Asked) -> None:
         """Give it to the process, if there is one now."""
         pipe = self._pipe
         if pipe is not None and asked.data is not None:
@@ -408,20 +385,3 @@ class History:
                 late.append((asked.number, UNKNOWN))
         for number, why in late:
             self._answered(number, why, None)
-
-
-def _page(rows: Any, epoch: str, position: Any, gap: Any, more: bool, past: Past) -> Page:
-    records = [Record(*row) for row in rows]
-    return Page(records, epoch, position and Cursor(*position), gap and Gap(*gap), more, past)
-
-
-def _appended(epoch: str, first: int, end: int, repeated: bool, chain: str) -> Appended:
-    return Appended(epoch, range(first, end), repeated, chain)
-
-
-def _plain(append: Append) -> tuple[Any, ...]:
-    """The fields of an `Append`, in their order."""
-    return (
-        append.channel, append.messages, append.size, append.ttl, append.key, int(append.durability), append.retain,
-        append.discard_new,
-    )  # fmt: skip

@@ -41,11 +41,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import redis
 
-from raiden.history import durable_scripts, figures, redis_url, scripts
+from raiden.history import durable_scripts, figures, redis_rows, redis_url, scripts
 from raiden.history.figures import Place
 from raiden.history.store import (
     FORGET,
-    KEY_WINDOW,
     MAX_PENDING,
     NEVER,
     NOBODY_KNOWS,
@@ -62,7 +61,7 @@ from raiden.history.store import (
     full,
 )
 from raiden.model import encoding
-from raiden.model.chain import Lives, new_digits, new_epoch, read_past
+from raiden.model.chain import Lives, read_past
 from raiden.model.message import EARLIEST, Cursor, Message
 from raiden.model.page import Gap, Page, Record
 
@@ -120,7 +119,7 @@ class Redis:
     def append(self, appends: Sequence[Append], calls: Sequence[int] | None = None) -> list[Appended]:
         if not appends:
             return []
-        together = _together(appends, calls)
+        together = redis_rows.together(appends, calls)
 
         def append() -> list[Any]:
             pipeline = self._redis.pipeline(transaction=True)
@@ -130,9 +129,9 @@ class Redis:
             script = ("EVAL", scripts.APPEND)
             for call in together:
                 if len(call) > 1:
-                    pipeline.execute_command("EVAL", scripts.APPEND_ALL, *_arguments_of_all(call, self.life))
+                    pipeline.execute_command("EVAL", scripts.APPEND_ALL, *redis_rows.arguments_of_all(call, self.life))
                     continue
-                keys, arguments = _append_arguments(call[0], self.life)
+                keys, arguments = redis_rows.append_arguments(call[0], self.life)
                 pipeline.execute_command(*script, len(keys), *keys, *arguments)
                 script = ("EVALSHA", _APPEND_SHA)
             try:
@@ -155,7 +154,7 @@ class Redis:
                 results += [Appended("", range(0), full=full(of.channel, of.limits()[0]))] * len(call)
             else:
                 answers = answer if isinstance(answer, list) else [answer]
-                results += [_appended(*each.decode().split()) for each in answers]
+                results += [redis_rows.appended(*each.decode().split()) for each in answers]
         return results
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
@@ -174,18 +173,18 @@ class Redis:
         def positions() -> list[Any]:
             pipeline = self._redis.pipeline(transaction=False)
             for channel in channels:
-                pipeline.hmget(_name(channel, "meta"), "epoch", "next", "proof")
+                pipeline.hmget(redis_rows.key_name(channel, "meta"), "epoch", "next", "proof")
             return pipeline.execute()
 
         found = zip(channels, self._guarded(positions), strict=True)
-        return {channel: _position(*state) for channel, state in found if state[0]}
+        return {channel: redis_rows.position(*state) for channel, state in found if state[0]}
 
     @_reads
     def clear(self, channel: str) -> str:
         def clear() -> str:
             pipeline = self._redis.pipeline(transaction=True)
-            pipeline.hget(_name(channel, "meta"), "epoch")
-            pipeline.unlink(_name(channel, "meta"), _name(channel, "stream"))
+            pipeline.hget(redis_rows.key_name(channel, "meta"), "epoch")
+            pipeline.unlink(redis_rows.key_name(channel, "meta"), redis_rows.key_name(channel, "stream"))
             return (pipeline.execute()[0] or b"").decode()
 
         return self._guarded(clear)
@@ -199,7 +198,7 @@ class Redis:
         times = (int(FORGET * 1000), int(TOUCH * 1000))
         arguments = [limit, int(wait * 1_000_000), MAX_PENDING, *times, *begin]
         arguments += (give_up.attempts, int(give_up.letters is not None))
-        answer = self._guarded(lambda: self._claim_script(_durable_names(channel, durable), arguments))
+        answer = self._guarded(lambda: self._claim_script(redis_rows.durable_names(channel, durable), arguments))
         if not answer:
             return Claimed([], EARLIEST.epoch, ended=True)
         epoch, gap, rows, past, dead, touched, more = answer
@@ -207,11 +206,11 @@ class Redis:
             # In a step of its own, for the list of all is no key of the channel's. Where that fails, the messages are
             # claimed all the same; the next time that the durable's end is put off, it is listed.
             with contextlib.suppress(StoreFailed):
-                self._guarded(lambda: self._redis.zadd(_ALL_DURABLES, {_member(channel, durable): 0}))
+                self._guarded(lambda: self._redis.zadd(_ALL_DURABLES, {redis_rows.member(channel, durable): 0}))
         lost = gap and Gap(gap[0].decode(), *gap[1:])
-        claimed = Claimed(_claims(rows), epoch.decode(), lost, read_past(past.decode()), more=bool(more))
+        claimed = Claimed(redis_rows.claims(rows), epoch.decode(), lost, read_past(past.decode()), more=bool(more))
         if dead and give_up.letters is not None:
-            over = claimed._replace(records=_claims(dead)).messages(channel)
+            over = claimed._replace(records=redis_rows.claims(dead)).messages(channel)
             try:
                 return claimed._replace(letters=self._give_up(channel, durable, give_up.letters, over))
             except StoreFailed:
@@ -225,46 +224,46 @@ class Redis:
         self, channel: str, durable: str, letters: Append, over: Sequence[tuple[Message, int]]
     ) -> Letters | None:
         """Append the dead letters of messages, each with its attempts, that nobody has claimed meanwhile."""
-        keys, arguments = _append_arguments(letters, self.life)
+        keys, arguments = redis_rows.append_arguments(letters, self.life)
         written = {}
         for message, attempts in over:
             assert message.cursor is not None
             epoch, offset = message.cursor.place
             written[offset] = encoding.dead_letter(durable, message, attempts)
             arguments += (offset, attempts, epoch, written[offset])
-        keys = [*_durable_names(channel, durable), *keys]
+        keys = [*redis_rows.durable_names(channel, durable), *keys]
         answer = self._guarded(lambda: self._give_up_script(keys, arguments))
         if not answer:
             return None
         appended, offsets = answer
-        return Letters(_appended(*appended.decode().split()), [written[int(offset)] for offset in offsets])
+        return Letters(redis_rows.appended(*appended.decode().split()), [written[int(offset)] for offset in offsets])
 
     @_reads
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
         arguments = (epoch, *itertools.chain(*claims))
-        return self._guarded(lambda: self._acknowledge_script(_durable_names(channel, durable), arguments))
+        return self._guarded(lambda: self._acknowledge_script(redis_rows.durable_names(channel, durable), arguments))
 
     @_reads
     def release(
         self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0
     ) -> list[int]:
         arguments = (epoch, *itertools.chain(*claims), int(delay * 1_000_000))
-        return self._guarded(lambda: self._release_script(_durable_names(channel, durable), arguments))
+        return self._guarded(lambda: self._release_script(redis_rows.durable_names(channel, durable), arguments))
 
     def forget(self, channel: str, durable: str) -> None:
         def forget() -> None:
-            _, _, place, pending, names, claimed = _durable_names(channel, durable)
+            _, _, place, pending, names, claimed = redis_rows.durable_names(channel, durable)
             pipeline = self._redis.pipeline(transaction=True)
             pipeline.unlink(place, pending, claimed)
             pipeline.srem(names, durable)
-            pipeline.zrem(_ALL_DURABLES, _member(channel, durable))
+            pipeline.zrem(_ALL_DURABLES, redis_rows.member(channel, durable))
             pipeline.execute()
 
         self._guarded(forget)
 
     @_reads
     def figures(self, asked: FiguresAsked) -> FiguresPage:
-        begin = f"({_member(*figures.begin(asked))}"
+        begin = f"({redis_rows.member(*figures.begin(asked))}"
         members = self._guarded(lambda: self._redis.zrangebylex(_ALL_DURABLES, begin, "+", 0, figures.LOOKED))
         looked = [(channel, name) for channel, _, name in [member.decode().partition("\0") for member in members]]
         found, more = figures.wanted(asked, looked)
@@ -274,7 +273,7 @@ class Redis:
                 lag, oldest, in_flight, redelivered, dead = map(int, told)
                 rows.append(Figures(*place, lag, oldest / 1e6, in_flight, redelivered, dead))
             else:
-                gone.append(_member(*place))
+                gone.append(redis_rows.member(*place))
         if gone:
             self._guarded(lambda: self._redis.zrem(_ALL_DURABLES, *gone))
         return FiguresPage(rows, more)
@@ -284,7 +283,7 @@ class Redis:
         pipeline = self._redis.pipeline(transaction=False)
         script = ("EVAL", durable_scripts.FIGURES)
         for place in places:
-            names = _durable_names(*place)
+            names = redis_rows.durable_names(*place)
             pipeline.execute_command(*script, len(names), *names)
             script = ("EVALSHA", _FIGURES_SHA)
         return self._guarded(pipeline.execute)
@@ -335,7 +334,7 @@ class Redis:
         self, channel: str, cursor: Cursor | None, limit: int, *, forward: bool
     ) -> tuple[Lives, str, str | None, list[Record]] | None:
         """The channel's epochs, the last message's proof, that of the one at the cursor, and what was found."""
-        keys = (_name(channel, "meta"), _name(channel, "stream"))
+        keys = (redis_rows.key_name(channel, "meta"), redis_rows.key_name(channel, "stream"))
         arguments = (int(forward), limit + 1, self.life, *(cursor.place if cursor else ()))
         answer = self._guarded(lambda: self._page_script(keys, arguments))
         if not answer:
@@ -368,74 +367,3 @@ class Redis:
             why = str(error).rpartition("caused error: ")[2]
             away = isinstance(error, (redis.ConnectionError, redis.TimeoutError, OSError))
             raise StoreFailed(f"the history at {self._where} fails: {why}", AWAY if away else REFUSES) from error
-
-
-def _name(channel: str, what: str) -> str:
-    """A key's name. Its first closing brace ends the channel, so that no two names are the same."""
-    return f"raiden:{{{channel.replace('%', '%25').replace('}', '%7D')}}}:{what}"
-
-
-def _member(channel: str, durable: str) -> str:
-    """A durable in the list of all: neither name has a NUL, which comes before all that they have."""
-    return f"{channel}\0{durable}"
-
-
-def _durable_names(channel: str, durable: str) -> list[str]:
-    own = [f"{what}:{durable}" for what in ("durable", "pending", "claimed")]
-    return [_name(channel, what) for what in ("meta", "stream", *own[:2], "durables", own[2])]
-
-
-def _claims(rows: Sequence[bytes]) -> list[tuple[Record, int]]:
-    """Records, each with its attempt, as `durable_scripts.CLAIM` tells them."""
-    found = []
-    for head, payload in zip(rows[::2], rows[1::2], strict=True):
-        offset, kind, published, attempt, *proof = head.decode().split()
-        found.append((Record(int(offset), int(kind), payload, int(published), *proof), int(attempt)))
-    return found
-
-
-def _together(appends: Sequence[Append], calls: Sequence[int] | None) -> list[Sequence[Append]]:
-    """The appends of each script: those of a call that may be refused as a whole are in one."""
-    if calls is None or not any([append.discard_new for append in appends]):
-        return [[append] for append in appends]
-    found: list[Sequence[Append]] = []
-    at = 0
-    for count in calls:
-        call = appends[at : at + count]
-        at += count
-        found += [call] if any([append.discard_new for append in call]) else [[append] for append in call]
-    return found
-
-
-def _append_arguments(append: Append, life: str) -> tuple[list[str], list[Any]]:
-    """Keys and arguments of `scripts.APPEND`."""
-    keys = [_name(append.channel, "meta"), _name(append.channel, "stream")]
-    if append.key is not None:
-        keys.append(_name(append.channel, f"key:{append.key}"))
-    size, ttl, retain = append.limits()
-    times = [int(seconds * 1_000_000) for seconds in (ttl, retain if retain > ttl else 0, FORGET)]
-    epochs = (new_epoch(), life, new_digits())
-    arguments: list[Any] = [*epochs, size, *times, int(KEY_WINDOW), int(append.discard_new)]
-    for kind, payload in append.messages:
-        arguments += (int(kind), payload)
-    return keys, arguments
-
-
-def _arguments_of_all(call: Sequence[Append], life: str) -> list[Any]:
-    """What `scripts.APPEND_ALL` is called with."""
-    each = [_append_arguments(append, life) for append in call]
-    sizes = [size for keys, arguments in each for size in (len(keys), len(arguments))]
-    keys = [key for keys, _ in each for key in keys]
-    return [len(keys), *keys, len(call), *sizes, *[value for _, arguments in each for value in arguments]]
-
-
-def _appended(epoch: str, first: str, next_: str, chain: str = "", repeated: str = "") -> Appended:
-    if chain == "repeated":  # by a release that knew no proofs
-        chain, repeated = "", chain
-    return Appended(epoch, range(int(first), int(next_)), bool(repeated), chain)
-
-
-def _position(epoch: bytes, next_: bytes, proof: bytes | None) -> Cursor:
-    last = int(next_) - 1
-    at, _, digits = (proof or b"").decode().partition(":")
-    return Cursor(epoch.decode(), last, digits if at == str(last) else "")

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raiden.history import channel_row, durables, figures, pages
+from raiden.history import channel_row, durables, figures, pages, schema
 from raiden.history.channel_row import ChannelRow
 from raiden.history.clock import Clock, steady
 from raiden.history.file import File
@@ -53,72 +53,6 @@ LOOKED_AT = 5
 # Microseconds after which a transaction that writes writes the time, too.
 SAVE_TIME = 10_000_000
 
-# Times are microseconds since 1970, by the store's clock.
-_SCHEMA = """
-CREATE TABLE channels (
-    id INTEGER PRIMARY KEY,
-    name TEXT NOT NULL UNIQUE,
-    epoch TEXT NOT NULL,
-    next INTEGER NOT NULL,       -- the offset that the next message gets
-    first INTEGER NOT NULL,      -- offsets below are hidden
-    removed INTEGER NOT NULL,    -- offsets below are removed
-    fades INTEGER NOT NULL,      -- when the last message expires as soon as another follows; 0: no other time
-    ends INTEGER NOT NULL,       -- when it is forgotten, if no messages are left
-    proof TEXT NOT NULL DEFAULT '',  -- of the last message
-    life TEXT NOT NULL DEFAULT '',   -- of the file, in which the last message was appended
-    past TEXT NOT NULL DEFAULT ''    -- the epochs before, and where each ended
-);
-CREATE INDEX channels_by_end ON channels (ends);
-CREATE TABLE life (
-    name TEXT NOT NULL           -- of the one that began when the file was opened last
-);
-INSERT INTO life VALUES ('');
-CREATE TABLE messages (
-    channel INTEGER NOT NULL,
-    position INTEGER NOT NULL,
-    kind INTEGER NOT NULL,
-    published INTEGER NOT NULL,
-    expires INTEGER NOT NULL,
-    payload BLOB NOT NULL,
-    proof TEXT NOT NULL DEFAULT '',
-    PRIMARY KEY (channel, position)
-) WITHOUT ROWID;
-CREATE INDEX messages_by_age ON messages (expires);
-CREATE TABLE keys (
-    channel INTEGER NOT NULL,
-    key TEXT NOT NULL,
-    epoch TEXT NOT NULL,
-    first INTEGER NOT NULL,
-    count INTEGER NOT NULL,
-    expires INTEGER NOT NULL,
-    chain TEXT NOT NULL DEFAULT '',  -- the proof before the first message, and theirs
-    PRIMARY KEY (channel, key)
-) WITHOUT ROWID;
-CREATE INDEX keys_by_age ON keys (expires);
-CREATE TABLE kept (
-    name TEXT PRIMARY KEY,
-    expires INTEGER NOT NULL,
-    value BLOB NOT NULL          -- its holder, NUL, and what is kept
-);
-CREATE INDEX kept_by_age ON kept (expires);
-"""
-# From one schema to the next.
-_MIGRATIONS = {
-    1: """
-ALTER TABLE channels ADD COLUMN proof TEXT NOT NULL DEFAULT '';
-ALTER TABLE channels ADD COLUMN life TEXT NOT NULL DEFAULT '';
-ALTER TABLE channels ADD COLUMN past TEXT NOT NULL DEFAULT '';
-ALTER TABLE messages ADD COLUMN proof TEXT NOT NULL DEFAULT '';
-ALTER TABLE keys ADD COLUMN chain TEXT NOT NULL DEFAULT '';
-CREATE TABLE life (name TEXT NOT NULL);
-INSERT INTO life VALUES ('');
-""",
-    2: durables.COUNTERS,
-}
-
-# For files that were made without it, too.
-_CLOCK = "CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), now INTEGER NOT NULL)"
-
 _EXPIRES = 4  # the column of messages
 
 
@@ -144,13 +78,13 @@ class Sqlite:
     limit), and an append that needs more fails. ``clock`` gives microseconds; the store goes by a `Clock` of it."""
 
     def __init__(self, path: Path, max_size: int = 0, *, clock: Callable[[], int] | None = None) -> None:
-        self._file = File(path, _SCHEMA + durables.SCHEMA, _MIGRATIONS, max_size)
+        self._file = File(path, schema.SCHEMA + durables.SCHEMA, schema.MIGRATIONS, max_size)
         self._db = self._file.db
         # Nobody can tell whether this file is as it was left, so whoever opens it begins a new life.
         self.life = secrets.token_hex(8)
         self._file.write(lambda: self._db.execute("UPDATE life SET name = ?", (self.life,)))
         self._clock = Clock(clock or steady())
-        self._file.write(lambda: self._db.execute(_CLOCK))
+        self._file.write(lambda: self._db.execute(schema.CLOCK))
         saved = self._file.read(lambda: self._db.execute("SELECT now FROM clock").fetchone())
         self._clock.go_on_from(saved[0] if saved else 0)
         self._saved = 0

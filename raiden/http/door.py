@@ -17,8 +17,9 @@ from typing import Protocol, TypeAlias, cast
 import gevent
 import webob
 
-from raiden.connections.connection import CLOSING, IDLE, OPENING, RECEIVING, SERVING, SUBSCRIBED, Connection
+from raiden.connections.connection import Connection
 from raiden.connections.door import PORTION, Door
+from raiden.connections.states import CLOSING, IDLE, OPENING, RECEIVING, SERVING, SUBSCRIBED
 from raiden.http.access_log import AccessLog
 from raiden.http.origins import Origins
 from raiden.model.refusals import Refusal, attempt
@@ -207,7 +208,9 @@ class HttpDoor(Door):
 
     def serve(self, connection: Connection, request: Request, handle: Handler) -> None:
         """Answer a request; ``handle`` returns the response, or None where the connection is taken care of."""
-        response = attempt("a request", handle, connection, request, method=request.method, path=request.path)
+        response = attempt(
+            "a request", handle, connection, request, method=request.method, path=request.environ["raiden.path"]
+        )
         if isinstance(response, Refusal):
             if isinstance(response, HttpError) and response.close:
                 request.environ["raiden.keep_alive"] = False

@@ -26,7 +26,6 @@ from raiden.http import origins
 from raiden.model.near import did_you_mean
 from raiden.model.options import Channels, Durability
 from raiden.protocols import hosts
-from raiden.protocols.hosts import is_loopback
 
 # Variables that a container platform makes by itself for services that are called raiden, or raiden-something.
 _FOREIGN = re.compile(r"RAIDEN_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)|RAIDEN_PORT")
@@ -309,7 +308,7 @@ def _check_together(settings: Settings) -> None:
     _check_zmq(settings)
     _check_cluster(settings)
     _check_history(settings)
-    if not settings.open_to_the_world and not is_loopback(settings.http_host):
+    if not settings.open_to_the_world and not hosts.is_loopback(settings.http_host):
         raise ConfigError(
             f"http_host = {settings.http_host!r} lets anyone who reaches this machine publish and subscribe; "
             "if that is what you want, set open_to_the_world = True"
@@ -338,7 +337,7 @@ def _check_zmq(settings: Settings) -> None:
         raise ConfigError(f"zmq_keys: {error}") from None
     if settings.zmq_keys and not settings.zmq_key:
         raise ConfigError("zmq_keys without zmq_key: make the doors' key with 'raiden keygen FILE' and set zmq_key")
-    if settings.zmq_ports and not settings.zmq_key and not is_loopback(settings.zmq_host):
+    if settings.zmq_ports and not settings.zmq_key and not hosts.is_loopback(settings.zmq_host):
         raise ConfigError(
             f"zmq_host = {settings.zmq_host!r} without keys lets anyone who reaches it publish and subscribe: set "
             "zmq_key and zmq_keys ('raiden keygen FILE' makes keys)"
@@ -360,7 +359,7 @@ def _check_cluster(settings: Settings) -> None:
             raise ConfigError(f"node_keys: {key!r} is no key: list the public keys that 'raiden keygen' printed")
     if settings.node_keys and not settings.node_key:
         raise ConfigError("node_keys without node_key: make this node's key with 'raiden keygen' and set node_key")
-    if not (settings.node_key or settings.open_backbone or is_loopback(settings.backend_host)):
+    if not (settings.node_key or settings.open_backbone or hosts.is_loopback(settings.backend_host)):
         raise ConfigError(
             f"backend_host = {settings.backend_host!r} without keys lets anyone who reaches it read all and be a node: "
             "set node_key and node_keys ('raiden keygen' makes keys), or in a trusted network open_backbone = True"

@@ -5,11 +5,13 @@ webob's; `raiden.protocols.parser` reads them.
 from __future__ import annotations
 
 import functools
+import io
 import random
 import time
 from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -93,6 +95,40 @@ def target_environ(target: bytes) -> dict[str, str]:
         "QUERY_STRING": query.decode("latin-1"),
         "raiden.path": path.decode("latin-1"),
     }
+
+
+def environ(
+    method: str, target: bytes, version: str, remote: str, headers: Sequence[tuple[str, str]],
+    fields: Mapping[str, str], body: bytes, *, keep_alive: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """What webob's requests are made of (PEP 3333), and what the connection needs to know."""
+    found: dict[str, Any] = {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        **target_environ(target),
+        "SERVER_PROTOCOL": f"HTTP/{version}",
+        "SERVER_NAME": "",
+        "SERVER_PORT": "",
+        "REMOTE_ADDR": remote,
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(body),
+        "CONTENT_LENGTH": str(len(body)),
+        "raiden.body": body,
+        "raiden.headers": tuple(headers),
+        "raiden.fields": MappingProxyType(fields),
+        "raiden.keep_alive": keep_alive,
+        "raiden.upgrade": False,
+    }
+    for name, value in headers:
+        key = name.upper().replace("-", "_")
+        if key == "CONTENT_TYPE":
+            found["CONTENT_TYPE"] = value
+        elif key != "CONTENT_LENGTH":
+            key = "HTTP_" + key
+            found[key] = f"{found[key]},{value}" if key in found else value
+    if "host" in fields:
+        found["HTTP_HOST"] = fields["host"]
+    return found
 
 
 Fields: TypeAlias = "tuple[tuple[str, str], ...]"

@@ -11,18 +11,16 @@ are long. To that end llhttp gets no more at once than up to the end of a head o
 
 from __future__ import annotations
 
-import functools
-import io
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import Final
 
 import httptools
 
 from raiden.protocols.heads import Heads, Repeated
 from raiden.protocols.hosts import MAX_LENGTH
-from raiden.protocols.http import HttpError, Request, target_environ
+from raiden.protocols.http import HttpError, Request, environ
 from raiden.protocols.limits import HttpLimits
+from raiden.protocols.targets import absolute, is_host
 from raiden.protocols.unfinished import FULL, Full, Share, Unfinished
 
 CONTINUE = object()
@@ -323,14 +321,14 @@ class RequestParser:
         if version not in ("1.0", "1.1"):
             raise HttpError(505, "this server speaks HTTP/1.1 and HTTP/1.0", close=True)
         host = fields.get("host")
-        if (version == "1.1" and not host) or (host and not (len(host) <= MAX_LENGTH and _is_host(host))):
+        if (version == "1.1" and not host) or (host and not (len(host) <= MAX_LENGTH and is_host(host))):
             raise HttpError(400, "HTTP/1.1 needs one valid Host field, like 'Host: localhost:8088'", close=True)
-        authority = _absolute(self._url)[0]
+        authority = absolute(self._url)[0]
         if authority:
             # "MUST ignore the received Host header field (if any) and instead use the host information of the
             # request-target" (RFC 9112 section 3.2.2).
             fields["host"] = authority.decode("latin-1")
-            if not (len(authority) <= MAX_LENGTH and _is_host(fields["host"])):
+            if not (len(authority) <= MAX_LENGTH and is_host(fields["host"])):
                 raise HttpError(
                     400, "the host of the request target is none: write it like 'localhost:8088'", close=True
                 )
@@ -381,50 +379,11 @@ class RequestParser:
         body = b"" if self._body is None else bytes(self._body)
         if b"#" in self._url:
             raise HttpError(400, "a URL is sent without its fragment: write '#' as '%23'", close=True)
-        target = _absolute(self._url)[1]
+        target = absolute(self._url)[1]
         if target[:1] != b"/" and parser.get_method() != b"CONNECT" and target.partition(b"?")[0] != b"*":
             raise HttpError(400, "the request target must be a path, like '/channel'", close=True)
-        version = parser.get_http_version()
-        environ: dict[str, object] = {
-            "REQUEST_METHOD": parser.get_method().decode(),
-            "SCRIPT_NAME": "",
-            **target_environ(target),
-            "SERVER_PROTOCOL": "HTTP/" + version,
-            "SERVER_NAME": "",
-            "SERVER_PORT": "",
-            "REMOTE_ADDR": self._remote,
-            "wsgi.url_scheme": "http",
-            "wsgi.input": io.BytesIO(body),
-            "CONTENT_LENGTH": str(len(body)),
-            "raiden.body": body,
-            "raiden.headers": tuple(self._headers),
-            "raiden.fields": MappingProxyType(self._fields),
-            "raiden.keep_alive": parser.should_keep_alive(),
-            "raiden.upgrade": False,
-        }
-        for name, value in self._headers:
-            key = name.upper().replace("-", "_")
-            if key == "CONTENT_TYPE":
-                environ["CONTENT_TYPE"] = value
-            elif key != "CONTENT_LENGTH":
-                key = "HTTP_" + key
-                environ[key] = f"{environ[key]},{value}" if key in environ else value
-        if "host" in self._fields:
-            environ["HTTP_HOST"] = self._fields["host"]
-        return Request(environ)
-
-
-def _absolute(url: bytes) -> tuple[bytes, bytes]:
-    """The authority and the path, with the query, of a target in absolute form; of any other, nothing and itself."""
-    scheme, _, rest = url.partition(b"://")
-    if scheme.lower() not in (b"http", b"https") or rest[:1] in (b"", b"/", b"?"):
-        return b"", url
-    rest, mark, query = rest.partition(b"?")
-    authority, _, path = rest.partition(b"/")
-    return authority, b"/" + path + mark + query
-
-
-@functools.lru_cache(1000)
-def _is_host(host: str) -> bool:
-    """A name or an address and perhaps a port (RFC 9110 section 7.2); user info, spaces and lists are refused."""
-    return not any(c in ' \t,/@?#\\"<>^`{|}' or not 32 < ord(c) < 127 for c in host)
+        found = environ(
+            parser.get_method().decode(), target, parser.get_http_version(), self._remote, self._headers, self._fields,
+            body, keep_alive=parser.should_keep_alive(),
+        )  # fmt: skip
+        return Request(found)

@@ -26,7 +26,8 @@ import gevent
 from gevent.lock import Semaphore
 
 from raiden.backend import NotInForce
-from raiden.connections.connection import Connection, Wheel
+from raiden.connections.connection import Connection
+from raiden.connections.wheel import Wheel
 from raiden.delivery.table import Subscription, TooManyChannels
 from raiden.history.client import History
 from raiden.history.store import StoreFailed, TooLargeToKeep

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from raiden.connections.connection import Connection, Wheel
+from raiden.connections.connection import Connection
+from raiden.connections.wheel import Wheel
 from raiden.delivery.table import Subscription
 from raiden.history.store import StoreFailed
 from raiden.model import encoding

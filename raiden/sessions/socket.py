@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raiden.connections import tcp
-from raiden.connections.connection import Connection, Wheel
+from raiden.connections.connection import Connection
+from raiden.connections.wheel import Wheel
 from raiden.delivery.table import Subscription
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap

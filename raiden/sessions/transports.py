@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from raiden.connections.connection import Connection, Wheel
+from raiden.connections.connection import Connection
+from raiden.connections.wheel import Wheel
 from raiden.protocols.http import Json
 from raiden.protocols.limits import HttpLimits
 from raiden.protocols.unfinished import Unfinished

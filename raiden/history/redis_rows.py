@@ -1,0 +1,82 @@
+"""What the scripts of the shared store are told and tell: names of keys, arguments, and values that come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from raiden.history.store import FORGET, KEY_WINDOW, Append, Appended
+from raiden.model.chain import new_digits, new_epoch
+from raiden.model.message import Cursor
+from raiden.model.page import Record
+
+
+def key_name(channel: str, what: str) -> str:
+    """A key's name. Its first closing brace ends the channel, so that no two names are the same."""
+    return f"raiden:{{{channel.replace('%', '%25').replace('}', '%7D')}}}:{what}"
+
+
+def member(channel: str, durable: str) -> str:
+    """A durable in the list of all: neither name has a NUL, which comes before all that they have."""
+    return f"{channel}\0{durable}"
+
+
+def durable_names(channel: str, durable: str) -> list[str]:
+    own = [f"{what}:{durable}" for what in ("durable", "pending", "claimed")]
+    return [key_name(channel, what) for what in ("meta", "stream", *own[:2], "durables", own[2])]
+
+
+def claims(rows: Sequence[bytes]) -> list[tuple[Record, int]]:
+    """Records, each with its attempt, as `durable_scripts.CLAIM` tells them."""
+    found = []
+    for head, payload in zip(rows[::2], rows[1::2], strict=True):
+        offset, kind, published, attempt, *proof = head.decode().split()
+        found.append((Record(int(offset), int(kind), payload, int(published), *proof), int(attempt)))
+    return found
+
+
+def together(appends: Sequence[Append], calls: Sequence[int] | None) -> list[Sequence[Append]]:
+    """The appends of each script: those of a call that may be refused as a whole are in one."""
+    if calls is None or not any([append.discard_new for append in appends]):
+        return [[append] for append in appends]
+    found: list[Sequence[Append]] = []
+    at = 0
+    for count in calls:
+        call = appends[at : at + count]
+        at += count
+        found += [call] if any([append.discard_new for append in call]) else [[append] for append in call]
+    return found
+
+
+def append_arguments(append: Append, life: str) -> tuple[list[str], list[Any]]:
+    """Keys and arguments of `scripts.APPEND`."""
+    keys = [key_name(append.channel, "meta"), key_name(append.channel, "stream")]
+    if append.key is not None:
+        keys.append(key_name(append.channel, f"key:{append.key}"))
+    size, ttl, retain = append.limits()
+    times = [int(seconds * 1_000_000) for seconds in (ttl, retain if retain > ttl else 0, FORGET)]
+    epochs = (new_epoch(), life, new_digits())
+    arguments: list[Any] = [*epochs, size, *times, int(KEY_WINDOW), int(append.discard_new)]
+    for kind, payload in append.messages:
+        arguments += (int(kind), payload)
+    return keys, arguments
+
+
+def arguments_of_all(call: Sequence[Append], life: str) -> list[Any]:
+    """What `scripts.APPEND_ALL` is called with."""
+    each = [append_arguments(append, life) for append in call]
+    sizes = [size for keys, arguments in each for size in (len(keys), len(arguments))]
+    keys = [key for keys, _ in each for key in keys]
+    return [len(keys), *keys, len(call), *sizes, *[value for _, arguments in each for value in arguments]]
+
+
+def appended(epoch: str, first: str, next_: str, chain: str = "", repeated: str = "") -> Appended:
+    if chain == "repeated":  # by a release that knew no proofs
+        chain, repeated = "", chain
+    return Appended(epoch, range(int(first), int(next_)), bool(repeated), chain)
+
+
+def position(epoch: bytes, next_: bytes, proof: bytes | None) -> Cursor:
+    last = int(next_) - 1
+    at, _, digits = (proof or b"").decode().partition(":")
+    return Cursor(epoch.decode(), last, digits if at == str(last) else "")
