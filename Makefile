@@ -5,15 +5,18 @@ TESTERS ?= 3
 # How much the C compiler optimizes what is compiled for the tests; a wheel has 3, which takes two minutes more.
 OPTIMIZE ?= 1
 
-.PHONY: run test wheel lint autobahn bench soak verify clean
+.PHONY: run test tools wheel lint autobahn bench soak verify clean
 
 run: .venv/run
 	@exec $(BIN)/raiden
 
 # Bytecode is kept, or each of the thousand processes that are started would compile what it imports.
-test: .venv/test
-	@tests/setup.sh
+test:
+	@$(MAKE) --no-print-directory --jobs 2 .venv/test tools
 	@PYTHONDONTWRITEBYTECODE= TESTS_OPTIMIZE=$(OPTIMIZE) $(BIN)/python -m pytest -n $(TESTERS)
+
+tools:
+	@PYTHON=$(PYTHON) tests/setup.sh
 
 # The same, faster: what a message passes through is compiled, which takes a C compiler.
 wheel: .venv/wheel
@@ -52,9 +55,10 @@ verify: .venv/test
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[wheel]'
 	@touch $@
 
-.venv/test: .venv/run
+.venv/test: setup.py pyproject.toml
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[test]'
-	@touch $@
+	@touch .venv/run $@
 
 .venv/bench: .venv/run
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'

@@ -11,8 +11,9 @@ done
 # gcc without the C library's headers compiles nothing, and they are only a recommendation of Debian's.
 [ -e /etc/debian_version ] && [ ! -e /usr/include/stdio.h ] && missing+=(libc6-dev)
 # For the compiled wheel, where this is Debian's Python.
-if [ -e /etc/debian_version ] && [[ $(realpath .venv/bin/python) == /usr/bin/* ]]; then
-    include=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+python=$(command -v "${PYTHON:-python3}")
+if [ -e /etc/debian_version ] && [[ $(realpath "$python") == /usr/bin/* ]]; then
+    include=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
     [ -e "$include/Python.h" ] || missing+=(python3-dev)
 fi
 # For the examples of ZeroMQ in C, C++, Go, Rust and Perl. Compilers other than gcc are not brought.
@@ -30,12 +31,13 @@ if [ ${#missing[@]} -gt 0 ]; then
         echo "not installed: ${missing[*]}; the tests that need them are skipped"
     fi
 fi
+packages=()
 for package in ws@8 zeromq@6 vite@5; do
-    name=${package%@*}
-    if command -v npm >/dev/null && [ ! -d "build/node/node_modules/$name" ]; then
-        mkdir -p build/node
-        npm install --silent --no-audit --no-fund --prefix build/node "$package" >/dev/null 2>&1 ||
-            echo "could not install the npm package $name; the tests that need it are skipped"
-    fi
+    [ -d "build/node/node_modules/${package%@*}" ] || packages+=("$package")
 done
+if [ ${#packages[@]} -gt 0 ] && command -v npm >/dev/null; then
+    mkdir -p build/node
+    npm install --silent --no-audit --no-fund --prefix build/node "${packages[@]}" >/dev/null 2>&1 ||
+        echo "could not install all of the npm packages ${packages[*]}; the tests that need them are skipped"
+fi
 exit 0

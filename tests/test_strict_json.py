@@ -6,6 +6,8 @@ import gc
 import json
 import random
 from contextlib import suppress
+from random import Random
+from typing import Any
 
 import pytest
 
@@ -151,6 +153,39 @@ def test_an_object_that_is_taken_apart_has_a_bound() -> None:
         with pytest.raises(InvalidPayload, match="more than 1000 members"):
             strict_json.members(f'{{{most},"more":1}}'.encode())
         assert json_payload(f'{{{most},"more":1}}'.encode())
+
+
+def test_an_object_with_surrogates_is_taken_apart_without_making_its_values() -> None:
+    deep = b'["\\ud800",' + b",".join([b"[" * 500 + b"]" * 500] * 500) + b"]"
+    collected: list[str] = []
+    gc.callbacks.append(lambda phase, info: collected.append(phase))
+    try:
+        assert strict_json.members(b'{ "a" :1 ,"data" : ' + deep + b' , "\\ud800":[{}]}') == {
+            "a": b"1", "data": deep, "\ud800": b"[{}]"
+        }  # fmt: skip
+    finally:
+        gc.callbacks.pop()
+    assert len(collected) < 20
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_members_are_those_that_python_finds(seed: int) -> None:
+    chance = Random(seed)
+    texts = ["", "a", "\ud800", "ä\udfff", "\\u", '"}],', "😀", "\\", "b"]
+
+    def make(depth: int = 0) -> Any:
+        kind = chance.randrange(7 if depth < 4 else 5)
+        if kind == 5:
+            return [make(depth + 1) for _ in range(chance.randrange(4))]
+        if kind == 6:
+            return {chance.choice(texts): make(depth + 1) for _ in range(chance.randrange(4))}
+        return chance.choice([0, -1, 1.5, 1e300, 1 << 70, None, True, *texts])
+
+    for _ in range(200):
+        made = {"\ud800": make(), **{chance.choice(texts): make() for _ in range(chance.randrange(5))}}
+        text = json.dumps(made, indent=chance.choice([None, 1])).replace("\\u00e4", "ä")
+        found = strict_json.members(f" {text}\n".encode())
+        assert found is not None and {name: json.loads(value) for name, value in found.items()} == made
 
 
 def test_what_is_wrong_is_told_with_its_place() -> None:

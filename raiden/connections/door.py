@@ -237,7 +237,8 @@ class Door(Service):
         if self._line or self._new:
             self._next_turn.start(self._serve_lines)
         else:
-            self.portion = RECEIVE_BYTES
+            # What one of the line has sent may have taken long: then nobody else does in this turn.
+            self.portion = PORTION if self._is_long() else RECEIVE_BYTES
 
     def _serve_first(self, line: deque[Connection]) -> None:
         connection = line.popleft()

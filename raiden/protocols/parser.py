@@ -218,7 +218,7 @@ class RequestParser:
 
     def _holds(self) -> bool:
         """Whether what has come of a request may wait for the rest."""
-        size = self._head_size + self._size + (0 if self._body is None else len(self._body))
+        size = self._head_size + self._size + (0 if self._body is None else self._body.__alloc__())
         size += FIELD * (len(self._headers) + len(self._fields))
         try:
             self._share = self._unfinished.hold(self._share, size)
