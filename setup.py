@@ -37,7 +37,7 @@ BENCH = [
 COMPILED = [
     "backend", "connections/connection", "connections/door", "connections/pieces", "connections/states",
     "connections/wheel", "delivery/answers", "delivery/brought", "delivery/order", "delivery/pace",
-    "delivery/prefixes", "delivery/publisher", "delivery/repair", "delivery/selection", "delivery/sends",
+    "delivery/prefixes", "delivery/publisher", "delivery/orders", "delivery/selection", "delivery/sends",
     "delivery/sorted_names", "delivery/table", "gateway", "history/calls", "history/channel_row", "history/client",
     "history/clock", "history/file", "history/pages", "history/pipe", "history/server", "history/sqlite",
     "history/wal", "http/door", "http/reader", "model/chain", "model/encoding", "model/payload",

@@ -4,7 +4,7 @@ A frame published by any worker goes up by PUSH and comes down by SUB to the wor
 of all others, the publisher's own included: there is one path, local or not.
 
 **History.** A message of a channel with history is appended first and goes to the backbone with its cursor; then it is
-acknowledged. If it is lost on the way there, the routers miss it and fetch it (`raiden.delivery.repair`).
+acknowledged. If it is lost on the way there, the routers miss it and fetch it (`raiden.delivery.orders`).
 
 **In force.** A subscription travels to the forwarders of all nodes by itself, so some time passes before it holds. A
 round tells when: after the subscriptions, subscribe to a topic that nobody used before, a nonce. This worker publishes

@@ -2,7 +2,7 @@
 
 Who has subscribed to what is in the table (`raiden.delivery.table`). The first subscription of a name subscribes the
 backbone, the last to go unsubscribes it. A subscription gets messages once it is attached: then the backbone's is in
-force, and the channel's order (`raiden.delivery.repair`) tells where it begins.
+force, and the channel's order (`raiden.delivery.orders`) tells where it begins.
 
 A turn takes what the backbone has, in order. Consecutive messages of one channel are a run: a run is encoded once per
 encoding, joined once, and the same bytes are put before every sink. At the end of the turn each sink that got something
@@ -20,9 +20,9 @@ import gevent
 
 from raiden.backend import Backend, Question
 from raiden.delivery.answers import Answers
+from raiden.delivery.orders import Orders, Repaired
 from raiden.delivery.pace import Pace
 from raiden.delivery.publisher import Publisher
-from raiden.delivery.repair import Orders, Repaired
 from raiden.delivery.sends import Sends, flush
 from raiden.delivery.table import Group, Sink, Subscriber, Subscription, Table, Topic, clients_of
 from raiden.model.encoding import Encoding

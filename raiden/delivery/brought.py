@@ -1,6 +1,6 @@
 """The channels that only patterns bring, and which of them nobody wants any more when patterns have left. Pure.
 
-A worker keeps the order of each channel with history that its patterns brought (`raiden.delivery.repair`). When
+A worker keeps the order of each channel with history that its patterns brought (`raiden.delivery.orders`). When
 patterns leave, only channels that begin with their prefixes are looked at, once for all patterns that left meanwhile,
 some hundred at a time: 100,000 channels take 0.3 seconds, and the worker does other things in between.
 

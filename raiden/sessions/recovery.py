@@ -1,7 +1,7 @@
 """What a subscriber missed: from where it asks to begin up to where the live messages do, without gap or duplicate.
 
 The backbone's subscription comes first, then the pages of the history, up to the position that the channel's order has
-on this worker (`raiden.delivery.repair`); there the subscription is attached, and nothing yields in between. What is in
+on this worker (`raiden.delivery.orders`); there the subscription is attached, and nothing yields in between. What is in
 the history already and not yet delivered here is left for the live messages. So a subscriber gets each offset after its
 cursor once and in order, or is told once that it is lost."""
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import gevent
 
-from raiden.delivery.repair import PAGE
+from raiden.delivery.orders import PAGE
 from raiden.history.store import StoreFailed
 from raiden.model.message import EARLIEST, Cursor, Message
 from raiden.model.page import Gap, Page, Start

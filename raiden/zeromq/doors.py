@@ -26,7 +26,7 @@ from raiden.runtime.service import Service
 from raiden.runtime.stats import Stats
 from raiden.zeromq.push import Pusher
 from raiden.zeromq.req import Requester
-from raiden.zeromq.session import Common, Session, ZmqLimits, spoken
+from raiden.zeromq.session import Common, ZmqLimits, ZmqSession, spoken
 from raiden.zeromq.sub import HEARTBEAT, Subscriber
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class ZmqDoor(Door):
     transport: ClassVar[str]
     kind: ClassVar[bytes]
     peers: ClassVar[frozenset[bytes]]
-    session: ClassVar[type[Session]]
+    session: ClassVar[type[ZmqSession]]
 
     def __init__(self, listener: socket.socket, gate: Gate, common: Common) -> None:
         super().__init__(listener, common.limits, common.stats, self.transport)
@@ -154,7 +154,7 @@ class SubDoor(ZmqDoor):
     transport: ClassVar[str] = "sub"
     kind: ClassVar[bytes] = b"XPUB"
     peers: ClassVar[frozenset[bytes]] = frozenset({b"SUB", b"XSUB"})
-    session: ClassVar[type[Session]] = Subscriber
+    session: ClassVar[type[ZmqSession]] = Subscriber
 
     def heartbeats(self, seconds: float) -> None:
         """Send a heartbeat to all who subscribe to it, every so many seconds; endless, for a greenlet."""
@@ -174,7 +174,7 @@ class PushDoor(ZmqDoor):
     transport: ClassVar[str] = "push"
     kind: ClassVar[bytes] = b"PULL"
     peers: ClassVar[frozenset[bytes]] = frozenset({b"PUSH"})
-    session: ClassVar[type[Session]] = Pusher
+    session: ClassVar[type[ZmqSession]] = Pusher
 
 
 class ReqDoor(ZmqDoor):
@@ -183,7 +183,7 @@ class ReqDoor(ZmqDoor):
     transport: ClassVar[str] = "req"
     kind: ClassVar[bytes] = b"ROUTER"
     peers: ClassVar[frozenset[bytes]] = frozenset({b"REQ", b"DEALER"})
-    session: ClassVar[type[Session]] = Requester
+    session: ClassVar[type[ZmqSession]] = Requester
 
 
 class ZmqGateway(Service):

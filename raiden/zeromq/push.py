@@ -16,7 +16,7 @@ from raiden.model.message import Cursor, Kind, Message
 from raiden.model.refusals import Refusal
 from raiden.model.strict_json import InvalidPayload
 from raiden.protocols.zmtp import Alike, Event
-from raiden.zeromq.session import BYTES, RETRY, Common, Session, channel_of, kind_of
+from raiden.zeromq.session import BYTES, RETRY, Common, ZmqSession, channel_of, kind_of
 
 # Messages that are stored at once: others wait for so many.
 MAX_STORED = 500
@@ -26,7 +26,7 @@ _RAW = int(Kind.BYTES)
 _ORDINARY = 1024
 
 
-class Pusher(Session):
+class Pusher(ZmqSession):
     """A PUSH client. It can't be told anything; so it is not read from while the node can't take more."""
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:

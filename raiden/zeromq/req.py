@@ -21,7 +21,7 @@ from raiden.model.refusals import Invalid, NoHistory, Refusal, attempt
 from raiden.protocols import zmtp
 from raiden.protocols.http import problem_json
 from raiden.protocols.zmtp import Event, Frames
-from raiden.zeromq.session import Common, Session, channel_of, kind_of
+from raiden.zeromq.session import Common, ZmqSession, channel_of, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ Task: TypeAlias = "Callable[[], Sequence[bytes] | None]"
 Handler: TypeAlias = "Callable[[Requester, Frames, Frames], Sequence[bytes] | None]"
 
 
-class Requester(Session):
+class Requester(ZmqSession):
     """A REQ or DEALER client. An answer has the frames that came before the request's empty one, as a REP gives them
     back (RFC 28 of ZeroMQ)."""
 

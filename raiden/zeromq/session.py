@@ -61,7 +61,7 @@ class Common:
             log.warning(what, extra=extra)
 
 
-class Session:
+class ZmqSession:
     """One client's connection. ``waiting`` counts what is under way for it; `close` may come at any time."""
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:

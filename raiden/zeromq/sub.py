@@ -15,7 +15,7 @@ from raiden.model.names import InvalidChannel, check_subscription
 from raiden.model.page import Gap
 from raiden.protocols import zmtp
 from raiden.protocols.zmtp import Event, Subscribed
-from raiden.zeromq.session import RETRY, Common, Session
+from raiden.zeromq.session import RETRY, Common, ZmqSession
 from raiden.zeromq.topics import Change, Topics
 
 # Topics of the door's own; no channel's name begins so.
@@ -56,7 +56,7 @@ _names: dict[str, bytes] = {}
 DELIVERY = Encoding("zmq", _delivery, _deliveries)
 
 
-class Subscriber(Session):
+class Subscriber(ZmqSession):
     """A SUB client. What is over its outbox's bound is dropped, and counted. Its connection is the router's sink, or
     where each client's traffic is sealed of its own, it is that itself."""
 

@@ -9,7 +9,7 @@ import gevent
 import pytest
 
 from raiden.backend import Backend
-from raiden.delivery.repair import Orders, Repaired
+from raiden.delivery.orders import Orders, Repaired
 from raiden.delivery.table import Table
 from raiden.history.store import StoreFailed
 from raiden.model.message import Cursor, Kind, Message
