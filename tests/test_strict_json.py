@@ -168,6 +168,17 @@ def test_an_object_with_surrogates_is_taken_apart_without_making_its_values() ->
     assert len(collected) < 20
 
 
+def test_what_only_python_reads_may_be_bounded() -> None:
+    for text in (b"1e999", b'"\\ud800"'):
+        body = b"[" + text + b",[" + b"1," * 1000 + b"1]]"
+        assert len(strict_json.value(body, most=len(body))) == 2
+        with pytest.raises(InvalidPayload, match="more than 1000 bytes with a lone surrogate, or a number"):
+            strict_json.value(body, most=1000)
+        with pytest.raises(InvalidPayload, match="not valid JSON"):
+            strict_json.value(body + b"]", most=1000)
+    assert len(strict_json.value(b"[" + b"1," * 1000 + b"1]", most=1000)) == 1001
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_members_are_those_that_python_finds(seed: int) -> None:
     chance = Random(seed)

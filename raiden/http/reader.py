@@ -123,7 +123,7 @@ class Reader:
             raise Invalid(f"the body has an unknown member {unknown[:100]!r}{did_you_mean(unknown, _ORDER)}")
         if order is None or "channels" not in order or "data" not in order:
             raise Invalid('the body must be like {"channels": ["a", "b"], "data": ...}')
-        names = strict_json.value(order["channels"])
+        names = strict_json.value(order["channels"], most=strict_json.MAX_SLOW)
         known = isinstance(names, list) and all(isinstance(name, str) for name in names)
         if not known or not 0 < len(names) <= self.limits.max_subscriptions:
             raise Invalid(f"channels must be a list of 1 to {self.limits.max_subscriptions} names")

@@ -26,6 +26,8 @@ MAX_DEPTH: Final = 512
 TOO_DEEP = f"JSON nested too deeply: at most {MAX_DEPTH} arrays and objects in each other"
 # Of an object that is taken apart: a command, or what is published to several channels.
 MAX_MEMBERS: Final = 1000
+# Bytes of a value in one, where only Python's own reader reads that.
+MAX_SLOW: Final = 65_536
 _NOT_UTF8 = "not UTF-8, which JSON must be"
 
 # What is shorter can't be nested deeper and be JSON: each bracket wants to be closed.
@@ -92,13 +94,17 @@ def members(body: bytes) -> dict[str, bytes] | None:
     return {name: bytes(value) for name, value in found.items()}
 
 
-def value(body: bytes) -> Any:
-    """A JSON value in Python's types, and `Digits`. Raises InvalidPayload."""
+def value(body: bytes, *, most: int | None = None) -> Any:
+    """A JSON value in Python's types, and `Digits`. Raises InvalidPayload; also for one of more than ``most`` bytes
+    that has lone surrogates or numbers like 1e999: to read it takes ten times as long."""
     if len(body) > _SHALLOW:
         _check_depth(body, MAX_DEPTH)
     try:
         return _read(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
+        if most is not None and len(body) > most:
+            _pass_over_surrogates(body)
+            raise InvalidPayload(f"more than {most} bytes with a lone surrogate, or a number like 1e999") from None
         return _read_slowly(body, _VALUES)
 
 

@@ -43,7 +43,10 @@ def parse(data: str | bytes) -> dict[str, Any]:
     members = strict_json.members(data.encode())
     if members is None:
         raise Invalid('a command is an object, like {"id": 1, "cmd": "ping"}')
-    command = {name: raw if name == "data" else strict_json.value(raw) for name, raw in members.items()}
+    command = {
+        name: raw if name == "data" else strict_json.value(raw, most=strict_json.MAX_SLOW)
+        for name, raw in members.items()
+    }
     if not isinstance(command.get("cmd"), str):
         raise Invalid("cmd must be a string")
     command["id"] = _id(command.get("id"), members.get("id", b""))
