@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -185,7 +184,7 @@ def _members(body: bytes) -> dict[str, bytes]:
         if plain[at] == _COMMA:
             at = _after_space(plain, at + 1)
         colon = at + _next(rest[at:])
-        name, _ = scanstring(body[at:colon].decode(), 1)
+        name: str = _VALUES.decode(body[at:colon].decode())
         at = _after_space(plain, colon + 1)
         end = at + _next(rest[at:])
         found[name] = body[at:end].rstrip(_SPACE)
