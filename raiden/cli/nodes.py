@@ -7,7 +7,10 @@ from typing import Any
 
 import ujson
 
-from raiden.node.config import Settings
+from raiden.cli.source import Source
+from raiden.node.config import ServiceBuilder, Settings
+
+HELP = "show the nodes of the cluster as the running node sees them"
 
 TIMEOUT = 10.0
 HEADER = ("ADDRESS", "STATE", "VERSION", "UPTIME", "WORKERS", "CONNECTIONS", "CHANNELS", "IN", "OUT", "LAG", "ID")
@@ -15,6 +18,11 @@ HEADER = ("ADDRESS", "STATE", "VERSION", "UPTIME", "WORKERS", "CONNECTIONS", "CH
 
 class NoAnswer(Exception):
     """The node could not be asked; the text says why and what to do."""
+
+
+def command(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
+    print(table(fetch(settings)))
+    return 0
 
 
 def fetch(settings: Settings) -> list[dict[str, Any]]:

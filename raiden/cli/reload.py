@@ -1,0 +1,19 @@
+"""``raiden reload``: the settings of the running node, read again."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from raiden.cli.source import Source
+from raiden.cli.stop import running
+from raiden.node.config import ServiceBuilder, Settings
+
+HELP = "let it read its settings again"
+
+
+def command(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
+    pid = running(settings)
+    os.kill(pid, signal.SIGHUP)
+    print(f"told pid {pid} to reload; {settings.file('log')} says what changed")
+    return 0

@@ -1,0 +1,64 @@
+"""``raiden run``: a node in the foreground."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from raiden import __version__
+from raiden.cli.source import Source
+from raiden.node import pid_file, supervisor
+from raiden.node.config import ServiceBuilder, Settings
+from raiden.node.errors import StartError
+from raiden.runtime import log
+
+logger = logging.getLogger(__name__)
+
+HELP = "be a node in the foreground, which is what happens without a command"
+
+
+def command(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
+    if settings.log_file:
+        log_to(Path(settings.log_file))
+    log.setup("raiden", form=settings.log_format, level=settings.log_level)
+    try:
+        pid_file.claim(settings.file("pid"))
+    except StartError as error:
+        if settings.pid_file:
+            raise
+        # Nobody asked for it, and several nodes may run from one data_dir in the foreground.
+        logger.warning("no pid file: stop, reload and status can't find this node", extra={"reason": str(error)})
+    banner = _banner if settings.log_format == "text" else _no_banner
+    try:
+        return supervisor.run(settings, service, source, announce=banner)
+    finally:
+        pid_file.remove()
+
+
+def log_to(path: Path) -> None:
+    """Log to a file instead of standard error, and read nothing any more; raises StartError."""
+    try:
+        log.to_file(path)
+    except OSError as error:
+        raise StartError(f"cannot write the log file {path}: {error.strerror}") from None
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def _banner(host: str, port: int, doors: dict[str, str]) -> None:
+    host = f"[{host}]" if ":" in host else host
+    print(
+        f"raiden {__version__} at http://{host}:{port}\n"
+        f"  subscribe:  curl -N http://{host}:{port}/hello\n"
+        f'  publish:    curl --json \'{{"text": "hi"}}\' http://{host}:{port}/hello'
+    )
+    if doors:
+        print("  zeromq:     " + ", ".join(f"{name.upper()} {endpoint}" for name, endpoint in doors.items()))
+    sys.stdout.flush()
+
+
+def _no_banner(*_: object) -> None:
+    """The log, which machines read, says that the node is ready, and where."""

@@ -1,0 +1,12 @@
+"""Where the settings of a command come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from raiden.node.config import ServiceBuilder, Settings
+
+Source = tuple[str | None, list[str]]
+"""The config file and the overrides, to read the settings again."""
+Command = Callable[[Settings, ServiceBuilder | None, Source], int]
+"""A command: it returns the exit code."""
