@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 
-from raiden.sessions import commands, multiplex
+from raiden.sessions import multiplex
+from raiden.sessions.asks import Command
 from tests.daemons import Daemon, Stream, post
 from tests.multiplex import Client
 
@@ -89,7 +91,7 @@ def test_filters_by_any_name(daemon: Daemon, channel: str) -> None:
 
 
 def test_members_of_commands(daemon: Daemon, channel: str) -> None:
-    assert commands.MEMBERS.keys() == multiplex._COMMANDS.keys()
+    assert set(get_args(Command)) == multiplex._DO.keys(), "something that a command may ask for is never done"
     with Client(daemon) as client:
         for command, says in (
             ({"cmd": "subscribe", "channel": channel, "sinc": "earliest"}, "did you mean since?"),

@@ -8,6 +8,7 @@ import gevent
 import webob
 
 from raiden.backend import NotInForce
+from raiden.delivery import past
 from raiden.delivery.census import Census
 from raiden.delivery.questions import Questions, to_workers
 from raiden.delivery.table import MAX_ROWS
@@ -16,17 +17,14 @@ from raiden.http import parameters
 from raiden.http.queues import Queues
 from raiden.model import encoding
 from raiden.model.encoding import dumps
-from raiden.model.message import Cursor
 from raiden.model.names import check_channel, check_subscription, unquote
-from raiden.model.refusals import NoHistory, NotFound
+from raiden.model.refusals import NotFound
 from raiden.protocols.http import HttpError, Request
 from raiden.router import Router
 from raiden.runtime.stats import Stats, exposition
 
 # Seconds for the store to say that it can be written.
 PATIENCE = 2.0
-# Messages of a page of history where no limit is asked for.
-PAGE = 100
 
 
 class Control:
@@ -65,23 +63,10 @@ class Control:
         raise NotFound("no such page: see /-/health, /-/ready, /-/metrics, /-/nodes, /-/channels, /-/durables")
 
     def _history(self, request: Request, name: str) -> webob.Response:
-        """A page after ``_since`` (at first the earliest), or before ``_before``; ``_last``: the newest."""
-        if not self.router.keeps(name):
-            raise NoHistory
-        history = self.router.backend.history
-        assert history is not None
         pairs = parameters.query_pairs(request)
         parameters.check(pairs, parameters.HISTORY)
-        query = dict(pairs)
-        limit = parameters.number(query, "_limit", parameters.MAX_LAST) if "_limit" in query else PAGE
-        if "_last" in query:
-            found = history.before(name, None, parameters.number(query, "_last", parameters.MAX_LAST))
-        elif "_before" in query:
-            found = history.before(name, Cursor.parse(query["_before"]), limit)
-        else:
-            since = query.get("_since", "earliest")
-            found = history.after(name, None if since == "earliest" else parameters.parse_since(since), limit)
-        return _json(encoding.page(name, found))
+        read = past.reader(self.router.backend, parameters.read(name, dict(pairs)))
+        return _json(encoding.page(name, read()))
 
     def _ready(self) -> webob.Response:
         try:

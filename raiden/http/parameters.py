@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raiden.model import fields
 from raiden.model.chain import MAX_PAST
@@ -11,15 +11,12 @@ from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor, InvalidCursor
 from raiden.model.names import check_durable, unquote
 from raiden.model.near import did_you_mean
-from raiden.model.page import Start
+from raiden.model.numbers import whole
+from raiden.model.page import MAX_LAST, PAGE, Read, Start, parse_since
 from raiden.model.refusals import Invalid
 from raiden.protocols.http import Request
-from raiden.sessions.asks import Consume
+from raiden.sessions.asks import ACK_WAIT, MAX_ACK_WAIT, MAX_NACK_DELAY, MAX_WINDOW, WINDOW, Consume
 
-# Messages that `_last` may ask for; a page of the history has at most as many.
-MAX_LAST = 1000
-# Claimed and not acknowledged messages of one consumer.
-WINDOW, MAX_WINDOW = 16, 1000
 # The parameters of a subscription, of a page of history, of a page of channels, and of one of durable subscriptions.
 SUBSCRIBE = frozenset(
     {"_since", "_last", "_wait", "_wrap", "_raw", "_durable", "_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"}
@@ -33,10 +30,6 @@ DURABLES = frozenset({"_prefix", "_channel", "_durable", "_after", "_limit"})
 NONE: frozenset[str] = frozenset()
 _FILTER = "_filter."
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
-# Seconds for which a claim holds.
-ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT = 30.0, 1.0, 3600.0
-# Seconds that a message may be put off when it is given back.
-MAX_NACK_DELAY = 86400.0
 
 # Of the preferences' form, which has white space around ``=`` that HTTP's parameters have not.
 _WAIT = re.compile(r'wait[ \t]*=[ \t]*("?)([^";]*)\1[ \t]*(?:;|$)', re.IGNORECASE)
@@ -108,20 +101,9 @@ def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dic
     return {}
 
 
-def parse_since(text: str) -> Cursor:
-    """A cursor where a subscription, or a page, may begin; raises Invalid, which says what else may stand there."""
-    try:
-        return Cursor.parse(text)
-    except InvalidCursor as error:
-        raise Invalid(f"{error}, or 'earliest'; leave it out to begin with what comes next") from None
-
-
-def number(query: dict[str, str], name: str, most: int, least: int = 1) -> int:
+def number(query: Mapping[str, str], name: str, most: int, least: int = 1) -> int:
     """A parameter that is a whole number from ``least`` to ``most``; raises Invalid."""
-    text = query[name]
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
-        raise Invalid(f"{name} is a whole number from {least} to {most}, like {name}=10")
-    return int(text)
+    return whole(name, query[name], most, least)
 
 
 def wait(request: Request, query: dict[str, str]) -> float | None:
@@ -143,6 +125,18 @@ def _preferred_wait(text: str) -> str | None:
         return None
     found = (_WAIT.match(preference) for preference in preferences)
     return next((wait[2].strip() for wait in found if wait is not None), None)
+
+
+def read(channel: str, query: Mapping[str, str]) -> Read:
+    """A page of a channel's history: after ``_since`` (at first the earliest), or before ``_before``; ``_last``: the
+    newest. Raises Invalid."""
+    limit = number(query, "_limit", MAX_LAST) if "_limit" in query else PAGE
+    if "_last" in query:
+        return Read(channel, None, True, number(query, "_last", MAX_LAST))
+    if "_before" in query:
+        return Read(channel, Cursor.parse(query["_before"]), True, limit)
+    since = query.get("_since", "earliest")
+    return Read(channel, None if since == "earliest" else parse_since(since), False, limit)
 
 
 def consume(channel: str, query: dict[str, str], wait: float) -> Consume:

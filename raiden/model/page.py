@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from raiden.model.chain import Lives, Past, is_proved
-from raiden.model.message import EARLIEST, Cursor, Message
+from raiden.model.message import EARLIEST, Cursor, InvalidCursor, Message
+from raiden.model.refusals import Invalid
 
 # A page, and what is claimed at once, ends with the record whose payload goes over so many bytes.
 PAGE_BYTES = 1 << 20
+# Messages of the past that a subscriber or a page may ask for; and of a page where no limit is asked for.
+MAX_LAST, PAGE = 1000, 100
 
 
 class Record(NamedTuple):
@@ -40,6 +43,24 @@ class Start(NamedTuple):
 
     cursor: Cursor | None = None
     last: int | None = None
+
+
+class Read(NamedTuple):
+    """Read a page of a channel's history, ``limit`` messages at most: those behind a cursor (None: the earliest), or
+    ``backwards``, those before it (None: the newest)."""
+
+    channel: str
+    cursor: Cursor | None
+    backwards: bool
+    limit: int
+
+
+def parse_since(text: str) -> Cursor:
+    """A cursor where a subscription, or a page, may begin; raises Invalid, which says what else may stand there."""
+    try:
+        return Cursor.parse(text)
+    except InvalidCursor as error:
+        raise Invalid(f"{error}, or 'earliest'; leave it out to begin with what comes next") from None
 
 
 @dataclass(slots=True)

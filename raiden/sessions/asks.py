@@ -1,21 +1,28 @@
-"""Asks: what a request asks for, whichever protocol it came by. They stand between reading a request, which knows the
-protocol and does nothing, and doing what it asks, which knows no protocol. Pure.
+"""Asks: what a request or a command asks for, whichever protocol it came by. They stand between reading a request,
+which knows the protocol and does nothing, and doing what it asks, which knows no protocol. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import webob
 
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor, Message
-from raiden.model.page import Start
+from raiden.model.page import Read, Start
 from raiden.model.refusals import Refusal
 from raiden.protocols.http import Fields, HttpError, Json
 from raiden.protocols.websocket import Agreement
+
+# Claimed and not acknowledged messages of one consumer.
+WINDOW, MAX_WINDOW = 16, 1000
+# Seconds for which a claim holds.
+ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT = 30.0, 1.0, 3600.0
+# Seconds that a message may be put off when it is given back.
+MAX_NACK_DELAY = 86400.0
 
 Cursors: TypeAlias = "Sequence[Sequence[Cursor]]"
 
@@ -98,7 +105,78 @@ class Subscribe(NamedTuple):
         return error
 
 
+class PublishOne(NamedTuple):
+    """Publish one message, under a ``key`` if any; whether both may be published is still to be checked."""
+
+    message: Message
+    key: Any
+
+
+class Follow(NamedTuple):
+    """Subscribe to one more channel or pattern, from ``start`` on (None: what comes next)."""
+
+    name: str
+    filters: Filters
+    start: Start | None
+
+
+class Unfollow(NamedTuple):
+    """End the subscription to a channel or pattern."""
+
+    name: str
+
+
+class Join(NamedTuple):
+    """Consume a durable subscription for as long as the connection lasts, at most ``window`` messages that are not
+    acknowledged, each claimed for ``ack_wait`` seconds. It is made ``since`` a cursor (None: now). Where the client
+    does not acknowledge, a message is ``settled`` once it was sent."""
+
+    channel: str
+    durable: str
+    window: int
+    ack_wait: float
+    since: Cursor | None
+    settled: bool
+
+
+class Leave(NamedTuple):
+    """Consume a durable subscription no longer; ``forget``: it ends for all."""
+
+    channel: str
+    durable: str
+    forget: bool
+
+
+class Settle(NamedTuple):
+    """Acknowledge messages of a durable subscription that were claimed, or where they are ``rejected``, give them back:
+    they come again after ``delay`` seconds."""
+
+    channel: str
+    durable: str
+    cursors: Sequence[Cursor]
+    rejected: bool
+    delay: float
+
+
+class Keep(NamedTuple):
+    """Let the connection's subscriptions outlive it, as a session that can be resumed."""
+
+
+class Resume(NamedTuple):
+    """Get the subscriptions of a session back, each from where it was, or from where ``since`` says."""
+
+    session: str
+    since: Mapping[str, Cursor]
+
+
+class Ping(NamedTuple):
+    """Nothing but a reply."""
+
+
 Ask: TypeAlias = "Reply | Publish | Clear | Show | Consume | Subscribe"
+"""Of a request."""
+Command: TypeAlias = PublishOne | Follow | Unfollow | Read | Join | Leave | Settle | Keep | Resume | Ping
+"""Of a command on a connection that takes them."""
 
 
 def is_merged(names: Sequence[str]) -> bool:

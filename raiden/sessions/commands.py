@@ -1,39 +1,43 @@
-"""What a command of ``/-/websocket`` says: its parts, or the `Refusal` that answers it. Pure."""
+"""What a command of ``/-/websocket`` asks for, or the `Refusal` that answers it. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
-from raiden.http.parameters import MAX_LAST, MAX_WINDOW, parse_since
 from raiden.model import strict_json
 from raiden.model.filters import Filters, as_text
-from raiden.model.message import Cursor
-from raiden.model.names import check_durable
+from raiden.model.message import EARLIEST, Cursor, Kind, Message
+from raiden.model.names import check_channel, check_durable, check_subscription
 from raiden.model.near import did_you_mean
-from raiden.model.page import Start
+from raiden.model.page import MAX_LAST, PAGE, Read, Start, parse_since
 from raiden.model.refusals import Invalid
-from raiden.model.strict_json import Digits, is_unicode
+from raiden.model.strict_json import Digits, is_unicode, json_payload
+from raiden.sessions.asks import (
+    ACK_WAIT,
+    MAX_ACK_WAIT,
+    MAX_NACK_DELAY,
+    MAX_WINDOW,
+    MIN_ACK_WAIT,
+    WINDOW,
+    Command,
+    Follow,
+    Join,
+    Keep,
+    Leave,
+    Ping,
+    PublishOne,
+    Resume,
+    Settle,
+    Unfollow,
+)
 
 # Bytes of a command's id, as it is written.
 MAX_ID = 255
+_SESSION = re.compile("[A-Za-z0-9_-]{1,64}")
 
 Number = TypeVar("Number", int, float)
-
-
-_ANY = frozenset({"id", "cmd"})
-# What each command may say.
-MEMBERS = {
-    "subscribe": _ANY | {"channel", "filters", "since", "last", "durable", "ack", "window", "ack_wait"},
-    "unsubscribe": _ANY | {"channel", "durable", "forget"},
-    "publish": _ANY | {"channel", "data", "key"},
-    "history": _ANY | {"channel", "since", "before", "limit"},
-    "ack": _ANY | {"channel", "durable", "cursor", "cursors"},
-    "nack": _ANY | {"channel", "durable", "cursor", "cursors", "delay"},
-    "session": _ANY,
-    "resume": _ANY | {"session", "since"},
-    "ping": _ANY,
-}
 
 
 def parse(data: str | bytes) -> dict[str, Any]:
@@ -66,15 +70,79 @@ def _id(value: Any, raw: bytes) -> str | Digits | None:
     return value
 
 
-def check_members(command: dict[str, Any]) -> None:
-    """Raise Invalid for a member that its command doesn't have."""
-    known = MEMBERS[command["cmd"]]
-    if not command.keys() <= known:
-        name = min(command.keys() - known)
-        raise Invalid(f"{command['cmd']} has no {name[:100]!r}{did_you_mean(name, known)}")
+def read(command: dict[str, Any]) -> Command:
+    """What a command asks for; raises Invalid for one that there isn't, and for members that it doesn't have."""
+    name = command["cmd"]
+    known = _COMMANDS.get(name)
+    if known is None:
+        raise Invalid(f"unknown cmd {name[:100]!r}{did_you_mean(name, _COMMANDS)}")
+    members, reader = known
+    if not command.keys() <= members:
+        member = min(command.keys() - members)
+        raise Invalid(f"{name} has no {member[:100]!r}{did_you_mean(member, members)}")
+    return reader(command)
 
 
-def channel_of(command: dict[str, Any]) -> str:
+def _subscribe(command: dict[str, Any]) -> Follow | Join:
+    if "durable" in command:
+        return _join(command)
+    name = check_subscription(_channel(command))
+    return Follow(name, filters_of(command.get("filters") or {}), _start(command))
+
+
+def _join(command: dict[str, Any]) -> Join:
+    name, durable = check_channel(_channel(command)), _durable(command)
+    if "filters" in command:
+        raise Invalid("a durable subscription has no filters: its messages are shared out as they are")
+    if "last" in command:
+        raise Invalid("a durable subscription begins since a cursor, not with the last messages")
+    return Join(
+        name, durable,
+        window=_number(command, "window", WINDOW, 1, MAX_WINDOW),
+        ack_wait=_number(command, "ack_wait", ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT),
+        since=EARLIEST if command.get("since") == "earliest" else _cursor(command, "since"),
+        settled=not _flag(command, "ack"),
+    )  # fmt: skip
+
+
+def _unsubscribe(command: dict[str, Any]) -> Unfollow | Leave:
+    name = _channel(command)
+    if "durable" not in command:
+        return Unfollow(name)
+    return Leave(check_channel(name), _durable(command), _flag(command, "forget"))
+
+
+def _publish(command: dict[str, Any]) -> PublishOne:
+    name = check_channel(_channel(command))
+    if "data" not in command:
+        raise Invalid("publish needs data: any JSON value")
+    return PublishOne(Message(name, Kind.JSON, json_payload(command["data"])), command.get("key"))
+
+
+def _history(command: dict[str, Any]) -> Read:
+    """A page after ``since``, or before ``before`` (a cursor, or null for the newest)."""
+    name = check_channel(_channel(command))
+    limit = _number(command, "limit", PAGE, 1, MAX_LAST)
+    since = None if command.get("since") == "earliest" else _cursor(command, "since")
+    backwards = "before" in command
+    return Read(name, _cursor(command, "before") if backwards else since, backwards, limit)
+
+
+def _settle(command: dict[str, Any]) -> Settle:
+    name, durable = _channel(command), _durable(command)
+    cursors, delay = _cursors(command), _number(command, "delay", 0.0, 0.0, MAX_NACK_DELAY)
+    return Settle(name, durable, cursors, command["cmd"] == "nack", delay)
+
+
+def _resume(command: dict[str, Any]) -> Resume:
+    session, since = command.get("session"), command.get("since")
+    since = {} if since is None else since
+    if not isinstance(session, str) or not _SESSION.fullmatch(session) or not isinstance(since, dict):
+        raise Invalid('resume is like {"cmd": "resume", "session": "...", "since": {"a": "k3x9:41"}}')
+    return Resume(session, {name: _parse_cursor(text) for name, text in since.items()})
+
+
+def _channel(command: dict[str, Any]) -> str:
     """The name in it, which is not checked yet."""
     name = command.get("channel")
     if not isinstance(name, str):
@@ -82,40 +150,40 @@ def channel_of(command: dict[str, Any]) -> str:
     return name
 
 
-def durable_of(command: dict[str, Any]) -> str:
+def _durable(command: dict[str, Any]) -> str:
     """The name of a durable subscription."""
     return check_durable(command.get("durable"))
 
 
-def parse_cursor(text: Any) -> Cursor:
+def _parse_cursor(text: Any) -> Cursor:
     if not isinstance(text, str):
         raise Invalid("a cursor is a string: pass one as it was received, like 'k3x9:41'")
     return Cursor.parse(text)
 
 
-def cursor_of(command: dict[str, Any], name: str) -> Cursor | None:
+def _cursor(command: dict[str, Any], name: str) -> Cursor | None:
     """The cursor that is called so; None where there is none."""
-    return None if command.get(name) is None else parse_cursor(command[name])
+    return None if command.get(name) is None else _parse_cursor(command[name])
 
 
-def flag_of(command: dict[str, Any], name: str) -> bool:
+def _flag(command: dict[str, Any], name: str) -> bool:
     value = command.get(name, False)
     if not isinstance(value, bool):
         raise Invalid(f"{name} is true or false")
     return value
 
 
-def cursors_of(command: dict[str, Any]) -> list[Cursor]:
+def _cursors(command: dict[str, Any]) -> list[Cursor]:
     """The messages that an ``ack`` or ``nack`` names."""
     if "cursor" in command and "cursors" in command:
         raise Invalid(f"{command['cmd']} needs cursor or cursors, not both")
     texts = command.get("cursors", [command.get("cursor")])
     if not isinstance(texts, list) or not 0 < len(texts) <= MAX_WINDOW:
         raise Invalid(f"{command['cmd']} needs the cursor of a message, or a list of cursors")
-    return [parse_cursor(text) for text in texts]
+    return [_parse_cursor(text) for text in texts]
 
 
-def number_of(command: dict[str, Any], name: str, default: Number, least: Number, most: Number) -> Number:
+def _number(command: dict[str, Any], name: str, default: Number, least: Number, most: Number) -> Number:
     """A number from ``least`` to ``most``; a whole one, if ``least`` is an int."""
     value = command.get(name, default)
     kind = int if isinstance(least, int) else (int, float)
@@ -124,16 +192,16 @@ def number_of(command: dict[str, Any], name: str, default: Number, least: Number
     return cast(Number, value)
 
 
-def starts_of(command: dict[str, Any], name: str) -> dict[str, Start]:
+def _start(command: dict[str, Any]) -> Start | None:
     """Where a subscription begins, if the command says so."""
     if command.get("last") is not None:
-        return {name: Start(last=number_of(command, "last", 0, 1, MAX_LAST))}
+        return Start(last=_number(command, "last", 0, 1, MAX_LAST))
     since = command.get("since")
     if since is None:
-        return {}
+        return None
     if since == "earliest":
-        return {name: Start()}
-    return {name: Start(parse_since(since) if isinstance(since, str) else parse_cursor(since))}
+        return Start()
+    return Start(parse_since(since) if isinstance(since, str) else _parse_cursor(since))
 
 
 def filters_of(filters: Any) -> Filters:
@@ -150,3 +218,20 @@ def _pairs(filters: dict[str, Any]) -> Iterator[tuple[str, str]]:
             if text is None:
                 raise Invalid("filter values are strings, numbers, booleans or null")
             yield key, text
+
+
+_ANY = frozenset({"id", "cmd"})
+# What each command may say, and what reads it.
+_COMMANDS: dict[str, tuple[frozenset[str], Callable[[dict[str, Any]], Command]]] = {
+    "subscribe": (
+        _ANY | {"channel", "filters", "since", "last", "durable", "ack", "window", "ack_wait"}, _subscribe
+    ),
+    "unsubscribe": (_ANY | {"channel", "durable", "forget"}, _unsubscribe),
+    "publish": (_ANY | {"channel", "data", "key"}, _publish),
+    "history": (_ANY | {"channel", "since", "before", "limit"}, _history),
+    "ack": (_ANY | {"channel", "durable", "cursor", "cursors"}, _settle),
+    "nack": (_ANY | {"channel", "durable", "cursor", "cursors", "delay"}, _settle),
+    "session": (_ANY, lambda command: Keep()),
+    "resume": (_ANY | {"session", "since"}, _resume),
+    "ping": (_ANY, lambda command: Ping()),
+}  # fmt: skip

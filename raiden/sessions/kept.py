@@ -37,19 +37,20 @@ class Row(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A session that was taken: what it has subscribed to, by name, and who held it before."""
+    """A session that was taken, by its id: what it has subscribed to, by name, and who held it before."""
 
+    session: str
     rows: dict[str, Row]
     before: str
 
 
 class Held:
     """The session of a socket: ``id`` is None until it has one, and once another socket has taken it. ``history`` is
-    where it is kept; without one there are no sessions."""
+    where it is kept."""
 
     __slots__ = ("_history", "_holder", "_keeping", "_next", "_rows", "_seconds", "id")
 
-    def __init__(self, history: History | None) -> None:
+    def __init__(self, history: History) -> None:
         self._history = history
         self._holder = secrets.token_urlsafe(6)
         self.id: str | None = None
@@ -108,14 +109,14 @@ class Held:
     def take(self, session: str) -> Taken | None:
         """Hold a session from now on; None where there is none. It is the socket's when it is its ``id``. Raises
         StoreFailed."""
-        found = self._kept_in().take(_name(session), self._holder)
+        found = self._history.take(_name(session), self._holder)
         rows = _rows(found[0]) if found else None
-        return Taken(rows, found[1]) if found and rows is not None else None
+        return Taken(session, rows, found[1]) if found and rows is not None else None
 
-    def give_back(self, session: str, before: str) -> None:
+    def give_back(self, taken: Taken) -> None:
         """The session was not brought back: who held it before holds it again, unless another one has taken it."""
         try:
-            self._kept_in().take(_name(session), before, only_from=self._holder)
+            self._history.take(_name(taken.session), taken.before, only_from=self._holder)
         except StoreFailed as error:
             log.warning("a session was not given back", extra={"reason": str(error)})
 
@@ -128,11 +129,7 @@ class Held:
     def _keep(self, session: str, rows: Mapping[str, Row], seconds: float) -> bool:
         value = _written(rows)
         _check_size(len(value))
-        return self._kept_in().keep(_name(session), value, seconds, self._holder)
-
-    def _kept_in(self) -> History:
-        assert self._history is not None
-        return self._history
+        return self._history.keep(_name(session), value, seconds, self._holder)
 
 
 def _log_failure(result: AsyncResult[None]) -> None:

@@ -11,13 +11,14 @@ import gevent
 
 from raiden.access.clients import Client
 from raiden.connections.connection import Connection
-from raiden.http import parameters
+from raiden.delivery import past
 from raiden.model.encoding import dumps, gap
 from raiden.model.message import Cursor, Message
 from raiden.model.names import check_channel
-from raiden.model.page import PAGE_BYTES
+from raiden.model.numbers import whole
+from raiden.model.page import MAX_LAST, PAGE, PAGE_BYTES, Read
 from raiden.model.payload import check_key
-from raiden.model.refusals import Invalid, NoHistory, Refusal, attempt
+from raiden.model.refusals import Invalid, Refusal, attempt
 from raiden.protocols import zmtp
 from raiden.protocols.http import problem_json
 from raiden.protocols.zmtp import Event, Frames
@@ -25,8 +26,8 @@ from raiden.zeromq.session import Common, ZmqSession, channel_of, kind_of
 
 log = logging.getLogger(__name__)
 
-# Requests of one connection that are under way; messages of a page of history where no limit is asked for.
-MAX_REQUESTS, PAGE = 256, 100
+# Requests of one connection that are under way.
+MAX_REQUESTS = 256
 # Seconds for which a client may read a page of history.
 PATIENCE = 10.0
 
@@ -129,19 +130,12 @@ class Requester(ZmqSession):
 
     def _history(self, envelope: Frames, arguments: Frames) -> None:
         channel, since, limit = _arguments(arguments, 1, 3, "history, channel, cursor, limit")
-        try:
-            name = check_channel(channel.decode())
-            cursor = Cursor.parse(since.decode()) if since else None
-            most = parameters.number({"limit": limit.decode()}, "limit", parameters.MAX_LAST) if limit else PAGE
-        except UnicodeDecodeError as error:
-            raise Invalid(str(error)) from None
-        self.client.check("history", name)
-        history = self.common.router.backend.history
-        if history is None or not self.common.router.keeps(name):
-            raise NoHistory
+        ask = _page(channel, since, limit)
+        self.client.check("history", ask.channel)
+        read = past.reader(self.common.router.backend, ask)
 
         def work() -> Sequence[bytes]:
-            page = history.after(name, cursor, most)
+            page = read()
             summary: dict[str, Any] = {"cursor": page.position and page.position.bare, "more": page.more}
             if page.gap is not None:
                 summary["gap"] = gap(None, page.gap)
@@ -190,6 +184,17 @@ def _arguments(given: Frames, least: int, most: int, form: str) -> Frames:
     if not least <= len(given) <= most:
         raise Invalid(f"the frames are [{form}], of which {most - least} may be left out")
     return given + [b""] * (most - len(given))
+
+
+def _page(channel: bytes, since: bytes, limit: bytes) -> Read:
+    """The page that ``history`` asks for; raises Invalid."""
+    try:
+        name = check_channel(channel.decode())
+        cursor = Cursor.parse(since.decode()) if since else None
+        most = whole("limit", limit.decode(), MAX_LAST) if limit else PAGE
+    except UnicodeDecodeError as error:
+        raise Invalid(str(error)) from None
+    return Read(name, cursor, False, most)
 
 
 def _refusal(refusal: Refusal) -> Sequence[bytes]:

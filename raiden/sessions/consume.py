@@ -1,0 +1,158 @@
+"""The consumers of durable subscriptions on a ``/-/websocket``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from raiden.delivery import past
+from raiden.history.store import StoreFailed
+from raiden.model import encoding
+from raiden.model.page import Gap
+from raiden.model.refusals import Conflict, Invalid, NotFound, Refusal
+from raiden.sessions.asks import Join, Leave, Settle
+from raiden.sessions.bell import Bells
+from raiden.sessions.durable import Claim, Consumer
+from raiden.sessions.replies import Replies, Result
+from raiden.sessions.session import REPLAY_BYTES
+
+
+class Consumers:
+    """Consumers by channel and durable: each sends what it claims, and its client acknowledges that by commands."""
+
+    __slots__ = ("_bells", "_consumers", "_replies")
+
+    def __init__(self, bells: Bells, replies: Replies) -> None:
+        self._bells = bells
+        self._replies = replies
+        self._consumers: dict[tuple[str, str], Consumer] = {}
+
+    def __len__(self) -> int:
+        return len(self._consumers)
+
+    def has(self, channel: str, durable: str) -> bool:
+        return (channel, durable) in self._consumers
+
+    def close(self) -> None:
+        """The socket ends: what is claimed and not acknowledged is given back."""
+        for consumer in self._consumers.values():
+            consumer.end()
+        self._consumers.clear()
+
+    def join(self, number: Any, ask: Join) -> None:
+        """Consume a durable, from the reply on. Raises Invalid, Conflict, TooManyConsumers, TooManyChannels and
+        TooManyRequests."""
+        channel, durable = ask.channel, ask.durable
+        if not self._bells.router.keeps(channel):
+            raise Invalid("a durable subscription is to a channel that has a history")
+        if self.has(channel, durable):
+            raise Conflict("already subscribed: unsubscribe first")
+        consumer = Consumer(
+            self._bells, channel, durable, window=ask.window, ack_wait=ask.ack_wait, since=ask.since
+        )  # fmt: skip
+        self._consumers[channel, durable] = consumer
+        lost: list[Gap] = []
+
+        def work() -> Result:
+            try:
+                # A new durable has its place before the reply: what is published after that is for its consumers.
+                _, gap = consumer.claim(0)
+            except StoreFailed:
+                self._end(channel, durable)
+                raise
+            lost.extend([gap] if gap else [])
+            return {"channel": channel, "durable": durable}
+
+        def after() -> None:
+            for gap in lost:
+                self._tell_gap(ask, gap)
+            self._serve(consumer, ask)
+
+        self._later(number, work, after, undo=lambda: self._end(channel, durable))
+
+    def settle(self, number: Any, ask: Settle) -> None:
+        """Acknowledge messages, or give them back; raises NotFound and TooManyRequests."""
+        consumer = self._consumers.get((ask.channel, ask.durable))
+        if consumer is None:
+            raise NotFound("not subscribed to that channel by that name")
+        taken = consumer.take(ask.cursors)
+
+        def work() -> Result:
+            done = consumer.reject(taken, ask.delay) if ask.rejected else consumer.acknowledge(taken)
+            late = [str(cursor) for cursor in consumer.late(ask.cursors, taken, done)]
+            return {"returned" if ask.rejected else "acknowledged": len(done), **({"late": late} if late else {})}
+
+        self._later(number, work, undo=lambda: consumer.take_back(taken))
+
+    def leave(self, number: Any, ask: Leave) -> Result | None:
+        """Consume a durable no longer, and perhaps end it for all. The reply, or None where it comes later; raises
+        NotFound, Invalid and TooManyRequests."""
+        history = past.history(self._bells.router.backend)  # by its settings, the channel may keep none any more
+        if not self._end(ask.channel, ask.durable) and not ask.forget:
+            raise NotFound("not subscribed to that channel by that name")
+        result = {"channel": ask.channel, "durable": ask.durable}
+        if not ask.forget:
+            return result
+
+        def work() -> Result:
+            history.forget(ask.channel, ask.durable)
+            return result
+
+        self._replies.later(number, work)
+        return None
+
+    def _later(
+        self, number: Any, work: Callable[[], Result], after: Callable[[], None] | None = None, *,
+        undo: Callable[[], object],
+    ) -> None:  # fmt: skip
+        try:
+            self._replies.later(number, work, after)
+        except Refusal:
+            undo()
+            raise
+
+    def _serve(self, consumer: Consumer, ask: Join) -> None:
+        """Send what the consumer claims, for as long as it lasts."""
+        while not consumer.over:
+            try:
+                with self._replies.turn:
+                    claims, gap = consumer.claim()
+                    if gap is not None:
+                        self._tell_gap(ask, gap)
+                    sent = self._send(consumer, ask.durable, claims)
+                if not sent:
+                    break
+                if claims and ask.settled:
+                    consumer.acknowledge(consumer.take([message.cursor for message, _ in claims if message.cursor]))
+            except StoreFailed:
+                claims = []  # ask again soon
+            if not claims:
+                consumer.wait()
+        # Unsubscribed meanwhile, it may have a successor.
+        mine = self._consumers.get((ask.channel, ask.durable)) is consumer
+        if mine and self._end(ask.channel, ask.durable) and not self._replies.connection.closed:
+            self._replies.tell({"channel": ask.channel, "durable": ask.durable, "ended": True})
+
+    def _send(self, consumer: Consumer, durable: str, claims: list[Claim]) -> bool:
+        """Send claims as fast as the peer reads them; False where it does not, or unsubscribes meanwhile."""
+        connection, size = self._replies.connection, 0
+        for number, (message, attempts) in enumerate(claims, 1):
+            if consumer.over:
+                return False
+            data = encoding.text_frame(encoding.claim(durable, message, attempts))
+            connection.send(data)
+            size += len(data)
+            if size > REPLAY_BYTES or number == len(claims):
+                size = 0
+                if not connection.wait_until_sent(consumer.ack_wait):
+                    return False
+        return True
+
+    def _tell_gap(self, ask: Join, gap: Gap) -> None:
+        self._replies.tell({"durable": ask.durable, **encoding.gap(ask.channel, gap)})
+
+    def _end(self, channel: str, durable: str) -> bool:
+        consumer = self._consumers.pop((channel, durable), None)
+        if consumer is not None:
+            consumer.end()
+        return consumer is not None

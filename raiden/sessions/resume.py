@@ -1,0 +1,157 @@
+"""Sessions of ``/-/websocket``: subscriptions that outlive their socket.
+
+They are kept in the store with the places up to which the client has surely got everything. A pong tells that, because
+it comes behind all that was sent before its ping. Whoever brings the session's id gets them back in one round trip, on
+any node; the client knows better what it got last, and may say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from raiden.delivery.table import Subscription
+from raiden.history.client import History
+from raiden.model.filters import Filters
+from raiden.model.message import Cursor
+from raiden.model.refusals import NotFound
+from raiden.router import Router
+from raiden.sessions.kept import Held, Row, Taken
+
+_NO_FILTERS = Filters([])
+
+
+class Places:
+    """How far the client of a socket has got in each of its subscriptions."""
+
+    __slots__ = ("_got", "_opening", "_sent")
+
+    def __init__(self) -> None:
+        # Up to where the client has got everything for sure, and up to where it had been sent when it was pinged last.
+        self._got: dict[str, Cursor] = {}
+        self._sent: dict[str, Cursor] = {}
+        # Where those stand that are not attached yet, as far as that is known; the others are where the router is.
+        self._opening: dict[str, Cursor | None] = {}
+
+    def begin(self, name: str) -> None:
+        """A subscription is there, and not attached yet."""
+        self._opening[name] = None
+
+    def known(self, places: Mapping[str, Cursor]) -> None:
+        """The client has got everything up to these."""
+        self._got.update(places)
+
+    def reached(self, name: str, place: Cursor) -> None:
+        """What it missed was sent up to here."""
+        self._opening[name] = place
+
+    def attached(self, name: str) -> None:
+        self._opening.pop(name, None)
+
+    def forget(self, name: str) -> None:
+        for table in (self._got, self._sent, self._opening):
+            table.pop(name, None)
+
+    def pinged(self, router: Router, subscriptions: Mapping[str, Subscription]) -> dict[str, Cursor]:
+        """The client has got all that was sent before the last ping; now comes the next one. Returns the places that
+        are to be told: nothing else tells of what filters hide."""
+        self._got.update(self._sent)
+        places = {name: router.position(name) for name in subscriptions} | self._opening
+        self._sent = {name: place for name, place in places.items() if place}
+        return {
+            name: place for name, place in self._sent.items()
+            if subscriptions[name].filters and name not in self._opening and self._got.get(name) != place
+        }  # fmt: skip
+
+    def rows(self, subscriptions: Mapping[str, Subscription]) -> dict[str, Row]:
+        """What is kept of the subscriptions."""
+        return {
+            name: Row(subscription.filters or _NO_FILTERS, self._got.get(name))
+            for name, subscription in subscriptions.items()
+        }
+
+
+class Resumable:
+    """The session of a socket, which can be resumed for ``window`` seconds after its end; until then, what is kept of
+    it is renewed within ``keepalive`` seconds. ``subscriptions`` are the socket's, by name, and ``places`` how far they
+    have got."""
+
+    __slots__ = ("_held", "_keepalive", "_over", "_places", "_subscriptions", "window")
+
+    def __init__(
+        self, history: History, subscriptions: Mapping[str, Subscription], places: Places, *, window: float,
+        keepalive: float,
+    ) -> None:  # fmt: skip
+        self._held = Held(history)
+        self._subscriptions = subscriptions
+        self._places = places
+        self._keepalive = keepalive
+        self._over = False
+        self.window = window
+
+    @property
+    def is_open(self) -> bool:
+        """The socket has a session, and no other one has taken it."""
+        return self._held.id is not None
+
+    def open(self) -> str:
+        """The id of the session that there is, or of a new one. Waits; raises StoreFailed."""
+        rows = self._rows()
+        session = self._held.open(rows, self._seconds)
+        if self._rows() != rows:
+            # Who has subscribed meanwhile was told so without waiting for this session.
+            self.keep()
+        return session
+
+    def check(self) -> None:
+        """Raise TooLargeToKeep where the session could not be kept with the subscriptions that there are now."""
+        self._held.check(self._rows())
+
+    def keep(self) -> None:
+        """Keep what there is now, if there is a session. Waits; raises StoreFailed."""
+        if self._keeps:
+            self._held.keep(self._rows(), self._seconds)
+
+    def try_to_keep(self) -> None:
+        """`keep`; where that fails, the log says so."""
+        if self._keeps:
+            self._held.try_to_keep(self._rows(), self._seconds)
+
+    def keep_soon(self) -> None:
+        """`try_to_keep`, without waiting for it."""
+        if self._keeps:
+            self._held.keep_soon(self._rows(), self._seconds)
+
+    def take(self, session: str) -> Taken:
+        """What a session has subscribed to; from now on no other socket keeps it. Waits; raises NotFound and
+        StoreFailed."""
+        taken = self._held.take(session)
+        if taken is None:
+            raise NotFound("no such session, or it is over: subscribe anew")
+        return taken
+
+    def give_back(self, taken: Taken) -> None:
+        """It was not brought back."""
+        self._held.give_back(taken)
+
+    def resumed(self, taken: Taken) -> None:
+        """The session is this socket's."""
+        self._held.id = taken.session
+        self.keep_soon()
+
+    def close(self) -> None:
+        """The socket ends, and has its subscriptions still: keep them for the one that resumes them."""
+        if self._keeps and self._subscriptions:
+            self._held.keep_soon(self._rows(), self.window)
+        self._over = True
+
+    @property
+    def _keeps(self) -> bool:
+        # Once it is over what it had is kept, or being kept; the socket has no subscriptions any more.
+        return self._held.id is not None and not self._over
+
+    @property
+    def _seconds(self) -> float:
+        return self.window + self._keepalive
+
+    def _rows(self) -> dict[str, Row]:
+        return self._places.rows(self._subscriptions)
