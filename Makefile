@@ -1,9 +1,9 @@
 PYTHON ?= python3
 BIN = .venv/bin
-# So many processes run the tests; each waits for a third of its time.
-TESTERS ?= 3
-# How much the C compiler optimizes what is compiled for the tests; a wheel has 3, which takes two minutes more.
-OPTIMIZE ?= 1
+# So many processes run the tests; each waits for more than half of its time.
+TESTERS ?= 4
+# How much the C compiler optimizes what is compiled for the tests; a wheel has 3, which takes minutes more.
+OPTIMIZE ?= 0
 
 .PHONY: run test tools wheel lint autobahn bench soak verify clean
 

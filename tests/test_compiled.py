@@ -18,9 +18,9 @@ from tests.daemons import ROOT
 pytestmark = pytest.mark.outside
 
 MADE = "made"
-# How much the C compiler optimizes: what it compiles is the same. A wheel's level takes it two minutes more; `make test
+# How much the C compiler optimizes: what it compiles is the same. A wheel's level takes it minutes more; `make test
 # OPTIMIZE=3` has that.
-OPTIMIZE = int(os.environ.get("TESTS_OPTIMIZE", "1"))
+OPTIMIZE = int(os.environ.get("TESTS_OPTIMIZE", "0"))
 DOORS = (
     "clients", "control_history", "durable", "gateway", "http", "malformed", "multiplex", "pipe", "recovery",
     "websocket", "zmq_doors", "zmq_sessions",

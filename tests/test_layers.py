@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -117,3 +119,11 @@ def test_much_is_pure() -> None:
 def test_only_workers_use_a_gateway(gateway: str) -> None:
     users = {module for module, needs in GRAPH.items() if any(f"{n}.".startswith(f"{gateway}.") for n in needs)}
     assert users == {"raiden.node.worker"}
+
+
+def test_a_node_imports_nothing_large_that_it_may_not_need() -> None:
+    """Each of its processes would have that in its memory, and each start would take a third longer."""
+    large = ("asyncio", "redis", "zmq.auth")
+    code = f"import sys, raiden.cli; print([name for name in {large} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
