@@ -35,7 +35,8 @@ BENCH = [
 
 # What a message passes through. `make wheel` compiles it.
 COMPILED = [
-    "backend", "connections/connection", "connections/door", "connections/pieces", "connections/states",
+    "backbone/alone", "backbone/line", "backbone/nodes", "backbone/rounds", "backend",
+    "connections/connection", "connections/door", "connections/pieces", "connections/states",
     "connections/wheel", "delivery/answers", "delivery/brought", "delivery/order", "delivery/pace",
     "delivery/prefixes", "delivery/publisher", "delivery/orders", "delivery/selection", "delivery/sends",
     "delivery/sorted_names", "delivery/table", "gateway", "history/calls", "history/channel_row", "history/client",
