@@ -76,15 +76,14 @@ class Router:
 
     def start(self) -> None:
         self._readable.start(self._look)
-        self.backend.touched.start(self._look)
-        self.backend.heard = self._look_here
+        self.backend.listen(self._look, self._look_here)
 
     def stop(self) -> None:
         for watcher in (self._readable, self._again, self._sweeper):
             watcher.stop()
             watcher.close()
         self.sends.close()
-        self.backend.touched.stop()
+        self.backend.listen_no_more()
 
     def keeps(self, channel: str) -> bool:
         """The channel has a history."""
@@ -260,7 +259,7 @@ class Router:
 
     def _caught_up(self) -> None:
         self._go_on()
-        self.backend.touched.send()
+        self.backend.look_again()
 
     def _turn(self, *, local: bool = False) -> None:
         self._go_on()
@@ -280,7 +279,7 @@ class Router:
             if self.sends.behind:
                 self._wait()
             if self.backend.more if local else self.backend.readable:
-                self.backend.touched.send()
+                self.backend.look_again()
         if came:
             self.stats.observe_deliveries(came)
         if len(dirty) >= MANY:

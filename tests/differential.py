@@ -39,6 +39,7 @@ from raiden.protocols.heads import Heads, Repeated
 from raiden.protocols.limits import HttpLimits
 from raiden.router import Router
 from raiden.runtime.stats import Stats
+from tests.states import state
 
 # Small, so that some of what is sent goes over them.
 LIMITS = HttpLimits(max_url=60, max_header=400, max_headers=12, max_body=300, max_ws_message=200)
@@ -220,7 +221,7 @@ class Server:
 
     def __init__(self, folder: Path, heads: Heads, builder: Callable[..., str]) -> None:
         self.router = Router(Backend(Addresses.within(str(folder), "node"), sole=True), stats=Stats(), max_gather=0.0)
-        self.router.backend.alone = True  # there is no backbone
+        self.router.backend.hear_roster(state(1, alone=True))  # there is no backbone
         self.router.start()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.gateway = CountingGateway(

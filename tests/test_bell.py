@@ -18,6 +18,7 @@ from raiden.protocols.limits import HttpLimits
 from raiden.router import Router
 from raiden.runtime.stats import Stats
 from raiden.sessions.bell import Bell, Bells, TooManyConsumers
+from tests.states import state
 
 
 class Consumer:
@@ -46,7 +47,7 @@ class Consumer:
 def bells(tmp_path: Path) -> Iterator[Bells]:
     """The router of a worker that is alone."""
     backend = Backend(Addresses.within(tmp_path, "nowhere"), sole=True)
-    backend.alone = True
+    backend.hear_roster(state(1, alone=True))
     router = Router(backend, stats=Stats())
     router.start()
     yield Bells(router, HttpLimits(max_consumers=5))

@@ -57,13 +57,11 @@ class World:
         self._come: deque[Message] = deque()
         self._pipe = os.pipe()
         self.fileno = self._pipe[0]
-        self.touched = gevent.get_hub().loop.async_(ref=False)
-        self.heard: Callable[[], None] = lambda: None
+        self._look_here: Callable[[], None] = lambda: None
         self.more = self.readable = False
         self.rounds = 0
 
     def close(self) -> None:
-        self.touched.close()
         for end in self._pipe:
             os.close(end)
 
@@ -110,13 +108,18 @@ class World:
     def deliver(self, count: int) -> None:
         self._come.extend(self.inbox[:count])
         del self.inbox[:count]
-        self.heard()
+        self._look_here()
 
     # The backend, as far as a router uses it.
 
     def receive(self, *, local: bool = False, most: int = 0) -> Iterator[tuple[bytes, Sequence[Message]]]:
         while self._come:
             yield CHANNEL.encode(), [self._come.popleft()]
+
+    def listen(self, look: Callable[[], None], look_here: Callable[[], None]) -> None:
+        self._look_here = look_here
+
+    def listen_no_more(self) -> None: ...
 
     def keeps(self, channel: str) -> bool:
         return True

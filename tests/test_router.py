@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -28,6 +29,7 @@ from raiden.router import TURN_TIME, Router
 from raiden.runtime.service import READY
 from raiden.runtime.stats import Stats
 from tests.daemons import ROOT, wait_for
+from tests.states import state
 
 BACKBONE = """
 import socket, sys
@@ -108,9 +110,9 @@ def make(addresses: Addresses) -> Iterator[MakeRouter]:
     """Routers as workers have them, each with its own connection to the forwarders."""
     routers: list[Router] = []
 
-    def make(*, to: Addresses = addresses, workers: int = 1, max_channels: int = 100_000, sole: bool = False) -> Router:
+    def make(*, to: Addresses = addresses, max_channels: int = 100_000, **options: Any) -> Router:
         stats = Stats(len(routers))
-        router = Router(Backend(to, workers=workers, sole=sole), stats=stats, max_channels=max_channels)
+        router = Router(Backend(to, **options), stats=stats, max_channels=max_channels)
         router.start()
         routers.append(router)
         return router
@@ -322,7 +324,7 @@ def alone(tmp_path: Path) -> Iterator[Callable[..., Backend]]:
     made: list[Backend] = []
 
     def make(high_water: int = 1000) -> Backend:
-        made.append(Backend(Addresses.within(tmp_path, "nowhere"), high_water=high_water))
+        made.append(Backend(Addresses.within(tmp_path, "nowhere"), high_water=high_water, sole=True))
         return made[-1]
 
     yield make
@@ -330,9 +332,17 @@ def alone(tmp_path: Path) -> Iterator[Callable[..., Backend]]:
         backend.close()
 
 
+def test_news_of_the_roster_do_not_say_that_the_backbone_passes_messages(alone: Callable[..., Backend]) -> None:
+    backend = alone()
+    news = gevent.spawn(backend.hear_roster, state(1, alone=False))
+    with pytest.raises(NotInForce):
+        backend.check(timeout=0.05)
+    assert news.successful()
+
+
 def test_a_turn_of_who_is_alone_has_so_many_messages_and_bytes(alone: Callable[..., Backend]) -> None:
     backend = alone(high_water=100_000)
-    backend.alone = True
+    backend.hear_roster(state(1, alone=True))
 
     def turns() -> Iterator[int]:
         """How many messages each brings."""
@@ -366,7 +376,7 @@ class Slow(Client):
 def lone(alone: Callable[..., Backend]) -> Iterator[Router]:
     """The router of a worker that is alone."""
     backend = alone()
-    backend.alone = True
+    backend.hear_roster(state(1, alone=True))
     router = Router(backend, stats=Stats())
     router.start()
     Slow.count = 0
@@ -446,7 +456,7 @@ def test_what_is_behind_is_bounded(lone: Router) -> None:
     count, most = 200, 0
     with gevent.Timeout(60):
         for number in range(count):
-            while lone.backend._local_count > 10:
+            while lone.backend._alone.count > 10:
                 gevent.sleep(0)
                 most = max(most, *(sum(map(len, clients[-1].pending)) for clients in (many, few)))
             lone.backend.publish([Message("few" if number % 8 else "many", Kind.JSON, b"1" * SIZE)])
@@ -591,8 +601,9 @@ def test_who_published_by_the_backbone_goes_on_so(make: MakeRouter) -> None:
     assert not router.backend.alone
 
 
-def test_what_waits_alone_is_bounded(sole: Router) -> None:
-    sole.backend.high_water = 10
+def test_what_waits_alone_is_bounded(make: MakeRouter) -> None:
+    sole = make(sole=True, high_water=10)
+    sole.in_force()
     with pytest.raises(BackboneFull):
         for _ in range(11):
             publish(sole, "a", b"1")
@@ -606,7 +617,7 @@ def test_when_others_come_the_backbone_brings_what_was_subscribed_to_alone(sole:
     pattern = Client(sole)
     pattern.subscribe("many-1*")
     sole.unsubscribe(subscriptions[7])
-    sole.backend._go_by(99, False)
+    sole.backend.hear_roster(state(99, alone=False))
     sole.unsubscribe(subscriptions[8])
     late = Client(sole)
     late.subscribe("late")
@@ -672,7 +683,7 @@ def test_a_topic_does_not_linger_for_ever(router: Router, monkeypatch: pytest.Mo
 
 def test_a_turn_is_put_off_when_messages_should_gather(alone: Callable[..., Backend]) -> None:
     backend = alone()
-    backend.alone = True
+    backend.hear_roster(state(1, alone=True))
     router = Router(backend, stats=Stats(), max_gather=0.2)
     router.start()
     client = Client(router)
@@ -714,7 +725,7 @@ def test_a_bad_frame_is_counted_and_skipped(router: Router) -> None:
     client = Client(router)
     client.subscribe("a")
     router.in_force()
-    router.backend._send(b"a\0nonsense")
+    router.backend._line.send(b"a\0nonsense")
     publish(router, "a", b"1")
     client.receives(b"1")
     assert router.stats.bad_frames == 1

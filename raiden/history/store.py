@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 
 from raiden.model.chain import Lives, Past
 from raiden.model.message import PROOF_DIGITS, UNPROVED, Cursor, Message
-from raiden.model.options import Durability
+from raiden.model.options import Durability, Options
 from raiden.model.page import Gap, Page, Record
 from raiden.model.refusals import Unavailable
 
@@ -86,6 +86,17 @@ class Append:
     durability: Durability = Durability.STORED
     retain: float = 0.0
     discard_new: bool = False
+
+    @classmethod
+    def by(
+        cls, options: Options, channel: str, messages: Sequence[tuple[int, bytes]], key: str | None = None
+    ) -> Append:
+        """An append to a channel with these options."""
+        return cls(
+            channel, messages,
+            size=options.history_size, ttl=options.history_ttl, key=key, durability=options.durability,
+            retain=options.retain, discard_new=options.discard == "new",
+        )  # fmt: skip
 
     def limits(self) -> tuple[int, float, float]:
         """How many messages are kept, for how many seconds, and for how many the last one while it is the last."""

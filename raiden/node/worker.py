@@ -24,6 +24,7 @@ from raiden.access.keys import InvalidKey
 from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend, NotInForce
 from raiden.gateway import Gateway
+from raiden.history.client import History
 from raiden.history.store import FiguresAsked, StoreFailed
 from raiden.http import channel_builders
 from raiden.http.origins import Origins
@@ -57,11 +58,12 @@ _ZMQ_LIMITS = tuple(ZmqLimits.__dataclass_fields__)
 
 
 class RouterService(Service):
-    """The router and its backend, as a part of the service tree."""
+    """The router and what is behind it, as a part of the service tree."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, history: History | None) -> None:
         super().__init__()
         self.router = router
+        self.history = history
 
     def do_start(self) -> None:
         self.router.start()
@@ -71,6 +73,8 @@ class RouterService(Service):
     def do_stop(self) -> None:
         self.router.stop()
         self.router.backend.close()
+        if self.history is not None:
+            self.history.close()
 
 
 class Worker(Service):
@@ -86,9 +90,11 @@ class Worker(Service):
         # All of the process, whoever spawns them: one that nobody ends must show.
         self._spawned: WeakSet[gevent.Greenlet[..., Any]] = WeakSet()
         gevent.Greenlet.add_spawn_callback(self._spawned.add)
+        self.history = History(addresses.history) if settings.keeps_history else None
+        self.channels = Channels(settings.channels) if settings.keeps_history else None
         backend = Backend(
             addresses, worker=index, workers=settings.routers, high_water=settings.backbone_high_water,
-            channels=Channels(settings.channels) if settings.keeps_history else None, sole=settings.routers == 1,
+            history=self.history, channels=self.channels, sole=settings.routers == 1,
         )  # fmt: skip
         self.router = Router(
             backend, stats=self.stats, max_channels=settings.max_channels,
@@ -105,7 +111,7 @@ class Worker(Service):
             "greenlets": float(sum(not greenlet.dead for greenlet in self._spawned)),
             **self._history_gauges(),
         }
-        self.add(RouterService(self.router))
+        self.add(RouterService(self.router, self.history))
 
     def publish(self, channel: str, value: object) -> Cursor | None:
         """Publish a JSON value, for an application's services: waits in the calling greenlet until it is stored, and
@@ -145,7 +151,7 @@ class Worker(Service):
         self.spawn(self._heartbeat)
 
     def _history_gauges(self) -> dict[str, float]:
-        history = self.router.backend.history
+        history = self.history
         if history is None:
             return {}
         gauges = {"history_waiting": float(history.waiting)}
@@ -178,7 +184,7 @@ class Worker(Service):
     def _measure_history(self) -> None:
         """How much of the data directory the history takes, and how durable subscriptions do: the node's figures, told
         by its first worker."""
-        history = self.router.backend.history
+        history = self.history
         if history is not None and self.stats.worker == 0:
             try:
                 self._history_bytes = float(history.size())

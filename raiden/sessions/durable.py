@@ -15,7 +15,7 @@ from gevent.event import Event
 
 from raiden.backend import Backend, NotInForce
 from raiden.history.client import History
-from raiden.history.store import GiveUp, StoreFailed
+from raiden.history.store import Append, GiveUp, StoreFailed
 from raiden.model import encoding
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap
@@ -234,7 +234,9 @@ def _give_up(backend: Backend, channel: str) -> tuple[str, GiveUp]:
     """The dead-letter channel of a channel ("": there is none), and when its durables give messages up."""
     assert backend.channels is not None
     options = backend.channels.of(channel)
-    letters = backend.append_of(options.dead_letter, []) if options.dead_letter else None
+    letters = None
+    if options.dead_letter:
+        letters = Append.by(backend.channels.of(options.dead_letter), options.dead_letter, [])
     return options.dead_letter, GiveUp(options.max_attempts, letters)
 
 

@@ -1,0 +1,79 @@
+"""A worker's line to the backbone: one socket that publishes, and one that subscribes and receives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import gevent
+import zmq
+
+from raiden.backbone import frames
+from raiden.backbone.addresses import Addresses
+from raiden.backbone.refusals import BackboneFull
+from raiden.model.message import Message
+
+# As a plain number: an operation on pyzmq's enumerations takes longer than to send.
+NOBLOCK: Final = int(zmq.NOBLOCK)
+
+
+class Line:
+    """The two sockets. ``high_water`` is in frames that a socket queues. Nothing here blocks."""
+
+    def __init__(self, addresses: Addresses, *, high_water: int) -> None:
+        self._context = zmq.Context()
+        self._push = self._context.socket(zmq.PUSH)
+        self._sub = self._context.socket(zmq.SUB)
+        for socket in (self._push, self._sub):
+            socket.linger = 0
+            socket.sndhwm = socket.rcvhwm = high_water
+        self._sub.sndhwm = 0  # subscriptions are messages too, and none may be dropped (libzmq issue 2258)
+        self._push.connect(addresses.publish)
+        self._sub.connect(addresses.uplink)
+        self._sub.connect(addresses.downlink)
+        # A call on a ZeroMQ socket may swallow the edge of its descriptor: this watcher asks for another look.
+        self.touched = gevent.get_hub().loop.async_(ref=False)
+        # Receives a frame, called with `NOBLOCK`; raises zmq.Again where none has come.
+        self.recv: Callable[[int], bytes] = self._sub.recv
+        # How many messages were published.
+        self.pushed = 0
+
+    @property
+    def fileno(self) -> int:
+        """Readable when there may be something to receive. Edge-triggered (ZMQ_FD): receive until nothing comes, and
+        again after any other call."""
+        return self._sub.fileno()
+
+    @property
+    def readable(self) -> bool:
+        """A frame waits to be received."""
+        return bool(int(self._sub.get(zmq.EVENTS)) & zmq.POLLIN)
+
+    def close(self) -> None:
+        self.touched.close()
+        self._context.destroy(linger=0)
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Publish messages of one channel and one kind in one frame; raises BackboneFull."""
+        try:
+            self._push.send(frames.to_frame(messages), NOBLOCK)  # as `send`: the hot path has no call to spare
+        except zmq.Again:
+            raise BackboneFull from None
+        self.pushed += len(messages)
+
+    def send(self, frame: bytes) -> None:
+        """Publish a frame; raises BackboneFull."""
+        try:
+            self._push.send(frame, NOBLOCK)
+        except zmq.Again:
+            raise BackboneFull from None
+
+    def subscribe(self, topic: bytes) -> None:
+        self._set(zmq.SUBSCRIBE, topic)
+
+    def unsubscribe(self, topic: bytes) -> None:
+        self._set(zmq.UNSUBSCRIBE, topic)
+
+    def _set(self, option: int, topic: bytes) -> None:
+        self._sub.setsockopt(option, topic)
+        self.touched.send()
