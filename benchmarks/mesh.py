@@ -73,7 +73,7 @@ INSIDE = 0.0003  # from a socket of one process to that of another through a nod
 SERVICE = 0.0001  # a backbone's process for one message
 OWN = 0.0017  # a subscription where there is no other node, from its request to its head; measured
 WORKERS_KNOW = 0.004  # until all workers have heard of a new state of the roster, and said so
-REPEAT, REPEAT_AT_MOST = 0.001, 0.25  # `Cluster._answer_nonce_again`
+REPEAT, REPEAT_AT_MOST = 0.001, 0.25  # `raiden.backbone.nonces.Answers`
 BEGAN = 1_700_000_000.123457  # the wall clock at the beginning, with as many digits as any
 
 

@@ -28,28 +28,18 @@ from collections.abc import Sequence
 import gevent
 import zmq
 import zmq.green
-from gevent.event import Event
 
 from raiden.access.keys import Keys
-from raiden.backbone import discovery, frames
+from raiden.backbone import discovery, frames, roster
 from raiden.backbone.addresses import Addresses
+from raiden.backbone.candidates import MAX_ADDRESSES, Candidate, Candidates
 from raiden.backbone.discovery import Address, NotFound, Source
 from raiden.backbone.forwarder import Forwarders
+from raiden.backbone.link import Link
+from raiden.backbone.nonces import Answers, Proofs
 from raiden.backbone.probe import ask_who
-from raiden.backbone.roster import (
-    BEAT,
-    CLOCK_SKEW,
-    GONE,
-    LEAVING,
-    Beat,
-    Echo,
-    InvalidBeat,
-    Node,
-    OtherVersion,
-    Report,
-    Roster,
-    share_history,
-)
+from raiden.backbone.roster import BEAT, GONE, LEAVING, Beat, Echo, InvalidBeat, Node, OtherVersion, Report, Roster
+from raiden.backbone.workers import Workers
 from raiden.model.encoding import dumps
 from raiden.runtime.service import Service
 
@@ -59,44 +49,7 @@ logger = logging.getLogger(__name__)
 LOOK, LOOK_LATER = 2.0, 30.0  # between two looks at a source; at most, while it names nothing
 SEEK_LATER = 5.0  # at most, between two probes of an address where nobody answers
 GOSSIP_HOLDS, LOST_HOLDS = 60.0, 3600.0  # how long an address is tried that no source names
-KNOWN_TO_WORKERS = 2.0
 GOODBYE = 2.0
-
-MAX_ADDRESSES = 1000
-MAX_NONCES = 10_000
-LONGEST_NONCE = 100
-
-
-class Candidate:
-    """An address where there may be a node. It is tried until ``until`` (monotonic seconds), and as long as a source
-    names it. ``key`` is its public key, if anybody said so; ``said`` is what was logged of it already."""
-
-    __slots__ = ("address", "key", "said", "until")
-
-    def __init__(self, address: str, key: str, until: float) -> None:
-        self.address = address
-        self.key = key
-        self.until = until
-        self.said: set[str] = set()
-
-    def say(self, level: int, text: str) -> None:
-        """Log what there is to say of the address, once until a node is linked there."""
-        if text not in self.said:
-            self.said.add(text)
-            logger.log(level, text, extra={"peer": self.address})
-
-
-class Link:
-    """What is under way with a known node: `broken` when it is suspected, `gone` when it is forgotten."""
-
-    __slots__ = ("broken", "candidate", "connected", "gone", "skewed")
-
-    def __init__(self, candidate: Candidate) -> None:
-        self.candidate = candidate
-        self.connected = False
-        self.broken = Event()
-        self.gone = Event()
-        self.skewed = False
 
 
 class Cluster(Service):
@@ -112,16 +65,13 @@ class Cluster(Service):
         self._forwarders = forwarders
         self._keys = keys
         self._sources = sources
-        self._listed: dict[str, set[str]] = {}
-        self._candidates: dict[str, Candidate] = {}
+        self._candidates = Candidates(own.address)
         self._links: dict[str, Link] = {}
-        self._reports: dict[int, Report] = {}
+        self._workers = Workers(own)
         self._serial = 1
         # The state since which the node is not alone, and whether all workers go by it; 0: it is.
         self._crowded = 0
-        self._all_know = Event()
-        self._nonces: set[bytes] = set()
-        self._rounds: dict[bytes, tuple[set[str], Event]] = {}
+        self._answers = Answers(lambda topic: self._send(topic, own.id.encode()), self.task)
         self._number = 0
         self._refused: set[str] = set()
         self._context = zmq.green.Context()
@@ -131,6 +81,7 @@ class Cluster(Service):
         for sock in (self._push, self._sub, self._xpub):
             sock.linger = 0
         self._sub.sndhwm = self._xpub.rcvhwm = 0  # subscriptions are messages too, and none may be dropped
+        self._proofs = Proofs(self._sub, own.id)
         self._push.connect(addresses.publish)
         self._sub.connect(addresses.uplink)
         self._sub.connect(addresses.downlink)
@@ -203,9 +154,9 @@ class Cluster(Service):
             self.task(self._see_that_all_know)
 
     def _see_that_all_know(self) -> None:
-        while not self._wait_for_workers(self._crowded):
+        while not self._workers.wait_for(self._crowded):
             logger.error("the workers do not go by the roster, and other nodes wait for them")
-        self._all_know.set()
+        self._answers.all_know.set()
 
     def _beat_forever(self) -> None:
         last = time.monotonic()
@@ -220,13 +171,9 @@ class Cluster(Service):
                 self._suspect(node, "it is silent")
             for node in dropped:
                 self._forget(node, LOST_HOLDS, logging.WARNING, "dropped a node")
-            self._sum_up()
+            self._workers.sum_up()
             self._tell_workers()
             self._beat()
-
-    def _sum_up(self) -> None:
-        for name in ("connections", "channels", "messages_in", "messages_out"):
-            setattr(self._own, name, sum(getattr(report, name) for report in self._reports.values()))
 
     # What this node hears.
 
@@ -240,10 +187,8 @@ class Cluster(Service):
                     self._hear_echo(Echo.from_bytes(text))
                 elif topic == self._report_topic:
                     self._hear_report(Report.from_bytes(text))
-                elif topic in self._rounds:
-                    answered, event = self._rounds[topic]
-                    answered.add(text.decode("ascii", "replace"))
-                    event.set()
+                else:
+                    self._proofs.hear(topic, text)
             except InvalidBeat as error:
                 self._refuse("garbage", f"what is no message of a node was ignored: {error!r:.200}")
 
@@ -260,7 +205,7 @@ class Cluster(Service):
             self._forget(node, 0.0, logging.INFO, "a node has left")
         else:
             self._send_to_peers(frames.INBOX + beat.id.encode(), Echo(self._own.id, beat.stamp).to_bytes())
-            self._check_clock(node, beat)
+            self._links[beat.id].check_clock(beat, node.beat.address)
             was_suspected = node.suspected
             if self.roster.hear(beat, now):
                 if was_suspected:
@@ -282,18 +227,8 @@ class Cluster(Service):
             node.lag = round(max(0.0, time.monotonic() - echo.stamp), 6)
 
     def _hear_report(self, report: Report) -> None:
-        if report.worker < self._own.workers:
-            self._reports[report.worker] = report
-            if report.serial < self._serial:
-                self._tell_workers()
-
-    def _check_clock(self, node: Node, beat: Beat) -> None:
-        ahead = beat.clock - time.time()
-        link = self._links[beat.id]
-        if beat.clock and abs(ahead) > CLOCK_SKEW and not link.skewed:
-            link.skewed = True
-            text = "a node's clock is off: synchronise it, or its messages' latencies are wrong"
-            logger.warning(text, extra={"peer": node.beat.address, "seconds": round(ahead)})
+        if self._workers.hear(report, self._serial):
+            self._tell_workers()
 
     def _hear_peers_subscriptions(self) -> None:
         while True:
@@ -303,9 +238,9 @@ class Cluster(Service):
                 self._crowd()
             if topic.startswith(frames.NONCE):
                 if there:
-                    self._answer_nonce(topic)
+                    self._answers.subscribed(topic)
                 else:
-                    self._nonces.discard(topic)
+                    self._answers.unsubscribed(topic)
             elif topic.startswith(frames.HELLO) and there:
                 self._answer_hello(topic)
             elif topic.startswith(frames.INBOX) and not there:
@@ -330,23 +265,6 @@ class Cluster(Service):
             if beat.id != self._own.id and beat.id not in self.roster.nodes:
                 self._hear_of(beat)
         self._xpub.send(topic + self.roster.beat(time.monotonic(), time.time()).to_bytes(), zmq.NOBLOCK)
-
-    def _answer_nonce(self, topic: bytes) -> None:
-        # The answer goes through the uplink and is dropped there until the subscription has arrived: then it holds.
-        if len(self._nonces) < MAX_NONCES and len(topic) < LONGEST_NONCE and topic not in self._nonces:
-            self._nonces.add(topic)
-            if self._all_know.is_set():
-                self._send(topic[:-1], self._own.id.encode())
-            self.task(self._answer_nonce_again, topic)
-
-    def _answer_nonce_again(self, topic: bytes) -> None:
-        pause = 0.001
-        self._all_know.wait()
-        while topic in self._nonces:
-            gevent.sleep(pause)
-            if topic in self._nonces:
-                self._send(topic[:-1], self._own.id.encode())
-            pause = min(2 * pause, 0.25)
 
     def _refuse(self, who: str, text: str, address: str = "") -> None:
         """Log what was refused, once for each ``who``."""
@@ -390,35 +308,25 @@ class Cluster(Service):
                 pause = min(2 * pause, LOOK_LATER)
             else:
                 pause, said = LOOK, ""
-                self._listed[source.name] = {str(address) for address in found}
+                self._candidates.list(source.name, map(str, found))
                 for address in found:
                     self._want(str(address), "", 0.0)
             gevent.sleep(pause)
 
     def _want(self, address: str, key: str, holds: float) -> None:
         """Look for a node at an address, for so many seconds and as long as a source names it."""
-        candidate = self._candidates.get(address)
-        until = time.monotonic() + holds
+        try:
+            candidate = self._candidates.want(address, key, holds)
+        except ValueError:
+            self._refuse(address, "a node's address is no address: it should set advertise", address)
+            return
         if candidate is not None:
-            candidate.until = max(candidate.until, until)
-            candidate.key = key or candidate.key
-        elif address != self._own.address and len(self._candidates) < MAX_ADDRESSES:
-            try:
-                Address.parse(address)
-            except ValueError:
-                self._refuse(address, "a node's address is no address: it should set advertise", address)
-                return
-            candidate = self._candidates[address] = Candidate(address, key, until)
             self.task(self._seek, candidate)
-
-    def _is_wanted(self, candidate: Candidate) -> bool:
-        listed = any(candidate.address in addresses for addresses in self._listed.values())
-        return listed or time.monotonic() < candidate.until
 
     def _seek(self, candidate: Candidate) -> None:
         """Find the node at an address, link to it, stay until it is gone, and begin again."""
         since = time.monotonic()
-        while self._is_wanted(candidate):
+        while self._candidates.is_wanted(candidate):
             found = self._probe(candidate)
             if found is None:
                 # The longer nobody answers, the longer the pause: after 10 s 0.2 s.
@@ -435,7 +343,7 @@ class Cluster(Service):
             else:
                 self._link(candidate, beat, endpoint)
             since = time.monotonic()
-        del self._candidates[candidate.address]
+        self._candidates.drop(candidate)
 
     def _probe(self, candidate: Candidate) -> tuple[str, Beat] | None:
         """Ask who is at an address: the endpoint that answered, and what it said."""
@@ -465,17 +373,17 @@ class Cluster(Service):
         self._crowd()
         self._changed()
         # From now on the workers' rounds wait for this node too; before that it must not be told that we are linked.
-        self._wait_for_workers(self._serial)
+        self._workers.wait_for(self._serial)
         if not link.gone.is_set():
             self._forwarders.connect(endpoint, beat.key.encode() if self._keys else b"")
             link.connected = True
         while not link.gone.is_set():
             link.broken.clear()
-            if self._prove(node, link):
+            if self._proofs.prove(beat.id, link.gone):
                 node.linked = True
                 candidate.said.clear()
                 logger.info("linked to a node", extra={"peer": beat.address, "id": beat.id, "version": beat.version})
-                if not share_history(self._own, node.beat):
+                if not roster.share_history(self._own, node.beat):
                     logger.error(
                         "a node keeps history elsewhere, and messages will be missing from it: set the same shared "
                         "store on all nodes, or store = 'none' on all",
@@ -483,29 +391,3 @@ class Cluster(Service):
                     )
                 self._changed()
             link.broken.wait()
-
-    def _wait_for_workers(self, serial: int) -> bool:
-        """Until all workers go by this state; False if they don't in time."""
-        deadline = time.monotonic() + KNOWN_TO_WORKERS
-        while time.monotonic() < deadline:
-            known = [report.serial >= serial for report in self._reports.values()]
-            if len(known) >= self._own.workers and all(known):
-                return True
-            gevent.sleep(0.002)
-        return False
-
-    def _prove(self, node: Node, link: Link) -> bool:
-        """Wait until all of this node's subscriptions hold at a node: a nonce subscribed after them comes back. False
-        if the node is gone before that."""
-        self._number += 1
-        topic = frames.NONCE + b"%b %d" % (self._own.id.encode(), self._number)
-        answered, event = self._rounds[topic] = set(), Event()
-        self._sub.subscribe(topic + b"\0")
-        try:
-            while node.beat.id not in answered and not link.gone.is_set():
-                event.wait(0.25)
-                event.clear()
-            return not link.gone.is_set()
-        finally:
-            del self._rounds[topic]
-            self._sub.unsubscribe(topic + b"\0")
