@@ -98,7 +98,7 @@ class Gateway(Service):
         )  # fmt: skip
         self.add(door)
         self.reader = Reader(
-            limits, router.backend.channels, origins, channel_builder=channel_builder,
+            limits, router.channels, origins, channel_builder=channel_builder,
             reserved=reserved or Reserved(), deflate=deflate,
         )  # fmt: skip
         self._bells = Bells(router, limits)

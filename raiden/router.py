@@ -55,6 +55,9 @@ class Router:
         max_gather: float = 0.02, gap_time: float = 0.05, check_every: float = 5.0,
     ) -> None:  # fmt: skip
         self.backend = backend
+        # For those who read the past of channels, and consume it.
+        self.history = backend.history
+        self.channels = backend.channels
         self.stats = stats
         self.table = Table(max_channels=max_channels, max_bytes=max_channel_bytes)
         self.publisher = Publisher(backend, stats)
@@ -91,7 +94,7 @@ class Router:
 
     def repair(self) -> None:
         """Deliver what the backbone lost, where there is a history; endless, for a greenlet."""
-        if self.backend.history is not None:
+        if self.history is not None:
             for repaired in self._orders.repairs():
                 self._deliver(repaired)
 
@@ -192,8 +195,7 @@ class Router:
     @property
     def is_fresh(self) -> bool:
         """Whether what this worker knows of channels' positions may be told without asking the store."""
-        history = self.backend.history
-        return history is None or history.is_fresh
+        return self.history is None or self.history.is_fresh
 
     def position(self, name: str) -> Cursor | None:
         """Where who is attached now begins: behind this message. None where no order is kept: the channel has no

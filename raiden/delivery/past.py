@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from raiden.backend import Backend
 from raiden.history.client import History
 from raiden.model.page import Page, Read
 from raiden.model.refusals import Invalid, NoHistory
 
 
-def reader(backend: Backend, ask: Read) -> Callable[[], Page]:
-    """The call that reads the page that is asked for: it waits, and raises StoreFailed. Raises NoHistory."""
-    found = backend.history
-    if found is None or not backend.keeps(ask.channel):
+def reader(history: History | None, ask: Read, *, keeps: bool) -> Callable[[], Page]:
+    """The call that reads the page that is asked for: it waits, and raises StoreFailed. Raises NoHistory where the
+    channel ``keeps`` none."""
+    if history is None or not keeps:
         raise NoHistory
-    return partial(found.before if ask.backwards else found.after, ask.channel, ask.cursor, ask.limit)
+    return partial(history.before if ask.backwards else history.after, ask.channel, ask.cursor, ask.limit)
 
 
-def history(backend: Backend) -> History:
+def required(history: History | None) -> History:
     """The history of the node, also for channels that keep none any more; raises Invalid where it has none."""
-    if backend.history is None:
+    if history is None:
         raise Invalid("this node keeps no history (store = 'none')")
-    return backend.history
+    return history

@@ -74,6 +74,14 @@ class Publisher:
                 self._count(group)
         return cursors
 
+    def publish_stored(self, groups: Sequence[Sequence[Message]], result: Sequence[Appended]) -> None:
+        """Publish groups of messages that stand in the history where ``result`` says."""
+        self._backend.publish_stored(groups, result)
+
+    def most_at_once(self, channel: str) -> int:
+        """How many messages may be published to a channel together; 0: any number."""
+        return self._backend.most_at_once(channel)
+
     def publish_now(self, messages: Sequence[Message]) -> None:
         """Publish messages of one channel, which has no history, and of one kind; raises BackboneFull."""
         self.publish_turn()

@@ -39,7 +39,7 @@ class Control:
         self.ready_without_store = ready_without_store
         self._stats = Questions(to_workers(router.backend, b"stats", everywhere=False), at_once=1)
         self._census = Census(router.backend)
-        self._queues = Queues(router.backend.history)
+        self._queues = Queues(router.history)
 
     def serve(self, request: Request, page: str) -> webob.Response:
         """The page's response; waits for other workers. Raises NotFound for a page that there isn't."""
@@ -65,7 +65,7 @@ class Control:
     def _history(self, request: Request, name: str) -> webob.Response:
         pairs = parameters.query_pairs(request)
         parameters.check(pairs, parameters.HISTORY)
-        read = past.reader(self.router.backend, parameters.read(name, dict(pairs)))
+        read = past.reader(self.router.history, parameters.read(name, dict(pairs)), keeps=self.router.keeps(name))
         return _json(encoding.page(name, read()))
 
     def _ready(self) -> webob.Response:
@@ -86,7 +86,7 @@ class Control:
 
     def _why_not_written(self) -> str | None:
         """Why the history can't be written now; None where it can, or there is none."""
-        history = self.router.backend.history
+        history = self.router.history
         if history is None:
             return None
         try:
@@ -117,8 +117,8 @@ class Control:
 
     def _channel(self, name: str) -> webob.Response:
         found: dict[str, Any] = {**self._census.row(name)}
-        if self.router.backend.history is not None and not name.endswith("*") and self.router.keeps(name):
-            position = self.router.backend.history.positions([name]).get(name)
+        if self.router.history is not None and not name.endswith("*") and self.router.keeps(name):
+            position = self.router.history.positions([name]).get(name)
             found["cursor"] = None if position is None else str(position)
         return _json({"channel": name, **found})
 

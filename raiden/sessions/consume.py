@@ -87,7 +87,7 @@ class Consumers:
     def leave(self, number: Any, ask: Leave) -> Result | None:
         """Consume a durable no longer, and perhaps end it for all. The reply, or None where it comes later; raises
         NotFound, Invalid and TooManyRequests."""
-        history = past.history(self._bells.router.backend)  # by its settings, the channel may keep none any more
+        history = past.required(self._bells.router.history)  # by its settings, the channel may keep none any more
         if not self._end(ask.channel, ask.durable) and not ask.forget:
             raise NotFound("not subscribed to that channel by that name")
         result = {"channel": ask.channel, "durable": ask.durable}

@@ -13,11 +13,12 @@ from typing import NamedTuple, TypeAlias
 
 from gevent.event import Event
 
-from raiden.backend import Backend, NotInForce
+from raiden.backend import NotInForce
 from raiden.history.client import History
 from raiden.history.store import Append, GiveUp, StoreFailed
 from raiden.model import encoding
 from raiden.model.message import Cursor, Kind, Message
+from raiden.model.options import Channels
 from raiden.model.page import Gap
 from raiden.sessions.asks import Consume
 from raiden.sessions.bell import LOOK, Bell, Bells
@@ -45,7 +46,7 @@ class Consumer:
         self, bells: Bells, channel: str, name: str, *, window: int, ack_wait: float,
         since: Cursor | None = None,
     ) -> None:  # fmt: skip
-        history = bells.router.backend.history
+        history = bells.router.history
         assert history is not None
         self._history: History = history
         self._router = bells.router
@@ -53,7 +54,7 @@ class Consumer:
         self._name = name
         self._window = window
         self.ack_wait = ack_wait
-        self._dead_letter, self._give_up = _give_up(bells.router.backend, channel)
+        self._dead_letter, self._give_up = _give_up(bells.router.channels, channel)
         self._since = since
         # By epoch and offset.
         self._claimed: dict[tuple[str, int], _Claimed] = {}
@@ -88,7 +89,7 @@ class Consumer:
         if claimed.letters is not None:
             # Stored they are; this brings them to those who follow the channel.
             letters = [Message(self._dead_letter, Kind.JSON, payload) for payload in claimed.letters.payloads]
-            self._router.backend.publish_stored([letters], [claimed.letters.appended])
+            self._router.publisher.publish_stored([letters], [claimed.letters.appended])
         claims = [Claim(message, attempt) for message, attempt in claimed.messages(self._channel)]
         for message, attempt in claims:
             assert message.cursor is not None
@@ -230,13 +231,13 @@ class Consumer:
         self.wake.set()
 
 
-def _give_up(backend: Backend, channel: str) -> tuple[str, GiveUp]:
+def _give_up(channels: Channels | None, channel: str) -> tuple[str, GiveUp]:
     """The dead-letter channel of a channel ("": there is none), and when its durables give messages up."""
-    assert backend.channels is not None
-    options = backend.channels.of(channel)
+    assert channels is not None
+    options = channels.of(channel)
     letters = None
     if options.dead_letter:
-        letters = Append.by(backend.channels.of(options.dead_letter), options.dead_letter, [])
+        letters = Append.by(channels.of(options.dead_letter), options.dead_letter, [])
     return options.dead_letter, GiveUp(options.max_attempts, letters)
 
 
@@ -244,7 +245,7 @@ def poll(bells: Bells, ask: Consume, *, gone: Callable[[], bool], enough: Callab
     """Do what a long-poll asks, and wait at most until ``enough`` or ``gone``: then what nobody will hear of is given
     back. Returns the answer as JSON, with what was not to be acknowledged or given back any more, or None where there
     is nothing; raises StoreFailed, TooManyConsumers and TooManyChannels."""
-    history = bells.router.backend.history
+    history = bells.router.history
     assert history is not None
     channel, name = ask.channel, ask.durable
     done = acknowledge(history, channel, name, [(cursor, 0) for cursor in ask.acks])

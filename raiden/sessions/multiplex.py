@@ -226,7 +226,8 @@ class MultiplexSocket(Socket):
         self.router.publisher.publish_one(message, self.replies.published, number, key=key)
 
     def _read(self, number: Any, ask: Read) -> None:
-        read, most = past.reader(self.router.backend, ask), self.max_message - WRAPPING
+        read = past.reader(self.router.history, ask, keeps=self.router.keeps(ask.channel))
+        most = self.max_message - WRAPPING
 
         def work() -> Result | None:
             with self.replies.turn:
@@ -299,7 +300,7 @@ class MultiplexSocket(Socket):
         """Raises Invalid where the node keeps no history."""
         if self.resumable is None:
             self.resumable = Resumable(
-                past.history(self.router.backend), self.subscriptions, self._places(), window=self.session_window,
+                past.required(self.router.history), self.subscriptions, self._places(), window=self.session_window,
                 keepalive=self.keepalive,
             )  # fmt: skip
         return self.resumable

@@ -115,7 +115,7 @@ class Recovery:
             gevent.sleep(0.01)
 
     def _page(self, start: Start, limit: int) -> Page:
-        history = self._router.backend.history
+        history = self._router.history
         assert history is not None
         if start.last is not None:
             return history.before(self._name, None, start.last)
@@ -154,7 +154,7 @@ def _is_lost(before: Cursor, page: Page) -> bool:
 def _catch_up(router: Router, names: Iterable[str]) -> None:
     """Wait until this worker has delivered what the history of these channels has now, for `CATCH_UP` seconds at most;
     raises StoreFailed."""
-    history = router.backend.history
+    history = router.history
     places = {name: place for name in names if (place := router.position(name)) is not None}
     goals = history.positions(list(places)) if history is not None and places else {}
     deadline = time.monotonic() + CATCH_UP

@@ -107,7 +107,7 @@ class Pusher(ZmqSession):
         runs: list[list[Message]] = []
         room, router = MAX_STORED, self.common.router
         while room and self._runs and router.keeps(self._runs[0][0].channel):
-            most = router.backend.most_at_once(self._runs[0][0].channel)
+            most = router.publisher.most_at_once(self._runs[0][0].channel)
             if most and runs:
                 break  # those of a channel that may be full are published by themselves
             run = self._runs.popleft()

@@ -132,7 +132,7 @@ class Requester(ZmqSession):
         channel, since, limit = _arguments(arguments, 1, 3, "history, channel, cursor, limit")
         ask = _page(channel, since, limit)
         self.client.check("history", ask.channel)
-        read = past.reader(self.common.router.backend, ask)
+        read = past.reader(self.common.router.history, ask, keeps=self.common.router.keeps(ask.channel))
 
         def work() -> Sequence[bytes]:
             page = read()
