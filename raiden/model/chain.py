@@ -1,5 +1,5 @@
-"""What tells one history from another: each message's proof covers all before it, and each life of the store has an
-epoch of its own. Pure.
+"""Proofs and epochs, which tell one history from another: each message's proof covers all before it, and each life of
+the store has an epoch of its own. Pure.
 
 **Proofs.** A message's proof is a short hash over the proof of the message before it and the message itself. Two
 histories with the same proof at an offset have the same messages up to there, unless 48 bits of SHA-1 collide by
@@ -7,11 +7,11 @@ accident. (It is no signature: whoever may write to the store can write what the
 
 **Lives.** A store may be opened on older data than it had: a snapshot, a copy that was put back, a disk that lost its
 last writes, a replica that was behind. It can't know that, but it knows that a new life of it begins. The first message
-that a channel gets in a new life begins a new epoch, at the next offset; what was given out before keeps its epoch. So
-a cursor of an old epoch is good up to where that epoch ended. One beyond that names a message that the store has lost,
-and whoever comes with it has seen all that is left of that epoch: it goes on with the first message of the next. Where
-nothing is left of that epoch, its name tells how many there were before it: the one that has as many before it in the
-history that is there began when the other was lost.
+that a channel gets in a new life begins a new epoch, at the next offset; cursors that were given out before keep their
+epoch. So a cursor of an old epoch is good up to where that epoch ended. A cursor beyond that names a message that the
+store has lost. Its reader has seen all that is left of that epoch, and goes on with the first message of the next.
+Where nothing is left of that epoch, its name tells how many epochs came before it. The epoch with as many before it in
+the present history began when the other was lost.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Final, NamedTuple
 
 from raiden.model.message import EARLIEST, PROOF_DIGITS, UNPROVED, Cursor
 
-# Of an epoch's name, what it has in common with the other epochs of that history.
+# Digits at the beginning of an epoch's name, which all epochs of one history share.
 ROOT_DIGITS: Final = 8
-# Of the name of an epoch that is not the first, what tells it from others that have as many before them.
+# Digits at the end of a later epoch's name, which tell it from others with as many epochs before them.
 OWN_DIGITS: Final = 6
-# Epochs before the present one that are remembered, of a channel.
+# Past epochs that are remembered for a channel.
 MAX_PAST: Final = 64
 
 # Epochs that are over, in their order, each with the offset at which the next one began.
@@ -35,8 +35,7 @@ Past = tuple[tuple[str, int], ...]
 
 
 def link(before: str, kind: int, published: int, payload: bytes) -> str:
-    """The proof of a message that follows the one whose proof is ``before``; "": nothing is known of what it
-    follows."""
+    """Return the proof of a message. ``before`` is the proof of the message before it ("": unknown)."""
     head = f"{before} {kind} {published} ".encode()
     return hashlib.sha1(head + payload, usedforsecurity=False).hexdigest()[:PROOF_DIGITS]
 
@@ -56,8 +55,8 @@ def is_proved(cursor: Cursor, last: Cursor, at: str | None, following: tuple[int
 
 
 class Lives(NamedTuple):
-    """The epochs of a history: the present one, the offset that its next message gets, and those before. ``over``: the
-    store's life is another one already, so the next message begins a new epoch."""
+    """The epochs of a history: the present one, the offset of its next message, and the past ones. ``over``: a new life
+    of the store has begun since, so the next message begins a new epoch."""
 
     epoch: str
     next: int
@@ -76,9 +75,9 @@ class Lives(NamedTuple):
         return cursor == EARLIEST or cursor.offset < self._end(cursor.epoch)
 
     def stand(self, cursor: Cursor | None) -> int:
-        """The offset behind which a reader goes on that comes with a cursor. Where the history went back behind that,
-        it is the last one that both have in common. (If more than one whole epoch was lost, nobody knows; then it is
-        where an epoch began before the cursor.) 0: they have nothing in common."""
+        """The offset behind which a reader with this cursor goes on. Where the history went back behind the cursor,
+        that is the last offset that both have in common. (If more than one whole epoch was lost, nobody knows; then it
+        is where an epoch began before the cursor.) 0: they have nothing in common."""
         if cursor is None or cursor == EARLIEST:
             return 0
         end = self._end(cursor.epoch)
@@ -93,14 +92,14 @@ class Lives(NamedTuple):
         return max(0, min(cursor.offset, end - 1))
 
     def begin(self) -> tuple[str, Past]:
-        """The name of a new epoch, and what is past then. An epoch of which no message is left stays: who comes from
-        there is told how many are missing."""
+        """The name of a new epoch, and the past epochs from then on. An epoch without messages stays among them: a
+        reader that comes from there is told how many are missing."""
         epoch = f"{self.epoch[:ROOT_DIGITS]}{_count(self.epoch) + 1:x}{new_digits()}"
         return epoch, (*self.past, (self.epoch, self.next))[-MAX_PAST:]
 
     def _begins(self) -> Iterator[tuple[int, int]]:
-        """Where each epoch began, the first of them at the latest and the next one if it is due, and how many there
-        were before it."""
+        """The offset at which each epoch began (for the first one known: at the latest), and the number of epochs
+        before it; also of the next epoch, if it is due."""
         begin = 1
         for epoch, end in (*self.past, (self.epoch, self.next)):
             yield begin, _count(epoch)
@@ -114,12 +113,12 @@ class Lives(NamedTuple):
 
 
 def new_epoch() -> str:
-    """The name of a channel's first epoch. Those of its later lives begin with it."""
+    """The name of a channel's first epoch. The names of its later epochs begin with it."""
     return secrets.token_hex(ROOT_DIGITS // 2)
 
 
 def new_digits() -> str:
-    """How the name of a later epoch ends; between is how many there were before it, hexadecimal."""
+    """The random end of a later epoch's name. The number of epochs before it stands in front of that, hexadecimal."""
     return secrets.token_hex(OWN_DIGITS // 2)
 
 
@@ -127,7 +126,7 @@ def _count(epoch: str) -> int:
     """How many epochs there were before this one; 0 where the name does not tell."""
     try:
         return int(epoch[ROOT_DIGITS:-OWN_DIGITS], 16)
-    except ValueError:  # the first, one of a release that did not count, or what a client made up
+    except ValueError:  # the first epoch, an epoch of a release that did not count, or a name that a client made up
         return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 
-# What is told to whoever names another one.
+# The charsets that an error names to a client that asked for another one.
 NAMES = "UTF-8, US-ASCII, ISO-8859-1, Windows-1252, UTF-16"
 
 # Names of IANA's registry in small letters, with others in common use; by Python's name of each charset.

@@ -29,9 +29,9 @@ _MIN_DEFLATE_BYTES = 64
 
 
 class Encoding:
-    """Turns messages into the bytes that one kind of subscriber is sent; the bytes are kept with the message. ``run``
-    makes them of many of one channel at once, where that is faster. ``shared``: a subscription may have several
-    clients."""
+    """A function from messages to the bytes that one kind of subscriber is sent; the bytes are kept with the message.
+    ``run`` encodes many messages of one channel at once, where that is faster. ``shared``: a subscription may have
+    several clients."""
 
     __slots__ = ("_encode", "_encode_run", "form", "shared")
 
@@ -55,7 +55,7 @@ class Encoding:
         return found
 
     def run(self, messages: list[Message]) -> bytes:
-        """Messages of one channel that come one after the other."""
+        """Encode consecutive messages of one channel."""
         if self._encode_run is not None:
             return self._encode_run(messages)
         return b"".join([self(message) for message in messages])
@@ -105,7 +105,7 @@ def event(data: bytes, cursor: object = None, name: str | None = None) -> bytes:
 
 
 def gap(channel: str | None, missing: Gap) -> dict[str, Any]:
-    """What a subscriber is told of messages that it can't get; ``channel`` where it may have several."""
+    """The fields that tell a subscriber of messages that it can't get; ``channel`` where it may have several."""
     what = {"epoch": missing.epoch, "first": missing.first, "last": missing.last} if missing.first else None
     named = {} if channel is None else {"channel": channel}
     return {**named, "recovered": False, "missing": what}
@@ -113,8 +113,8 @@ def gap(channel: str | None, missing: Gap) -> dict[str, Any]:
 
 def page(channel: str, found: Page, most: int | None = None, *, backwards: bool = False) -> bytes:
     """A page of a channel's history, as JSON. ``cursor`` is the channel's position; ``more``: there is another page,
-    after the last message, or before the first one. With ``most`` it has only as many messages as fit into so many
-    bytes, one at least: the first ones, or ``backwards`` the last ones."""
+    after the last message, or before the first one. With ``most`` the page has only as many messages as fit into so
+    many bytes, at least one: the first ones, or ``backwards`` the last ones."""
     items = [_item(message) for message in found.messages(channel)]
     kept = items
     if most is not None:
@@ -137,7 +137,7 @@ def claim(durable: str | None, message: Message, attempt: int) -> bytes:
 
 
 def dead_letter(durable: str, message: Message, attempts: int) -> bytes:
-    """What a message becomes that a durable has given up, as JSON."""
+    """The dead letter for a message that a durable has given up, as JSON."""
     named = b'"channel":%b,"durable":%b' % (dumps(message.channel), dumps(durable))
     return b'{%b,"cursor":"%b","attempts":%d,"data":%b}' % (
         named, str(message.cursor).encode(), attempts, json_value(message),
@@ -202,7 +202,7 @@ def raw(chunked: bool) -> Encoding:
 
 @functools.cache
 def poll(wrapped: bool) -> Encoding:
-    """An item of a long-poll's answer, with the comma that the next one needs."""
+    """An item of a long-poll's answer, with the comma before the next one."""
     item = _wrapped if wrapped else _item
     return Encoding("poll", lambda message: item(message) + b",")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-# Characters of a value with its parameters; so who remembers some has a bound in bytes, too.
+# Characters of a value with its parameters. So a cache of values is bounded in bytes, too.
 MAX_LENGTH = 1024
 
 # A token (RFC 9110 section 5.6.2), as a regular expression.
@@ -36,8 +36,8 @@ def split(text: str) -> list[str]:
 
 def parse(text: str) -> tuple[str, dict[str, str]]:
     """A value and its parameters: ``text/plain; charset="utf-8"`` is ``text/plain`` and ``{"charset": "utf-8"}``. The
-    value and the parameters' names are in small letters. Raises ValueError for what is longer than `MAX_LENGTH`, for
-    parameters that are none (white space around ``=`` is such a fault), and for one that comes twice."""
+    value and the parameters' names are in small letters. Raises ValueError for a text longer than `MAX_LENGTH`, for
+    malformed parameters (white space around ``=`` is such a fault), and for one that comes twice."""
     if len(text) > MAX_LENGTH:
         raise ValueError(f"it is longer than {MAX_LENGTH} characters")
     at = text.find(";")

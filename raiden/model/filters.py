@@ -1,4 +1,4 @@
-"""What a subscription lets through: ``?key=value`` on the top-level fields of JSON objects.
+"""Filters of a subscription: ``?key=value`` on the top-level fields of JSON objects.
 
 Values of one key are alternatives, different keys must all match, and a message without the key does not match.
 """
@@ -17,7 +17,7 @@ MAX_VALUES, MAX_BYTES = 100, 4096
 
 
 class InvalidFilters(Invalid):
-    """There are more conditions than a subscription may have; the text says what to do."""
+    """More conditions than a subscription may have; the text says what to do."""
 
 
 class Filters:
@@ -27,9 +27,9 @@ class Filters:
     __slots__ = ("_hash", "_wanted", "is_simple", "rarest")
 
     rarest: tuple[str, frozenset[str]]
-    """The condition with the fewest values, where there are any: a field, and what it may be."""
+    """The condition with the fewest values, if there are any: a field, and its allowed values."""
     is_simple: bool
-    """There is no other condition."""
+    """Whether `rarest` is the only condition."""
 
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         wanted: dict[str, set[str]] = {}
@@ -72,7 +72,7 @@ class Filters:
 
 
 def as_text(value: Any) -> str | None:
-    """A JSON scalar the way a query string writes it; None for an array or an object, which match nothing."""
+    """A JSON scalar as a query string writes it; None for an array or an object, which match nothing."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

@@ -20,8 +20,8 @@ class TooManyFields(ValueError):
 
 
 def fields(body: bytes) -> dict[str, str | list[str]]:
-    """The values by name; a list where a name comes several times. Raises UnicodeDecodeError for what is not UTF-8, and
-    TooManyFields."""
+    """The values by name; a list where a name comes several times. Raises UnicodeDecodeError for a body that is not
+    UTF-8, and TooManyFields."""
     if body.count(b"&") >= MAX_FIELDS:
         raise TooManyFields
     body.decode()  # an escape completes no character that has begun without one
@@ -35,8 +35,8 @@ def fields(body: bytes) -> dict[str, str | list[str]]:
 
 def _unescaped(text: bytes) -> str:
     if b"%" in text:
-        # Quoted-printable (RFC 2045 section 6.7) is the same with another sign, and has a reader in C. What else means
-        # something there is escaped.
+        # Quoted-printable (RFC 2045 section 6.7) is the same with another sign, and has a reader in C. Other characters
+        # with a meaning there are escaped.
         text = _NO_ESCAPE.sub(b"%25", text)
         text = text.replace(b"=", b"%3D").replace(b"\r", b"%0D").replace(b"\n", b"%0A").replace(b"%", b"=")
         text = binascii.a2b_qp(text)

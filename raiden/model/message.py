@@ -14,17 +14,17 @@ from raiden.model.strict_json import InvalidPayload
 
 PROOF_DIGITS = 12
 _PROOF = re.compile("[0-9a-f]{12}")
-# Stands in a chain of proofs where there is none.
+# The entry of a chain of proofs for a message without one.
 UNPROVED = "0" * PROOF_DIGITS
 
 
 class InvalidCursor(Invalid):
-    """The text is no cursor; it says how one looks."""
+    """The text is no cursor; the error's text shows what a cursor looks like."""
 
 
 class Kind:
-    """What a message's payload is; ``END`` is a channel's deletion, which travels like any message. Plain numbers: to
-    look one up in an enumeration takes half as long as to make a message."""
+    """The kinds of a message's payload; ``END`` is a channel's deletion, which travels like any message. They are plain
+    numbers: a look-up in an enumeration takes half as long as making a message."""
 
     JSON: Final = 0
     TEXT: Final = 1
@@ -33,9 +33,9 @@ class Kind:
 
 
 class Cursor(NamedTuple):
-    """Where a message stands in its channel's history: ``epoch:offset:proof``. The proof covers the message and all
-    before it (`raiden.model.chain`). It is left out where there is none, and may be left out: then the epoch alone
-    tells whether the place is good. Two cursors of one place are equal only if both have the proof, or neither."""
+    """A place in a channel's history, with its proof: ``epoch:offset:proof``. The proof covers the message and all
+    before it (`raiden.model.chain`). A cursor may have no proof: then the epoch alone tells whether the place is good.
+    Two cursors of one place are equal only if both have the proof, or neither."""
 
     epoch: str
     offset: int
@@ -62,11 +62,11 @@ class Cursor(NamedTuple):
 
     @property
     def place(self) -> tuple[str, int]:
-        """Epoch and offset: what names the message."""
+        """Epoch and offset, which name the message."""
         return self.epoch, self.offset
 
 
-# The place before the first message of whatever epoch; no epoch is called so.
+# The place before the first message of any epoch; no epoch has this name.
 EARLIEST: Final = Cursor("0", 0)
 
 
@@ -84,7 +84,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
     cursor: Cursor | None = None
     published: int = msgspec.field(default_factory=_now)
     before: str = ""
-    # What was made of it, by what made it.
+    # Cached encodings of this message, by `Encoding`.
     encoded: dict[object, bytes] | None = None
     decoded: dict[str, Any] | bool | None = False
 
@@ -93,7 +93,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
         if self.decoded is False:
             try:
                 value = strict_json.value(self.payload) if self.kind == Kind.JSON else None
-            except InvalidPayload:  # an older node may have stored what is nested more deeply
+            except InvalidPayload:  # an older node may have stored a payload that is nested more deeply
                 value = None
             self.decoded = value if isinstance(value, dict) else None
         return self.decoded  # type: ignore[return-value]

@@ -51,7 +51,7 @@ def unquote(text: str) -> str:
 
 
 def topic(name: str) -> bytes:
-    """What the backbone is subscribed to for a channel (``name NUL``) or for a pattern (its prefix)."""
+    """The topic, to which the backbone is subscribed, of a channel (``name NUL``) or of a pattern (its prefix)."""
     return name[:-1].encode() if name.endswith("*") else name.encode() + b"\0"
 
 

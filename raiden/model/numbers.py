@@ -1,4 +1,4 @@
-"""Numbers as texts say them. Pure."""
+"""Numbers that are given as text. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the configuration says of channels: options by pattern, the longest match wins. Pure."""
+"""The configuration of channels: options by pattern; the longest match wins. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from raiden.model.names import InvalidChannel, check_channel, check_subscription
 from raiden.model.near import did_you_mean
 
-# Channels whose options are remembered; finding them anew costs a look at each pattern.
+# Channels whose options are remembered; to find them anew costs a look at each pattern.
 REMEMBERED = 10_000
 
 
 class Durability(IntEnum):
-    """What an acknowledged message survives."""
+    """The failures that an acknowledged message survives."""
 
     STORED = 0  # the end of any process
     SYNCED = 1  # the end of the machine: it was flushed to the disk before the answer
@@ -24,12 +24,11 @@ class Durability(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of a channel. Times are seconds; ``history_size`` messages at the most are kept, each for
-    ``history_ttl``; the last one for ``retain``, if that is longer. ``ack`` is what an acknowledged message survives
-    (`Durability`, in small letters). ``discard`` is what goes where the history is full and a durable subscription
-    still needs its oldest message: "old", that message, or "new", the publish. A durable subscription hands a message
-    out ``max_attempts`` times (0: again and again), and then gives it up, to the channel ``dead_letter`` if there is
-    one."""
+    """The options of a channel. Times are seconds; At most ``history_size`` messages are kept, each for
+    ``history_ttl``; the last one for ``retain``, if that is longer. ``ack`` names a `Durability`, in small letters.
+    ``discard`` says what is dropped where the history is full and a durable subscription still needs its oldest
+    message: "old", that message, or "new", the publish. A durable subscription hands a message out ``max_attempts``
+    times (0: again and again), and then gives it up, to the channel ``dead_letter`` if there is one."""
 
     history_size: int = 100
     history_ttl: float = 300.0
@@ -41,7 +40,7 @@ class Options:
 
     @property
     def keeps(self) -> bool:
-        """The channel has a history."""
+        """Whether the channel has a history."""
         return (self.history_size > 0 and self.history_ttl > 0) or self.retain > 0
 
     @property
@@ -50,8 +49,8 @@ class Options:
 
     @property
     def most_at_once(self) -> int:
-        """How many messages may be published together; 0: any number. More than the history keeps would push each
-        other out."""
+        """The number of messages that may be published together; 0: any number. More than the history keeps would push
+        each other out."""
         return max(1, self.history_size) if self.discard == "new" else 0
 
 
@@ -62,8 +61,8 @@ _WORDS = {"ack": [durability.name.lower() for durability in Durability], "discar
 
 
 class Channels:
-    """Options by channel: ``{"news.*": {"history_size": 1000}}``. What a pattern doesn't say has the default, whatever
-    shorter patterns say; raises ValueError, which says what is wrong, for what is no option."""
+    """Options by channel: ``{"news.*": {"history_size": 1000}}``. An option that a pattern leaves out has the default,
+    whatever shorter patterns say. Raises ValueError, which says what is wrong, for anything that is no option."""
 
     def __init__(self, patterns: Mapping[str, Any] | None = None) -> None:
         self._patterns = {pattern: _options(pattern, values) for pattern, values in (patterns or {}).items()}
@@ -137,7 +136,7 @@ def _options(pattern: Any, values: Any) -> Options:
 
 
 def _check_name(pattern: str, value: Any) -> None:
-    """The name of a dead-letter channel; "" for none."""
+    """Raise ValueError unless this is the name of a dead-letter channel, or "" for none."""
     try:
         if value != "":
             check_channel(value)

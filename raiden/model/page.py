@@ -1,4 +1,4 @@
-"""Values of a history: where a reader begins, what it gets, and what is missing. Pure."""
+"""Values of a history: the start of a reader, the page that it gets, and the gap in it. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from raiden.model.chain import Lives, Past, is_proved
 from raiden.model.message import EARLIEST, Cursor, InvalidCursor, Message
 from raiden.model.refusals import Invalid
 
-# A page, and what is claimed at once, ends with the record whose payload goes over so many bytes.
+# Bytes of payloads in a page, and in what is claimed at once: it ends with the record that goes over them.
 PAGE_BYTES = 1 << 20
-# Messages of the past that a subscriber or a page may ask for; and of a page where no limit is asked for.
+# Messages of the past that a subscriber or a page may ask for; messages of a page for which no limit is asked.
 MAX_LAST, PAGE = 1000, 100
 
 
 class Record(NamedTuple):
-    """A message as it is stored; ``published`` is when the store took it, in microseconds since 1970 by its clock.
-    ``proof`` is "" where it was stored by a release that knew none."""
+    """A message as it is stored; ``published`` is the time when the store took it, in microseconds since 1970 by its
+    clock. ``proof`` is "" where it was stored by a release that knew none."""
 
     offset: int
     kind: int
@@ -30,8 +30,8 @@ class Record(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """What was asked for and is not there: offsets from ``first`` to ``last``, which is of ``epoch``, or, where the
-    history that was asked for is not the one that is there, nobody knows how much (``first`` is 0)."""
+    """The messages that were asked for and can't be had: offsets from ``first`` to ``last``, which is of ``epoch``.
+    ``first`` is 0 where another history was asked for than the present one: then nobody knows how many."""
 
     epoch: str
     first: int
@@ -39,7 +39,7 @@ class Gap(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where a reader begins: behind a cursor, or with the last so many messages; neither: with the earliest."""
+    """The start of a reader: behind a cursor, or with the ``last`` messages; neither: with the earliest."""
 
     cursor: Cursor | None = None
     last: int | None = None
@@ -56,7 +56,8 @@ class Read(NamedTuple):
 
 
 def parse_since(text: str) -> Cursor:
-    """A cursor where a subscription, or a page, may begin; raises Invalid, which says what else may stand there."""
+    """Return the cursor behind which a subscription or a page begins; raise Invalid, which says what else is
+    possible."""
     try:
         return Cursor.parse(text)
     except InvalidCursor as error:
@@ -65,9 +66,9 @@ def parse_since(text: str) -> Cursor:
 
 @dataclass(slots=True)
 class Page:
-    """Records in the order of their offsets. ``position`` is the newest of the channel's (None: it has no history), and
-    ``past`` its epochs before ``epoch``; ``gap`` is what is missing before the first of them; ``more`` says that the
-    limit, or `PAGE_BYTES`, cut it short."""
+    """Records in the order of their offsets. ``position`` is the cursor of the channel's newest message (None: it has
+    no history), and ``past`` the channel's epochs before ``epoch``. ``gap`` is missing before the first record.
+    ``more``: the limit, or `PAGE_BYTES`, cut the page short."""
 
     records: list[Record] = field(default_factory=list)
     epoch: str = ""
@@ -86,7 +87,7 @@ class Page:
 
     @property
     def begin(self) -> int:
-        """The offset behind which the records stand, at the end of the channel where there are none."""
+        """The offset behind which the records stand; without records, that of the channel's last message."""
         if self.records:
             return self.records[0].offset - 1
         return self.position.offset if self.position else 0
@@ -100,8 +101,9 @@ class Page:
     def found(
         cls, records: list[Record], lives: Lives, proof: str, cursor: Cursor | None, limit: int, *, forward: bool
     ) -> Page:
-        """What an engine has found from a cursor on, or from where its reader stands (`Lives.stand`), up to one record
-        more than the limit, or than `PAGE_BYTES` allows; backwards, newest first. ``proof`` is the last message's."""
+        """The page of records that an engine found from a cursor on, or from where its reader stands (`Lives.stand`).
+        There may be one record more than the limit, or than `PAGE_BYTES` allows; backwards, they come newest first.
+        ``proof`` is that of the channel's last message."""
         size = 0
         for number, record in enumerate(records[:limit]):
             if size > PAGE_BYTES:
@@ -122,15 +124,15 @@ class Page:
 
     @classmethod
     def disproved(cls, records: list[Record], lives: Lives, proof: str, cursor: Cursor, limit: int) -> Page:
-        """What there is for a reader whose cursor has another proof than the message there: the history went back
+        """The page for a reader whose cursor has another proof than the message at its place: the history went back
         within one life of the store. Nobody knows how far, so ``records`` begin with the earliest."""
         page = cls.found(records, lives, proof, None, limit, forward=True)
         page.gap = Gap(cursor.epoch, 0, 0)
         return page
 
     def is_proved(self, cursor: Cursor, at: str | None) -> bool:
-        """Whether the cursor that this is the page of has the proof of this history; ``at`` is that of the message
-        there (None: it is gone)."""
+        """Whether ``cursor``, from which this page was read, has the proof of this history. ``at`` is the proof of the
+        message at the cursor (None: it is gone)."""
         if self.position is None or (self.gap is not None and not self.gap.first):
             return True
         return is_proved(cursor, self.position, at, self.records[0] if self.records else None)

@@ -1,4 +1,4 @@
-"""What the body of a publish holds, by its content type, and whether it may be published."""
+"""Payloads: the reading of a publish's body by its content type, and the checks before it is published."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from raiden.model.strict_json import InvalidPayload, is_unicode, json_payload
 
 # Bytes of a publisher's key.
 MAX_KEY = 256
-# Bytes that stand around a message at most where it goes out as JSON, as in a reply to the command `history`: names of
-# a channel and a durable, cursors, the command's id, a gap. `max_message` has room for them.
+# Most bytes around a message that goes out as JSON, as in a reply to the command `history`: names of a channel and a
+# durable, cursors, the command's id, a gap. `max_message` has room for them.
 WRAPPING: Final = 2048
 
 _FORMS = {
     "application/json": "json", "application/x-ndjson": "batch", "application/x-www-form-urlencoded": "form",
 }  # fmt: skip
-# A line that is not blank, from its first character that is no space to JSON.
+# A line that is not blank, from its first character that JSON takes for no space.
 _LINE = re.compile(rb"[^ \t\r\n][^\n]*")
 _TYPE = re.compile(rf"{fields.TOKEN}/{fields.TOKEN}")
-# How JSON objects, arrays and strings begin. In a form these characters are percent-encoded.
+# The beginning of JSON objects, arrays and strings. In a form these characters are percent-encoded.
 _BEGINNING = re.compile(rb'[ \t\r\n]*+[{\["]')
 _USE_JSON = "send JSON with 'Content-Type: application/json' (curl --json)"
 
 
 def is_batch(content_type: str) -> bool:
-    """A body of this type has a message a line."""
+    """Whether a body of this type has a message a line."""
     return _type(content_type).form == "batch"
 
 
 def is_json(content_type: str) -> bool:
-    """A body of this type is one JSON value."""
+    """Whether a body of this type is one JSON value."""
     return _type(content_type).form == "json"
 
 
 def of_type(content_type: str, body: bytes, max_message: int) -> tuple[int, bytes]:
-    """The one message of a body of this type; raises InvalidPayload."""
+    """The kind and payload of the one message in a body of this type; raises InvalidPayload and TooLarge."""
     kind, data = _of_type(_type(content_type), body)
     check_size(kind, data, max_message)
     return kind, data
@@ -66,7 +66,7 @@ def _of_type(content_type: _Type, body: bytes) -> tuple[int, bytes]:
 
 def batch(body: bytes, max_batch: int, max_message: int) -> list[bytes]:
     """The messages of a batch, a line each; raises InvalidPayload and TooLarge, and then none may be published."""
-    # No more of them than are needed to see that they are too many.
+    # One line more than allowed is enough to see that they are too many.
     lines = [found.group() for found in itertools.islice(_LINE.finditer(body), max_batch + 1)]
     if not lines:
         raise InvalidPayload("the batch is empty: send one JSON value a line")
@@ -80,7 +80,7 @@ def batch(body: bytes, max_batch: int, max_message: int) -> list[bytes]:
 
 
 def check_size(kind: int, data: bytes, max_message: int) -> None:
-    """Raise TooLarge unless a message, as JSON and with what stands around it, has at most ``max_message`` bytes."""
+    """Raise TooLarge unless a message, as JSON and with `WRAPPING` around it, has at most ``max_message`` bytes."""
     size, most = len(data), max_message - WRAPPING
     if kind == Kind.BYTES:
         size = (size + 2) // 3 * 4
@@ -103,14 +103,14 @@ def check_batch(count: int, most: int) -> None:
 
 
 class _Type(NamedTuple):
-    """What a content type says: ``form`` is json, text, form, batch, bytes, or none where there is no type."""
+    """A content type as it was read: ``form`` is json, text, form, batch, bytes, or none where there is no type."""
 
     form: str
     charset: str
 
 
 def _type(content_type: str) -> _Type:
-    """Raise InvalidPayload for what is no content type."""
+    """Read a content type; raise InvalidPayload if it is malformed."""
     if len(content_type) > fields.MAX_LENGTH:
         raise InvalidPayload(f"the content type is longer than {fields.MAX_LENGTH} characters")
     return _read_type(content_type)
@@ -167,7 +167,7 @@ def _text(body: bytes, charset: str) -> bytes:
 
 
 def check_key(key: Any, keeps: bool) -> None:
-    """Raise InvalidPayload unless this may be the key of a publish, to channels that keep history or not."""
+    """Raise InvalidPayload unless this may be the key of a publish. ``keeps``: the channels keep history."""
     if not isinstance(key, str) or not 0 < len(key.encode("utf-8", "replace")) <= MAX_KEY or not is_unicode(key):
         raise InvalidPayload(f"a key has 1 to {MAX_KEY} bytes of UTF-8: make one for each message, a UUID for example")
     if not keeps:

@@ -1,7 +1,7 @@
-"""Refusals: why something that was asked for is not done, by whatever door the request came in.
+"""Refusals: the reasons why a request is not done, whichever door it came in by.
 
-Each layer raises its own kinds, which inherit from the classes here; the doors ask `attempt` to call what may be
-refused, and write the refusal in their own form: a response, a reply to a command, an answer's frames.
+Each layer raises its own kinds, which inherit from the classes here; the doors let `attempt` call functions that may
+refuse, and write the refusal in their own form: a response, a reply to a command, an answer's frames.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Fault(Refusal):
 
 
 def attempt(what: str, work: Callable[..., Result], *arguments: object, **extra: object) -> Result | Refusal:
-    """Call ``work``: its result, or why it was refused. Any other exception is logged, with ``what`` failed and these
-    ``extra`` values, and ends no more than this request."""
+    """Call ``work``, and return its result or its refusal. Any other exception is logged as the failure of ``what``,
+    with these ``extra`` values, and ends only this request."""
     try:
         return work(*arguments)
     except Refusal as refusal:

@@ -1,7 +1,7 @@
 """JSON from outside: one reader, with one set of bounds, for all doors. Pure.
 
-What is published stays as it was written: its digits, however many, its spaces, members that come twice, escapes that
-are lone surrogates. Whatever needs a value reads that itself, by the same rules, on each version of Python:
+A published payload stays as it was written: its digits, however many, its spaces, members that come twice, escapes that
+are lone surrogates. Code that needs a value reads it from there, by the same rules on each version of Python:
 
 - Strict JSON in UTF-8 (RFC 8259), without a byte order mark.
 - Arrays and objects are nested at most `MAX_DEPTH` deep. The readers below recurse, and what Python lets them do
@@ -23,25 +23,26 @@ from raiden.model.refusals import Invalid
 # Arrays and objects within each other.
 MAX_DEPTH: Final = 512
 TOO_DEEP = f"JSON nested too deeply: at most {MAX_DEPTH} arrays and objects in each other"
-# Of an object that is taken apart: a command, or what is published to several channels.
+# Members of an object that is taken apart: a command, or a publish to several channels.
 MAX_MEMBERS: Final = 1000
-# Bytes of a value in one, where only Python's own reader reads that.
+# Bytes of a value in such an object, where only Python's own reader can read the value.
 MAX_SLOW: Final = 65_536
 _NOT_UTF8 = "not UTF-8, which JSON must be"
 
-# What is shorter can't be nested deeper and be JSON: each bracket wants to be closed.
+# Bytes up to which JSON can't be nested too deeply: each bracket must be closed.
 _SHALLOW: Final = 2 * MAX_DEPTH
 _NO_OPENINGS: Final = bytes(set(range(256)) - set(b"[{"))
 _ALIKE: Final = bytes.maketrans(b"{}", b"[]")
 _OTHERS: Final = bytes(set(range(256)) - set(b'[]{}"'))
 _OPENING: Final = ord("[")
-# Brackets that are looked at together, and one by one only where they may be nested too deep.
+# Brackets that are looked at together; one by one only where they may be nested too deeply.
 _PIECE: Final = 64
 _CLOSING, _COMMA = ord("}"), ord(",")
 _SPACE = b" \t\r\n"
 _FOLLOWS = re.compile(r"trailing characters \(byte (\d+)\)")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
-# Digits of an integer that is made a number. Python makes no more than 4,300 of them, in a time that is quadratic.
+# Characters of an integer that becomes a Python number. Python makes no more than 4,300 of them, in a time that is
+# quadratic.
 _MAX_DIGITS = 300
 
 
@@ -58,16 +59,16 @@ class Digits:
         self.text = text
 
     def __json__(self) -> str:
-        """What ujson writes."""
+        """The text that ujson writes for this number."""
         return self.text
 
 
 def json_payload(body: bytes) -> bytes:
-    """Check one JSON value and return it on one line, else as it is; raise InvalidPayload."""
+    """Check one JSON value and return it on one line, otherwise unchanged; raise InvalidPayload."""
     if len(body) > _SHALLOW:
         _check_depth(body, MAX_DEPTH)
     try:
-        body.decode()  # what is not read, only passed over, is not looked at for that
+        body.decode()  # `_pass_over` does not check that values are UTF-8
         _pass_over(body)
     except (msgspec.DecodeError, ValueError, RecursionError):
         _pass_over_surrogates(body)
@@ -78,8 +79,8 @@ def json_payload(body: bytes) -> bytes:
 
 
 def members(body: bytes) -> dict[str, bytes] | None:
-    """The members of a JSON object, each value as it was written; of those that come twice the last one. None for a
-    value that is no object. Each may be nested `MAX_DEPTH` deep. Raises InvalidPayload, also for more than
+    """The members of a JSON object, each value as it was written; where a name comes twice, the last one. None for a
+    value that is no object. Each value may be nested `MAX_DEPTH` deep. Raises InvalidPayload, also for more than
     `MAX_MEMBERS`."""
     if len(body) > _SHALLOW:
         _check_depth(body, MAX_DEPTH + 1)
@@ -94,8 +95,8 @@ def members(body: bytes) -> dict[str, bytes] | None:
 
 
 def value(body: bytes, *, most: int | None = None) -> Any:
-    """A JSON value in Python's types, and `Digits`. Raises InvalidPayload; also for one of more than ``most`` bytes
-    that has lone surrogates or numbers like 1e999: to read it takes ten times as long."""
+    """A JSON value in Python's types, and `Digits`. Raises InvalidPayload; also for a value of more than ``most`` bytes
+    with lone surrogates or numbers like 1e999, which takes ten times as long to read."""
     if len(body) > _SHALLOW:
         _check_depth(body, MAX_DEPTH)
     try:
@@ -107,16 +108,17 @@ def value(body: bytes, *, most: int | None = None) -> Any:
         return _read_slowly(body, _VALUES)
 
 
-# Takes a tenth of the time of Python's reader, and nothing that is no JSON. What it refuses may still be JSON, like
-# 1e999 and lone surrogates.
+# This reader takes a tenth of the time of Python's, and accepts only JSON. It refuses some valid JSON, like 1e999 and
+# lone surrogates.
 _read = msgspec.json.Decoder().decode
-# Makes nothing of it, which takes a tenth of that where there are many arrays. It refuses no JSON but lone surrogates.
+# This reader makes no Python objects, which takes a tenth of that where there are many arrays. The only valid JSON that
+# it refuses is lone surrogates.
 _pass_over = msgspec.json.Decoder(msgspec.Raw).decode
 _read_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def _pass_over_surrogates(body: bytes) -> None:
-    """Raise InvalidPayload for what is no JSON, escapes of surrogates left aside."""
+    """Raise InvalidPayload for a body that is no JSON, apart from escapes of surrogates."""
     try:
         body.decode()
         _pass_over(_without_surrogates(body))
@@ -129,7 +131,8 @@ def _pass_over_surrogates(body: bytes) -> None:
 
 
 def _without_surrogates(body: bytes) -> bytes:
-    """As long as before, so that an error's place is right. Outside of strings "xx" is no JSON either."""
+    """Replace the escapes of surrogates, at the same length, so that an error's place is right. "xx" for an escaped
+    backslash is no JSON outside of strings either."""
     return _SURROGATE.sub(rb"\\u0020", body.replace(b"\\\\", b"xx"))
 
 
@@ -141,8 +144,8 @@ def _check_count(count: int) -> None:
 def _check_depth(body: bytes, depth: int) -> None:
     if len(body.translate(None, _NO_OPENINGS)) <= depth:
         return
-    # Without escapes and all but quotes and brackets, strings are every second part between quotes. Two quotes that
-    # meet are left out: no other one changes its side by that.
+    # Once escapes are left out, and all but quotes and brackets, every second part between quotes is a string. Two
+    # adjacent quotes can be left out: no part changes its side by that.
     marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _OTHERS).replace(b'""', b"")
     brackets = b"".join(marks.split(b'"')[::2]).translate(_ALIKE)
     level = 0
@@ -155,7 +158,7 @@ def _check_depth(body: bytes, depth: int) -> None:
 
 
 def _check_each(brackets: bytes, depth: int) -> None:
-    """Raise InvalidPayload where these brackets are nested deeper than what is left of the depth."""
+    """Raise InvalidPayload where these brackets are nested deeper than the depth that is left."""
     for bracket in brackets:
         depth += -1 if bracket == _OPENING else 1
         if depth < 0:
@@ -174,7 +177,7 @@ def _read_slowly(body: bytes, decoder: json.JSONDecoder) -> Any:
 
 
 def _members(body: bytes) -> dict[str, bytes]:
-    """The same as `members`, of an object that is valid JSON, and what its strings have may be lone surrogates."""
+    """The same as `members`, for an object that is valid JSON and may have lone surrogates in its strings."""
     found: dict[str, bytes] = {}
     plain = _without_surrogates(body)
     rest = memoryview(plain)
@@ -195,9 +198,9 @@ def _members(body: bytes) -> dict[str, bytes]:
 
 
 def _next(rest: memoryview) -> int:
-    """Where that is which follows the JSON value that ``rest`` begins with, and spaces behind it. Only the reader knows
-    where a value ends, and tells of what follows, counted from 1; to make Python's objects of it takes 20 times as
-    long."""
+    """The index of the first byte after the JSON value at the beginning of ``rest`` and the spaces behind it. Only the
+    reader knows where a value ends; its error tells the place of what follows, counted from 1. To make Python's objects
+    of the value would take 20 times as long."""
     try:
         _pass_over(rest)
     except msgspec.DecodeError as error:
@@ -231,7 +234,7 @@ _VALUES = json.JSONDecoder(parse_constant=_reject_constant, parse_int=_integer, 
 
 
 def is_unicode(text: str) -> bool:
-    """It has no lone surrogates, which JSON can write and UTF-8 can't."""
+    """Whether a text has no lone surrogates, which JSON can write and UTF-8 can't."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""CURVE without sockets, the server's half: who a ZeroMQ client is, and its messages sealed (RFC 26, CurveZMQ).
+"""CURVE without sockets, the server's half: a ZeroMQ client proves its key, and messages are sealed (RFC 26, CurveZMQ).
 
 The handshake is HELLO, WELCOME, INITIATE, READY; then each frame of each message is a box of its own. The keys, and the
 RFC's names for the public and the secret one:
@@ -47,7 +47,7 @@ _Z85 = bytes.maketrans(  # from Python's digits of base 85 to those of RFC 32
 
 
 class InvalidHandshake(Exception):
-    """What the client sent is not CURVE, or was forged; the text says why. The connection is of no use any more."""
+    """The client's bytes are not CURVE, or were forged; the text says why. The connection is of no use any more."""
 
 
 class Refused(InvalidHandshake):
@@ -55,20 +55,20 @@ class Refused(InvalidHandshake):
 
 
 class Curve:
-    """One connection. The first exception ends its handshake for good; before the handshake is complete nothing is
-    opened."""
+    """CURVE on one connection. The first exception ends its handshake for good; nothing is opened before the handshake
+    is complete."""
 
     __slots__ = (
         "_allows", "_client", "_cookie", "_expected", "_metadata", "_public", "_received", "_secret", "_sent",
         "_shared", "_short_public", "_short_secret", "key",
     )  # fmt: skip
 
-    # What `seal` adds, in bytes: the command's name, a nonce, the box's proof, the flags.
+    # Bytes that `seal` adds: the command's name, a nonce, the box's proof, the flags.
     ADDS = len(_MESSAGE) + 8 + 16 + 1
 
     def __init__(self, secret: bytes, metadata: bytes, allows: Callable[[bytes], bool]) -> None:
-        """``secret`` is the server's, 32 bytes; ``metadata`` is what READY says, encoded; ``allows`` tells whether a
-        client's public key, as Z85, may come in."""
+        """``secret`` is the server's key, 32 bytes; ``metadata`` is READY's, encoded; ``allows`` tells whether a client
+        with this public key, as Z85, may come in."""
         self._secret, self._public = secret, crypto_scalarmult_base(secret)
         self._short_public, self._short_secret = crypto_box_keypair()
         self._metadata = metadata
@@ -76,7 +76,7 @@ class Curve:
         self._expected = _HELLO
         self._client = b""  # its short public key
         self._cookie = b""
-        self._shared = b""  # what seals this connection's messages
+        self._shared = b""  # the key that seals this connection's messages
         self._received = bytes(8)  # the latest nonce; big endian, so that bytes compare as numbers
         self._sent = 1  # READY's nonce; messages count on from there
         self.key = b""
@@ -142,7 +142,7 @@ class Curve:
 
     def open(self, body: bytes) -> tuple[int, bytes]:
         """The flags (MORE, COMMAND) and the content of a frame that came after the handshake. Raises InvalidHandshake
-        for one that is forged, truncated, or not newer than those before."""
+        for a frame that is forged, truncated, or not newer than those before."""
         nonce = body[8:16]
         if not body.startswith(_MESSAGE) or nonce <= self._received:
             raise InvalidHandshake("what came is no MESSAGE, or one from before: a nonce must grow")
@@ -156,7 +156,7 @@ class Curve:
         return plain[0] & (MORE | COMMAND), plain[1:]
 
     def seal(self, flags: int, content: bytes) -> bytes:
-        """The body of a frame, which must be the next one that is sent. Only after the handshake."""
+        """Return the body of a frame, which must be the next one that is sent. Only after the handshake."""
         self._sent += 1
         nonce = self._sent.to_bytes(8, "big")
         box = crypto_box_afternm(b"%c%b" % (flags, content), b"CurveZMQMESSAGES" + nonce, self._shared)

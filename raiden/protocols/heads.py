@@ -1,21 +1,21 @@
-"""Heads of requests that were read before, whoever sent them, so that they need not be read again.
+"""Heads of requests that any client has sent before, remembered so that they need not be read again.
 
-A publisher sends the same head again and again, and to take it apart costs more than all else about a small message.
-Clients that wait for the same message by long-poll send equal ones. Two heads count as equal also where they differ in
-what is another one each time and means nothing else: the target of a POST, and the key of a WebSocket's handshake.
+A publisher sends the same head again and again, and parsing it costs more than all else about a small message. Clients
+that wait for the same message by long-poll send equal ones. Two heads also count as equal where they differ only in a
+part that changes each time: the target of a POST, or the key of a WebSocket's handshake.
 
-**Why it is safe to share what clients sent.** Nothing that one of them sends may change what another one's request
-means, or how it is answered. So this holds of all that is remembered of requests, here and elsewhere in a worker:
+**Why it is safe to share what clients sent.** No client's bytes may change the meaning of another's request, or its
+answer. So these rules hold for all that a worker remembers of requests, here and elsewhere:
 
-1. It is kept by all that it depends on. A `Head` is kept by all bytes of the head, from the method's first to the empty
-   line, but for the target or key that it has not got; what serving it has shown (`Heads.plan`), by the same. Other
-   tables are caches of functions of their arguments alone (``lru_cache``), such as the channel of a target, or what a
-   handshake comes to.
-2. It does not change. A `Head` is made once of what llhttp read, and nobody writes into it: a request that begins with
-   it has an environ of its own (`Repeated.request`). Of a plan only the long-poll that waits may change, which those
-   join that ask for the same (`raiden.sessions.poll.Poll`).
-3. It has nothing of a client but these bytes: no address, no connection, no target, no key, no body.
-4. Settings have a part in it as well. When they change, all of it is forgotten (`Heads.clear`).
+1. The key of an entry is all that the entry depends on. The key of a `Head`, and of its plan (`Heads.plan`), is all
+  bytes of the head, from the method's first to the empty line, without the target or key that a `Head` does not have.
+  Other tables are caches of functions of their arguments alone (``lru_cache``), such as the channel of a target, or the
+  agreement of a handshake.
+2. An entry does not change. A `Head` is made once, of what llhttp read, and nobody writes into it: each request that
+  begins with it has an environ of its own (`Repeated.request`). In a plan only the waiting long-poll may change, which
+  clients join that ask for the same (`raiden.sessions.poll.Poll`).
+3. An entry has nothing of a client but these bytes: no address, no connection, no target, no key, no body.
+4. Entries depend on the settings, too. When these change, all entries are forgotten (`Heads.clear`).
 
 `tests/differential.py` compares a server with one that remembers nothing.
 """
@@ -30,7 +30,7 @@ from typing import Any, Final, TypeAlias
 
 from raiden.protocols.http import Request, target_environ
 
-# Heads that are remembered, and of POSTs, those that need not be taken apart; how many bytes one may have.
+# Heads that are remembered, and as many whole heads that need not be split; bytes of a head that may be remembered.
 MAX_HEADS: Final = 1000
 MAX_HEAD_BYTES: Final = 1024
 
@@ -40,19 +40,19 @@ _POST = re.compile(rb"POST (/[!-\"$-~]*) HTTP/1\.1\r\n")
 _KEY_FIELD: Final = b"\r\nSec-WebSocket-Key: "
 # 16 bytes in base64, which end with four bits that are 0 (RFC 4648 section 4).
 _KEY = re.compile(rb"([A-Za-z0-9+/]{21}[AQgw]==)\r\n")
-# What says how the connection goes on, or, like a key, is another one each time.
+# Fields that say how the connection goes on, or have another value each time, as keys do.
 _OTHERWISE = frozenset({"transfer-encoding", "expect", "idempotency-key"})
 
-# What of an environ is a request's own.
+# The entries of an environ that are the request's own.
 _OWN = ("REMOTE_ADDR", "raiden.body", "wsgi.input")
 
-# The bytes of a head before and after what is not the same in equal heads; or all of them, and none.
+# The bytes of a head before and after the part that may differ in equal heads; without such a part, all bytes and none.
 Key: TypeAlias = "tuple[bytes, bytes]"
 
 
 class Head:
-    """How requests begin that were read before: how many bytes of body follow, whether it is a handshake, and the
-    environ that it makes, but for the target of a POST and the key of a handshake. It never changes."""
+    """A remembered head: the size in bytes of the body that follows, whether it is a handshake, and its environ without
+    the target of a POST or the key of a handshake. A `Head` never changes."""
 
     __slots__ = ("environ", "size", "upgrade")
 
@@ -63,8 +63,8 @@ class Head:
 
 
 class Repeated:
-    """A request with a head that was read before. New is its body, and what is another one each time: ``own`` is the
-    target of a POST, the key of a handshake, or else nothing."""
+    """A request with a remembered head. Its own are the body and ``own``: the target of a POST, the key of a handshake,
+    or else nothing."""
 
     __slots__ = ("body", "head", "own", "remote")
 
@@ -79,7 +79,7 @@ class Repeated:
         return self.own.decode()
 
     def request(self) -> Request:
-        """The same as if it had been read anew."""
+        """The same request as if it had been parsed anew."""
         environ: dict[str, Any] = {**self.head.environ, "raiden.head": self.head, "REMOTE_ADDR": self.remote}
         if self.head.upgrade:
             environ.update(_key_environ(environ, self.websocket_key))
@@ -91,26 +91,27 @@ class Repeated:
 
 
 class Heads:
-    """The heads that are known to all connections of a worker, at most ``most``; 0: none is remembered. Those are whose
-    end nobody can doubt, and that say how many bytes of body follow, are those of a GET, or are handshakes."""
+    """The heads that all connections of a worker know, at most ``most``; 0: none is remembered. A head is remembered
+    only if its end is beyond doubt, and if it says how many bytes of body follow, or is that of a GET or of a
+    handshake."""
 
     def __init__(self, most: int = MAX_HEADS) -> None:
         self._most = most
         self._known: dict[Key, Head] = {}
-        # Of whole heads that come again as they are, what `find` returns.
+        # By whole heads that come again unchanged: what `find` returns.
         self._whole: dict[bytes, tuple[Head, bytes]] = {}
-        # By the head itself, which never changes and is found by all of its bytes.
+        # The key is the head itself, which never changes and is found by all of its bytes.
         self._plans: dict[Head, Any] = {}
 
     def clear(self) -> None:
-        """Forget all: what requests mean depends on settings, and they have changed."""
+        """Forget all heads: the settings have changed, on which the meaning of requests depends."""
         self._known.clear()
         self._whole.clear()
         self._plans.clear()
 
     def find(self, data: bytes, at: int) -> tuple[Head, bytes, int] | None:
-        """Of bytes in which a request begins ``at`` a place, if its head is known: that, what of it is another one each
-        time, and where its body begins, which may not be there yet."""
+        """Find the known head of a request that begins at the index ``at``: return the head, the request's own part of
+        it, and the index where its body begins (which may not be there yet). None: the head is not known."""
         # The hot path of publishing, and of long-polls.
         end = data.find(_END, at, at + MAX_HEAD_BYTES)
         if end < 0:
@@ -131,7 +132,7 @@ class Heads:
         return found, own, end
 
     def remember(self, head: bytes, request: Request) -> None:
-        """Know the head of a request that llhttp has read; it was given these bytes, then the body."""
+        """Remember the head of a request that llhttp has read; llhttp was given these bytes, then the body."""
         fields = request.fields
         if not self._most or len(head) > MAX_HEAD_BYTES or request.http10 or fields.keys() & _OTHERWISE:
             return
@@ -158,18 +159,18 @@ class Heads:
         self._known[key] = found
 
     def plan(self, head: Head) -> Any:
-        """What was told of requests with this head; None if nothing."""
+        """The plan that was kept for requests with this head; None: there is none."""
         return self._plans.get(head)
 
     def keep_plan(self, head: Head, plan: object) -> None:
-        """Tell what requests with this head ask for, whoever sends them, and whatever their target or key is."""
+        """Keep a plan for all requests with this head, whoever sends them, and whatever their target or key is."""
         if len(self._plans) >= self._most:
             self._plans.clear()
         self._plans[head] = plan
 
 
 def _split(head: bytes) -> tuple[Key, bytes]:
-    """What is the same in equal heads, and what is not."""
+    """Split a head into its key, which is the same in equal heads, and the request's own part."""
     post = _POST.match(head)
     if post is not None:
         return (_A_POST, head[post.end() :]), post[1]
@@ -181,7 +182,7 @@ def _split(head: bytes) -> tuple[Key, bytes]:
 
 
 def _key_environ(environ: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """What an environ says of the key of a handshake."""
+    """The entries of an environ that depend on the key of a handshake."""
     headers = environ["raiden.headers"]
     return {
         "HTTP_SEC_WEBSOCKET_KEY": key,

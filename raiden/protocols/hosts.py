@@ -1,5 +1,5 @@
-"""Hosts: how the name and port in ``Host``, in an origin or in a setting are read and compared, and for which of them a
-node answers. Pure.
+"""Hosts: reading and comparing the name and port in ``Host``, in an origin or in a setting; and the hosts that a node
+answers for. Pure.
 
 A page of any site can make a browser resolve the site's own name to 127.0.0.1 (DNS rebinding). To the browser its
 requests are then of one origin with the node, so no rule about origins stops them; but they name the site in ``Host``.
@@ -19,8 +19,8 @@ from raiden.runtime.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
-# Characters of a name with its port, and how many hosts, and origins, are remembered as they were read. A name in DNS
-# has at most 253 (RFC 1035 section 2.3.4).
+# Characters of a name with its port, and the number of hosts, and of origins, that are remembered as they were read. A
+# name in DNS has at most 253 (RFC 1035 section 2.3.4).
 MAX_LENGTH, REMEMBERED = 300, 1000
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@\\\s,]+)(?::([0-9]{0,5}))?")
 
@@ -47,15 +47,15 @@ class Host(NamedTuple):
         return cls(name, port)
 
     def covers(self, other: Host) -> bool:
-        """This is an entry of a setting, and ``other`` is one that it stands for: ``*.a.example`` for each name below
-        a.example, one without a port for each port."""
+        """Whether this entry of a setting stands for the host ``other``: ``*.a.example`` stands for each name below
+        a.example, an entry without a port for each port."""
         if self.port is not None and self.port != other.port:
             return False
         return other.name.endswith(self.name[1:]) if self.name.startswith("*.") else self.name == other.name
 
 
 def host(text: str) -> Host | None:
-    """What a request says of its host; None where that is none."""
+    """The host in a request's ``Host``; None where the text is no host."""
     return _known_host(text) if len(text) <= MAX_LENGTH else None
 
 
@@ -68,8 +68,8 @@ def _known_host(text: str) -> Host | None:
 
 
 def is_loopback(name: str) -> bool:
-    """The name or address is this machine's to itself: localhost and names below it (RFC 6761 section 6.3), 127.0.0.0/8
-    and ::1, the latter with or without brackets."""
+    """Whether the name or address is this machine's loopback: localhost and names below it (RFC 6761 section 6.3),
+    127.0.0.0/8 and ::1, the latter with or without brackets."""
     try:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
@@ -78,8 +78,8 @@ def is_loopback(name: str) -> bool:
 
 class Hosts:
     """The hosts that a node answers for: the loopback names and what ``allowed`` lists, or any, if that has ``*``.
-    Without a list, a node that is not ``guarded`` answers for any. ``guarded``: it listens on loopback and its channels
-    are open to anyone, so that all that keeps a browser's pages from it is their name."""
+    Without a list, a node that is not ``guarded`` answers for any. ``guarded``: the node listens on loopback and its
+    channels are open to anyone, so that only the name in ``Host`` keeps a browser's pages from it."""
 
     def __init__(self, allowed: Sequence[str] = (), *, guarded: bool = False) -> None:
         self._told = Seldom()
@@ -88,7 +88,7 @@ class Hosts:
 
     def check(self, fields: Mapping[str, str]) -> None:
         """Raise HttpError 421 for a request, by its header fields, to a host that this node does not answer for (RFC
-        9110 section 7.4). A request without Host is none of a browser's."""
+        9110 section 7.4). A request without Host does not come from a browser."""
         text = fields.get("host")
         if self._any or not text:
             return

@@ -1,5 +1,5 @@
-"""HTTP/1.1 without sockets: what a request is, what is refused, and responses to bytes. Requests and responses are
-webob's; `raiden.protocols.parser` reads them.
+"""HTTP/1.1 without sockets: requests, refusals, and responses to bytes. Requests and responses are webob's;
+`raiden.protocols.parser` reads them.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import webob
 from raiden.model.encoding import dumps
 from raiden.model.refusals import Refusal
 
-# Fields of every answer that does not say them otherwise. An answer is right at one moment only, and what of it a page
-# may have depends on the page (the Fetch standard, section 3.3.5, "CORS protocol and HTTP caches").
+# Fields of every answer that has no others of these names. An answer is right at one moment only, and how much of it a
+# page may read depends on the page (the Fetch standard, section 3.3.5, "CORS protocol and HTTP caches").
 COMMON = (("Cache-Control", "no-store"), ("Vary", "Origin"))
-# Statuses that pass, and after how many seconds a client may try again: from the first to the second, chosen anew for
-# each, so that those that were refused together don't come back together.
+# Statuses that pass, and the bounds of the seconds after which a client may try again. The number is drawn anew for
+# each refusal, so that clients that were refused together don't come back together.
 PASSING, RETRY_AFTER = (429, 503), (1, 5)
-# What clients may ask for.
+# The methods that clients may use.
 METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 CONTINUE_BYTES = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class HttpError(Refusal):
-    """A refusal that only HTTP has, or one with ``headers`` of its answer. ``close`` is set where the framing of what
-    follows is in doubt. ``fields`` are those of the request that was refused before it was whole, where its head has
-    come. ``event``: the client takes server-sent events.
+    """A refusal that only HTTP has, or one with ``headers`` of its answer. ``close`` is set where it is in doubt how
+    the next bytes are framed. ``fields`` are the header fields of a request that was refused before it was whole, if
+    its head has come. ``event``: the client takes server-sent events.
     """
 
     fields: Mapping[str, str] | None = None
@@ -56,7 +56,7 @@ class Request(webob.Request):
 
     @property
     def upgrade(self) -> bool:
-        """The client asks for WebSocket, and has sent nothing else since."""
+        """Whether the client asks for WebSocket, and has sent nothing else since."""
         return self.environ["raiden.upgrade"]
 
     @property
@@ -70,7 +70,7 @@ class Request(webob.Request):
 
     @property
     def head(self) -> Any:
-        """Its `raiden.protocols.heads.Head`, or None where it is not remembered how it begins."""
+        """The request's `raiden.protocols.heads.Head`; None where its head is not remembered."""
         return self.environ.get("raiden.head")
 
     @property
@@ -88,7 +88,7 @@ class Request(webob.Request):
 
 
 def target_environ(target: bytes) -> dict[str, str]:
-    """What an environ says of a request target that is a path, perhaps with a query."""
+    """The entries of an environ that depend on the request target, a path with or without a query."""
     path, _, query = target.partition(b"?")
     return {
         "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
@@ -101,7 +101,7 @@ def environ(
     method: str, target: bytes, version: str, remote: str, headers: Sequence[tuple[str, str]],
     fields: Mapping[str, str], body: bytes, *, keep_alive: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """What webob's requests are made of (PEP 3333), and what the connection needs to know."""
+    """The environ of a webob request (PEP 3333), with what the connection needs to know."""
     found: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "SCRIPT_NAME": "",
@@ -135,7 +135,7 @@ Fields: TypeAlias = "tuple[tuple[str, str], ...]"
 
 
 class Json(NamedTuple):
-    """An answer that many get: its body is JSON, or empty. ``fields`` of its head besides."""
+    """An answer of a frequent kind: its body is JSON, or empty. ``fields`` are further fields of its head."""
 
     status: int
     body: bytes
@@ -155,9 +155,9 @@ def problem_json(refusal: Refusal) -> bytes:
 
 
 def problem(refusal: Refusal) -> webob.Response:
-    """The refusal as application/problem+json; or where it passes, and the client takes server-sent events, as one of
-    them. For a browser's EventSource gives up for good on any status but 200 (the HTML standard, section 9.2.2,
-    "fail the connection"), while after the end of the events it comes back, as late as ``retry`` says."""
+    """The refusal as application/problem+json; or as a server-sent event, where it passes and the client takes these. A
+    browser's EventSource gives up for good on any status but 200 (the HTML standard, section 9.2.2, "fail the
+    connection"), but comes back after the end of the events, as late as ``retry`` says."""
     if isinstance(refusal, HttpError) and refusal.event and refusal.status in PASSING:
         first, last = RETRY_AFTER
         milliseconds = random.randint(1000 * first, 1000 * last)
@@ -205,7 +205,7 @@ def stream_bytes(fields: Fields, *, http10: bool) -> bytes:
 
 @functools.lru_cache(64)
 def _stream_bytes(fields: Fields, http10: bool, now: str) -> bytes:
-    """The same, as it is in this second."""
+    """The head of a stream as it is in this second."""
     response = stream_response(fields)
     if not http10:
         response.headers["Transfer-Encoding"] = "chunked"

@@ -1,4 +1,4 @@
-"""What a client of the gateway may have."""
+"""The limits of a client of the gateway."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class HttpLimits:
     """Bytes, counts and seconds; one object that all connections and their parsers share, so that a reload changes it
-    in place. What each bounds is told where the settings of these names are."""
+    in place. The settings of the same names (`raiden.node.config`) tell what each bounds."""
 
     max_url: int = 8192
     max_header: int = 16384

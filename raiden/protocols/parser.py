@@ -1,12 +1,13 @@
 """Bytes to HTTP/1.1 requests, without sockets.
 
-`RequestParser.feed` yields what the bytes completed: `Request`s, `Repeated` ones among them, `CONTINUE` where the
-client waits for leave to send its body, and as the last thing an `HttpError` where the bytes are no HTTP; then nothing
-more may be fed. llhttp (httptools) parses, in its strict mode; what it leaves open, and every limit, is checked here.
+`RequestParser.feed` yields an event for everything that the bytes completed: `Request`s, `Repeated` ones among them,
+`CONTINUE` where the client waits for leave to send its body, and as the last event an `HttpError` where the bytes are
+no HTTP; then nothing more may be fed. llhttp (httptools) parses, in its strict mode; all that it does not check, and
+every limit, is checked here.
 
-Who takes the events may stop after any. What was not looked at stays as bytes, and no request is made of it before it
-is asked for: a client that sends thousands of requests at once has one of them parsed, and the others cost what they
-are long. To that end llhttp gets no more at once than up to the end of a head or of a body.
+The caller may stop after any event. The remaining bytes stay as they are, and no request is made of them before it is
+asked for: of a client that sends thousands of requests at once one is parsed, and the others cost only their bytes. To
+that end llhttp gets no more at once than up to the end of a head or of a body.
 """
 
 from __future__ import annotations
@@ -24,22 +25,21 @@ from raiden.protocols.targets import absolute, is_host
 from raiden.protocols.unfinished import FULL, Full, Share, Unfinished
 
 CONTINUE = object()
-# What the bytes that come next belong to.
-# So many bytes may wait behind a request that is under way, and those of one more read.
+# Bytes that may wait behind a request that is under way, besides those of one more read.
 MAX_PIPELINED: Final = 16384
 
 _IDLE: Final = 0
 _HEAD: Final = 1
 _BODY: Final = 2
-# What a header field takes besides its bytes, and once more when it is known by its name.
+# Bytes that a header field takes besides its text, and once more when it is also kept by its name.
 FIELD: Final = 160
 # The end of a head, and of a body in chunks.
 _END: Final = b"\r\n\r\n"
 
 
 class RequestParser:
-    """The requests of one connection, pipelined or not. ``heads`` are those that all connections share, ``unfinished``
-    is what they hold of requests that have not come whole."""
+    """The requests of one connection, pipelined or not. All connections share ``heads``, and ``unfinished``, the sum of
+    what they hold of requests that have not come whole."""
 
     __slots__ = (
         "_at",
@@ -69,11 +69,12 @@ class RequestParser:
         self._heads = Heads() if heads is None else heads
         self._unfinished = unfinished or Unfinished()
         self._remote = remote
-        # What was fed, and up to where it was looked at.
+        # The bytes that were fed, and the index up to which they were parsed.
         self._data = b""
         self._at = 0
         self._events: list[object] = []
-        # It is half of what an idle connection would take, and knows whom it calls: it is there amid a request.
+        # Created only while a request is arriving: it would double an idle connection's memory, and it forms a
+        # reference cycle.
         self._parser: httptools.HttpRequestParser | None = None
         self._share: Share | None = None
         self._state = _IDLE
@@ -91,7 +92,7 @@ class RequestParser:
         self._body_size = 0
 
     def forget(self) -> None:
-        """Nothing more comes, and what has come is of no use."""
+        """Drop all that has come: it is of no use, and nothing more comes."""
         self._parser = None
         self._data = b""
         self._at = 0
@@ -100,23 +101,22 @@ class RequestParser:
 
     @property
     def idle(self) -> bool:
-        """No request has begun."""
+        """Whether no request has begun."""
         return self._state == _IDLE and not self._data
 
     @property
     def waiting(self) -> int:
-        """How many bytes were not looked at yet."""
+        """The number of bytes that were not parsed yet."""
         return len(self._data) - self._at
 
     def rest(self) -> bytes:
-        """What came behind the last event, and is not this parser's: nothing more may be fed."""
+        """Return the bytes behind the last event, which are not this parser's; nothing more may be fed."""
         rest = self._data[self._at :]
         self.forget()
         return rest
 
     def left(self, timeout: float) -> float:
-        """For how many seconds the rest of a request may still be waited for, if that is ``timeout`` for a small
-        one."""
+        """The seconds for which to wait for the rest of a request, where a small request has ``timeout``."""
         return 0.0 if self._share is None else self._share.left(timeout)
 
     @property
@@ -125,9 +125,9 @@ class RequestParser:
         return None if self._state == _HEAD else self._fields or None
 
     def whole(self, data: bytes) -> Repeated | None:
-        """The request that these bytes are, where nothing came before them, they are no more than that, and its head is
-        known; else None, and they are to be fed."""
-        # The hot path: what most reads are.
+        """The request in these bytes, where nothing came before them, they are exactly one request, and its head is
+        known. Otherwise None: they must be fed."""
+        # The hot path: most reads are like this.
         if self._state != _IDLE or self._data or self._events:
             return None
         found = self._heads.find(data, 0)
@@ -140,8 +140,9 @@ class RequestParser:
         return Repeated(known, own, data[start:], self._remote)
 
     def feed(self, data: bytes) -> Iterator[object]:
-        """Take these bytes. Yields `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for each thing that was
-        completed; what was not asked for is yielded the next time. Behind a handshake comes no more: see `rest`."""
+        """Take these bytes. Yields `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for everything that they
+        completed; events that the caller does not take are yielded the next time. A handshake is the last event: see
+        `rest`."""
         if data:
             self._data = self._data[self._at :] + data if self._data else data
             self._at = 0
@@ -217,7 +218,7 @@ class RequestParser:
             self._parser = None
 
     def _holds(self) -> bool:
-        """Whether what has come of a request may wait for the rest."""
+        """Whether the part of a request that has come may wait for the rest."""
         size = self._head_size + self._size + (0 if self._body is None else self._body.__alloc__())
         size += FIELD * (len(self._headers) + len(self._fields))
         try:
@@ -267,8 +268,8 @@ class RequestParser:
         return HttpError(400, f"malformed request: {error}{encode}", close=True)
 
     def _count(self, size: int) -> None:
-        """Bound what llhttp gathers of an unfinished head, chunk extension or trailer; what is complete is counted as
-        it comes."""
+        """Bound the bytes that llhttp gathers of an unfinished head, chunk extension or trailer; complete parts are
+        counted as they come."""
         self._size += size
         if self._size > self._limits.max_header + self._limits.max_url:
             self._events.append(self._too_large() if self._state == _HEAD else self._body_too_large())
@@ -278,7 +279,7 @@ class RequestParser:
             return HttpError(414, f"the URL is longer than {self._limits.max_url} bytes: shorten it", close=True)
         return HttpError(431, f"the header is larger than {self._limits.max_header} bytes: shorten it", close=True)
 
-    # What llhttp calls, in the order of the bytes.
+    # llhttp's callbacks, in the order of the bytes.
 
     def on_message_begin(self) -> None:
         self._reset()
@@ -295,7 +296,7 @@ class RequestParser:
             self._body_size += len(name) + len(value)  # a trailer: counted, then ignored
             self._check_body()
             return
-        # llhttp leaves the white space after a value, which is none of it (RFC 9110 section 5.5).
+        # llhttp leaves the white space after a value, which is not part of it (RFC 9110 section 5.5).
         self._headers.append((name.decode("latin-1"), value.decode("latin-1").rstrip(" \t")))
         if len(self._headers) > self._limits.max_headers:
             raise HttpError(431, f"more than {self._limits.max_headers} header fields: send fewer", close=True)

@@ -1,8 +1,8 @@
-"""What a worker holds of requests and messages that have not come whole: how much it is together, and for how long one
-may take.
+"""Requests and messages that have not come whole: a bound on the bytes that a worker holds of all of them, and on the
+time of each.
 
-A connection that has a part of something has a `Share` until the rest has come. Each message is bounded by itself; this
-bounds the sum, which is what thousands of clients could make large that send all but a last byte.
+A connection that has received a part of something has a `Share` until the rest has come. Each message is bounded by
+itself; this bounds the sum, which thousands of clients could make large by sending all but a last byte.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ SLOW = "it took too long to arrive: send it faster"
 
 
 class Full(Exception):
-    """Together it would be more than it may be."""
+    """The sum of all shares would exceed its limit."""
 
 
 class Share:
-    """A connection's part: how many bytes it holds of one message, which began when this was made."""
+    """A connection's part of the sum: the bytes that it holds of one message. The share is made when the message
+    begins."""
 
     __slots__ = ("_began", "size")
 
@@ -32,13 +33,13 @@ class Share:
         self.size = 0
 
     def left(self, timeout: float) -> float:
-        """For how many seconds the rest may still be waited for: ``timeout`` from the first byte, and longer for what
-        has come at `MIN_RATE`."""
+        """The seconds for which to wait for the rest: ``timeout`` from the first byte, and longer for bytes that came
+        at `MIN_RATE`."""
         return self._began + timeout + self.size / MIN_RATE - time.monotonic()
 
 
 class Unfinished:
-    """The sum of all shares in bytes, which may be ``limit()``; None: anything."""
+    """The sum of all shares in bytes, at most ``limit()``; None: unlimited."""
 
     __slots__ = ("_limit", "size")
 
@@ -47,8 +48,8 @@ class Unfinished:
         self.size = 0
 
     def hold(self, share: Share | None, size: int) -> Share | None:
-        """The connection that had this share holds so many bytes now, none if its message is whole or given up. Returns
-        its share from now on; raises Full, and then it has none."""
+        """Set the bytes that a connection with this share holds now; 0: its message is whole or given up. Returns its
+        share from now on; raises Full, and then it has none."""
         before = 0 if share is None else share.size
         self.size += size - before
         if not size:

@@ -1,7 +1,7 @@
 """WebSocket without sockets: the handshake, and bytes in, messages out (RFC 6455, RFC 7692).
 
 `websockets` parses frames, answers pings and closes; here messages are put together from their fragments and text is
-checked to be UTF-8. What goes out in a broadcast is encoded by `raiden.model.encoding` and never passes through here.
+checked to be UTF-8. Broadcast messages are encoded by `raiden.model.encoding` and never pass through here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from raiden.protocols.unfinished import FULL, Full, Share, Unfinished
 
 class _SharedDeflate(ServerPerMessageDeflateFactory):
     """permessage-deflate without context takeover on either side: a broadcast is compressed once for all, and no
-    connection keeps a window. An offer that wants a smaller window of the server is declined (RFC 7692 section
+    connection keeps a window. An offer that asks the server for a smaller window is declined (RFC 7692 section
     7.1.2.1), since others share the bytes."""
 
     def process_request_params(
@@ -42,12 +42,12 @@ class _SharedDeflate(ServerPerMessageDeflateFactory):
 
 
 _DEFLATE = [_SharedDeflate(server_no_context_takeover=True, client_no_context_takeover=True)]
-# How subprotocols begin that are tokens, which no answer says again.
+# The beginning of subprotocols that are tokens, which no answer repeats.
 _TOKEN = "raiden.token."
 
 
 class _Negotiation(ServerProtocol):
-    """The handshake. Of the subprotocols that a client offers, the first is taken: to Raiden they mean nothing, but a
+    """The handshake. The first subprotocol that a client offers is taken (no token): to Raiden they mean nothing, but a
     browser drops a connection if it has offered some and gets none of them (the WebSockets standard of the WHATWG,
     section 2, "establish a WebSocket connection")."""
 
@@ -69,7 +69,7 @@ class Closed(NamedTuple):
 
 
 class Deflate(NamedTuple):
-    """What was agreed on for permessage-deflate, as `PerMessageDeflate` takes it."""
+    """The parameters agreed on for permessage-deflate, as `PerMessageDeflate` takes them."""
 
     remote_no_context_takeover: bool
     local_no_context_takeover: bool
@@ -78,8 +78,8 @@ class Deflate(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """What a handshake comes to: the head of its answer, but for the date and what the key is answered by, and what
-    was agreed on for compression. Few kinds of client connect again and again: it is the same for all of a kind."""
+    """The result of a handshake: the head of its answer, without the date and the answer to the key, and the parameters
+    of compression. It is shared by all clients of a kind, because few kinds of client connect again and again."""
 
     head: bytes
     deflate: Deflate | None
@@ -99,7 +99,7 @@ def accept(request: Request, *, deflate: bool) -> Agreement:
     return _negotiate(request, deflate)
 
 
-# The fields that say what a handshake comes to, but for the key.
+# The fields that decide the result of a handshake, besides the key.
 _DECISIVE = (
     "Connection", "Upgrade", "Sec-WebSocket-Version", "Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol",
 )  # fmt: skip
@@ -112,8 +112,8 @@ def _agree(
     connection: str | None, upgrade: str | None, version: str | None, extensions: str | None, protocols: str | None,
     deflate: bool,
 ) -> Agreement | None:  # fmt: skip
-    """What handshakes with these fields come to; None where they are none. To negotiate takes longer than all else
-    about a connection."""
+    """The agreement of handshakes with these fields; None: they are no valid handshake. To negotiate takes longer than
+    all else about a connection."""
     named = zip(_DECISIVE, (connection, upgrade, version, extensions, protocols), strict=True)
     headers = Headers([("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="), *((n, v) for n, v in named if v is not None)])
     negotiation = _Negotiation(deflate)
@@ -147,19 +147,19 @@ def _negotiate(request: Request, deflate: bool) -> Agreement:
     return _agreement(negotiation, response)
 
 
-# A ping without data; its answer, but for the mask.
+# A ping without data; the beginning of its answer, up to the mask; the bytes of that answer.
 _PING, _PONG, _PONG_BYTES = b"\x89\x00", b"\x8a\x80", 6
 
 
-# What it takes to inflate a message whose fragments have not all come, in bytes: zlib's state and its window.
+# Bytes that inflating takes for a message whose fragments have not all come: zlib's state and its window.
 _INFLATER = 40_000
 
 
 class WebSocket:
-    """One connection after the handshake. ``max_message`` is in bytes, counted after inflating; a message is `late`
-    after ``timeout`` seconds. ``unfinished`` is what all connections hold of messages that have not come whole. As long
-    as the peer sends nothing but pongs, as subscribers do, there is no `Protocol`: it would be most of what an idle one
-    costs."""
+    """WebSocket on one connection, after the handshake. ``max_message`` is in bytes, counted after inflating; a message
+    is `late` after ``timeout`` seconds. ``unfinished`` is the sum of what all connections hold of messages that have
+    not come whole. As long as the peer sends nothing but pongs, as subscribers do, there is no `Protocol`: it would be
+    most of the cost of an idle connection."""
 
     __slots__ = (
         "_decoder", "_max_message", "_message", "_pings", "_protocol", "_settings", "_share", "_text", "_timeout",
@@ -176,7 +176,8 @@ class WebSocket:
         self._share: Share | None = None
         self._protocol: Protocol | None = None
         self._pings = b""
-        # Whether anything has come since the last ping, and whether its answer has: who sends a large frame can't pong.
+        # Whether anything has come since the last ping, and whether its answer has: a peer amid a large frame can't
+        # pong.
         self.heard = self.ponged = True
         self._message: bytearray | bytes = b""
         self._decoder: codecs.IncrementalDecoder | None = None
@@ -215,7 +216,7 @@ class WebSocket:
                     protocol.fail(INVALID_TEXT, "text that is not UTF-8")
                     break
                 if message is not None:
-                    self._release()  # what comes now is of another one
+                    self._release()  # the next bytes are another message's
                     yield message
         self._hold(protocol)
         if not self.open:
@@ -223,21 +224,22 @@ class WebSocket:
             yield Closed(close.code if close else 1006)
 
     def forget(self) -> None:
-        """Nothing more comes, and what has come is of no use."""
+        """Drop all that has come: it is of no use, and nothing more comes."""
         if self._protocol is not None:
-            self._protocol.parser.close()  # it knows the protocol that knows it
+            self._protocol.parser.close()  # it and the protocol refer to each other
             self._protocol.reader.buffer.clear()
-            self._protocol.parser_exc = None  # its traceback knows what was too much, and the protocol
+            self._protocol.parser_exc = None  # its traceback refers to the data that was too much, and to the protocol
         self._message = b""
         self._release()
 
     @property
     def late(self) -> bool:
-        """A message has begun, and its rest should have come."""
+        """Whether a message has begun whose rest should have come by now."""
         return self._share is not None and self._share.left(self._timeout) <= 0
 
     def _hold(self, protocol: Protocol) -> None:
-        """Count what has come of a message that is not whole; where that is too much, the connection fails."""
+        """Count the bytes of a message that has not come whole; where all connections' together are too many, this one
+        fails."""
         size = len(protocol.reader.buffer) + len(self._message) if self.open else 0
         if size and any([isinstance(e, PerMessageDeflate) and e.decode_cont_data for e in protocol.extensions]):
             size += _INFLATER
@@ -279,6 +281,6 @@ class WebSocket:
             self._begun().send_close(code, reason)
 
     def data_to_send(self) -> bytes:
-        """What the protocol has to say by itself: pongs, pings, closes."""
+        """Return the bytes that the protocol itself has to send: pongs, pings, closes."""
         data, self._pings = self._pings, b""
         return data if self._protocol is None else data + b"".join(self._protocol.data_to_send())

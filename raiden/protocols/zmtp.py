@@ -1,9 +1,10 @@
-"""ZMTP, what ZeroMQ's sockets speak (RFC 23 and RFC 37 of ZeroMQ): the server's half, bytes in, events out. No sockets.
+"""ZMTP, the protocol of ZeroMQ's sockets (RFC 23 and RFC 37 of ZeroMQ): the server's half, bytes in, events out. No
+sockets.
 
      greeting --NULL or CURVE--> handshake --both have said READY--> traffic
 
-It is spoken here, and not by libzmq's sockets, because a door must know its clients one by one: which subscription is
-whose, what was not sent to whom, whom to cut off; and because a message is encoded once for all who get it.
+Raiden speaks ZMTP itself, without libzmq's sockets, because a door must know each client: its subscriptions, the bytes
+that it was not sent yet, and whether to cut it off; and because a message is encoded once for all its subscribers.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from raiden.protocols.curve import Curve, InvalidHandshake, Refused
 from raiden.protocols.unfinished import FULL, Full, Share, Unfinished
 
 MORE, LONG, COMMAND = 1, 2, 4
-# What is within CURVE's boxes has MORE too, and another flag for a command (RFC 26).
+# The flags within CURVE's boxes: MORE is the same, a command has another flag (RFC 26).
 _SEALED = {0: 0, MORE: MORE, COMMAND: SEALED_COMMAND}
 _UNSEALED = {0: 0, MORE: MORE, SEALED_COMMAND: COMMAND, MORE | SEALED_COMMAND: MORE | COMMAND}
-# What a handshake's command, and what a message may have besides its payload, in bytes; how many frames a message has.
+# Bytes of a handshake's command, and of a message besides its payload; frames of a message.
 MAX_HANDSHAKE, HEADROOM, MAX_FRAMES = 4096, 4096, 16
-# How often messages that are alike are looked for in vain, in what one read brought: that takes a look at all of it.
+# Vain searches for messages that are alike, in the bytes of one read: each search looks at all of them.
 TRIES = 8
 
 _SIGNATURE = b"\xff\0\0\0\0\0\0\0\1\x7f"
@@ -36,20 +37,20 @@ class Peer(NamedTuple):
 
 
 class Subscribed(NamedTuple):
-    """The client subscribes to a topic, or cancels that."""
+    """The client subscribes to a topic, or (``on`` is False) cancels that."""
 
     topic: bytes
     on: bool
 
 
 class Reply(NamedTuple):
-    """What the protocol has to say to the client."""
+    """Bytes that the protocol has to send to the client."""
 
     data: bytes
 
 
 class Failed(NamedTuple):
-    """The client can't be talked to: after ``farewell``, the connection must end. ``why`` is for the log."""
+    """The client does not speak as it must: after ``farewell``, the connection must end. ``why`` is for the log."""
 
     why: str
     farewell: bytes = b""
@@ -71,11 +72,11 @@ Event: TypeAlias = "Peer | Subscribed | Reply | Failed | Alike | Frames"
 
 
 class _Invalid(Exception):
-    """What came is no ZMTP, or goes over a limit."""
+    """The client's bytes are no ZMTP, or go over a limit."""
 
 
 def header(size: int, flags: int = 0) -> bytes:
-    """What comes before the content of a frame."""
+    """The bytes before the content of a frame."""
     return bytes((flags, size)) if size < 256 else b"%c%b" % (flags | LONG, size.to_bytes(8, "big"))
 
 
@@ -100,7 +101,7 @@ def walk(traffic: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def count(traffic: bytes) -> int:
-    """How many messages there are in whole frames."""
+    """The number of messages in whole frames."""
     return sum([not flags & MORE for flags, _ in walk(traffic)])
 
 
@@ -127,15 +128,15 @@ def _properties(data: bytes) -> dict[bytes, bytes]:
 
 
 def _alike(buffer: bytes, begun: int, at: int, head: bytes, size: int, limit: int) -> tuple[list[bytes], int]:
-    """The payloads of the messages that follow one that began with ``head``, had a payload of ``size`` and ended at
-    ``at``, differ from it in the payload only, and are followed by another one; and where they end. Pushers send such
-    by the thousands: they are found by the bytes between their payloads, without a look at each frame. What looks like
-    these bytes within a payload makes pieces that are shorter than they say: they end there, and each frame is looked
-    at."""
+    """The payloads of the messages from the index ``at`` on that differ from the one before only in the payload, and
+    the index where they end. The message before began with ``head`` at ``begun``, and had a payload of ``size`` bytes.
+    Each of them must be followed by another one. Pushers send such messages by the thousands: they are found by the
+    bytes between their payloads, without a look at each frame. Where a payload contains these bytes, a piece is shorter
+    than its size says: the search ends there, and each frame is looked at."""
     wide = 8 if head[-1] & LONG else 1
     start = begun + len(head) + wide
     tail = buffer[start + size : at]
-    # Mostly all have one size, and then no piece needs a look of its own.
+    # Mostly all payloads have one size, and then no piece needs a look of its own.
     between = tail + buffer[begun:start]
     if buffer.startswith(between, at - len(tail)):
         *payloads, _ = buffer[at + len(between) - len(tail) :].split(between)
@@ -154,9 +155,9 @@ def _alike(buffer: bytes, begun: int, at: int, head: bytes, size: int, limit: in
 
 
 class Zmtp:
-    """One connection. It is a socket of the type ``kind`` to clients of the types ``peers``. A message may have
-    ``limit()`` bytes. ``curve`` makes the mechanism, from the metadata that READY tells; None: there are no keys.
-    ``unfinished`` is what all connections hold of messages that have not come whole."""
+    """ZMTP on one connection: a socket of the type ``kind`` to clients of the types ``peers``. A message may have
+    ``limit()`` bytes. ``curve`` makes the mechanism, from READY's metadata; None: there are no keys. ``unfinished`` is
+    the sum of what all connections hold of messages that have not come whole."""
 
     __slots__ = (
         "_buffer", "_curve", "_frames", "_kind", "_limit", "_metadata", "_peers", "_share", "_size", "_state",
@@ -177,24 +178,24 @@ class Zmtp:
         self._size = 0
         self._unfinished = unfinished or Unfinished()
         self._share: Share | None = None
-        # Functions, not methods, which would know the connection that knows them.
+        # The present state, as a function: a bound method would form a reference cycle.
         self._state: Callable[[Zmtp], Iterator[Event]] = Zmtp._greet
 
     def forget(self) -> None:
-        """Nothing more comes, and what has come is of no use."""
+        """Drop all that has come: it is of no use, and nothing more comes."""
         self._buffer = b""
         self._frames = []
         self._share = self._unfinished.hold(self._share, 0)
 
     @property
     def greeting(self) -> bytes:
-        """What is sent at first, before anything has come."""
+        """The bytes that are sent first, before anything has come."""
         mechanism = b"CURVE" if self._curve else b"NULL"
         as_server = b"\1" if self._curve else b"\0"
         return _SIGNATURE + b"\3\1" + mechanism.ljust(20, b"\0") + as_server + bytes(31)
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """What bytes of the client mean; nothing more comes after `Failed`."""
+        """Take the client's bytes, and yield their events; nothing more comes after `Failed`."""
         self._buffer += data
         state = None
         try:
@@ -215,18 +216,19 @@ class Zmtp:
 
     @property
     def plain(self) -> bool:
-        """What is sent to this client is the same for others."""
+        """Whether this client is sent the same bytes as others."""
         return self._curve is None
 
     def seal(self, traffic: bytes) -> bytes:
-        """Whole frames as they are sent to this client."""
+        """Return whole frames as they are sent to this client; what was sealed must be sent."""
         if self._curve is None:
             return traffic
         seal = self._curve.seal
         return b"".join([frame(seal(_SEALED[flags], content)) for flags, content in walk(traffic)])
 
     def sealed_size(self, traffic: bytes) -> int:
-        """How many bytes `seal` makes of it: what it seals must be sent."""
+        """The number of bytes that `seal` would make of this traffic, without sealing it: what is sealed must be
+        sent."""
         if self._curve is None:
             return len(traffic)
         sizes = [len(content) + self._curve.ADDS for _, content in walk(traffic)]
@@ -301,14 +303,14 @@ class Zmtp:
         return buffer[0], buffer[start : start + size]
 
     def _traffic(self) -> Iterator[Event]:
-        # The hot path of what clients send: one pass over the bytes, no call for each frame but that of the cipher.
+        # The hot path of clients' messages: one pass over the bytes, and no call for each frame but the cipher's.
         buffer, frames, held = self._buffer, self._frames, self._size
         open_ = self._curve.open if self._curve else None
         limit = self._limit() + HEADROOM
         subscribers = self._kind == b"XPUB"
         tries = TRIES if self._kind == b"PULL" and open_ is None else 0
         at, end = 0, len(buffer)
-        begun = at if tries and not frames else end  # where the message began, if it can be compared with the next
+        begun = at if tries and not frames else end  # the message's index, if it can be compared with the next
         while at + 2 <= end:
             flags, size, start = buffer[at], buffer[at + 1], at + 2
             if flags > MORE or open_ is not None:
@@ -329,7 +331,7 @@ class Zmtp:
                     yield from self._obey(content)
                     continue
                 held += size
-            else:  # a short one as it is, of which a message can't have too many bytes
+            else:  # short, not sealed: a message can't get too many bytes by such frames
                 if start + size > end:
                     break
                 at = start + size
@@ -356,7 +358,7 @@ class Zmtp:
         self._buffer, self._frames, self._size = buffer[at:], frames, held
 
     def _obey(self, body: bytes) -> Iterator[Event]:
-        """A command amid the traffic; those that are not known, or not for this kind of socket, are ignored."""
+        """Obey a command amid the traffic; commands that are unknown, or not for this kind of socket, are ignored."""
         name, data = body[1 : 1 + body[0]] if body else b"", body[1 + body[0] :] if body else b""
         if self._kind == b"XPUB" and name in (b"SUBSCRIBE", b"CANCEL"):
             yield Subscribed(data, name == b"SUBSCRIBE")
