@@ -54,6 +54,7 @@ class World:
         self.over = False
         # What a router wants of its backend.
         self.history = self
+        self.channels = None
         self._come: deque[Message] = deque()
         self._pipe = os.pipe()
         self.fileno = self._pipe[0]
