@@ -64,8 +64,8 @@ local function stand(name, offset, over)
 end
 """.replace("ROOT", str(ROOT_DIGITS)).replace("OWN", str(OWN_DIGITS))
 
-# Up to `limit` visible entries between two offsets, or up to one more than go over a page; at least `most` are looked
-# at (nil: all). Also, the next offset to look at. The portion that is read at once grows while it is small.
+# Up to `limit` visible entries between two offsets, or up to one more than go over a page; about `most` are looked at
+# (nil: all). Also, the next offset to look at. The portion that is read at once grows while it is small.
 FIND = """
 local function find(low, high, limit, forward, most)
     local found, looked, size, last, portion, hidden = {}, 0, 0, 0, 10, false
