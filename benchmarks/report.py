@@ -47,21 +47,21 @@ OWN, THEIRS, BARE = "#c2410c", "#64748b", "#111827"
 HEAD = """
 # Benchmarks
 
-Raiden beside servers that one would take instead of it, on one machine, under the same load. This document is made by
-`benchmarks/report.py` from what `benchmarks/compare.py` has measured.
+This document compares Raiden with servers that do the same work, on one machine, under the same load.
+`benchmarks/report.py` makes it from the measurements of `benchmarks/compare.py`.
 """
 
 HOW = """
 ## How it is measured
 
 - **The load** (`benchmarks/load.c`) is one process that opens the subscribers, publishes, and looks for a marker with
-  the time and a number in the bytes that each subscriber gets. So it measures every protocol the same way: what
-  arrived, when, what is missing. It shares the machine with the server.
+  the time and a number in the bytes that each subscriber gets. So it measures every protocol the same way: which
+  messages arrived, when, and which are missing. It shares the machine with the server.
 - **The systems** (`benchmarks/peers.py`) are the released programs, on loopback, started anew for each run: one process
   or worker, or the threads that the program takes by itself (NATS and Centrifugo take all cores). Their settings let
   them go as fast as they can: no logs, nothing on disk unless it is history, connections stay open, no pings in
-  between. The libraries have a small server each, in `benchmarks/servers`. Raiden is what `make wheel`
-  makes, its inner modules compiled; some tables have what is in the checkout, too.
+  between. The libraries have a small server each, in `benchmarks/servers`. Raiden is the wheel of `make wheel`, its
+  inner modules compiled; some tables have the checkout, not compiled, too.
 - **CPU** is user and system time of all processes of the server, by /proc, while messages are published. On loopback,
   delivering to the receiver's socket is part of the sender's time, so a bare loop of `send` (`benchmarks/sendloop.c`)
   stands in some tables: no server that sends each message by itself takes less.
@@ -92,21 +92,22 @@ histories and clusters compare among themselves is in [zeromq.md](zeromq.md), [h
 
 # Under a table: what it does not say by itself.
 REMARKS = {
-    "fan-out": "Who is below a bare `send` joins messages that wait for the same subscriber into one.",
-    "publish": "Nchan without a buffer loses messages that it has acknowledged, once more come than it passes on.",
+    "fan-out": "A server below a bare `send` joins messages that wait for the same subscriber into one.",
+    "publish": "Nchan without a buffer loses acknowledged messages once more come than it passes on.",
     "churn": "Raiden confirms a subscription when it is in force in the whole cluster, the others when they have noted "
     "it. Where there are two workers, each asks the backbone for that.",
-    "slow": "Raiden cuts off who has more than `max_outbox` waiting.",
+    "slow": "Raiden cuts off a client for which more than `max_outbox` waits.",
     "deflate": "Raiden compresses a message once for all its subscribers.",
 }
 
 # Under a curve that is neither flat nor straight: why.
 REASONS = {
-    "subscribers": "A publish costs the same whoever hears it; with few subscribers, few deliveries share that.",
+    "subscribers": "A publish costs the same for any number of subscribers; with few, few deliveries share the cost.",
     "channels": "With one channel, a commit changes one channel's row; with more, as many as it has messages, and that "
-    "is all that grows, until what a channel needs is in no cache of the processor any more.",
-    "payload": "Up to some KiB a delivery costs what a `send` does; above, what copying does.",
-    "nodes": "Each node takes a message from the backbone for itself, and the more there are, the fewer share that.",
+    "is all that grows, until a channel's data is in no cache of the processor any more.",
+    "payload": "Up to some KiB a delivery costs as much as a `send`; above, as much as copying.",
+    "nodes": "Each node takes a message from the backbone for itself; with more nodes, fewer subscribers share that "
+    "cost.",
 }
 
 

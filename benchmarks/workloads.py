@@ -158,7 +158,8 @@ WORKLOADS = (
     ),
     full_speed(
         "fan-out-full", "One channel, 1,000 subscribers, full speed",
-        "64 messages are on their way at a time. Who can join what waits for a subscriber into one send does so here.",
+        "64 messages are on their way at a time. Servers that can join waiting messages of a subscriber into one send "
+        "do so here.",
         ALL, 1000, 64, figures=("deliveries", "cpu", "p50", "p99", "p999", "lost"),
     ),
     paced(
@@ -168,7 +169,7 @@ WORKLOADS = (
     ),
     paced(
         "many-channels", "5,000 channels, 10,000 subscribers, 2,000 messages/s",
-        "Two subscribers a channel: what a message costs by itself weighs more than what a delivery does.",
+        "Two subscribers a channel: the cost of a message itself weighs more than that of a delivery.",
         FOR_MANY, 10_000, 2000, channels=5000,
     ),
     full_speed(
@@ -184,8 +185,8 @@ WORKLOADS = (
     ),
     paced(
         "poll", "Long-poll: 1,000 subscribers, 5 messages/s",
-        "Every delivery is an answer, and a new request. Pushpin keeps nothing by itself: what is published while a "
-        "client is between two requests is lost there.",
+        "Every delivery is an answer, and a new request. Pushpin keeps nothing by itself: messages published while a "
+        "client is between two requests are lost there.",
         ("raiden-history", "nchan-history", "pushpin"), 1000, 5, doors=("poll",),
     ),
     Workload(
@@ -206,7 +207,7 @@ WORKLOADS = (
     ),
     paced(
         "slow", "Slow consumers: 100 subscribers, 10 of which don't read",
-        "4 KiB, 500 messages/s, 12 MB for each: more than what the kernel keeps for one who does not read. The others "
+        "4 KiB, 500 messages/s, 12 MB for each: more than the kernel keeps for a client that does not read. The others "
         "should not notice, and the server's memory should not grow.",
         WITHOUT_HISTORY, 100, 500, size=4096, extra=words(stall=10, msgs=3000),
         figures=("p99", "cpu", "lost", "growth"),
@@ -218,7 +219,7 @@ WORKLOADS = (
     ),
     paced(
         "deflate", "Compression: 1,000 subscribers, 20 messages/s of 1 KiB",
-        "Clients offer permessage-deflate. What they get is not looked into, but counted in bytes.",
+        "Clients offer permessage-deflate. The load counts the bytes that they get, and does not look into them.",
         ("raiden", "centrifugo", "nats", "ws", "websockets"), 1000, 20, size=1024, doors=("deflate",),
         figures=("cpu_offered", "wire"), extra=words(drain=1000),
     ),

@@ -1,7 +1,7 @@
-"""What a request of an HTTP or WebSocket client means: it is read, which says what it asks for, and then that is done.
+"""The gateway reads a request of an HTTP or WebSocket client into an ask, and then does what it asks for.
 
-A publish costs no greenlet: it is answered on the spot, or when the history has taken it. So is a subscription that
-misses nothing, and is in force already.
+A publish costs no greenlet: it is answered on the spot, or when the history has taken it. Nor does a subscription that
+misses nothing and is in force already.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ from raiden.sessions.transports import Transports
 
 
 class PublishPlan(NamedTuple):
-    """What the head of a JSON publish asks for, whatever its target is: what its channel begins with."""
+    """The plan for the head of a JSON publish, whatever its target is: the beginning of its channel's name."""
 
     prefix: str
 
 
 class SubscriptionPlan:
-    """What a head asks for that subscribes. ``poll`` is the long-poll that the last one has begun: others with this
-    very head wait for the same, and get the same answer."""
+    """The plan for a head that subscribes. ``poll`` is the long-poll that the last such request has begun: others with
+    this head wait for the same, and get the same answer."""
 
     __slots__ = ("ask", "poll")
 
@@ -64,12 +64,13 @@ class SubscriptionPlan:
         self.poll: Poll | None = None
 
 
-# Where no history is kept: taken, and on its way.
+# The answer where no history is kept: the message was taken, and is on its way.
 ACCEPTED = Json(202, b"{}")
 
 
 class Gateway(Service):
-    """Serves who comes in by its ``door``, at ``listener``, which is listening already."""
+    """The gateway for HTTP and WebSocket clients, which come in by its ``door`` at ``listener``, which is listening
+    already."""
 
     def __init__(
         self,
@@ -106,13 +107,14 @@ class Gateway(Service):
         self.control = Control(router, stats, min_peers=min_peers, ready_without_store=ready_without_store)
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
-        # Only behind these a head gets a plan, and it goes when settings change: what goes on by one is allowed.
+        # A head gets a plan only after these checks, and loses it when settings change: a request that is served by a
+        # plan is allowed.
         self.door.hosts.check(request.fields)
         self.door.origins.check(request.fields)
         return self._do(connection, request, self.reader.read(request))
 
     def _do(self, connection: Connection, request: Request, ask: Ask) -> Answer | None:
-        """Do what a request asks for; the answer, or None where it comes later."""
+        """Do what a request asks for; return the answer, or None where it comes later."""
         if isinstance(ask, Reply):
             return ask.answer
         if isinstance(ask, Publish):
@@ -133,8 +135,8 @@ class Gateway(Service):
         return None
 
     def _keep_plan(self, request: Request, plan: PublishPlan | SubscriptionPlan) -> None:
-        """Remember what a head asks for, if nothing else has a part in that, nor in how it is answered."""
-        # What the channel_builder of an application looks at, nobody knows.
+        """Remember what a head asks for, if that, and the answer, depend on nothing else."""
+        # Nobody knows what an application's channel_builder looks at.
         if request.head is not None and self.reader.channel_builder in (path, host_path):
             self.door.heads.keep_plan(request.head, plan)
 
@@ -146,7 +148,7 @@ class Gateway(Service):
         return ACCEPTED
 
     def _consume(self, connection: Connection, ask: Consume) -> Answer:
-        """A long-poll of a durable subscription. Waits."""
+        """Serve a long-poll of a durable subscription. Waits."""
         body = durable.poll(self._bells, ask, gone=lambda: connection.closed, enough=lambda: self.door.draining)
         response = webob.Response(status=204, content_type=None)
         if body is not None:
@@ -162,7 +164,7 @@ class Gateway(Service):
             channel = _channel(self.reader.reserved, plan.prefix, repeated.own)
             return channel is not None and self._publish_again(connection, repeated, channel)
         if plan.poll is not None and plan.poll.waits:
-            # The hot path of long-polls: wait with those that ask for the same.
+            # The hot path of long-polls: wait with the others that ask for the same.
             connection.become("poll")
             connection.state = SUBSCRIBED
             connection.session = plan.poll.join(connection, repeated)
@@ -177,7 +179,7 @@ class Gateway(Service):
     # Publish.
 
     def _publish_again(self, connection: Connection, repeated: Repeated, channel: str) -> bool:
-        """The hot path: publish a JSON value that came with a head which came before."""
+        """The hot path: publish a JSON value that came with a remembered head."""
         if len(repeated.body) > self.limits.max_message - payload.WRAPPING:
             return False
         try:
@@ -227,8 +229,8 @@ class Gateway(Service):
     # Subscribe.
 
     def _subscribe(self, connection: Connection, request: Request | Repeated, plan: SubscriptionPlan) -> None:
-        """Subscribe, wait until that is in force, and only then let the client know. Then send what the client missed,
-        and let the subscriptions go on from there."""
+        """Subscribe, wait until that is in force, and only then tell the client. Then send the messages that the client
+        missed, and let the subscriptions go on from there."""
         ask = plan.ask
         session = self._transports.session(connection, ask)
         client = session.join(connection, request)
@@ -268,7 +270,7 @@ class Gateway(Service):
         self, connection: Connection, request: Request | Repeated, ask: Subscribe, session: Session, client: Client,
         told: Told,
     ) -> None:  # fmt: skip
-        """Answer, and tell this with it, or note it for the answer."""
+        """Answer, and tell the client this in the answer, or note it for a later answer."""
         if not session.answers_once:
             self.door.note(connection, request, session.status)
         connection.become(ask.transport)
@@ -277,19 +279,19 @@ class Gateway(Service):
         session.open(ask, request, told)
 
     def _opened(self, connection: Connection, session: Session, client: Client) -> None:
-        """From now on the session gets what comes."""
+        """Let the session get the messages that come from now on."""
         session.opened()
         if self.door.draining and connection.session is client:
             client.drain()
 
     def _known(self, ask: Subscribe, session: Session) -> Told:
-        """What one is told that misses nothing, and waits for nothing."""
+        """The beginning that a subscriber is told that misses nothing, and waits for nothing."""
         position = None if session.answers_once else joined([self.router.position(name) for name in ask.names])
         return Told(position, True if ask.starts else None)
 
 
 def _told(ask: Subscribe, beginning: Beginning) -> Told:
-    """What a subscriber is told of its beginning."""
+    """The beginning of a subscription, as its subscriber is told of it."""
     position = joined([beginning.place(name) for name in ask.names])
     recovered = all([beginning.recovered(name) for name in ask.names]) if ask.starts else None
     return Told(position, recovered, beginning.unconfirmed)
@@ -297,7 +299,8 @@ def _told(ask: Subscribe, beginning: Beginning) -> Told:
 
 @functools.lru_cache(1000)
 def _channel(reserved: Reserved, prefix: str, target: bytes) -> str | None:
-    """What a POST to this target publishes to, where channels begin with ``prefix``; None if nothing."""
+    """The channel to which a POST to this target publishes, where channels begin with ``prefix``; None: there is
+    none."""
     if not target or target.startswith(b"/-/") or b"?" in target:
         return None
     try:
@@ -309,5 +312,5 @@ def _channel(reserved: Reserved, prefix: str, target: bytes) -> str | None:
 
 @functools.lru_cache(1)
 def _accepted(now: str) -> bytes:
-    """What `ACCEPTED` is in this second."""
+    """The bytes of `ACCEPTED` in this second."""
     return json_bytes(ACCEPTED)

@@ -1,12 +1,13 @@
-"""What a worker publishes, and the fan-out of what comes to its subscribers.
+"""The router of a worker: it publishes, and fans the messages that come out to subscribers.
 
-Who has subscribed to what is in the table (`raiden.delivery.table`). The first subscription of a name subscribes the
-backbone, the last to go unsubscribes it. A subscription gets messages once it is attached: then the backbone's is in
+The subscriptions are in the table (`raiden.delivery.table`). The first subscription of a name subscribes the backbone,
+the last to go unsubscribes it. A subscription gets messages once it is attached: then the backbone's subscription is in
 force, and the channel's order (`raiden.delivery.orders`) tells where it begins.
 
 A turn takes what the backbone has, in order. Consecutive messages of one channel are a run: a run is encoded once per
 encoding, joined once, and the same bytes are put before every sink. At the end of the turn each sink that got something
-sends it, in one piece. So idle, a message leaves at once; loaded, runs grow by themselves and one send carries many.
+sends it, in one piece. So on an idle worker a message leaves at once; on a loaded one, runs grow by themselves and one
+send carries many.
 """
 
 from __future__ import annotations
@@ -32,30 +33,31 @@ from raiden.model.page import Gap
 from raiden.runtime import faults
 from raiden.runtime.stats import Stats
 
-# Fewer subscribers than these take no time that is worth a wait.
+# Subscribers below which a turn takes too little time to be worth a wait.
 MANY: Final = 100
-# Seconds for which a topic is kept that will probably be subscribed to again: by a long-poll, once it was answered.
+# Seconds for which a topic is kept that will probably be subscribed to again, by a long-poll that was just answered.
 LINGER = 5.0
-# Seconds for which a turn takes what has come, or so many for each sink that it will send to, if that is more: a
-# message may be for a hundred patterns of few clients.
+# Seconds for which a turn takes messages, or the seconds for each sink that it will send to, if that is more: a message
+# may be for a hundred patterns of few clients.
 TURN_TIME: Final = 0.01
 TIME_OF_SINK: Final = 0.00002
-# So many of these are dropped before others have their turn.
+# Lingering topics that are dropped before others have their turn.
 DROPPED_AT_ONCE = 500
-# The gap told to subscribers to whom a delivery failed: nobody knows how much of it they have.
+# The gap told to subscribers to whom a delivery failed: nobody knows how much of the delivery they have.
 LOST = Gap("", 0, 0)
 
 
 class Router:
-    """Fans messages out to this worker's subscribers. Times are seconds: ``max_gather`` bounds how long a turn may be
-    put off to let messages gather (`raiden.delivery.pace`); ``gap_time`` and ``check_every`` are those of `Orders`."""
+    """The router, which fans messages out to this worker's subscribers. Times are seconds: ``max_gather`` bounds how
+    long a turn may be put off to let messages gather (`raiden.delivery.pace`); ``gap_time`` and ``check_every`` are
+    those of `Orders`."""
 
     def __init__(
         self, backend: Backend, *, stats: Stats, max_channels: int = 100_000, max_channel_bytes: int = 4 << 20,
         max_gather: float = 0.02, gap_time: float = 0.05, check_every: float = 5.0,
     ) -> None:  # fmt: skip
         self.backend = backend
-        # For those who read the past of channels, and consume it.
+        # For sessions that read or consume the past of channels.
         self.history = backend.history
         self.channels = backend.channels
         self.stats = stats
@@ -63,9 +65,9 @@ class Router:
         self.publisher = Publisher(backend, stats)
         self._answers = Answers(backend, self.table, stats)
         self.pace = Pace(max_gather)
-        # How many messages were put before sinks, one for each.
+        # Messages that were put before sinks, one for each sink.
         self._puts = 0
-        # Bytes that were put before sinks, counted for each, and counted once: no sink got more.
+        # Bytes that were put before sinks, counted for each sink, and counted once: no sink got more than the latter.
         self._put_bytes = self._run_bytes = 0
         self._orders = Orders(backend, self.table, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
         self._loop = gevent.get_hub().loop
@@ -73,7 +75,7 @@ class Router:
         self._again = self._loop.timer(0)
         self._waiting = False
         self.sends = Sends(self._caught_up)
-        # Names of topics without subscriptions that are kept, and until when, in this order.
+        # Names of topics without subscriptions that are kept, with the times until which they are, in this order.
         self._lingering: dict[str, float] = {}
         self._sweeper = self._loop.timer(LINGER / 5, LINGER / 5)
 
@@ -89,11 +91,11 @@ class Router:
         self.backend.listen_no_more()
 
     def keeps(self, channel: str) -> bool:
-        """The channel has a history."""
+        """Whether the channel has a history."""
         return self.backend.keeps(channel)
 
     def repair(self) -> None:
-        """Deliver what the backbone lost, where there is a history; endless, for a greenlet."""
+        """Deliver the messages that the backbone lost, where there is a history; endless, for a greenlet."""
         if self.history is not None:
             for repaired in self._orders.repairs():
                 self._deliver(repaired)
@@ -122,14 +124,14 @@ class Router:
         return Subscription(name, found, sink, owner, encoding, filters)
 
     def attach(self, subscription: Subscription) -> None:
-        """Let the sink get what comes next; on a channel with history, what follows its `position`."""
+        """Let the sink get the next messages; on a channel with history, those that follow its `position`."""
         found = subscription.topic
         if found is not None:
             found.attach(subscription)
 
     def unsubscribe(self, subscription: Subscription, *, linger: bool = False) -> None:
-        """Remove a subscription; one that is not there any more is ignored. ``linger``: it may soon be made again, so
-        if it is its topic's last, the topic is kept for `LINGER` seconds."""
+        """Remove a subscription; one that has ended is ignored. ``linger``: it may soon be made again, so if it is its
+        topic's last, the topic is kept for `LINGER` seconds."""
         found, subscription.topic = subscription.topic, None
         if found is None:
             return
@@ -143,7 +145,7 @@ class Router:
             self._drop(subscription.name)
 
     def _drop(self, name: str) -> None:
-        """Last out: nothing yields between the table's change and the backbone's."""
+        """Drop a topic. Last out: nothing yields between the table's change and the backbone's."""
         removed = self.table.remove(name)
         self.backend.unsubscribe(removed.key)
         if name.endswith("*"):
@@ -194,36 +196,36 @@ class Router:
 
     @property
     def is_fresh(self) -> bool:
-        """Whether what this worker knows of channels' positions may be told without asking the store."""
+        """Whether this worker may tell the positions of channels that it knows without asking the store."""
         return self.history is None or self.history.is_fresh
 
     def position(self, name: str) -> Cursor | None:
-        """Where who is attached now begins: behind this message. None where no order is kept: the channel has no
-        history, or it is a pattern."""
+        """The cursor of the message behind which a subscription begins that is attached now. None where no order is
+        kept: the channel has no history, or it is a pattern."""
         return self._orders.position(name)
 
     def begin(self, name: str, epoch: str) -> Cursor | None:
-        """A channel's history has begun; see `Orders.begin`."""
+        """Begin a channel's history; see `Orders.begin`."""
         return self._orders.begin(name, epoch)
 
     def compare(self, name: str, place: Cursor | None, position: Cursor) -> None:
-        """A channel's history goes as far as ``position``, as was found out when this worker was at ``place``: what is
-        missing will be fetched."""
+        """Compare with the end of a channel's history, ``position``, which was asked for when this worker was at
+        ``place``: missing messages will be fetched."""
         self._orders.compare(name, place, position)
 
     def vanished(self, name: str, place: Cursor, known: Cursor) -> None:
-        """A channel has no history any more; see `Orders.vanished`."""
+        """Note that a channel has no history any more; see `Orders.vanished`."""
         if self._orders.vanished(name, place, known):
             self._deliver(Repaired(name.encode(), Gap(place.epoch, 0, 0), []))
 
     @property
     def carried(self) -> int:
-        """How many channels and patterns have subscribers here."""
+        """The number of channels and patterns with subscribers here."""
         return len(self.table)
 
     @property
     def ordered(self) -> int:
-        """How many channels with history it keeps the order of."""
+        """The number of channels with history whose order is kept."""
         return len(self._orders)
 
     # The fan-out.
@@ -233,7 +235,7 @@ class Router:
             self._turn()
 
     def _look_here(self) -> None:
-        # The hot path of a worker that is alone: not a call on a ZeroMQ socket, which takes as long as to send.
+        # The hot path of a worker that is alone: no call on a ZeroMQ socket, which takes as long as sending.
         if not self._waiting and not self._gather():
             self._turn(local=True)
 
@@ -251,7 +253,7 @@ class Router:
     def _wait(self) -> None:
         """Let no turn begin until `_go_on`."""
         self._waiting = True
-        # Or the loop would spin for as long as what waits keeps the descriptor readable.
+        # Otherwise the loop would spin for as long as waiting messages keep the descriptor readable.
         self._readable.stop()
 
     def _go_on(self) -> None:
@@ -276,7 +278,7 @@ class Router:
                 if took > TURN_TIME and took > TIME_OF_SINK * len(dirty):
                     self.backend.enough = True
         finally:
-            # Also where this raises: what has come is sent, and what still waits is received.
+            # Also where this raises: messages that have come are sent, and those that still wait are received.
             self.sends.send(dirty, self._put_bytes - put_bytes, self._run_bytes - run_bytes)
             if self.sends.behind:
                 self._wait()
@@ -291,7 +293,7 @@ class Router:
         self, turn: Iterator[tuple[bytes, Sequence[Message]] | Question], came: list[tuple[int, int]]
     ) -> Iterator[tuple[bytes, list[Message]]]:
         """The turn's messages, as runs of the same channel; questions of other workers are answered on the way.
-        ``came`` gets when messages were published, and how many then."""
+        ``came`` gets pairs of a time of publishing and a number of messages."""
         current: bytes | None = None
         run: list[Message] = []
         for received in turn:
@@ -303,7 +305,7 @@ class Router:
                 self.stats.bad_frames += 1
                 continue
             if not self.table.matching(channel):
-                continue  # nobody wants it any more, or, alone, ever did
+                continue  # nobody wants the channel any more, or, on a worker alone, ever did
             first = messages[0]
             if run and (channel != current or first.kind == Kind.END):
                 assert current is not None
@@ -328,14 +330,14 @@ class Router:
             found.messages += len(run)
             try:
                 self._put(found, run, dirty)
-            except Exception:  # whatever it is: who may have missed something is told so
+            except Exception:  # any exception: subscribers that may have missed something are told so
                 faults.report("a delivery")
                 for subscription in found.subscriptions():
                     faults.call("telling of a gap", subscription.owner.missed, subscription, channel.decode(), LOST)
                     dirty.append(subscription.sink)
 
     def _deliver(self, repaired: Repaired) -> None:
-        """What did not come by the backbone as it should."""
+        """Deliver messages that did not come by the backbone as they should."""
         channel, gap, messages, fetched = repaired
         dirty: list[Sink] = []
         if gap is not None:
@@ -377,6 +379,6 @@ class Router:
         for subscription in found.subscriptions() if found else []:
             if subscription.owner.lasts:
                 continue
-            flush([subscription.sink])  # what came before, while it is known where the channel stands
+            flush([subscription.sink])  # messages that came before the end, while the channel's position is known
             self.unsubscribe(subscription)
             faults.call("the end of a subscription", subscription.owner.ended, subscription)

@@ -1,4 +1,4 @@
-"""What a client may do: patterns of channels, by action. Pure."""
+"""Permissions of clients: patterns of channels, by action. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from raiden.model.refusals import Forbidden
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
-    """Channels by name, or by what they begin with."""
+    """Channels by name, or by their beginning."""
 
     names: frozenset[str]
     prefixes: tuple[str, ...]
 
     @classmethod
     def of(cls, patterns: Sequence[str]) -> Patterns:
-        """Names, and patterns with a ``*`` at their end."""
+        """Make this of names, and of patterns with a ``*`` at their end."""
         prefixes = {pattern[:-1] for pattern in patterns if pattern.endswith("*")}
         return cls(frozenset(name for name in patterns if not name.endswith("*")), tuple(sorted(prefixes)))
 
@@ -27,7 +27,7 @@ class Patterns:
         return channel.startswith(self.prefixes) or channel in self.names
 
     def within(self, prefix: str) -> list[str]:
-        """The names and patterns that stand for all channels that begin with the prefix and are in here."""
+        """The names and patterns that stand for all channels in here that begin with the prefix."""
         if prefix.startswith(self.prefixes):
             return [prefix + "*"]
         narrower = [each + "*" for each in self.prefixes if each.startswith(prefix)]
@@ -39,7 +39,7 @@ ALL, NONE = Patterns.of(["*"]), Patterns.of([])
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who is connected, and what it may do."""
+    """A client by its name, with its permissions."""
 
     name: str
     subscribe: Patterns = field(default=NONE)
@@ -47,14 +47,14 @@ class Client:
     history: Patterns = field(default=NONE)
 
     def check(self, action: str, channel: str) -> None:
-        """Raise Forbidden unless the client may do that to the channel."""
+        """Raise Forbidden unless the client may do the action to the channel."""
         if not getattr(self, action).allows(channel):
             raise Forbidden(f"{self.name} may not {_VERBS[action]} {channel!r}: list it in the {action} of its key")
 
 
 _VERBS = {"subscribe": "subscribe to", "publish": "publish to", "history": "read the history of"}
 
-# Where nobody has keys.
+# The client where nobody has keys.
 ANYONE = Client("anyone", ALL, ALL, ALL)
 _OPTIONS = tuple(option.name for option in fields(Client))
 

@@ -1,7 +1,7 @@
-"""The keys by which nodes, and ZeroMQ clients, know each other: CURVE (RFC 26 of ZeroMQ), as Z85 (RFC 32).
+"""CURVE keys (RFC 26 of ZeroMQ), as Z85 (RFC 32), by which nodes and ZeroMQ clients know each other.
 
-A node keeps its secret key in a file that only its user may read; what the other nodes list is the public key, which
-follows from it.
+A node keeps its secret key in a file that only its user may read. The other nodes list its public key, which follows
+from the secret key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KEY_BYTES = 32
 
 
 class InvalidKey(Exception):
-    """A key can't be used; the text says which and what to do."""
+    """A key can't be used; the text says which key, and what to do."""
 
 
 class Keys(NamedTuple):

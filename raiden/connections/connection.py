@@ -1,11 +1,12 @@
-"""A client's socket: what it sends comes up as events, what it is sent goes through a bounded outbox.
+"""A client's socket: received bytes come up as events, sent bytes go through a bounded outbox.
 
-A connection costs no greenlet: it is a slotted object on a libev watcher. Bytes go straight to the socket; only what
-the kernel doesn't take waits in the outbox, and a write watcher is armed for as long. Over the bound the connection is
-a slow consumer: `receive` says so, and whoever owns it ends it; or, if it is one that may miss something (`drop`), what
-is over the bound is dropped. What is sent in one go may be larger than the bound: it does not count until it is sent,
-so what comes behind it has the same room as always. A deadline for a peer that is being sent something looks whether
-that moves, and not only at the clock. Nothing here knows what the bytes mean: `protocol.feed` turns them into events.
+A connection costs no greenlet: it is a slotted object on a libev watcher. Bytes go straight to the socket. Only those
+that the kernel doesn't take wait in the outbox, and a write watcher is armed for as long. Over the bound the connection
+is a slow consumer: `receive` says so, and its owner ends it; or, if the connection may miss something (`drop`), the
+bytes over the bound are dropped. Bytes that are sent in one go may be more than the bound: they do not count until they
+are sent, so the bytes behind them have the same room as always. A deadline for a peer that is being sent something
+checks whether that moves, and not only the clock. Nothing here knows the meaning of the bytes: `protocol.feed` turns
+them into events.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ RECEIVE_BYTES: Final = 65536
 
 
 class Feedable(Protocol):
-    """A protocol core: bytes in, events out. `forget` is called when nothing more will be fed, perhaps twice: what has
-    come and is not complete may be large, and must not wait for the peer to close, nor for the garbage collector in a
-    cycle."""
+    """A protocol core: bytes in, events out. `forget` is called when nothing more will be fed, perhaps twice:
+    incomplete input may be large, and must not wait for the peer to close, nor for the garbage collector in a cycle."""
 
     def feed(self, data: bytes) -> Iterator[object]: ...
 
@@ -44,12 +44,12 @@ class Gone:
 
 
 class Overflow:
-    """The outbox is over its bound: this is a slow consumer."""
+    """The outbox is over its bound: the client is a slow consumer."""
 
 
 class Connection:
-    """One socket. ``max_outbox`` bounds what waits for the peer, in bytes, beside what was sent in one go and is larger
-    itself: the bytes of a turn, or an answer."""
+    """The connection of one client. ``max_outbox`` bounds the bytes that wait for the peer, without those that were
+    sent in one go and are more than that by themselves: the bytes of a turn, or an answer."""
 
     __slots__ = (
         "__weakref__",
@@ -88,15 +88,15 @@ class Connection:
         self.protocol = protocol
         self.session: Any = None
         self.state = IDLE
-        # It was read from before.
+        # Whether it was read from before.
         self.seen = False
-        # It is not read from until its turn has come (`raiden.connections.door`), nor while whoever serves it wants
-        # that.
+        # Reasons not to read from it: its place in the line has not come (`raiden.connections.door`), or its session
+        # has paused it.
         self.in_line = False
         self._paused = False
         self.pending: list[bytes] = []
         self.overflown = False
-        # Is told what was dropped.
+        # Called with the bytes that were dropped.
         self.drop: Callable[[bytes], None] | None = None
         self.due = 0
         self.slot = 0
@@ -104,12 +104,12 @@ class Connection:
         self.outbox_size = 0
         self.transport = transport
         self._outbox: deque[bytes | memoryview] | None = None
-        # How many bytes are left in the outbox of what was larger than the bound, and how many stand before them.
+        # Bytes left in the outbox of a piece that was larger than the bound, and bytes that stand before them.
         self._large = 0
         self._ahead = 0
         self._acknowledged = 0
         self._reader = gevent.get_hub().loop.io(sock.fileno(), READ)
-        # A watcher that is stopped forgets what it calls.
+        # The callback is kept here because a stopped watcher forgets it.
         self._callback: Callable[[Connection], None] = _nothing
         self._writer: Any = None
         self._sent: Event | None = None
@@ -154,7 +154,7 @@ class Connection:
         self._read_again()
 
     def _stop_reading(self) -> None:
-        if not self.overflown:  # to stop the watcher would take back what it was fed
+        if not self.overflown:  # to stop the watcher would take back the event that it was fed
             self._reader.stop()
 
     def _read_again(self) -> None:
@@ -163,12 +163,12 @@ class Connection:
 
     @property
     def is_read(self) -> bool:
-        """It was started, and is neither paused, nor in a line, nor closed."""
+        """Whether it was started, and is neither paused, nor in a line, nor closed."""
         return self.state != CLOSED and bool(self._reader.active)
 
     def receive(self, most: int = RECEIVE_BYTES) -> Iterable[object]:
-        """What has come since the last call, so many bytes at most: the protocol's events, `Overflow`, and as the last
-        thing `Gone`."""
+        """Return the events of what has come since the last call, at most ``most`` bytes: the protocol's events,
+        `Overflow`, and as the last one `Gone`."""
         if self.state == CLOSED:
             return ()
         if self.overflown and self.state != CLOSING:
@@ -179,8 +179,8 @@ class Connection:
         return () if self.state == CLOSING or not data else self.protocol.feed(data)
 
     def read(self, most: int = RECEIVE_BYTES) -> bytes | None:
-        """The bytes that have come since the last call, so many at most; None where the peer has closed its end, or the
-        connection broke."""
+        """Return the bytes that have come since the last call, at most ``most``; None where the peer has closed its
+        end, or the connection broke."""
         try:
             return receive(self.socket, most) or None
         except (BlockingIOError, InterruptedError):
@@ -189,7 +189,7 @@ class Connection:
             return None
 
     def send(self, data: bytes) -> None:
-        """Send, after what already waits."""
+        """Send these bytes, after those that already wait."""
         if self.pending:
             self.pending.append(data)
             self.flush()
@@ -197,8 +197,8 @@ class Connection:
             self._put(data)
 
     def flush(self) -> None:
-        """Send what is pending in one go: as one piece, or if it is large, as those that others may be sent too; never
-        raises, never yields to another greenlet."""
+        """Send the pending bytes in one go: as one piece, or where they are many, in pieces that other connections may
+        share. Never raises, never yields to another greenlet."""
         pending = self.pending
         if len(pending) == 1:
             self._put(pending.pop())
@@ -218,8 +218,8 @@ class Connection:
                     return
 
     def _put(self, data: bytes, behind: Sequence[bytes] = ()) -> None:
-        """Send ``data``; if that can't be now, it waits, and with it what comes ``behind`` it."""
-        # The hot path of all that is sent: nothing is called but the kernel.
+        """Send ``data``; if that is not possible now, it waits, together with the pieces ``behind`` it."""
+        # The hot path of all sending: nothing is called but the kernel.
         if self._outbox or self.state >= CLOSING:
             if self.state < CLOSING:
                 self._keep(data, behind)
@@ -235,8 +235,8 @@ class Connection:
             self._keep(memoryview(data)[sent:], behind)
 
     def wait_until_sent(self, patience: float | None = None) -> bool:
-        """Wait in the calling greenlet until nothing waits for the peer any more. False where the peer has taken
-        nothing for ``patience`` seconds, and where the connection has ended."""
+        """Wait in the calling greenlet until nothing waits for the peer any more. Returns False where the peer has
+        taken nothing for ``patience`` seconds, and where the connection has ended."""
         acknowledged = tcp.acknowledged(self.socket) if self._outbox and self.state != CLOSED else 0
         while self._outbox and self.state != CLOSED:
             if self._sent is None:
@@ -249,31 +249,32 @@ class Connection:
         return self.state < CLOSING
 
     def is_moving(self) -> bool:
-        """Whether something is under way to the peer, and it has taken some since this was asked last. A system call or
-        two: for deadlines, not for each message."""
+        """Whether bytes are under way to the peer, and the peer has taken some since the last call. This takes a system
+        call or two: it is for deadlines, not for each message."""
         if self.state == CLOSED or not (self._outbox or tcp.under_way(self.socket)):
             return False
         before, self._acknowledged = self._acknowledged, tcp.acknowledged(self.socket)
         return self._acknowledged != before
 
     def end_of_sent(self) -> int:
-        """How many bytes the peer will have acknowledged when it has got all that was sent so far."""
+        """The number of bytes that the peer will have acknowledged when it has got all that was sent so far."""
         return tcp.acknowledged(self.socket) + tcp.under_way(self.socket) + self.outbox_size
 
     def has_room(self, size: int) -> bool:
-        """Whether so many bytes more may wait for the peer."""
+        """Whether ``size`` bytes more may wait for the peer."""
         if not self._outbox:
             return True
         return self.outbox_size - self._large + size <= self.max_outbox
 
     def overflow(self) -> None:
-        """This is a slow consumer: let `receive` say so."""
+        """Treat the client as a slow consumer: let `receive` say so."""
         if self.state != CLOSED:
             self.overflown = True
             self._reader.feed(READ, self._callback, self)
 
     def finish(self, goodbye: bytes = b"") -> None:
-        """Send what waits and ``goodbye``, then close; from a slow consumer, only what it has begun to get is kept."""
+        """Send what waits and ``goodbye``, then close. For a slow consumer, only the piece that it has begun to get is
+        kept."""
         if self.state >= CLOSING:
             return
         if self.overflown and self._outbox:
@@ -310,19 +311,19 @@ class Connection:
         self._outbox = None
         self.outbox_size = self._large = self._ahead = 0
         self.pending.clear()
-        # So that all of it goes now, and not when the garbage collector comes by: the session knows its connection.
+        # The session and its connection refer to each other: without this they would wait for the garbage collector.
         self.session = self.drop = None
         self.protocol.forget()
 
     def describe(self) -> str:
-        """Its state, for a log line."""
+        """Describe the connection for a log line."""
         return f"{self.transport} {self.remote} outbox={self.outbox_size}"
 
     def _keep(self, data: bytes | memoryview, behind: Sequence[bytes] = ()) -> None:
         size = len(data) + sum(map(len, behind))
         fits = self.has_room(size)
         if not fits and self.drop is not None:
-            if behind:  # some of it may fit
+            if behind:  # some of the pieces may fit
                 for piece in (data, *behind):
                     self._keep(piece)
             else:
@@ -391,4 +392,4 @@ class Connection:
 
 
 def _nothing(*_: object) -> None:
-    """Stands in for a callback that was never set."""
+    """Stand in for a callback that was never set."""

@@ -20,7 +20,7 @@ from raiden.runtime.stats import Stats
 log = logging.getLogger(__name__)
 
 ACCEPT_AT_ONCE: Final = 64
-# Seconds after which a turn of the event loop is long, and that those in the line have of each turn.
+# Seconds after which a turn of the event loop is long; seconds of each turn for the connections in the line.
 LONG: Final = 0.01
 SLICE: Final = 0.005
 # Connections that are read from before the clock is looked at again.
@@ -28,13 +28,14 @@ UNSEEN: Final = 16
 # Bytes that are read at once from a connection in the line, or in a long turn.
 PORTION: Final = 2048
 
-# Bytes that the kernel takes besides what is under way to the peer. What waits in an outbox is shared by all whom it is
-# for; what the kernel takes it copies for each, and hundreds who don't read at all would have it copy 2 MB each.
+# Bytes that the kernel takes besides those under way to the peer. Bytes in outboxes are shared by all their
+# connections. The kernel copies what it takes for each, and for hundreds of peers that don't read at all it would copy
+# 2 MB each.
 UNSENT: Final = 128 << 10
 
 
 class DoorLimits(Protocol):
-    """What bounds a door's connections; read anew for each, so that a reload may change it."""
+    """The bounds of a door's connections; they are read anew for each, so that a reload may change them."""
 
     max_connections: int
     max_connections_per_address: int
@@ -43,14 +44,15 @@ class DoorLimits(Protocol):
 
 
 class Door(Service):
-    """Serves who comes in at ``listener``, which is listening already. A subclass says what its clients speak
-    (`protocol`), and what happens to a connection (`opened`, `readable`, `due`, `refuse`).
+    """A server of the clients that come in at ``listener``, which is listening already. A subclass gives the protocol
+    of its clients (`protocol`), and what happens to a connection (`opened`, `readable`, `due`, `refuse`).
 
     **The line.** In one turn the event loop serves all connections that have sent something, and 64 KiB of the smallest
-    things there are take milliseconds. Where hundreds send that, everyone else would wait for all of them, in each of
-    the turns that a request takes. So once a turn is long, a connection is read from in portions, and one that may have
-    sent more stands in a line, whose first are read from in each of the next turns, for `SLICE` seconds. Who comes in
-    stands in another line before that one. Who sends little never stands in either again."""
+    requests take milliseconds. Where hundreds send that, every other client would wait for all of them, in each of the
+    turns that a request takes. So once a turn is long, a connection is read from in portions, and a connection that may
+    have sent more stands in a line. The first in the line are read from in each of the next turns, for `SLICE` seconds.
+    New connections stand in another line before that one. A connection that sends little never stands in either
+    again."""
 
     def __init__(self, listener: socket.socket, limits: DoorLimits, stats: Stats, transport: str) -> None:
         super().__init__()
@@ -70,7 +72,7 @@ class Door(Service):
         self._next_turn = loop.timer(0)
         self._in_line = False  # the lines are being served
         self._reads = 0
-        # How many bytes to read from a connection at once.
+        # Bytes to read from a connection at once.
         self.portion = RECEIVE_BYTES
         # Whether the connection that was read from last may have more.
         self.much = False
@@ -78,26 +80,26 @@ class Door(Service):
         self._ticking = loop.timer(TICK, repeat=TICK)
 
     def protocol(self, remote: str) -> Feedable:
-        """What a client at this address speaks."""
+        """Make the protocol of a client at this address."""
         raise NotImplementedError
 
     def opened(self, connection: Connection) -> None:
-        """A client has come in."""
+        """Take a client that has come in."""
         raise NotImplementedError
 
     def readable(self, connection: Connection) -> None:
-        """The connection may have something to receive."""
+        """Read from a connection, which may have something to receive."""
         raise NotImplementedError
 
     def due(self, connection: Connection) -> None:
-        """The time that was scheduled for the connection has passed."""
+        """Act on a connection whose scheduled time has passed."""
         raise NotImplementedError
 
     def refuse(self, sock: socket.socket) -> None:
-        """There are too many connections for this one; it is closed after this."""
+        """Tell a client that there are too many connections; its socket is closed after this."""
 
     def bound_silence(self) -> None:
-        """Who comes in from now on is cut off when nothing is heard of it for about 2 x `keepalive` seconds."""
+        """Cut off clients that come in from now on when nothing is heard of them for about 2 x `keepalive` seconds."""
         tcp.bound_silence(self._listener, self._bounds.keepalive)
 
     def do_start(self) -> None:
@@ -116,9 +118,9 @@ class Door(Service):
         self._listener.close()
 
     def shut(self) -> None:
-        """Let in who is waiting, and then nobody any more: who comes now is refused by the kernel at once. (Who has
-        come between the last look and the end of the socket is reset, unless net.ipv4.tcp_migrate_req hands it to
-        another socket of the same port.)"""
+        """Let in the clients that are waiting, and then nobody any more: the kernel refuses later ones at once. (A
+        client that comes between the last look and the end of the socket is reset, unless net.ipv4.tcp_migrate_req
+        hands it to another socket of the same port.)"""
         self.draining = True
         while self._accept():
             pass
@@ -126,7 +128,7 @@ class Door(Service):
         self._listener.close()
 
     def close(self, connection: Connection) -> None:
-        """End a connection now, with what it has become."""
+        """End a connection now, with its session."""
         if connection.closed:
             return
         if connection.session is not None:
@@ -139,7 +141,7 @@ class Door(Service):
             del self._addresses[connection.remote]
 
     def _accept(self) -> bool:
-        """Let in some of those who wait; whether there may be more."""
+        """Let in some of the waiting clients; return whether there may be more."""
         end = descriptors.end_for_clients()
         for _ in range(ACCEPT_AT_ONCE):
             try:
@@ -181,7 +183,7 @@ class Door(Service):
             log.error("too few descriptors are left, so clients are refused: raise the limit (ulimit -n)")
 
     def _pause(self, reason: str) -> None:
-        """Accept nobody for a moment: those that are in go on; the kernel keeps who waits."""
+        """Accept nobody for a moment. Present connections go on; the kernel keeps the clients that wait."""
         log.error("cannot accept a connection", extra={"reason": reason})
         self._accepting.stop()
         gevent.spawn_later(1.0, self._go_on)
@@ -216,7 +218,7 @@ class Door(Service):
                 self._put_off(connection, self._line)
 
     def _put_off(self, connection: Connection, line: deque[Connection]) -> None:
-        """Let a connection stand at the end of a line, unless it is not read from now anyway."""
+        """Let a connection stand at the end of a line, unless it is not being read from anyway."""
         if connection.is_read and not connection.overflown:
             connection.join_line()
             line.append(connection)
@@ -224,7 +226,7 @@ class Door(Service):
                 self._next_turn.start(self._serve_lines)
 
     def _serve_lines(self) -> None:
-        """Read from the first of each line. However many are new, one of the others is served."""
+        """Read from the first of each line. However many are new, at least one of the other line is served."""
         until = time.monotonic() + SLICE
         self._in_line = True
         while self._new and time.monotonic() < until:
@@ -237,7 +239,7 @@ class Door(Service):
         if self._line or self._new:
             self._next_turn.start(self._serve_lines)
         else:
-            # What one of the line has sent may have taken long: then nobody else does in this turn.
+            # A connection of the line may have taken long: then no other may in this turn.
             self.portion = PORTION if self._is_long() else RECEIVE_BYTES
 
     def _serve_first(self, line: deque[Connection]) -> None:
@@ -249,19 +251,19 @@ class Door(Service):
                 self.much = False
                 self._put_off(connection, self._line)
 
-    # A fault of ours at one connection ends that one, and no other: what state it is in is not known any more.
+    # A fault of ours at one connection ends only that one: its state is not known any more.
 
     def _read(self, connection: Connection) -> None:
         connection.seen = True
         try:
             self.readable(connection)
-        except Exception:  # whatever it is
+        except Exception:  # any exception
             faults.report("reading from a client")
             self.close(connection)
 
     def _tick(self) -> None:
         for connection in self.wheel.due():
             if connection.in_line and not connection.seen:
-                self.wheel.schedule(connection, TICK)  # what it has sent by now was not looked at
+                self.wheel.schedule(connection, TICK)  # the bytes that it has sent by now were not looked at
             elif not faults.call("a timer of a client's connection", self.due, connection):
                 self.close(connection)

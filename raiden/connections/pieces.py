@@ -1,4 +1,4 @@
-"""Bytes that are sent together, as pieces of a size that is worth a system call."""
+"""Pieces of bytes that are sent together, each large enough for a system call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LARGE: Final = 65536
 
 
 def parts(pieces: list[bytes]) -> Iterator[bytes]:
-    """Put small pieces together, up to `LARGE` bytes; a large one stays what it is."""
+    """Put small pieces together, up to `LARGE` bytes; a large one stays as it is."""
     part: list[bytes] = []
     size = 0
     for piece in pieces:

@@ -1,4 +1,5 @@
-"""What TCP knows of a connection's other end: whether it is there, and whether it takes what it is sent. Linux."""
+"""TCP's knowledge of a connection's other end: whether it is there, and whether it takes the bytes sent to it.
+Linux."""
 
 from __future__ import annotations
 
@@ -16,9 +17,10 @@ _OFFSET = 120
 
 
 def bound_silence(sock: socket.socket, keepalive: float) -> None:
-    """Let the kernel end a connection whose peer gives no sign of life: an idle one after 2 x ``keepalive`` seconds, in
-    the second half of which it is asked `PROBES` times; one that is sent something when that was not acknowledged, or
-    found no room at the peer, for so long (tcp(7), RFC 5482). Of a listening socket: those that it accepts from now on.
+    """Let the kernel end a connection whose peer gives no sign of life: an idle connection after 2 x ``keepalive``
+    seconds, in the second half of which the peer is asked `PROBES` times; a connection with bytes under way when these
+    were not acknowledged, or found no room at the peer, for so long (tcp(7), RFC 5482). With a listening socket: the
+    connections that it accepts from now on.
     """
     for option, value, most in (
         (socket.TCP_KEEPIDLE, math.ceil(keepalive), 32_767),
@@ -31,13 +33,13 @@ def bound_silence(sock: socket.socket, keepalive: float) -> None:
 
 
 def bound_unsent(sock: socket.socket, size: int) -> None:
-    """Let the kernel take no more than about ``size`` bytes that it can't send yet; what is under way to the peer does
-    not count (TCP_NOTSENT_LOWAT, tcp(7)). Of a listening socket: of those that it accepts from now on."""
+    """Let the kernel take no more than about ``size`` bytes that it can't send yet; bytes under way to the peer do not
+    count (TCP_NOTSENT_LOWAT, tcp(7)). With a listening socket: for the connections that it accepts from now on."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, size)
 
 
 def acknowledged(sock: socket.socket) -> int:
-    """How many bytes the peer's TCP has acknowledged since the connection began; 0 where nobody knows."""
+    """The number of bytes that the peer's TCP has acknowledged since the connection began; 0 where nobody knows."""
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TO_ITS_END)
         return int(_ACKNOWLEDGED.unpack_from(info, _OFFSET)[0])
@@ -46,7 +48,7 @@ def acknowledged(sock: socket.socket) -> int:
 
 
 def under_way(sock: socket.socket) -> int:
-    """How many bytes the kernel has taken that the peer's TCP has not acknowledged (SIOCOUTQ, tcp(7))."""
+    """The number of bytes that the kernel has taken and the peer's TCP has not acknowledged (SIOCOUTQ, tcp(7))."""
     try:
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
     except OSError:

@@ -1,4 +1,4 @@
-"""Deadlines of connections: one timer for however many."""
+"""Deadlines of connections: one timer for all of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ TICK: Final = 0.25
 
 
 class Wheel:
-    """The deadlines of all connections, in ticks of `TICK` seconds; one timer for however many."""
+    """The deadlines of all connections, in ticks of `TICK` seconds."""
 
     def __init__(self) -> None:
         self._slots: dict[int, set[Connection]] = {}
         self._done = int(time.monotonic() / TICK)
 
     def schedule(self, connection: Connection, seconds: float) -> None:
-        """Let the connection be due after ``seconds``, instead of at any earlier told time."""
+        """Let the connection be due after ``seconds``, instead of at the time that was scheduled before."""
         connection.due = max(int((time.monotonic() + seconds) / TICK) + 1, self._done + 1)
         # A later deadline is noticed when the slot that holds the connection comes up.
         if not connection.slot or connection.due < connection.slot:
@@ -29,8 +29,8 @@ class Wheel:
             self._slots.setdefault(connection.due, set()).add(connection)
 
     def forget(self, connection: Connection) -> None:
-        """Call it when the connection has ended: a deadline may be minutes away, and would keep until then all that
-        the connection has."""
+        """Drop the deadline of a connection that has ended: it may be minutes away, and would keep the connection's
+        memory until then."""
         self._slots.get(connection.slot, set()).discard(connection)
 
     def due(self) -> Iterator[Connection]:
@@ -39,7 +39,7 @@ class Wheel:
         while self._done < now:
             self._done += 1
             for connection in self._slots.pop(self._done, ()):
-                if connection.closed:  # by what was done for one before it
+                if connection.closed:  # closed while an earlier one was served
                     continue
                 connection.slot = 0
                 if connection.due <= self._done:

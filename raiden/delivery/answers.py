@@ -1,4 +1,4 @@
-"""What a worker answers to the questions of others: its figures, and its part of the table of channels."""
+"""A worker's answers to the questions of others: its figures, and its part of the table of channels."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Answers:
         self._stats = stats
 
     def answer(self, question: Question) -> None:
-        """Tell another worker, or this one, what it asks: for each of its arguments."""
+        """Answer a question of another worker, or of this one, for each of its arguments."""
         kind, _, text = question.text.partition(b" ")
         try:
             arguments = ujson.loads(text) if text else [None]
             answers = [self._tell(kind, argument) for argument in arguments]
         except (ValueError, TypeError):
-            return  # no worker of this release asks so
+            return  # no worker of this release asks such a question
         self._backend.answer(question, dumps(answers))
 
     def _tell(self, kind: bytes, argument: Any) -> Any:

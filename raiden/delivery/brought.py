@@ -1,12 +1,12 @@
-"""The channels that only patterns bring, and which of them nobody wants any more when patterns have left. Pure.
+"""The channels that only patterns bring, and those of them that nobody wants any more when patterns have left. Pure.
 
 A worker keeps the order of each channel with history that its patterns brought (`raiden.delivery.orders`). When
 patterns leave, only channels that begin with their prefixes are looked at, once for all patterns that left meanwhile,
 some hundred at a time: 100,000 channels take 0.3 seconds, and the worker does other things in between.
 
 Until a channel was looked at, its order may be `forsaken`: for a while no pattern brought the channel, so its messages
-were not heard, and a pattern that was made later must not get them. Topics and leavings are numbered, so a chain of
-patterns without a break, from when the order was made until now, tells that it is not.
+were not heard, and a pattern that was made later must not get them. Topics and leavings are numbered. So an order is
+not forsaken where patterns form a chain without a break from its making until now.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from raiden.delivery.table import Table, Topic
 
 # Channels that are looked at before others have their turn.
 AT_ONCE = 250
-# Is behind all names with a prefix: no UTF-8 has this byte.
+# A byte that sorts behind all names with a prefix: no UTF-8 has it.
 _END = b"\xff"
 _NEVER = 1 << 62
 
@@ -30,10 +30,12 @@ class Brought:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._names = SortedNames()
-        # Prefixes of patterns that have left and whose channels were not all looked at: when each was made and left.
+        # Prefixes of patterns that have left and whose channels were not all looked at; for each the changes at which
+        # it was made and left.
         self._left: Prefixes[list[tuple[int, int]]] = Prefixes()
         self._todo: set[bytes] = set()
-        # All channels were brought by some pattern at this change of the table; those that came later, at theirs.
+        # The change of the table at which all channels were brought by some pattern; channels that came later have a
+        # change of their own.
         self._base = 0
         self._came: dict[bytes, int] = {}
         self.leaving = False
@@ -42,7 +44,7 @@ class Brought:
         return len(self._names)
 
     def add(self, channel: bytes) -> None:
-        """From now on only patterns bring the channel."""
+        """Note that only patterns bring the channel from now on."""
         self._names.add(channel)
         if self.leaving:
             self._came[channel] = self._table.changes
@@ -52,7 +54,7 @@ class Brought:
         self._came.pop(channel, None)
 
     def leave(self, pattern: Topic) -> None:
-        """A pattern was removed from the table."""
+        """Note that a pattern was removed from the table."""
         if not self.leaving:
             if not len(self._names):
                 return
@@ -66,7 +68,8 @@ class Brought:
         self._todo.add(pattern.key)
 
     def is_forsaken(self, channel: bytes) -> bool:
-        """No pattern brought the channel for a while, or none does now; never where more than patterns bring it."""
+        """Whether no pattern brought the channel for a while, or none does now; False where more than patterns bring
+        it."""
         if channel not in self._names:
             return False
         patterns = self._table.patterns.matching(channel)
@@ -81,7 +84,8 @@ class Brought:
         return False
 
     def forsaken(self) -> Iterator[list[bytes]]:
-        """The channels that are forsaken, a few at a time: each is discarded. More patterns may leave meanwhile."""
+        """Yield the channels that are forsaken, a few at a time, and discard each. More patterns may leave
+        meanwhile."""
         while self._todo:
             begun, todo = self._table.changes, sorted(self._todo)
             self._todo.clear()
@@ -115,7 +119,7 @@ class Brought:
         yield found
 
     def _settle(self, begun: int) -> None:
-        """All that had left when the look began was looked at."""
+        """Settle the patterns that had left when the look began: all their channels were looked at."""
         self._base = begun
         for prefix, times in list(self._left.values.items()):
             later = [time for time in times if time[1] > begun]

@@ -1,4 +1,4 @@
-"""Who subscribes to what in the whole cluster, by asking all workers.
+"""The subscribers of channels and patterns in the whole cluster, counted by asking all workers.
 
 Subscribers are added up over the workers of all nodes; each worker that carries a channel saw all of its messages. A
 worker that doesn't answer within a second is left out.
@@ -17,23 +17,24 @@ NAMES = 500
 
 
 class Census:
-    """Counts the subscribers of channels and patterns. Both counts wait for answers; they raise TooManyQuestions."""
+    """The counts of subscribers of channels and patterns. `row` and `page` wait for answers; they raise
+    TooManyQuestions."""
 
     def __init__(self, backend: Backend) -> None:
         self._rows = Questions(to_workers(backend, b"channel", everywhere=True), at_once=NAMES)
         self._pages = Questions(to_workers(backend, b"channels", everywhere=True), at_once=1)
 
     def row(self, name: str) -> dict[str, int]:
-        """Of one channel or pattern."""
+        """The counts of one channel or pattern."""
         total = {"subscribers": 0, "messages": 0}
         for row in self._rows.ask(name):
             total = _added(total, row)
         return total
 
     def page(self, prefix: str = "", after: str = "", limit: int = MAX_ROWS) -> dict[str, Any]:
-        """Of channels and patterns that begin with ``prefix``, come behind ``after`` in the order of their names in
-        UTF-8, and have subscribers: ``channels`` has at most ``limit``, and ``next``, where there may be more, is the
-        name to go on with as ``after``."""
+        """The counts of channels and patterns that begin with ``prefix``, come behind ``after`` in the order of their
+        names in UTF-8, and have subscribers: ``channels`` has at most ``limit``, and ``next``, where there may be more,
+        is the name to go on with as ``after``."""
         total: dict[bytes, dict[str, int]] = {}
         ends: list[bytes] = []
         for rows, end in self._pages.ask((prefix, after, limit)):

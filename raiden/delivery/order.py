@@ -1,13 +1,14 @@
-"""The order of a channel with history: what may be delivered next, what is held back, what is missing. Pure.
+"""The order of a channel with history: the messages to deliver next, those held back, and those missing. Pure.
 
      opening --open--> live --a later offset, or a doubt--> behind --the missing ones, or their loss--> live
 
 Messages of a channel may overtake each other on the backbone, come twice or not at all; their cursors tell. A router
-keeps an `Order` for each channel that it carries, and delivers only what that lets through: each offset once, in order.
+keeps an `Order` for each channel that it carries, and delivers only messages that the order lets through: each offset
+once, in order.
 
-A message says the proof of the one before it (`raiden.model.chain`). One that has the next offset is delivered if
-that is the proof of the one that was delivered last; so it may be of another epoch, if its history is the same one.
-Where it is not, the history went back, and a page of it tells what is there now.
+A message has the proof of the message before it (`raiden.model.chain`). A message with the next offset is delivered if
+that is the proof of the message that was delivered last; so it may be of another epoch of the same history. Where it is
+not, the history went back, and a page of it tells what is there now.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from raiden.model.chain import Lives
 from raiden.model.message import EARLIEST, Cursor, Message
 from raiden.model.page import Gap, Page
 
-# Messages that are held back; what is beyond can be fetched like what is missing.
+# Messages that are held back; further ones can be fetched as missing ones are.
 MAX_HELD = 1000
 
 
 class Step(NamedTuple):
-    """Messages that are next, and what is missing before the first of them."""
+    """Messages to deliver next, and the gap before the first of them."""
 
     gap: Gap | None
     messages: list[Message]
 
 
 class Order:
-    """Where a channel stands for the subscribers of this worker. Offset ``next`` of ``epoch`` is the next to deliver;
+    """The order of a channel for the subscribers of this worker. Offset ``next`` of ``epoch`` is the next to deliver;
     an empty epoch: the channel has no history yet. ``over`` is the epoch that ended last: its messages come too late.
     ``proof`` is that of the message before; "": it is not known."""
 
@@ -42,27 +43,27 @@ class Order:
         self.over = ""
         self.next = 0  # opening
         self.proof = ""
-        # By offset: of two messages that claim to be there, the one that came last.
+        # Messages held back, by offset; of two with the same offset, the one that came last.
         self._held: dict[int, Message] = {}
         self._newest: Cursor | None = None
         self._doubted = False
 
     @property
     def position(self) -> Cursor | None:
-        """The last message that was delivered, or a place before the first; None while opening."""
+        """The cursor of the last message that was delivered, or a place before the first; None while opening."""
         if not self.next:
             return None
         return Cursor(self.epoch, self.next - 1, self.proof) if self.epoch else EARLIEST
 
     @property
     def behind(self) -> bool:
-        """Messages are known of that were not delivered, or the history may be another one."""
+        """Whether messages are known that were not delivered, or the history may be another one."""
         newest = self._newest
         return self._doubted or (newest is not None and (newest.epoch != self.epoch or newest.offset >= self.next))
 
     def open(self, position: Cursor | None) -> list[Message]:
-        """The channel's position is this one (None: it has no history): go on behind it, or from the first message that
-        has come meanwhile. Returns what may be delivered."""
+        """Open the order at the channel's position (None: it has no history): go on behind it, or from the first
+        message that has come meanwhile. Returns the messages that may be delivered."""
         if self.next:
             return []
         self.epoch, last, self.proof = position or ("", 0, "")
@@ -76,12 +77,12 @@ class Order:
         return self._release()
 
     def begin(self, epoch: str) -> None:
-        """The channel had no history, and now has one, which began with this epoch: `position` is a place in it."""
+        """Begin the history of a channel that had none: it began with this epoch, and `position` is a place in it."""
         if not self.epoch and self.next and epoch != self.over:
             self.epoch = epoch
 
     def take(self, message: Message) -> list[Message]:
-        """What may be delivered now that this message, which has a cursor, has come."""
+        """Take a message, which has a cursor, and return the messages that may be delivered now."""
         cursor = message.cursor
         assert cursor is not None
         epoch, offset, proof = cursor
@@ -106,19 +107,19 @@ class Order:
         return []
 
     def _follows(self, message: Message) -> bool:
-        """Whether a message that has the next offset is of the history that was delivered so far."""
+        """Whether a message with the next offset belongs to the history that was delivered so far."""
         if message.before and self.proof:
             return message.before == self.proof
         return _cursor(message).epoch == self.epoch
 
     def expect(self, newest: Cursor) -> None:
-        """The channel's history goes as far as this."""
+        """Note that the channel's history goes as far as this."""
         if self._newest is None or newest.epoch != self._newest.epoch or newest.offset > self._newest.offset:
             self._newest = newest
 
     def compare(self, place: Cursor | None, position: Cursor | None) -> None:
-        """The channel's history goes as far as ``position`` (None: there is none); that was asked for when this order
-        was at ``place``, which was in the history then."""
+        """Compare with the end of the channel's history, ``position`` (None: there is none). It was asked for when this
+        order was at ``place``, which was in the history then."""
         if position is None:
             if place is not None and place.offset and place == self.position:
                 self.doubt()
@@ -128,12 +129,11 @@ class Order:
             self.doubt()
 
     def doubt(self) -> None:
-        """What was delivered last may be in the history no more: a page of it will tell."""
+        """Doubt that the message delivered last is still in the history: a page of it will tell."""
         self._doubted = True
 
     def vanished(self, epoch: str = "") -> None:
-        """The channel's history has ended with this epoch, or with the one that it was in; whatever comes next begins
-        anew."""
+        """End the channel's history with this epoch, or with the one that it was in; the next message begins anew."""
         self.over = epoch or self.epoch or self.over
         self.epoch, self.next, self.proof = "", 1, ""
         self._held.clear()
@@ -142,7 +142,7 @@ class Order:
 
     @property
     def newest(self) -> Cursor | None:
-        """The furthest place that is known of, by what was overtaken or by `expect`."""
+        """The furthest place that is known, from messages that were overtaken or by `expect`."""
         return self._newest
 
     @property
@@ -158,9 +158,9 @@ class Order:
         return frozenset([_cursor(message) for message in self._held.values()])
 
     def fill(self, channel: str, page: Page, known: Cursor | None) -> Iterator[Step]:
-        """A page of the history after `position`, and `newest` as it was when the page was asked for. Yields what may
-        be delivered; a gap is told of what neither the page nor what was held has. Take all of it at once: `position`
-        is behind the step that was yielded last."""
+        """Fill the order from a page of the history after `position`; ``known`` is `newest` as it was when the page was
+        asked for. Yields the messages that may be delivered, with a gap for those that are neither in the page nor held
+        back. Take all steps at once: `position` is behind the step that was yielded last."""
         position, lives = page.position, page.lives
         if position is None:
             lost = page.gap if self.epoch and self.next > 1 else None
@@ -208,8 +208,8 @@ class Order:
             yield Step(gap, messages)
 
     def _lose(self, offset: int, gap: Gap | None, lives: Lives) -> Gap | None:
-        """What comes before this offset, and was not delivered, is lost; returns the gap with it. Where that is one of
-        another history, nobody knows how much was lost, and this is a part of it."""
+        """Lose the messages before this offset that were not delivered; returns the gap with them. Where the gap is one
+        of another history, nobody knows how much was lost, and these are a part of it."""
         if offset > self.next:
             epoch = lives.epoch_of(offset - 1)
             if gap is None:
@@ -220,7 +220,7 @@ class Order:
         return gap
 
     def _reach(self, cursor: Cursor) -> None:
-        """This was delivered, or will never be."""
+        """Go on behind this message, which was delivered, or will never be."""
         if cursor.epoch != self.epoch:
             self.over = self.epoch or (self.over if self.over != cursor.epoch else "")
         self.epoch, self.next, self.proof = cursor.epoch, cursor.offset + 1, cursor.proof

@@ -1,13 +1,13 @@
-"""The orders of the channels that a router carries, and the search for what the backbone lost.
+"""The orders of the channels that a router carries, and repair: the search for messages that the backbone lost.
 
-A message that others overtook is waited for as long as ``gap_time``, then fetched from the history. The last messages
-of a channel are overtaken by none: so every ``check_every`` seconds, and when the store begins a new life, the
-positions are compared with the history's. Where a message can't be had any more, a `Gap` says so.
+A message that others overtook is waited for during ``gap_time``, then fetched from the history. The last messages of a
+channel are overtaken by none: so every ``check_every`` seconds, and when the store begins a new life, the positions are
+compared with the history's. A `Gap` tells of messages that can't be had any more.
 
 Channels that only a pattern brings begin with the first message that was stored after the pattern was subscribed to.
-That need not be the first one that comes: other workers publish to the channel too, and another's message may be on its
-way yet. So where one comes, and is not its channel's very first, the history tells what stands before it. Both times
-are the history's: it has one clock, whatever those of the nodes say.
+That need not be the first message that comes: other workers publish to the channel too, and another's message may be on
+its way yet. So where a message comes that is not its channel's very first, the history tells what stands before it.
+Both times are the history's: it has one clock, whatever those of the nodes say.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from raiden.model.chain import ROOT_DIGITS
 from raiden.model.message import EARLIEST, Cursor, Message
 from raiden.model.page import Gap
 
-# How many messages a page of the history has; how many positions are asked for in one go, and compared in one look.
+# Messages of a page of the history; positions that are asked for in one go, and compared in one look.
 PAGE, POSITIONS, CHECKED = 500, 500, 10_000
-# How many channels' beginnings are looked for in one go.
+# Channels whose beginnings are looked for in one go.
 BEGINNINGS = 100
-# Seconds until a history that failed is asked again; for how many a pattern waits to be told the history's time.
+# Seconds until a history that failed is asked again; seconds that a pattern waits for the history's time.
 RETRY, DATED = 0.5, 1.0
-# The time of a pattern that was not told one: its channels begin with what comes first.
+# The time of a pattern that got none from the history: its channels begin with the first message that comes.
 NEVER = 1 << 62
 
 
 class Repaired(NamedTuple):
-    """Messages of a channel that are next, and what is missing before them; ``fetched`` of them came from the history,
-    the others had waited for them."""
+    """Messages of a channel to deliver next, and the gap before them; ``fetched`` of them came from the history, the
+    others had waited for them."""
 
     channel: bytes
     gap: Gap | None
@@ -50,7 +50,7 @@ class Repaired(NamedTuple):
 
 class Orders:
     """The orders of a worker's channels, by name in bytes. ``table`` tells which patterns bring a channel; ``limit``
-    bounds the orders where only patterns do."""
+    bounds the orders of channels that only patterns bring."""
 
     def __init__(self, backend: Backend, table: Table, *, gap_time: float, check_every: float, limit: int) -> None:
         self._backend = backend
@@ -62,7 +62,8 @@ class Orders:
         self._limit = limit
         self._orders: dict[bytes, Order] = {}
         self._late: dict[bytes, float] = {}
-        # Channels with messages, whose orders are not open and which only patterns bring: where they begin is asked.
+        # Channels that only patterns bring, with messages and without an open order: the history is asked for their
+        # beginnings.
         self._beginning: set[bytes] = set()
         # Patterns whose time is not known.
         self._undated: list[Topic] = []
@@ -84,12 +85,13 @@ class Orders:
             self._orders.setdefault(channel, Order())
 
     def drop(self, channel: bytes) -> None:
-        """Nobody wants the channel any more."""
+        """Drop the order of a channel that nobody wants any more."""
         self._orders.pop(channel, None)
         self._brought.discard(channel)
 
     def forsake(self, channel: bytes) -> None:
-        """Only patterns bring the channel from now on. Where its order was not opened, nobody will."""
+        """Note that only patterns bring the channel from now on. An order that was not opened is dropped, because
+        nobody will open it."""
         order = self._orders.get(channel)
         if order is None:
             return
@@ -102,13 +104,13 @@ class Orders:
             self._begin(channel)
 
     def follow(self, pattern: Topic) -> None:
-        """A pattern was added to the table; `date` it before it is in force."""
+        """Follow a pattern that was added to the table; `date` it before it is in force."""
         if self._backend.history is not None:
             self._undated.append(pattern)
             self._wake.set()
 
     def date(self) -> None:
-        """Ask the history what time it is, for the patterns that don't know."""
+        """Ask the history for its time, for the patterns that have none."""
         patterns = list(self._undated)
         history = self._backend.history
         if not patterns or history is None:
@@ -139,18 +141,20 @@ class Orders:
                 gevent.sleep(0)
 
     def _lasting(self, channel: bytes) -> Order | None:
-        """A channel's order. One that is forsaken is dropped: who wants the channel now did not want what came then."""
+        """A channel's order. A forsaken order is dropped: present subscribers did not want the messages that it
+        missed."""
         if self._brought.leaving and self._brought.is_forsaken(channel):
             self.drop(channel)
         return self._orders.get(channel)
 
     def position(self, name: str) -> Cursor | None:
-        """The last message of a channel that was delivered; None where no order is kept, or it is not open yet."""
+        """The cursor of the last message of a channel that was delivered; None where no order is kept, or it is not
+        open yet."""
         order = self._orders.get(name.encode())
         return order.position if order else None
 
     def are_open(self, names: Sequence[str]) -> bool:
-        """`date` and `open` have nothing to find out."""
+        """Whether `date` and `open` have nothing to find out."""
         if self._undated and any([name.endswith("*") for name in names]):
             return False
         return not self._orders or all(
@@ -158,7 +162,8 @@ class Orders:
         )
 
     def open(self, names: Sequence[str]) -> Iterator[Repaired]:
-        """Find out where channels stand, in one go; raises StoreFailed. Yields what has come meanwhile."""
+        """Ask for the positions of channels, in one go, and open their orders; raises StoreFailed. Yields the messages
+        that have come meanwhile."""
         opening = [name for name in names if (order := self._orders.get(name.encode())) and not order.next]
         if not opening:
             return
@@ -170,7 +175,7 @@ class Orders:
                 yield Repaired(name.encode(), None, order.open(positions.get(name)))
 
     def take(self, channel: bytes, message: Message) -> Sequence[Message]:
-        """What may be delivered now that this message, which has a cursor, has come."""
+        """Take a message, which has a cursor, and return the messages that may be delivered now."""
         order = self._lasting(channel) if self._brought.leaving else self._orders.get(channel)
         if order is None:
             if not self._backend.keeps(message.channel) or len(self._orders) >= self._limit:
@@ -188,8 +193,8 @@ class Orders:
         return ready
 
     def begin(self, name: str, epoch: str) -> Cursor | None:
-        """The history of a channel that had none has begun with this epoch, though nothing of it has come yet. Returns
-        the channel's position."""
+        """Begin the history of a channel that had none: it began with this epoch, though no message of it has come yet.
+        Returns the channel's position."""
         order = self._orders.get(name.encode())
         if order is None:
             return None
@@ -197,8 +202,8 @@ class Orders:
         return order.position
 
     def compare(self, name: str, place: Cursor | None, position: Cursor | None) -> None:
-        """A channel's history goes as far as ``position`` (None: there is none), as was found out when its order was at
-        ``place``."""
+        """Compare an order with the end of its channel's history, ``position`` (None: there is none), which was asked
+        for when the order was at ``place``."""
         order = self._orders.get(name.encode())
         if order is not None:
             order.compare(place, position)
@@ -206,8 +211,8 @@ class Orders:
                 self._suspect(name.encode())
 
     def ended(self, channel: bytes, epoch: str) -> bool:
-        """The channel was deleted, and with it this epoch of its history; empty: whichever it was in. False where its
-        subscribers are in a later epoch already."""
+        """End a channel that was deleted, and with it this epoch of its history (empty: the present one). Returns False
+        where its subscribers are in a later epoch already."""
         order = self._orders.get(channel)
         if order is None:
             return True
@@ -217,9 +222,9 @@ class Orders:
         return True
 
     def vanished(self, name: str, place: Cursor, known: Cursor = EARLIEST) -> bool:
-        """A channel had no history when its order was in the epoch of ``place``, and somebody knows the place
-        ``known``. What is on its way of either epoch comes too late. Returns whether the order's epoch has ended with
-        that."""
+        """Note that a channel had no history when its order was in the epoch of ``place``; somebody knows the place
+        ``known``. Messages of either epoch that are on their way come too late. Returns whether the order's epoch has
+        ended with that."""
         order = self._orders.get(name.encode())
         position = order.position if order else None
         if order is None or position is None or position.epoch != place.epoch:
@@ -228,7 +233,7 @@ class Orders:
         return place != EARLIEST
 
     def repairs(self) -> Iterator[Repaired]:
-        """Wait for gaps, and yield what fills them; endless."""
+        """Wait for gaps, and yield the messages that fill them; endless."""
         while True:
             if self._late:
                 gevent.sleep(max(self.gap_time / 2, 0.001))
@@ -269,7 +274,7 @@ class Orders:
             firsts |= earlier
             firsts |= self._earlier(earlier, PAGE)
         except StoreFailed:
-            pass  # with what has come, then
+            pass  # then they begin with the messages that have come
         for name, order, _ in found:
             channel, first = name.encode(), firsts[name]
             if self._orders.get(channel) is order and not order.next:
@@ -278,8 +283,8 @@ class Orders:
                     self._suspect(channel)
 
     def _earlier(self, places: dict[str, Cursor], limit: int) -> dict[str, Cursor]:
-        """The first message of each channel that was stored before its place here and since there is a pattern for
-        it; ``limit`` messages of each are looked at."""
+        """The first message of each channel that was stored before its place here, but after a pattern for it was made;
+        ``limit`` messages of each are looked at."""
         assert self._backend.history is not None
         found = {}
         pages = self._backend.history.before_each(list(places.items()), limit) if places else []
@@ -292,7 +297,7 @@ class Orders:
         return found
 
     def _repair(self, channel: bytes) -> Iterator[Repaired]:
-        """What a channel misses, if it still does."""
+        """Fetch the messages that a channel misses, if it still does."""
         assert self._backend.history is not None
         del self._late[channel]
         order = self._lasting(channel)
@@ -308,7 +313,7 @@ class Orders:
                 return
             lost = page.gap is not None and not page.gap.first
             if order.epoch != epoch or (lost and order.position != place):
-                break  # the order is elsewhere by now: this page is not what follows it
+                break  # the order is elsewhere by now: this page does not follow it
             held, more = order.held, page.more
             for gap, messages in order.fill(name, page, known):
                 yield Repaired(channel, gap, messages, sum(message.cursor not in held for message in messages))

@@ -1,8 +1,8 @@
-"""When messages wait for each other, so that one send to a subscriber carries several.
+"""The pace of turns: messages wait for each other, so that one send to a subscriber carries several.
 
 The kernel's send is most of what a delivery takes, however little it carries. A worker with time to spare fans each
-message out as it comes. One that would be busy for most of the time lets the next message come first: with one more
-in each send it has half of its time for other things, and what comes in a burst doesn't queue behind the sends.
+message out as it comes. A worker that would be busy for most of the time lets the next message come first: with one
+more in each send it has half of its time for other things, and the messages of a burst don't queue behind the sends.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ SHORTEST = 0.001
 BUSY = 0.5
 # A message may be late by so much of the time between two.
 SPARE = 1.1
-# What the last turn counts for among all before it; and the longest time between two messages that counts, in seconds.
+# The weight of the last turn among all before it; and the longest time between two messages that counts, in seconds.
 SMOOTHING, LONGEST = 0.125, 0.1
 
 
 class Pace:
-    """How long turns take, and how often messages come, for the same subscribers. ``most`` seconds is the longest that
-    a turn is put off; 0 for never."""
+    """The mean time of turns, and between messages for the same subscribers. A turn is put off for ``most`` seconds at
+    the longest; 0: never."""
 
     def __init__(self, most: float) -> None:
         self.most = most
@@ -28,14 +28,14 @@ class Pace:
         self._interval = LONGEST
 
     def turn(self, began: float, ended: float, messages: float) -> None:
-        """There was a turn, of which each subscriber that got something got so many messages on average."""
+        """Record a finished turn; ``messages`` is the mean number per subscriber served."""
         interval = min((began - self._began) / messages, LONGEST)
         self._began = began
         self._took += SMOOTHING * (ended - began - self._took)
         self._interval += SMOOTHING * (interval - self._interval)
 
     def wait(self) -> float:
-        """For how many seconds to put the next turn off, now that a message has come: until there is another one, and
+        """The seconds for which to put the next turn off, now that a message has come: until there is another one, and
         so that turns take no more than half of the time."""
         if self._took < BUSY * self._interval:
             return 0.0

@@ -1,4 +1,4 @@
-"""The past of channels, for clients that ask for it by whichever door."""
+"""The past of channels, for clients of all doors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from raiden.model.refusals import Invalid, NoHistory
 
 
 def reader(history: History | None, ask: Read, *, keeps: bool) -> Callable[[], Page]:
-    """The call that reads the page that is asked for: it waits, and raises StoreFailed. Raises NoHistory where the
-    channel ``keeps`` none."""
+    """Return the call that reads the page that is asked for: that call waits, and raises StoreFailed. Raises NoHistory
+    where the channel keeps none."""
     if history is None or not keeps:
         raise NoHistory
     return partial(history.before if ask.backwards else history.after, ask.channel, ask.cursor, ask.limit)

@@ -20,7 +20,7 @@ class Prefixes(Generic[Value]):
         self.sizes: list[int] = []
 
     def add(self, prefix: bytes, value: Value) -> None:
-        """The prefix must not be there yet."""
+        """Add a prefix, which must not be there yet."""
         self.values[prefix] = value
         size = len(prefix)
         self._of_size[size] += 1
@@ -28,7 +28,7 @@ class Prefixes(Generic[Value]):
             self.sizes = sorted(self._of_size)
 
     def remove(self, prefix: bytes) -> Value:
-        """The prefix must be there."""
+        """Remove a prefix, which must be there, and return its value."""
         value = self.values.pop(prefix)
         size = len(prefix)
         self._of_size[size] -= 1

@@ -1,7 +1,7 @@
-"""What a worker publishes: stored first where the channel keeps a history, then handed to the backbone.
+"""Publishing by a worker: a message is stored first where the channel keeps a history, then handed to the backbone.
 
-What the event loop brings in one turn is published together: what goes to one channel is one append to its history, and
-one frame.
+Messages that the event loop brings in one turn are published together: those of one channel are one append to its
+history, and one frame.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raiden.model.refusals import Refusal
 from raiden.runtime import faults
 from raiden.runtime.stats import Stats
 
-# So many messages are stored before the end of the turn: a commit for them costs less than they do.
+# The number of messages that are stored before the end of the turn: a commit for them costs less than they do.
 WORTH_A_COMMIT: Final = 8
 
 Published = Callable[[list[list[Cursor]] | Refusal], None]
@@ -28,21 +28,22 @@ Answered = Callable[[Any, "Cursor | Refusal | None"], None]
 
 
 class Publisher:
-    """Publishes by a backend, and counts what was published."""
+    """A publisher by way of a backend, which counts the messages."""
 
     def __init__(self, backend: Backend, stats: Stats) -> None:
         self._backend = backend
         self._stats = stats
         self._loop = gevent.get_hub().loop
-        # What is published at the end of the turn, by channel: messages, and whom to tell; how many are to be stored.
+        # Messages to publish at the end of the turn, by channel, with the callbacks to tell; the number of those to be
+        # stored.
         self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]], bool]] = {}
         self._to_store = 0
 
     def publish(self, *groups: Sequence[Message], key: str | None = None, done: Published) -> None:
         """Publish groups of messages, each of one channel and one kind: a group, and all that are of channels with
-        history, as a whole or not at all. ``done`` is called later, with the cursors of each group, or why it was not
-        published; raises StoreFailed. What was published under ``key`` in the last five minutes is not published again,
-        and gets the cursors that it got then."""
+        history, as a whole or not at all. ``done`` is called later, with the cursors of each group, or the refusal;
+        raises StoreFailed. Messages that were published under ``key`` in the last five minutes are not published again,
+        and get the cursors that they got then."""
         self.publish_turn()
         keeps = [self._backend.keeps(group[0].channel) for group in groups]
         if not any(keeps):
@@ -57,7 +58,7 @@ class Publisher:
     def _finish(
         self, groups: Sequence[Sequence[Message]], keeps: Sequence[bool], result: Sequence[Appended]
     ) -> list[list[Cursor]] | BackboneFull:
-        """Publish the groups that need not be stored, behind those that were. Returns the cursors of all."""
+        """Publish the groups that need not be stored, after the stored ones. Returns the cursors of all."""
         appended = iter(result)
         cursors: list[list[Cursor]] = []
         for group, kept in zip(groups, keeps, strict=True):
@@ -75,11 +76,11 @@ class Publisher:
         return cursors
 
     def publish_stored(self, groups: Sequence[Sequence[Message]], result: Sequence[Appended]) -> None:
-        """Publish groups of messages that stand in the history where ``result`` says."""
+        """Publish groups of messages with the places in the history that ``result`` has."""
         self._backend.publish_stored(groups, result)
 
     def most_at_once(self, channel: str) -> int:
-        """How many messages may be published to a channel together; 0: any number."""
+        """The number of messages that may be published to a channel together; 0: any number."""
         return self._backend.most_at_once(channel)
 
     def publish_now(self, messages: Sequence[Message]) -> None:
@@ -88,9 +89,9 @@ class Publisher:
         self._publish(messages)
 
     def publish_one(self, message: Message, done: Answered, asker: Any, key: str | None = None) -> None:
-        """Publish a message together with what the event loop brings in this turn, which costs each of them least: what
-        is published to one channel is one append to its history, and one frame. Then ``done(asker, outcome)`` is
-        called, with the message's cursor, None where the channel keeps no history, or why it was not published."""
+        """Publish a message together with the others that the event loop brings in this turn, which costs each of them
+        least: the messages of one channel are one append to its history, and one frame. Then ``done(asker, outcome)``
+        is called, with the message's cursor, None where the channel keeps no history, or the refusal."""
         if key is not None:
             self.publish([message], key=key, done=lambda outcome: done(asker, _only(outcome)))
             return
@@ -105,12 +106,12 @@ class Publisher:
         if keeps:
             self._to_store += 1
             if self._to_store >= WORTH_A_COMMIT:
-                # The history works while the event loop goes on; it puts together again what comes faster.
+                # The history works while the event loop goes on; it groups again the appends that come faster.
                 self.publish_turn()
                 self._backend.store_now()
 
     def publish_turn(self) -> None:
-        """Publish what waits for the end of the turn."""
+        """Publish the messages that wait for the end of the turn."""
         batches, self._batches = self._batches, {}
         self._to_store = 0
         answers: list[tuple[list[tuple[Answered, Any]], Sequence[Refusal | None]]] = []
@@ -118,7 +119,7 @@ class Publisher:
             if not keeps:
                 answers.append((askers, self._publish_runs(messages)))
                 continue
-            # Where one may be refused for want of room, the others must not be for its sake.
+            # Where one message may be refused for want of room, the others must not be refused with it.
             step = 1 if self._backend.most_at_once(messages[0].channel) else len(messages)
             for at in range(0, len(messages), step):
                 some = askers[at : at + step]
@@ -126,12 +127,12 @@ class Publisher:
                     self._store(messages[at : at + step], some)
                 except StoreFailed as error:
                     answers.append((some, [error] * len(some)))
-        # Who is told may publish at once, which must not overtake the rest.
+        # A publisher that is told may publish at once, which must not overtake the rest.
         for askers, outcomes in answers:
             _tell_all(askers, outcomes)
 
     def _publish_runs(self, messages: Sequence[Message]) -> list[Refusal | None]:
-        """Publish messages of one channel, which has no history. Returns why each was not."""
+        """Publish messages of one channel, which has no history. Returns the refusal of each, or None."""
         outcomes: list[Refusal | None] = []
         for run in runs(messages):
             outcome = None
@@ -168,16 +169,17 @@ class Publisher:
         """Delete a channel: clear its history and end its subscriptions. Waits; raises StoreFailed and BackboneFull."""
         cursor = None
         if self._backend.history is not None and self._backend.keeps(channel):
-            # It tells which epoch has ended: others may publish in the next one before they hear of it.
+            # The cursor names the epoch that has ended: others may publish in the next one before they hear of the end.
             cursor = EARLIEST._replace(epoch=self._backend.history.clear(channel) or EARLIEST.epoch)
         if not self._backend.alone:
-            # What other workers have acknowledged comes before the end: their answers come behind it.
+            # Messages that other workers have acknowledged come before the end: their answers come behind these
+            # messages.
             self._backend.ask(b"reached", everywhere=True)
         self.publish_now([Message(channel, Kind.END, b"", cursor)])
 
 
 def _tell_all(askers: Sequence[tuple[Answered, Any]], outcomes: Sequence[Cursor | Refusal | None]) -> None:
-    """Tell each of the askers its outcome; what fails at one does not keep the others from hearing."""
+    """Tell each of the askers its outcome; a failure at one does not keep the others from hearing."""
     for (done, asker), outcome in zip(askers, outcomes, strict=True):
         try:
             done(asker, outcome)

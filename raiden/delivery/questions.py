@@ -1,4 +1,4 @@
-"""Questions to workers, or to the history, on behalf of many askers: of one kind, one is under way at a time.
+"""Questions to workers, or to the history, on behalf of many askers: one question of each kind is under way at a time.
 
 A question takes time of all who answer it, and anybody can load a page that asks one. So all who ask while
 one is under way wait for the next, which asks for all of them at once. A question that is under way was sent before
@@ -19,23 +19,24 @@ from raiden.history.store import StoreFailed
 from raiden.model.encoding import dumps
 from raiden.model.refusals import Unavailable
 
-# Seconds that an asker waits: for the question under way, and for some before its own.
+# Seconds that an asker waits: for the question under way, and for others before its own.
 PATIENCE = 5.0
 # Arguments that wait for their question.
 MAX_WAITING = 1000
 
 
 class TooManyQuestions(Unavailable):
-    """Others ask so much that this question does not get its turn."""
+    """This question does not get its turn, because others ask too much."""
 
 
-# Asks about each of some arguments, and returns what was said about each. It waits, and may raise StoreFailed.
+# A call that asks about each of some arguments, and returns the answers about each. It waits, and may raise
+# StoreFailed.
 Ask = Callable[[Sequence[Any]], Sequence[list[Any]]]
 
 
 def to_workers(backend: Backend, kind: bytes, *, everywhere: bool) -> Ask:
     """Questions of one ``kind`` (`raiden.router` answers them), to all workers of this node, or of all nodes if
-    ``everywhere``: what each says that answers within a second."""
+    ``everywhere``; answers count that come within a second."""
 
     def ask(arguments: Sequence[Any]) -> Sequence[list[Any]]:
         answers: list[list[Any]] = []
@@ -53,13 +54,13 @@ class Questions:
     def __init__(self, ask: Ask, *, at_once: int) -> None:
         self._ask = ask
         self._at_once = at_once
-        # By argument: what those will get who wait for the next question about it.
+        # By argument: the results for the askers that wait for the next question about it.
         self._next: dict[Any, AsyncResult] = {}
         self._asking = False
 
     def ask(self, argument: Any = None) -> list[Any]:
-        """What is said about ``argument``, which is hashable and can be written as JSON. Waits; raises
-        TooManyQuestions, and what asking raises."""
+        """Return the answers about ``argument``, which is hashable and can be written as JSON. Waits; raises
+        TooManyQuestions, and the errors of asking."""
         result = self._next.get(argument)
         if result is None:
             if len(self._next) >= MAX_WAITING:
@@ -94,7 +95,7 @@ class Questions:
 
 
 def _answers(text: bytes, count: int) -> list[list[Any]]:
-    """What one worker answers to so many arguments; nothing where that is no answer."""
+    """The answers of one worker to ``count`` arguments; an empty list where the text is no answer."""
     try:
         answer = ujson.loads(text)
     except ValueError:

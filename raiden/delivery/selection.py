@@ -1,8 +1,8 @@
-"""The subscriptions with filters of one channel, found by what a message says. Pure.
+"""The subscriptions with filters of one channel, found by a message's fields. Pure.
 
-To try the filters of each subscriber would take as long as there are many of them. So groups of subscriptions are kept
-by one of the fields that their filters name, and by the values that they want there: a message takes one look for each
-such field, and a group that wants another value is not looked at.
+To try the filters of each subscriber would take a time in proportion to their number. So groups of subscriptions are
+kept by one of the fields that their filters name, and by the values that they want there: a message takes one look for
+each such field, and a group that wants another value is not looked at.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Selection(Generic[Group]):
 
     def __init__(self) -> None:
         self.groups: dict[Key, Group] = {}
-        # By a field's name and value: the groups that may want a message which says so.
+        # By a field's name and value: the groups that may want a message with these.
         self._by_field: dict[str, dict[str, dict[Key, Group]]] = {}
 
     def add(self, key: Key, group: Group) -> None:
-        """The key must not be there yet."""
+        """Add a group, whose key must not be there yet."""
         self.groups[key] = group
         field, values = key[1].rarest
         by_value = self._by_field.setdefault(field, {})
@@ -37,7 +37,7 @@ class Selection(Generic[Group]):
             by_value.setdefault(value, {})[key] = group
 
     def remove(self, key: Key) -> None:
-        """The key must be there."""
+        """Remove a group, whose key must be there."""
         del self.groups[key]
         field, values = key[1].rarest
         by_value = self._by_field[field]
@@ -49,7 +49,7 @@ class Selection(Generic[Group]):
             del self._by_field[field]
 
     def matching(self, run: Sequence[Message]) -> dict[Key, list[Message]]:
-        """Those messages of a run that each group gets; groups that get none are left out."""
+        """The messages of a run that each group gets; groups that get none are left out."""
         passed: dict[Key, list[Message]] = {}
         for message in run:
             fields = message.fields()

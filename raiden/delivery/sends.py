@@ -1,4 +1,4 @@
-"""The end of a turn: each sink sends what was put before it, and large sends share the event loop with others."""
+"""The end of a turn: each sink sends its pending bytes, and large sends share the event loop with others."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from raiden.backend import TURN_BYTES
 from raiden.delivery.table import Sink
 from raiden.runtime import faults
 
-# Where a turn puts more bytes than the first number before its sinks, those that have more than the second send it in
-# slices of so many seconds, between which others have their turn: to hundreds of subscribers who don't read, it may be
-# tenths of a second until the kernel has taken it. With more bytes behind than LAG, no turn begins: more than a turn's
+# Where a turn puts more bytes than the first number before its sinks, the sinks with more than the second number send
+# in slices of so many seconds, between which others have their turn: with hundreds of subscribers who don't read, the
+# kernel may need tenths of a second to take all. With more bytes behind than LAG, no turn begins: more than a turn's
 # bytes in one go would make a slow consumer of a sink that reads what it is sent.
 MUCH: Final = 1 << 20
 LARGE: Final = 16 << 10
@@ -24,12 +24,12 @@ LAG: Final = TURN_BYTES
 
 
 class Sends:
-    """Sinks that have something to send. ``caught_up`` is called when turns may begin again that ``behind`` forbids:
-    there are more bytes to send than `LAG`."""
+    """The sinks that have something to send. While there are more bytes to send than `LAG`, they are ``behind``, and no
+    turn may begin; ``caught_up`` is called when turns may begin again."""
 
     def __init__(self, caught_up: Callable[[], None]) -> None:
         self._caught_up = caught_up
-        # Sinks that have yet to send; bytes that came since there are some; and whether these are too many.
+        # Sinks that have yet to send; bytes that came since there are such sinks; and whether these are too many.
         self._unsent: deque[Sink] = deque()
         self._lag = 0
         self.behind = False
@@ -40,7 +40,7 @@ class Sends:
         self._slice.close()
 
     def send(self, dirty: list[Sink], size: int, most: int) -> None:
-        """Let sinks send what a turn has put before them: ``size`` bytes in all, each ``most`` at most."""
+        """Let sinks send the bytes that a turn has put before them: ``size`` in all, at most ``most`` for each."""
         if size > MUCH:
             small: list[Sink] = []
             for sink in dirty:
@@ -65,7 +65,7 @@ class Sends:
             self._sent_all()
 
     def send_all(self) -> None:
-        """Let sinks send at once what came for them: they are to be closed."""
+        """Let all sinks send at once, because they are to be closed."""
         while self._unsent:
             flush((self._unsent.popleft(),))
         self._sent_all()
@@ -78,7 +78,7 @@ class Sends:
 
 
 def flush(sinks: Iterable[Sink]) -> None:
-    """Let each send what it has got; what fails at one does not keep the others from it."""
+    """Let each sink send its pending bytes; a failure at one does not stop the others."""
     for sink in sinks:
         try:
             sink.flush()

@@ -1,4 +1,4 @@
-"""Names in order, so that those that begin with the same prefix stand together. Pure.
+"""Names in order, so that names with the same prefix stand together. Pure.
 
 Inserting into one sorted list takes as long as the list. So this is a list of sorted pieces of some hundred names each:
 to add, remove or find a name among 100,000 takes about a microsecond.
@@ -31,7 +31,7 @@ class SortedNames:
         return self.first(name) == name
 
     def add(self, name: bytes) -> None:
-        """A name that is there already changes nothing."""
+        """Add a name; one that is there already changes nothing."""
         at = bisect_left(self._lasts, name)
         if at == len(self._pieces):
             if not at:
@@ -53,7 +53,7 @@ class SortedNames:
             self._lasts[at : at + 1] = [piece[half - 1], piece[-1]]
 
     def discard(self, name: bytes) -> None:
-        """A name that is not there changes nothing."""
+        """Remove a name; one that is not there changes nothing."""
         at = bisect_left(self._lasts, name)
         if at == len(self._pieces):
             return

@@ -1,8 +1,7 @@
-"""The table of a worker's channels and patterns: who has subscribed to what. Pure.
+"""The table of a worker's channels and patterns, with their subscriptions. Pure.
 
-A name that somebody has subscribed to is a `Topic`; its subscriptions are grouped by what they are sent. The backbone
-keeps each byte of each name several times, on every node, so the table bounds the bytes of its names as well as their
-number.
+A name with subscriptions has a `Topic`, which groups these by the bytes that they are sent. The backbone keeps each
+byte of each name several times, on every node, so the table bounds the bytes of its names as well as their number.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from raiden.model.names import topic
 from raiden.model.page import Gap
 from raiden.model.refusals import Unavailable
 
-# Channels for which the patterns that bring them are remembered, where patterns have more lengths than `FEW`: to look
-# for so many takes longer.
+# Channels for which the patterns that bring them are remembered, where patterns have more lengths than `FEW`: then a
+# search takes longer.
 REMEMBERED, FEW = 10_000, 8
-# Names of a page of the table, and how many are looked at for each: some have no subscriber just now.
+# Names of a page of the table, and names that are looked at for each: some have no subscriber just now.
 MAX_ROWS, LOOKS = 1000, 3
 
 
@@ -30,7 +29,7 @@ class TooManyChannels(Unavailable):
 
 
 class Sink(Protocol):
-    """What encoded bytes are put before: `pending` collects them during a turn, `flush` sends them after it.
+    """The receiver of encoded bytes: `pending` collects them during a turn, `flush` sends them after it.
 
     `flush` may close the sink and so end its subscriptions; it may not yield to another greenlet.
     """
@@ -41,17 +40,17 @@ class Sink(Protocol):
 
 
 class Subscriber(Protocol):
-    """Who holds subscriptions, and is told what happens to them. It may end them, and may not yield to another
+    """The holder of subscriptions, which is told what happens to them. It may end them, and may not yield to another
     greenlet."""
 
     lasts: bool
-    """Its subscriptions are not ended by the deletion of their channels."""
+    """Whether its subscriptions outlast the deletion of their channels."""
 
     def ended(self, subscription: Subscription) -> None:
-        """The channel was deleted, and the subscription with it."""
+        """Hear that the channel was deleted, and the subscription with it."""
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        """Messages of the channel were lost; those that come next follow the gap."""
+        """Hear that messages of the channel were lost; the next messages follow the gap."""
 
 
 class Subscription:
@@ -71,7 +70,7 @@ class Subscription:
 
     @property
     def clients(self) -> int:
-        """How many get what it brings: several may share a long-poll."""
+        """The number of clients that get its messages: several may share a long-poll."""
         count: int = getattr(self.owner, "clients", 1)
         return count
 
@@ -81,10 +80,10 @@ Group: TypeAlias = dict[Sink, Subscription]
 
 
 class Topic:
-    """The subscriptions of one name: how many, and those that are attached, grouped by what they are sent: equal groups
-    get equal bytes. ``key`` is what the backbone is subscribed to; ``made`` numbers the table's changes. ``since`` is a
+    """The subscriptions of one name: their number, and those that are attached, in groups that get equal bytes. The
+    backbone is subscribed to ``key``; ``made`` is the number of the table's change that made the topic. ``since`` is a
     moment between the first subscription and when that was in force, in microseconds by the history's clock (0: not
-    known yet), and ``rounds`` how many rounds the backbone had begun when it was made."""
+    known yet). ``rounds`` is the number of rounds that the backbone had begun when the topic was made."""
 
     __slots__ = ("count", "filtered", "groups", "key", "made", "messages", "rounds", "since")
 
@@ -94,7 +93,7 @@ class Topic:
         self.rounds = rounds
         self.since = 0
         self.count = 0
-        # Those without filters, by encoding; those with filters, if there are any.
+        # Groups without filters, by encoding; those with filters, if there are any.
         self.groups: dict[Encoding, Group] = {}
         self.filtered: Selection[Group] | None = None
         self.messages = 0
@@ -113,7 +112,7 @@ class Topic:
         group[subscription.sink] = subscription
 
     def detach(self, subscription: Subscription) -> None:
-        """One that is not attached changes nothing."""
+        """Detach a subscription; one that is not attached changes nothing."""
         encoding, filters, sink = subscription.encoding, subscription.filters, subscription.sink
         if not filters:
             group = self.groups.get(encoding)
@@ -131,17 +130,17 @@ class Topic:
                         self.filtered = None
 
     def subscriptions(self) -> list[Subscription]:
-        """Those that are attached."""
+        """The subscriptions that are attached."""
         groups = [*self.groups.values(), *(self.filtered.groups.values() if self.filtered is not None else ())]
         return [subscription for group in groups for subscription in group.values()]
 
     @property
     def is_attached(self) -> bool:
-        """Somebody gets its messages."""
+        """Whether a subscription is attached."""
         return bool(self.groups) or self.filtered is not None
 
     def row(self) -> dict[str, int]:
-        """What is told of the name: clients that are attached, and messages since the first of them."""
+        """The name's row of figures: clients that are attached, and messages since the first of them."""
         clients = sum([clients_of(encoding, group) for encoding, group in self.groups.items()])
         if self.filtered is not None:
             clients += sum([clients_of(encoding, group) for (encoding, _), group in self.filtered.groups.items()])
@@ -149,7 +148,8 @@ class Topic:
 
 
 def clients_of(encoding: Encoding, group: Group) -> int:
-    """How many clients a group has. Of most encodings a subscription has one, and they need not be looked at."""
+    """The number of clients of a group. With most encodings each subscription has one client, and they need not be
+    looked at."""
     return sum([each.clients for each in group.values()]) if encoding.shared else len(group)
 
 
@@ -162,7 +162,7 @@ class Table:
         self.bytes = 0
         self.channels: dict[bytes, Topic] = {}
         self.patterns: Prefixes[Topic] = Prefixes()
-        # How often a topic was made or removed.
+        # The number of times that a topic was made or removed.
         self.changes = 0
         self._names = SortedNames()
         # The patterns that bring a channel.
@@ -177,7 +177,7 @@ class Table:
         return self.patterns.values.get(key) if name.endswith("*") else self.channels.get(key)
 
     def why_full(self, name: str) -> str | None:
-        """Why there is no room for this name; None where there is."""
+        """The reason why there is no room for this name; None where there is room."""
         if len(self) >= self.max_channels:
             return f"this worker carries {self.max_channels} channels already (max_channels): try again later"
         if self.bytes + len(name.encode()) > self.max_bytes:
@@ -235,13 +235,14 @@ class Table:
         return found
 
     def row(self, name: str) -> dict[str, int]:
-        """What is told of a channel or pattern; zeros where nobody subscribes to it."""
+        """The row of figures of a channel or pattern; zeros where nobody subscribes to it."""
         found = self.find(name)
         return {"subscribers": 0, "messages": 0} if found is None else found.row()
 
     def page(self, prefix: str, after: str, limit: int) -> tuple[dict[str, dict[str, int]], str | None]:
         """Channels and patterns that begin with ``prefix``, come behind ``after`` and have subscribers, in the order of
-        their names in UTF-8; at most ``limit``. And the name up to which was looked, None where that is all."""
+        their names in UTF-8; at most ``limit``. With them comes the name up to which the table was searched; None: to
+        its end."""
         start, begins = after.encode(), prefix.encode()
         rows: dict[str, dict[str, int]] = {}
         last = after

@@ -1,4 +1,4 @@
-"""A worker's calls of the history process: what waits for an answer, and values as they travel."""
+"""A worker's calls of the history process: messages that wait for an answer, and values as they travel."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Answer = tuple[str | None, Any]
 
 
 class Asked:
-    """A message that waits for its answer; ``data`` until there is a process to give it to. ``done`` gets the answer,
-    which is for ``count`` calls. An ``append`` that failed may have been done. A ``page`` is ``held`` until it is its
-    turn."""
+    """A message that waits for its answer. It has its ``data`` until there is a process to give that to. ``done`` gets
+    the answer, which is for ``count`` calls. An ``append`` that failed may have been done. A question for a ``page`` is
+    ``held`` until its channel's turn."""
 
     __slots__ = ("append", "count", "data", "deadline", "done", "held", "number", "page", "size")
 

@@ -11,8 +11,8 @@ from raiden.model.message import Cursor
 
 
 class ChannelRow:
-    """A row of channels, as this transaction leaves it; ``last`` is the row of its last message, if that is new.
-    ``lives_in`` is the file's life. Messages from ``stored`` on are new."""
+    """A row of the table channels, as this transaction leaves it; ``last`` is the row of its last message, if that is
+    new. ``lives_in`` is the file's life. Messages from the offset ``stored`` on are new."""
 
     __slots__ = (
         "begun", "ends", "epoch", "fades", "first", "id", "last", "life", "lives_in", "next", "past", "proof",
@@ -40,7 +40,7 @@ class ChannelRow:
         return Cursor(self.epoch, self.next - 1, self.proof)
 
     def enter(self) -> None:
-        """Be in the file's life: the next message begins an epoch, unless it is the first of all."""
+        """Enter the file's life: the next message begins an epoch, unless it is the channel's first message."""
         if self.next > 1:
             self.epoch, past = self.lives.begin()
             self.past = write_past(past)

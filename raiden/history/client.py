@@ -3,18 +3,18 @@
 The appends of one turn of the event loop go in one message, and each question in one of its own; both carry a number,
 by which they are answered, and the time by which the process must have begun them.
 
-**Pages.** What may be answered with a page goes to the process only while fewer than `PAGES` such questions are under
-way; the others wait here. So neither end ever has more pages than that, however many clients ask, and appends never
-stand behind more of them. Channels have their turns one after the other: who reads one of them waits for one page of
-each other, and not for all those who read long ones.
+**Pages.** A question that may be answered with a page goes to the process only while fewer than `PAGES` such questions
+are under way; the others wait here. So neither end ever has more pages than that, however many clients ask, and appends
+never stand behind more of them. Channels have their turns one after the other: a reader of one channel waits for one
+page of each other channel, however much others read there.
 
 **Time.** A call that the process has not begun `TIMEOUT` seconds after it was made fails, and has done nothing: the
 process refuses it when it comes to it. An append that it may have begun is waited for, for `PATIENCE` seconds more. If
-there is no answer then, or the process died meanwhile, nobody knows whether it was done, and its failure says so.
-What was made while there is no process waits for the next one.
+there is no answer then, or the process died meanwhile, nobody knows whether it was done, and its failure says so. Calls
+that are made while there is no process wait for the next one.
 
-**Freshness.** Each answer tells when the store last answered anybody, and a worker that has heard of none for a second
-asks. So `is_fresh` is a plain comparison, and is false soon after the store went away.
+**Freshness.** Each answer tells when the store last answered anybody, and a worker that has heard no answer for a
+second asks. So `is_fresh` is a plain comparison, and is false soon after the store went away.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ from raiden.runtime import faults
 TIMEOUT: Final = 8.0
 PATIENCE: Final = 5.0
 RECONNECT: Final = 0.02
-# Seconds for which an answer of the store shows that it is there; and between looks whether one is due.
+# Seconds for which an answer of the store shows that it is there; seconds between two checks whether to ask.
 FRESH: Final = 3.0
 TICK: Final = 1.0
-# What may wait for an answer, of one worker. OVERHEAD is what a message, or a question, takes besides its payload.
+# Bounds of one worker's calls that wait for an answer. OVERHEAD is the bytes of a message, or a question, besides its
+# payload.
 MAX_WAITING: Final = 50_000
 MAX_WAITING_BYTES: Final = 64 << 20
 OVERHEAD: Final = 384
@@ -67,8 +68,8 @@ UNKNOWN = f"the history did not answer in time: {NOBODY_KNOWS}"
 
 
 class History:
-    """Asks at ``address``, a Unix socket's. `append` never waits; the others wait in the calling greenlet, and raise
-    StoreFailed."""
+    """The history, by way of the process at ``address``, a Unix socket's. `append` never waits; the other calls wait in
+    the calling greenlet, and raise StoreFailed."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -79,21 +80,22 @@ class History:
         self._retry = self._loop.timer(RECONNECT)
         self._clock = self._loop.timer(TICK, repeat=TICK)
         self._clock.start(self._tick)
-        # The appends of this turn, whom to tell, and how much they count.
+        # The appends of this turn, the callbacks for their answers, and the bytes that they count.
         self._appends: list[Any] = []
         self._dones: list[Done] = []
         self._size = 0
-        # What is not answered yet, by number and in the order that it was asked in; and of that, the pages that the
-        # process was not asked for yet, by channel (or what else they are of) and in the order of their turns.
+        # The calls that are not answered yet, by number, in the order of asking; and those of them for pages that the
+        # process was not asked for yet, by channel (or another first argument), in the order of their turns.
         self._asked: dict[int, Asked] = {}
         self._pages: dict[Any, deque[Asked]] = {}
         self._pages_asked = 0
         self._number = 0
         self._life = ""
-        # When the store has last answered (CLOCK_MONOTONIC); and whether it was asked for nothing but that.
+        # The time when the store last answered (CLOCK_MONOTONIC); and whether a question that only checks this is under
+        # way.
         self._answered_at = 0.0
         self._asks_for_life = False
-        # Is called when the store's life is another one, and what it had may be gone.
+        # Called when a new life of the store has begun, and messages that it had may be gone.
         self.renewed: Callable[[], None] = lambda: None
         self.waiting = 0
         self.waiting_bytes = 0
@@ -113,8 +115,8 @@ class History:
     # Calls.
 
     def append(self, appends: Sequence[Append], done: Callable[[list[Appended] | StoreFailed], None]) -> None:
-        """Append all in one go, and call ``done`` with where they stand or why they failed. Raises StoreFailed where
-        too much waits already."""
+        """Append all in one go, and call ``done`` with their places or the failure. Raises StoreFailed where too much
+        waits already."""
 
         def answered(why: str | None, rows: Any) -> None:
             if why is not None:
@@ -209,7 +211,7 @@ class History:
 
         def answered(number: int) -> Done:
             def answered(why: str | None, value: Any) -> None:
-                # An exception is raised by who waits, not here.
+                # The greenlet that waits raises an exception, not this callback.
                 answers[number] = why, value
                 if len(answers) == len(calls):
                     done.set()
@@ -227,7 +229,7 @@ class History:
     # Messages.
 
     def _admit(self, size: int) -> None:
-        """One more call waits, which counts so many bytes; raises StoreFailed where too much waits already."""
+        """Count one more waiting call, with its bytes; raises StoreFailed where too much waits already."""
         if self.waiting >= MAX_WAITING or self.waiting_bytes + size > MAX_WAITING_BYTES:
             raise StoreFailed(BUSY)
         self.waiting += 1
@@ -250,7 +252,7 @@ class History:
             self._hand_over(asked)
 
     def send(self) -> None:
-        """Ask now for the appends that were to be asked for at the end of the turn."""
+        """Ask now for the appends that were left for the end of the turn."""
         if not self._appends:
             return
         self._number += 1
@@ -270,7 +272,7 @@ class History:
         self._hand_over(asked)
 
     def _ask_for_pages(self) -> None:
-        """Ask for the pages that are next, as far as not too many are under way."""
+        """Ask for the next pages, while not too many are under way."""
         while self._pages and self._pages_asked < PAGES:
             channel = next(iter(self._pages))
             waiting = self._pages.pop(channel)
@@ -283,7 +285,7 @@ class History:
                 self._hand_over(asked)
 
     def _hand_over(self, asked: Asked) -> None:
-        """Give it to the process, if there is one now."""
+        """Give a call to the process, if there is one now."""
         pipe = self._pipe
         if pipe is not None and asked.data is not None:
             pipe.send(asked.data)
@@ -354,7 +356,7 @@ class History:
             self._pipe = None
 
     def _lose(self) -> None:
-        """The process died, and with it what it was asked."""
+        """Connect anew: the process died, and with it the calls that it had got."""
         self._disconnect()
         lost = [asked for asked in self._asked.values() if asked.data is None]
         self._connect()

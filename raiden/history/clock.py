@@ -1,8 +1,8 @@
-"""The time by which a store counts: how old messages are, until when claims hold.
+"""The clock of a store: it gives the age of messages, and the end of claims.
 
-It goes on by what has passed, whatever becomes of the machine's wall clock meanwhile: that may be set by a day, and
-nothing expires sooner or later for it. It is kept in the store, so it does not go back over a restart either. A wall
-clock that is ahead when a store is opened can't be told from time that has passed since it was closed.
+The clock goes on by the time that has passed, whatever happens to the machine's wall clock: that may be set by a day,
+and nothing expires sooner or later for it. The time is kept in the store, so the clock does not go back over a restart
+either. A wall clock that is ahead when a store is opened can't be told from time that has passed since it was closed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def steady() -> Callable[[], int]:
-    """A clock that gives microseconds since 1970 as the wall clock tells them now, and goes on by what has passed."""
+    """A clock that begins with the wall clock's microseconds since 1970, and goes on by the time that has passed."""
     began = time.time_ns() - time.clock_gettime_ns(_CLOCK)
     return lambda: (began + time.clock_gettime_ns(_CLOCK)) // 1000
 
 
 class Clock:
-    """Microseconds that never go back: where ``source`` does, it goes on from there."""
+    """A clock of microseconds that never goes back: where ``source`` does, this clock goes on from its last time."""
 
     def __init__(self, source: Callable[[], int]) -> None:
         self._source = source
@@ -37,5 +37,5 @@ class Clock:
         return now
 
     def go_on_from(self, then: int) -> None:
-        """It was so late already."""
+        """Let the clock give no time before ``then``."""
         self._last = max(self._last, then)

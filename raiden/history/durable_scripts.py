@@ -1,4 +1,4 @@
-"""What the Redis server runs for durables, in Lua, as `raiden.history.scripts` has the rest."""
+"""The Lua scripts that the Redis server runs for durables; `raiden.history.scripts` has the others."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from raiden.history.store import LOOKED
 from raiden.model.message import Kind
 from raiden.model.page import PAGE_BYTES
 
-# A durable is a hash with its epoch, the first offset that was never claimed, and a field for each offset that is
-# claimed: how often it was. A sorted set has the same offsets by the deadline of their claim. Where that has passed, it
-# is the offset below zero instead, so that the first of these is the one to come again. Another one has them by
-# themselves, which tells how many there are of a part of the channel.
-# Two more fields count what was claimed again, and what was given up.
-# KEYS: the channel's hash and stream, the durable and its claims, the names of the channel's durables, and the claims
-# by their offsets.
+# A durable is a hash with its epoch, the first offset that was never claimed, and a field for each claimed offset with
+# the number of its claims. A sorted set has the same offsets by the deadline of their claim. Where that has passed, the
+# score is the offset below zero instead, so that the first of these is the next to come again. Another sorted set has
+# the offsets by themselves, to count those of a part of the channel. Two more fields count the messages that were
+# claimed again, and those that were given up. KEYS: the channel's hash and stream, the durable and its claims, the
+# names of the channel's durables, and the claims by their offsets.
 _OVERDUE = "local function overdue(at) return whole(at - 9007199254740992) end\n"
 
-# Claims end.
+# End claims.
 _DONE = """
 local function done(offsets)
     portions(offsets, function(...)
@@ -27,13 +26,13 @@ local function done(offsets)
 end
 """
 
-# ARGV: how many, for how many microseconds, how many may be claimed, milliseconds after which the durable is forgotten,
-# milliseconds more that it may last, and epoch and offset of the place to begin at ('': none; '-': the durable is not
-# to be made, and the answer is empty where it is not there); how often a message is claimed (0: again and again), and 1
-# where it is not dropped then, but for `GIVE_UP`. The answer: epoch; epoch, first and last of the gap if there is one;
-# for each record a text of offset, kind, time, attempt and proof, and the payload; the epochs before; the same as of
-# records for those that are for `GIVE_UP`, which stay claimed; 1 where the durable may not be in the list of all; and 1
-# where not all was looked at that may be claimed.
+# ARGV: the limit, the microseconds of a claim, the number of messages that may be claimed in all, milliseconds after
+# which the durable is forgotten, milliseconds more that it may last, and epoch and offset of the place to begin at ('':
+# none; '-': the durable is not to be made, and the answer is empty where it is not there); the number of times that a
+# message is claimed (0: any number), and 1 where it is then left for `GIVE_UP`, not dropped. The answer: epoch; epoch,
+# first and last of the gap if there is one; for each record a text of offset, kind, time, attempt and proof, and the
+# payload; the epochs before; the same texts and payloads for the messages that are left for `GIVE_UP`, which stay
+# claimed; 1 where the durable may be missing in the list of all; and 1 where there may be more to claim.
 CLAIM = f"""{CHANNEL}{LIVES}{GO_ON}{FIND}{CLAIMED}{_OVERDUE}{_DONE}
 local limit, deadline = tonumber(ARGV[1]), now + ARGV[2]
 local place = redis.call('HMGET', KEYS[3], 'epoch', 'next')
@@ -129,10 +128,10 @@ end
 return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer, past, dead, touched, more}}
 """
 
-# Messages are given up that `CLAIM` has told, as far as nobody has claimed them meanwhile. KEYS, besides: the hash and
-# the stream of the dead-letter channel. ARGV: what `APPEND` is told of that channel, and of each message offset,
-# attempts, epoch and dead letter. The answer: where the letters were appended, and the offsets of those messages; none
-# where there are none.
+# Give up the messages that `CLAIM` has left for this, unless they were claimed meanwhile. KEYS, besides: the hash and
+# the stream of the dead-letter channel. ARGV: the arguments of `APPEND` for that channel, and for each message its
+# offset, attempts, epoch and dead letter. The answer: the answer of `APPEND`, and the offsets of the messages that were
+# given up; nothing where there are none.
 GIVE_UP = f"""{CHANNEL}{LIVES}{CLAIMED}{_DONE}
 local function append(KEYS, ARGV) {APPEND} end
 local known, given, arguments = redis.call('HGET', KEYS[3], 'epoch'), {{}}, {{unpack(ARGV, 1, 9)}}
@@ -158,8 +157,8 @@ return {{appended, given}}
 
 
 def _of_held(action: str) -> str:
-    """ARGV: the epoch, and each claim's offset and attempt; the action may have one more. The answer: the offsets of
-    those that were in force."""
+    """The script that does an action on claims. ARGV: the epoch, and each claim's offset and attempt; the action may
+    have one more argument. The answer: the offsets of the claims that still held."""
     return f"""{CHANNEL}{LIVES}{CLAIMED}{_OVERDUE}{_DONE}
 local held, known = {{}}, redis.call('HGET', KEYS[3], 'epoch')
 -- Without it, the history is another one, which the durable has not come to yet.
@@ -177,13 +176,14 @@ return held
 
 
 ACKNOWLEDGE = _of_held("done({at})")
-# ARGV, besides: for how many microseconds they can't be claimed.
+# ARGV, besides: the microseconds for which the messages can't be claimed.
 RELEASE = _of_held("redis.call('ZADD', KEYS[4], ARGV[#ARGV] == '0' and overdue(at) or whole(now + ARGV[#ARGV]), at)")
 
-# Nothing changes. The answer: how many messages are not acknowledged, the age of the oldest in microseconds, how many
-# are claimed, how many claims were of messages that had been claimed before, and how many were given up; none where
-# there is no such durable. Messages expire mostly in their order, so the first that has not is looked for by halves:
-# where a channel's history_ttl was changed meanwhile, it may be a later one.
+# The figures of a durable; nothing changes. The answer: the number of messages that are not acknowledged, the age of
+# the oldest in microseconds, the numbers of claims now, of claims of messages that had been claimed before, and of
+# messages that were given up; nothing where there is no such durable. Messages expire mostly in their order, so the
+# first that has not is looked for by halves: where a channel's history_ttl was changed meanwhile, it may be a later
+# one.
 FIGURES = f"""{CHANNEL}{LIVES}{GO_ON}{FIND}{CLAIMED}
 local place = redis.call('HMGET', KEYS[3], 'epoch', 'next', 'redelivered', 'dead')
 if not place[1] then return {{}} end

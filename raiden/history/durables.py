@@ -1,8 +1,8 @@
-"""Durables in SQLite: where each stands, and which messages are claimed. Whoever calls has begun a transaction.
+"""Durables in SQLite: their places, and their claims. The caller has begun a transaction.
 
-A durable names its channel, not the channel's row, so it outlives that; its epoch tells that the history is another
-one. Its place is `EARLIEST` until the channel has a history. A message that is gone while it is claimed may still be
-acknowledged; it is lost when it would come again.
+A durable refers to its channel by name, so it outlives the channel's row; its epoch tells whether the history is
+another one. Its place is `EARLIEST` until the channel has a history. A message that is gone while it is claimed may
+still be acknowledged; it is lost when its claim is over.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raiden.model.page import PAGE_BYTES, Gap, Record
 # The parts of the largest size of a file that durables and claims may take; what growing work leaves to others
 # (`raiden.history.file.RESERVE`) is enough for both.
 DURABLES, CLAIMS = 1 / 32, 1 / 32
-# What a row of each takes on the disk, besides its texts.
+# Bytes that a row of each takes on the disk, besides its texts.
 _DURABLE, _CLAIM = 128, 48
 
 SCHEMA = """
@@ -45,7 +45,7 @@ CREATE TABLE claims (
 ) WITHOUT ROWID;
 CREATE INDEX claims_by_deadline ON claims (durable, deadline);
 """
-# From the schema before there were these columns.
+# The change from the schema without these columns.
 COUNTERS = """
 ALTER TABLE durables ADD COLUMN redelivered INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE durables ADD COLUMN dead INTEGER NOT NULL DEFAULT 0;
@@ -58,7 +58,7 @@ _COLUMNS = "position, kind, payload, published, proof"
 
 
 def idle(db: sqlite3.Connection, channel: str, name: str, now: int) -> str | None:
-    """The epoch of a durable, if a claim would change nothing: there is such a durable, and nothing for it."""
+    """The epoch of a durable, if a claim would change nothing: the durable is there, and there is nothing for it."""
     row = db.execute(
         "SELECT durables.epoch FROM durables LEFT JOIN channels ON channels.name = durables.channel"
         " WHERE durables.channel = ? AND durables.name = ? AND durables.ends >= ?"
@@ -70,8 +70,8 @@ def idle(db: sqlite3.Connection, channel: str, name: str, now: int) -> str | Non
 
 
 class Shares:
-    """The room for durables, and for claims; ``share`` makes a `Share` of its size, what counts it, and what it is
-    of."""
+    """The room for durables, and for claims. ``share`` makes a `Share` from its size, the query that counts it, and a
+    text for the error."""
 
     def __init__(self, share: Callable[[float, str, str], Share], max_size: int) -> None:
         texts = "length(CAST(channel AS BLOB)) + length(CAST(name AS BLOB))"
@@ -84,8 +84,9 @@ class Shares:
 def need(
     db: sqlite3.Connection, name: str, channel: int, lives: Lives, first: int, stored: int, below: int, now: int
 ) -> bool:
-    """Whether a durable of the channel (of this name and id) has still to get a message acknowledged whose offset is
-    from ``first`` on and below ``below``. From ``stored`` on they are not in the file yet, so nobody has had them."""
+    """Whether a durable of the channel (of this name and id) still needs an acknowledgement for a message with an
+    offset from ``first`` on and below ``below``. Messages from ``stored`` on are not in the file yet, so nobody has had
+    them."""
     command = "SELECT id, epoch, next FROM durables WHERE channel = ? AND ends > ?"
     for durable, epoch, next_ in db.execute(command, (name, now)).fetchall():
         if below > stored:
@@ -104,13 +105,13 @@ def need(
 
 
 class _Durable:
-    """A row of durables, as this transaction leaves it, with what it has lost."""
+    """A row of the table durables, as this transaction leaves it, with the gap that it has lost."""
 
     def __init__(
         self, db: sqlite3.Connection, channel: str, name: str, since: Cursor | None, now: int, shares: Shares
     ) -> None:
-        """Find it, or make it; one whose time is over is another one. Raises StoreFailed where there is no room for
-        it."""
+        """Find the durable, or make it; a durable whose time is over is made anew. Raises StoreFailed where there is no
+        room for it."""
         self._db = db
         self._now = now
         self._shares = shares
@@ -120,7 +121,7 @@ class _Durable:
         if self.id and self._ends <= now:
             forget(db, channel, name)
             self.id = 0
-        # A channel without a history has its next offset before it.
+        # A channel without a history begins at offset 1.
         command = "SELECT id, epoch, next, first, past FROM channels WHERE name = ?"
         history: tuple[int, str, int, int, str] = db.execute(command, (channel,)).fetchone() or _NO_HISTORY
         self.channel, self.epoch, self._end, self._first, past = history
@@ -140,8 +141,8 @@ class _Durable:
             (self.id,) = db.execute(command, values).fetchone()
 
     def overdue(self, limit: int, most: int, *, room: bool) -> list[tuple[Record, int]]:
-        """Records whose claims are over, each with its next attempt; claims of what is gone end. Of those that were
-        claimed ``most`` times (0: any number) the claims end, too, if there is ``room`` for them elsewhere."""
+        """Records whose claims are over, each with its next attempt. Claims of messages that are gone end. Claims that
+        were made ``most`` times (0: any number) end, too, if there is ``room`` for the messages elsewhere."""
         self._db.execute(
             "UPDATE claims SET deadline = 0 WHERE durable = ? AND deadline > 0 AND deadline <= ?", (self.id, self._now)
         )
@@ -169,14 +170,14 @@ class _Durable:
                     self._end_claim(position)
                     self.dead.append((record, attempt))
                 else:
-                    continue  # it stays, and holds up nothing
+                    continue  # the claim stays, and holds up nothing
                 self._looked += 1
                 self._size += len(record.payload) if record else 0
         return found
 
     @property
     def more(self) -> bool:
-        """Not all was looked at that may be claimed: that is for the next claim."""
+        """Whether messages were not looked at that may be claimed: the next claim does that."""
         return self._size > PAGE_BYTES or self._looked >= LOOKED
 
     def _end_claim(self, position: int) -> None:
@@ -238,8 +239,8 @@ def claim(
     db: sqlite3.Connection, channel: str, name: str, limit: int, wait: float, since: Cursor | None, now: int,
     shares: Shares, most: int, *, room: bool, make: bool,
 ) -> tuple[Claimed, list[bytes]]:  # fmt: skip
-    """``most`` is how often a message is claimed, and ``room`` whether there is some for those that were so often: they
-    are returned, as dead letters. ``make`` the durable if it is not there."""
+    """Claim messages, and return the dead letters, too. A message is claimed ``most`` times; then it becomes a dead
+    letter, if there is ``room`` for these. ``make``: the durable is made if it is not there."""
     if not make:
         known = db.execute("SELECT 1 FROM durables WHERE channel = ? AND name = ? AND ends > ?", (channel, name, now))
         if known.fetchone() is None:
@@ -266,7 +267,7 @@ def acknowledge(
 def release(
     db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]], until: int
 ) -> list[int]:
-    """Let claims end at a time (0: now)."""
+    """Let claims end at the time ``until`` (0: now)."""
     command = "UPDATE claims SET deadline = ? WHERE durable = ? AND position = ? AND ? IN (0, attempt)"
     id, claims = _find(db, channel, name, epoch, claims)
     return [offset for offset, attempt in claims if db.execute(command, (until, id, offset, attempt)).rowcount]
@@ -296,7 +297,7 @@ def tidy(db: sqlite3.Connection, limit: int, now: int) -> int:
 def _find(
     db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]]
 ) -> tuple[int, Sequence[tuple[int, int]]]:
-    """A durable, and those of the claims that are of this epoch; 0 and none where there is no such durable."""
+    """The id of a durable, and the claims that are of this epoch; 0 and none where there is no such durable."""
     row: tuple[int, str, str | None, str | None] | None = db.execute(
         "SELECT durables.id, durables.epoch, channels.epoch, past FROM durables LEFT JOIN channels ON channels.name ="
         " durables.channel WHERE durables.channel = ? AND durables.name = ?",
@@ -307,6 +308,6 @@ def _find(
     id, known, present, past = row
     lives = Lives(present or known, 0, read_past(past or ""))
     if known not in (lives.epoch, *[each for each, _ in lives.past]):
-        # The history is another one, which the durable has not come to yet.
+        # The history is a new one, where no claim has been made yet.
         return id, claims if epoch == known else ()
     return id, [(offset, attempt) for offset, attempt in claims if lives.epoch_of(offset) == epoch]

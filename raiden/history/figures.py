@@ -1,4 +1,4 @@
-"""How durables do: which of them a page of figures is about, and the figures in the embedded store."""
+"""Figures of durables: the durables that a page of figures is about, and their figures in the embedded store."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from raiden.history import channel_row
 from raiden.history.store import FIRST, Figures, FiguresAsked, FiguresPage
 from raiden.model.message import Cursor
 
-# What one page costs: durables that are looked at; and in the embedded store claims that are counted, and those of the
-# one that goes over.
+# Bounds of a page's cost: durables that are looked at; and in the embedded store claims that are counted, besides those
+# of the durable that goes over.
 LOOKED, COUNTED = 1000, 10_000
 
 Place = tuple[str, str]
 
 
 def begin(asked: FiguresAsked) -> Place:
-    """Behind which durable to look."""
+    """The durable behind which to look."""
     return max(asked.after, (asked.channel or asked.prefix, ""), FIRST)
 
 
 def wanted(asked: FiguresAsked, looked: Sequence[Place]) -> tuple[list[Place], Place | None]:
-    """Those of the durables that were looked at which are asked for, and behind which to go on, if there may be more.
-    They are the first `LOOKED` in their order."""
+    """The durables that were asked for among those that were ``looked`` at (the first `LOOKED` in their order), and the
+    durable behind which to go on, if there may be more."""
     found: list[Place] = []
     for number, (channel, name) in enumerate(looked):
         if not channel.startswith(asked.prefix) or asked.channel not in ("", channel):
@@ -39,7 +39,7 @@ def wanted(asked: FiguresAsked, looked: Sequence[Place]) -> tuple[list[Place], P
 def _as_far_as_counted(
     found: Sequence[Place], claims: Sequence[int], more: Place | None
 ) -> tuple[Sequence[Place], Place | None]:
-    """As many as have `COUNTED` claims together, and behind which to go on."""
+    """As many durables as have `COUNTED` claims together, and the durable behind which to go on."""
     counted = 0
     for number, size in enumerate(claims, 1):
         counted += size

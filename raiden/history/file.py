@@ -1,10 +1,9 @@
-"""The file of the embedded store: how it is opened, what becomes of a damaged one, how large it may be, and what a
-transaction is.
+"""The file of the embedded store: opening it, setting a damaged one aside, its largest size, and its transactions.
 
 A commit is written to the WAL: with ``synchronous = NORMAL`` that survives the end of every process, with ``FULL`` it
 is flushed to the disk first and survives the end of the machine (sqlite.org/pragma.html#pragma_synchronous). The file
-does not become smaller: what is removed makes room for others. How large the WAL is, and when it is brought into the
-file, is the matter of `Wal`.
+does not become smaller: removed rows make room for others. `Wal` takes care of the WAL's size, and brings it into the
+file.
 """
 
 from __future__ import annotations
@@ -26,17 +25,18 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 3
 APPLICATION_ID = 0x52616964  # "Raid", so that `file` knows it
 BUSY_TIMEOUT = 5.0  # seconds that a commit waits for other processes' commits
-# The part of the largest size that growing work leaves to what must go on: durables, claims, and removing.
+# The part of the largest size that growing work leaves to work that must go on: durables, claims, and removing.
 RESERVE = 1 / 16
-SCARCE = 1 << 20  # bytes that are free on a disk which may be too full to open a file
+SCARCE = 1 << 20  # free bytes of a disk that may be too full to open a file
 
 T = TypeVar("T")
 
 
 class File:
-    """A database at ``path`` with a schema, made if it is not there; raises StoreFailed where that can't be. One that
-    is damaged is set aside, and said so; one of a later schema is left alone. ``migrations`` are what makes the next
-    schema of each earlier one. ``max_size`` bytes are what it may take; 0: the disk is the limit."""
+    """A database at ``path`` with a schema, made if it is not there; raises StoreFailed where it can't be opened or
+    made. A damaged file is set aside, which is logged; a file of a later schema is left alone. ``migrations`` are the
+    scripts that bring each earlier schema to the next. The file may take ``max_size`` bytes; 0: the disk is the
+    limit."""
 
     def __init__(self, path: Path, schema: str, migrations: Mapping[int, str], max_size: int) -> None:
         self.path = path
@@ -46,19 +46,19 @@ class File:
         self._max_pages = 0
         self._synchronous = -1
         self.db = self.read(self._open)
-        # The file and its log (where its disk can have one), as they are at their places: no other ones take these
-        # while it is open.
+        # The file and its log (where its disk can have one), with their identities: no other files may take their
+        # places while this one is open.
         names = (os.fspath(path), f"{os.fspath(path)}-wal")
         self._parts = [(name, os.stat(name)) for name in names if os.path.exists(name)]
         self._page_size = self._pragma("page_size")
         self._wal = self.read(lambda: Wal(path, self.db, self._page_size)) if len(names) == len(self._parts) else None
 
     def read(self, work: Callable[[], T]) -> T:
-        """Do work, whose errors are StoreFailed."""
+        """Do work, and raise its errors as StoreFailed."""
         try:
             return work()
         except (sqlite3.Error, OSError, ValueError, OverflowError) as error:
-            # The last two: a value that SQLite can't take. It must not end the process that serves all others.
+            # The last two come from a value that SQLite can't take. It must not end the process that serves all others.
             code = getattr(error, "sqlite_errorcode", None)
             if code is not None and self._disk_is_full():
                 # SQLite has many names for it, like "disk I/O error".
@@ -67,8 +67,8 @@ class File:
             raise self._failed(self._full() if full else error) from error
 
     def write(self, work: Callable[[], T], *, synced: bool = False, grows: bool = False) -> T:
-        """Do work in a transaction, all or nothing; ``synced``: it is flushed to the disk; ``grows``: the file may not
-        become larger by it than all but the `RESERVE`."""
+        """Do work in a transaction, all or nothing. ``synced``: the commit is flushed to the disk. ``grows``: the work
+        may use the file's largest size only up to the `RESERVE`."""
 
         def write() -> T:
             self._check_place()
@@ -77,7 +77,7 @@ class File:
             try:
                 result = work()
                 self.db.execute("COMMIT")
-            except BaseException:  # raised again: what was begun must not stay open
+            except BaseException:  # this is raised again: the transaction must not stay open
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
                 raise
@@ -88,20 +88,20 @@ class File:
         return self.read(write)
 
     def check(self) -> None:
-        """Raise StoreFailed if nothing can be written now, or nothing more may be, or if nobody will find it."""
+        """Raise StoreFailed if nothing can be written now, if the file is full, or if it is not at its place."""
         # Nothing but a commit reaches the disk.
         self.write(lambda: self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}"))
         if not self.has_room():
             raise self._failed(self._full())
 
     def has_room(self) -> bool:
-        """Whether work that `grows` may be done."""
+        """Whether work with ``grows`` may be done."""
         if not self._max_size:
             return True
         return self._pragma("page_count") - self._pragma("freelist_count") < self._pages(grows=True)
 
     def size(self) -> int:
-        """Bytes on the disk."""
+        """The bytes of the file, with its log, on the disk."""
         parts = (self.path.with_name(self.path.name + suffix) for suffix in ("", "-wal", "-shm"))
         return self.read(lambda: sum(part.stat().st_size for part in parts if part.exists()))
 
@@ -119,7 +119,7 @@ class File:
             return self._connect()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
-                raise  # it can't be opened or written; that does not make it damaged
+                raise  # a file that can't be opened or written is not damaged for that
             self._set_aside(error)
         return self._connect()
 
@@ -140,13 +140,13 @@ class File:
                 )
             if version < SCHEMA_VERSION:
                 self._create(db)
-        except BaseException:  # raised again: nobody else will close it
+        except BaseException:  # this is raised again: nobody else will close it
             db.close()
             raise
         return db
 
     def _create(self, db: sqlite3.Connection) -> None:
-        """Bring the file to this schema, from nothing or from an earlier one."""
+        """Bring the file to this schema, from nothing or from an earlier schema."""
         db.execute("BEGIN IMMEDIATE")
         version = db.execute("PRAGMA user_version").fetchone()[0]  # another process may have been faster
         scripts = [self._migrations[each] for each in range(version, SCHEMA_VERSION)] if version else [self._schema]
@@ -158,8 +158,8 @@ class File:
         db.execute("COMMIT")
 
     def _set_aside(self, error: Exception) -> None:
-        """Keep a damaged file for who wants to look at it, and begin anew: with other epochs, so that nobody takes the
-        new offsets for the old ones."""
+        """Keep a damaged file for inspection, and begin anew: with other epochs, so that nobody takes the new offsets
+        for the old ones."""
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
         for suffix in ("", "-wal", "-shm"):
             part = self.path.with_name(self.path.name + suffix)
@@ -170,14 +170,14 @@ class File:
         )
 
     def _check_place(self) -> None:
-        """Raise StoreFailed where the file or its log is not at its place any more: what is written then is lost with
+        """Raise StoreFailed where the file or its log is not at its place any more: further commits would be lost with
         the process. Two looks cost far less than a commit."""
         try:
             there = all([os.path.samestat(os.stat(name), known) for name, known in self._parts])
         except FileNotFoundError:
             there = False
         if not there:
-            # What was acknowledged, and is in a log that nobody would find, goes into the file.
+            # Acknowledged messages in a log that nobody would find go into the file.
             if self._wal is not None:
                 self._wal.checkpoint()
             raise self._failed(
@@ -200,7 +200,7 @@ class File:
             self._max_pages = max_pages
 
     def _pages(self, *, grows: bool) -> int:
-        """How many pages it may have; 0: any number."""
+        """The number of pages that the file may have; 0: any number."""
         size = self._max_size * (1 - RESERVE) if grows else self._max_size
         return max(1, int(size // self._page_size)) if size else 0
 

@@ -38,7 +38,7 @@ def read(
 def _records(
     db: sqlite3.Connection, channel: ChannelRow, low: int, high: int, limit: int, now: int, order: str
 ) -> list[Record]:
-    """Up to one more than the limit, or than `PAGE_BYTES` allows, which tells that there is more."""
+    """Read records of a channel. One more than the limit, or than `PAGE_BYTES` allows, tells that there is more."""
     records, size = [], 0
     for row in db.execute(
         "SELECT position, kind, payload, published, proof FROM messages"
@@ -54,7 +54,7 @@ def _records(
 
 
 def _proof(db: sqlite3.Connection, channel: ChannelRow, offset: int) -> str | None:
-    """Of the message at an offset, if it is there."""
+    """The proof of the message at an offset, if it is there."""
     command = "SELECT proof FROM messages WHERE channel = ? AND position = ?"
     row = db.execute(command, (channel.id, offset)).fetchone()
     return row[0] if row else None

@@ -1,6 +1,6 @@
 """Messages over a Unix socket, each after its size: between the workers and the history process of a node.
 
-ZeroMQ would do the same by way of a thread at each end. To wake those took longer than to append a message.
+ZeroMQ would do the same by way of a thread at each end. Waking these threads took longer than appending a message.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Final
 from raiden.runtime.receive import MOST_BYTES, receive
 
 _SIZE = struct.Struct("=I")
-# Bytes of a message. The ends bound what they say far below (`raiden.history.client`); one that is longer is a fault.
+# Bytes of a message. The ends bound their messages far below (`raiden.history.client`); a longer one is a fault.
 MAX_MESSAGE: Final = 256 << 20
 # Bytes that wait to be sent, above which a pipe is full.
 FULL: Final = 1 << 20
-# Bytes that are sent before others have their turn: an end that reads as fast as this one writes would hold it up.
+# Bytes that are sent before other pipes have their turn: an end that reads as fast as this one writes would hold them
+# up.
 AT_ONCE: Final = 1 << 18
 # Messages of one system call (sendmsg(2), IOV_MAX).
 PIECES: Final = 64
@@ -29,9 +30,9 @@ class Closed(Exception):
 
 
 class Pipe:
-    """One end of a connected stream socket. Nothing blocks: what the kernel doesn't take ``waits``, until `flush` is
-    called when the socket is writable. A pipe that is ``full`` still takes what must be said; its owner then asks for
-    no more that must be answered by it."""
+    """One end of a connected stream socket. Nothing blocks: while bytes that the kernel doesn't take are left, the pipe
+    ``waits``, until `flush` is called when the socket is writable. A pipe that is ``full`` still takes messages; its
+    owner then takes no more questions that must be answered by it."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -55,7 +56,7 @@ class Pipe:
         return self._size >= FULL
 
     def send(self, message: bytes) -> None:
-        """Send a message, after what already waits; raises ValueError for one of more than `MAX_MESSAGE` bytes."""
+        """Send a message, after those that already wait; raises ValueError for more than `MAX_MESSAGE` bytes."""
         if len(message) > MAX_MESSAGE:
             raise ValueError(f"a message of {len(message)} bytes: at most {MAX_MESSAGE}")
         data: bytes | memoryview = _SIZE.pack(len(message)) + message
@@ -73,7 +74,7 @@ class Pipe:
         self._size += len(data)
 
     def flush(self) -> None:
-        """Send some of what waits."""
+        """Send some of the bytes that wait."""
         out, until = self._out, self._size - AT_ONCE
         try:
             while out and self._size > until:
@@ -96,7 +97,7 @@ class Pipe:
             out.popleft()
 
     def receive(self) -> list[bytes]:
-        """The messages that have come, of one read; raises Closed, also where what comes is no message."""
+        """Return the messages that one read completes; raises Closed, also where the bytes are no message."""
         try:
             data = receive(self._socket, MOST_BYTES)
         except BlockingIOError:

@@ -1,30 +1,30 @@
 """The shared store: a Redis (7 or later) or Valkey server that all nodes of a cluster use.
 
 A channel has a hash, ``raiden:{channel}:meta``, with its epochs, the offset that comes next and the proof of the last
-message, and a stream, ``raiden:{channel}:stream``, whose entry ``41-0`` is the message at offset 41. Who appends runs
-one script, which takes the next offsets, adds the messages and trims the stream: the server runs one script at a time,
-so whoever asks, offsets come in one order. A key of a publisher's is ``raiden:{channel}:key:KEY``; it counts in the
-history that it was used in. A script uses the keys of its own channel only, and the braces put these into one slot; but
-one that appends to several channels as a whole or not at all (`scripts.APPEND_ALL`), or gives messages up to a
-dead-letter channel (`durable_scripts.GIVE_UP`), has those of all of them.
+message, and a stream, ``raiden:{channel}:stream``, whose entry ``41-0`` is the message at offset 41. An append runs one
+script, which takes the next offsets, adds the messages and trims the stream: the server runs one script at a time, so
+offsets come in one order. A publisher's key is ``raiden:{channel}:key:KEY``; it counts in the history that it was used
+in. A script uses the keys of its own channel only, and the braces put these into one slot; but a script that appends to
+several channels as a whole or not at all (`scripts.APPEND_ALL`), or gives messages up to a dead-letter channel
+(`durable_scripts.GIVE_UP`), has the keys of all of them.
 
-The server's clock counts, nobody else's. Messages beyond a channel's size are removed by the append that makes them so,
-those beyond their age are hidden at once and removed by later appends; what nobody appends to expires by itself, with
-the last message that is retained, so there is nothing to tidy.
+The server's clock counts, nobody else's. Messages beyond a channel's size are removed by the append that makes them so.
+Messages beyond their age are hidden at once and removed by later appends. A channel without appends expires by itself,
+with the last message that is retained, so there is nothing to tidy.
 
-What an acknowledged message survives is the server's configuration, whatever its `Durability` asks: with ``appendonly
-yes`` and ``appendfsync always`` it survives the end of the server's machine; with ``everysec`` that may lose the last
-second; without a file, a restart loses all. A failover to a replica that was behind loses what that had not got. So
-each run of a server is a life of its own (`raiden.model.chain`), by the ``run_id`` that it says when a connection
-begins: the user must be allowed INFO. A server that was killed amid a write may keep the beginning of that transaction
-in its file, and take what follows for a part of it when it starts once more (valkey pull request 4342): run
-``redis-check-aof --fix`` before it starts after a crash. ``maxmemory-policy`` should be ``noeviction``; what is evicted
-is a gap or the end of the history.
+The server's configuration decides what an acknowledged message survives, whatever its `Durability` asks: with
+``appendonly yes`` and ``appendfsync always`` it survives the end of the server's machine; with ``everysec`` that may
+lose the last second; without a file, a restart loses all. A failover to a replica that was behind loses the messages
+that it had not got. So each run of a server is a life of its own (`raiden.model.chain`), named by the ``run_id`` that
+it says when a connection begins: the user must be allowed INFO. A server that was killed amid a write may keep the
+beginning of that transaction in its file, and take what follows for a part of it when it starts once more (valkey pull
+request 4342): run ``redis-check-aof --fix`` before it starts after a crash. ``maxmemory-policy`` should be
+``noeviction``; an evicted key is a gap or the end of the history.
 
 A durable is ``raiden:{channel}:durable:NAME``, with the sorted sets ``raiden:{channel}:pending:NAME`` and
 ``raiden:{channel}:claimed:NAME``; it, too, expires by itself. Its name is one of the set ``raiden:{channel}:durables``
-and, with the channel's, of the sorted set ``raiden:durables``; both may have some that are over. What is kept under a
-name is the hash ``raiden:kept:NAME``, with its holder.
+and, with the channel's, of the sorted set ``raiden:durables``; both may have some that are over. The hash
+``raiden:kept:NAME`` has a kept value, with its holder.
 
 A group is one transaction in one round trip. Commands are not sent twice: where the connection ends before the answer
 came, `StoreFailed` can't say whether the group was appended, and a publisher's key makes it safe to ask again.
@@ -65,11 +65,11 @@ from raiden.model.chain import Lives, read_past
 from raiden.model.message import EARLIEST, Cursor, Message
 from raiden.model.page import Gap, Page, Record
 
-# What clients are told; what the server said, and where it is, is for the log.
+# The texts for clients; the server's words, and its address, are for the log.
 AWAY = "the store of the history does not answer: try again later"
 REFUSES = "the store of the history refuses what it is asked: this node's log says why"
 
-# All durables, in their order; those that are over may be among them.
+# The key of all durables, in their order; those that are over may be among them.
 _ALL_DURABLES = "raiden:durables"
 _APPEND_SHA, _FIGURES_SHA = (
     hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
@@ -81,7 +81,7 @@ P = ParamSpec("P")
 
 
 def _reads(call: Callable[P, T]) -> Callable[P, T]:
-    """A call whose answer was not written by this program fails, and nothing else does."""
+    """Let a call fail (StoreFailed) where this program did not write what it reads; nothing else fails."""
 
     @functools.wraps(call)
     def read(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -113,7 +113,7 @@ class Redis:
         self._keep_script = self._redis.register_script(scripts.KEEP)
         self._take_script = self._redis.register_script(scripts.TAKE)
 
-    # What `Store` promises.
+    # The methods of `Store`.
 
     @_reads
     def append(self, appends: Sequence[Append], calls: Sequence[int] | None = None) -> list[Appended]:
@@ -123,9 +123,10 @@ class Redis:
 
         def append() -> list[Any]:
             pipeline = self._redis.pipeline(transaction=True)
-            # Whichever server it goes to, it brings that one's life.
+            # The connection is taken first: `life` is then that of the server that it goes to.
             pipeline.connection = self._redis.connection_pool.get_connection()
-            # The first brings the script along for all of them: whether the server had it, nobody needs to ask.
+            # The first command brings the script along for all of them, so nobody needs to ask whether the server has
+            # it.
             script = ("EVAL", scripts.APPEND)
             for call in together:
                 if len(call) > 1:
@@ -203,8 +204,8 @@ class Redis:
             return Claimed([], EARLIEST.epoch, ended=True)
         epoch, gap, rows, past, dead, touched, more = answer
         if touched:
-            # In a step of its own, for the list of all is no key of the channel's. Where that fails, the messages are
-            # claimed all the same; the next time that the durable's end is put off, it is listed.
+            # This is a step of its own, because the list of all is no key of the channel's. Where that fails, the
+            # messages are claimed all the same; the next time that the durable's end is put off, it is listed.
             with contextlib.suppress(StoreFailed):
                 self._guarded(lambda: self._redis.zadd(_ALL_DURABLES, {redis_rows.member(channel, durable): 0}))
         lost = gap and Gap(gap[0].decode(), *gap[1:])
@@ -214,7 +215,7 @@ class Redis:
             try:
                 return claimed._replace(letters=self._give_up(channel, durable, give_up.letters, over))
             except StoreFailed:
-                # What was claimed is the caller's all the same; the others wait for a later claim.
+                # The claimed messages are the caller's all the same; the others wait for a later claim.
                 if not claimed.records and claimed.gap is None:
                     raise
                 return claimed._replace(more=False)
@@ -279,7 +280,7 @@ class Redis:
         return FiguresPage(rows, more)
 
     def _figures_of(self, places: Sequence[Place]) -> list[Any]:
-        """What `durable_scripts.FIGURES` answers for each durable."""
+        """The answer of `durable_scripts.FIGURES` for each durable."""
         pipeline = self._redis.pipeline(transaction=False)
         script = ("EVAL", durable_scripts.FIGURES)
         for place in places:
@@ -333,7 +334,8 @@ class Redis:
     def _ask_page(
         self, channel: str, cursor: Cursor | None, limit: int, *, forward: bool
     ) -> tuple[Lives, str, str | None, list[Record]] | None:
-        """The channel's epochs, the last message's proof, that of the one at the cursor, and what was found."""
+        """The channel's epochs, the last message's proof, the proof of the message at the cursor, and the records that
+        were found."""
         keys = (redis_rows.key_name(channel, "meta"), redis_rows.key_name(channel, "stream"))
         arguments = (int(forward), limit + 1, self.life, *(cursor.place if cursor else ()))
         answer = self._guarded(lambda: self._page_script(keys, arguments))
@@ -348,8 +350,8 @@ class Redis:
         return lives, proof.decode(), None if at is None else at.decode(), records
 
     def _begin(self, connection: Any) -> None:
-        """A connection begins: find out which life of the server's it is. A replica is refused: what it has may be old,
-        and a Sentinel may name it for a while, where it was the master and was started again."""
+        """Begin a connection: find out the server's life. A replica is refused: its data may be old, and a Sentinel may
+        name it for a while, where it was the master and was started again."""
         connection.on_connect()
         connection.send_command("INFO", "server", "replication")
         said = connection.read_response()

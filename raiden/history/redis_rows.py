@@ -1,4 +1,4 @@
-"""What the scripts of the shared store are told and tell: names of keys, arguments, and values that come back."""
+"""Input and output of the shared store's scripts: names of keys, arguments, and results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def key_name(channel: str, what: str) -> str:
 
 
 def member(channel: str, durable: str) -> str:
-    """A durable in the list of all: neither name has a NUL, which comes before all that they have."""
+    """The member for a durable in the list of all. Neither name has a NUL, which sorts before all other characters."""
     return f"{channel}\0{durable}"
 
 
@@ -27,7 +27,7 @@ def durable_names(channel: str, durable: str) -> list[str]:
 
 
 def claims(rows: Sequence[bytes]) -> list[tuple[Record, int]]:
-    """Records, each with its attempt, as `durable_scripts.CLAIM` tells them."""
+    """Records, each with its attempt, from the answer of `durable_scripts.CLAIM`."""
     found = []
     for head, payload in zip(rows[::2], rows[1::2], strict=True):
         offset, kind, published, attempt, *proof = head.decode().split()
@@ -36,7 +36,7 @@ def claims(rows: Sequence[bytes]) -> list[tuple[Record, int]]:
 
 
 def together(appends: Sequence[Append], calls: Sequence[int] | None) -> list[Sequence[Append]]:
-    """The appends of each script: those of a call that may be refused as a whole are in one."""
+    """The appends of each script: a call that may be refused as a whole is one script."""
     if calls is None or not any([append.discard_new for append in appends]):
         return [[append] for append in appends]
     found: list[Sequence[Append]] = []
@@ -63,7 +63,7 @@ def append_arguments(append: Append, life: str) -> tuple[list[str], list[Any]]:
 
 
 def arguments_of_all(call: Sequence[Append], life: str) -> list[Any]:
-    """What `scripts.APPEND_ALL` is called with."""
+    """Numbers of keys, keys and arguments of `scripts.APPEND_ALL`, as EVAL takes them."""
     each = [append_arguments(append, life) for append in call]
     sizes = [size for keys, arguments in each for size in (len(keys), len(arguments))]
     keys = [key for keys, _ in each for key in keys]
@@ -71,7 +71,7 @@ def arguments_of_all(call: Sequence[Append], life: str) -> list[Any]:
 
 
 def appended(epoch: str, first: str, next_: str, chain: str = "", repeated: str = "") -> Appended:
-    if chain == "repeated":  # by a release that knew no proofs
+    if chain == "repeated":  # from a release that knew no proofs
         chain, repeated = "", chain
     return Appended(epoch, range(int(first), int(next_)), bool(repeated), chain)
 

@@ -1,4 +1,4 @@
-"""What the URL of a Redis server means, judged without connecting to it.
+"""URLs of Redis servers, read and checked without connecting.
 
 ``redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DB`` names Sentinels (port 26379 if none is said), which
 are asked for the service's master whenever a connection begins. User and password are the master's; the Sentinels must

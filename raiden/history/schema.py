@@ -1,4 +1,4 @@
-"""The tables of the embedded store's file, and how a file of an earlier release gets them."""
+"""The tables of the embedded store's file, and the migrations of files of earlier releases."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CREATE TABLE kept (
 );
 CREATE INDEX kept_by_age ON kept (expires);
 """
-# From one schema to the next.
+# The scripts from one schema to the next.
 MIGRATIONS = {
     1: """
 ALTER TABLE channels ADD COLUMN proof TEXT NOT NULL DEFAULT '';
@@ -67,5 +67,5 @@ INSERT INTO life VALUES ('');
     2: durables.COUNTERS,
 }
 
-# For files that were made without it, too.
+# The table of the clock, also for files that were made without it.
 CLOCK = "CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), now INTEGER NOT NULL)"

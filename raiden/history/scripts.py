@@ -1,5 +1,5 @@
-"""What the Redis server runs, in Lua: a script is one step for all who use the server. The first keys of each are the
-hash and the stream of a channel; it answers with texts where it can, which cost the client less than lists."""
+"""The Lua scripts that the Redis server runs: a script is one step for all who use the server. The first keys of each
+are the hash and the stream of a channel; it answers with texts where it can, which cost the client less than lists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from raiden.model.message import PROOF_DIGITS, UNPROVED
 from raiden.model.page import PAGE_BYTES
 
 # Numbers become text by `format`: Lua's own way keeps 14 digits. The proof of the last message is kept with its offset,
-# for a node that knows no proofs may append, too.
+# because a node that knows no proofs may append, too.
 CHANNEL = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -27,7 +27,7 @@ local function visible(entry)
 end
 """
 
-# The epochs of a channel, as `Lives` has them: which one an offset is of, and where one ends (0: it is not known).
+# The epochs of a channel, as `Lives` has them: the epoch of an offset, and the end of an epoch (0: it is not known).
 LIVES = """
 local function epoch_of(offset)
     for name, fork in string.gmatch(past, '(%w+):(%d+)') do
@@ -64,8 +64,8 @@ local function stand(name, offset, over)
 end
 """.replace("ROOT", str(ROOT_DIGITS)).replace("OWN", str(OWN_DIGITS))
 
-# Up to `limit` visible entries between two offsets, or up to one more than go over a page; some `most` are looked at
-# (nil: all). Also, the next offset to look at. What is read at once grows while it is small.
+# Up to `limit` visible entries between two offsets, or up to one more than go over a page; about `most` are looked at
+# (nil: all). Also, the next offset to look at. The portion that is read at once grows while it is small.
 FIND = """
 local function find(low, high, limit, forward, most)
     local found, looked, size, last, portion, hidden = {}, 0, 0, 0, 10, false
@@ -98,8 +98,8 @@ local function find(low, high, limit, forward, most)
 end
 """.replace("PAGE_BYTES", str(PAGE_BYTES))
 
-# The claims of a durable are in a sorted set by their offsets, too. Where it has not as many as the one by deadlines, a
-# release wrote that which knew no other.
+# The claims of a durable are in a sorted set by their offsets, too. Where that set has not as many as the set by
+# deadlines, a release that knew only the latter has written.
 CLAIMED = """
 local function portions(list, call)
     for n = 1, #list, 1000 do call(unpack(list, n, math.min(n + 999, #list))) end
@@ -116,7 +116,8 @@ local function compare(pending, claimed)
 end
 """
 
-# Where a durable goes on that stood before an offset of an epoch; whether that place is not in this history.
+# The offset at which a durable goes on that stood before an offset of an epoch, and whether that place is not in this
+# history.
 GO_ON = """
 local function go_on(begin, from)
     if (begin == epoch and from <= next) or from <= end_of(begin) or (begin == '0' and from == 1) then
@@ -143,12 +144,12 @@ local function too_old(most)
 end
 """
 
-# How many messages, and claims of a durable, are looked at for whether one is needed.
+# Messages, and claims of a durable, that are looked at to find out whether one is needed.
 _LOOKED = 1000
 
-# Whether a durable of the channel has still to get a message acknowledged whose offset is below `below`. The newest is
-# looked at first, for it is there for the longest. Who has looked at so many that are too old takes the others for
-# needed; and each time some of those go, so the next one looks at less.
+# Whether a durable of the channel still needs an acknowledgement for a message with an offset below `below`. The newest
+# is looked at first, because it is there for the longest. After `_LOOKED` messages that are too old, the others are
+# taken for needed; each time some of the old ones go, so the next look takes less.
 _NEEDED = f"""{GO_ON}{FIND}{CLAIMED}
 local function is_needed(below)
     local base, durables = string.sub(KEYS[1], 1, -5), {{}}
@@ -180,11 +181,11 @@ end
 """
 
 # KEYS: the hash, the stream, and the publisher's key if there is one. ARGV: the epoch of a new channel, the server's
-# life, and how the name of an epoch ends that begins in it; the channel's size, and in microseconds its messages' age,
-# the last one's age while it is the last (0: no other), and the time after which the channel is forgotten; the seconds
-# for which the key is kept; 1 where nothing is appended that would push out what a durable needs; then kind and payload
-# of each message. The answer: the epoch, the first offset and the next, the proof before the first message and those of
-# the messages, and "repeated" where that was done before; or "full".
+# life, and the end of the name of an epoch that begins in it; the channel's size, and in microseconds its messages'
+# age, the last one's age while it is the last (0: no other), and the time after which the channel is forgotten; the
+# seconds for which the key is kept; 1 where nothing may be appended that would push out a message that a durable needs;
+# then kind and payload of each message. The answer: the epoch, the first offset and the next, the proof before the
+# first message and those of the messages, and "repeated" where that was done before; or "full".
 _LOOK = f"""{CHANNEL}{LIVES}{_TOO_OLD}
 if epoch and KEYS[3] then
     local done = redis.call('GET', KEYS[3])
@@ -243,8 +244,8 @@ return done
 """
 APPEND = _LOOK + _ADD
 
-# Several appends as a whole or not at all. KEYS and ARGV: those of each, one after the other. ARGV begins with how many
-# keys and arguments each has. The answer: that of each, or "full" and the number of the one that is.
+# Several appends as a whole or not at all. KEYS and ARGV: those of each, one after the other. ARGV begins with the
+# numbers of keys and arguments of each. The answer: that of each, or "full" and the number of the append that is.
 APPEND_ALL = f"""
 local function look(KEYS, ARGV) {_LOOK} end
 local function append(KEYS, ARGV) {APPEND} end
@@ -292,8 +293,8 @@ end
 return {{epoch, next, past, proof, at, found}}
 """
 
-# KEYS: what is kept under a name, and its holder, as a hash. ARGV: the holder, the value, and for how many milliseconds
-# it is kept. The answer: 0 where another one holds it.
+# KEYS: the hash of a kept value and its holder. ARGV: the holder, the value, and the milliseconds for which it is kept.
+# The answer: 0 where it has another holder.
 KEEP = """
 local holder = redis.call('HGET', KEYS[1], 'holder')
 if holder and holder ~= ARGV[1] then return 0 end
@@ -302,8 +303,8 @@ redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
 
-# ARGV: the next holder, and the one that it must be taken from, if there is one. The answer: the value, and who held
-# it.
+# ARGV: the next holder, and the one that it must be taken from, if there is one. The answer: the value, and its holder
+# before.
 TAKE = """
 local kept = redis.call('HMGET', KEYS[1], 'value', 'holder')
 if not kept[2] or (ARGV[2] ~= '' and kept[2] ~= ARGV[2]) then return false end

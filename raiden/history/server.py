@@ -1,17 +1,17 @@
-"""The one who asks a node's store, for all its workers.
+"""The history process's server: it alone calls a node's store, for all its workers.
 
 Workers connect (`raiden.history.client`) and send messages: appends, or one question. Appends that wait at the same
 time, from whichever worker, are one group for the store: one commit, one round trip. So while a commit takes its time
 the next group gathers. Questions are answered one by one, each worker's in their order and the workers in turn, for
-`SLICE` at a time: then appends have their turn again. From a worker that does not take its answers no more is read, and
-its questions wait. When nothing waits, and at least once a second, the store is tidied. One process writes because
-SQLite's writers sleep while they wait for each other (`raiden.history.sqlite`).
+`SLICE` at a time: then appends have their turn again. A worker that does not take its answers is not read from any
+more, and its questions wait. When nothing waits, and at least once a second, the store is tidied. One process writes
+because SQLite's writers sleep while they wait for each other (`raiden.history.sqlite`).
 
 Messages are marshalled: both ends are forked by one supervisor, and the folder of the socket is its user's alone. A
 message is ``(number, deadline, name, arguments)``, its answer ``(number, None, result)`` or ``(number, why it failed,
-None)``. What was not begun by its deadline (seconds of CLOCK_MONOTONIC, which all processes of a machine share) is not
-done any more. Each answer also has the store's life, and when the store last answered. The arguments of ``append`` are
-a list of calls, and its result has an ``(why it failed, result)`` for each.
+None)``. A call that was not begun by its deadline (seconds of CLOCK_MONOTONIC, which all processes of a machine share)
+is not done any more. Each answer also has the store's life, and the time when the store last answered. The arguments of
+``append`` are a list of calls, and its result has an ``(why it failed, result)`` for each.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Answer = tuple[str | None, Any]
 
 
 class _Worker:
-    """A worker's end of its pipe, and the questions of it that wait: number, deadline, name and arguments."""
+    """A worker's pipe, and its questions that wait: number, deadline, name and arguments."""
 
     def __init__(self, pipe: Pipe) -> None:
         self.pipe = pipe
@@ -64,12 +64,12 @@ class _Worker:
 
     @property
     def asks(self) -> bool:
-        """It has questions, and takes their answers."""
+        """Whether it has questions, and takes their answers."""
         return bool(self.questions) and not self.pipe.full
 
 
 class Server:
-    """Answers the workers that connect at ``listener``, a Unix socket, with ``store``."""
+    """A server for the workers that connect at ``listener``, a Unix socket; ``store`` gives the answers."""
 
     def __init__(self, store: Store, listener: socket.socket) -> None:
         listener.setblocking(False)
@@ -79,11 +79,11 @@ class Server:
         self._poll.register(listener, select.EPOLLIN)
         self._workers: dict[int, _Worker] = {}
         self._turns: deque[_Worker] = deque()
-        # Appends that have come and are not done: who asked, the number, the deadline, and the calls.
+        # Appends that have come and are not done: the worker, the number, the deadline, and the calls.
         self._appends: list[tuple[_Worker, int, float, list[list[Any]]]] = []
-        # What fails now, as the log says.
+        # The uses ("read", "written") that fail now, as the log says.
         self._failing: set[str] = set()
-        # When the store has answered last (CLOCK_MONOTONIC).
+        # The time when the store last answered (CLOCK_MONOTONIC).
         self._answered_at = 0.0
         self._tidied = time.monotonic()
 
@@ -92,7 +92,7 @@ class Server:
         self._answer("check", ())
 
     def serve_until(self, end: socket.socket) -> None:
-        """Answer all that comes, until ``end`` is closed at its other end."""
+        """Answer all messages, until ``end`` is closed at its other end."""
         self._poll.register(end, select.EPOLLIN)
         more = False
         while True:
@@ -118,7 +118,7 @@ class Server:
         self._poll.register(worker.pipe, worker.watched)
 
     def _take(self, worker: _Worker, event: int) -> None:
-        """Send what waits, and receive what has come."""
+        """Send the answers that wait, and receive the messages that have come."""
         if event & select.EPOLLOUT:
             worker.pipe.flush()
         if event != select.EPOLLOUT:
@@ -142,7 +142,7 @@ class Server:
         worker.pipe.close()
 
     def _watch(self, worker: _Worker) -> None:
-        """Receive while it takes its answers, and send while some wait."""
+        """Watch a worker's pipe for messages while it takes its answers, and for room while some wait."""
         pipe = worker.pipe
         events = (0 if pipe.full else select.EPOLLIN) | (select.EPOLLOUT if pipe.waits else 0)
         if events != worker.watched:
@@ -157,7 +157,7 @@ class Server:
     # Appends.
 
     def _append(self) -> None:
-        """Append what has come, all of it in one group."""
+        """Append all that has come, in one group."""
         now = time.monotonic()
         asked, self._appends = self._appends, []
         due: list[tuple[_Worker, int, list[list[Append]]]] = []
@@ -202,8 +202,8 @@ class Server:
             return {}  # the append will fail, too
 
     def _store_all(self, appends: list[Append], calls: list[int]) -> tuple[str | None, list[Any]]:
-        """Why they could not be appended; or where each stands, or why it was not appended with the others of its call
-        (``calls``: how many each has)."""
+        """Append all, and return why that failed, or a row for each: its place, or the text that says why its call was
+        not done. ``calls`` gives the number of appends in each call."""
         if not appends:
             return None, []
         rows: list[Any]
@@ -212,7 +212,7 @@ class Server:
         except StoreFailed as error:
             self._note("written", error)
             return error.detail, []
-        except Exception:  # the fault of one group must not be that of all others
+        except Exception:  # a fault of one group must not stop all others
             faults.report("an append")
             return FAULT, []
         self._note("written", None)
@@ -221,7 +221,7 @@ class Server:
     # Questions.
 
     def _answer_some(self) -> bool:
-        """Answer questions for a while, the workers in turn; whether there are more."""
+        """Answer questions for a while, the workers in turn; return whether there are more."""
         until = time.monotonic() + SLICE
         idle = 0
         while idle < len(self._turns):
@@ -248,14 +248,14 @@ class Server:
         except StoreFailed as error:
             self._note(use, error)
             return error.detail, None
-        except Exception:  # the fault of one question must not be that of all others
+        except Exception:  # a fault of one question must not stop all others
             faults.report(f"a question for {name}")
             return FAULT, None
         self._note(use, None)
         return None, result
 
     def _tidy(self) -> bool:
-        """Remove some of what has expired, if it is time; whether there is more."""
+        """Remove some expired rows, if it is time; return whether there are more."""
         started = time.monotonic()
         if started - self._tidied < TIDY_EVERY:
             return False
@@ -271,7 +271,8 @@ class Server:
         return False
 
     def _note(self, use: str, error: StoreFailed | None) -> None:
-        """The store was "read" or "written", or failed to: log that it fails, and that it works again, once."""
+        """Note that the store was "read" or "written", or failed: log once that it fails, and once that it works
+        again."""
         if not use:
             return
         if error is None:
@@ -306,7 +307,7 @@ def _figures(page: FiguresPage) -> tuple[Any, ...]:
 
 
 def _row(appended: Appended) -> tuple[Any, ...]:
-    """What was appended, of plain values."""
+    """The fields of an `Appended`, as plain values."""
     epoch, offsets, repeated, chain, _ = appended
     return epoch, offsets.start, offsets.stop, repeated, chain
 
@@ -315,7 +316,7 @@ def _give_up(attempts: int, letters: tuple[Any, ...] | None) -> GiveUp:
     return GiveUp(attempts, Append(*letters) if letters else None)
 
 
-# What shows that the store can be "read", or nothing; all else, that it can be "written".
+# The calls that show that the store can be "read", or ("") show nothing; all others show that it can be "written".
 _USES = {"after": "read", "before": "read", "positions": "read", "figures": "read", "now": "read", "size": ""}
 _CALLS: dict[str, Callable[..., Any]] = {
     "after": lambda store, channel, cursor, limit: _plain(store.after(channel, _cursor(cursor), limit)),

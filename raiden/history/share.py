@@ -1,4 +1,4 @@
-"""How much of a store's room the rows of one kind may take, so that they leave the rest to others."""
+"""Shares of a store's room: a bound on the rows of one kind, which leaves the rest to others."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SHORT = 3 / 4
 
 
 class Share:
-    """``most`` bytes (0: any number) for rows of which ``count`` tells how much they take now. In between that is
-    estimated: what is added is told, what is removed is not, so where the room seems to be used up it is counted again,
-    at most every `COUNT_EVERY` seconds. ``why`` says what is full, and what to do."""
+    """A share of ``most`` bytes (0: any number) for rows; ``count`` measures the bytes that they take now. Between two
+    counts these are estimated: added bytes are told, removed bytes are not. So where the room seems to be used up the
+    rows are counted again, at most every `COUNT_EVERY` seconds. ``why`` says what is full, and what to do."""
 
     def __init__(self, most: float, count: Callable[[], int], why: str) -> None:
         self.most = int(most)
@@ -30,18 +30,18 @@ class Share:
         return not self.most or self._used + size <= self.most
 
     def take(self, size: int) -> None:
-        """``size`` bytes are added; raises StoreFailed where there is no room for them."""
+        """Add ``size`` bytes; raises StoreFailed where there is no room for them."""
         if not self.has_room(size):
             raise StoreFailed(self.why)
         self._used += size
 
     @property
     def short(self) -> bool:
-        """There is little room left."""
+        """Whether there is little room left."""
         return bool(self.most) and self._used > self.most * SHORT
 
     def recount(self) -> None:
-        """Count what there is, where there seems to be little room left."""
+        """Count the rows, where there seems to be little room left."""
         if self.short and time.monotonic() - self._counted > COUNT_EVERY:
             self._recount()
 

@@ -1,11 +1,11 @@
 """The embedded store: SQLite in WAL mode, one file that all workers of a node share.
 
 Any number of processes may append: a transaction takes the write lock first (``BEGIN IMMEDIATE``), reads where the
-channels stand, and so gives out offsets in one order. But one that finds the lock taken sleeps before it looks again:
-with two writers the slowest commits took 330 ms, so let one process write for all. Readers see the last commit and
-never wait. The caller makes groups: one `append` is one commit, whatever it holds.
+channels stand, and so gives out offsets in one order. But a process that finds the lock taken sleeps before it looks
+again: with two writers the slowest commits took 330 ms, so let one process write for all. Readers see the last commit
+and never wait. The caller makes groups: one `append` is one commit, however many messages it has.
 
-Messages beyond a channel's size are hidden at once and removed some at a time (`SLACK`), those beyond their age are
+Messages beyond a channel's size are hidden at once and removed some at a time (`SLACK`). Messages beyond their age are
 hidden at once and removed by `tidy`.
 """
 
@@ -48,7 +48,7 @@ SLACK = 64
 # The parts of the largest size that channels, besides their messages, and kept values may take. So messages always have
 # more than half of it.
 NAMES, KEPT = 1 / 4, 1 / 8
-# How many channels are looked at, for each row that `tidy` may remove, while there is little room for more.
+# Channels that are looked at, for each row that `tidy` may remove, while there is little room for more.
 LOOKED_AT = 5
 # Microseconds after which a transaction that writes writes the time, too.
 SAVE_TIME = 10_000_000
@@ -61,8 +61,8 @@ def _with_holder(value: bytes, holder: str) -> bytes:
     return holder.encode() + b"\0" + value
 
 
-# What rows take on the disk besides their texts, with their indexes and the room that pages leave. A channel's name is
-# stored twice.
+# Bytes that rows take on the disk besides their texts, with their indexes and the room that pages leave. A channel's
+# name is stored twice.
 _ROW = 128
 _MOST_OF_A_NAME = _ROW + 3 * MAX_CHANNEL_BYTES
 _NAMES_SIZE = f"SELECT count(*) * {_ROW} + 3 * sum(length(CAST(name AS BLOB))) FROM channels"
@@ -74,13 +74,13 @@ def _size_of_name(name: str) -> int:
 
 
 class Sqlite:
-    """The store in the file ``path``, which is a `File`; ``max_size`` bytes are what it may take (0: the disk is the
-    limit), and an append that needs more fails. ``clock`` gives microseconds; the store goes by a `Clock` of it."""
+    """The store in the file ``path``, which is a `File`. It may take ``max_size`` bytes (0: the disk is the limit), and
+    an append that needs more fails. ``clock`` gives microseconds; the store goes by a `Clock` of it."""
 
     def __init__(self, path: Path, max_size: int = 0, *, clock: Callable[[], int] | None = None) -> None:
         self._file = File(path, schema.SCHEMA + durables.SCHEMA, schema.MIGRATIONS, max_size)
         self._db = self._file.db
-        # Nobody can tell whether this file is as it was left, so whoever opens it begins a new life.
+        # Nobody can tell whether this file is as it was left, so each opening begins a new life.
         self.life = secrets.token_hex(8)
         self._file.write(lambda: self._db.execute("UPDATE life SET name = ?", (self.life,)))
         self._clock = Clock(clock or steady())
@@ -91,7 +91,7 @@ class Sqlite:
         self._names = self._share(NAMES * max_size, _NAMES_SIZE, "there are too many channels")
         self._kept = self._share(KEPT * max_size, _KEPT_SIZE, "too much is kept for sessions")
         self._durables = durables.Shares(self._share, max_size)
-        # Up to which channel those without messages were looked for.
+        # The channel up to which channels without messages were looked for.
         self._looked = (0, 0)
 
     def _share(self, most: float, sizes: str, what: str) -> Share:
@@ -100,7 +100,7 @@ class Sqlite:
 
         return Share(most, count, f"{what} for max_data: raise it, or wait until some are forgotten")
 
-    # What `Store` promises.
+    # The methods of `Store`.
 
     def append(self, appends: Sequence[Append], calls: Sequence[int] | None = None) -> list[Appended]:
         synced = any(append.durability == Durability.SYNCED for append in appends)
@@ -151,7 +151,7 @@ class Sqlite:
             )  # fmt: skip
             if not letters or dead is None:
                 return claimed
-            # It need not be flushed to the disk: what loses a letter brings the claim back.
+            # This need not be flushed to the disk: a failure that loses a letter brings the claim back.
             (appended,) = self._append([replace(dead, messages=[(int(Kind.JSON), letter) for letter in letters])], None)
             return claimed._replace(letters=Letters(appended, letters))
 
@@ -160,7 +160,7 @@ class Sqlite:
         except StoreFailed:
             if dead is None or not room:
                 raise
-        room = False  # perhaps for these letters: what is not given up goes on
+        room = False  # perhaps there is none for these letters: the claims go on without giving up
         return self._file.write(claim)
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
@@ -203,7 +203,7 @@ class Sqlite:
         return self._file.write(take)
 
     def _kept_value(self, name: str) -> tuple[bytes, str] | None:
-        """What is kept under a name, and its holder."""
+        """The value that is kept under a name, and its holder."""
         command = "SELECT value FROM kept WHERE name = ? AND expires > ?"
         row = self._db.execute(command, (name, self._clock())).fetchone()
         if row is None:
@@ -251,7 +251,7 @@ class Sqlite:
         self._file.close()
 
     def _now(self) -> int:
-        """The time, in a transaction that writes: now and then it is stored."""
+        """The time, for a transaction that writes; now and then it is stored."""
         now = self._clock()
         if now - self._saved >= SAVE_TIME:
             self._saved = now
@@ -259,7 +259,7 @@ class Sqlite:
         return now
 
     def _forget_empty(self, limit: int) -> int:
-        """Of the next ``limit`` channels, least used first, forget those that have no messages and no keys any more."""
+        """Forget the channels without messages and keys among the next ``limit`` ones, least used first."""
         found = self._db.execute(
             "SELECT ends, id FROM channels WHERE (ends, id) > (?, ?) ORDER BY ends, id LIMIT ?", (*self._looked, limit)
         ).fetchall()
@@ -293,7 +293,8 @@ class Sqlite:
         return results
 
     def _full(self, call: Sequence[Append], channels: dict[str, ChannelRow], now: int) -> str:
-        """Why a call is not done, for it would push out what a durable still needs; "": it is done."""
+        """The reason why a call is not done: it would push out a message that a durable still needs. "": it may be
+        done."""
         for append in call:
             if not append.discard_new:
                 continue
@@ -311,7 +312,7 @@ class Sqlite:
         return ""
 
     def _appended(self, channel: ChannelRow, key: str, now: int) -> Appended | None:
-        """What was appended under a key before."""
+        """The result of the append that was made under a key before, if there was one."""
         known = self._db.execute(
             "SELECT epoch, first, count, chain FROM keys WHERE channel = ? AND key = ? AND expires > ?",
             (channel.id, key, now),
@@ -358,7 +359,7 @@ class Sqlite:
         return Appended(channel.epoch, offsets, False, chain)
 
     def _fade(self, channel: ChannelRow) -> None:
-        """The last message is the last no more, and expires as all others do."""
+        """Let the message that is the last no more expire as all others do."""
         if channel.fades and channel.last:
             channel.last[_EXPIRES] = channel.fades
         elif channel.fades:
@@ -369,7 +370,7 @@ class Sqlite:
         channel.fades = 0
 
     def _trim(self, channel: ChannelRow) -> None:
-        """Write where a channel stands, and remove what is hidden, once that is worth it."""
+        """Write a channel's row, and remove its hidden messages, once that is worth it."""
         if channel.first - channel.removed >= SLACK:
             self._db.execute("DELETE FROM messages WHERE channel = ? AND position < ?", (channel.id, channel.first))
             channel.removed = channel.first
@@ -382,7 +383,7 @@ class Sqlite:
                 "UPDATE channels SET epoch = ?, life = ?, past = ? WHERE id = ?",
                 (channel.epoch, channel.life, channel.past, channel.id),
             )
-        if channel.touched:  # which changes an index too, so not each time
+        if channel.touched:  # this changes an index too, so it is not done each time
             self._db.execute("UPDATE channels SET ends = ? WHERE id = ?", (channel.ends, channel.id))
 
     def _new_channel(self, name: str) -> ChannelRow:

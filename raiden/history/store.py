@@ -1,19 +1,19 @@
-"""The history of channels: what a store promises, whatever engine it is.
+"""The history of channels: the promises of a store, whatever its engine.
 
-A store appends messages and gives out their offsets, and reads them again. It knows no sockets, routers or clients; its
-calls block, so they are for a thread.
+A store appends messages and gives out their offsets, and reads them again. A store knows no sockets, routers or
+clients; its calls block, so they are for a thread.
 
 - The offsets of a channel begin at 1 and have no holes. Each message has a proof, which covers all before it, and an
   epoch, which is the life of the store that it was appended in (`raiden.model.chain`). A cursor of a message that the
   store has lost is a `Gap`. When the channel's history is cleared or forgotten as a whole, offsets begin anew.
 - An append is done when `Store.append` returns: its messages survive what their `Durability` says. If it raises
   `StoreFailed`, none of them was appended, as far as anybody can know.
-- What was appended under a key is not appended again under that key within `KEY_WINDOW` seconds, on whichever node: the
-  first answer is given again.
+- Messages that were appended under a key are not appended again under that key within `KEY_WINDOW` seconds, on any
+  node: the first answer is given again.
 - A durable is a place in a channel's history that many consumers share. Each message after it is claimed by one of
   them, and again if that one did not acknowledge it in time: at least once, for as long as the history has it.
-- A store also keeps values under a name for a while, for who comes back. A value has one holder, who alone may change
-  it, until another one takes it. Each of these calls is one step: nobody else's comes between.
+- A store also keeps values under a name for a while, for clients that come back. A value has one holder, who alone may
+  change it, until another holder takes it. Each of these calls is one step: no other call comes between.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ KEY_WINDOW = 300.0  # seconds
 # Seconds after which a channel that nothing was appended to, and that has no messages left, is forgotten; until then
 # its offsets go on.
 FORGET = 7 * 86400.0
-# Seconds that a channel, or a durable, may be forgotten later than that, so that not each use of it writes when.
+# Seconds that a channel, or a durable, may be forgotten later than that, so that not each use of it must write the
+# time.
 TOUCH = 3600.0
 MAX_KEPT = 1 << 18  # bytes of a kept value
 MAX_PENDING = 10_000  # messages of a durable that are claimed and not acknowledged
 LOOKED = 250  # claims whose time is over that one call of `Store.claim` looks at
 
 
-# How a `StoreFailed` ends where the append may have been done.
+# The end of a `StoreFailed`'s text where the append may have been done.
 NOBODY_KNOWS = (
     "nobody knows whether the message was stored. With a key (Idempotency-Key) it is safe to publish it again"
 )
@@ -48,7 +49,7 @@ NOBODY_KNOWS = (
 class StoreFailed(Unavailable):
     """The store can't be used now; the text says why. Nothing was appended, unless the connection to a shared store
     ended before its answer came: then nobody knows, the text says so (`NOBODY_KNOWS`), and only a key makes it safe to
-    ask again. ``detail`` is what clients may know of it, where that is less: no file and no address."""
+    ask again. ``detail`` is the text for clients, where they may know less: it has no file and no address."""
 
     def __init__(self, why: str, detail: str = "") -> None:
         super().__init__(why)
@@ -56,7 +57,7 @@ class StoreFailed(Unavailable):
 
 
 def full(channel: str, size: int) -> str:
-    """Why an `Append` with ``discard_new`` was not done, and what to do."""
+    """The text that says why an `Append` with ``discard_new`` was not done, and what to do."""
     return (
         f"{channel} is full: it keeps {size} messages (history_size), and to publish this would push out some that a "
         "durable subscription has not had acknowledged (discard = 'new'). Nothing was published: try again when its "
@@ -72,11 +73,10 @@ class TooLargeToKeep(StoreFailed):
 
 @dataclass(slots=True)
 class Append:
-    """Messages ``(kind, payload)`` for one channel, all or none. ``size`` messages at the most are kept,
-    each for ``ttl`` seconds. While no other message follows, the last one is there for ``retain`` seconds, if that is
-    longer; also where the size is 0. ``key`` is the publisher's, for which they are appended once. ``discard_new``:
-    they are not appended where that would push a message over the size out of the history that a durable has still to
-    get acknowledged."""
+    """Messages ``(kind, payload)`` for one channel, all or none. At most ``size`` messages are kept, each for ``ttl``
+    seconds. While no other message follows, the last one is there for ``retain`` seconds, if that is longer; also where
+    the size is 0. ``key`` is the publisher's: the messages are appended once under it. ``discard_new``: they are not
+    appended where that would push a message out of the history for which a durable still needs an acknowledgement."""
 
     channel: str
     messages: Sequence[tuple[int, bytes]]
@@ -99,16 +99,18 @@ class Append:
         )  # fmt: skip
 
     def limits(self) -> tuple[int, float, float]:
-        """How many messages are kept, for how many seconds, and for how many the last one while it is the last."""
+        """The number of messages that are kept, the seconds for which they are, and the seconds for the last one while
+        it is the last."""
         if self.size == 0 and self.retain > 0:
             return 1, 0.0, self.retain
         return self.size, self.ttl, max(self.ttl, self.retain)
 
 
 class Appended(NamedTuple):
-    """Where the messages of an `Append` stand, in their order. ``repeated``: they were appended before, under the same
+    """The places of an `Append`'s messages, in their order. ``repeated``: they were appended before, under the same
     key. ``chain`` is the proof of the message before the first one, then theirs, as one text (`chain.chained`); "":
-    they have none. ``full``: nothing was appended, because of ``discard_new``, and this says so; "": it was."""
+    they have none. ``full`` is the text that says why nothing was appended, because of ``discard_new``; "": the
+    messages were appended."""
 
     epoch: str
     offsets: range
@@ -133,9 +135,9 @@ class Appended(NamedTuple):
 
 
 class GiveUp(NamedTuple):
-    """When a durable gives a message up: it is not claimed for more than ``attempts`` times (0: any number). Then it is
-    appended, as JSON that says where it comes from, to the channel of ``letters``, whose ``messages`` are none, or
-    dropped where that is None."""
+    """The limit after which a durable gives a message up: the message is claimed at most ``attempts`` times (0: any
+    number). Then it is appended, as JSON that says where it comes from, to the channel of ``letters``, an append
+    without messages; ``letters`` None: it is dropped."""
 
     attempts: int = 0
     letters: Append | None = None
@@ -145,20 +147,20 @@ NEVER = GiveUp()
 
 
 class Letters(NamedTuple):
-    """What was appended to the dead-letter channel: where it stands, and the payloads."""
+    """Messages that were appended to the dead-letter channel: their places, and their payloads."""
 
     appended: Appended
     payloads: list[bytes]
 
 
 class Claimed(NamedTuple):
-    """Records that are now the caller's, each with the number of times that it was claimed, in the order of their
-    offsets: first those that come again. ``epoch`` is the channel's ("0": it has no history yet), ``past`` are those
-    before. ``gap`` is what the durable lost since the last claim: from the lowest to the highest offset of messages
-    that were gone before they were claimed or acknowledged (others between them may be fine); or, where its place is
-    not in this history, all that was left of the old one (``first`` is 0). ``letters`` are what was given up.
-    ``ended``: there is no such durable, and this claim was not to make it. ``more``: not all was looked at that may be
-    claimed, for that would have taken long."""
+    """Records that are now the caller's, each with the number of its claims, in the order of their offsets: first those
+    that come again. ``epoch`` is the channel's ("0": it has no history yet), ``past`` are its past epochs. ``gap`` has
+    the messages that the durable lost since the last claim: from the lowest to the highest offset of messages that were
+    gone before they were claimed or acknowledged (others between them may be fine); or, where its place is not in this
+    history, all that was left of the old one (``first`` is 0). ``letters`` are the messages that were given up.
+    ``ended``: there is no such durable, and this claim was not to make it. ``more``: there may be more to claim, which
+    would have taken long to look at."""
 
     records: list[tuple[Record, int]]
     epoch: str
@@ -169,15 +171,15 @@ class Claimed(NamedTuple):
     more: bool = False
 
     def messages(self, channel: str) -> list[tuple[Message, int]]:
-        """Each with its number of times."""
+        """The claimed messages, each with the number of its claims."""
         lives = Lives(self.epoch, 0, self.past)
         return [(record.to_message(channel, lives.epoch_of(record.offset)), times) for record, times in self.records]
 
 
 class Figures(NamedTuple):
-    """How a durable does: ``lag`` messages of its channel's history are not acknowledged, the oldest of them for
-    ``oldest`` seconds since it was published; ``in_flight`` of them are claimed, or put off. ``redelivered`` counts
-    claims of what had been claimed before, ``dead`` what was given up, since the durable was made."""
+    """Figures of a durable: ``lag`` messages of its channel's history are not acknowledged, and the oldest of them was
+    published ``oldest`` seconds ago; ``in_flight`` of them are claimed, or put off. ``redelivered`` counts claims of
+    messages that had been claimed before, ``dead`` messages that were given up, since the durable was made."""
 
     channel: str
     durable: str
@@ -188,12 +190,12 @@ class Figures(NamedTuple):
     dead: int
 
 
-# Durables are named by their channel and name, and come in this order: that of the bytes.
+# The place before all durables: these are identified by channel and name, and ordered by the bytes of these.
 FIRST = ("", "")
 
 
 class FiguresAsked(NamedTuple):
-    """Which durables a page of figures is about: those behind ``after``, at most ``limit``; of a ``channel``, or of
+    """A question for a page of figures: the durables behind ``after``, at most ``limit``; of a ``channel``, or of
     channels that begin with ``prefix``; of one name, ``durable``. "": of any."""
 
     after: tuple[str, str] = FIRST
@@ -215,22 +217,24 @@ class Store(Protocol):
 
     @property
     def life(self) -> str:
-        """The name of the life of the store that the last call has met."""
+        """The name of the store's life, as the last call found it."""
 
     def append(self, appends: Sequence[Append], calls: Sequence[int] | None = None) -> list[Appended]:
-        """Append all in one go, in this order; they are as durable as the most demanding of them asks. ``calls`` says
-        how many appends make each call (None: one). A call is done as a whole or, where one of its appends may not push
-        out what it would (``discard_new``), not at all: then each `Appended` of it is ``full``. (Such a call has one
-        append for each of its channels.) What was appended under its key before pushes nothing out."""
+        """Append all in one go, in this order, with the strongest durability that one of them asks for. ``calls`` gives
+        the number of appends in each call (None: one each). A call is done as a whole or, where one of its appends
+        would push out a message that it may not (``discard_new``), not at all: then each `Appended` of it is ``full``.
+        (Such a call has one append for each of its channels.) An append whose key was used before pushes nothing
+        out."""
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
-        """Those of the channels that are new and that there is no room for, each with the reason: an append to one of
-        them would fail, and with it all that go with it."""
+        """The new channels among these for which there is no room, each with the reason: an append to one of them would
+        fail, and with it all appends of the same call of `append`."""
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        """The first ``limit`` records after a cursor. From the earliest on: `EARLIEST`, where what is gone before it is
-        a gap, or None, where it is none. Where the cursor is not in this history, or has another proof, the page says
-        so (`Gap`), and begins with what whoever has it can't have seen."""
+        """The first ``limit`` records after a cursor. `EARLIEST` and None stand for the earliest message: with
+        `EARLIEST`, messages that are gone before it are a gap, with None they are not. Where the cursor is not in this
+        history, or has another proof, the page says so (`Gap`), and begins with the first message that the cursor's
+        owner can't have seen."""
 
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         """The last ``limit`` records before a cursor; None: the newest."""
@@ -246,49 +250,49 @@ class Store(Protocol):
         give_up: GiveUp = NEVER, *, make: bool = True,
     ) -> Claimed:  # fmt: skip
         """Claim up to ``limit`` messages, or up to the one that goes over `PAGE_BYTES`, for ``wait`` seconds: first
-        those whose claim is over, of which it looks at `LOOKED` and says if there are ``more``; then new ones, while
+        messages whose claim is over, of which it looks at `LOOKED` and says if there are ``more``; then new ones, while
         fewer than `MAX_PENDING` are claimed. The first claim makes the durable, after ``since`` (None: at the channel's
-        end; a cursor that is not in this history is a gap, as in `after`), unless it is not to ``make`` it. One that
-        nobody claims from for `FORGET` seconds is forgotten. Messages that would be claimed too often are given up,
-        once, in one step with what becomes of them; those that there is no room for elsewhere stay, and are not
-        claimed."""
+        end; a cursor that is not in this history is a gap, as in `after`); not so where ``make`` is False. A durable
+        that nobody claims from for `FORGET` seconds is forgotten. Messages that would be claimed too often are given
+        up, once: in the same step they become dead letters or are dropped. Those for which there is no room elsewhere
+        stay, and are not claimed."""
 
     def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
-        """Be done with claims, which are offsets and attempts (0: whichever it is), and return the offsets of those
-        that were the caller's to acknowledge, in this order: not of what was claimed again meanwhile, or is done, or
-        is of another epoch than the message that is there now."""
+        """End claims, given by offset and attempt (0: any attempt), and return the offsets of those that the caller
+        could acknowledge, in this order. It could not where a message was claimed again meanwhile, is done, or is of
+        another epoch than the message that is there now."""
 
     def release(
         self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0
     ) -> list[int]:
         """Give claims back: they can be claimed again, ``delay`` seconds from now on. Returns the offsets of those that
-        were the caller's to give back, as `acknowledge` does."""
+        the caller could give back, as `acknowledge` does."""
 
     def forget(self, channel: str, durable: str) -> None:
         """End a durable, if there is one."""
 
     def figures(self, asked: FiguresAsked) -> FiguresPage:
-        """How durables do. A page may have fewer than it could, and a ``next`` all the same."""
+        """A page of figures of durables. It may have fewer rows than the limit, and a ``next`` all the same."""
 
     def keep(self, name: str, value: bytes, ttl: float, holder: str) -> bool:
-        """Keep a value for ``ttl`` seconds in place of what was kept under this name, unless that has another holder:
-        then nothing changes, and this is False."""
+        """Keep a value under this name for ``ttl`` seconds, in place of an older one. Returns False, and changes
+        nothing, where the older one has another holder."""
 
     def take(self, name: str, holder: str, only_from: str = "") -> tuple[bytes, str] | None:
-        """Become the holder of what is kept under a name, if it is this one's (empty: whoever's). Returns the value and
-        who held it before; None where there is no such value."""
+        """Become the holder of the value under a name, if ``only_from`` holds it (empty: if anybody does). Returns the
+        value and its holder before; None where there is no such value."""
 
     def tidy(self, limit: int) -> int:
-        """Remove up to ``limit`` rows of each kind of what has expired, and return how many there were."""
+        """Remove up to ``limit`` expired rows of each kind, and return how many were removed."""
 
     def now(self) -> int:
-        """Microseconds since 1970, by the clock that messages get their times from: what is appended after this call
-        has no earlier one, unless that clock is set back."""
+        """Microseconds since 1970, by the clock that gives messages their times: messages that are appended after this
+        call have no earlier time, unless that clock is set back."""
 
     def check(self) -> None:
         """Raise StoreFailed if nothing can be written now."""
 
     def size(self) -> int:
-        """How many bytes of the data directory it takes."""
+        """The bytes of the data directory that the store takes."""
 
     def close(self) -> None: ...

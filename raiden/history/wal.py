@@ -1,11 +1,11 @@
 """The write-ahead log (WAL) of the embedded store's file, which a thread brings into the file while commits go on.
 
-A commit is written to the end of the WAL. SQLite begins it anew with the first commit after a checkpoint has brought
-all of it into the file and flushed that to the disk; else it grows. A checkpoint of some MB takes 10 to 100 ms, in
-which nothing else is done by whoever does it. So from `ENOUGH` bytes on a thread does one, with a connection of its
-own. What commits have added meanwhile is not in the file then; when that is `LITTLE`, the one who commits brings it
-there, which takes some ms; when it is more, the thread goes on. Where the thread can't keep up, as on a very slow disk,
-commits wait for it from `MOST` bytes on, and the transaction that goes over.
+A commit is written to the end of the WAL. SQLite begins the WAL anew with the first commit after a checkpoint has
+brought all of it into the file and flushed that to the disk; otherwise the WAL grows. A checkpoint of some MB takes 10
+to 100 ms, in which its thread does nothing else. So from `ENOUGH` bytes on a thread of its own does one, with a
+connection of its own. Commits that came meanwhile are not in the file then. When these are `LITTLE`, the committing
+thread brings them there, which takes some ms; when they are more, the other thread goes on. Where that thread can't
+keep up, as on a very slow disk, commits wait for it once the WAL has `MOST` bytes and the transaction that goes over.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Final
 ENOUGH: Final = 4 << 20
 LITTLE: Final = 256 << 10
 MOST: Final = 16 << 20
-# Frames by which its end is found.
+# The step, in frames, by which the end of the WAL is found.
 _STEP: Final = 16
-# Sizes and places in the file (sqlite.org/fileformat2.html#walformat): its head, a frame's, and the salt in both: that
-# of frames which were written before it began anew is another one.
+# Sizes and places in the WAL (sqlite.org/fileformat2.html#walformat): its head, a frame's head, and the salt in both.
+# Frames from before the WAL began anew have another salt.
 _HEAD: Final = 32
 _FRAME_HEAD: Final = 24
 _SALT_OF_HEAD: Final = 16
@@ -43,7 +43,7 @@ class Wal:
         self._file = os.open(path, os.O_RDONLY)
         self._wal = os.open(f"{os.fspath(path)}-wal", os.O_RDONLY)
         self._frame = _FRAME_HEAD + page_size
-        # How many frames it has at least, and which of them a checkpoint has brought into the file.
+        # The least number of frames in the WAL, and the number that a checkpoint has brought into the file.
         self._frames = self._done = 0
         self._salt = b""
         self._checkpoints: threading.Thread | None = None
@@ -53,7 +53,7 @@ class Wal:
         self._closed = False
 
     def committed(self) -> None:
-        """Call it after each commit: have the WAL brought into the file, if it is time."""
+        """Have the WAL brought into the file, if it is time; to be called after each commit."""
         frames = self._count()
         if frames * self._frame < ENOUGH:
             return
@@ -66,12 +66,12 @@ class Wal:
             self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Bring all of it into the file, as far as that is possible now, and wait for it."""
+        """Bring the whole WAL into the file, as far as that is possible now, and wait for it."""
         self._idle.wait()
         self._run(self._db)
 
     def close(self) -> None:
-        """Close ``db``, too; once or again."""
+        """Close the WAL and ``db``; a second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -85,7 +85,7 @@ class Wal:
         os.close(self._wal)
 
     def _count(self) -> int:
-        """How many frames it has, or some less."""
+        """The number of frames in the WAL, or up to `_STEP` less."""
         salt = os.pread(self._wal, _SALT, _SALT_OF_HEAD)
         if salt != self._salt:
             self._salt = salt
@@ -95,7 +95,7 @@ class Wal:
         return self._frames
 
     def _place(self, frame: int) -> int:
-        """Where the salt of a frame is; they count from 1."""
+        """The place of a frame's salt in the WAL; frames count from 1."""
         return _HEAD + (frame - 1) * self._frame + _SALT_OF_FRAME
 
     def _begin(self) -> None:
@@ -112,12 +112,13 @@ class Wal:
             if self._closed:
                 return
             self._run(self._other)
-            # SQLite does that only where nothing was committed meanwhile.
+            # SQLite flushes the file only where nothing was committed meanwhile.
             with contextlib.suppress(OSError):
                 os.fdatasync(self._file)
             self._idle.set()
 
     def _run(self, db: sqlite3.Connection) -> None:
-        """A checkpoint; where it fails, because the disk is full, or someone reads an older state, the WAL grows on."""
+        """Do a checkpoint; where it fails, because the disk is full, or someone reads an older state, the WAL grows
+        on."""
         with contextlib.suppress(sqlite3.Error):
             _, _, self._done = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

@@ -1,5 +1,4 @@
-"""What a client accepts: the ``Accept`` field (RFC 9110 section 12.5.1), and which of several forms fits it best.
-Pure."""
+"""The ``Accept`` field (RFC 9110 section 12.5.1), and the choice among several forms by it. Pure."""
 
 from __future__ import annotations
 
@@ -49,12 +48,12 @@ def _ranges(accept: str) -> tuple[Range, ...]:
 
 
 def choose(accept: str | None, forms: Mapping[str, tuple[str, ...]]) -> str | None:
-    """The form that is accepted best, of those that have any of their media types accepted; None where none has. A
-    client without the field, or with one that says nothing, accepts all. Of forms that are accepted equally, the one
-    comes first that is named more exactly, then the one that the client names first, then the first of ``forms``.
+    """Return the form that the client accepts best; None where it accepts no media type of any form. A client without
+    the field, or with an empty one, accepts all. Among forms that are accepted equally, the one that is named more
+    exactly wins, then the one that the client names first, then the first of ``forms``.
     """
     if accept is not None and len(accept) > fields.MAX_LENGTH:
-        accept = accept[: fields.MAX_LENGTH].rpartition(",")[0]  # what is remembered has a bound in bytes
+        accept = accept[: fields.MAX_LENGTH].rpartition(",")[0]  # the cache is bounded in bytes
     ranges = _ranges(accept) if accept else ()
     if not ranges:
         return next(iter(forms))

@@ -10,18 +10,19 @@ from raiden.protocols.http import Request
 
 log = logging.getLogger("raiden.access")
 
-# What of a URL nobody else should know.
+# The part of a query that nobody else should know.
 _SECRET = re.compile(r"((?:^|&)_token=)[^&]*")
 
 
 class AccessLog:
-    """Writes when it is ``on``; a reload may change that."""
+    """The log of requests, which is written while it is ``on``; a reload may change that."""
 
     def __init__(self, on: bool = False) -> None:
         self.on = on
 
     def write(self, request: Request | Repeated | None, status: int, remote: str) -> None:
-        """Log an answer, of a stream or a WebSocket when it begins. ``request`` is None for what was none."""
+        """Log an answer; that of a stream or a WebSocket when it begins. ``request`` is None where the bytes were no
+        request."""
         if isinstance(request, Repeated):
             request = request.request()
         told: dict[str, object] = {"status": status, "remote": remote}

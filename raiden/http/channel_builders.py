@@ -1,4 +1,4 @@
-"""The channel builders that settings can name: which channel a request is for. Pure."""
+"""The channel builders that settings can name: functions from a request to its channel. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The door for HTTP: connections, and their requests, in the order they came.
 
-Watchers call `readable`. A connection's requests are served one after the other (pipelining): what comes behind one
-that is under way waits in the connection's `RequestParser`, as bytes. What must wait is served in a greenlet. A
+Watchers call `readable`. A connection's requests are served one after the other (pipelining): the bytes behind a
+request that is under way wait in the connection's `RequestParser`. A request that must wait is served in a greenlet. A
 connection that has subscribed needs none: its `Session` takes over. Answers are webob responses; errors are
 problem+json.
 """
@@ -40,18 +40,21 @@ Handler: TypeAlias = "Callable[[Connection, Request], Answer | None]"
 
 
 class Application(Protocol):
-    """What knows the meaning of requests. It answers at once, or later by the door's `answer`."""
+    """The application behind a door, which knows the meaning of requests. It answers at once, or later by the door's
+    `answer`."""
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
-        """The answer to a request; None where the connection is taken care of. Raises Refusal."""
+        """Return the answer to a request; None where the application itself takes care of the connection. Raises
+        Refusal."""
 
     def serve_again(self, connection: Connection, repeated: Repeated) -> bool:
-        """Serve what came with a head which came before, and of which is known what it asks for. False where that is
-        not as simple as it seems, or refused."""
+        """Serve a request with a remembered head by its plan. Returns False where there is no plan, or where the
+        request is not that simple, or would be refused."""
 
 
 class HttpDoor(Door):
-    """Serves the connections that come in at ``listener``, which is listening already, with an application."""
+    """A server for the connections that come in at ``listener``, which is listening already; an application answers
+    their requests."""
 
     def __init__(
         self, listener: socket.socket, application: Application, *, stats: Stats, limits: HttpLimits,
@@ -106,7 +109,7 @@ class HttpDoor(Door):
             sock.shutdown(socket.SHUT_WR)
             sock.recv(65536)  # closing with unread data would reset the connection and might destroy the answer
         except OSError:
-            pass  # it did not wait for the answer
+            pass  # the client did not wait for the answer
 
     def readable(self, connection: Connection) -> None:
         if connection.overflown and connection.state != CLOSING:
@@ -176,7 +179,7 @@ class HttpDoor(Door):
     # Requests, in the order they came.
 
     def _serve_next(self, connection: Connection, events: Iterator[object]) -> None:
-        """Serve what has come until a request is under way, or nothing is left that is whole."""
+        """Serve the requests that have come, until one is under way, or none is left that is whole."""
         for event in events:
             if isinstance(event, Repeated):
                 self._serve_repeated(connection, event)
@@ -195,7 +198,7 @@ class HttpDoor(Door):
             self.serve(connection, repeated.request(), self._application.dispatch)
 
     def _served(self, connection: Connection) -> None:
-        """What has come was served, unless a request is under way: wait for more."""
+        """Wait for more, unless a request is under way: all that has come was served."""
         if connection.state >= SERVING:
             return
         if _parser(connection).idle:
@@ -207,7 +210,7 @@ class HttpDoor(Door):
             connection.state = RECEIVING
 
     def serve(self, connection: Connection, request: Request, handle: Handler) -> None:
-        """Answer a request; ``handle`` returns the response, or None where the connection is taken care of."""
+        """Answer a request; ``handle`` returns the response, or None where it takes care of the connection itself."""
         response = attempt(
             "a request", handle, connection, request, method=request.method, path=request.environ["raiden.path"]
         )
@@ -219,7 +222,7 @@ class HttpDoor(Door):
             self.answer(connection, request, response)
 
     def serve_waiting(self, connection: Connection, request: Request, handle: Handler) -> None:
-        """Serve in a greenlet of its own what must wait for the backbone or the history."""
+        """Serve a request that must wait for the backbone or the history, in a greenlet of its own."""
         connection.state = SERVING
         self.task(self._wait_and_serve, connection, request, handle)
 
@@ -228,7 +231,7 @@ class HttpDoor(Door):
         self.go_on(connection)
 
     def go_on(self, connection: Connection) -> None:
-        """The request is served: go on with the next, unless it has subscribed."""
+        """Go on with the next request after one was served, unless that has subscribed."""
         if connection.state == OPENING:
             connection.state = SUBSCRIBED
         elif connection.state == SERVING:
@@ -236,7 +239,7 @@ class HttpDoor(Door):
             self.was_answered(connection)
 
     def _refuse(self, connection: Connection, error: HttpError) -> None:
-        """Answer what is no whole request, and close."""
+        """Answer bytes that are no valid request, and close."""
         response = problem(error)
         response.headers.update(self.origins.headers(error.fields))
         self.answer(connection, None, response)
@@ -271,7 +274,7 @@ class HttpDoor(Door):
             self.was_answered(connection)
 
     def _ends(self, connection: Connection) -> None:
-        """The long-poll that the connection has become is over; where its request is still served, `go_on` follows."""
+        """End the long-poll that the connection was; where its request is still being served, `go_on` follows."""
         connection.become("http")
         if connection.state == OPENING:
             connection.state = SERVING
@@ -285,7 +288,7 @@ class HttpDoor(Door):
             self.access_log.write(request, status, connection.remote)
 
     def answer_polls(self, waiters: Iterable[Waiter], answer: Json) -> None:
-        """Send the same answer to all of them."""
+        """Send the same answer to all these clients of a long-poll."""
         data = json_bytes(answer)
         for waiter in waiters:
             connection = waiter.connection
@@ -311,7 +314,7 @@ class HttpDoor(Door):
                 connection.resume()
 
     def _is_plain(self, request: Request | Repeated) -> bool:
-        """Nothing about the answer, nor what is logged of it, depends on the request."""
+        """Whether neither the answer nor its log line depends on the request."""
         if self.draining or self.access_log.on:
             return False
         if isinstance(request, Repeated):
@@ -321,5 +324,5 @@ class HttpDoor(Door):
 
 
 def _parser(connection: Connection) -> RequestParser:
-    """What reads the requests of a connection, which has not become anything else."""
+    """The parser of a connection that has not become a WebSocket."""
     return cast(RequestParser, connection.protocol)

@@ -1,4 +1,5 @@
-"""The page at ``/``: subscribes and publishes in a browser. It needs nothing from elsewhere, and may load nothing."""
+"""The page at ``/``, which subscribes and publishes in a browser. It needs nothing from elsewhere, and may load
+nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from raiden.protocols.http import Request
 
 @functools.cache
 def _page() -> tuple[bytes, str]:
-    """The page, and its Content-Security-Policy: what stands in it may run, and talk to this node."""
+    """The page, and its Content-Security-Policy: the page's own scripts and styles may run, and talk to this node."""
     text = Path(__file__).with_name("page.html").read_bytes()
 
     def hashes(tag: bytes) -> str:
@@ -41,8 +42,8 @@ def response() -> webob.Response:
 
 
 def lead_to(request: Request, name: str) -> webob.Response:
-    """Lead a browser that opens a channel's address to the page, with the channel filled in and what else the query
-    says. The address is relative, so that it holds behind a proxy that puts the node below a path of its own."""
+    """Redirect a browser that opens a channel's address to the page, with the channel filled in and the rest of the
+    query. The address is relative, so that it holds behind a proxy that puts the node below a path of its own."""
     up = "../" * (request.environ["raiden.path"].count("/") - 1) or "./"
     query = f"&{request.query_string}" if request.query_string else ""
     found = webob.Response(status=303, content_type=None)

@@ -1,5 +1,5 @@
-"""Which pages may use the server. A browser says in ``Origin`` where a page came from (RFC 6454), and lets it have an
-answer only if that says so (the Fetch standard, section 3.3, "CORS protocol")."""
+"""Origins: the pages that may use the server. A browser says in ``Origin`` where a page came from (RFC 6454), and lets
+the page read an answer only if the answer says so (the Fetch standard, section 3.3, "CORS protocol")."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from raiden.runtime.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
-# What a page may send and read where its browser asks for nothing in particular.
+# The fields that a page may send and read where its browser asks for nothing in particular.
 _FIELDS = "Content-Type, Prefer, Last-Event-ID, Idempotency-Key, Authorization"
 _TOLD = "Raiden-Cursor, Raiden-Recovered, Raiden-Unconfirmed, Retry-After"
-# Seconds that a browser need not ask again.
+# Seconds for which a browser need not ask again.
 _MAX_AGE = 600
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SCHEME = re.compile("[a-z][a-z0-9+.-]*")
@@ -27,14 +27,14 @@ _NAMES = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+(, ?[!#$%&'*+.^_`|~0-9A-Za-z-]+
 
 
 class Origin(NamedTuple):
-    """Where a page came from (RFC 6454 section 4). Of a scheme with a default port, the port is always said."""
+    """The origin of a page (RFC 6454 section 4). With a scheme that has a default port, the port is always there."""
 
     scheme: str
     host: Host
 
     @classmethod
     def parse(cls, text: str) -> Origin:
-        """Raise ValueError for what is none: ``null``, an empty text, a URL with a path, or without a host."""
+        """Read an origin; raise ValueError for ``null``, an empty text, a URL with a path, or one without a host."""
         scheme, _, rest = text.partition("://")
         scheme = scheme.lower()
         if not _SCHEME.fullmatch(scheme):
@@ -43,8 +43,8 @@ class Origin(NamedTuple):
         return cls(scheme, found._replace(port=found.port or _DEFAULT_PORTS.get(scheme)))
 
     def is_of(self, request_host: str) -> bool:
-        """The page came from this host. By which scheme the browser reached that, a proxy alone knows: where Host has
-        no port it is the default one of the page's scheme."""
+        """Whether the page came from this host. Only a proxy knows by which scheme the browser reached the host: where
+        Host has no port, it is the default port of the page's scheme."""
         if self.scheme not in _DEFAULT_PORTS:
             return False
         found = host(request_host)
@@ -52,7 +52,7 @@ class Origin(NamedTuple):
 
 
 def _origin(text: str) -> Origin | None:
-    """What a browser says of a page's origin; None where that is none."""
+    """The origin in a browser's ``Origin``; None where the text is no origin."""
     return _known_origin(text) if len(text) <= MAX_LENGTH else None
 
 
@@ -65,8 +65,8 @@ def _known_origin(text: str) -> Origin | None:
 
 
 class Origins:
-    """Pages of the server's own host may use it, those that ``allowed`` lists, and all if that has ``*``. The listed
-    ones may do it with the browser's cookies."""
+    """The rule for pages: those of the server's own host may use it, those that ``allowed`` lists, and all if that has
+    ``*``. The listed ones may do it with the browser's cookies."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         self._any = "*" in allowed
@@ -74,7 +74,7 @@ class Origins:
         self._told = Seldom()
 
     def check(self, fields: Mapping[str, str]) -> None:
-        """Raise HttpError 403 for a request, by its header fields, that the page of another sends."""
+        """Raise HttpError 403 for a request, by its header fields, of a page that may not use the server."""
         text = fields.get("origin")
         if text is None or self._any or self._is_listed(text) or self._is_own(text, fields):
             return
@@ -86,7 +86,8 @@ class Origins:
         raise HttpError(403, f"pages of {text[:100]} may not use this server: list it in allowed_origins")
 
     def headers(self, fields: Mapping[str, str] | None, method: str = "") -> dict[str, str]:
-        """What of the answer lets a page have it; ``fields`` of the request are None where its head has not come."""
+        """The fields of an answer that let a page read it; the request's ``fields`` are None where its head has not
+        come."""
         text = None if fields is None else fields.get("origin")
         if text is not None and self._is_listed(text):
             told = {"Access-Control-Allow-Origin": text, "Access-Control-Allow-Credentials": "true"}
@@ -134,7 +135,7 @@ def check_allowed(text: str) -> None:
 
 
 def _as_origin(text: str) -> str:
-    """What an entry was perhaps meant to be."""
+    """The origin that an entry was perhaps meant to be."""
     scheme, _, rest = text.lower().rpartition("://")
     scheme = {"": "https", "ws": "http", "wss": "https"}.get(scheme, scheme)
     name = re.split(r"[/?#]", rest)[0].rpartition("@")[2]

@@ -1,4 +1,4 @@
-"""The pages of ``/-/`` that tell how the node does: health, readiness, metrics, channels."""
+"""The pages of ``/-/`` about the state of the node: health, readiness, metrics, channels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE = 2.0
 
 
 class Control:
-    """Answers for the whole node: what one worker doesn't know, it asks the others by the backbone."""
+    """The pages for the whole node: a worker asks the others by the backbone for what it doesn't know."""
 
     def __init__(
         self, router: Router, stats: Stats, *, min_peers: int = 0, ready_without_store: bool = False
@@ -42,7 +42,7 @@ class Control:
         self._queues = Queues(router.history)
 
     def serve(self, request: Request, page: str) -> webob.Response:
-        """The page's response; waits for other workers. Raises NotFound for a page that there isn't."""
+        """Return a page's response; waits for other workers. Raises NotFound for an unknown page."""
         if page == "health":
             return _json({"status": "ok"})
         if page == "ready":
@@ -85,7 +85,7 @@ class Control:
         return _json({"status": "ready", "peers": connected} | ({} if store is None else {"history": store}))
 
     def _why_not_written(self) -> str | None:
-        """Why the history can't be written now; None where it can, or there is none."""
+        """The reason why the history can't be written now; None where it can, or there is none."""
         history = self.router.history
         if history is None:
             return None

@@ -1,4 +1,4 @@
-"""What a subscribing request asks for: its query, where to begin, and how long to wait."""
+"""Parameters of subscribing requests: the query, where to begin, and how long to wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raiden.sessions.asks import ACK_WAIT, MAX_ACK_WAIT, MAX_NACK_DELAY, MAX_WIN
 SUBSCRIBE = frozenset(
     {"_since", "_last", "_wait", "_wrap", "_raw", "_durable", "_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"}
 )
-# Those that mean nothing without ``_durable``, and with it.
+# The parameters that mean nothing without ``_durable``, and those that mean nothing with it.
 DURABLY = frozenset({"_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"})
 NOT_DURABLY = frozenset({"_last", "_wrap", "_raw"})
 HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
@@ -31,7 +31,7 @@ NONE: frozenset[str] = frozenset()
 _FILTER = "_filter."
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
-# Of the preferences' form, which has white space around ``=`` that HTTP's parameters have not.
+# The form of a preference, which may have white space around ``=``; HTTP's other parameters may not.
 _WAIT = re.compile(r'wait[ \t]*=[ \t]*("?)([^";]*)\1[ \t]*(?:;|$)', re.IGNORECASE)
 
 
@@ -42,9 +42,9 @@ def query_pairs(request: Request) -> list[tuple[str, str]]:
 
 
 def filters(request: Request, query: list[tuple[str, str]]) -> Filters:
-    """What is left of the query: no parameter with ``_`` is a filter but ``_filter.NAME``, which is one by any name;
-    nor is ``channel`` where it names what to follow, nor what tells the last event's id. Raises Invalid for the
-    name of a parameter without its ``_``: it was hardly meant as a filter."""
+    """The filters in the query: all its keys, except the following. A parameter with ``_`` is none, but
+    ``_filter.NAME`` is a filter for any name; ``channel`` is none where it names the channels to follow, nor is the
+    last event's id. Raises Invalid for the name of a parameter without its ``_``: it was hardly meant as a filter."""
     own = "channel" if request.environ["raiden.path"] == "/-/subscribe" else None
     pairs = []
     for key, value in query:
@@ -58,15 +58,16 @@ def filters(request: Request, query: list[tuple[str, str]]) -> Filters:
 
 
 def check(query: Sequence[tuple[str, str]], known: frozenset[str]) -> None:
-    """Raise Invalid for a parameter that begins with ``_`` and is none of the ``known``. A bare ``_`` is what
-    browsers' libraries add to be answered anew."""
+    """Raise Invalid for a parameter that begins with ``_`` and is none of the ``known``. Browsers' libraries add a bare
+    ``_`` to get round caches."""
     for key, _ in query:
         if key.startswith("_") and key != "_" and key not in known and not (known and key.startswith(_FILTER)):
             raise Invalid(f"unknown parameter {key[:100]}{did_you_mean(key, known, '')}")
 
 
 def _tells_last(key: str, value: str) -> bool:
-    """It is how libraries for server-sent events say what they got last, where they can't send ``Last-Event-ID``."""
+    """Whether libraries for server-sent events tell the last event by this parameter, where they can't send
+    ``Last-Event-ID``."""
     if key.replace("-", "_").lower() not in ("lasteventid", "last_event_id", "evs_last_event_id"):
         return False
     try:
@@ -84,9 +85,9 @@ def flag(query: dict[str, str], name: str) -> bool:
 
 
 def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dict[str, Start]:
-    """Where each name begins, if the request says so: ``Last-Event-ID``, which a browser sends when it comes back, or
-    what stands for it in the query, else ``_since``, else ``_last``. For several names a position is a cursor for each,
-    in their order. Invalid for what is no position."""
+    """The start of each name, if the request gives one: by ``Last-Event-ID``, which a browser sends when it comes back,
+    or its substitute in the query, else by ``_since``, else by ``_last``. For several names a position is a cursor for
+    each, in their order. Raises Invalid for a malformed position."""
     last = [value for key, value in query.items() if value and _tells_last(key, value)]
     since = request.fields.get("last-event-id") or (last[-1] if last else query.get("_since"))
     if since == "earliest":
@@ -140,7 +141,7 @@ def read(channel: str, query: Mapping[str, str]) -> Read:
 
 
 def consume(channel: str, query: dict[str, str], wait: float) -> Consume:
-    """``_durable`` and the parameters that go with it; raises Invalid."""
+    """Read ``_durable`` and the parameters that go with it; raises Invalid."""
     since = query.get("_since")
     return Consume(
         channel,
@@ -156,8 +157,8 @@ def consume(channel: str, query: dict[str, str], wait: float) -> Consume:
 
 
 def _cursors(query: dict[str, str], name: str) -> list[Cursor]:
-    """The cursors of a parameter. Of each epoch among them the store is asked apart, so they are of no more than a
-    history has."""
+    """The cursors of a parameter. The store is asked for each epoch among them separately, so there may be only as many
+    as a history has."""
     found = [Cursor.parse(text) for text in query.get(name, "").split(",") if text]
     if len({cursor.epoch for cursor in found}) > MAX_PAST + 1:
         raise Invalid(f"{name} has cursors of at most {MAX_PAST + 1} epochs: a history knows no more")

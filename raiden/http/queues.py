@@ -1,4 +1,4 @@
-"""How durable subscriptions do, in the whole cluster, by asking the history."""
+"""Figures of the durable subscriptions of the whole cluster, from the history."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ class Queues:
         self._questions = Questions(ask, at_once=1)
 
     def page(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """Those of channels that begin with ``_prefix``, or of the ``_channel``, with the name ``_durable``, behind
-        ``_after``: the ``next`` of another page. Waits; raises Invalid, StoreFailed and TooManyQuestions."""
+        """A page of the durable subscriptions of channels that begin with ``_prefix``, or of the ``_channel``, with the
+        name ``_durable``, behind ``_after``: the ``next`` of another page. Waits; raises Invalid, StoreFailed and
+        TooManyQuestions."""
         limit = parameters.number(dict(query), "_limit", MAX_ROWS) if "_limit" in query else MAX_ROWS
         after = _place(query["_after"]) if "_after" in query else FIRST
         names = [query.get(name, "") for name in ("_prefix", "_channel", "_durable")]
@@ -37,7 +38,7 @@ class Queues:
             pages = self._questions.ask(FiguresAsked(after, limit, *names))
         except TooManyQuestions:
             if self._history is not None and not self._history.is_fresh:
-                raise StoreFailed(LOST) from None  # what all wait for
+                raise StoreFailed(LOST) from None  # all that ask wait for this answer
             raise
         found: dict[str, Any] = {"durables": []}
         for page in pages:
@@ -50,7 +51,7 @@ class Queues:
 
 
 def _text(place: tuple[str, str]) -> str:
-    """Where the next page begins, as a text that needs no escapes in a URL."""
+    """The place where the next page begins, as a text that needs no escapes in a URL."""
     return base64.urlsafe_b64encode("\0".join(place).encode()).decode().rstrip("=")
 
 

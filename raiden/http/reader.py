@@ -1,4 +1,4 @@
-"""What a request of an HTTP or WebSocket client asks for. Nothing is done here, so nothing needs to be undone where a
+"""Reading requests of HTTP and WebSocket clients into asks. Nothing is done here, so nothing needs to be undone where a
 request is refused."""
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ from raiden.protocols.http import METHODS, Fields, HttpError, Request, stream_re
 from raiden.protocols.limits import HttpLimits
 from raiden.sessions.asks import Ask, Clear, Cursors, Publish, Reply, Show, Subscribe, is_merged
 
-# What must arrive as it is sent: a proxy that compresses it would keep it until there is more (RFC 9110 section 7.7).
+# The field of an answer that must arrive as it is sent: a proxy that compresses it would keep it until there is more
+# (RFC 9110 section 7.7).
 AT_ONCE = ("Cache-Control", "no-store, no-transform")
-# What HEAD tells of a long-poll, whose answer has no length yet (RFC 9110 section 8.6).
+# The fields of HEAD for a long-poll, whose answer has no length yet (RFC 9110 section 8.6).
 _POLL_HEAD = (("Content-Type", "application/json"), AT_ONCE)
-# The forms of a stream, by the media types that ask for each; "page" is what a browser shows to people instead.
+# The forms of a stream, with the media types that ask for each; "page" is the page that a browser shows to people
+# instead.
 FORMS = {
     "line": ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/json"),
     "event": ("text/event-stream",), "raw": ("application/octet-stream",), "page": ("text/html",),
 }  # fmt: skip
-# The members of what is published to many channels.
+# The members of a publish to many channels.
 _ORDER: Final = frozenset({"channels", "data"})
 
 
 class Reader:
-    """Reads requests by the settings of a gateway; what changes with a reload is an attribute. ``channels`` are the
-    options of channels (None: none keeps a history)."""
+    """A reader of requests by the settings of a gateway; settings that a reload changes are attributes. ``channels``
+    are the options of channels (None: none keeps a history)."""
 
     def __init__(
         self, limits: HttpLimits, channels: Channels | None, origins: Origins, *,
@@ -56,7 +58,7 @@ class Reader:
         self.deflate = deflate
 
     def read(self, request: Request) -> Ask:
-        """What is asked for; raises Refusal, and whatever an application's `channel_builder` raises."""
+        """Return what a request asks for; raises Refusal, and any exception of an application's `channel_builder`."""
         method, target = request.method, request.environ["raiden.path"]
         if method == "OPTIONS":
             return Reply(webob.Response(status=204, content_type=None, headerlist=[("Allow", METHODS)]))
@@ -80,7 +82,7 @@ class Reader:
         return self._subscribe(request, (check_subscription(self.channel_builder(request)),))
 
     def _own(self, request: Request, own: str) -> Ask:
-        """A path below ``/-/``."""
+        """Read a request for a path below ``/-/``."""
         if own == "publish":
             _require(request, "POST")
             parameters.check(parameters.query_pairs(request), parameters.NONE)
@@ -99,7 +101,7 @@ class Reader:
     # Publish.
 
     def _publish(self, request: Request, channel: str, name: str) -> Publish:
-        """The body's messages. ``name`` is what the target says of the channel."""
+        """Read the body's messages. ``name`` is the channel's name in the target."""
         content_type, limits = request.fields.get("content-type", ""), self.limits
         if len(request.fields) != len(request.raw_headers) and _is_repeated(request, "content-type"):
             raise Invalid("more than one Content-Type: send one")
@@ -143,7 +145,8 @@ class Reader:
     # Subscribe.
 
     def _subscribe(self, request: Request, names: tuple[str, ...]) -> Ask:
-        """By one of the four transports; ``names`` is empty for the WebSocket that takes commands."""
+        """Read a subscription by one of the four transports; ``names`` is empty for the WebSocket that takes
+        commands."""
         pairs = parameters.query_pairs(request)
         parameters.check(pairs, parameters.SUBSCRIBE)
         query = dict(pairs)
@@ -204,7 +207,8 @@ def _is_repeated(request: Request, field: str) -> bool:
 
 
 def _check_durable(query: Mapping[str, str], what: str) -> None:
-    """Raise Invalid for parameters that don't go together; ``what`` is to be used instead, where this can't be one."""
+    """Raise Invalid for parameters that don't go together. ``what`` names what to use instead, where a durable
+    subscription is not possible."""
     if "_durable" not in query:
         if alone := min(query.keys() & parameters.DURABLY, default=None):
             raise Invalid(f"{alone} is of a durable subscription: name it, as _durable=NAME")
@@ -222,8 +226,8 @@ def _wants_page(request: Request, *, always: bool) -> bool:
 
 
 def _form(request: Request, *, wrapped: bool, for_people: bool) -> str:
-    """What a stream is to be, by what the client accepts: "line", "event", "raw", or, where it may be ``for_people``,
-    "page". Raises HttpError 406 where it accepts none of these."""
+    """The form of a stream that the client accepts: "line", "event", "raw", or, if it may be ``for_people``, "page".
+    Raises HttpError 406 where it accepts none of these."""
     forms = {
         name: media_types for name, media_types in FORMS.items()
         if (name != "raw" or not wrapped) and (name != "page" or for_people)
@@ -238,7 +242,7 @@ def _form(request: Request, *, wrapped: bool, for_people: bool) -> str:
 
 
 def _stream(request: Request, names: tuple[str, ...], wrapped: bool, form: str) -> tuple[str, Encoding]:
-    """The content type of a stream, and how its messages are written."""
+    """The content type of a stream, and the encoding of its messages."""
     chunked = not request.http10
     if form == "event":
         return "text/event-stream", encoding.sse(wrapped, chunked, is_merged(names))

@@ -1,5 +1,5 @@
-"""Paths that are no channels, because browsers, crawlers and probes ask for them by themselves: as a subscription, such
-a request would never end. Pure."""
+"""Reserved paths, which are no channels, because browsers, crawlers and probes ask for them by themselves: as a
+subscription, such a request would never end. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from raiden.protocols.http import HttpError, Json
 
-# Where what is asked for at such a path is to be had.
+# The pages that have what is asked for at such a path.
 _PAGES = {
     "metrics": "/-/metrics", "health": "/-/health", "healthz": "/-/health", "ready": "/-/ready",
     "readyz": "/-/ready",
@@ -16,8 +16,8 @@ NO_ICON = Json(204, b"")
 
 
 class Reserved:
-    """``names`` are paths without their first slash, decoded; one that ends in ``*`` stands for all that begin so.
-    It does not change."""
+    """The reserved paths. ``names`` are paths without their first slash, decoded; a name that ends in ``*`` stands for
+    all that begin so. This object does not change."""
 
     def __init__(self, names: Sequence[str] = ()) -> None:
         self._names = frozenset(name for name in names if not name.endswith("*"))
@@ -27,7 +27,7 @@ class Reserved:
         return name in self._names or name.startswith(self._prefixes)
 
     def answer(self, method: str, name: str) -> Json:
-        """What is answered to a request for one of them: nothing where a browser looks for an icon; else raise
+        """Answer a request for a reserved path: with nothing where a browser looks for an icon; otherwise raise
         HttpError 404, which says where to look."""
         if name == "favicon.ico" and method in ("GET", "HEAD"):
             return NO_ICON

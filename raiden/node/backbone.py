@@ -34,8 +34,9 @@ def _kind_of_store(settings: Settings) -> str:
 
 
 def run(settings: Settings, addresses: Addresses, supervisor: socket.socket, folder: Path) -> None:
-    """Be the backbone of a node: its forwarders, and its part in the cluster. ``supervisor`` hears that it is ready, or
-    why it can't start; it says when the node leaves, and when the workers have ended, by closing."""
+    """Be the backbone of a node: its forwarders, and its part in the cluster. Over the socket ``supervisor`` this
+    process says that it is ready, or why it can't start. The supervisor says there when the node leaves, and closes it
+    when the workers have ended."""
     log.setup("backbone", form=settings.log_format, level=settings.log_level)
     faults.install()
     door = Address(settings.backend_host, settings.backend_port)

@@ -33,7 +33,7 @@ _FOREIGN_VALUE = re.compile(r"(tcp|udp|sctp)://.*")
 
 
 class ConfigError(Exception):
-    """A setting is wrong; the text is one line that says which and what to do."""
+    """A setting is wrong; the text is one line that names the setting and says what to do."""
 
 
 def _setting(default: Any, doc: str, *, reload: bool = False, least: float | None = None) -> Any:
@@ -161,12 +161,12 @@ class Settings:
 
     @property
     def routers(self) -> int:
-        """How many processes of the node have a router: its workers, and one for the ZeroMQ doors."""
+        """The number of the node's processes with a router: its workers, and one for the ZeroMQ doors."""
         return self.workers + bool(self.zmq_ports)
 
     @property
     def keeps_history(self) -> bool:
-        """Some channels have a history."""
+        """Whether some channels have a history."""
         return self.store != "none" and any(options.keeps for options in Channels(self.channels).all())
 
 
@@ -203,14 +203,14 @@ def load(
 
 
 def changes(old: Settings, new: Settings) -> tuple[dict[str, Any], list[str]]:
-    """What a reload can apply, by name, and the names of what needs a restart."""
+    """The settings that a reload can apply, by name, and the names of those that need a restart."""
     changed = [name for name in FIELDS if _code(getattr(old, name)) != _code(getattr(new, name))]
     can = {name: getattr(new, name) for name in changed if FIELDS[name].metadata["reload"]}
     return can, [name for name in changed if name not in can]
 
 
 def _code(value: Any) -> Any:
-    """What a value is compared by: reading a file again makes a new function of the same code."""
+    """The part of a value that is compared: reading a file again makes a new function of the same code."""
     return getattr(value, "__code__", value)
 
 
@@ -249,8 +249,8 @@ def _known(name: str, where: str, *, in_file: bool = False) -> str:
 
 
 def _parse(name: str, text: str, where: str) -> Any:
-    """A Python literal; for a setting that is a string, also the bare text, and for a list of strings, also these with
-    commas between them."""
+    """Parse a Python literal; for a setting that is a string, also the bare text, and for a list of strings, also these
+    with commas between them."""
     is_string, is_list = str in _kinds(name), list in _kinds(name)
     try:
         value = ast.literal_eval(text)
@@ -261,7 +261,7 @@ def _parse(name: str, text: str, where: str) -> Any:
             return [item.strip() for item in text.split(",") if item.strip()]
         raise ConfigError(f"{where}: {name} = {text}: not a Python literal") from None
     if is_list and not isinstance(value, list):
-        # "a", "b" is a tuple to Python; 1 is what a bare text comes to that looks like a number.
+        # To Python "a", "b" is a tuple, and a bare text that looks like a number is one, like 1.
         return list(value) if isinstance(value, tuple) else [value if isinstance(value, str) else text]
     return text if is_string and type(value) in (int, float) else value
 

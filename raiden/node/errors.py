@@ -1,4 +1,4 @@
-"""Why a node can't start."""
+"""The error of a node that can't start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The history process of a node: it alone has the store, and answers the workers."""
+"""The history process of a node, which alone has the store, and answers the workers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from raiden.runtime.service import READY
 
 
 def run(settings: Settings, addresses: Addresses, supervisor: socket.socket) -> None:
-    """Be the history process of a node. ``supervisor`` hears that it is ready, or why it can't start; when it closes,
-    nobody will ask any more, and the process ends."""
+    """Be the history process of a node. Over the socket ``supervisor`` it says that it is ready, or why it can't start.
+    When that closes, nobody will ask any more, and the process ends."""
     log.setup("history", form=settings.log_format, level=settings.log_level)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -53,8 +53,8 @@ def run(settings: Settings, addresses: Addresses, supervisor: socket.socket) -> 
 
 
 def _claim(data_dir: Path) -> Any:
-    """A lock for as long as what is returned is kept; raises StoreFailed if another process holds it, or where there
-    can be none."""
+    """Lock the data directory for as long as the returned object is kept; raises StoreFailed if another process holds
+    the lock, or where there can be none."""
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = open_private(data_dir / "history.lock")

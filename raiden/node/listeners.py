@@ -13,8 +13,8 @@ BACKLOG = 4096
 
 
 def listen(kind: str, host: str, port: int, count: int = 1, *, setting: str = "http_port") -> list[socket.socket]:
-    """``count`` listening sockets on one port (SO_REUSEPORT); raises StartError where that can't be. It names the
-    settings ``kind``_host and ``setting``."""
+    """Open ``count`` listening sockets on one port (SO_REUSEPORT). Raises StartError, which names the settings
+    ``kind``_host and ``setting``, where that is not possible."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except OSError as error:
@@ -57,6 +57,6 @@ def _bind(family: int, host: str, port: int, *, reuse_port: bool) -> socket.sock
 
 
 def endpoint(listener: socket.socket) -> str:
-    """Where ZeroMQ clients connect to."""
+    """The endpoint to which ZeroMQ clients connect."""
     host, port = listener.getsockname()[:2]
     return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"

@@ -1,4 +1,4 @@
-"""The pid file of a node. It is locked for as long as its node runs, so a stale one is known for what it is."""
+"""The pid file of a node, which is locked for as long as the node runs: so a stale file is recognised."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _pid_file: Any = None
 
 
 def claim(path: Path) -> None:
-    """Write this process's pid and hold the lock until the process ends; raises StartError if another holds it."""
+    """Write this process's pid and hold the lock until the process ends; raises StartError if another process holds
+    it."""
     global _pid_file
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -39,7 +40,7 @@ def remove() -> None:
 
 
 def release() -> None:
-    """In a child: let go of the inherited lock, which is the supervisor's alone."""
+    """Let go of the inherited lock, in a child: the lock is the supervisor's alone."""
     if _pid_file is not None:
         os.close(_pid_file.fileno())
 

@@ -1,15 +1,16 @@
-"""The supervisor: starts the forwarders and the workers as processes, replaces a worker that dies, passes signals on.
+"""The supervisor starts the forwarders and the workers as processes, replaces a worker that dies, and passes signals
+on.
 
      supervisor ──fork── backbone     the forwarders, C threads without Python in transit, and the roster
           ├─────fork──── history      the store of the channels' history, if any keeps one
           ├─────fork──── worker 0..N  a router and a gateway each
           └─────fork──── zeromq       a router and the doors for ZeroMQ clients, if any is open
 
-It stays a plain single-threaded process without ZeroMQ or gevent at work, so that it may fork at any time. It opens a
-listening socket for each worker (SO_REUSEPORT) and keeps it: connections that wait there survive a worker's death. A
-socket pair to each child says "ready" (or why not) in one direction and what to reload in the other; when it closes,
-the child knows that the supervisor is gone, and ends. The backbone is told by it that the node will leave, and then
-that its workers have ended.
+The supervisor stays a plain single-threaded process without ZeroMQ or gevent at work, so that it may fork at any time.
+It opens a listening socket for each worker (SO_REUSEPORT) and keeps it: connections that wait there survive a worker's
+death. A socket pair to each child says "ready" (or why not) in one direction and what to reload in the other; when it
+closes, the child knows that the supervisor is gone, and ends. The supervisor also tells the backbone that the node will
+leave, and then that its workers have ended.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Child:
 
 
 class Supervisor:
-    """One node. ``reread`` gives the settings anew for a reload; ``announce`` is called when all is ready."""
+    """The supervisor of one node. ``reread`` gives the settings anew for a reload; ``announce`` is called when all is
+    ready."""
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class Supervisor:
         self._node = os.urandom(8).hex()
         self._reason: str | None = None
         self._stopping = False
-        # When it stops, once it was told to (of the monotonic clock).
+        # The time when the node stops, once it was told to (of the monotonic clock).
         self._stop_at: float | None = None
         self._announced = False
         self._wakeup, wakeup = socket.socketpair()
@@ -93,7 +95,7 @@ class Supervisor:
         self._wakeup_in = wakeup
 
     def run(self) -> int:
-        """Be the node until it is told to stop; the exit code. Raises StartError if it can't start."""
+        """Be the node until it is told to stop, and return the exit code. Raises StartError if the node can't start."""
         descriptors.raise_limit(self.settings.max_connections)
         self._listeners = listen("http", self.settings.http_host, self.settings.http_port, self.settings.workers)
         for name, port in self.settings.zmq_ports.items():
@@ -274,7 +276,7 @@ class Supervisor:
                 os.kill(child.pid, signal.SIGUSR1)
 
     def _leave(self) -> None:
-        """Stop after `drain_delay`, in which /-/ready is 503 and all else as before; when it is told again, at once."""
+        """Stop after `drain_delay`, in which /-/ready is 503 and all else as before; on a second signal, at once."""
         if self._stop_at is not None or not self._announced or not self.settings.drain_delay:
             self._stopping = True
             return
@@ -307,7 +309,7 @@ class Supervisor:
                     try:
                         child.channel.sendall(line)
                     except OSError:
-                        pass  # it died: the one that replaces it has the new settings
+                        pass  # it died: its replacement has the new settings
             logging.getLogger().setLevel(settings.log_level)
             logger.info("reloaded", extra={"changed": sorted(can)})
             if cannot:
@@ -315,7 +317,7 @@ class Supervisor:
         systemd.notify("READY=1")
 
     def _stop(self) -> int:
-        """Drain the workers, then end the backbone; what outlasts the bound is killed."""
+        """Drain the workers, then end the backbone; a process that outlasts the bound is killed."""
         systemd.notify("STOPPING=1")
         logger.info("stopping")
         self._close_listeners()

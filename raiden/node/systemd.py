@@ -1,4 +1,4 @@
-"""What systemd is told of a node's state."""
+"""Messages to systemd about a node's state."""
 
 from __future__ import annotations
 

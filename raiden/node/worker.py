@@ -1,4 +1,4 @@
-"""A worker: a process that has a router and its gateway, the one for HTTP or the one for ZeroMQ."""
+"""A worker: a process with a router and a gateway, either for HTTP or for ZeroMQ."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ from raiden.zeromq.session import ZmqLimits
 
 logger = logging.getLogger(__name__)
 
-# Objects that are new when the garbage collector looks at the new ones, so often before it looks at those that have
-# survived that, and that often at all: it takes 1 us for each, in which nothing else is done.
+# Thresholds of the garbage collector: new objects before it looks at these, such looks before one at the survivors, and
+# those before one at all objects. A look takes 1 us for each object, in which nothing else is done.
 GC_THRESHOLDS = 10_000, 4, 200
 # Durable subscriptions that have metrics, and seconds between looks at them.
 MAX_SERIES, FIGURES_EVERY = 100, 5.0
@@ -58,7 +58,7 @@ _ZMQ_LIMITS = tuple(ZmqLimits.__dataclass_fields__)
 
 
 class RouterService(Service):
-    """The router and what is behind it, as a part of the service tree."""
+    """The router and the backend behind it, as a part of the service tree."""
 
     def __init__(self, router: Router, history: History | None) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class RouterService(Service):
 
 
 class Worker(Service):
-    """The root of the service tree of a process: a router, and what a subclass has at the door."""
+    """The root of a process's service tree: a router, and a gateway, which a subclass adds."""
 
     def __init__(self, index: int, settings: Settings, addresses: Addresses) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Worker(Service):
         self.stats = Stats(index)
         self._history_bytes: float | None = None
         self._next_figures = 0.0
-        # All of the process, whoever spawns them: one that nobody ends must show.
+        # All greenlets of the process: one that nobody ends must show.
         self._spawned: WeakSet[gevent.Greenlet[..., Any]] = WeakSet()
         gevent.Greenlet.add_spawn_callback(self._spawned.add)
         self.history = History(addresses.history) if settings.keeps_history else None
@@ -114,12 +114,12 @@ class Worker(Service):
         self.add(RouterService(self.router, self.history))
 
     def publish(self, channel: str, value: object) -> Cursor | None:
-        """Publish a JSON value, for an application's services: waits in the calling greenlet until it is stored, and
-        returns its cursor, or None where the channel keeps no history. Raises InvalidChannel, InvalidPayload or
-        TypeError for what is no JSON value, TooLarge, StoreFailed, and BackboneFull."""
+        """Publish a JSON value, for an application's services: wait in the calling greenlet until it is stored, and
+        return its cursor, or None where the channel keeps no history. Raises InvalidChannel, InvalidPayload or
+        TypeError for a value that is no JSON, TooLarge, StoreFailed, and BackboneFull."""
         try:
             data = json_payload(dumps(value))
-        except OverflowError:  # ujson's word for what is nested too deeply, or in itself
+        except OverflowError:  # ujson raises this for a value that is nested too deeply, or in itself
             raise InvalidPayload(TOO_DEEP) from None
         check_size(Kind.JSON, data, self.max_message)
         message = Message(check_channel(channel), Kind.JSON, data)
@@ -160,8 +160,8 @@ class Worker(Service):
         return gauges
 
     def _heartbeat(self) -> None:
-        """Measure the backbone now and then, so that its depth and round trip are known when asked for, and tell the
-        roster how this worker does."""
+        """Measure the backbone once a second, so that its depth and round trip are known when asked for, and tell the
+        roster this worker's figures."""
         while True:
             gevent.sleep(1.0)
             faults.call("a worker's heartbeat", self._beat)
@@ -182,8 +182,8 @@ class Worker(Service):
         )
 
     def _measure_history(self) -> None:
-        """How much of the data directory the history takes, and how durable subscriptions do: the node's figures, told
-        by its first worker."""
+        """Measure the history's part of the data directory, and the figures of durable subscriptions: the node's first
+        worker tells these for the node."""
         history = self.history
         if history is not None and self.stats.worker == 0:
             try:
@@ -197,7 +197,8 @@ class Worker(Service):
 
 
 class HttpWorker(Worker):
-    """Has the gateway for HTTP and WebSocket, and what the config file's ``service(worker)`` adds.
+    """A worker with the gateway for HTTP and WebSocket, and the services that the config file's ``service(worker)``
+    adds.
 
     An application's services find ``router`` and ``gateway`` here; they start after them and stop before them.
     """
@@ -227,7 +228,7 @@ class HttpWorker(Worker):
         self.gateway.door.drain(self.settings.drain_timeout, window if others else 0.0)
 
     def reload(self, values: dict[str, Any]) -> None:
-        """Limits of requests hold at once, those of connections for new ones."""
+        """Apply settings that have changed: limits of requests hold at once, limits of connections for new ones."""
         super().reload(values)
         door = self.gateway.door
         for name, value in values.items():
@@ -256,7 +257,7 @@ def _hosts(allowed: Sequence[str], address: str) -> Hosts:
 
 
 class ZmqWorker(Worker):
-    """Has the doors for ZeroMQ clients; raises InvalidKey."""
+    """A worker with the doors for ZeroMQ clients; raises InvalidKey."""
 
     def __init__(
         self, index: int, settings: Settings, addresses: Addresses, listeners: Mapping[str, socket.socket]
@@ -285,8 +286,9 @@ class ZmqWorker(Worker):
 
 
 def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable[[], Worker]) -> None:
-    """Be the worker that ``make`` makes, until told to stop. ``supervisor`` hears when the worker is ready, or why it
-    can't be, and says what to reload; when it closes, the supervisor is gone and the worker ends at once."""
+    """Be the worker that ``make`` makes, until told to stop. Over the socket ``supervisor`` the worker says when it is
+    ready, or why it can't be, and hears what to reload; when that closes, the supervisor is gone and the worker ends at
+    once."""
     log.setup(name, form=settings.log_format, level=settings.log_level)
     faults.install()
     stop = gevent.event.Event()
@@ -298,8 +300,8 @@ def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable
     except InvalidKey as error:
         supervisor.sendall(str(error).encode())
         return
-    # Messages and connections come and go by the thousands, and leave no cycles: what is there now is never looked at
-    # again, and what comes, less often.
+    # Messages and connections come and go by the thousands, and leave no cycles. So the garbage collector never looks
+    # at the present objects again, and at later ones less often.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
     worker.start()
@@ -310,7 +312,7 @@ def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable
     stop.wait()
     worker.drain()
     try:
-        worker.router.backend.check()  # what was acknowledged last has left this process
+        worker.router.backend.check()  # the messages that were acknowledged last have left this process
     except NotInForce as error:
         logger.error("what was published last may be lost", extra={"reason": str(error)})
     worker.stop()

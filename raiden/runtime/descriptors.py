@@ -1,4 +1,4 @@
-"""The descriptors of a process: the last few below its limit are kept for its own sockets, so that it can always
+"""The descriptors of a process. The last few below its limit are kept for its own sockets, so that it can always
 connect to its history again, however many clients come."""
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import sys
 
 log = logging.getLogger(__name__)
 
-# How many; of a very low limit, an eighth.
+# Descriptors that are kept for the process; of a very low limit, an eighth.
 RESERVE = 16
-# How many a worker has besides its connections, at the most.
+# The most descriptors that a worker has besides its connections.
 OWN = 100
 
 
 def raise_limit(connections: int) -> None:
-    """Raise the limit of this process, and of those that it will start, to the most that it may have; log a warning
-    where that is too few for a worker with so many connections."""
+    """Raise the limit of this process, and of those that it will start, to the highest allowed; log a warning where
+    that is too low for a worker with so many connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -34,7 +34,7 @@ def raise_limit(connections: int) -> None:
 
 
 def end_for_clients() -> int:
-    """The first descriptor that is no client's: a new one is the lowest that is free (POSIX), so a client that would
-    get this one, or a higher one, is one too many."""
+    """The first descriptor that no client may have. A new descriptor is the lowest free one (POSIX), so a client with
+    this one, or a higher one, is one too many."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if limit == resource.RLIM_INFINITY else limit - min(RESERVE, limit // 8)

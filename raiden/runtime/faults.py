@@ -1,13 +1,13 @@
-"""What becomes of an exception that nobody expected.
+"""Exceptions that nobody expected: they are logged, and the process goes on working or ends.
 
-An event loop that is told of one prints it and goes on. But an io watcher whose callback raised is stopped for good,
-and of a list of callbacks the rest is never called: a worker may then look alive and do nothing. So there are three
-ways, and each says in the log what failed, with its traceback, at most once a second for each place:
+An event loop prints such an exception and goes on. But an io watcher whose callback raised is stopped for good, and the
+rest of a list of callbacks is never called: a worker may then look alive and do nothing. So there are three ways to
+handle one. Each logs what failed, with its traceback, at most once a second for each place:
 
-- `call`: one of many callbacks. The others are called all the same.
-- `install`: what reaches the event loop. An io watcher that was stopped for it is started again.
-- `fatal`: what must go on for as long as the process lives has ended. The process ends too, so that its supervisor
-  replaces it: to go on would be to look alive.
+- `call`: for one of many callbacks. The others are called all the same.
+- `install`: for exceptions that reach the event loop. An io watcher that was stopped by one is started again.
+- `fatal`: for work that must go on for as long as the process lives. The process ends too, so that its supervisor
+  replaces it: otherwise it would only look alive.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _count = 0
 
 
 def count() -> int:
-    """How many there were in this process."""
+    """The number of unexpected exceptions in this process."""
     return _count
 
 
 def call(what: str, function: Callable[..., Any], *args: Any) -> bool:
-    """Call a function; where it raises, say that ``what`` failed. Whether it returned."""
+    """Call a function, and return whether it returned; where it raises, say that ``what`` failed."""
     try:
         function(*args)
-    except Exception:  # the fault of one, which must not be that of others
+    except Exception:  # one callback's fault must not stop the others
         report(what)
         return False
     return True
@@ -65,14 +65,14 @@ def spawn(what: str, function: Callable[..., Any], *args: Any) -> gevent.Greenle
     def run() -> Any:
         try:
             return function(*args)
-        except Exception:  # whatever it is: nothing will do its work any more
+        except Exception:  # any exception: nothing will do its work any more
             fatal(what)
 
     return gevent.spawn(run)
 
 
 def install() -> None:
-    """Take care of what this thread's event loop is told of."""
+    """Handle the exceptions that reach this thread's event loop."""
     hub = gevent.get_hub()
     system_error = (*hub.SYSTEM_ERROR, gevent.hub.HubDestroyed)
     default = hub.handle_error
@@ -86,7 +86,7 @@ def install() -> None:
         callback = getattr(context, "callback", None)
         _report(_name(callback or context), (type, value, traceback))
         if callback is not None and hasattr(context, "fd"):
-            # The loop stops it as soon as this returns.
+            # The loop stops the watcher as soon as this returns.
             gevent.spawn_later(AGAIN, _start_again, context, callback, context.args)
 
     hub.handle_error = handle_error

@@ -1,5 +1,5 @@
-"""Logging: one line an event, for people or as JSON, with the fields given as ``extra``; on standard error, which may
-be a file that is opened anew when it was rotated.
+"""Logging: one line an event, for people or as JSON, with the fields given as ``extra``. It goes to standard error,
+which may be a file that is opened anew after its rotation.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def setup(process: str, *, form: str = "text", level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter((JsonFormatter if form == "json" else TextFormatter)(process))
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    # What a client does wrong is not an event of the server's.
+    # A client's mistakes are no events of the server's.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
 
 
@@ -68,8 +68,8 @@ _file: Path | None = None
 
 
 def to_file(path: Path) -> None:
-    """Let standard output and standard error be this file from now on; raises OSError. Processes that are forked later
-    write to it, too."""
+    """Redirect standard output and standard error to this file from now on; raises OSError. Processes that are forked
+    later write to it, too."""
     global _file
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
@@ -80,8 +80,8 @@ def to_file(path: Path) -> None:
 
 
 def reopen(*_: object) -> None:
-    """Open the file again, under its name; a signal's handler, for those who rotate it. Without a file it does
-    nothing."""
+    """Open the log file again, under its name. This is a signal's handler, for programs that rotate the file. Without a
+    file it does nothing."""
     if _file is None:
         return
     try:

@@ -1,5 +1,5 @@
-"""Files of a node that nobody else may open, because whoever does may lock them: its pid file, and the lock of its
-history."""
+"""Files of a node that no other user may open, because to open a file is enough to lock it: its pid file, and the lock
+of its history."""
 
 from __future__ import annotations
 

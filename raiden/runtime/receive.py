@@ -11,10 +11,11 @@ _buffer = memoryview(bytearray(MOST_BYTES))
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
-    """What has come at a socket that does not block, up to ``size`` bytes, at most `MOST_BYTES`; raises what
-    ``recv_into`` does. For one thread only.
+    """Return the bytes that have come at a non-blocking socket, up to ``size`` bytes, at most `MOST_BYTES`; raises the
+    errors of ``recv_into``. For one thread only.
 
-    ``recv(size)`` takes that much from the heap and gives back all but a little. What others take in between ends up
-    behind it, and after 100,000 messages of some 1,000 bytes the history process had 6 MB that nothing fitted in."""
+    ``recv(size)`` takes ``size`` bytes from the heap and gives back all but a little. Other allocations in between end
+    up behind them, and after 100,000 messages of some 1,000 bytes the history process had 6 MB that nothing fitted
+    in."""
     taken = sock.recv_into(_buffer, size)
     return _buffer[:taken].tobytes()

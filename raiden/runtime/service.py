@@ -1,12 +1,12 @@
-"""A service: something that starts, runs and stops, perhaps with children.
+"""A service starts, runs and stops, perhaps with children.
 
      stopped --start--> starting --children, do_start--> running
      running --stop--> stopping --do_stop, greenlets, children in reverse--> stopped
 
 Children start first and stop last, so a service may rely on them for as long as it runs. A service owns its greenlets:
-they end with it. A service whose greenlet died of an exception would look alive and not do what it is there for. So the
-process ends, loudly, and its supervisor replaces it. A `task` is a greenlet whose failure concerns nothing but its own
-work: that is only logged.
+they end with it. A service whose greenlet died of an exception would look alive and not do its work. So the process
+ends, loudly, and its supervisor replaces it. A `task` is a greenlet whose failure concerns nothing but its own work:
+its failure is only logged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gevent.pool import Group
 
 from raiden.runtime import faults
 
-# What a process tells who started it when its services run; anything else is why they don't.
+# The bytes by which a process tells its starter that its services run; any others say why they don't.
 READY = b"ready\n"
 
 
@@ -45,7 +45,7 @@ class Service:
                 child.start()
                 started.append(child)
             self.do_start()
-        except BaseException:  # raised again: even a kill must not leave half a tree running
+        except BaseException:  # this is raised again: even a kill must not leave half a tree running
             self._greenlets.kill()
             for child in reversed(started):
                 child.stop()
@@ -72,14 +72,13 @@ class Service:
         def run() -> Any:
             try:
                 return function(*args)
-            except Exception:  # whatever it is: nothing will do its work any more
+            except Exception:  # any exception: nothing will do its work any more
                 faults.fatal(f"a greenlet of {type(self).__name__}")
 
         return self._start(gevent.Greenlet(run))
 
     def task(self, function: Callable[..., Any], *args: Any) -> gevent.Greenlet[..., Any]:
-        """Run a function that comes to an end in a greenlet, which ends with the service; if it raises, that is
-        logged."""
+        """Run a function that comes to an end in a greenlet, which ends with the service; an exception is logged."""
         return self._start(gevent.Greenlet(faults.call, f"a task of {type(self).__name__}", function, *args))
 
     def _start(self, greenlet: gevent.Greenlet[..., Any]) -> gevent.Greenlet[..., Any]:
@@ -87,7 +86,7 @@ class Service:
         return greenlet
 
     def do_start(self) -> None:
-        """Called when all children run."""
+        """Start this service; called when all children run."""
 
     def do_stop(self) -> None:
-        """Called while all children still run."""
+        """Stop this service; called while all children still run."""

@@ -1,4 +1,4 @@
-"""What a worker counts. Plain numbers on the hot path; they become Prometheus metrics when somebody asks."""
+"""The figures of a worker: plain numbers on the hot path, which become Prometheus metrics when somebody asks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TRANSPORTS = ("http", "stream", "event", "poll", "websocket", "sub", "push", "re
 
 
 class Histogram:
-    """Counts of durations in seconds, in `BUCKETS` and one more for all above."""
+    """Counts of durations in seconds, in `BUCKETS` and one more for all longer ones."""
 
     __slots__ = ("counts", "total")
 
@@ -58,7 +58,7 @@ class Histogram:
 
 
 class Stats:
-    """One worker's numbers since it started."""
+    """The numbers of one worker since it started."""
 
     __slots__ = (
         *COUNTERS, "connections", "delivery_latency", "durables", "gauges", "publish_latency", "responses", "worker",
@@ -79,7 +79,8 @@ class Stats:
         self.durables: list[dict[str, Any]] = []
 
     def observe_deliveries(self, came: Iterable[tuple[int, int]]) -> None:
-        """The turn has handed messages to the kernel: when they were published, and how many then."""
+        """Record the deliveries of a turn, which the kernel has taken now: pairs of a time of publishing (microseconds
+        since 1970) and the number of deliveries."""
         now = time.time_ns() // 1000
         for published, count in came:
             self.delivery_latency.observe(max(0, now - published) / 1e6, count)
@@ -99,7 +100,7 @@ class Stats:
 
 
 class _Snapshots:
-    """A Prometheus collector over the snapshots of a node's workers; every sample says which worker counted it."""
+    """A Prometheus collector over the snapshots of a node's workers; every sample names the worker that counted it."""
 
     def __init__(self, snapshots: list[dict[str, Any]]) -> None:
         self._snapshots = sorted(snapshots, key=lambda snapshot: snapshot["worker"])
@@ -158,7 +159,7 @@ class _Snapshots:
 
 
 def _process() -> dict[str, float]:
-    """What this process takes: resident memory in bytes, CPU time in seconds."""
+    """The resident memory of this process, in bytes, and its CPU time, in seconds."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {"memory": pages * resource.getpagesize(), "cpu": time.process_time()}
 
