@@ -1,4 +1,4 @@
-"""Where the processes of a node meet: the paths of its Unix sockets. Pure."""
+"""Addresses at which the processes of a node meet: the paths of its Unix sockets. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MAX_SOCKET_PATH = 108
 
 
 class Addresses(NamedTuple):
-    """Where the processes of a node meet its forwarders, as ``ipc://`` endpoints, and its history, as a path of a Unix
-    socket; in a folder that only the node's user may enter. ``node`` is the id of the node's life."""
+    """The addresses of a node's forwarders, as ``ipc://`` endpoints, and of its history, as a path of a Unix socket; in
+    a folder that only the node's user may enter. ``node`` is the id of the node's life."""
 
     node: str
     publish: str

@@ -1,14 +1,14 @@
 """The state of a worker that is alone: its node has no other worker, and the roster has heard of no other node.
 
-Nobody else can want its messages. So they go straight to its router, and not by the backbone, which takes more than all
+Nobody else can want its messages. So they go straight to its router, and not by the backbone, which costs more than all
 else about a small message; and subscriptions are only noted.
 
     by the backbone ──the roster says so; nothing went by it yet──▶ alone
     alone ──another node comes──▶ joining ──a round──▶ by the backbone, for good
 
 While it joins, the worker makes the subscriptions that were noted, and then a round of its own. Only then it publishes
-by the backbone, and tells the roster that it goes by the new state. The roster lets no other node hear before that that
-its subscriptions are in force here. So nothing is lost or overtaken on the way.
+by the backbone, and tells the roster that it goes by the new state. Until then the roster tells no other node that its
+subscriptions are in force here. So nothing is lost or overtaken on the way.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ AT_ONCE = 1000
 
 
 class Alone:
-    """What a worker does while it is alone. ``sole``: it is its node's only worker, else it never is. ``high_water``
-    bounds how many messages wait."""
+    """The messages and subscriptions of a worker while it is alone. ``sole``: it is its node's only worker; otherwise
+    it is never alone. ``high_water`` bounds the number of messages that wait."""
 
     def __init__(self, line: Line, nodes: Nodes, rounds: Rounds, *, sole: bool, high_water: int) -> None:
         self._line = line
@@ -43,14 +43,14 @@ class Alone:
         self._sole = sole
         self._high_water = high_water
         self._loop = gevent.get_hub().loop
-        # It is alone, or joins: what it publishes does not go by the backbone.
+        # The worker is alone, or joins: its messages do not go by the backbone.
         self.on = False
-        # It is alone, and does not join: what it subscribes to is only noted, and in force at once.
+        # The worker is alone, and does not join: its subscriptions are only noted, and in force at once.
         self.apart = False
         self._joined = False
-        # Is called soon when there is something to receive.
+        # Called soon when there is something to receive.
         self.heard: Callable[[], None] = line.touched.send
-        # Runs of messages that wait, and how many messages they are; who receives a run takes it off both.
+        # Runs of messages that wait, and the number of their messages; the receiver of a run takes it off both.
         self.runs: deque[Sequence[Message]] = deque()
         self.count = 0
         self._noted: set[bytes] = set()
@@ -65,7 +65,7 @@ class Alone:
         self.count += len(messages)
 
     def note(self, topic: bytes) -> None:
-        """Subscribe to a topic when other nodes come; the worker is `apart`."""
+        """Note a topic, to subscribe to it when other nodes come; the worker is `apart`."""
         self._noted.add(topic)
 
     def forget(self, topic: bytes) -> bool:
@@ -82,13 +82,13 @@ class Alone:
                 self.apart = False
                 faults.spawn("to go by the backbone", self._join)
             return
-        # What went by the backbone already must not be overtaken.
+        # Messages that went by the backbone already must not be overtaken.
         if alone and self._sole and not self._line.pushed and not self.on and not self._joined:
             self.on = self.apart = True
         self._nodes.go_by_newest()
 
     def _join(self) -> None:
-        """Go by the backbone, as soon as it brings what this worker has subscribed to."""
+        """Go by the backbone, as soon as this worker's subscriptions are in force there."""
         while self._noted:
             for _ in range(min(len(self._noted), AT_ONCE)):
                 self._line.subscribe(self._noted.pop())

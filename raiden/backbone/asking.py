@@ -13,7 +13,7 @@ from raiden.backbone.waiting import Waiting
 
 
 class Question:
-    """What a worker asks others; answer it with `Asking.answer`."""
+    """A question of a worker to others; answer it with `Asking.answer`."""
 
     __slots__ = ("reply_to", "text")
 
@@ -23,8 +23,8 @@ class Question:
 
 
 class Asking:
-    """The questions of the worker that answers call ``worker``, and its answers to those of others; ``workers`` is how
-    many its node has. It hears what comes by `topics`."""
+    """The questions of a worker, which is called ``worker`` in answers, and its answers to those of others; its node
+    has ``workers`` of them. The worker hears them on `topics`."""
 
     def __init__(self, line: Line, nodes: Nodes, *, worker: bytes, workers: int) -> None:
         self._line = line
@@ -32,7 +32,7 @@ class Asking:
         self._worker = worker
         self._workers = workers
         self._numbers = itertools.count(1)
-        # By the question's number: who waits for its answers.
+        # The waiting asker, by the question's number.
         self._waiting: dict[bytes, Waiting] = {}
         self._everywhere, self._here = frames.ASK, frames.ASK + b" " + nodes.own
         self._answers = frames.ANSWER + worker
@@ -52,8 +52,8 @@ class Asking:
         return None
 
     def ask(self, text: bytes, timeout: float = 1.0, *, everywhere: bool = False) -> list[bytes]:
-        """The answers of all workers of this node, this one included, or of those that answer within ``timeout``
-        seconds; ``everywhere``: of all nodes."""
+        """Ask all workers of this node, this one included (``everywhere``: of all nodes), and return the answers that
+        come within ``timeout`` seconds."""
         number = b"%d" % next(self._numbers)
         topic, expected = self._here, self._workers
         if everywhere:
@@ -76,10 +76,11 @@ class Asking:
         try:
             self._line.send(frames.ANSWER + asker + b"\0" + number + b"\0" + text)
         except BackboneFull:
-            return  # the asker takes those that come in time
+            return  # the asker takes the answers that come in time
 
     def echo(self, timeout: float) -> bool:
-        """Send an answer to this worker itself; whether it comes within ``timeout`` seconds. Raises BackboneFull."""
+        """Send an answer to this worker itself, and return whether it comes within ``timeout`` seconds. Raises
+        BackboneFull."""
         number = b"echo %d" % next(self._numbers)
         waiting = self._waiting[number] = Waiting()
         try:

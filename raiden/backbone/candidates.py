@@ -1,4 +1,4 @@
-"""Addresses where there may be a node, and for how long each is tried."""
+"""Addresses where there may be a node, each with the time until which it is tried."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_ADDRESSES = 1000
 
 class Candidate:
     """An address where there may be a node. It is tried until ``until`` (monotonic seconds), and as long as a source
-    names it. ``key`` is its public key, if anybody said so; ``said`` is what was logged of it already."""
+    names it. ``key`` is the node's public key, if anybody told it; ``said`` has the texts that were logged already."""
 
     __slots__ = ("address", "key", "said", "until")
 
@@ -26,14 +26,14 @@ class Candidate:
         self.said: set[str] = set()
 
     def say(self, level: int, text: str) -> None:
-        """Log what there is to say of the address, once until a node is linked there."""
+        """Log a text about the address, once until a node is linked there."""
         if text not in self.said:
             self.said.add(text)
             logger.log(level, text, extra={"peer": self.address})
 
 
 class Candidates:
-    """At most `MAX_ADDRESSES` candidates; ``own`` is this node's own address, which is none."""
+    """At most `MAX_ADDRESSES` candidates; ``own`` is this node's own address, which is never one."""
 
     def __init__(self, own: str) -> None:
         self._own = own
@@ -41,12 +41,12 @@ class Candidates:
         self._known: dict[str, Candidate] = {}
 
     def list(self, source: str, addresses: Iterable[str]) -> None:
-        """Note what a source names now, instead of what it named before."""
+        """Note the addresses that a source names now, instead of those that it named before."""
         self._listed[source] = set(addresses)
 
     def want(self, address: str, key: str, holds: float) -> Candidate | None:
-        """Try an address for so many seconds, and as long as a source names it. The candidate if it is a new one; None
-        where it is tried already. Raises ValueError for a text that is no address."""
+        """Try an address for ``holds`` seconds, and as long as a source names it. Returns the candidate if it is new;
+        None where the address is tried already. Raises ValueError for a text that is no address."""
         candidate = self._known.get(address)
         until = time.monotonic() + holds
         if candidate is not None:

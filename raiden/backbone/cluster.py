@@ -12,11 +12,11 @@ it knows. Whatever its source, an address has a greenlet, which walks one path (
 3. *Stay* until the node leaves or is dropped for its silence; then begin again, for as long as anybody names the
    address.
 
-As long as nobody was heard of, the node is alone, and its worker need not use the backbone (`raiden.backend`). Who
-subscribes to anything here ends that, and is told that it holds only after all workers know.
+As long as no other node was heard of, the node is alone, and its worker need not use the backbone (`raiden.backend`). A
+node that subscribes to anything here ends that, and is told that its subscriptions hold only after all workers know.
 
-A node that subscribes to its inbox here has a link to us; when that subscription goes, its link is broken: it is
-suspected at once. What the peers subscribe to comes up through the outlink (`forwarder.py`), to the socket `_xpub`.
+A node that subscribes to its inbox here has a link to us; when that subscription goes, its link is broken: the node is
+suspected at once. The peers' subscriptions come up through the outlink (`forwarder.py`), to the socket `_xpub`.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ logger = logging.getLogger(__name__)
 # Seconds.
 LOOK, LOOK_LATER = 2.0, 30.0  # between two looks at a source; at most, while it names nothing
 SEEK_LATER = 5.0  # at most, between two probes of an address where nobody answers
-GOSSIP_HOLDS, LOST_HOLDS = 60.0, 3600.0  # how long an address is tried that no source names
+GOSSIP_HOLDS, LOST_HOLDS = 60.0, 3600.0  # time to try an address that no source names
 GOODBYE = 2.0
 
 
 class Cluster(Service):
-    """The roster in action. ``own`` is what this node says of itself to begin with."""
+    """The roster in action. ``own`` is this node's first beat."""
 
     def __init__(
         self, forwarders: Forwarders, addresses: Addresses, *, own: Beat, keys: Keys | None = None,
@@ -69,7 +69,7 @@ class Cluster(Service):
         self._links: dict[str, Link] = {}
         self._workers = Workers(own)
         self._serial = 1
-        # The state since which the node is not alone, and whether all workers go by it; 0: it is.
+        # The serial of the state since which the node is not alone; 0: it is alone.
         self._crowded = 0
         self._answers = Answers(lambda topic: self._send(topic, own.id.encode()), self.task)
         self._number = 0
@@ -104,12 +104,13 @@ class Cluster(Service):
         self._context.destroy(linger=0)
 
     def leave(self) -> None:
-        """This node will stop: its peers are told, and go on to count on it until it is gone."""
+        """Tell the peers that this node will stop; they go on counting on it until it is gone."""
         self._own.phase = LEAVING
         self._changed()
 
     def say_goodbye(self) -> None:
-        """This node's workers have ended: peers drop it now. Wait until they have, `GOODBYE` seconds at most."""
+        """Tell the peers that this node's workers have ended, so that they drop it; wait until they have, at most
+        `GOODBYE` seconds."""
         self._own.phase = GONE
         # Through the uplink, behind the last message of the workers.
         self._send(frames.BEATS, self._own.to_bytes())
@@ -120,14 +121,14 @@ class Cluster(Service):
     # What this node says.
 
     def _send(self, topic: bytes, text: bytes) -> None:
-        """Publish through the uplink; what doesn't fit now is said again later."""
+        """Publish through the uplink; a text that doesn't fit now is said again later."""
         try:
             self._push.send(topic + b"\0" + text, zmq.NOBLOCK)
         except zmq.Again:
             pass
 
     def _send_to_peers(self, topic: bytes, text: bytes) -> None:
-        """Publish through the outlink only, past what waits in the uplink."""
+        """Publish through the outlink only, past the messages that wait in the uplink."""
         self._xpub.send(topic + b"\0" + text, zmq.NOBLOCK)
 
     def _beat(self) -> None:
@@ -141,13 +142,13 @@ class Cluster(Service):
         )
 
     def _changed(self) -> None:
-        """Who there is, or what state a node is in, has changed: everybody hears it at once."""
+        """Tell everybody at once that a node has come, gone or changed its state."""
         self._serial += 1
         self._tell_workers()
         self._beat()
 
     def _crowd(self) -> None:
-        """There is somebody else."""
+        """Note that there is another node: this one is not alone any more."""
         if not self._crowded:
             self._crowded = self._serial + 1
             self._changed()
@@ -164,7 +165,7 @@ class Cluster(Service):
             gevent.sleep(BEAT)
             now = time.monotonic()
             if now - last > 2 * BEAT:
-                self.roster.excuse(now - last)  # this process was stopped: it could not hear anybody
+                self.roster.excuse(now - last)  # this process was stopped, and could not hear anybody
             last = now
             suspected, dropped = self.roster.silent(now)
             for node in suspected:
@@ -213,7 +214,7 @@ class Cluster(Service):
                 self._changed()
 
     def _hear_of(self, beat: Beat) -> None:
-        """A node that is not known says where it is. If one that is missed was there, that one is no more."""
+        """Hear of an unknown node and its address. If a suspected node was there, that node is no more."""
         if beat.phase == GONE:
             return
         for node in list(self.roster.nodes.values()):
@@ -234,7 +235,7 @@ class Cluster(Service):
         while True:
             frame = self._xpub.recv()
             there, topic = frame[:1] == b"\x01", frame[1:]
-            if not topic.startswith(frames.HELLO):  # which this node may have sent to itself
+            if not topic.startswith(frames.HELLO):  # a node may have sent this to itself
                 self._crowd()
             if topic.startswith(frames.NONCE):
                 if there:
@@ -267,7 +268,7 @@ class Cluster(Service):
         self._xpub.send(topic + self.roster.beat(time.monotonic(), time.time()).to_bytes(), zmq.NOBLOCK)
 
     def _refuse(self, who: str, text: str, address: str = "") -> None:
-        """Log what was refused, once for each ``who``."""
+        """Log a refusal, once for each ``who``."""
         if who not in self._refused and len(self._refused) < MAX_ADDRESSES:
             self._refused.add(who)
             logger.warning(text, extra={"peer": address} if address else None)
@@ -283,7 +284,7 @@ class Cluster(Service):
             self._changed()
 
     def _forget(self, node: Node, holds: float, level: int, text: str) -> None:
-        """Let go of a node; its address is tried for so many seconds more."""
+        """Let go of a node; its address is tried for ``holds`` seconds more."""
         del self.roster.nodes[node.beat.id]
         link = self._links.pop(node.beat.id)
         link.candidate.until = time.monotonic() + holds
@@ -297,7 +298,7 @@ class Cluster(Service):
     # Addresses.
 
     def _follow(self, source: Source) -> None:
-        """Look at a source again and again. What it named last holds until it names something else."""
+        """Look at a source again and again. The addresses that it named last hold until it names others."""
         pause, said = LOOK, ""
         while True:
             found = discovery.in_a_thread(source.look)
@@ -314,7 +315,7 @@ class Cluster(Service):
             gevent.sleep(pause)
 
     def _want(self, address: str, key: str, holds: float) -> None:
-        """Look for a node at an address, for so many seconds and as long as a source names it."""
+        """Look for a node at an address, for ``holds`` seconds and as long as a source names it."""
         try:
             candidate = self._candidates.want(address, key, holds)
         except ValueError:
@@ -346,7 +347,7 @@ class Cluster(Service):
         self._candidates.drop(candidate)
 
     def _probe(self, candidate: Candidate) -> tuple[str, Beat] | None:
-        """Ask who is at an address: the endpoint that answered, and what it said."""
+        """Ask which node is at an address; return the endpoint that answered, and the node's beat."""
         resolved = discovery.in_a_thread(discovery.resolve, Address.parse(candidate.address))
         if isinstance(resolved, NotFound):
             candidate.say(logging.WARNING, f"a peer's name does not resolve: {resolved}")

@@ -1,8 +1,8 @@
-"""Where the addresses of a cluster's nodes come from, other than from the nodes themselves.
+"""Sources of the addresses of a cluster's nodes, other than the nodes themselves.
 
-A `Source` is looked at again and again, and tells what it names at that moment: nothing is remembered here between two
-looks, neither answers nor the resolver's configuration. A look that fails raises `NotFound` instead of naming fewer
-nodes than there may be, so that the caller can keep what it knew.
+A `Source` is looked at again and again, and gives the addresses that it names at that moment: nothing is remembered
+here between two looks, neither answers nor the resolver's configuration. A look that fails raises `NotFound` instead of
+naming fewer nodes than there may be, so that the caller can keep what it knew.
 
 All calls here but `in_a_thread` block, up to `TIMEOUT`: they are for a thread, not for an event loop.
 """
@@ -33,7 +33,7 @@ class NotFound(Exception):
 
 
 class Address(NamedTuple):
-    """Where a node listens: a host's name or numeric address, and a TCP port."""
+    """The address of a node: a host's name or numeric address, and a TCP port."""
 
     host: str
     port: int
@@ -70,12 +70,12 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """As it was configured, for log lines."""
+        """The source as it was configured, for log lines."""
 
     def look(self) -> list[Address]:
-        """What is named now, each address once; hosts may be names, for `resolve`.
+        """The addresses that are named now, each once; hosts may be names, for `resolve`.
 
-        Blocks. Raises NotFound, also where a part of what is named can't be read.
+        Blocks. Raises NotFound, also where a part of the source can't be read.
         """
 
 
@@ -113,7 +113,7 @@ class Srv:
     service: str
 
     def look(self) -> list[Address]:
-        # Not at the top: it takes 13 MB and 0.15 s, and most nodes need none of it.
+        # Not at the top: the import takes 13 MB and 0.15 s, and most nodes need none of it.
         import dns.exception
         import dns.name
         import dns.resolver
@@ -134,8 +134,8 @@ class Srv:
 class File:
     """A file with one address a line; ``#`` begins a comment, and blank lines count for nothing.
 
-    It is read whole at each look. Replace it by renaming a new one over it: one that is being written may be read in
-    the middle of a line.
+    The file is read whole at each look. Replace it by renaming a new one over it: a file that is being written may be
+    read in the middle of a line.
     """
 
     name: str
@@ -192,7 +192,8 @@ def resolve(address: Address) -> list[Address]:
         except (OSError, UnicodeError) as error:  # UnicodeError: no name by the rules of IDNA
             reason = getattr(error, "strerror", None) or error
 
-    # getaddrinfo takes no timeout. What is left behind ends when the resolver gives up, by resolv.conf's options.
+    # getaddrinfo takes no timeout. A thread that is left behind ends when the resolver gives up, by resolv.conf's
+    # options.
     thread = threading.Thread(target=look, name=f"resolve {address.host}", daemon=True)
     thread.start()
     thread.join(TIMEOUT)
@@ -202,7 +203,8 @@ def resolve(address: Address) -> list[Address]:
 
 
 def in_a_thread(look: Callable[..., list[Address]], *args: Any) -> list[Address] | NotFound:
-    """What a call that blocks returns, or the NotFound that it raises: the thread pool would print a traceback."""
+    """Do a blocking call in a thread; return its result, or the NotFound that it raises: the thread pool would print a
+    traceback."""
 
     def run() -> list[Address] | NotFound:
         try:

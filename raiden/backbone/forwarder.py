@@ -7,9 +7,9 @@
 
 A message crosses exactly one uplink and, to reach another node, one outlink and one downlink; a downlink never feeds an
 uplink, so nothing circulates. Subscriptions travel the other way by themselves. The outlink stands between the uplink
-and the peers because a PUB keeps to itself who subscribes, and an XPUB with a PULL behind it has nowhere to send that:
-behind the outlink both the uplink and this node's roster (`cluster.py`) hear what the peers subscribe to. It costs
-a message to a peer some 20 us, and one that stays in the node nothing.
+and the peers because a PUB does not tell its subscriptions, and an XPUB with a PULL behind it has nowhere to send them:
+behind the outlink both the uplink and this node's roster (`cluster.py`) hear the peers' subscriptions. The outlink
+costs a message to a peer some 20 us, and a message that stays in the node nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_SUBSCRIPTION = 8192
 
 
 def link_options(socket: zmq.Socket[bytes], keys: Keys | None, *, connects: bool = True) -> None:
-    """What a socket between nodes needs; where it connects, the peer's key is set before each connect."""
+    """Set the options of a socket between nodes; where it connects, the peer's key is set before each connect."""
     socket.ipv6 = True
     socket.linger = 0
     socket.handshake_ivl = HANDSHAKE_TIMEOUT
@@ -106,7 +106,7 @@ class Forwarders:
         return socket
 
     def _guard(self, keys: Keys) -> None:
-        """Let only nodes in whose key is listed (ZAP, RFC 27 of ZeroMQ)."""
+        """Let only nodes in that have a listed key (ZAP, RFC 27 of ZeroMQ)."""
         from zmq.auth.thread import ThreadAuthenticator  # it imports asyncio, and only nodes with keys need it
 
         self._authenticator = ThreadAuthenticator(self._context)
@@ -119,7 +119,7 @@ class Forwarders:
             thread.start()
 
     def connect(self, endpoint: str, key: bytes = b"") -> None:
-        """Hear what the peer at ``endpoint`` publishes; ``key`` is its public key, where there are keys. A second
+        """Hear the messages of the peer at ``endpoint``; ``key`` is its public key, where there are keys. A second
         connect to the same endpoint would duplicate its messages (libzmq issue 788)."""
 
         def connect() -> None:
@@ -133,8 +133,8 @@ class Forwarders:
         self._steer(lambda: self._peers.disconnect(endpoint))
 
     def _steer(self, job: Callable[[], None]) -> None:
-        """Run a job in the downlink's thread, which a socket belongs to, while its proxy stands still; it is some 0.5
-        ms until it is done, and what comes meanwhile waits in the sockets."""
+        """Run a job in the downlink's thread, which its sockets belong to, while its proxy stands still. That takes
+        some 0.5 ms, and messages that come meanwhile wait in the sockets."""
         done = threading.Event()
         failure: list[Exception] = []
 
@@ -159,7 +159,7 @@ class Forwarders:
 
 
 class _AllowList:
-    """Answers for ZAP whether a key is listed; the first refusal of each key is logged."""
+    """The answers for ZAP whether a key is listed; the first refusal of each key is logged."""
 
     MAX_REFUSED = 1000
 

@@ -17,18 +17,19 @@ from itertools import accumulate
 
 from raiden.model.message import PROOF_DIGITS, UNPROVED, Cursor, Kind, Message
 
-# A run of messages ends with the one that goes over so many bytes.
+# Bytes of a run of messages, which ends with the message that goes over them.
 RUN_BYTES = 65536
-# Of the backbone: of the frame and of what nodes say to each other. Nodes of another version are refused.
+# The version of the backbone, for the frame and for the nodes' texts to each other. Nodes of another version are
+# refused.
 VERSION = 2
 
-# Raiden's own topics, each followed by NUL and a text. What is one node's own has the id of that node in the topic.
+# Raiden's own topics, each followed by NUL and a text. A topic of one node's has the id of that node in it.
 OWN_TOPICS = frozenset({b"\x01", b"\xff"})
-BEATS = b"\x01beats"  # what a node says of itself, to all others
-INBOX = b"\x01inbox "  # to one node's roster; who subscribes to it has a link to us
+BEATS = b"\x01beats"  # a node's beats, to all others
+INBOX = b"\x01inbox "  # to one node's roster; a node that subscribes to its own has a link to us
 HELLO = b"\x01hello "  # subscribing to this with an introduction asks who is there; the answer comes on the same topic
-REPORTS = b"\x01reports "  # of a node's workers, to its roster
-ROSTER = b"\x01roster "  # of a node's roster, to its workers
+REPORTS = b"\x01reports "  # reports of a node's workers, to its roster
+ROSTER = b"\x01roster "  # states of a node's roster, to its workers
 ASK = b"\x01ask"  # questions to all workers, of all nodes or of one
 ANSWER = b"\x01answer "
 # A topic that nobody used before. It sorts behind all others, because a link that is made again sends its subscriptions
@@ -67,7 +68,7 @@ def to_frame(messages: Sequence[Message]) -> bytes:
 
 
 def runs(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """Messages of one channel, as what goes into one frame each: of one kind, and ending with the message that goes
+    """Split messages of one channel into those of one frame each: of one kind, and ending with the message that goes
     over `RUN_BYTES`."""
     begin = size = 0
     for at, message in enumerate(messages):
@@ -110,7 +111,7 @@ def from_frame(channel: bytes, frame: bytes) -> list[Message]:
     if cursor is None:
         return [Message(name, kind, each, None, published) for each in payloads]
     epoch, first, _ = cursor
-    if len(chain) != (len(payloads) + 1) * PROOF_DIGITS:  # of a node that knows no proofs
+    if len(chain) != (len(payloads) + 1) * PROOF_DIGITS:  # from a node that knows no proofs
         return [Message(name, kind, each, Cursor(epoch, at), published) for at, each in enumerate(payloads, first)]
     proofs = [chain[at : at + PROOF_DIGITS] for at in range(0, len(chain), PROOF_DIGITS)]
     if proofs[0] == UNPROVED:

@@ -1,4 +1,5 @@
-"""What a worker measures of the backbone: whether it passes messages, how long that takes, and what waits in it."""
+"""A worker's measurement of the backbone: whether it passes messages, the time that takes, and the messages under
+way."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from raiden.backbone.refusals import BackboneFull, NotInForce
 
 
 class Gauge:
-    """The figures of the last `check`: ``round_trip`` in seconds; ``depth`` is how many messages were published while
-    it was under way."""
+    """The figures of the last `check`: ``round_trip`` in seconds; ``depth`` is the number of messages that were
+    published while it was under way."""
 
     def __init__(self, line: Line, asking: Asking) -> None:
         self._line = line

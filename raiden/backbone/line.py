@@ -1,4 +1,4 @@
-"""A worker's line to the backbone: one socket that publishes, and one that subscribes and receives."""
+"""A worker's line to the backbone: a socket that publishes, and a socket that subscribes and receives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from raiden.model.message import Message
 # 255 bytes in one go would hold up everybody's messages for a tenth of a second, in each forwarder on the way.
 PACE, WITHIN = 16384, 0.005
 
-# As a plain number: an operation on pyzmq's enumerations takes longer than to send.
+# A plain number: an operation on pyzmq's enumerations takes longer than sending.
 NOBLOCK: Final = int(zmq.NOBLOCK)
 
 
@@ -41,9 +41,9 @@ class Line:
         self.touched = gevent.get_hub().loop.async_(ref=False)
         # Receives a frame, called with `NOBLOCK`; raises zmq.Again where none has come.
         self.recv: Callable[[int], bytes] = self._sub.recv
-        # How many messages were published.
+        # The number of messages that were published.
         self.pushed = 0
-        # What is to be subscribed to later, in this order; and how many bytes may be now.
+        # The subscriptions to make or end later, in this order; and the bytes of topics that are left now.
         self._later: deque[tuple[int, bytes]] = deque()
         self._left = PACE
         self._paced = gevent.get_hub().loop.timer(WITHIN)
@@ -56,7 +56,7 @@ class Line:
 
     @property
     def readable(self) -> bool:
-        """A frame waits to be received."""
+        """Whether a frame waits to be received."""
         return bool(int(self._sub.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Link:
-    """What is under way with a known node: `broken` when it is suspected, `gone` when it is forgotten."""
+    """The link to a known node: `broken` is set when the node is suspected, `gone` when it is forgotten."""
 
     __slots__ = ("broken", "candidate", "connected", "gone", "skewed")
 

@@ -1,5 +1,5 @@
-"""The nodes of the cluster as a worker knows them. It hears each state of the roster, which has a serial number, from
-the node's backbone process (`cluster.py`); and it reports which state it goes by, and how it does.
+"""The nodes of the cluster as a worker knows them. The worker hears each state of the roster, which has a serial
+number, from the node's backbone process (`cluster.py`); and it reports its figures, with the state that it goes by.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ class Nodes:
         self._worker = worker
         self._reports = frames.REPORTS + own.encode() + b"\0"
         self.own = own.encode()
-        # What the roster's states come by.
+        # The topic of the roster's states.
         self.topic = frames.ROSTER + self.own
-        # This node first; empty before the roster was heard. They belong to the state of this serial; 0: none.
+        # The rows, this node's first; empty before the roster was heard. They belong to the state of this serial; 0:
+        # none.
         self.rows: list[dict[str, Any]] = []
         self.serial = 0
-        # The other nodes are connected: what was in force at them still is.
+        # The other nodes are connected: subscriptions that were in force there still are.
         self.settled = False
         self._goes_by = 0
 
     def hear(self, text: bytes) -> State | None:
-        """Take what the roster tells; returns the state if it is another one than before."""
+        """Take a state of the roster; return it if it is another one than before."""
         try:
             state = State.from_bytes(text)
         except InvalidBeat:
@@ -44,12 +45,12 @@ class Nodes:
         return state
 
     def go_by_newest(self) -> None:
-        """The worker goes by the newest state from now on, and says so."""
+        """Go by the newest state from now on, and report that."""
         self._goes_by = self.serial
         self.report({})
 
     def report(self, figures: dict[str, int]) -> None:
-        """Tell the roster how this worker does, and which state of the roster it goes by."""
+        """Tell the roster this worker's figures, and the state of the roster that it goes by."""
         try:
             self._line.send(self._reports + dumps({"worker": self._worker, "serial": self._goes_by, **figures}))
         except BackboneFull:
@@ -60,5 +61,5 @@ class Nodes:
         return {row["id"].encode(): row["address"] for row in self.rows[1:] if row["state"] in states}
 
     def workers_elsewhere(self) -> int:
-        """How many workers the other nodes have, without those that are suspected."""
+        """The number of workers of the other nodes that are not suspected."""
         return sum(row["workers"] for row in self.rows[1:] if row["state"] != "suspected")

@@ -1,7 +1,7 @@
 """Nonces: texts that come back over a link prove that all subscriptions made before them hold there.
 
-A nonce is a topic that nobody used before. Whoever subscribes to it hears from each node, on this topic, as soon as the
-subscription holds at that node's uplink; pipes are first in, first out, so all that was subscribed earlier holds, too.
+A nonce is a topic that nobody used before. Its subscriber hears from each node, on this topic, as soon as the
+subscription holds at that node's uplink; pipes are first in, first out, so all earlier subscriptions hold, too.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Proofs:
         self._rounds: dict[bytes, tuple[set[str], Event]] = {}
 
     def hear(self, topic: bytes, node: bytes) -> None:
-        """A node has said something on a topic."""
+        """Take what a node has said on a topic."""
         if topic in self._rounds:
             answered, event = self._rounds[topic]
             answered.add(node.decode("ascii", "replace"))

@@ -1,4 +1,4 @@
-"""Who is at an address: a question to a node that is not known yet.
+"""The probe of an address: a question to a node that is not known yet.
 
 A SUB socket connects and subscribes to an introduction of this node. The node there hears the subscription through its
 outlink, learns of this node, and answers on that very topic with its beat.
@@ -30,14 +30,14 @@ _HANDSHAKES = (
 
 
 def ask_who(context: zmq.green.Context, endpoint: str, introduction: bytes, keys: Keys | None, key: str) -> Beat:
-    """What the node at an endpoint says of itself. ``key`` is its public key, if that is known. Waits up to `TIMEOUT`;
+    """Ask the node at an endpoint for its beat. ``key`` is its public key, if that is known. Waits up to `TIMEOUT`;
     raises InvalidBeat, which says why there is no answer, or OtherVersion."""
     topic = HELLO + introduction + b"\0"
     poller = zmq.green.Poller()
     with ExitStack() as stack:
         monitors = []
         tried_by: dict[Any, bytes] = {}
-        # One socket for each key that it may have: a SUB socket connects to an endpoint only once.
+        # One socket for each key that the node may have: a SUB socket connects to an endpoint only once.
         for tried in _keys_of(keys, key):
             probe = stack.enter_context(context.socket(zmq.SUB))
             monitors.append(probe.get_monitor_socket(_HANDSHAKES))
@@ -54,13 +54,13 @@ def ask_who(context: zmq.green.Context, endpoint: str, introduction: bytes, keys
             beat = Beat.from_bytes(probe.recv()[len(topic) :])
             if beat.phase == GONE:
                 raise InvalidBeat("it has just left")
-            beat.key = tried_by[probe].decode()  # the one that it has proved to have, whatever it says
+            beat.key = tried_by[probe].decode()  # the key that the node has proved, whatever it says
             return beat
         raise InvalidBeat(_what_happened(monitors, keys is not None))
 
 
 def _keys_of(keys: Keys | None, key: str) -> Iterable[bytes]:
-    """The public keys that the node may have: what is said, else all that are listed; b"": none."""
+    """The public keys that the node may have: the key that was told, else all that are listed; b"": none."""
     if keys is None:
         return [b""]
     said = key.encode()
@@ -68,7 +68,7 @@ def _keys_of(keys: Keys | None, key: str) -> Iterable[bytes]:
 
 
 def _what_happened(monitors: Sequence[Any], keyed: bool) -> str:
-    """Why nobody answered, by what the sockets have seen."""
+    """The reason why nobody answered, from the sockets' events."""
     seen = set()
     for monitor in monitors:
         while monitor.poll(0):

@@ -1,4 +1,4 @@
-"""Refusals of the backbone: it is full, or a subscription is not known to hold. Pure."""
+"""Refusals of the backbone: the backbone is full, or a subscription is not known to hold. Pure."""
 
 from __future__ import annotations
 

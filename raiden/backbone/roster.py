@@ -1,13 +1,13 @@
-"""Which nodes there are: what they say of themselves, and what this node makes of it. Pure: beats in, decisions out.
+"""The roster: the nodes of the cluster, by what they say of themselves. Pure: beats in, decisions out.
 
-A node says of itself, every second and whenever something changes, a beat: who and where it is, how it does, and whom
-it knows. A node is known by the id of its own life, so a restart is another node.
+A node says a beat every second and whenever something changes: its id, address and figures, and the nodes that it
+knows. A node is known by the id of its own life, so a restart is another node.
 
      connecting --link in force both ways--> connected --announces that it stops--> leaving --gone--> (forgotten)
          any of them --silent for SUSPECT, or its link to us broke--> suspected --silent for DROP--> (forgotten)
                                                                         |--heard again--> back
 
-Only the nodes that are not suspected are waited for; those that are, are named.
+Only nodes that are not suspected are waited for; suspected ones are named.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from raiden.model.encoding import dumps
 BEAT, SUSPECT, DROP = 1.0, 3.5, 10.0
 # Wall clocks that are further apart than this are worth a warning; nothing here relies on them.
 CLOCK_SKEW = 5.0
-# Nodes that a beat tells of; the next one tells of others, so that a beat's size is bounded.
+# Nodes that a beat tells of; the next beat tells of others, so that a beat's size is bounded.
 TOLD = 16
 
 UP, LEAVING, GONE = "up", "leaving", "gone"
@@ -47,8 +47,8 @@ class OtherVersion(InvalidBeat):
         self.address = address
 
 
-# What may be said: texts of a line, whole numbers that are none below zero, seconds of clocks that are not far beyond
-# their use. All else is refused, so that what a node says of itself can be counted with, and told as JSON.
+# Types of a beat's fields: texts of a line, whole numbers not below zero, seconds of clocks that are not far beyond
+# their use. All else is refused, so that a beat's fields can be counted with, and told as JSON.
 Text = Annotated[str, msgspec.Meta(max_length=300)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
@@ -57,9 +57,9 @@ MAX_LINKED, MAX_TOLD = 10_000, 1000
 
 @dataclass(slots=True)
 class Beat:
-    """What a node says of itself. ``store`` is the kind of its history's store: redis, sqlite, none; ``since`` and
-    ``clock`` are wall-clock seconds; ``stamp`` is the sender's alone, to be sent back to it; ``linked`` are the ids of
-    the nodes that its subscriptions are in force at; ``peers`` are ``[address, key]`` of nodes that it knows."""
+    """A beat: what a node says of itself. ``store`` is the kind of its history's store: redis, sqlite, none; ``since``
+    and ``clock`` are wall-clock seconds; ``stamp`` is the sender's alone, to be sent back to it; ``linked`` are the ids
+    of the nodes where its subscriptions are in force; ``peers`` are ``[address, key]`` of nodes that it knows."""
 
     id: Text
     address: Text
@@ -85,14 +85,14 @@ class Beat:
         return dumps(dataclasses.asdict(self))
 
     def introduction(self, number: int) -> bytes:
-        """The short form that a node which is not known yet is asked with; ``number`` makes it unlike any other."""
+        """The short form for asking an unknown node; ``number`` makes it unlike any other."""
         short = {"id": self.id, "address": self.address, "protocol": self.protocol, "key": self.key, "n": number}
         return dumps(short)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Beat:
-        """Raises InvalidBeat, and for a node of another version OtherVersion. Fields that this version doesn't know are
-        skipped, those that are not there have their defaults."""
+        """Read a beat; raises InvalidBeat, and for a node of another version OtherVersion. Fields that this version
+        doesn't know are skipped, missing ones have their defaults."""
         introduction = _read(data, _Introduction)
         node, address = introduction.id, introduction.address
         if not (_is_text(node, 64) and _is_text(address, 300)):
@@ -111,7 +111,7 @@ class Beat:
 
 
 class _Introduction(msgspec.Struct):
-    """What each version of a beat has."""
+    """The fields that each version of a beat has."""
 
     id: str
     address: str
@@ -119,7 +119,7 @@ class _Introduction(msgspec.Struct):
 
 
 class Echo(msgspec.Struct):
-    """A beat was heard by the node ``sender``; ``stamp`` is that of the beat."""
+    """The echo of a beat that the node ``sender`` has heard; ``stamp`` is that of the beat."""
 
     sender: str = msgspec.field(name="from")
     stamp: Seconds
@@ -134,7 +134,7 @@ class Echo(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """How a worker does, and which state of the roster (`serial`) it goes by."""
+    """The figures of a worker, and the state of the roster (`serial`) that it goes by."""
 
     worker: Count
     serial: Count
@@ -150,8 +150,8 @@ class Report(msgspec.Struct):
 
 
 class State(msgspec.Struct):
-    """What the roster tells the node's workers: the nodes that there are, as `Roster.rows`, this one first. ``alone``:
-    it has never heard of another."""
+    """The state that the roster tells the node's workers: the nodes, as `Roster.rows`, this one first. ``alone``: this
+    node has never heard of another."""
 
     serial: Count
     nodes: Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
@@ -169,7 +169,7 @@ class State(msgspec.Struct):
 
 
 class _Row(msgspec.Struct):
-    """What the workers use of a node's row."""
+    """The fields of a node's row that the workers use."""
 
     id: Text
     address: Text
@@ -190,13 +190,14 @@ def _is_text(value: str, longest: int) -> bool:
 
 
 def share_history(one: Beat, other: Beat) -> bool:
-    """Whether two nodes may keep the same history: the file of a node is its own. A node that doesn't say is not
-    judged."""
+    """Whether two nodes may keep the same history: the file of a node is its own. A node that doesn't say its store is
+    not judged."""
     return not one.store or not other.store or (one.store == other.store and one.store != "sqlite")
 
 
 class Node:
-    """Another node. ``endpoint`` is where the downlink is connected to it, ``heard`` when (monotonic seconds)."""
+    """Another node. ``endpoint`` is where the downlink is connected to it, ``heard`` the time of its last beat
+    (monotonic seconds)."""
 
     __slots__ = ("beat", "endpoint", "heard", "lag", "linked", "suspected")
 
@@ -228,7 +229,7 @@ class Roster:
         return node
 
     def hear(self, beat: Beat, now: float) -> bool:
-        """A known node said something of itself."""
+        """Take a beat of a known node."""
         node = self.nodes[beat.id]
         before = self.state(node)
         node.beat = beat
@@ -242,19 +243,19 @@ class Roster:
         return changed
 
     def silent(self, now: float) -> tuple[list[Node], list[Node]]:
-        """Those to suspect now, and those to drop."""
+        """The nodes to suspect now, and the nodes to drop."""
         nodes = self.nodes.values()
         dropped = [node for node in nodes if now - node.heard > DROP]
         suspected = [node for node in nodes if SUSPECT < now - node.heard <= DROP and not node.suspected]
         return suspected, dropped
 
     def excuse(self, seconds: float) -> None:
-        """This node itself stood still for so long: nobody was silent meanwhile."""
+        """Excuse the silence of all nodes for ``seconds``, because this node itself stood still."""
         for node in self.nodes.values():
             node.heard += seconds
 
     def beat(self, now: float, clock: float) -> Beat:
-        """What this node says of itself."""
+        """This node's next beat."""
         live = [node for node in self.nodes.values() if not node.suspected and node.beat.phase == UP]
         told = live if len(live) <= TOLD else random.sample(live, TOLD)
         self.own.stamp, self.own.clock = now, clock

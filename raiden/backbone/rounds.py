@@ -1,10 +1,10 @@
-"""Rounds tell when subscriptions are in force.
+"""Rounds, which tell when subscriptions are in force.
 
 A subscription travels to the forwarders of all nodes by itself, so some time passes before it holds. A round finds out
-when: it subscribes, behind the subscriptions, to a topic that nobody used before, a nonce. This worker publishes the
-nonce until it comes back, and so does each other node when it hears of the nonce's subscription, with its id. Pipes are
-first in, first out. So when the nonce has come from a node, everything subscribed earlier holds there too. One round
-serves all that wait. Nodes that are suspected, or don't answer in time, are not waited for but named.
+when it does: the round subscribes, behind the subscriptions, to a topic that nobody used before, a nonce. This worker
+publishes the nonce until it comes back, and so does each other node when it hears of the nonce's subscription, with its
+id. Pipes are first in, first out. So when the nonce has come from a node, everything subscribed earlier holds there
+too. One round serves all that wait. Nodes that are suspected, or don't answer in time, are not waited for but named.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ class Rounds:
         self._nodes = nodes
         self._worker = worker
         self._numbers = itertools.count(1)
-        # How many rounds were begun; the number of the last one that all nodes answered.
+        # The number of rounds that were begun; the number of the last round that all nodes answered.
         self.begun = 0
         self._confirmed = 0
         self._round: AsyncResult | None = None
         self._next: AsyncResult | None = None
-        # By nonce: who waits for it.
+        # The waiting round, by nonce.
         self._waiting: dict[bytes, Waiting] = {}
-        # The nodes that did not answer the last round, and the addresses of those that it named.
+        # The nodes that did not answer the last round, and the addresses that it named.
         self._late: set[bytes] = set()
         self._unconfirmed: tuple[str, ...] = ()
 
     def hold(self, begun: int) -> bool:
-        """Whether what was subscribed to when so many rounds were begun holds everywhere, as far as is known without
-        another one."""
-        # A node that comes later is connected only when all that there was holds there.
+        """Whether subscriptions from when ``begun`` rounds were begun hold everywhere, as far as is known without
+        another round."""
+        # A node that comes later is connected only when all present subscriptions hold there.
         return begun < self._confirmed and self._nodes.settled
 
     def in_force(self, timeout: float) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ class Rounds:
         return waiting is not None
 
     def nodes_changed(self) -> None:
-        """The round under way looks anew who it waits for."""
+        """Let the round under way look anew which nodes it waits for."""
         for waiting in self._waiting.values():
             waiting.more.set()
 
@@ -90,7 +90,7 @@ class Rounds:
                 unconfirmed = self.run(timeout)
             except (NotInForce, BackboneFull) as error:
                 self._round.set_exception(NotInForce(str(error)))
-            except Exception as fault:  # whatever it is: those that wait must hear, and the next round must come
+            except Exception as fault:  # any exception: those that wait must hear, and the next round must come
                 faults.report("a round")
                 self._round.set_exception(NotInForce(f"the node failed; its log says why: {fault}"))
             else:
@@ -113,7 +113,7 @@ class Rounds:
         try:
             while True:
                 waiting.more.clear()
-                # Who is waited for is looked up anew each time: nodes come and go meanwhile.
+                # The nodes to wait for are looked up anew each time: they come and go meanwhile.
                 missing = nodes.others("connecting", "connected", "leaving") if others else {}
                 for node in waiting.answers:
                     missing.pop(node, None)
@@ -128,7 +128,7 @@ class Rounds:
                     # The nonce may overtake its own subscription and be dropped at the forwarder: repeat it.
                     self._line.send(topic + b"\0" + nodes.own)
                 if not nodes.serial:
-                    nodes.report({})  # the roster tells those who don't know it
+                    nodes.report({})  # the roster answers a worker whose state is old
                 waiting.more.wait(wait)
                 wait = min(2 * wait, 0.25)
         finally:

@@ -1,4 +1,4 @@
-"""Waiting for answers: who has asked something sleeps until another answer is there."""
+"""Waiting for answers: an asker sleeps until another answer is there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from gevent.event import Event
 
 
 class Waiting:
-    """One who has asked something: the answers so far, and `more`, which is set when there is another one."""
+    """A waiting asker: the answers so far, and `more`, which is set when there is another one."""
 
     __slots__ = ("answers", "more")
 

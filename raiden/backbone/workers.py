@@ -12,21 +12,21 @@ KNOWN_TO_WORKERS = 2.0  # seconds
 
 
 class Workers:
-    """The last report of each worker of the node that says ``own`` of itself."""
+    """The last report of each worker of the node whose beat is ``own``."""
 
     def __init__(self, own: Beat) -> None:
         self._own = own
         self._reports: dict[int, Report] = {}
 
     def hear(self, report: Report, serial: int) -> bool:
-        """Take a report; whether its worker goes by an older state than ``serial``, and is to be told again."""
+        """Take a report; return whether its worker goes by an older state than ``serial``, and must be told again."""
         if report.worker >= self._own.workers:
             return False
         self._reports[report.worker] = report
         return report.serial < serial
 
     def sum_up(self) -> None:
-        """Let the beat say what all workers have together."""
+        """Let the beat have the sums of all workers' figures."""
         for name in ("connections", "channels", "messages_in", "messages_out"):
             setattr(self._own, name, sum(getattr(report, name) for report in self._reports.values()))
 
