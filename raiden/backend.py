@@ -7,8 +7,9 @@ of all others, the publisher's own included: there is one path, local or not. On
 A message of a channel with history is appended first and goes to the backbone with its cursor; then it is acknowledged.
 If it is lost on the way there, the routers miss it and fetch it (`raiden.delivery.orders`).
 
-Each job behind this face has its class in `raiden.backbone`: `Line` the sockets, `Nodes` what the roster says, `Rounds`
-when subscriptions are in force, `Alone` that state, `Asking` questions to workers, `Gauge` what is measured.
+Each job behind this face has its class in `raiden.backbone`: `Line` has the sockets, `Nodes` the roster's state,
+`Rounds` finds out when subscriptions are in force, `Alone` has the worker's state while it is alone, `Asking` the
+questions to workers, `Gauge` the measurements.
 """
 
 from __future__ import annotations
@@ -36,22 +37,21 @@ from raiden.model.options import Channels
 
 __all__ = ["TURN_BYTES", "TURN_FRAMES", "BackboneFull", "Backend", "NotInForce", "Question", "Received", "Stored"]
 
-# What a turn receives at most: frames or messages, and bytes.
+# The most that a turn receives: frames or messages, and bytes.
 TURN_FRAMES: Final = 1024
 TURN_BYTES: Final = 256 * 1024
 
-# A channel and messages of it, none where its frame can't be read; or what another worker asks.
+# A channel and messages of it (none where its frame can't be read), or the question of another worker.
 Received: TypeAlias = "tuple[bytes, Sequence[Message]] | Question"
 Stored = Callable[[list[Appended] | StoreFailed], None]
 
 
 class Backend:
-    """Worker ``worker`` of its node's ``workers``. ``sole``: no other one can want its messages. ``high_water`` bounds
-    the messages that wait in a socket, or here. ``history`` is the line to the node's history process, and ``channels``
-    the options of channels; None where no channel keeps history.
+    """The backend of worker ``worker`` of its node's ``workers``. ``sole``: no other worker can want its messages.
+    ``high_water`` bounds the messages that wait in a socket, or here. ``history`` is the line to the node's history
+    process, and ``channels`` the options of channels; None where no channel keeps history.
 
-    One greenlet or callback at a time may call it. None of it blocks but `in_force`, `ask` and `check`, which wait in
-    the calling greenlet."""
+    One greenlet or callback at a time may call it. Only `in_force`, `ask` and `check` wait, in the calling greenlet."""
 
     def __init__(
         self, addresses: Addresses, *, worker: int = 0, workers: int = 1, high_water: int = 100_000,
@@ -68,7 +68,7 @@ class Backend:
         self._asking = Asking(self._line, self._nodes, worker=name, workers=workers)
         self._gauge = Gauge(self._line, self._asking)
         self.more = False  # the last turn was full: there is probably more
-        self.enough = False  # what was received takes long: no more in this turn
+        self.enough = False  # the received messages take long: no more in this turn
         for topic in (*self._asking.topics, self._nodes.topic):
             self._line.subscribe(topic + b"\0")
 
@@ -87,7 +87,7 @@ class Backend:
         self._line.touched.stop()
 
     def look_again(self) -> None:
-        """Call soon what `listen` was given."""
+        """Call the ``look`` of `listen` soon."""
         self._line.touched.send()
 
     def close(self) -> None:
@@ -103,17 +103,17 @@ class Backend:
             self._line.publish(messages)
 
     def keeps(self, channel: str) -> bool:
-        """The channel has a history."""
+        """Whether the channel has a history."""
         return self.channels is not None and self.channels.of(channel).keeps
 
     def most_at_once(self, channel: str) -> int:
-        """How many messages may be published to a channel together; 0: any number."""
+        """The number of messages that may be published to a channel together; 0: any number."""
         return 0 if self.channels is None else self.channels.of(channel).most_at_once
 
     def store(self, groups: Sequence[Sequence[Message]], key: str | None, done: Stored) -> None:
         """Append groups of messages, each of one channel with history, all or none; publish them; and call ``done``
-        with where they stand, or with why they were not appended. What was appended under ``key`` before is not
-        published again. Raises StoreFailed where too much waits already."""
+        with their places, or with the failure. Messages that were appended under ``key`` before are not published
+        again. Raises StoreFailed where too much waits already."""
         assert self.history is not None
 
         def stored(result: list[Appended] | StoreFailed) -> None:
@@ -124,7 +124,7 @@ class Backend:
         self.history.append([self._append(group, key) for group in groups], stored)
 
     def store_now(self) -> None:
-        """Don't wait for the end of the turn with what is to be stored."""
+        """Store now the messages that wait for the end of the turn."""
         assert self.history is not None
         self.history.send()
 
@@ -135,7 +135,7 @@ class Backend:
         return Append.by(self.channels.of(channel), channel, payloads, key)
 
     def publish_stored(self, groups: Sequence[Sequence[Message]], result: Sequence[Appended]) -> None:
-        """Hand groups of messages to the backbone that stand in the history where ``result`` says."""
+        """Hand groups of messages to the backbone, with the places in the history that ``result`` has."""
         for messages, appended in zip(groups, result, strict=True):
             if appended.repeated:
                 continue
@@ -147,7 +147,7 @@ class Backend:
                 try:
                     self.publish(run)
                 except BackboneFull:
-                    break  # the routers find in the history what they miss
+                    break  # the routers find the messages that they miss in the history
 
     # Subscribing.
 
@@ -164,12 +164,12 @@ class Backend:
 
     @property
     def rounds(self) -> int:
-        """How many rounds were begun, for `holds`."""
+        """The number of rounds that were begun, for `holds`."""
         return self._rounds.begun
 
     def holds(self, begun: int) -> bool:
-        """Whether what was subscribed to when so many rounds were begun holds everywhere, as far as is known without
-        another one."""
+        """Whether subscriptions from when ``begun`` rounds were begun hold everywhere, as far as is known without
+        another round."""
         return self._alone.apart or self._rounds.hold(begun)
 
     def in_force(self, timeout: float = NODE_PATIENCE) -> tuple[str, ...]:
@@ -181,8 +181,9 @@ class Backend:
     # Receiving.
 
     def receive(self, *, local: bool = False) -> Iterator[Received]:
-        """Yield what has come, at most a turn's worth: `TURN_FRAMES`, and `TURN_BYTES` and the message that goes over;
-        less once `enough` is set. ``local``: only what did not go by the backbone."""
+        """Yield the messages and questions that have come, at most those of a turn: `TURN_FRAMES`, and `TURN_BYTES` and
+        the message that goes over; fewer once `enough` is set. ``local``: only messages that did not go by the
+        backbone."""
         count = size = 0
         self.more = True
         self.enough = False
@@ -218,11 +219,11 @@ class Backend:
 
     @property
     def readable(self) -> bool:
-        """Something waits to be received."""
+        """Whether something waits to be received."""
         return bool(self._alone.runs) or self._line.readable
 
     def _hear(self, frame: bytes) -> Question | None:
-        """One of Raiden's own messages. A client's pattern may bring those that are meant for others, too."""
+        """Take one of Raiden's own messages. A client's pattern may bring messages that are meant for others, too."""
         topic, _, text = frame.partition(b"\0")
         if topic == self._nodes.topic:
             self.hear_roster(text)
@@ -240,28 +241,28 @@ class Backend:
             self._rounds.nodes_changed()
 
     def nodes(self) -> list[dict[str, Any]]:
-        """What is known of the nodes of the cluster, this one first; empty before the roster was heard."""
+        """The rows of the cluster's nodes, this one first; empty before the roster was heard."""
         return self._nodes.rows
 
     @property
     def alone(self) -> bool:
-        """Nobody but this worker's own router gets what it publishes."""
+        """Whether only this worker's own router gets its messages."""
         return self._alone.on
 
     def report(self, figures: dict[str, int]) -> None:
-        """Tell the roster how this worker does."""
+        """Tell the roster this worker's figures."""
         self._nodes.report(figures)
 
     def ask(self, text: bytes, timeout: float = 1.0, *, everywhere: bool = False) -> list[bytes]:
-        """The answers of all workers of this node, this one included, or of those that answer within ``timeout``
-        seconds; ``everywhere``: of all nodes."""
+        """Ask all workers of this node, this one included (``everywhere``: of all nodes), and return the answers that
+        come within ``timeout`` seconds."""
         return self._asking.ask(text, timeout, everywhere=everywhere)
 
     def answer(self, question: Question, text: bytes) -> None:
-        """Answer what another worker asks."""
+        """Answer the question of another worker."""
         self._asking.answer(question, text)
 
-    # What is measured.
+    # Measurements.
 
     def check(self, timeout: float = 2.0) -> None:
         """Send a message to this worker itself through the node's uplink and measure its way; raises NotInForce if it
@@ -270,17 +271,17 @@ class Backend:
 
     @property
     def depth(self) -> int:
-        """How many messages were published while the last `check` was under way."""
+        """The number of messages that were published while the last `check` was under way."""
         return self._gauge.depth
 
     @property
     def round_trip(self) -> float:
-        """Seconds that the last `check` took."""
+        """The seconds that the last `check` took."""
         return self._gauge.round_trip
 
     @property
     def pushed(self) -> int:
-        """How many messages went by the backbone."""
+        """The number of messages that went by the backbone."""
         return self._line.pushed
 
 
