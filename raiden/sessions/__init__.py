@@ -1,4 +1,4 @@
-"""What a connection becomes once it has subscribed.
+"""Sessions, which connections become once they have subscribed.
 
-`Transports` makes a session of what a request asks for (`raiden.sessions.asks.Subscribe`): a `Stream`, a `Poll` with
-its `Waiter`, a `Socket`, or the `MultiplexSocket` that takes commands. What all share is `Session`."""
+`Transports` makes a session for an ask (`raiden.sessions.asks.Subscribe`): a `Stream`, a `Poll` with its `Waiter`, a
+`Socket`, or the `MultiplexSocket` that takes commands. Their common base is `Session`."""

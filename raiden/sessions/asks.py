@@ -1,5 +1,5 @@
-"""Asks: what a request or a command asks for, whichever protocol it came by. They stand between reading a request,
-which knows the protocol and does nothing, and doing what it asks, which knows no protocol. Pure.
+"""Asks: a request or a command, as it was read, whichever protocol it came by. Asks stand between reading a request,
+which knows the protocol and does nothing, and doing it, which knows no protocol. Pure.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Cursors: TypeAlias = "Sequence[Sequence[Cursor]]"
 
 
 class Reply(NamedTuple):
-    """Nothing is to be done: the request has its answer."""
+    """The answer of a request for which nothing is to be done."""
 
     answer: webob.Response | Json
 
 
 class Publish(NamedTuple):
     """Publish groups of messages, each of one channel, all or none. ``answer`` makes the answer's body of the groups
-    and their cursors. ``prefix``: what the channel begins with besides the target, where another request with this head
-    and another target is as simple (None: it is not)."""
+    and their cursors. ``prefix`` is the part of the channel's name before the target, where another request with this
+    head and another target is as simple (None: it is not)."""
 
     groups: Sequence[Sequence[Message]]
     key: str | None
@@ -57,9 +57,9 @@ class Show(NamedTuple):
 
 
 class Consume(NamedTuple):
-    """Claim messages of a durable subscription, ``limit`` at most, for ``ack_wait`` seconds each. It is made ``since``
-    a cursor (None: now). Before that, acknowledge and give back some that were claimed; these come again after
-    ``nack_delay`` seconds. ``wait`` for so many seconds where there are none."""
+    """Claim messages of a durable subscription, ``limit`` at most, for ``ack_wait`` seconds each. A new durable begins
+    ``since`` a cursor (None: now). Before claiming, acknowledge and give back some claimed messages; the latter come
+    again after ``nack_delay`` seconds. Where there are none to claim, ``wait`` for so many seconds."""
 
     channel: str
     durable: str
@@ -73,13 +73,13 @@ class Consume(NamedTuple):
 
 
 class Subscribe(NamedTuple):
-    """Subscribe to channels and patterns; none: to what commands will say. It never changes: all who ask so may share
-    it.
+    """Subscribe to channels and patterns; none: commands will name them. A `Subscribe` never changes: equal requests
+    may share it.
 
-    ``starts`` says where each name begins that is to have some of its past. ``wrapped``: each message says its channel
-    and cursor. ``transport`` is "stream", "event", "poll" or "websocket". Of the first two, ``head`` has the fields of
-    the answer; a poll waits for ``wait`` seconds; a WebSocket has the ``agreement`` of its handshake, and is
-    ``verbatim`` if text is published as it is."""
+    ``starts`` has the start of each name with some of its past. ``wrapped``: each message says its channel and cursor.
+    ``transport`` is "stream", "event", "poll" or "websocket". For the first two, ``head`` has the fields of the answer;
+    a poll waits for ``wait`` seconds; a WebSocket has the ``agreement`` of its handshake, and is ``verbatim`` if text
+    is published as it is."""
 
     names: tuple[str, ...]
     filters: Filters
@@ -95,7 +95,7 @@ class Subscribe(NamedTuple):
 
     @property
     def is_merged(self) -> bool:
-        """No single message's cursor is a position to come back with; of a pattern's, there is none."""
+        """Whether no single message's cursor is a position to come back with; a pattern has no position."""
         return is_merged(self.names)
 
     def refused(self, refusal: Refusal) -> HttpError:
@@ -106,14 +106,14 @@ class Subscribe(NamedTuple):
 
 
 class PublishOne(NamedTuple):
-    """Publish one message, under a ``key`` if any; whether both may be published is still to be checked."""
+    """Publish one message, under a ``key`` if any; both are still to be checked."""
 
     message: Message
     key: Any
 
 
 class Follow(NamedTuple):
-    """Subscribe to one more channel or pattern, from ``start`` on (None: what comes next)."""
+    """Subscribe to one more channel or pattern, from ``start`` on (None: the next messages)."""
 
     name: str
     filters: Filters
@@ -128,8 +128,8 @@ class Unfollow(NamedTuple):
 
 class Join(NamedTuple):
     """Consume a durable subscription for as long as the connection lasts, at most ``window`` messages that are not
-    acknowledged, each claimed for ``ack_wait`` seconds. It is made ``since`` a cursor (None: now). Where the client
-    does not acknowledge, a message is ``settled`` once it was sent."""
+    acknowledged, each claimed for ``ack_wait`` seconds. A new durable begins ``since`` a cursor (None: now). Where the
+    client does not acknowledge, a message is ``settled`` once it was sent."""
 
     channel: str
     durable: str
@@ -163,20 +163,20 @@ class Keep(NamedTuple):
 
 
 class Resume(NamedTuple):
-    """Get the subscriptions of a session back, each from where it was, or from where ``since`` says."""
+    """Get the subscriptions of a session back, each from its place, or from the place in ``since``."""
 
     session: str
     since: Mapping[str, Cursor]
 
 
 class Ping(NamedTuple):
-    """Nothing but a reply."""
+    """Ask for a reply and nothing else."""
 
 
 Ask: TypeAlias = "Reply | Publish | Clear | Show | Consume | Subscribe"
-"""Of a request."""
+"""The ask of a request."""
 Command: TypeAlias = PublishOne | Follow | Unfollow | Read | Join | Leave | Settle | Keep | Resume | Ping
-"""Of a command on a connection that takes them."""
+"""The ask of a command, on a connection that takes commands."""
 
 
 def is_merged(names: Sequence[str]) -> bool:

@@ -1,8 +1,8 @@
-"""What wakes the consumers of durable subscriptions: one of them for what has come, not all.
+"""Bells, which wake the consumers of durable subscriptions: one of them for new messages, not all.
 
 Consumers of one durable share its messages, so to wake each of a thousand for one message would be 999 questions to the
-history in vain. A `Bell` wakes one. That one claims as many messages as it may have, and rings again if there may be
-more. Once a second the bell rings by itself, for what others did not acknowledge in time.
+history in vain. A `Bell` wakes one. That consumer claims as many messages as it may have, and rings again if there may
+be more. Once a second the bell rings by itself, for messages that others did not acknowledge in time.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from raiden.runtime import faults
 
 log = logging.getLogger(__name__)
 
-# Seconds between looks for what others did not acknowledge.
+# Seconds between looks for messages that others did not acknowledge.
 LOOK = 1.0
 
-# What a bell is rung by has no content.
+# The encoding of messages that ring a bell: they have no content.
 _KNOCK = Encoding("knock", lambda message: b"")
 
 
 class TooManyConsumers(Unavailable):
-    """This worker has as many consumers of durable subscriptions as it may (`max_consumers`)."""
+    """This worker has the most consumers of durable subscriptions that it may have (`max_consumers`)."""
 
 
 class Waiter(Protocol):
-    """Who waits for a bell: `wake` is set when it rings for it, or is over."""
+    """A waiter for a bell: `wake` is set when the bell rings for it, or when it is over."""
 
     wake: Event
 
     def called(self) -> None:
-        """The bell rings for this one: it claims, or rings for another."""
+        """Hear the bell: claim messages, or ring for another waiter."""
 
     def ended(self) -> None:
-        """The channel was deleted."""
+        """Hear that the channel was deleted."""
 
 
 class Bell:
@@ -59,7 +59,7 @@ class Bell:
         self._bells = bells
         self._key = channel, durable
         self._members: dict[Waiter, None] = {}
-        # In the order in which they are called.
+        # The waiters, in the order in which they are called.
         self._waiting: dict[Waiter, None] = {}
         self._rung = False
         subscription = bells.router.subscribe(channel, self, self, _KNOCK)
@@ -73,7 +73,7 @@ class Bell:
         return len(self._members)
 
     def ring(self) -> None:
-        """There may be something to claim: call the one who has waited longest, or whoever waits next."""
+        """Call the waiter that has waited longest, or the next one to come: there may be something to claim."""
         waiter = next(iter(self._waiting), None)
         if waiter is None:
             self._rung = True
@@ -82,7 +82,7 @@ class Bell:
         waiter.called()
 
     def wait(self, waiter: Waiter, timeout: float | None) -> None:
-        """Wait to be called, or until the waiter's `wake` is set, at most so many seconds."""
+        """Wait to be called, or until the waiter's `wake` is set, at most ``timeout`` seconds."""
         if self._rung:
             self._rung = False
             waiter.called()
@@ -108,7 +108,7 @@ class Bell:
         self._timer.close()
         self._bells.forget(self._key, self)
 
-    # What a router wants of a sink and of the holder of a subscription.
+    # The methods that a router calls of a sink and of the holder of a subscription.
 
     def flush(self) -> None:
         self.pending.clear()
@@ -126,7 +126,7 @@ class Bell:
 
 
 class Bells:
-    """The bells of a worker, by channel and durable; ``limits.max_consumers`` bounds all who wait for them."""
+    """The bells of a worker, by channel and durable; ``limits.max_consumers`` bounds their consumers in all."""
 
     def __init__(self, router: Router, limits: HttpLimits) -> None:
         self.router = router
@@ -136,7 +136,7 @@ class Bells:
         self._returns: deque[Callable[[], None]] = deque()
 
     def enter(self, waiter: Waiter, channel: str, durable: str) -> Bell:
-        """The bell of a durable, which has one more consumer; raises TooManyConsumers and TooManyChannels."""
+        """Add a consumer to a durable, and return its bell; raises TooManyConsumers and TooManyChannels."""
         if self.count >= self._limits.max_consumers:
             raise TooManyConsumers(
                 f"this worker has {self._limits.max_consumers} consumers of durable subscriptions already "
@@ -151,7 +151,7 @@ class Bells:
 
     def give_back(self, work: Callable[[], None]) -> None:
         """Give back claims by ``work``, which waits for the store; one after the other, however many consumers leave at
-        once. Where it raises StoreFailed, what is to be given back then is left to the time."""
+        once. Where it raises StoreFailed, the claims are left to end by time."""
         self._returns.append(work)
         if len(self._returns) == 1:
             gevent.spawn(self._give_back_all)
@@ -169,6 +169,6 @@ class Bells:
             self._returns.popleft()
 
     def forget(self, key: tuple[str, str], bell: Bell) -> None:
-        """A bell has no consumers any more."""
+        """Forget a bell that has no consumers any more."""
         if self._bells.get(key) is bell:
             del self._bells[key]

@@ -1,4 +1,4 @@
-"""What a command of ``/-/websocket`` asks for, or the `Refusal` that answers it. Pure."""
+"""Reading commands of ``/-/websocket`` into asks, or into the `Refusal` that answers them. Pure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ Number = TypeVar("Number", int, float)
 
 
 def parse(data: str | bytes) -> dict[str, Any]:
-    """The command in a frame. ``data`` in it is bytes, as they were written, and ``id`` a string, `Digits` or None."""
+    """Return the command in a frame. Its ``data`` is bytes, as they were written, and its ``id`` a string, `Digits` or
+    None."""
     if isinstance(data, bytes):
         raise Invalid("commands are JSON text frames; this frame was binary")
     members = strict_json.members(data.encode())
@@ -58,7 +59,7 @@ def parse(data: str | bytes) -> dict[str, Any]:
 
 
 def _id(value: Any, raw: bytes) -> str | Digits | None:
-    """What comes back with the reply."""
+    """The id that comes back with the reply."""
     if value is None:
         return None
     if len(raw) > MAX_ID or isinstance(value, bool) or not isinstance(value, str | int | float | Digits):
@@ -71,7 +72,7 @@ def _id(value: Any, raw: bytes) -> str | Digits | None:
 
 
 def read(command: dict[str, Any]) -> Command:
-    """What a command asks for; raises Invalid for one that there isn't, and for members that it doesn't have."""
+    """Return what a command asks for; raises Invalid for an unknown command, and for members that it doesn't have."""
     name = command["cmd"]
     known = _COMMANDS.get(name)
     if known is None:
@@ -120,7 +121,7 @@ def _publish(command: dict[str, Any]) -> PublishOne:
 
 
 def _history(command: dict[str, Any]) -> Read:
-    """A page after ``since``, or before ``before`` (a cursor, or null for the newest)."""
+    """Read a page after ``since``, or before ``before`` (a cursor, or null for the newest)."""
     name = check_channel(_channel(command))
     limit = _number(command, "limit", PAGE, 1, MAX_LAST)
     since = None if command.get("since") == "earliest" else _cursor(command, "since")
@@ -143,7 +144,7 @@ def _resume(command: dict[str, Any]) -> Resume:
 
 
 def _channel(command: dict[str, Any]) -> str:
-    """The name in it, which is not checked yet."""
+    """The channel's name in a command, which is not checked yet."""
     name = command.get("channel")
     if not isinstance(name, str):
         raise Invalid("channel must be a string")
@@ -162,7 +163,7 @@ def _parse_cursor(text: Any) -> Cursor:
 
 
 def _cursor(command: dict[str, Any], name: str) -> Cursor | None:
-    """The cursor that is called so; None where there is none."""
+    """The cursor in this member; None where there is none."""
     return None if command.get(name) is None else _parse_cursor(command[name])
 
 
@@ -193,7 +194,7 @@ def _number(command: dict[str, Any], name: str, default: Number, least: Number, 
 
 
 def _start(command: dict[str, Any]) -> Start | None:
-    """Where a subscription begins, if the command says so."""
+    """The start of a subscription, if the command gives one."""
     if command.get("last") is not None:
         return Start(last=_number(command, "last", 0, 1, MAX_LAST))
     since = command.get("since")
@@ -221,7 +222,7 @@ def _pairs(filters: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 _ANY = frozenset({"id", "cmd"})
-# What each command may say, and what reads it.
+# The members that each command may have, and the function that reads it.
 _COMMANDS: dict[str, tuple[frozenset[str], Callable[[dict[str, Any]], Command]]] = {
     "subscribe": (
         _ANY | {"channel", "filters", "since", "last", "durable", "ack", "window", "ack_wait"}, _subscribe

@@ -18,7 +18,8 @@ from raiden.sessions.session import REPLAY_BYTES
 
 
 class Consumers:
-    """Consumers by channel and durable: each sends what it claims, and its client acknowledges that by commands."""
+    """Consumers by channel and durable: each sends the messages that it claims, and its client acknowledges these by
+    commands."""
 
     __slots__ = ("_bells", "_consumers", "_replies")
 
@@ -34,7 +35,7 @@ class Consumers:
         return (channel, durable) in self._consumers
 
     def close(self) -> None:
-        """The socket ends: what is claimed and not acknowledged is given back."""
+        """End all consumers, because the socket ends: claims that are not acknowledged are given back."""
         for consumer in self._consumers.values():
             consumer.end()
         self._consumers.clear()
@@ -55,7 +56,8 @@ class Consumers:
 
         def work() -> Result:
             try:
-                # A new durable has its place before the reply: what is published after that is for its consumers.
+                # A new durable has its place before the reply: messages that are published after that are for its
+                # consumers.
                 _, gap = consumer.claim(0)
             except StoreFailed:
                 self._end(channel, durable)
@@ -85,8 +87,8 @@ class Consumers:
         self._later(number, work, undo=lambda: consumer.take_back(taken))
 
     def leave(self, number: Any, ask: Leave) -> Result | None:
-        """Consume a durable no longer, and perhaps end it for all. The reply, or None where it comes later; raises
-        NotFound, Invalid and TooManyRequests."""
+        """Consume a durable no longer, and perhaps end it for all. Returns the reply, or None where it comes later;
+        raises NotFound, Invalid and TooManyRequests."""
         history = past.required(self._bells.router.history)  # by its settings, the channel may keep none any more
         if not self._end(ask.channel, ask.durable) and not ask.forget:
             raise NotFound("not subscribed to that channel by that name")
@@ -112,7 +114,7 @@ class Consumers:
             raise
 
     def _serve(self, consumer: Consumer, ask: Join) -> None:
-        """Send what the consumer claims, for as long as it lasts."""
+        """Send the messages that the consumer claims, for as long as it lasts."""
         while not consumer.over:
             try:
                 with self._replies.turn:
@@ -128,7 +130,7 @@ class Consumers:
                 claims = []  # ask again soon
             if not claims:
                 consumer.wait()
-        # Unsubscribed meanwhile, it may have a successor.
+        # A consumer that was unsubscribed meanwhile may have a successor.
         mine = self._consumers.get((ask.channel, ask.durable)) is consumer
         if mine and self._end(ask.channel, ask.durable) and not self._replies.connection.closed:
             self._replies.tell({"channel": ask.channel, "durable": ask.durable, "ended": True})

@@ -1,8 +1,8 @@
 """Durable subscriptions: consumers that share a channel's messages under one name, and acknowledge them.
 
-The place of a durable, and which messages are claimed until when, is in the store, for all nodes. A `Consumer` claims
-messages for one connection, when the durable's bell calls it (`raiden.sessions.bell`). What it has claimed and was not
-acknowledged, it gives back when it ends.
+The store has the place of a durable, and its claims with their ends, for all nodes. A `Consumer` claims messages for
+one connection, when the durable's bell calls it (`raiden.sessions.bell`). When it ends, it gives back the claims that
+were not acknowledged.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from raiden.sessions.bell import LOOK, Bell, Bells
 
 
 class Claim(NamedTuple):
-    """A message that is the consumer's for a while; ``attempt`` counts how often it was claimed."""
+    """A message that is the consumer's for a while; ``attempt`` is the number of its claims."""
 
     message: Message
     attempt: int
 
 
-# Of a claimed message the proof, how often it was claimed, and until when it is.
+# A claimed message's proof, the number of its claims, and the time until which it is claimed.
 _Claimed: TypeAlias = "tuple[str, int, float]"
 # Messages that are to be acknowledged or rejected.
 Taken: TypeAlias = "dict[Cursor, _Claimed]"
 
 
 class Consumer:
-    """Claims messages of ``channel`` for the durable subscription ``name``, at most ``window`` that are not
-    acknowledged, each for ``ack_wait`` seconds. A durable that is new begins at ``since`` (None: now). Raises
+    """A consumer, which claims messages of ``channel`` for the durable subscription ``name``: at most ``window`` that
+    are not acknowledged, each for ``ack_wait`` seconds. A new durable begins at ``since`` (None: now). Raises
     TooManyConsumers and TooManyChannels."""
 
     def __init__(
@@ -56,7 +56,7 @@ class Consumer:
         self.ack_wait = ack_wait
         self._dead_letter, self._give_up = _give_up(bells.router.channels, channel)
         self._since = since
-        # By epoch and offset.
+        # The claimed messages, by epoch and offset.
         self._claimed: dict[tuple[str, int], _Claimed] = {}
         self._made = self._in_force = self._called = self._more = False
         self.wake = Event()
@@ -65,12 +65,12 @@ class Consumer:
 
     @property
     def over(self) -> bool:
-        """It claims no more: it was ended, or the channel was deleted."""
+        """Whether it claims no more: it was ended, or the channel was deleted."""
         return self._bell is None
 
     def claim(self, limit: int | None = None) -> tuple[list[Claim], Gap | None]:
-        """What there is now, and what is lost; waits for the history, raises StoreFailed. With ``limit`` 0, the durable
-        is there for sure, and nothing is claimed."""
+        """Claim the messages that are there now, and return them with the gap of lost ones; waits for the history,
+        raises StoreFailed. With ``limit`` 0, the durable is made for sure, and nothing is claimed."""
         room = self._room()
         limit = room if limit is None else min(room, limit)
         if limit == 0 and self._made:
@@ -82,12 +82,12 @@ class Consumer:
             self._channel, self._name, limit, self.ack_wait, self._since, self._give_up, make=not self._made
         )
         if claimed.ended:
-            # It was forgotten, or the store lost it: what it had to get from then on, nobody would know.
+            # The durable was forgotten, or the store lost it: nobody knows which messages it had still to get.
             self.end(release=False)
             return [], None
         self._made, self._more = True, claimed.more
         if claimed.letters is not None:
-            # Stored they are; this brings them to those who follow the channel.
+            # The letters are stored; this brings them to subscribers of the channel.
             letters = [Message(self._dead_letter, Kind.JSON, payload) for payload in claimed.letters.payloads]
             self._router.publisher.publish_stored([letters], [claimed.letters.appended])
         claims = [Claim(message, attempt) for message, attempt in claimed.messages(self._channel)]
@@ -98,7 +98,7 @@ class Consumer:
             self._bells.give_back(self._give_back)
             return [], None
         if claimed.more or (limit and len(claims) == limit):
-            self._bell.ring()  # there may be more than this one may have
+            self._bell.ring()  # there may be more than this consumer may have
         return claims, claimed.gap
 
     def _room(self) -> int:
@@ -106,32 +106,32 @@ class Consumer:
         return max(0, self._window - len(self._claimed))
 
     def claim_within(self, seconds: float, enough: Callable[[], bool]) -> tuple[list[Claim], Gap | None]:
-        """What there is within so many seconds, or until ``enough``; all that is there is looked at."""
+        """Claim the messages that come within ``seconds``, or until ``enough``; all that are there are looked at."""
         deadline = time.monotonic() + seconds
         claims, gap = self.claim()
         while self._window and not (claims or gap or self.over or enough()):
             left = deadline - time.monotonic()
             if left <= 0 and not self._more:
                 break
-            # Who has gone meanwhile takes nothing: that would be an attempt.
+            # A client that has gone meanwhile takes nothing: that would be an attempt.
             if (self._more or self.wait(min(left, LOOK))) and not enough():
                 claims, gap = self.claim()
         return claims, gap
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until there may be something to claim, or it is over, at most so many seconds (None: for as long as that
-        takes). Whether there may be something."""
+        """Wait until there may be something to claim, or the consumer is over, at most ``timeout`` seconds (None: for
+        as long as that takes). Returns whether there may be something."""
         if not self._in_force:
-            # From here on new messages wake it; what came before may be there now.
+            # From here on new messages wake it; earlier ones may be there now.
             try:
                 self._router.in_force([self._channel])
             except (NotInForce, StoreFailed):
-                pass  # the look now and then finds them
+                pass  # the regular look finds them
             else:
                 self._in_force = True
                 return True
         if not self._room():
-            # Only its own client makes room, or time does.
+            # Only its own client, or time, makes room.
             self.wake.wait(LOOK if timeout is None else timeout)
             self.wake.clear()
             return True
@@ -143,22 +143,23 @@ class Consumer:
         return self._called
 
     def take(self, cursors: Sequence[Cursor]) -> Taken:
-        """Those of the cursors that are this consumer's, and from now on to be acknowledged or rejected, whatever
-        becomes of it meanwhile: when it ends it gives back all the others."""
+        """Take the messages among the cursors that are this consumer's, to acknowledge or reject them, even if the
+        consumer ends meanwhile: it then gives back only the others."""
         return {cursor: self._claimed.pop(cursor.place) for cursor in dict.fromkeys(cursors) if self._has(cursor)}
 
     def take_back(self, taken: Taken) -> None:
-        """What was to become of them did not: the client may say it again."""
+        """Take messages back that could not be acknowledged or rejected: the client may say it again."""
         for cursor, claim in taken.items():
             self._claimed.setdefault(cursor.place, claim)
 
     def acknowledge(self, taken: Taken) -> list[Cursor]:
-        """Be done with messages; those that were still this consumer's to acknowledge. Waits; raises StoreFailed."""
+        """Acknowledge messages, and return those that this consumer could still acknowledge. Waits; raises
+        StoreFailed."""
         return self._settle(taken, lambda claims: acknowledge(self._history, self._channel, self._name, claims))
 
     def reject(self, taken: Taken, delay: float) -> list[Cursor]:
-        """Give messages back, which come again, to whichever consumer, after ``delay`` seconds; those that were still
-        this consumer's to give back. Waits; raises StoreFailed."""
+        """Give messages back, which come again, to any consumer, after ``delay`` seconds; return those that this
+        consumer could still give back. Waits; raises StoreFailed."""
         returned = self._settle(taken, lambda claims: release(self._history, self._channel, self._name, claims, delay))
         if returned and not delay:
             self.ring()
@@ -166,8 +167,8 @@ class Consumer:
 
     @staticmethod
     def late(cursors: Sequence[Cursor], taken: Taken, done: Sequence[Cursor]) -> list[Cursor]:
-        """Those of the cursors that name none of the messages that are ``done`` with, of those that were ``taken``. A
-        message has two: with and without its proof."""
+        """The cursors that name none of the messages that are ``done``, among those that were ``taken``. A message has
+        two cursors: with and without its proof."""
         proofs = {cursor.place: taken[cursor][0] for cursor in done}
         return [
             cursor for cursor in cursors if cursor.place not in proofs or cursor.proof not in ("", proofs[cursor.place])
@@ -183,7 +184,7 @@ class Consumer:
         return done
 
     def ring(self) -> None:
-        """There may be something for any of the durable's consumers on this worker."""
+        """Ring the bell: there may be something for any of the durable's consumers on this worker."""
         if self._bell is not None:
             self._bell.ring()
 
@@ -192,7 +193,8 @@ class Consumer:
         return claimed is not None and (not cursor.proof or cursor.proof == claimed[0])
 
     def end(self, *, release: bool = True) -> None:
-        """Claim no more, and give back what is not acknowledged, or leave it to be acknowledged by others."""
+        """Claim no more, and give back claims that are not acknowledged, or (``release`` is False) leave them to
+        others."""
         bell = self._bell
         if bell is not None:
             self._pass_on()
@@ -203,7 +205,7 @@ class Consumer:
                 self._bells.give_back(lambda: self._give_back(bell))
 
     def _pass_on(self) -> None:
-        """It was called, and has no use for that."""
+        """Ring for another consumer, where this one was called and has no use for that."""
         if self._called and self._bell is not None:
             self._called = False
             self._bell.ring()
@@ -220,7 +222,7 @@ class Consumer:
         for place in [place for place, (_, _, deadline) in self._claimed.items() if deadline <= now]:
             del self._claimed[place]
 
-    # What a bell wants of who waits for it.
+    # The methods that a bell calls of a waiter.
 
     def called(self) -> None:
         self._called = True
@@ -232,7 +234,7 @@ class Consumer:
 
 
 def _give_up(channels: Channels | None, channel: str) -> tuple[str, GiveUp]:
-    """The dead-letter channel of a channel ("": there is none), and when its durables give messages up."""
+    """The dead-letter channel of a channel ("": there is none), and the rule by which its durables give messages up."""
     assert channels is not None
     options = channels.of(channel)
     letters = None
@@ -242,9 +244,9 @@ def _give_up(channels: Channels | None, channel: str) -> tuple[str, GiveUp]:
 
 
 def poll(bells: Bells, ask: Consume, *, gone: Callable[[], bool], enough: Callable[[], bool]) -> bytes | None:
-    """Do what a long-poll asks, and wait at most until ``enough`` or ``gone``: then what nobody will hear of is given
-    back. Returns the answer as JSON, with what was not to be acknowledged or given back any more, or None where there
-    is nothing; raises StoreFailed, TooManyConsumers and TooManyChannels."""
+    """Do what a long-poll asks for, and wait at most until ``enough`` or ``gone``: then claims that nobody will hear of
+    are given back. Returns the answer as JSON, with the cursors that could not be acknowledged or given back any more,
+    or None where there is nothing; raises StoreFailed, TooManyConsumers and TooManyChannels."""
     history = bells.router.history
     assert history is not None
     channel, name = ask.channel, ask.durable
@@ -268,15 +270,16 @@ def poll(bells: Bells, ask: Consume, *, gone: Callable[[], bool], enough: Callab
 
 
 def acknowledge(history: History, channel: str, name: str, claims: Sequence[tuple[Cursor, int]]) -> list[Cursor]:
-    """Be done with messages of a durable, each by its cursor and attempt (0: whichever). Returns those that were
-    claimed so; raises StoreFailed."""
+    """Acknowledge messages of a durable, each by its cursor and attempt (0: any). Returns those that were claimed so;
+    raises StoreFailed."""
     return _by_epoch(claims, lambda epoch, offsets: history.acknowledge(channel, name, epoch, offsets))
 
 
 def release(
     history: History, channel: str, name: str, claims: Sequence[tuple[Cursor, int]], delay: float
 ) -> list[Cursor]:
-    """Give messages of a durable back, as `acknowledge` is done with them: they come again after ``delay`` seconds."""
+    """Give messages of a durable back, by cursor and attempt as in `acknowledge`: they come again after ``delay``
+    seconds."""
     return _by_epoch(claims, lambda epoch, offsets: history.release(channel, name, epoch, offsets, delay))
 
 

@@ -1,7 +1,7 @@
-"""What a subscriber is told between its messages: where it stands, and what it can't get. Pure.
+"""In-band notices to a subscriber, between its messages: its position, and its gaps. Pure.
 
-A position that only messages tell is not known before the first of them, and not past those that filters hide. So it is
-told at the beginning, and with the keep-alives once it has moved.
+A position that only messages tell is not known before the first of them, and not past messages that filters hide. So
+the position is told at the beginning, and with the keep-alives once it has moved.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from raiden.model.encoding import END_OF_CHUNKS, chunk, dumps, event, gap, text_
 from raiden.model.message import EARLIEST, Cursor
 from raiden.model.page import Gap
 
-# Sent where there is nothing to tell. Bytes have no place for it.
+# Keep-alives where there is nothing to tell. A stream of bytes has no place for them.
 _KEEPALIVES = {"event": b": keep-alive\n\n", "line": b"\n"}
 
 
 class Told(NamedTuple):
-    """What a subscriber is told when its subscription is in force. ``position``: behind which it begins (None: without
+    """The notice to a subscriber that its subscription is in force, which begins behind ``position`` (None: without
     history, or it is told later). ``recovered``: whether it gets all of the past that it asked for (None: it asked for
     nothing). ``unconfirmed``: the nodes that did not say in time that the subscription holds."""
 
@@ -28,7 +28,7 @@ class Told(NamedTuple):
     unconfirmed: Sequence[str] = ()
 
     def fields(self) -> dict[str, str]:
-        """The same as fields of the answer's head."""
+        """The notice as fields of the answer's head."""
         fields = {}
         if self.unconfirmed:
             fields["Raiden-Unconfirmed"] = ", ".join(self.unconfirmed)
@@ -40,8 +40,8 @@ class Told(NamedTuple):
 
 
 class InBand:
-    """What subscribers of one kind are told in band. ``form`` is that of their encoding, ``frame`` makes what the
-    transport sends of it, ``end`` ends their answer. ``tells``: there is a place for more than messages."""
+    """The in-band notices for subscribers of one kind. ``form`` is that of their encoding, ``frame`` makes the
+    transport's bytes of a notice, ``end`` ends their answer. ``tells``: there is a place for more than messages."""
 
     __slots__ = ("_form", "_frame", "_wrapped", "end", "tells")
 
@@ -61,7 +61,8 @@ class InBand:
         return self._position(None if told.recovered is False else told.position, None)
 
     def alive(self, position: str | None) -> bytes:
-        """What is sent when nothing else is: the position where it has moved, else what says nothing (None)."""
+        """The keep-alive that is sent when nothing else is: the position if it has moved; None: one that says
+        nothing."""
         return self._position(position, None)
 
     def _position(self, position: str | None, recovered: bool | None) -> bytes:
@@ -74,7 +75,7 @@ class InBand:
         return self._frame(data) if data else b""
 
     def gap(self, channel: str, missing: Gap) -> bytes:
-        """Only where it ``tells``: messages of the channel are lost."""
+        """The notice that messages of the channel are lost; only where ``tells`` is set."""
         what = gap(channel if self._wrapped else None, missing)
         return self._frame(event(dumps(what), name="gap") if self._form == "event" else self._line(what))
 
@@ -88,13 +89,13 @@ def _plain(data: bytes) -> bytes:
 
 @functools.cache
 def stream(form: str, wrapped: bool, chunked: bool) -> InBand:
-    """For HTTP streams and server-sent events; one for all that are alike."""
+    """The notices for HTTP streams and server-sent events; one object for all that are alike."""
     return InBand(form, wrapped, chunk if chunked else _plain, END_OF_CHUNKS if chunked else b"")
 
 
 @functools.cache
 def websocket(wrapped: bool) -> InBand:
-    """For WebSockets, which have pings to keep them alive."""
+    """The notices for WebSockets, which have pings to keep them alive."""
     return InBand("websocket", wrapped, text_frame, b"")
 
 

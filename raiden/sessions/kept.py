@@ -1,8 +1,8 @@
-"""What the store keeps of a session of ``/-/websocket``: its subscriptions, and up to where the client has got
-everything for sure.
+"""The kept session of a ``/-/websocket``: the store has its subscriptions, and the places up to which the client has
+surely got everything.
 
-One socket holds a session, and no other one changes what is kept of it. A socket that has the session brought back
-takes it from that one, in one step, wherever both are: what that one asks the store to keep after that is refused,
+One socket holds a session, and only that one changes it in the store. A socket that brings the session back takes it
+from its holder, in one step, wherever both are: whatever the old holder asks the store to keep after that is refused,
 however long it was on its way."""
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ MAX_CURSOR = 64
 
 
 class Row(NamedTuple):
-    """What is kept of a subscription; ``place`` is None without a history."""
+    """A subscription as it is kept; ``place`` is None without a history."""
 
     filters: Filters
     place: Cursor | None
 
 
 class Taken(NamedTuple):
-    """A session that was taken, by its id: what it has subscribed to, by name, and who held it before."""
+    """A session that was taken, by its id: its subscriptions, by name, and its holder before."""
 
     session: str
     rows: dict[str, Row]
@@ -54,15 +54,14 @@ class Held:
         self._history = history
         self._holder = secrets.token_urlsafe(6)
         self.id: str | None = None
-        # What is to be kept next, and what those wait for who asked for it.
+        # The rows to keep next, and the result for which their askers wait.
         self._rows: Mapping[str, Row] = {}
         self._seconds = 0.0
         self._next: AsyncResult[None] | None = None
         self._keeping = False
 
     def open(self, rows: Mapping[str, Row], seconds: float) -> str:
-        """The id of the session that there is, or of a new one, which is kept for so many seconds; raises
-        StoreFailed."""
+        """Return the id of the present session, or of a new one, which is kept for ``seconds``; raises StoreFailed."""
         while True:
             session = self.id or secrets.token_urlsafe(18)
             if self._keep(session, rows, seconds):
@@ -71,12 +70,12 @@ class Held:
             self.id = None
 
     def keep(self, rows: Mapping[str, Row], seconds: float) -> None:
-        """Keep what the session has now, if there is one, for so many seconds; raises StoreFailed. All of it is kept
-        each time, so those who ask while that is under way wait for the next time, which is for all of them."""
+        """Keep the session's rows, if there is a session, for ``seconds``; raises StoreFailed. All rows are kept each
+        time, so callers that come while that is under way wait for the next time, which serves all of them."""
         self._ask(rows, seconds).get()
 
     def _ask(self, rows: Mapping[str, Row], seconds: float) -> AsyncResult[None]:
-        # Nothing may yield between the making of the rows and this: the last that ask have the newest.
+        # Nothing may yield between the making of the rows and this: the last caller has the newest.
         self._rows, self._seconds = rows, seconds
         if self._next is None:
             self._next = AsyncResult()
@@ -92,7 +91,7 @@ class Held:
                 session = self.id
                 if session is not None and not self._keep(session, self._rows, self._seconds) and self.id == session:
                     self.id = None
-            except Exception as error:  # whatever it is, they must hear
+            except Exception as error:  # any exception: those that wait must hear
                 result.set_exception(error)
             else:
                 result.set()
@@ -107,22 +106,23 @@ class Held:
         gevent.spawn(_log_failure, self._ask(rows, seconds))
 
     def take(self, session: str) -> Taken | None:
-        """Hold a session from now on; None where there is none. It is the socket's when it is its ``id``. Raises
+        """Hold a session from now on; None where there is none. It is the socket's only once its id is ``id``. Raises
         StoreFailed."""
         found = self._history.take(_name(session), self._holder)
         rows = _rows(found[0]) if found else None
         return Taken(session, rows, found[1]) if found and rows is not None else None
 
     def give_back(self, taken: Taken) -> None:
-        """The session was not brought back: who held it before holds it again, unless another one has taken it."""
+        """Give a session back that was not brought back: its holder before holds it again, unless another one has taken
+        it."""
         try:
             self._history.take(_name(taken.session), taken.before, only_from=self._holder)
         except StoreFailed as error:
             log.warning("a session was not given back", extra={"reason": str(error)})
 
     def check(self, rows: Mapping[str, Row]) -> None:
-        """Raise TooLargeToKeep where the session that there is could not be kept with these, wherever they get to. All
-        that ask to keep them at the same time would be refused then."""
+        """Raise TooLargeToKeep where the session could not be kept with these rows, whatever places they get to. All
+        that ask to keep rows at the same time would be refused then."""
         if self.id is not None:
             _check_size(len(_written(rows)) + MAX_CURSOR * len(rows))
 
@@ -157,7 +157,7 @@ def _name(session: str) -> str:
 
 
 def _rows(value: bytes) -> dict[str, Row] | None:
-    """None where it is not what `keep` writes."""
+    """Read the rows of a kept value; None where `keep` did not write it."""
     try:
         rows: dict[str, Any] = ujson.loads(value)["subscriptions"]
         return {

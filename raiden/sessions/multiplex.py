@@ -1,7 +1,7 @@
 """``/-/websocket``: commands as JSON text, many channels on one socket.
 
-What a command asks for is read first (`raiden.sessions.commands`), and then done: `Replies` answers, `Consumers` are
-those of durable subscriptions, and `Resumable` is the session by which the subscriptions outlive the socket.
+A command is first read (`raiden.sessions.commands`), and then done: `Replies` sends the answers, `Consumers` has the
+consumers of durable subscriptions, and `Resumable` is the session by which the subscriptions outlive the socket.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from raiden.sessions.socket import Socket
 
 
 class Wanted(NamedTuple):
-    """Subscriptions that a command asks for: their filters, and where those begin that are to have some of their past,
-    by name. ``taken`` is the session that they are of, if any."""
+    """Subscriptions that a command asks for, by name: their filters, and the starts of those with some of their past.
+    ``taken`` is the session that they are of, if any."""
 
     filters: Mapping[str, Filters]
     starts: Mapping[str, Start]
@@ -45,8 +45,8 @@ class Wanted(NamedTuple):
 
 
 class MultiplexSocket(Socket):
-    """A WebSocket that takes commands. ``session_window`` is for how many seconds its session can be resumed. What only
-    some need is made when they first do."""
+    """A WebSocket that takes commands. Its session can be resumed for ``session_window`` seconds. Parts that only some
+    sockets need are made when they are first needed."""
 
     __slots__ = ("bells", "consumers", "max_subscriptions", "places", "replies", "resumable", "session_window")
 
@@ -79,11 +79,11 @@ class MultiplexSocket(Socket):
             self.replies.reply(number, result)
 
     def _do(self, number: Any, ask: Command) -> Result | None:
-        """Do what a command asks for; the reply, or None where it comes later."""
+        """Do what a command asks for; return the reply, or None where it comes later."""
         return _DO[type(ask)](self, number, ask)
 
     def tick(self) -> None:
-        # Without an answer to the last ping it is not known what of that which went before it has come.
+        # Without an answer to the last ping it is not known which of the earlier messages have come.
         if self.websocket.ponged and self.places is not None:
             told = self.places.pinged(self.router, self.subscriptions)
             if self.resumable is not None:
@@ -141,8 +141,8 @@ class MultiplexSocket(Socket):
     def _begin_later(
         self, number: Any, wanted: Wanted, result_of: Callable[[dict[str, Any]], dict[str, Any]]
     ) -> None:  # fmt: skip
-        """Subscribe, reply when that is in force, send what was missed, and let the subscriptions go on. From the reply
-        on, the session that they are of is this socket's; where that fails, nothing is subscribed, and it is given
+        """Subscribe, reply when that is in force, send missed messages, and let the subscriptions go on. From the reply
+        on, the session that they are of is this socket's. On a failure nothing is subscribed, and the session is given
         back."""
         names, starts, taken, resumable = list(wanted.filters), wanted.starts, wanted.taken, self.resumable
 
@@ -168,12 +168,12 @@ class MultiplexSocket(Socket):
                 beginning = Beginning(self.router, names, starts, soon=False)
                 self._places().known(beginning.known(names))
                 if self.resumable is not None:
-                    # Who has had the reply may come back at once, and to another worker.
+                    # A client that has had the reply may come back at once, and to another worker.
                     self.resumable.keep()
             except (NotInForce, StoreFailed):
                 fail()
                 raise
-            # From here on nothing yields: what is told is where the subscriptions are attached.
+            # From here on nothing yields: the subscriptions are attached at the places that are told.
             beginnings.append(beginning)
             result = result_of({name: _told(beginning, name) for name in names})
             if beginning.unconfirmed:
@@ -269,7 +269,7 @@ class MultiplexSocket(Socket):
 
         def result_of(told: dict[str, Any]) -> dict[str, Any]:
             for row in told.values():
-                row.setdefault("recovered", False)  # where there is no history, nothing is
+                row.setdefault("recovered", False)  # without a history, nothing is recovered
             return {"session": ask.session, "subscriptions": told}
 
         def work() -> None:
@@ -284,7 +284,7 @@ class MultiplexSocket(Socket):
 
         self.replies.later(number, work)
 
-    # What is made when it is needed.
+    # Parts that are made when they are needed.
 
     def _places(self) -> Places:
         if self.places is None:
@@ -297,7 +297,7 @@ class MultiplexSocket(Socket):
         return self.consumers
 
     def _resumable(self) -> Resumable:
-        """Raises Invalid where the node keeps no history."""
+        """The session of this socket; raises Invalid where the node keeps no history."""
         if self.resumable is None:
             self.resumable = Resumable(
                 past.required(self.router.history), self.subscriptions, self._places(), window=self.session_window,
@@ -307,7 +307,7 @@ class MultiplexSocket(Socket):
 
 
 def _told(beginning: Beginning, name: str) -> dict[str, Any]:
-    """What a client is told of where a subscription begins."""
+    """The fields that tell a client where a subscription begins."""
     place, recovered = beginning.place(name), beginning.recovered(name)
     told: dict[str, Any] = {} if place is None else {"cursor": str(place)}
     if recovered is not None:

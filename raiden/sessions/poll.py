@@ -1,4 +1,4 @@
-"""Long-polls: an answer for all that wait for the same."""
+"""Long-polls: one answer for all that wait for the same."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from raiden.sessions.in_band import Told, joined
 from raiden.sessions.recovery import Recovery
 from raiden.sessions.session import Session
 
-# What a long-poll gathers before it can be answered, of what was missed and of what comes.
+# Bytes that a long-poll gathers before it can be answered, of missed messages and of new ones.
 ANSWER_BYTES = 1 << 20
 
 
 class Poll(Session):
-    """What long-polls wait for that ask for the same: answered with what they missed, else by the first turn that
-    brings something; always with the position from which the next one goes on. More than ``max_bytes`` of what was
-    missed are not gathered."""
+    """The session that long-polls share which ask for the same. It is answered with the messages that they missed, else
+    by the first turn that brings something; always with the position from which the next poll goes on. At most
+    ``max_bytes`` of missed messages are gathered."""
 
     answers_once = True
 
@@ -66,7 +66,7 @@ class Poll(Session):
 
     @property
     def waits(self) -> bool:
-        """Nothing has come for it yet, so that it may have another client."""
+        """Whether nothing has come for it yet, so that it may have another client."""
         return self.ready and len(self.subscriptions) == len(self.names)
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
@@ -86,17 +86,17 @@ class Poll(Session):
 
     def opened(self) -> None:
         if not self.waiters:
-            return  # it was answered by what it had missed, or its client has gone
+            return  # it was answered with missed messages, or its client has gone
         self.ready = True
         for waiter in self.waiters:
             self.wheel.schedule(waiter.connection, self.wait)
         self.flush()
         if not self.wait or not self.subscriptions:
-            self.fail()  # it does not wait, or all ended meanwhile
+            self.fail()  # it does not wait, or all subscriptions ended meanwhile
 
     def replay(self, subscription: Subscription, recovery: Recovery) -> None:
-        """Take one page of what was missed; only where there is none, messages to come are waited for. What is more
-        than an answer should have is left to the next poll."""
+        """Take one page of missed messages; only where there is none, messages to come are waited for. Messages beyond
+        the size of an answer are left to the next poll."""
         name, filters = subscription.name, subscription.filters
         if sum(map(len, self.early)) > self.max_bytes:
             return
@@ -120,14 +120,14 @@ class Poll(Session):
             self.places.pop(name, None)
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        # The answer leaves with what follows the gap, in `flush`: its position is behind that already.
+        # The answer leaves with the messages after the gap, in `flush`: its position is behind these already.
         self.gaps.append(encoding.gap(channel if len(self.names) > 1 else None, gap))
 
     def flush(self) -> None:
         self.early += self.pending
         self.pending.clear()
         if not self.ready and sum(map(len, self.early)) <= self.max_bytes:
-            return  # another channel is still read, or it was answered
+            return  # another channel is still being read, or the poll was answered
         if self.early or self.gaps:
             cursor = self._position()
             body = b"" if cursor is None else b'"cursor":"%b",' % cursor.encode()
@@ -143,7 +143,7 @@ class Poll(Session):
             self.answer(waiters, answer)
 
     def give_up(self, waiter: Waiter) -> None:
-        """Answer one now, with nothing if nothing came."""
+        """Answer one client now, with nothing if nothing came."""
         self.ready = True
         self.flush()
         if waiter in self.waiters:
@@ -152,7 +152,7 @@ class Poll(Session):
             self.answer((waiter,), answer)
 
     def leave(self, waiter: Waiter) -> None:
-        """It doesn't wait any more."""
+        """Let a client leave that doesn't wait any more."""
         self.waiters.pop(waiter, None)
         if not self.waiters:
             self.close()
@@ -167,7 +167,7 @@ class Poll(Session):
 
     def ended(self, subscription: Subscription) -> None:
         if self.router.keeps(subscription.name):
-            self.reached(subscription.name, EARLIEST)  # the router's position moves on, and nothing is sent of that
+            self.reached(subscription.name, EARLIEST)  # the router's position moves on, and no message of that is sent
         super().ended(subscription)
         if not self.subscriptions and self.ready:
             self.fail()
@@ -195,14 +195,14 @@ class Waiter:
         self.poll = poll
 
     def receive(self, data: bytes) -> None:
-        """Another request, which has to wait."""
+        """Take the bytes of another request, which has to wait."""
         parser = cast(RequestParser, self.connection.protocol)
         parser.feed(data)
         if parser.waiting >= MAX_PIPELINED:
             self.connection.pause()
 
     def tick(self) -> None:
-        """Its time is up."""
+        """Answer it, because its time is up."""
         self.poll.give_up(self)
 
     def drain(self) -> None:

@@ -1,9 +1,9 @@
-"""What a subscriber missed: from where it asks to begin up to where the live messages do, without gap or duplicate.
+"""Recovery: the messages that a subscriber missed, from its start up to the live messages, without gap or duplicate.
 
 The backbone's subscription comes first, then the pages of the history, up to the position that the channel's order has
-on this worker (`raiden.delivery.orders`); there the subscription is attached, and nothing yields in between. What is in
-the history already and not yet delivered here is left for the live messages. So a subscriber gets each offset after its
-cursor once and in order, or is told once that it is lost."""
+on this worker (`raiden.delivery.orders`); there the subscription is attached, and nothing yields in between. Messages
+that are in the history already and not yet delivered here are left for the live ones. So a subscriber gets each offset
+after its cursor once and in order, or is told once that it is lost."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from raiden.model.message import EARLIEST, Cursor, Message
 from raiden.model.page import Gap, Page, Start
 from raiden.router import Router
 
-# Seconds within which this worker must have got what the history has.
+# Seconds within which this worker must have got the messages that the history has.
 CATCH_UP = 5.0
-# Bytes of first pages that are kept for a subscriber until it is their turn; others are read again.
+# Bytes of first pages that are kept for a subscriber until their turn; larger ones are read again.
 KEPT = 65536
 
 
 class Batch(NamedTuple):
-    """Messages in their order, what is missing before them, and the place behind them."""
+    """Messages in their order, the gap before them, and the place behind them."""
 
     messages: list[Message]
     gap: Gap | None
@@ -35,8 +35,8 @@ class Batch(NamedTuple):
 
 class Recovery:
     """The messages of a channel from ``start`` on; the router carries it, and its position is known. The first page is
-    read at once: ``gap`` is what is missing before it, ``begin`` the place behind which the messages begin. If it has
-    more than ``keep`` bytes it is let go of, and read again by `batches`. Raises StoreFailed, as `batches` does."""
+    read at once: ``gap`` is the gap before it, ``begin`` the place behind which the messages begin. A page of more than
+    ``keep`` bytes is let go of, and read again by `batches`. Raises StoreFailed, as `batches` does."""
 
     def __init__(self, router: Router, name: str, start: Start, keep: int | None = None) -> None:
         self._router = router
@@ -53,7 +53,7 @@ class Recovery:
         self._place = self.begin
 
     def _behind(self, first: Cursor) -> Cursor:
-        """The place behind which a message is the first."""
+        """The place behind which the message at ``first`` is the next one."""
         asked = self._asked
         if asked is not None and asked != EARLIEST and self.gap is None and asked.offset == first.offset - 1:
             return asked
@@ -61,11 +61,11 @@ class Recovery:
 
     @property
     def known(self) -> Cursor:
-        """Up to where the client knows what there is: not behind a gap before it is told of that."""
+        """The place up to which the client knows the history: not behind a gap before it is told of that."""
         return self._asked if self.gap is not None and self._asked is not None else self.begin
 
     def batches(self) -> Iterator[Batch]:
-        """All that was missed. When it ends, attach the subscription before anything yields."""
+        """Yield all missed messages. After the last batch, attach the subscription before anything yields."""
         batch, self._first = self._first, None
         while batch is not None:
             self._place = batch.cursor
@@ -78,14 +78,14 @@ class Recovery:
             self._limit = PAGE
 
     def read_again(self, place: Cursor, limit: int) -> None:
-        """What the last batch has behind this place is let go of; the next one has it, and at most ``limit``
-        messages."""
+        """Let go of the last batch's messages behind this place; the next batch begins with them, and has at most
+        ``limit`` messages."""
         self._place, self._limit = place, limit
 
     def _read(self, start: Start, limit: int) -> Batch:
-        """What follows, up to where the messages have a hole or the live ones begin. It waits until this worker has
-        come to where the page begins: what the history lost before that may still be on its way to this worker, and
-        would be delivered after it was told as lost."""
+        """Read the next messages, up to a hole or to the live ones. This waits until this worker has come to the
+        beginning of the page: messages that the history lost before that may still be on their way to this worker, and
+        would be delivered after they were told as lost."""
         live = self._router.position(self._name)
         if start.cursor is not None and start.cursor == live and self._router.is_fresh:
             return Batch([], None, live)
@@ -97,18 +97,19 @@ class Recovery:
                 return Batch([], page.gap, EARLIEST)  # the subscription has ended
             if _share_a_history(live, page) and page.begin <= live.offset and not _is_lost(before, page):
                 if live == EARLIEST:
-                    # Nothing of it has come yet. Who comes back with a place before all epochs is not told what is
-                    # gone with this one.
+                    # No message of the history has come yet. A subscriber that comes back with the place before all
+                    # epochs is not told which messages are gone with this epoch.
                     live = self._router.begin(self._name, page.lives.epoch_of(1)) or live
                 return self._due(page, live)
             if live.epoch != before.epoch or live.offset < before.offset:
-                # This worker has gone on to another life of the channel than the page is of, or back with it.
+                # This worker has gone on to another life of the channel than the page's, or went back with it.
                 before, page = live, self._page(start, limit)
                 continue
             if page.position is None:
                 self._router.vanished(self._name, live, start.cursor or EARLIEST)
                 return Batch([], page.gap, EARLIEST)
-            # This worker is behind the history, or behind what the subscriber got elsewhere; or the history went back.
+            # This worker is behind the history, or behind the messages that the subscriber got elsewhere; or the
+            # history went back.
             self._router.compare(self._name, before, page.position)
             if time.monotonic() > deadline:
                 raise StoreFailed("this node is behind the history: try again later")
@@ -122,7 +123,7 @@ class Recovery:
         return history.after(self._name, start.cursor, limit)
 
     def _due(self, page: Page, live: Cursor) -> Batch:
-        """What of a page comes before the live messages."""
+        """The part of a page that comes before the live messages."""
         assert page.position is not None
         messages: list[Message] = []
         for at, message in enumerate(page.messages(self._name), page.begin + 1):
@@ -136,7 +137,7 @@ class Recovery:
 
 
 def _share_a_history(live: Cursor, page: Page) -> bool:
-    """Whether what this worker has delivered last is in the history that a page is of, or will be once more was
+    """Whether the message that this worker delivered last is in the history of a page, or will be once more was
     appended in its epoch."""
     position = page.position
     if position is None:
@@ -147,13 +148,13 @@ def _share_a_history(live: Cursor, page: Page) -> bool:
 
 
 def _is_lost(before: Cursor, page: Page) -> bool:
-    """Whether the store has lost what this worker had delivered last when the page was asked for."""
+    """Whether the store has lost the message that this worker had delivered last when the page was asked for."""
     return page.position is not None and page.position.offset < before.offset
 
 
 def _catch_up(router: Router, names: Iterable[str]) -> None:
-    """Wait until this worker has delivered what the history of these channels has now, for `CATCH_UP` seconds at most;
-    raises StoreFailed."""
+    """Wait until this worker has delivered the messages that the history of these channels has now, for at most
+    `CATCH_UP` seconds; raises StoreFailed."""
     history = router.history
     places = {name: place for name in names if (place := router.position(name)) is not None}
     goals = history.positions(list(places)) if history is not None and places else {}
@@ -161,7 +162,7 @@ def _catch_up(router: Router, names: Iterable[str]) -> None:
     for name, goal in goals.items():
         place = places[name]
         router.compare(name, place, goal)
-        # A lower place than before is one in another life of the channel.
+        # A lower place than before belongs to another life of the channel.
         while (live := router.position(name)) is not None and place.offset <= live.offset < goal.offset:
             if time.monotonic() > deadline:
                 return
@@ -169,10 +170,10 @@ def _catch_up(router: Router, names: Iterable[str]) -> None:
 
 
 class Beginning:
-    """Waits until the subscriptions to ``names`` are in force, and reads what those miss that begin earlier, as
-    ``starts`` says. Raises NotInForce and StoreFailed. ``unconfirmed`` are the nodes that did not say so. ``soon``: of
-    a single channel, it is sent next. ``whole``: all that the history has now belongs to what those miss, also what
-    this worker has not delivered yet."""
+    """The beginning of subscriptions to ``names``: making it waits until they are in force, and reads the messages that
+    those with an earlier start (``starts``) miss. Raises NotInForce and StoreFailed. ``unconfirmed`` are the nodes that
+    did not say so. ``soon``: the messages of a single channel are sent next. ``whole``: the missed messages are all
+    that the history has now, also those that this worker has not delivered yet."""
 
     def __init__(
         self, router: Router, names: Sequence[str], starts: Mapping[str, Start], *, soon: bool = True,
@@ -194,7 +195,7 @@ class Beginning:
     @staticmethod
     def is_known(router: Router, names: Sequence[str], starts: Mapping[str, Start]) -> bool:
         """Whether there is nothing to wait for, and nothing was missed. The worker knows that while the store answers:
-        one that is cut off from it may be cut off from what is published, too."""
+        a worker that is cut off from it may be cut off from new messages, too."""
         if not router.is_in_force(names):
             return False
         if not starts:
@@ -205,17 +206,17 @@ class Beginning:
         return all([cursor is not None and cursor == place for cursor, place in places])
 
     def place(self, name: str) -> Cursor | None:
-        """Behind which message a subscription begins; None without history."""
+        """The cursor of the message behind which a subscription begins; None without history."""
         recovery = self.recoveries.get(name)
         return recovery.begin if recovery else self._router.position(name)
 
     def known(self, names: Iterable[str]) -> dict[str, Cursor]:
-        """Up to where the client knows what there is, of those that have a history."""
+        """The places up to which the client knows the history, for names that have one."""
         places = {name: (found.known if (found := self.recoveries.get(name)) else self.place(name)) for name in names}
         return {name: place for name, place in places.items() if place is not None}
 
     def recovered(self, name: str) -> bool | None:
-        """Whether a subscription gets all that it asked for; None where it asked for nothing."""
+        """Whether a subscription gets all of the past that it asked for; None where it asked for nothing."""
         if name not in self._starts:
             return None
         return name in self.recoveries and self.recoveries[name].gap is None

@@ -3,9 +3,9 @@
 A command that need not wait is answered at once. The others are answered from a greenlet; what follows from one, like
 the messages of a subscription, comes after its reply.
 
-**Turns.** Pages of the history, replays and what consumers claim are read one after the other, each once the client has
-taken what was sent before it (`Replies.turn`). So a client may ask for as much as it likes, and only what it reads
-takes memory.
+**Turns.** Pages of the history, replays and consumers' claims are read one after the other, each once the client has
+taken the bytes that were sent before it (`Replies.turn`). So a client may ask for as much as it likes, and only the
+part that it reads takes memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Result: TypeAlias = "dict[str, Any] | bytes"
 
 
 class Replies:
-    """What is sent on one connection besides messages. ``most`` commands may wait at the same time."""
+    """The replies on one connection. ``most`` commands may wait at the same time."""
 
     __slots__ = ("_in_turn", "_most", "_turn", "_waiting", "connection")
 
@@ -36,20 +36,20 @@ class Replies:
         self.connection = connection
         self._most = most
         self._waiting = 0
-        # Made when they are needed: most connections never do. Commands that are done one after the other, the first of
-        # them now; and whose turn it is to send what may be much.
+        # Both are made when they are needed, which most connections never do: the commands that are done one after the
+        # other, the first of them now; and the turn for large sends.
         self._in_turn: deque[Callable[[], None]] | None = None
         self._turn: Semaphore | None = None
 
     @property
     def turn(self) -> Semaphore:
-        """Who has it may send what may be much."""
+        """The turn for large sends: its owner may send."""
         if self._turn is None:
             self._turn = Semaphore(1)
         return self._turn
 
     def reply(self, number: Any, result: Result | Refusal) -> None:
-        """Send the result of the command with this id, or why it was refused; None: of a command without an id."""
+        """Send the result of the command with this id, or its refusal; None: of a command without an id."""
         if isinstance(result, Refusal):
             result = {"error": {"code": result.status, "message": result.detail}}
         data = result if isinstance(result, bytes) else encoding.dumps(result)
@@ -58,7 +58,7 @@ class Replies:
         self.connection.send(encoding.text_frame(data))
 
     def tell(self, what: dict[str, Any]) -> None:
-        """Send what replies to no command."""
+        """Send fields that reply to no command."""
         self.connection.send(encoding.text_frame(encoding.dumps(what)))
 
     def published(self, number: Any, outcome: Cursor | Refusal | None) -> None:
@@ -66,7 +66,7 @@ class Replies:
         self.reply(number, {"cursor": str(outcome)} if isinstance(outcome, Cursor) else outcome or {})
 
     def at_once(self, number: Any, work: Callable[[], Result], after: Callable[[], None]) -> None:
-        """Reply with what ``work`` returns, which does not wait; ``after`` is called behind the reply of one that
+        """Reply with the result of ``work``, which does not wait; ``after`` is called behind the reply, where ``work``
         succeeds. Raises TooManyRequests, as the others do."""
         self._admit()
         self._answer(number, work, after)
@@ -76,7 +76,7 @@ class Replies:
     ) -> None:  # fmt: skip
         """`at_once`, from a greenlet, for work that waits. It replies by itself where ``work`` returns None."""
         self._admit()
-        # It ends by itself: what it waits for is bounded, and so is the number of those that wait.
+        # The greenlet ends by itself: its waits are bounded, and so is the number of those that wait.
         gevent.spawn(self._answer, number, work, after)
 
     def in_turn(self, number: Any, work: Callable[[], Result | None]) -> None:

@@ -1,8 +1,8 @@
 """Sessions of ``/-/websocket``: subscriptions that outlive their socket.
 
-They are kept in the store with the places up to which the client has surely got everything. A pong tells that, because
-it comes behind all that was sent before its ping. Whoever brings the session's id gets them back in one round trip, on
-any node; the client knows better what it got last, and may say so.
+The subscriptions are kept in the store with the places up to which the client has surely got everything. A pong tells
+these, because it comes behind all that was sent before its ping. A client with the session's id gets the subscriptions
+back in one round trip, on any node; it knows better what it got last, and may say so.
 """
 
 from __future__ import annotations
@@ -21,27 +21,29 @@ _NO_FILTERS = Filters([])
 
 
 class Places:
-    """How far the client of a socket has got in each of its subscriptions."""
+    """The places up to which the client of a socket has got each of its subscriptions."""
 
     __slots__ = ("_got", "_opening", "_sent")
 
     def __init__(self) -> None:
-        # Up to where the client has got everything for sure, and up to where it had been sent when it was pinged last.
+        # The places up to which the client has surely got everything, and those up to which it had been sent everything
+        # when it was pinged last.
         self._got: dict[str, Cursor] = {}
         self._sent: dict[str, Cursor] = {}
-        # Where those stand that are not attached yet, as far as that is known; the others are where the router is.
+        # The places of subscriptions that are not attached yet, as far as known; the others are at the router's
+        # positions.
         self._opening: dict[str, Cursor | None] = {}
 
     def begin(self, name: str) -> None:
-        """A subscription is there, and not attached yet."""
+        """Note a subscription that is not attached yet."""
         self._opening[name] = None
 
     def known(self, places: Mapping[str, Cursor]) -> None:
-        """The client has got everything up to these."""
+        """Note places up to which the client has got everything."""
         self._got.update(places)
 
     def reached(self, name: str, place: Cursor) -> None:
-        """What it missed was sent up to here."""
+        """Note that missed messages were sent up to this place."""
         self._opening[name] = place
 
     def attached(self, name: str) -> None:
@@ -52,8 +54,8 @@ class Places:
             table.pop(name, None)
 
     def pinged(self, router: Router, subscriptions: Mapping[str, Subscription]) -> dict[str, Cursor]:
-        """The client has got all that was sent before the last ping; now comes the next one. Returns the places that
-        are to be told: nothing else tells of what filters hide."""
+        """Note that the client has got all that was sent before the last ping, and that the next ping comes now.
+        Returns the places to tell: nothing else tells of messages that filters hide."""
         self._got.update(self._sent)
         places = {name: router.position(name) for name in subscriptions} | self._opening
         self._sent = {name: place for name, place in places.items() if place}
@@ -63,7 +65,7 @@ class Places:
         }  # fmt: skip
 
     def rows(self, subscriptions: Mapping[str, Subscription]) -> dict[str, Row]:
-        """What is kept of the subscriptions."""
+        """The rows to keep for the subscriptions."""
         return {
             name: Row(subscription.filters or _NO_FILTERS, self._got.get(name))
             for name, subscription in subscriptions.items()
@@ -71,9 +73,9 @@ class Places:
 
 
 class Resumable:
-    """The session of a socket, which can be resumed for ``window`` seconds after its end; until then, what is kept of
-    it is renewed within ``keepalive`` seconds. ``subscriptions`` are the socket's, by name, and ``places`` how far they
-    have got."""
+    """The session of a socket, which can be resumed for ``window`` seconds after the socket's end; until then, the kept
+    rows are renewed within ``keepalive`` seconds. ``subscriptions`` are the socket's, by name, and ``places`` those of
+    their client."""
 
     __slots__ = ("_held", "_keepalive", "_over", "_places", "_subscriptions", "window")
 
@@ -90,24 +92,24 @@ class Resumable:
 
     @property
     def is_open(self) -> bool:
-        """The socket has a session, and no other one has taken it."""
+        """Whether the socket has a session that no other socket has taken."""
         return self._held.id is not None
 
     def open(self) -> str:
-        """The id of the session that there is, or of a new one. Waits; raises StoreFailed."""
+        """Return the id of the present session, or of a new one. Waits; raises StoreFailed."""
         rows = self._rows()
         session = self._held.open(rows, self._seconds)
         if self._rows() != rows:
-            # Who has subscribed meanwhile was told so without waiting for this session.
+            # Subscriptions that were made meanwhile were replied to without waiting for this session.
             self.keep()
         return session
 
     def check(self) -> None:
-        """Raise TooLargeToKeep where the session could not be kept with the subscriptions that there are now."""
+        """Raise TooLargeToKeep where the session could not be kept with the present subscriptions."""
         self._held.check(self._rows())
 
     def keep(self) -> None:
-        """Keep what there is now, if there is a session. Waits; raises StoreFailed."""
+        """Keep the present subscriptions, if there is a session. Waits; raises StoreFailed."""
         if self._keeps:
             self._held.keep(self._rows(), self._seconds)
 
@@ -122,7 +124,7 @@ class Resumable:
             self._held.keep_soon(self._rows(), self._seconds)
 
     def take(self, session: str) -> Taken:
-        """What a session has subscribed to; from now on no other socket keeps it. Waits; raises NotFound and
+        """Take a session with its subscriptions; from now on no other socket keeps it. Waits; raises NotFound and
         StoreFailed."""
         taken = self._held.take(session)
         if taken is None:
@@ -130,23 +132,23 @@ class Resumable:
         return taken
 
     def give_back(self, taken: Taken) -> None:
-        """It was not brought back."""
+        """Give a session back that was not brought back."""
         self._held.give_back(taken)
 
     def resumed(self, taken: Taken) -> None:
-        """The session is this socket's."""
+        """Make a taken session this socket's."""
         self._held.id = taken.session
         self.keep_soon()
 
     def close(self) -> None:
-        """The socket ends, and has its subscriptions still: keep them for the one that resumes them."""
+        """Keep the subscriptions of a socket that ends, for the socket that resumes them; it must still have them."""
         if self._keeps and self._subscriptions:
             self._held.keep_soon(self._rows(), self.window)
         self._over = True
 
     @property
     def _keeps(self) -> bool:
-        # Once it is over what it had is kept, or being kept; the socket has no subscriptions any more.
+        # Once the socket is over its subscriptions are kept, or being kept, and it has none any more.
         return self._held.id is not None and not self._over
 
     @property

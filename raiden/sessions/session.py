@@ -1,9 +1,9 @@
 """Sessions: the subscriptions of a client, from the answer to its request on.
 
-The gateway makes a session, and from then on its door hands the connection's `Client` what happens to it: `receive` for
-bytes, `tick` when the connection is due, `drain` when the node stops, `overflow` when it was too slow, and `close` when
-it is gone. A session holds the subscriptions and gives them back in `close`. What was missed before the live messages
-is sent by `replay`.
+The gateway makes a session, and from then on its door hands events to the connection's `Client`: `receive` for bytes,
+`tick` when the connection is due, `drain` when the node stops, `overflow` when it was too slow, and `close` when it is
+gone. A session holds the subscriptions and gives them back in `close`. `replay` sends the messages that were missed
+before the live ones.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import InBand, Told, joined
 from raiden.sessions.recovery import Batch, Beginning, Recovery
 
-# For so many seconds the peer may take nothing of what is said to it at the end.
+# Seconds for which the peer may take none of the last bytes to it.
 LINGER = 2.0
-# A replay sends so many bytes at once, and ends when the peer has taken none of them for so many seconds.
+# Bytes that a replay sends at once; seconds after which it ends where the peer has taken none of them.
 REPLAY_BYTES, REPLAY_PATIENCE = 65536, 30.0
 
 # The gap reported to a subscriber who asks for the past of a channel that keeps none.
@@ -37,7 +37,7 @@ NO_HISTORY = Gap("", 0, 0)
 
 
 class Client(Protocol):
-    """What a door hands what happens to a connection: a `Lasting` session, or the `Waiter` of a long-poll."""
+    """The receiver of a connection's events from its door: a `Lasting` session, or the `Waiter` of a long-poll."""
 
     def receive(self, data: bytes) -> None:
         """The peer has sent these bytes."""
@@ -56,16 +56,16 @@ class Client(Protocol):
 
 
 class Session:
-    """What all sessions share: subscriptions by name. ``told_by_head``: what is missing before the first message was
-    told by the answer's head, and need not be told in band."""
+    """The base of all sessions, which has subscriptions by name. ``told_by_head``: the answer's head told the gap
+    before the first message, which need not be told in band."""
 
     __slots__ = ("router", "subscriptions")
 
     lasts = False
     answers_once = False
-    """Its answer tells of its position when it leaves, not when it begins."""
+    """Whether the answer tells the position when it leaves, not when it begins."""
     status = 200
-    """Of its answer."""
+    """The status of its answer."""
 
     def __init__(self, router: Router) -> None:
         self.router = router
@@ -76,27 +76,27 @@ class Session:
         return False
 
     def join(self, connection: Connection, request: Request | Repeated) -> Client:
-        """What the connection is from now on, by this request."""
+        """Return the client that the connection is from now on, by this request."""
         raise NotImplementedError
 
     def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
-        """The subscriptions are in force: tell the client so, and where they begin."""
+        """Tell the client that the subscriptions are in force, and where they begin."""
         raise NotImplementedError
 
     def opened(self) -> None:
-        """What was missed is sent, or being sent: from now on the session gets what comes."""
+        """Get the messages that come from now on: missed ones are sent, or being sent."""
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         self.subscriptions[name] = self.router.subscribe(name, sink, self, encode, filters or None)
 
     def attach(self, name: str) -> None:
-        """Get what comes next on a channel or pattern."""
+        """Get the next messages of a channel or pattern."""
         if name in self.subscriptions:
             self.router.attach(self.subscriptions[name])
 
     def begin(self, beginning: Beginning, mine: Mapping[str, Subscription] | None = None) -> None:
-        """Let subscriptions go on from where they begin; in a greenlet, if some miss something. ``mine`` are those that
-        the beginning is of, by name; None: all that there are. Those that ended meanwhile are left out."""
+        """Let subscriptions go on from their beginning; in a greenlet, if some miss something. ``mine`` are the
+        subscriptions of the beginning, by name; None: all of the session. Those that ended meanwhile are left out."""
         mine = dict(self.subscriptions) if mine is None else mine
         here = [mine[name] for name in beginning.names if name in mine and self.has(mine[name])]
         behind = [subscription for subscription in here if subscription.name in beginning.recoveries]
@@ -116,16 +116,16 @@ class Session:
             self.fail()
 
     def has(self, subscription: Subscription) -> bool:
-        """It has not ended, nor another one of the same name taken its place."""
+        """Whether a subscription has not ended, nor was replaced by another one of the same name."""
         return self.subscriptions.get(subscription.name) is subscription
 
     def replay(self, subscription: Subscription, recovery: Recovery) -> None:
-        """Send what was missed on a channel, then attach, unless the subscription ends meanwhile; raises
+        """Send the missed messages of a channel, then attach, unless the subscription ends meanwhile; raises
         StoreFailed."""
         raise NotImplementedError
 
     def reached(self, name: str, place: Cursor | None) -> None:
-        """What was missed on a channel was sent up to here; None: it is attached."""
+        """Note that missed messages of a channel were sent up to this place; None: the subscription is attached."""
 
     def unsubscribe(self, name: str) -> None:
         subscription = self.subscriptions.pop(name, None)
@@ -141,7 +141,7 @@ class Session:
         raise NotImplementedError
 
     def fail(self) -> None:
-        """What was promised can't be had: end the connection so that the client comes back."""
+        """End the connection, because promised messages can't be had: the client comes back."""
         raise NotImplementedError
 
     def ended(self, subscription: Subscription) -> None:
@@ -150,8 +150,8 @@ class Session:
 
 
 class Lasting(Session):
-    """What a connection is until one of both ends it. ``keepalive`` in seconds. ``names`` are those that a position is
-    of, in their order, and ``in_band`` says how it is told."""
+    """The session of a connection that lasts until one end closes it. ``keepalive`` is in seconds. A position is that
+    of ``names``, in their order, and ``in_band`` tells it."""
 
     __slots__ = ("connection", "in_band", "keepalive", "names", "replayed", "told", "wheel")
 
@@ -165,7 +165,7 @@ class Lasting(Session):
         self.keepalive = keepalive
         self.in_band = in_band
         self.names = names
-        # Up to where what was missed has been sent, of channels that are not attached yet; seldom any.
+        # The places up to which missed messages have been sent, for channels that are not attached yet; seldom any.
         self.replayed: dict[str, Cursor] | None = None
         # The position that was told last.
         self.told: str | None = None
@@ -174,8 +174,8 @@ class Lasting(Session):
         super().subscribe(name, encode, filters, sink or self.connection)
 
     def replay(self, subscription: Subscription, recovery: Recovery) -> None:
-        """Send what was missed on a channel, as fast as the peer reads it, then attach, unless the subscription ends
-        meanwhile; raises StoreFailed."""
+        """Send the missed messages of a channel, as fast as the peer reads them, then attach, unless the subscription
+        ends meanwhile; raises StoreFailed."""
         name = subscription.name
         for batch in recovery.batches():
             if not self.has(subscription):
@@ -192,14 +192,14 @@ class Lasting(Session):
         return self
 
     def _begin(self, head: bytes, told: Told) -> None:
-        """Send the head of the answer, and what comes behind it at once."""
+        """Send the head of the answer, and the bytes that follow it at once."""
         self.connection.send(head + self.in_band.begin(told))
-        # A gap is still to be told, and what lies behind it after that.
+        # A gap is still to be told, and the position behind it after that.
         self.told = None if told.recovered is False else told.position
         self.wheel.schedule(self.connection, self.keepalive)
 
     def take_rest(self) -> bytes:
-        """What has come behind the connection's last request, which is none of HTTP's: it is read again."""
+        """Return the bytes behind the connection's last request, which are not HTTP's; the connection is read again."""
         rest = cast(RequestParser, self.connection.protocol).rest()
         self.connection.resume()
         return rest
@@ -213,20 +213,21 @@ class Lasting(Session):
             self.replayed.pop(name, None)
 
     def ended(self, subscription: Subscription) -> None:
-        """The channel was deleted: who comes back goes on with the first message of its next life."""
+        """End a subscription whose channel was deleted: a client that comes back goes on with the first message of the
+        channel's next life."""
         if self.router.keeps(subscription.name):
             self.reached(subscription.name, EARLIEST)  # the router's position moves on, and nothing is sent of that
         super().ended(subscription)
 
     def position(self) -> str | None:
-        """Up to where everything has been sent."""
+        """The position, up to which everything has been sent."""
         replayed = self.replayed
         if not replayed:
             return joined([self.router.position(name) for name in self.names])
         return joined([replayed.get(name) or self.router.position(name) for name in self.names])
 
     def moved(self) -> str | None:
-        """The position, unless it was told so already, or can't be."""
+        """The position, unless it was told already, or can't be."""
         position = self.position() if self.in_band.tells else None
         if position == self.told:
             return None
@@ -234,8 +235,8 @@ class Lasting(Session):
         return position
 
     def _send_past(self, subscription: Subscription, recovery: Recovery, batch: Batch) -> bool:
-        """Send a batch up to where the client does not take it at once: the rest is not kept for it, but read again
-        when it has taken that. False where the session has ended."""
+        """Send the part of a batch that the client takes at once; the rest is not kept, but read again when the client
+        has taken that part. Returns False where the session has ended."""
         sink, size, begun = subscription.sink, 0, 0
         for number, message in enumerate(batch.messages, 1):
             if subscription.filters is None or subscription.filters.match(message):
@@ -258,8 +259,8 @@ class Lasting(Session):
         return self._wait_until_sent()
 
     def _wait_until_sent(self) -> bool:
-        """Wait until the client has taken all; one that does not is a slow consumer. False where the session has
-        ended."""
+        """Wait until the client has taken all; a client that does not is a slow consumer. Returns False where the
+        session has ended."""
         if self.connection.wait_until_sent(REPLAY_PATIENCE):
             return True
         if not self.connection.closing:

@@ -40,8 +40,8 @@ class Socket(Lasting):
         self.websocket = socket
         self.max_message = max_message
         self.verbatim = verbatim
-        # Of the last ping, where it had to wait behind something that was being sent: how many bytes the peer will have
-        # acknowledged when it has got that, and how many it had when that was looked at last.
+        # For the last ping, where it had to wait behind other bytes: the number of bytes that the peer will have
+        # acknowledged when it has got the ping, and the number that it had acknowledged at the last look.
         self.ping_end = self.acknowledged = 0
 
     def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
@@ -69,7 +69,7 @@ class Socket(Lasting):
                 self.goodbye(code, refusal.detail)
 
     def settle(self) -> None:
-        """Send what the protocol has to say by itself."""
+        """Send the bytes that the protocol itself has to send."""
         data = self.websocket.data_to_send()
         if data:
             self.connection.send(data)
@@ -108,13 +108,13 @@ class Socket(Lasting):
         self.wheel.schedule(self.connection, self.keepalive)
 
     def _ping_is_late(self) -> bool:
-        """The peer can't have answered the ping in time: it waits behind what the peer takes slowly, or did until
-        now."""
+        """Whether the peer can't have answered the ping in time: the ping waits behind bytes that the peer takes
+        slowly, or did until now."""
         if not self.ping_end:
             return False
         before, self.acknowledged = self.acknowledged, tcp.acknowledged(self.connection.socket)
         if self.acknowledged >= self.ping_end:
-            self.ping_end = 0  # it has arrived since the last look: from now on the peer has its time
+            self.ping_end = 0  # the ping has arrived since the last look: from now on the peer has its time
             return True
         return self.acknowledged != before
 

@@ -33,7 +33,7 @@ class Stream(Lasting):
         self._begin(add_fields(stream_bytes(ask.head, http10=ask.http10), told.fields()), told)
 
     def receive(self, data: bytes) -> None:
-        """What follows the request of a stream without end could never be answered."""
+        """Ignore these bytes: a request behind one for an endless stream could never be answered."""
 
     def tick(self) -> None:
         self.connection.send(self.in_band.alive(self.moved()))
@@ -61,8 +61,9 @@ class Stream(Lasting):
 
 
 class MergedEvents(Stream):
-    """Server-sent events of several channels. What a turn brings is followed by the position in all of them, as the id
-    with which the browser comes back; an event without data only sets that (the HTML standard, section 9.2.6)."""
+    """Server-sent events of several channels. The messages of a turn are followed by the position in all of them, as
+    the id with which the browser comes back; an event without data only sets that id (the HTML standard, section
+    9.2.6)."""
 
     __slots__ = ("pending",)
 

@@ -22,7 +22,8 @@ from raiden.sessions.stream import MergedEvents, Stream
 
 
 class Transports:
-    """Makes sessions on the connections of one door, with what they all share. ``answer`` answers long-polls."""
+    """The maker of sessions on the connections of one door, with the parts that they all share. ``answer`` answers
+    long-polls."""
 
     def __init__(
         self, router: Router, wheel: Wheel, limits: HttpLimits, unfinished: Unfinished, bells: Bells,
@@ -36,7 +37,7 @@ class Transports:
         self._answer = answer
 
     def session(self, connection: Connection, ask: Subscribe) -> Session:
-        """A session that has subscribed to nothing yet."""
+        """Make a session that has subscribed to nothing yet."""
         transport, keepalive = ask.transport, self._limits.keepalive
         if transport == "websocket":
             return self._socket(connection, ask)
