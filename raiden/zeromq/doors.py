@@ -1,8 +1,8 @@
-"""The doors for ZeroMQ clients: SUB hears channels, PUSH feeds them, REQ does either and is told what came of it.
+"""The doors for ZeroMQ clients: SUB hears channels, PUSH feeds them, REQ publishes and reads, and gets answers.
 
-Each door is a socket of ZMTP (`raiden.protocols.zmtp`) on the same connections as HTTP's; what a connection becomes
-after its handshake is in `raiden.zeromq.session`. All doors of a node are in one process of their own, so that a flood
-of messages does not wait for, nor hold up, those who come by HTTP."""
+Each door is a socket of ZMTP (`raiden.protocols.zmtp`) on the same connections as HTTP's; `raiden.zeromq.session` has
+the session of a connection after its handshake. All doors of a node are in one process of their own, so that a flood of
+messages does not wait for HTTP's clients, nor hold these up."""
 
 from __future__ import annotations
 
@@ -31,30 +31,31 @@ from raiden.zeromq.sub import HEARTBEAT, Subscriber
 
 log = logging.getLogger(__name__)
 
-# Seconds. A stop waits no longer than LINGER for those who hear to take what is for them.
+# Seconds. A stop waits at most LINGER for SUB clients to take their messages.
 HANDSHAKE_TIMEOUT, LINGER = 5.0, 2.0
 
 
 class Gate:
-    """Who may come in, by CURVE key, and what the server's own key is. Without a key anyone may, and do all."""
+    """The clients that may come in, by CURVE key, and the server's own key. Without a key of the server's anyone may
+    come in, and do all."""
 
     def __init__(self, secret: bytes | None, clients: Mapping[bytes, Client]) -> None:
         self._secret = secret
         self.clients = dict(clients)
 
     def curve(self) -> Callable[[bytes], Curve] | None:
-        """What makes the mechanism of a connection."""
+        """The function that makes the mechanism of a connection; None: there are no keys."""
         secret = self._secret
-        # Who is listed is looked up when a client has proved its key.
+        # The list is looked up when a client has proved its key.
         return None if secret is None else lambda metadata: Curve(secret, metadata, lambda key: key in self.clients)
 
     def client(self, key: bytes) -> Client | None:
-        """Who has the key now; None: nobody any more."""
+        """The client that has the key now; None: nobody any more."""
         return ANYONE if self._secret is None else self.clients.get(key)
 
 
 class ZmqDoor(Door):
-    """One of the doors: what it is to ZMTP, and what its clients become."""
+    """The base of the doors: a subclass has its type of ZMTP socket, and the sessions of its clients."""
 
     transport: ClassVar[str]
     kind: ClassVar[bytes]
@@ -126,7 +127,8 @@ class ZmqDoor(Door):
             self.close(connection)
 
     def reconsider(self) -> None:
-        """Close who may not be here any more, or may do something else now; who comes back is judged anew."""
+        """Close clients that may not be here any more, or have other permissions now; clients that come back are judged
+        anew."""
         for connection in list(self.connections):
             session = connection.session
             if session is not None and self._gate.client(session.key) != session.client:
@@ -134,7 +136,7 @@ class ZmqDoor(Door):
                 self.close(connection)
 
     def drain(self, deadline: float) -> None:
-        """Let no more in, finish what is under way until ``deadline`` (of the monotonic clock), and close all."""
+        """Let no more clients in, finish work under way until ``deadline`` (of the monotonic clock), and close all."""
         self.shut()
         for connection in self.connections:
             if connection.session is not None:
@@ -149,7 +151,7 @@ class ZmqDoor(Door):
 
 
 class SubDoor(ZmqDoor):
-    """Who connects SUB here hears channels."""
+    """The door for SUB clients, which hear channels."""
 
     transport: ClassVar[str] = "sub"
     kind: ClassVar[bytes] = b"XPUB"
@@ -157,7 +159,7 @@ class SubDoor(ZmqDoor):
     session: ClassVar[type[ZmqSession]] = Subscriber
 
     def heartbeats(self, seconds: float) -> None:
-        """Send a heartbeat to all who subscribe to it, every so many seconds; endless, for a greenlet."""
+        """Send a heartbeat to all clients that subscribe to it, every ``seconds``; endless, for a greenlet."""
         while True:
             gevent.sleep(seconds)
             now = b"%.3f" % time.time()
@@ -169,7 +171,7 @@ class SubDoor(ZmqDoor):
 
 
 class PushDoor(ZmqDoor):
-    """Who connects PUSH here feeds channels."""
+    """The door for PUSH clients, which feed channels."""
 
     transport: ClassVar[str] = "push"
     kind: ClassVar[bytes] = b"PULL"
@@ -178,7 +180,7 @@ class PushDoor(ZmqDoor):
 
 
 class ReqDoor(ZmqDoor):
-    """Who connects REQ or DEALER here is answered."""
+    """The door for REQ and DEALER clients, which are answered."""
 
     transport: ClassVar[str] = "req"
     kind: ClassVar[bytes] = b"ROUTER"
@@ -211,7 +213,8 @@ class ZmqGateway(Service):
             self.spawn(sub.heartbeats, self._heartbeat)
 
     def allow(self, clients: Mapping[bytes, Client]) -> None:
-        """From now on these may come in, and those who are in may do what this says or are closed."""
+        """Let only these clients come in from now on; clients that are in and are not among them, or have other
+        permissions, are closed."""
         self.gate.clients = dict(clients)
         for door in self._doors.values():
             door.reconsider()
@@ -221,15 +224,15 @@ class ZmqGateway(Service):
             door.bound_silence()
 
     def drain(self, timeout: float) -> None:
-        """Take no more, finish what is under way, at most for so many seconds; last those who hear."""
+        """Take no more, and finish work under way, for at most ``timeout`` seconds; the SUB door is last."""
         deadline = time.monotonic() + timeout
         for name in ("push", "req"):
             if name in self._doors:
                 self._doors[name].drain(deadline)
         if "sub" in self._doors:
             try:
-                self._common.router.backend.check()  # what the other doors took has come back by the backbone
+                self._common.router.backend.check()  # messages of the other doors have come back by the backbone
             except NotInForce:
-                pass  # the history has it
+                pass  # the history has them
             self._common.router.sends.send_all()
             self._doors["sub"].drain(min(deadline, time.monotonic() + LINGER))

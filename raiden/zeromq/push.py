@@ -1,4 +1,4 @@
-"""What a ZeroMQ PUSH client's connection becomes: a publisher without answers, and with backpressure."""
+"""Sessions of ZeroMQ PUSH clients: publishers without answers, and with backpressure."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from raiden.model.strict_json import InvalidPayload
 from raiden.protocols.zmtp import Alike, Event
 from raiden.zeromq.session import BYTES, RETRY, Common, ZmqSession, channel_of, kind_of
 
-# Messages that are stored at once: others wait for so many.
+# Messages that are stored at once; others wait for these.
 MAX_STORED = 500
-# As a plain number: looking one up in an enumeration takes half as long as to make a message.
+# A plain number: a look-up in an enumeration takes half as long as making a message.
 _RAW = int(Kind.BYTES)
-# Bytes of a payload that is within any `max_message`.
+# Bytes of a payload that any `max_message` allows.
 _ORDINARY = 1024
 
 
 class Pusher(ZmqSession):
-    """A PUSH client. It can't be told anything; so it is not read from while the node can't take more."""
+    """The session of a PUSH client. The client can't be told anything; so it is not read from while the node can't take
+    more."""
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
-        # Messages of one channel and kind that came one after the other are published as one.
+        # Consecutive messages of one channel and kind, which are published together.
         self._runs: deque[list[Message]] = deque()
 
     def received(self, events: list[Event]) -> bool:
@@ -47,7 +48,7 @@ class Pusher(ZmqSession):
         return True
 
     def _add(self, channel: bytes, payloads: list[bytes], rest: list[bytes]) -> None:
-        """Messages to one channel, of the type that the rest of their frames says, to what is to be published."""
+        """Add messages to one channel, of the type in the rest of their frames, to those that wait to be published."""
         content_type = rest[0] if rest else b""
         try:
             name = channel_of(self.client, channel)
@@ -55,7 +56,7 @@ class Pusher(ZmqSession):
             self._refuse(refusal, len(payloads))
             return
         kind, now = _RAW, time.time_ns() // 1000
-        # The hot path are bytes of an ordinary size.
+        # The hot path is bytes of an ordinary size.
         if content_type != BYTES or max(map(len, payloads), default=0) > _ORDINARY:
             payloads, kind = self._checked(payloads, content_type)
         run = [Message(name, kind, payload, None, now) for payload in payloads]
@@ -65,7 +66,7 @@ class Pusher(ZmqSession):
             self._runs.append(run)
 
     def _checked(self, payloads: list[bytes], content_type: bytes) -> tuple[list[bytes], int]:
-        """Those of the payloads that are what their type says, as they are published, and their kind."""
+        """The payloads that are valid for their type, as they are published, and their kind."""
         good, kind, most = [], _RAW, self.common.limits.max_message
         for payload in payloads:
             try:
@@ -82,7 +83,8 @@ class Pusher(ZmqSession):
         self.common.say("dropped what a ZeroMQ client pushed", client=self.client.name, reason=refusal.detail)
 
     def _publish(self) -> None:
-        """Publish what there is. Where the node can't take it, try again later, and read nothing meanwhile."""
+        """Publish the messages that wait. Where the node can't take them, try again later, and read nothing
+        meanwhile."""
         self.waiting = 0
         router, flow = self.common.router, self.common.flow
         while self._runs:
@@ -103,13 +105,13 @@ class Pusher(ZmqSession):
         self.resume()
 
     def _store(self) -> None:
-        """Publish what comes first, of channels with history: no more at once than lets others have their turn."""
+        """Publish the first messages, of channels with history: only as many at once as let others have their turn."""
         runs: list[list[Message]] = []
         room, router = MAX_STORED, self.common.router
         while room and self._runs and router.keeps(self._runs[0][0].channel):
             most = router.publisher.most_at_once(self._runs[0][0].channel)
             if most and runs:
-                break  # those of a channel that may be full are published by themselves
+                break  # messages of a channel that may be full are published by themselves
             run = self._runs.popleft()
             count = min(room, most or room)
             if len(run) > count:

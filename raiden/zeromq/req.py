@@ -1,4 +1,4 @@
-"""What a ZeroMQ REQ or DEALER client's connection becomes: requests and their answers."""
+"""Sessions of ZeroMQ REQ and DEALER clients: requests and their answers."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ MAX_REQUESTS = 256
 # Seconds for which a client may read a page of history.
 PATIENCE = 10.0
 
-# What answers a request; None: something else will.
+# The answer of a request; None: it comes later.
 Answer: TypeAlias = "Sequence[bytes] | Refusal | None"
 Task: TypeAlias = "Callable[[], Sequence[bytes] | None]"
 Handler: TypeAlias = "Callable[[Requester, Frames, Frames], Sequence[bytes] | None]"
 
 
 class Requester(ZmqSession):
-    """A REQ or DEALER client. An answer has the frames that came before the request's empty one, as a REP gives them
-    back (RFC 28 of ZeroMQ)."""
+    """The session of a REQ or DEALER client. An answer has the frames that came before the request's empty one, as a
+    REP gives them back (RFC 28 of ZeroMQ)."""
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
         # A page of history waits for the client besides the short answers that the outbox is for.
         connection.max_outbox += PAGE_BYTES + common.limits.max_body + zmtp.HEADROOM
-        # What came and can't be begun yet, and what a greenlet is to do, one after the other.
+        # Requests that can't be begun yet, and tasks for a greenlet, one after the other.
         self._requests: deque[Frames] = deque()
         self._tasks: deque[tuple[Frames, Task]] = deque()
 
@@ -55,7 +55,7 @@ class Requester(ZmqSession):
         return True
 
     def _begin(self) -> None:
-        """Begin what has come, as far as no more than `MAX_REQUESTS` are under way."""
+        """Begin requests that have come, while fewer than `MAX_REQUESTS` are under way."""
         while self._requests and self.waiting < MAX_REQUESTS:
             self._request(self._requests.popleft())
         if self.waiting >= MAX_REQUESTS:
@@ -88,15 +88,15 @@ class Requester(ZmqSession):
         return attempt("a ZeroMQ request", task, client=self.client.name)
 
     def _later(self, envelope: Frames, task: Task) -> None:
-        """Answer from a greenlet, for what waits."""
+        """Answer from a greenlet, for a task that waits."""
         self.waiting += 1
         self._tasks.append((envelope, task))
         if len(self._tasks) == 1:
             gevent.spawn(self.work, self._work)
 
     def _work(self) -> None:
-        """Answer one request after the other, as fast as the client reads: pages of history are large. One that does
-        not read is a slow consumer."""
+        """Answer one request after the other, as fast as the client reads: pages of history are large. A client that
+        does not read is a slow consumer."""
         while self._tasks and not self.connection.closed:
             envelope, task = self._tasks[0]
             self._finish(envelope, self._attempt(task))
@@ -163,7 +163,7 @@ class Requester(ZmqSession):
                 page = self.common.census.page(begin, more)
                 rows, more = page["channels"], page.get("next")
                 seen = {name: row for name, row in rows.items() if allowed.allows(name.removesuffix("*"))}
-            # The page's own end may be a name that the client may not know.
+            # The page's own ``next`` may be a name that the client may not know.
             return b"200", dumps({"channels": seen} if more is None else {"channels": seen, "next": list(seen)[-1]})
 
         self._later(envelope, work)
@@ -187,7 +187,7 @@ def _arguments(given: Frames, least: int, most: int, form: str) -> Frames:
 
 
 def _page(channel: bytes, since: bytes, limit: bytes) -> Read:
-    """The page that ``history`` asks for; raises Invalid."""
+    """Read the arguments of ``history``; raises Invalid."""
     try:
         name = check_channel(channel.decode())
         cursor = Cursor.parse(since.decode()) if since else None

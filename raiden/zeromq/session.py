@@ -1,4 +1,4 @@
-"""What the connections of ZeroMQ clients have in common once they have shaken hands, whatever door they came in by."""
+"""The base of the sessions of ZeroMQ clients, whichever door they came in by."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ZmqLimits:
 
 
 class Common:
-    """What the sessions of all doors have in common."""
+    """The parts that the sessions of all doors share."""
 
     def __init__(self, router: Router, stats: Stats, limits: ZmqLimits) -> None:
         self.router = router
@@ -54,7 +54,7 @@ class Common:
         self._said: dict[str, float] = {}
 
     def say(self, what: str, **extra: str) -> None:
-        """Log what clients do wrong, of each kind once a second: they may do it as often as they like."""
+        """Log a mistake of clients, each kind at most once a second: clients may make it as often as they like."""
         now = time.monotonic()
         if now - self._said.get(what, 0.0) > 1.0:
             self._said[what] = now
@@ -62,7 +62,7 @@ class Common:
 
 
 class ZmqSession:
-    """One client's connection. ``waiting`` counts what is under way for it; `close` may come at any time."""
+    """The session of one client's connection. ``waiting`` counts its work under way; `close` may come at any time."""
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         self.common = common
@@ -74,19 +74,19 @@ class ZmqSession:
         self._draining = False
 
     def received(self, events: list[Event]) -> bool:
-        """What has come in one go. False: the client must be cut off."""
+        """Take the events that have come in one go. Returns False where the client must be cut off."""
         raise NotImplementedError
 
     def send(self, *frames: bytes) -> None:
         self.connection.send(self.protocol.seal(zmtp.message(*frames)))
 
     def work(self, function: Callable[[], None]) -> None:
-        """Call a function, in a greenlet. Where it raises, the connection ends: what it has promised is not done."""
+        """Call a function, in a greenlet. Where it raises, the connection ends, because promised work is not done."""
         if not faults.call("the work for a ZeroMQ client", function):
             self.connection.finish()
 
     def drain(self) -> None:
-        """The node stops: take no more."""
+        """Take no more, because the node stops."""
         self._draining = True
         self.connection.pause()
 
@@ -96,11 +96,11 @@ class ZmqSession:
             self.connection.resume()
 
     def close(self) -> None:
-        """The connection has ended."""
+        """Clean up: the connection has ended."""
 
 
 def spoken(connection: Connection) -> Zmtp:
-    """What the connection of a ZeroMQ client speaks."""
+    """The protocol of a ZeroMQ client's connection."""
     assert isinstance(connection.protocol, Zmtp)
     return connection.protocol
 
@@ -116,5 +116,5 @@ def channel_of(client: Client, channel: bytes) -> str:
 
 
 def kind_of(payload: bytes, content_type: bytes, max_message: int) -> tuple[int, bytes]:
-    """What a client's payload is, by the type that it says, and as it is published; raises InvalidPayload."""
+    """The kind of a client's payload, by its type, and the payload as it is published; raises InvalidPayload."""
     return of_type(content_type.decode("latin-1") or "application/json", payload, max_message)

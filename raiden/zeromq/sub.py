@@ -1,4 +1,4 @@
-"""What a ZeroMQ SUB client's connection becomes: subscriptions of the router."""
+"""Sessions of ZeroMQ SUB clients: subscriptions of the router."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from raiden.protocols.zmtp import Event, Subscribed
 from raiden.zeromq.session import RETRY, Common, ZmqSession
 from raiden.zeromq.topics import Change, Topics
 
-# Topics of the door's own; no channel's name begins so.
+# Topics of the door's own; no channel's name begins like these.
 OWN, IN_FORCE, HEARTBEAT = b"-/", b"-/in-force/", b"-/heartbeat"
 MAX_TOPIC = 255
 # Channels whose names are remembered as they are sent.
 REMEMBERED = 10_000
-# Rounds for which who asks waits while more topics come.
+# Rounds for which a client that asks waits while more topics come.
 ROUNDS = 5
 
 
@@ -43,7 +43,7 @@ def _delivery(message: Message) -> bytes:
 
 
 def _deliveries(messages: list[Message]) -> bytes:
-    # The hot path of SUB clients: what is between payloads of one size, without cursors, is always the same.
+    # The hot path of SUB clients: the bytes between payloads of one size, without cursors, are always the same.
     payloads = [message.payload for message in messages]
     size = len(payloads[0])
     if set(map(len, payloads)) != {size} or any([message.cursor for message in messages]):
@@ -57,8 +57,9 @@ DELIVERY = Encoding("zmq", _delivery, _deliveries)
 
 
 class Subscriber(ZmqSession):
-    """A SUB client. What is over its outbox's bound is dropped, and counted. Its connection is the router's sink, or
-    where each client's traffic is sealed of its own, it is that itself."""
+    """The session of a SUB client. Messages over the bound of its outbox are dropped, and counted. Without CURVE the
+    connection is the router's sink; with CURVE this session is, because each client's bytes are encrypted
+    separately."""
 
     lasts = True
 
@@ -70,7 +71,7 @@ class Subscriber(ZmqSession):
         self._topics = Topics(client.subscribe)
         self._own: set[bytes] = set()
         self._subscriptions: dict[str, Subscription] = {}
-        # What a greenlet is to attach, once it is in force, and topics that ask when all is.
+        # Subscriptions that a greenlet will attach once they are in force, and topics that ask when all are.
         self._opening: list[Subscription] = []
         self._asked: list[bytes] = []
         self._settling = False
@@ -118,8 +119,8 @@ class Subscriber(ZmqSession):
         return len(self._topics) + len(self._own) <= self.common.limits.zmq_max_topics
 
     def _apply(self, change: Change) -> bool:
-        """Subscribe first, then give up: what both stand for is not interrupted. Where there is no room for that, it is
-        after it; False where there is none even then."""
+        """Apply a change: subscribe first, then give up, so that messages of both are not interrupted. Names without
+        room before that are tried after it. Returns False where there is no room even then."""
         waiting = [name for name in change.added if not self._subscribe(name)]
         for name in change.dropped:
             subscription = self._subscriptions.pop(name, None)
@@ -139,15 +140,15 @@ class Subscriber(ZmqSession):
         self._subscriptions[name] = subscription
         if name.endswith("*"):
             router.attach(subscription)
-        else:  # its order has to be opened first
+        else:  # the channel's order has to be opened first
             self._opening.append(subscription)
         return True
 
     def _settle(self) -> None:
-        """Attach what is opening, and tell who asked when all is in force."""
+        """Attach the subscriptions that are opening, and tell the topics that asked when all are in force."""
         router, rounds = self.common.router, 0
         while (self._opening or self._asked) and not self.connection.closed:
-            # What comes from now on is for the next round, also who asks.
+            # Subscriptions and questions that come from now on are for the next round.
             opening, self._opening = self._opening, []
             asked, self._asked = self._asked, []
             before, rounds = self._changes, rounds + 1
@@ -170,7 +171,7 @@ class Subscriber(ZmqSession):
         self._settling = False
 
     def _tell(self, *frames: bytes) -> None:
-        """Send what may not be dropped: wait until the outbox has room for it, also when it is sealed."""
+        """Send a message that may not be dropped: wait until the outbox has room for it, also when it is sealed."""
         traffic = zmtp.message(*frames)
         while not self._has_room(traffic):
             gevent.sleep(RETRY)
@@ -180,7 +181,7 @@ class Subscriber(ZmqSession):
         traffic = b"".join(self.pending)
         self.pending.clear()
         if not self._has_room(traffic):
-            self._dropped(traffic)  # before it is sealed: what is sealed must be sent
+            self._dropped(traffic)  # before it is sealed: sealed bytes must be sent
         elif traffic:
             self.connection.send(self.protocol.seal(traffic))
 
@@ -195,10 +196,10 @@ class Subscriber(ZmqSession):
         self.common.say("a slow ZeroMQ client misses messages", client=self.connection.describe())
 
     def ended(self, subscription: Subscription) -> None:
-        """It is not: there may be another channel of that name."""
+        """Do nothing: the subscription goes on, for another channel of that name."""
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        """The cursors show it."""
+        """Do nothing: the cursors show the gap."""
 
     def close(self) -> None:
         for subscription in self._subscriptions.values():

@@ -1,7 +1,8 @@
-"""What the topics of a ZeroMQ SUB client come to. Pure.
+"""The topics of a ZeroMQ SUB client, and the subscriptions that they come to. Pure.
 
-A topic is a prefix of channels. A client has a message once, however many of its topics match it, and only if it may.
-So its topics come to the fewest names and patterns that stand for the same channels, none of which is within another.
+Here a topic is what the client's socket subscribes to: a prefix of channels. A client gets a message once, however many
+of its topics match it, and only if it may. So its topics come to the fewest names and patterns that stand for the same
+channels, none of which is within another.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ class Change(NamedTuple):
 
 
 class Topics:
-    """The topics of one client, which may subscribe to what ``allowed`` says."""
+    """The topics of one client, which may subscribe to the channels in ``allowed``."""
 
     __slots__ = ("_allowed", "_names", "_topics")
 
     def __init__(self, allowed: Patterns) -> None:
         self._allowed = allowed
-        # In order, so that what begins with something stands together.
+        # In order, so that topics with the same beginning stand together.
         self._topics: list[str] = []
         self._names: list[str] = []
 
@@ -34,7 +35,7 @@ class Topics:
         return len(self._topics)
 
     def add(self, topic: str) -> Change:
-        """One that is there already changes nothing."""
+        """Add a topic; one that is there already changes nothing."""
         if _has(self._topics, topic):
             return Change([], [])
         insort(self._topics, topic)
@@ -44,12 +45,12 @@ class Topics:
         return Change(added, dropped)
 
     def remove(self, topic: str) -> Change:
-        """One that is not there is ignored."""
+        """Remove a topic; one that is not there is ignored."""
         if not _has(self._topics, topic):
             return Change([], [])
         del self._topics[bisect_left(self._topics, topic)]
         if any(_has(self._topics, other) for other in _prefixes(topic)):
-            return Change([], [])  # a shorter one stands for the same and more
+            return Change([], [])  # a shorter topic stands for the same channels and more
         dropped = _beginning(self._names, topic)
         within = [name for other in _beginning(self._topics, topic) for name in self._allowed.within(other)]
         kept = set(_fewest(within))
@@ -75,7 +76,7 @@ def _has(ordered: list[str], text: str) -> bool:
 
 
 def _beginning(ordered: list[str], prefix: str) -> list[str]:
-    """Those that begin with the prefix."""
+    """The texts that begin with the prefix."""
     start = end = bisect_left(ordered, prefix)
     while end < len(ordered) and ordered[end].startswith(prefix):
         end += 1
@@ -88,7 +89,7 @@ def _prefixes(text: str) -> list[str]:
 
 
 def _fewest(names: list[str]) -> list[str]:
-    """Those that are not within others."""
+    """The names and patterns that are not within others."""
     patterns = {name for name in names if name.endswith("*")}
     found = dict.fromkeys(names)
     return [
