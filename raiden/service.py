@@ -1,4 +1,4 @@
-"""What an application's own services are made of, as a configuration imports it."""
+"""The base class of an application's own services, for a configuration to import."""
 
 from raiden.runtime.service import Service
 

@@ -28,7 +28,7 @@ _COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; its exit code. What the user can mend is one line on standard error."""
+    """Run one command, and return its exit code. An error that the user can mend is one line on standard error."""
     options = _parser().parse_args(arguments)
     file = options.config_of_command or options.config
     path = os.path.abspath(file) if file else None
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"raiden: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Who reads has had enough, like `head`. The interpreter must not try to flush the rest.
+        # The reader has had enough, like `head`. The interpreter must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
 
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(command=name)
-    _add_options(command, of="_of_command")  # under other names, or they would take back what stands before it
+    _add_options(command, of="_of_command")  # under other names, or they would override the options before the command
     return command
 
 

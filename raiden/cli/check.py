@@ -1,4 +1,4 @@
-"""``raiden check``: the settings, judged without starting anything."""
+"""``raiden check``: the settings are checked without starting anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``raiden nodes``: the cluster as a running node of it sees it, in a table."""
+"""``raiden nodes``: a table of the cluster, as one of its running nodes sees it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def command(settings: Settings, service: ServiceBuilder | None, source: Source) 
 
 
 def fetch(settings: Settings) -> list[dict[str, Any]]:
-    """The rows of ``/-/nodes`` of the node that these settings are of; raises NoAnswer."""
+    """Fetch the rows of ``/-/nodes`` from the node with these settings; raises NoAnswer."""
     host, port = settings.http_host, settings.http_port
     connection = http.client.HTTPConnection(
         {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=TIMEOUT
@@ -43,7 +43,7 @@ def fetch(settings: Settings) -> list[dict[str, Any]]:
 
 
 def table(nodes: list[dict[str, Any]]) -> str:
-    """The rows for people to read."""
+    """The rows as a table for people."""
     rows = [HEADER, *map(_cells, nodes)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

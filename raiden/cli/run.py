@@ -28,7 +28,7 @@ def command(settings: Settings, service: ServiceBuilder | None, source: Source) 
     except StartError as error:
         if settings.pid_file:
             raise
-        # Nobody asked for it, and several nodes may run from one data_dir in the foreground.
+        # Nobody asked for a pid file, and several nodes may run from one data_dir in the foreground.
         logger.warning("no pid file: stop, reload and status can't find this node", extra={"reason": str(error)})
     banner = _banner if settings.log_format == "text" else _no_banner
     try:
@@ -61,4 +61,4 @@ def _banner(host: str, port: int, doors: dict[str, str]) -> None:
 
 
 def _no_banner(*_: object) -> None:
-    """The log, which machines read, says that the node is ready, and where."""
+    """Print nothing: the log, which machines read, says that the node is ready, and where."""

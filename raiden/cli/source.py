@@ -1,4 +1,4 @@
-"""Where the settings of a command come from."""
+"""The source of a command's settings."""
 
 from __future__ import annotations
 

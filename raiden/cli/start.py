@@ -22,7 +22,7 @@ def command(settings: Settings, service: ServiceBuilder | None, source: Source) 
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
-        # One message, not all until the end: the workers inherit the other end.
+        # Read one message, not up to the end: the workers inherit the other end.
         said = os.read(reading, 4096).decode()
         if said.startswith("ready "):
             print(said[6:])
@@ -42,11 +42,11 @@ def command(settings: Settings, service: ServiceBuilder | None, source: Source) 
 
         code = supervisor.run(settings, service, source, announce=announce)
     except StartError as error:
-        if starter.closed:  # and its number may be another file's by now
+        if starter.closed:  # the starter was told, and its descriptor may be another file's by now
             print(f"raiden: {error}", file=sys.stderr, flush=True)
         else:
             starter.write(str(error).encode())
-    except BaseException:  # a fork of the command must end here, whatever happens, and its log say why
+    except BaseException:  # a fork of the command must end here, whatever happens, and its log must say why
         traceback.print_exc()
     finally:
         os._exit(code)

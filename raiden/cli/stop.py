@@ -33,7 +33,7 @@ def command(settings: Settings, service: ServiceBuilder | None, source: Source) 
 
 
 def running(settings: Settings) -> int:
-    """The pid of the node that runs; raises StartError where none does."""
+    """The pid of the running node; raises StartError where none runs."""
     path = settings.file("pid")
     pid = pid_file.read(path)
     if pid is None:
