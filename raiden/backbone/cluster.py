@@ -118,7 +118,7 @@ class Cluster(Service):
         while self.roster.nodes and time.monotonic() < deadline:
             gevent.sleep(0.01)
 
-    # What this node says.
+    # Messages that this node sends.
 
     def _send(self, topic: bytes, text: bytes) -> None:
         """Publish through the uplink; a text that doesn't fit now is said again later."""
@@ -176,7 +176,7 @@ class Cluster(Service):
             self._tell_workers()
             self._beat()
 
-    # What this node hears.
+    # Messages that this node hears.
 
     def _hear_messages(self) -> None:
         while True:

@@ -14,9 +14,9 @@ from raiden.backbone.addresses import Addresses
 from raiden.backbone.refusals import BackboneFull
 from raiden.model.message import Message
 
-# Bytes of topics that are subscribed to, or not any more, within so many seconds. A forwarder works through all of
-# these that have come before it brings another message, and makes a node of a trie for each byte: a thousand names of
-# 255 bytes in one go would hold up everybody's messages for a tenth of a second, in each forwarder on the way.
+# Bytes of topics to subscribe to, or to unsubscribe from, within the seconds after them. A forwarder works through all
+# of these that have come before it brings another message, and makes a node of a trie for each byte: a thousand names
+# of 255 bytes in one go would hold up everybody's messages for a tenth of a second, in each forwarder on the way.
 PACE, WITHIN = 16384, 0.005
 
 # A plain number: an operation on pyzmq's enumerations takes longer than sending.
@@ -24,7 +24,7 @@ NOBLOCK: Final = int(zmq.NOBLOCK)
 
 
 class Line:
-    """The two sockets. ``high_water`` is in frames that a socket queues. Nothing here blocks."""
+    """A worker's line, with its two sockets. ``high_water`` is in frames that a socket queues. Nothing here blocks."""
 
     def __init__(self, addresses: Addresses, *, high_water: int) -> None:
         self._context = zmq.Context()
@@ -81,7 +81,7 @@ class Line:
             raise BackboneFull from None
 
     def subscribe(self, topic: bytes) -> None:
-        """Subscribe to a topic, behind all that was asked for before: now, or where that is much, soon."""
+        """Subscribe to a topic, behind all earlier calls: now, or where these are many, soon."""
         self._ask(zmq.SUBSCRIBE, topic)
 
     def unsubscribe(self, topic: bytes) -> None:

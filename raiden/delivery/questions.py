@@ -83,7 +83,7 @@ class Questions:
                 try:
                     said = self._ask(asked)
                 except StoreFailed as error:
-                    # Those who wait for the next one would wait as long for the same.
+                    # Askers that wait for the next question would wait as long for the same.
                     for result in (*waiting, *self._next.values()):
                         result.set_exception(error)
                     self._next.clear()

@@ -14,8 +14,8 @@ def path(request: Request) -> str:
 
 
 def host_path(request: Request) -> str:
-    """For virtual hosts: ``example.com/news`` for a request for ``/news`` at example.com. The host is in lower case and
-    without its port. Raises Invalid where it is none."""
+    """A channel for virtual hosts: ``example.com/news`` for a request for ``/news`` at example.com. The host is in
+    lower case and without its port. Raises Invalid where it is none."""
     found = host(request.fields.get("host", ""))
     if found is None:
         raise Invalid("the channel's name begins with the host: send a valid Host")

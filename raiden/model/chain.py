@@ -123,7 +123,7 @@ def new_digits() -> str:
 
 
 def _count(epoch: str) -> int:
-    """How many epochs there were before this one; 0 where the name does not tell."""
+    """The number of epochs before this one; 0 where the name does not tell."""
     try:
         return int(epoch[ROOT_DIGITS:-OWN_DIGITS], 16)
     except ValueError:  # the first epoch, an epoch of a release that did not count, or a name that a client made up

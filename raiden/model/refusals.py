@@ -39,7 +39,7 @@ class Forbidden(Refusal):
 
 
 class NotFound(Refusal):
-    """There is no such thing."""
+    """The thing that the request names does not exist."""
 
     status = 404
 
