@@ -4,10 +4,10 @@ The subscriptions are in the table (`raiden.delivery.table`). The first subscrip
 the last to go unsubscribes it. A subscription gets messages once it is attached: then the backbone's subscription is in
 force, and the channel's order (`raiden.delivery.orders`) tells where it begins.
 
-A turn takes what the backbone has, in order. Consecutive messages of one channel are a run: a run is encoded once per
-encoding, joined once, and the same bytes are put before every sink. At the end of the turn each sink that got something
-sends it, in one piece. So on an idle worker a message leaves at once; on a loaded one, runs grow by themselves and one
-send carries many.
+A turn takes the messages that the backbone has brought, in order. Consecutive messages of one channel are a run: a run
+is encoded once per encoding, joined once, and the same bytes are put before every sink. At the end of the turn each
+sink that got something sends it, in one piece. So on an idle worker a message leaves at once; on a loaded one, runs
+grow by themselves and one send carries many.
 """
 
 from __future__ import annotations

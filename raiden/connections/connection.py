@@ -90,8 +90,7 @@ class Connection:
         self.state = IDLE
         # Whether it was read from before.
         self.seen = False
-        # Reasons not to read from it: its place in the line has not come (`raiden.connections.door`), or its session
-        # has paused it.
+        # Reasons not to read from it: it stands in a line (`raiden.connections.door`), or its session has paused it.
         self.in_line = False
         self._paused = False
         self.pending: list[bytes] = []
@@ -136,7 +135,7 @@ class Connection:
         self.transport = transport
 
     def pause(self) -> None:
-        """Read no more until `resume`: what the peer sends meanwhile waits in the kernel, then in the peer."""
+        """Read no more until `resume`: bytes that the peer sends meanwhile wait in the kernel, then in the peer."""
         self._paused = True
         self._stop_reading()
 
@@ -273,8 +272,8 @@ class Connection:
             self._reader.feed(READ, self._callback, self)
 
     def finish(self, goodbye: bytes = b"") -> None:
-        """Send what waits and ``goodbye``, then close. For a slow consumer, only the piece that it has begun to get is
-        kept."""
+        """Send the bytes that wait and ``goodbye``, then close. For a slow consumer, only the piece that it has begun
+        to get is kept."""
         if self.state >= CLOSING:
             return
         if self.overflown and self._outbox:

@@ -193,7 +193,7 @@ class Door(Service):
             self._accepting.start(self._accept)
 
     def leave(self, connection: Connection) -> None:
-        """Close a connection whose peer has gone: now, or in a long turn, when its place in the line has come.
+        """Close a connection whose peer has gone: now, or in a long turn, when it comes first in the line.
         Subscriptions take their time to give back, and hundreds of clients with a hundred each may go at once."""
         if self._in_line or not self._is_long():
             self.close(connection)

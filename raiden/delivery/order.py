@@ -195,7 +195,8 @@ class Order:
         messages += self._release()
         late = known is not None and (known.epoch != self.epoch or not lives.holds(known))
         if not page.more and known and late and self.behind:
-            # A message of an epoch that is over was late; or the store lost its last ones, and what is held is real.
+            # A message of an epoch that is over was late; or the store lost the last ones of it, and the held ones are
+            # real.
             self._held = {at: held for at, held in self._held.items() if _cursor(held).epoch == self.epoch}
             self._newest = _cursor(self._held[max(self._held)]) if self._held else None
             if self._held and known.epoch == self.epoch:

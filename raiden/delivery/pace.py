@@ -1,6 +1,6 @@
 """The pace of turns: messages wait for each other, so that one send to a subscriber carries several.
 
-The kernel's send is most of what a delivery takes, however little it carries. A worker with time to spare fans each
+The kernel's send is most of the time of a delivery, however little it carries. A worker with time to spare fans each
 message out as it comes. A worker that would be busy for most of the time lets the next message come first: with one
 more in each send it has half of its time for other things, and the messages of a burst don't queue behind the sends.
 """

@@ -1,6 +1,6 @@
 """Questions to workers, or to the history, on behalf of many askers: one question of each kind is under way at a time.
 
-A question takes time of all who answer it, and anybody can load a page that asks one. So all who ask while
+A question takes time of all that answer it, and anybody can load a page that asks one. So all askers that come while
 one is under way wait for the next, which asks for all of them at once. A question that is under way was sent before
 they asked, so its answer may be too old for them: a client that has just subscribed wants to be counted.
 """

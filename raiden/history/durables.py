@@ -17,7 +17,7 @@ from raiden.model.chain import Lives, read_past
 from raiden.model.message import EARLIEST, Cursor
 from raiden.model.page import PAGE_BYTES, Gap, Record
 
-# The parts of the largest size of a file that durables and claims may take; what growing work leaves to others
+# The parts of the largest size of a file that durables and claims may take; the part that growing work leaves to others
 # (`raiden.history.file.RESERVE`) is enough for both.
 DURABLES, CLAIMS = 1 / 32, 1 / 32
 # Bytes that a row of each takes on the disk, besides its texts.

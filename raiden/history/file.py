@@ -46,8 +46,8 @@ class File:
         self._max_pages = 0
         self._synchronous = -1
         self.db = self.read(self._open)
-        # The file and its log (where its disk can have one), with their identities: no other files may take their
-        # places while this one is open.
+        # The file and its log (where its disk can have one), as they are at their paths: no other files may take these
+        # while this one is open.
         names = (os.fspath(path), f"{os.fspath(path)}-wal")
         self._parts = [(name, os.stat(name)) for name in names if os.path.exists(name)]
         self._page_size = self._pragma("page_size")
@@ -88,7 +88,7 @@ class File:
         return self.read(write)
 
     def check(self) -> None:
-        """Raise StoreFailed if nothing can be written now, if the file is full, or if it is not at its place."""
+        """Raise StoreFailed if nothing can be written now, if the file is full, or if it is not at its path."""
         # Nothing but a commit reaches the disk.
         self.write(lambda: self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}"))
         if not self.has_room():
@@ -170,7 +170,7 @@ class File:
         )
 
     def _check_place(self) -> None:
-        """Raise StoreFailed where the file or its log is not at its place any more: further commits would be lost with
+        """Raise StoreFailed where the file or its log is not at its path any more: further commits would be lost with
         the process. Two looks cost far less than a commit."""
         try:
             there = all([os.path.samestat(os.stat(name), known) for name, known in self._parts])

@@ -1,4 +1,4 @@
-"""The Lua scripts that the Redis server runs: a script is one step for all who use the server. The first keys of each
+"""The Lua scripts that the Redis server runs: a script is one step for all users of the server. The first keys of each
 are the hash and the stream of a channel; it answers with texts where it can, which cost the client less than lists."""
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ clients; its calls block, so they are for a thread.
 - The offsets of a channel begin at 1 and have no holes. Each message has a proof, which covers all before it, and an
   epoch, which is the life of the store that it was appended in (`raiden.model.chain`). A cursor of a message that the
   store has lost is a `Gap`. When the channel's history is cleared or forgotten as a whole, offsets begin anew.
-- An append is done when `Store.append` returns: its messages survive what their `Durability` says. If it raises
-  `StoreFailed`, none of them was appended, as far as anybody can know.
+- An append is done when `Store.append` returns: its messages survive the failures that their `Durability` names. If it
+  raises `StoreFailed`, none of them was appended, as far as anybody can know.
 - Messages that were appended under a key are not appended again under that key within `KEY_WINDOW` seconds, on any
   node: the first answer is given again.
 - A durable is a place in a channel's history that many consumers share. Each message after it is claimed by one of

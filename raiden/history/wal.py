@@ -39,7 +39,7 @@ class Wal:
         self._db = db
         self._other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._other.execute("PRAGMA synchronous = NORMAL")
-        self._other.execute("PRAGMA schema_version").fetchone()  # opens the files at their places
+        self._other.execute("PRAGMA schema_version").fetchone()  # opens the files at their paths
         self._file = os.open(path, os.O_RDONLY)
         self._wal = os.open(f"{os.fspath(path)}-wal", os.O_RDONLY)
         self._frame = _FRAME_HEAD + page_size

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from raiden.protocols.http import HttpError, Json
 
-# The pages that have what is asked for at such a path.
+# The pages to use instead of such a path.
 _PAGES = {
     "metrics": "/-/metrics", "health": "/-/health", "healthz": "/-/health", "ready": "/-/ready",
     "readyz": "/-/ready",

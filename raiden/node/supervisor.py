@@ -285,7 +285,7 @@ class Supervisor:
         self._say_leaving()
 
     def _say_leaving(self) -> None:
-        """Let the backbone tell peers and workers, who say so on `/-/ready`."""
+        """Let the backbone tell peers and workers, which say so on `/-/ready`."""
         for child in self._children.values():
             if child.name == "backbone":
                 try:

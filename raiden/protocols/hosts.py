@@ -77,9 +77,9 @@ def is_loopback(name: str) -> bool:
 
 
 class Hosts:
-    """The hosts that a node answers for: the loopback names and what ``allowed`` lists, or any, if that has ``*``.
-    Without a list, a node that is not ``guarded`` answers for any. ``guarded``: the node listens on loopback and its
-    channels are open to anyone, so that only the name in ``Host`` keeps a browser's pages from it."""
+    """The hosts that a node answers for: the loopback names and those that ``allowed`` lists, or any, if that has
+    ``*``. Without a list, a node that is not ``guarded`` answers for any. ``guarded``: the node listens on loopback and
+    its channels are open to anyone, so that only the name in ``Host`` keeps a browser's pages from it."""
 
     def __init__(self, allowed: Sequence[str] = (), *, guarded: bool = False) -> None:
         self._told = Seldom()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 @dataclass(slots=True)
 class HttpLimits:
     """Bytes, counts and seconds; one object that all connections and their parsers share, so that a reload changes it
-    in place. The settings of the same names (`raiden.node.config`) tell what each bounds."""
+    in place. The settings of the same names (`raiden.node.config`) explain each bound."""
 
     max_url: int = 8192
     max_header: int = 16384

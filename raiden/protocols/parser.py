@@ -39,7 +39,7 @@ _END: Final = b"\r\n\r\n"
 
 class RequestParser:
     """The requests of one connection, pipelined or not. All connections share ``heads``, and ``unfinished``, the sum of
-    what they hold of requests that have not come whole."""
+    the bytes that they hold of unfinished requests."""
 
     __slots__ = (
         "_at",

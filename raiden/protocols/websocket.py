@@ -157,9 +157,9 @@ _INFLATER = 40_000
 
 class WebSocket:
     """WebSocket on one connection, after the handshake. ``max_message`` is in bytes, counted after inflating; a message
-    is `late` after ``timeout`` seconds. ``unfinished`` is the sum of what all connections hold of messages that have
-    not come whole. As long as the peer sends nothing but pongs, as subscribers do, there is no `Protocol`: it would be
-    most of the cost of an idle connection."""
+    is `late` after ``timeout`` seconds. ``unfinished`` is the sum of the bytes that all connections hold of unfinished
+    messages. As long as the peer sends nothing but pongs, as subscribers do, there is no `Protocol`: it would be most
+    of the cost of an idle connection."""
 
     __slots__ = (
         "_decoder", "_max_message", "_message", "_pings", "_protocol", "_settings", "_share", "_text", "_timeout",

@@ -157,7 +157,7 @@ def _alike(buffer: bytes, begun: int, at: int, head: bytes, size: int, limit: in
 class Zmtp:
     """ZMTP on one connection: a socket of the type ``kind`` to clients of the types ``peers``. A message may have
     ``limit()`` bytes. ``curve`` makes the mechanism, from READY's metadata; None: there are no keys. ``unfinished`` is
-    the sum of what all connections hold of messages that have not come whole."""
+    the sum of the bytes that all connections hold of unfinished messages."""
 
     __slots__ = (
         "_buffer", "_curve", "_frames", "_kind", "_limit", "_metadata", "_peers", "_share", "_size", "_state",

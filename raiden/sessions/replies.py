@@ -1,7 +1,7 @@
 """The replies to the commands of a ``/-/websocket``.
 
-A command that need not wait is answered at once. The others are answered from a greenlet; what follows from one, like
-the messages of a subscription, comes after its reply.
+A command that need not wait is answered at once. The others are answered from a greenlet; messages that follow from
+one, like those of a subscription, come after its reply.
 
 **Turns.** Pages of the history, replays and consumers' claims are read one after the other, each once the client has
 taken the bytes that were sent before it (`Replies.turn`). So a client may ask for as much as it likes, and only the
