@@ -90,8 +90,8 @@ class Orders:
         self._brought.discard(channel)
 
     def forsake(self, channel: bytes) -> None:
-        """Note that only patterns bring the channel from now on. An order that was not opened is dropped, because
-        nobody will open it."""
+        """Note that only patterns bring the channel from now on. Nobody else will open an order that is not open: with
+        messages held back, the history is asked for its beginning; without any, it is dropped."""
         order = self._orders.get(channel)
         if order is None:
             return

@@ -48,8 +48,8 @@ class Application(Protocol):
         Refusal."""
 
     def serve_again(self, connection: Connection, repeated: Repeated) -> bool:
-        """Serve a request with a remembered head by its plan. Returns False where there is no plan, or where the
-        request is not that simple, or would be refused."""
+        """Serve a request with a remembered head by its plan. Returns False where there is no plan, where the request
+        is not as simple as that, or where it is refused."""
 
 
 class HttpDoor(Door):

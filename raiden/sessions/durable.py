@@ -193,8 +193,8 @@ class Consumer:
         return claimed is not None and (not cursor.proof or cursor.proof == claimed[0])
 
     def end(self, *, release: bool = True) -> None:
-        """Claim no more, and give back claims that are not acknowledged, or (``release`` is False) leave them to
-        others."""
+        """Claim no more, and give back claims that are not acknowledged, or (``release`` is False) leave them for
+        others to acknowledge."""
         bell = self._bell
         if bell is not None:
             self._pass_on()
