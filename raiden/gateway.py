@@ -22,7 +22,7 @@ from raiden.history.store import StoreFailed
 from raiden.http.channel_builders import host_path, path
 from raiden.http.door import Answer, HttpDoor
 from raiden.http.origins import Origins
-from raiden.http.pages import Control
+from raiden.http.pages import Pages
 from raiden.http.reader import AT_ONCE, Reader
 from raiden.http.reserved import Reserved
 from raiden.model import payload
@@ -104,7 +104,7 @@ class Gateway(Service):
         )  # fmt: skip
         self._bells = Bells(router, limits)
         self._transports = Transports(router, door.wheel, limits, door.unfinished, self._bells, door.answer_polls)
-        self.control = Control(router, stats, min_peers=min_peers, ready_without_store=ready_without_store)
+        self.pages = Pages(router, stats, min_peers=min_peers, ready_without_store=ready_without_store)
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         # A head gets a plan only after these checks, and loses it when settings change: a request that is served by a
@@ -141,7 +141,7 @@ class Gateway(Service):
             self.door.heads.keep_plan(request.head, plan)
 
     def _show(self, connection: Connection, request: Request, ask: Show) -> None:
-        self.door.serve_waiting(connection, request, lambda _, request: self.control.serve(request, ask.page))
+        self.door.serve_waiting(connection, request, lambda _, request: self.pages.serve(request, ask.page))
 
     def _clear(self, ask: Clear) -> Answer:
         self.router.publisher.clear(ask.channel)

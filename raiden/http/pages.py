@@ -27,7 +27,7 @@ from raiden.runtime.stats import Stats, exposition
 PATIENCE = 2.0
 
 
-class Control:
+class Pages:
     """The pages for the whole node: a worker asks the others by the backbone for what it doesn't know."""
 
     def __init__(

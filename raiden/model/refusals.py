@@ -89,6 +89,6 @@ def attempt(what: str, work: Callable[..., Result], *arguments: object, **extra:
         return work(*arguments)
     except Refusal as refusal:
         return refusal.with_traceback(None)  # its frames would keep what the client has sent
-    except Exception:
+    except Exception:  # whatever it is: it ends no more than this request
         log.exception("%s failed", what, extra=extra)
         return Fault()

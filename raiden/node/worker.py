@@ -237,7 +237,7 @@ class HttpWorker(Worker):
                 if name == "keepalive":
                     door.bound_silence()
             elif name in ("min_peers", "ready_without_store"):
-                setattr(self.gateway.control, name, value)
+                setattr(self.gateway.pages, name, value)
             elif name == "allowed_origins":
                 door.origins = self.gateway.reader.origins = Origins(value)
             elif name == "reserved_paths":
