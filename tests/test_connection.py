@@ -16,7 +16,7 @@ import gevent
 import pytest
 
 from raiden.connections.connection import RECEIVE_BYTES, Connection, Feedable
-from raiden.connections.door import PORTION, SLICE, Door
+from raiden.connections.door import LONG, PORTION, SLICE, Door
 from raiden.connections.wheel import TICK, Wheel
 from raiden.runtime.stats import Stats
 
@@ -258,6 +258,8 @@ class Busy:
 class Crowded(Hall):
     """A door to which each read takes its time. It notes from whom it read, and how much, and who went."""
 
+    takes = SLICE
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.noted: list[tuple[str, int]] = []
@@ -279,7 +281,7 @@ class Crowded(Hall):
             return
         self.much = len(data) >= PORTION
         self.noted.append((who, len(data)))
-        spend(SLICE)
+        spend(self.takes)
 
 
 def spend(seconds: float) -> None:
@@ -348,6 +350,18 @@ def test_those_who_send_much_are_read_from_in_turns(crowded: Crowded) -> None:
         for who in portions:
             counts[who] += 1
             assert counts[who] - min(counts[each] for each in set(portions)) <= 2, "nobody is overtaken twice"
+
+
+def test_after_a_long_turn_all_is_as_before(crowded: Crowded) -> None:
+    with ExitStack() as stack:
+        come(crowded, stack, 1)
+        (connection,) = crowded.connections
+        crowded.takes = 2 * LONG
+        crowded.noted.clear()
+        crowded._put_off(connection, crowded._line)
+        with gevent.Timeout(20):
+            while not crowded.noted or crowded.portion != RECEIVE_BYTES:
+                gevent.sleep(0)
 
 
 def test_who_is_known_does_not_wait_for_those_who_come_in(crowded: Crowded) -> None:

@@ -205,8 +205,8 @@ class Door(Service):
 
     def _readable(self, connection: Connection) -> None:
         self._reads += 1
-        if not self._reads % UNSEEN:
-            self.portion = PORTION if self._line or self._is_long() else RECEIVE_BYTES
+        if not self._reads % UNSEEN and self._is_long():
+            self._hurry()
         if self.portion == PORTION and not connection.seen:
             self._put_off(connection, self._new)
             return
@@ -214,7 +214,6 @@ class Door(Service):
         if self.much:
             self.much = False
             if self._line or self._is_long():
-                self.portion = PORTION
                 self._put_off(connection, self._line)
 
     def _put_off(self, connection: Connection, line: deque[Connection]) -> None:
@@ -222,8 +221,13 @@ class Door(Service):
         if connection.is_read and not connection.overflown:
             connection.join_line()
             line.append(connection)
-            if not self._next_turn.active:
-                self._next_turn.start(self._serve_lines)
+            self._hurry()
+
+    def _hurry(self) -> None:
+        """Read in portions, until a later turn is short and finds the lines empty."""
+        self.portion = PORTION
+        if not self._next_turn.active:
+            self._next_turn.start(self._serve_lines)
 
     def _serve_lines(self) -> None:
         """Read from the first of each line. However many are new, at least one of the other line is served."""
@@ -236,11 +240,11 @@ class Door(Service):
             if time.monotonic() >= until:
                 break
         self._in_line = False
-        if self._line or self._new:
-            self._next_turn.start(self._serve_lines)
+        # A connection of the line may have taken long: then no other may in this turn.
+        if self._line or self._new or self._is_long():
+            self._hurry()
         else:
-            # A connection of the line may have taken long: then no other may in this turn.
-            self.portion = PORTION if self._is_long() else RECEIVE_BYTES
+            self.portion = RECEIVE_BYTES
 
     def _serve_first(self, line: deque[Connection]) -> None:
         connection = line.popleft()
