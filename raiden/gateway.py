@@ -149,7 +149,7 @@ class Gateway(Service):
 
     def _consume(self, connection: Connection, ask: Consume) -> Answer:
         """Serve a long-poll of a durable subscription. Waits."""
-        body = durable.poll(self._bells, ask, gone=lambda: connection.closed, enough=lambda: self.door.draining)
+        body = durable.poll(self._bells, ask, gone=lambda: connection.has_gone, enough=lambda: self.door.draining)
         response = webob.Response(status=204, content_type=None)
         if body is not None:
             response = webob.Response(body=body, content_type="application/json", charset="utf-8")

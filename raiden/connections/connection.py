@@ -123,6 +123,12 @@ class Connection:
     def closed(self) -> bool:
         return self.state == CLOSED
 
+    @property
+    def has_gone(self) -> bool:
+        """Whether the peer closed its end, even if `receive` did not say so yet. This takes a system call: it is for
+        work that would be in vain, not for each message."""
+        return self.state == CLOSED or tcp.has_ended(self.socket)
+
     def start(self, callback: Callable[[Connection], None]) -> None:
         """Call ``callback(connection)`` whenever `receive` may have something."""
         self._callback = callback

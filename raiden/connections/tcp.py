@@ -14,6 +14,8 @@ PROBES = 3
 # In struct tcp_info (linux/tcp.h): bytes that the peer has acknowledged (RFC 4898, tcpEStatsAppHCThruOctetsAcked).
 _ACKNOWLEDGED, _TO_ITS_END = struct.Struct("=Q"), 128
 _OFFSET = 120
+# The first byte there is the connection's state; this one (net/tcp_states.h) is of a peer that has closed its end.
+_CLOSE_WAIT = 8
 
 
 def bound_silence(sock: socket.socket, keepalive: float) -> None:
@@ -45,6 +47,14 @@ def acknowledged(sock: socket.socket) -> int:
         return int(_ACKNOWLEDGED.unpack_from(info, _OFFSET)[0])
     except (OSError, struct.error):  # it is no TCP socket, or broken
         return 0
+
+
+def has_ended(sock: socket.socket) -> bool:
+    """Whether the peer has closed its end, even if bytes that it sent before were not read yet."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _CLOSE_WAIT
+    except OSError:  # broken, or closed
+        return True
 
 
 def under_way(sock: socket.socket) -> int:

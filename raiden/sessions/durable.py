@@ -246,7 +246,7 @@ def _give_up(channels: Channels | None, channel: str) -> tuple[str, GiveUp]:
 def poll(bells: Bells, ask: Consume, *, gone: Callable[[], bool], enough: Callable[[], bool]) -> bytes | None:
     """Do what a long-poll asks for, and wait at most until ``enough`` or ``gone``: then claims that nobody will hear of
     are given back. Returns the answer as JSON, with the cursors that could not be acknowledged or given back any more,
-    or None where there is nothing; raises StoreFailed, TooManyConsumers and TooManyChannels."""
+    or None where there is nothing or nobody to tell it; raises StoreFailed, TooManyConsumers and TooManyChannels."""
     history = bells.router.history
     assert history is not None
     channel, name = ask.channel, ask.durable
@@ -255,13 +255,16 @@ def poll(bells: Bells, ask: Consume, *, gone: Callable[[], bool], enough: Callab
     settled = {cursor.place for cursor in done}
     late = [str(cursor) for cursor in dict.fromkeys([*ask.acks, *ask.nacks]) if cursor.place not in settled]
     consumer = Consumer(bells, channel, name, window=ask.limit, ack_wait=ask.ack_wait, since=ask.since)
+    claims, gap = list[Claim](), None
     try:
         if ask.nacks and not ask.nack_delay:
             consumer.ring()
-        claims, gap = consumer.claim_within(ask.wait, lambda: gone() or enough())
+        if not gone():
+            claims, gap = consumer.claim_within(ask.wait, lambda: gone() or enough())
     finally:
-        consumer.end(release=gone())
-    if not (claims or gap or late):
+        in_vain = gone()
+        consumer.end(release=in_vain)
+    if in_vain or not (claims or gap or late):
         return None
     items = b",".join([encoding.claim(None, message, attempt) for message, attempt in claims])
     told = b'"late":%b,' % encoding.dumps(late) if late else b""
