@@ -58,7 +58,10 @@ def extensions() -> list[Extension]:
         shutil.rmtree(left)  # or what an earlier build compiled would come along
     level = os.environ.get("RAIDEN_OPTIMIZE", "3")  # the C compiler's: less takes a fraction of its two minutes
     paths = [f"raiden/{name}.py" for name in COMPILED]
-    return mypycify(paths, group_name="raiden", opt_level=level, debug_level="0")
+    made = mypycify(paths, group_name="raiden", opt_level=level, debug_level="0")
+    for each in made:
+        each.extra_compile_args.append("-w")  # to look for what to warn of takes longer than to compile
+    return made
 
 
 setup(
