@@ -33,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=schedule.rank)
+    schedule.order(items)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,16 +8,19 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # Each test goes out by itself.
-SINGLY = ("tests/cluster/", "tests/test_compiled.py")
-# Begun in this order, which is that of the time that they take; then all else, and what is alone last. What is compiled
-# takes minutes to be made, by the first test that asks for it: the others that need it are begun when it is there.
+SINGLY = ("tests/cluster/", "tests/test_compiled.py", "tests/test_daemon.py")
+# Begun in this order, which is that of the time that they take. What is compiled takes a minute or two to be made, by
+# the first test that asks for it: the others that need it are begun when it is there.
 FIRST = (
-    "tests/test_compiled.py::test_it_is_what_runs", "tests/test_gateway.py", "tests/test_exactly_once.py",
-    "tests/test_recovery.py", "tests/test_zmq_doors.py", "tests/test_durable.py", "tests/test_zmq_limits.py",
-    "tests/test_control_history.py", "tests/test_zmq_examples.py", "tests/test_multiplex.py", "tests/test_zmq_keys.py",
-    "tests/test_history.py", "tests/test_zmtp.py", "tests/test_dead_letter.py", "tests/test_survival.py",
-    "tests/test_store_bounds.py", "tests/cluster/", "tests/test_compiled.py",
+    "tests/test_compiled.py::test_it_is_what_runs", "tests/cluster/test_history.py", "tests/independent/test_trial.py",
+    "tests/test_reconnect.py", "tests/test_recovery.py", "tests/test_multiplex.py", "tests/test_zmq_examples.py",
+    "tests/test_exactly_once.py", "tests/test_survival.py", "tests/test_leaving.py", "tests/test_gateway.py",
+    "tests/test_zmq_doors.py", "tests/test_zmq_limits.py", "tests/test_daemon.py", "tests/test_compiled.py",
+    "tests/test_page.py", "tests/test_store_away.py", "tests/test_zmq_keys.py", "tests/test_durable.py",
+    "tests/independent/test_returns.py", "tests/test_pages.py",
 )  # fmt: skip
+# Begun after those, in turns with all others: these keep the processors busy, and the others mostly wait.
+BUSY = "tests/cluster/"
 
 
 class Schedule(LoadScopeScheduling):
@@ -28,10 +31,28 @@ class Schedule(LoadScopeScheduling):
         super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid if nodeid.startswith(SINGLY) else nodeid.partition("::")[0]
+        return unit(nodeid)
 
 
-def rank(item: pytest.Item) -> tuple[bool, int]:
-    """What tests are sorted by: none is to wait for one that is alone."""
-    place = next((place for place, begin in enumerate(FIRST) if item.nodeid.startswith(begin)), len(FIRST))
-    return item.get_closest_marker("alone") is not None, place
+def unit(nodeid: str) -> str:
+    """The unit of work that a test belongs to."""
+    return nodeid if nodeid.startswith(SINGLY) else nodeid.partition("::")[0]
+
+
+def order(items: list[pytest.Item]) -> None:
+    """Sort tests into the order in which they are begun. None is to wait for one that is alone, so these are last."""
+    rest = [item for item in items if _place(item) == len(FIRST)]
+    # Where each unit stands among the busy ones, or among the others: from 0 to 1.
+    stands: dict[str, float] = {}
+    for busy in (True, False):
+        units = list(dict.fromkeys(unit(item.nodeid) for item in rest if item.nodeid.startswith(BUSY) is busy))
+        stands |= {each: at / len(units) for at, each in enumerate(units)}
+
+    def rank(item: pytest.Item) -> tuple[bool, int, float]:
+        return item.get_closest_marker("alone") is not None, _place(item), stands.get(unit(item.nodeid), 0.0)
+
+    items.sort(key=rank)
+
+
+def _place(item: pytest.Item) -> int:
+    return next((place for place, begin in enumerate(FIRST) if item.nodeid.startswith(begin)), len(FIRST))

@@ -21,9 +21,10 @@ MADE = "made"
 # How much the C compiler optimizes: what it compiles is the same. A wheel's level takes it minutes more; `make test
 # OPTIMIZE=3` has that.
 OPTIMIZE = int(os.environ.get("TESTS_OPTIMIZE", "0"))
+# The tests of one process, which takes a second or two to start.
 DOORS = (
-    "clients", "control_history", "durable", "gateway", "http", "malformed", "multiplex", "pipe", "recovery",
-    "websocket", "zmq_doors", "zmq_sessions",
+    "recovery", "multiplex", "gateway", "zmq_doors zmq_sessions", "durable", "control_history clients",
+    "http malformed pipe websocket",
 )  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def test_it_is_what_runs(compiled: Path) -> None:
     assert where.startswith(f"{compiled}/raiden/router.") and where.endswith(".so\n")
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_door_of_what_is_compiled(compiled: Path, door: str) -> None:
-    said = run(compiled, "-m", "pytest", f"tests/test_{door}.py")
+@pytest.mark.parametrize("doors", DOORS)
+def test_doors_of_what_is_compiled(compiled: Path, doors: str) -> None:
+    said = run(compiled, "-m", "pytest", *[f"tests/test_{door}.py" for door in doors.split()])
     assert " passed" in said.splitlines()[-1], said
