@@ -51,7 +51,8 @@ class Pusher(ZmqSession):
         """Add messages to one channel, of the type in the rest of their frames, to those that wait to be published."""
         content_type = rest[0] if rest else b""
         try:
-            name = channel_of(self.client, channel)
+            name = channel_of(channel)
+            self.client.check("publish", name)
         except Refusal as refusal:
             self._refuse(refusal, len(payloads))
             return

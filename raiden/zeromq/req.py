@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import gevent
 
@@ -22,6 +22,7 @@ from raiden.model.refusals import Invalid, Refusal, attempt
 from raiden.protocols import zmtp
 from raiden.protocols.http import problem_json
 from raiden.protocols.zmtp import Event, Frames
+from raiden.sessions.asks import Ping, PublishOne
 from raiden.zeromq.session import Common, ZmqSession, channel_of, kind_of
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,16 @@ PATIENCE = 10.0
 # The answer of a request; None: it comes later.
 Answer: TypeAlias = "Sequence[bytes] | Refusal | None"
 Task: TypeAlias = "Callable[[], Sequence[bytes] | None]"
-Handler: TypeAlias = "Callable[[Requester, Frames, Frames], Sequence[bytes] | None]"
+
+
+class List(NamedTuple):
+    """List the channels that begin with ``prefix``, behind the channel ``after``."""
+
+    prefix: str
+    after: str
+
+
+Ask: TypeAlias = PublishOne | Read | List | Ping
 
 
 class Requester(ZmqSession):
@@ -71,12 +81,18 @@ class Requester(ZmqSession):
         envelope, command = frames[:body], frames[body:]
 
         def perform() -> Sequence[bytes] | None:
-            handle = _COMMANDS.get(command[0]) if command else None
-            if handle is None:
-                raise Invalid(f"the first frame is one of {', '.join(name.decode() for name in _COMMANDS)}")
-            return handle(self, envelope, command[1:])
+            ask = _read(command, self.common.limits.max_message)
+            self._check(ask)
+            return _DO[type(ask)](self, envelope, ask)
 
         self._answer(envelope, self._attempt(perform))
+
+    def _check(self, ask: Ask) -> None:
+        """Raise Forbidden unless the client may do what it asks for. A list has only channels that it may know."""
+        if isinstance(ask, PublishOne):
+            self.client.check("publish", ask.message.channel)
+        elif isinstance(ask, Read):
+            self.client.check("history", ask.channel)
 
     def _answer(self, envelope: Frames, answer: Answer) -> None:
         if isinstance(answer, Refusal):
@@ -109,15 +125,12 @@ class Requester(ZmqSession):
         self._answer(envelope, answer)
         self._begin()
 
-    # Commands.
+    # Doing what is asked for.
 
-    def _publish(self, envelope: Frames, arguments: Frames) -> None:
-        channel, payload, content_type, key = _arguments(arguments, 2, 4, "publish, channel, payload, type, key")
-        name = channel_of(self.client, channel)
-        message = Message(name, *kind_of(payload, content_type, self.common.limits.max_message))
-        own_key = key.decode("utf-8", "surrogateescape") if key else None
-        if own_key is not None:
-            check_key(own_key, self.common.router.keeps(message.channel))
+    def _publish(self, envelope: Frames, ask: PublishOne) -> None:
+        message, key = ask
+        if key is not None:
+            check_key(key, self.common.router.keeps(message.channel))
 
         def published(envelope: Frames, outcome: Cursor | Refusal | None) -> None:
             if isinstance(outcome, Cursor):
@@ -125,13 +138,10 @@ class Requester(ZmqSession):
             else:
                 self._finish(envelope, outcome or (b"202", b""))
 
-        self.common.router.publisher.publish_one(message, published, envelope, key=own_key)
+        self.common.router.publisher.publish_one(message, published, envelope, key=key)
         self.waiting += 1
 
-    def _history(self, envelope: Frames, arguments: Frames) -> None:
-        channel, since, limit = _arguments(arguments, 1, 3, "history, channel, cursor, limit")
-        ask = _page(channel, since, limit)
-        self.client.check("history", ask.channel)
+    def _history(self, envelope: Frames, ask: Read) -> None:
         read = past.reader(self.common.router.history, ask, keeps=self.common.router.keeps(ask.channel))
 
         def work() -> Sequence[bytes]:
@@ -148,19 +158,14 @@ class Requester(ZmqSession):
 
         self._later(envelope, work)
 
-    def _channels(self, envelope: Frames, arguments: Frames) -> None:
-        prefix, after = _arguments(arguments, 0, 2, "channels, prefix, after")
-        try:
-            begin, last = prefix.decode(), after.decode()
-        except UnicodeDecodeError as error:
-            raise Invalid(str(error)) from None
+    def _list(self, envelope: Frames, ask: List) -> None:
         allowed = self.client.subscribe
 
         def work() -> Sequence[bytes]:
             seen: dict[str, Any] = {}
-            more: str | None = last
+            more: str | None = ask.after
             while more is not None and not seen:
-                page = self.common.census.page(begin, more)
+                page = self.common.census.page(ask.prefix, more)
                 rows, more = page["channels"], page.get("next")
                 seen = {name: row for name, row in rows.items() if allowed.allows(name.removesuffix("*"))}
             # The page's own ``next`` may be a name that the client may not know.
@@ -168,33 +173,66 @@ class Requester(ZmqSession):
 
         self._later(envelope, work)
 
-    def _ping(self, envelope: Frames, arguments: Frames) -> Sequence[bytes]:
-        _arguments(arguments, 0, 0, "ping")
+    def _pong(self, envelope: Frames, ask: Ping) -> Sequence[bytes]:
         return b"200", b""
 
 
-_COMMANDS: dict[bytes, Handler] = {
-    b"publish": Requester._publish, b"history": Requester._history, b"channels": Requester._channels,
-    b"ping": Requester._ping,
+_DO: dict[type[Ask], Callable[[Requester, Frames, Any], Sequence[bytes] | None]] = {
+    PublishOne: Requester._publish, Read: Requester._history, List: Requester._list, Ping: Requester._pong,
 }  # fmt: skip
 
 
-def _arguments(given: Frames, least: int, most: int, form: str) -> Frames:
+# Reading what is asked for.
+
+
+def _read(command: Frames, max_message: int) -> Ask:
+    """Read a request's frames; raises Invalid, and InvalidPayload."""
+    read = _READERS.get(command[0]) if command else None
+    if read is None:
+        raise Invalid(f"the first frame is one of {', '.join(name.decode() for name in _READERS)}")
+    return read(command[1:], max_message)
+
+
+def _read_publish(arguments: Frames, max_message: int) -> PublishOne:
+    channel, payload, content_type, key = _given(arguments, 2, 4, "publish, channel, payload, type, key")
+    message = Message(channel_of(channel), *kind_of(payload, content_type, max_message))
+    return PublishOne(message, key.decode("utf-8", "surrogateescape") if key else None)
+
+
+def _read_history(arguments: Frames, max_message: int) -> Read:
+    channel, since, limit = (_text(each) for each in _given(arguments, 1, 3, "history, channel, cursor, limit"))
+    name = check_channel(channel)
+    cursor = Cursor.parse(since) if since else None
+    return Read(name, cursor, False, whole("limit", limit, MAX_LAST) if limit else PAGE)
+
+
+def _read_list(arguments: Frames, max_message: int) -> List:
+    prefix, after = (_text(each) for each in _given(arguments, 0, 2, "channels, prefix, after"))
+    return List(prefix, after)
+
+
+def _read_ping(arguments: Frames, max_message: int) -> Ping:
+    _given(arguments, 0, 0, "ping")
+    return Ping()
+
+
+_READERS: dict[bytes, Callable[[Frames, int], Ask]] = {
+    b"publish": _read_publish, b"history": _read_history, b"channels": _read_list, b"ping": _read_ping,
+}  # fmt: skip
+
+
+def _given(given: Frames, least: int, most: int, form: str) -> Frames:
     """A command's arguments, with an empty one for each that may be left out."""
     if not least <= len(given) <= most:
         raise Invalid(f"the frames are [{form}], of which {most - least} may be left out")
     return given + [b""] * (most - len(given))
 
 
-def _page(channel: bytes, since: bytes, limit: bytes) -> Read:
-    """Read the arguments of ``history``; raises Invalid."""
+def _text(frame: bytes) -> str:
     try:
-        name = check_channel(channel.decode())
-        cursor = Cursor.parse(since.decode()) if since else None
-        most = whole("limit", limit.decode(), MAX_LAST) if limit else PAGE
+        return frame.decode()
     except UnicodeDecodeError as error:
         raise Invalid(str(error)) from None
-    return Read(name, cursor, False, most)
 
 
 def _refusal(refusal: Refusal) -> Sequence[bytes]:

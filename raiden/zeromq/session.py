@@ -105,14 +105,12 @@ def spoken(connection: Connection) -> Zmtp:
     return connection.protocol
 
 
-def channel_of(client: Client, channel: bytes) -> str:
-    """The channel that a client may publish to; raises InvalidChannel or Forbidden."""
+def channel_of(frame: bytes) -> str:
+    """The channel that a frame names; raises InvalidChannel."""
     try:
-        name = check_channel(channel.decode())
+        return check_channel(frame.decode())
     except UnicodeDecodeError:
         raise InvalidChannel("a channel's name is UTF-8") from None
-    client.check("publish", name)
-    return name
 
 
 def kind_of(payload: bytes, content_type: bytes, max_message: int) -> tuple[int, bytes]:
