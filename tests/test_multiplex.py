@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import redis
@@ -19,7 +19,7 @@ from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.relay import Relay
 from tests.stores import RedisServer
 
-CHANNELS = {"*": {"history_size": 100_000}, "none*": {"history_size": 0}}
+CHANNELS = {"*": {"history_size": 100_000}, "none*": {"history_size": 0}, "short*": {"history_size": 5}}
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
@@ -31,6 +31,40 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     yield found
     assert found.stop() == 0
     assert "Traceback" not in found.log(), found.log()
+
+
+class Shared(NamedTuple):
+    """A node, and the shared store that it keeps sessions in."""
+
+    node: Daemon
+    server: RedisServer
+
+
+@pytest.fixture(scope="module")
+def shared(installed_redis: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    try:
+        settings: dict[str, Any] = {"channels": CHANNELS, "keepalive": 1.0, "max_body": 1 << 24}
+        found = Daemon(tmp_path_factory.mktemp("shared"), store=server.url, **settings)
+        yield Shared(found, server)
+        assert found.stop() == 0
+        assert "Traceback" not in found.log(), found.log()
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def far_and_near(installed_redis: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Daemon]]:
+    """Two nodes; it takes longer from the first one to their store, and back."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    try:
+        with Relay(str(server.folder / "socket"), 0.0025) as relay:
+            far, near = f"redis://127.0.0.1:{relay.port}/0", {"store": server.url}
+            folder = tmp_path_factory.mktemp("nodes")
+            with two_nodes(folder, far, second=near, channels=CHANNELS, keepalive=0.5) as nodes:
+                yield nodes
+    finally:
+        server.stop()
 
 
 def offset_of(cursor: str) -> int:
@@ -70,35 +104,29 @@ def kept(server: RedisServer, session: str) -> dict[str, Any]:
     return subscriptions
 
 
-def test_what_has_subscribed_is_kept_before_it_is_told(
-    start: Callable[..., Daemon], redis_server: RedisServer, channel: str
-) -> None:
+def test_what_has_subscribed_is_kept_before_it_is_told(shared: Shared, channel: str) -> None:
     """Also where many subscribe at once: what is kept then is for all of them."""
-    node = start(store=redis_server.url)
-    with Client(node) as client:
+    with Client(shared.node) as client:
         session = open_session(client)
         names = [f"{channel}.{number}" for number in range(100)]
         numbers = [client.send(cmd="subscribe", channel=name) for name in names]
         for name, number in zip(names, numbers, strict=True):
             assert "error" not in client.reply(number)
-            assert name in kept(redis_server, session)
+            assert name in kept(shared.server, session)
         assert "error" not in client.ask(cmd="unsubscribe", channel=names[0])
-        assert kept(redis_server, session).keys() == set(names[1:])
+        assert kept(shared.server, session).keys() == set(names[1:])
 
 
-def test_what_subscribes_while_a_session_is_opened_is_kept_with_it(
-    start: Callable[..., Daemon], redis_server: RedisServer, channel: str
-) -> None:
-    node = start(store=redis_server.url, channels=CHANNELS)
+def test_what_subscribes_while_a_session_is_opened_is_kept_with_it(shared: Shared, channel: str) -> None:
     name = f"none.{channel}"
-    with Client(node) as client, redis.Redis.from_url(redis_server.url) as store:
+    with Client(shared.node) as client, redis.Redis.from_url(shared.server.url) as store:
         subscribe(client, f"{name}.before")
         store.client_pause(2000, all=False)  # what writes
         number = client.send(cmd="session")
         client.ask(cmd="ping")  # the session is being opened now
         subscribe(client, name)
         session = client.reply(number)["session"]
-        assert kept(redis_server, session).keys() == {f"{name}.before", name}
+        assert kept(shared.server, session).keys() == {f"{name}.before", name}
 
 
 # Resuming.
@@ -245,46 +273,46 @@ def test_without_since_some_come_twice_and_none_is_lost(node: Daemon, channel: s
     assert got == set(publisher.acked[channel])
 
 
-def test_a_pong_moves_the_place_on(redis_server: RedisServer, start: Callable[..., Daemon]) -> None:
+def test_a_pong_moves_the_place_on(shared: Shared, channel: str) -> None:
     """What was sent before the last ping that was answered does not come again."""
-    node = start(store=redis_server.url, keepalive=0.5)
+    node, server = shared
     with Client(node) as client:
         session = open_session(client)
-        subscribe(client, "a")
-        cursors = post(node, "a", *range(10))
+        subscribe(client, channel)
+        cursors = post(node, channel, *range(10))
         client.take(10)
-        wait_for(lambda: kept(redis_server, session)["a"]["cursor"] == cursors[-1], "the place moves on")
+        wait_for(lambda: kept(server, session)[channel]["cursor"] == cursors[-1], "the place moves on")
         client.abort()
     with Client(node) as client:
-        assert resume(client, session) == {"a": {"cursor": cursors[-1], "recovered": True}}
+        assert resume(client, session) == {channel: {"cursor": cursors[-1], "recovered": True}}
         assert client.rest() == []
 
 
-def test_while_much_is_replayed(redis_server: RedisServer, start: Callable[..., Daemon]) -> None:
+def test_while_much_is_replayed(shared: Shared, channel: str) -> None:
     """Who leaves in the middle of what it missed has not got the rest, whatever pings it has answered."""
-    node = start(store=redis_server.url, keepalive=1.0, channels=CHANNELS, max_body=1 << 24)
+    node, server = shared
     text = "x" * 10_000
     with Client(node) as client:
         session = open_session(client)
-        subscribe(client, "a")
+        subscribe(client, channel)
         client.abort()
     for begin in range(0, 2400, 200):
-        post(node, "a", *[[number, text] for number in range(begin, begin + 200)])
+        post(node, channel, *[[number, text] for number in range(begin, begin + 200)])
     # Little is on its way to the client, so it answers pings in time though it reads slowly.
     with Client(node, buffer=16384) as client:
-        assert resume(client, session)["a"]["recovered"] is True
+        assert resume(client, session)[channel]["recovered"] is True
         last = -1
 
         def moved() -> bool:
             nonlocal last
             last = client.take(10)[-1]["data"][0]
-            return offset_of(kept(redis_server, session)["a"]["cursor"]) > 0
+            return offset_of(kept(server, session)[channel]["cursor"]) > 0
 
         wait_for(moved, "the place moves on")
         client.abort()
     assert last < 2399
     with Client(node) as client:
-        told = resume(client, session)["a"]
+        told = resume(client, session)[channel]
         assert told["recovered"] is True
         first = client.push()
         # The client's library answers a ping when it has read it, with 16 messages before it that nobody took.
@@ -323,39 +351,36 @@ def test_an_old_socket_that_is_still_open(node: Daemon, channel: str) -> None:
 
 
 @pytest.mark.parametrize("leave", [Client.close, Client.abort, lambda client: None], ids=["closed", "gone", "open"])
-def test_a_node_whose_way_to_the_store_is_slower(
-    redis_server: RedisServer, tmp_path: Path, leave: Callable[[Client], None]
-) -> None:
+def test_a_node_whose_way_to_the_store_is_slower(far_and_near: list[Daemon], leave: Callable[[Client], None]) -> None:
     """What it has asked the store to keep before another node took the session does not undo what came after that."""
-    with Relay(str(redis_server.folder / "socket"), 0.0025) as relay:
-        far, near = f"redis://127.0.0.1:{relay.port}/0", {"store": redis_server.url}
-        with two_nodes(tmp_path, far, second=near, channels=CHANNELS, keepalive=0.5) as (one, two):
-            for number in range(20):
-                mine, added = f"{number}.x", f"{number}.y"
-                left = Client(one)
-                session = open_session(left)
-                subscribe(left, mine)
-                leave(left)
-                with Client(two) as client:
-                    assert resume(client, session).keys() == {mine}
-                    subscribe(client, added)
-                    client.abort()
-                    with Client(two) as again:
-                        assert resume(again, session).keys() == {mine, added}, number
-                left.abort()
+    far, near = far_and_near
+    for number in range(20):
+        mine, added = f"{number}.x", f"{number}.y"
+        left = Client(far)
+        session = open_session(left)
+        subscribe(left, mine)
+        leave(left)
+        with Client(near) as client:
+            assert resume(client, session).keys() == {mine}
+            subscribe(client, added)
+            client.abort()
+            with Client(near) as again:
+                assert resume(again, session).keys() == {mine, added}, number
+        left.abort()
 
 
-def test_a_session_that_was_taken(redis_server: RedisServer, start: Callable[..., Daemon]) -> None:
+def test_a_session_that_was_taken(shared: Shared, channel: str) -> None:
     """The socket that lost it gets another one."""
-    node = start(store=redis_server.url, channels=CHANNELS)
+    node, server = shared
+    a, b = f"{channel}.a", f"{channel}.b"
     with Client(node) as one, Client(node) as two:
         session = open_session(one)
-        subscribe(one, "a")
+        subscribe(one, a)
         resume(two, session)
-        subscribe(one, "b")
-        assert kept(redis_server, session).keys() == {"a"}
+        subscribe(one, b)
+        assert kept(server, session).keys() == {a}
         other = open_session(one)
-        assert other != session and kept(redis_server, other).keys() == {"a", "b"}
+        assert other != session and kept(server, other).keys() == {a, b}
 
 
 def test_a_store_that_is_away_refuses_what_a_session_would_lose(
@@ -412,9 +437,8 @@ def test_what_a_session_has_follows_its_subscriptions(node: Daemon, channel: str
         assert resume(client, session).keys() == {f"{channel}.before", f"{channel}.after"}
 
 
-def test_a_session_is_bounded(start: Callable[..., Daemon]) -> None:
+def test_a_session_is_bounded(node: Daemon) -> None:
     """What would make it too large is refused; what it has can be resumed."""
-    node = start(channels=CHANNELS)
     names = [f"bounded.{number}" for number in range(100)]
     filters = {"key": "v" * 3900}
     with Client(node) as client:
@@ -430,21 +454,21 @@ def test_a_session_is_bounded(start: Callable[..., Daemon]) -> None:
         assert resume(client, session).keys() == taken
 
 
-def test_a_gap_is_told(start: Callable[..., Daemon]) -> None:
-    node = start(channels={"*": {"history_size": 5}})
+def test_a_gap_is_told(node: Daemon, channel: str) -> None:
+    name = f"short.{channel}"
     client = Client(node)
     session = open_session(client)
-    places = subscribe(client, "a")
+    places = subscribe(client, name)
     client.abort()
-    cursors = post(node, "a", *range(10))
+    cursors = post(node, name, *range(10))
     epoch = cursors[0].partition(":")[0]
     with Client(node) as client:
         told = resume(client, session)
-        assert told == {"a": {"cursor": f"{epoch}:5", "recovered": False}}
+        assert told == {name: {"cursor": f"{epoch}:5", "recovered": False}}
         gap = client.push()
-        assert (gap["channel"], gap["recovered"]) == ("a", False) and "missing" in gap
+        assert (gap["channel"], gap["recovered"]) == (name, False) and "missing" in gap
         assert [push["cursor"] for push in client.take(5)] == cursors[5:]
-    assert places["a"].endswith(":0")
+    assert places[name].endswith(":0")
 
 
 # What can't be resumed.
