@@ -8,7 +8,10 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # Each test goes out by itself.
-SINGLY = ("tests/cluster/", "tests/test_compiled.py", "tests/test_daemon.py")
+SINGLY = (
+    "tests/cluster/test_cluster.py", "tests/cluster/test_membership.py", "tests/cluster/test_zeromq.py",
+    "tests/test_compiled.py", "tests/test_daemon.py",
+)  # fmt: skip
 # Begun in this order, which is that of the time that they take. What is compiled takes a minute or two to be made, by
 # the first test that asks for it: the others that need it are begun when it is there.
 FIRST = (

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from http.client import IncompleteRead
+from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from raiden.backbone.frames import from_frame, to_frame
-from tests.cluster.link import Link
+from tests.cluster.link import Link, undisturbed
 from tests.daemons import Daemon, Stream, wait_for
 from tests.stores import RedisServer
 
 # Seconds that a busy machine may add.
 MARGIN = 2.0
-MakePair = Callable[..., tuple[Daemon, Daemon]]
+# Of a pair that tells a loss by what comes later, and of one that tells it by the positions.
+KEEPING = {"few": {"history_size": 2}, "*": {"history_size": 3000}}
+BY_GAPS: dict[str, Any] = {"channels": KEEPING, "gap_time": 0.2, "position_check": 60.0, "max_batch": 2000}
+BY_POSITIONS: dict[str, Any] = {"channels": KEEPING, "position_check": 0.5, "max_batch": 2000}
+MakePair = Callable[..., "Pair"]
+
+_serial = itertools.count()
 
 
 class Losing:
@@ -80,137 +90,191 @@ def came(stream: Stream, *numbers: int, offset: int = 1) -> float:
     return time.monotonic()
 
 
-@pytest.fixture
-def link() -> Iterator[Link]:
-    link = Link()
-    yield link
-    link.close()
+class Pair:
+    """Two nodes; what is published at the first comes to the second by way of the link, which outlives them."""
 
-
-@pytest.fixture
-def pair(redis_server: RedisServer, link: Link, start: Callable[..., Daemon]) -> MakePair:
-    """Starts two nodes; what is published at the first comes to the second by way of the link, which outlives them."""
-
-    def pair(**settings: Any) -> tuple[Daemon, Daemon]:
+    def __init__(self, folder: Path, **settings: Any) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        settings = {"store": redis_server.url, "drain_window": 0, **settings}
-        first = start(backend_port=port, advertise=link.address, **settings)
-        link.start(f"127.0.0.1:{port}")
-        second = start(peers=[link.address], **settings)
-        for node in (first, second):
-            wait_for(
-                lambda node=node: [row["state"] for row in node.json("/-/nodes")["nodes"]] == ["self", "connected"],  # type: ignore[misc]
-                "the nodes are connected",
-            )
-        return first, second
+        with ExitStack() as undo:
+            self.link = Link()
+            undo.callback(self.link.close)
+            first = Daemon(folder / "first", backend_port=port, advertise=self.link.address, **settings)
+            undo.callback(first.stop)
+            self.link.start(f"127.0.0.1:{port}")
+            second = Daemon(folder / "second", peers=[self.link.address], **settings)
+            undo.callback(second.stop)
+            self.nodes = first, second
+            for node in self.nodes:
+                wait_for(
+                    lambda node=node: [row["state"] for row in node.json("/-/nodes")["nodes"]] == ["self", "connected"],  # type: ignore[misc]
+                    "the nodes are connected",
+                )
+            self._counted = 0.0, 0.0, 0.0
+            self._undo = undo.pop_all()
 
-    return pair
+    def counts(self) -> tuple[float, float, float]:
+        """What was repaired at the first, what at the second, and the gaps there, since the last time."""
+        first, second = self.nodes
+        repaired = first.metric("raiden_repaired_total"), second.metric("raiden_repaired_total")
+        now = *repaired, second.metric("raiden_gaps_total")
+        before, self._counted = self._counted, now
+        return now[0] - before[0], now[1] - before[1], now[2] - before[2]
+
+    def close(self) -> None:
+        self._undo.close()
+
+
+@pytest.fixture(scope="module")
+def pairs(shared_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Pair]]:
+    """Two nodes of these settings, which the module's tests share: each has a channel of its own."""
+    made: dict[str, Pair] = {}
+    with redis.Redis.from_url(shared_server.url) as client:
+        client.flushall()
+
+    def pair(**settings: Any) -> Pair:
+        key = repr(settings)
+        if key not in made:
+            settings = {"store": shared_server.url, "drain_window": 0, **settings}
+            made[key] = Pair(tmp_path_factory.mktemp("pair"), **settings)
+        return made[key]
+
+    yield pair
+    for each in made.values():
+        each.close()
+
+
+@pytest.fixture
+def pair(pairs: Callable[..., Pair]) -> Iterator[Callable[..., Pair]]:
+    """The same, and nothing disturbs the link any more when a test is over."""
+    used: list[Pair] = []
+
+    def pair(**settings: Any) -> Pair:
+        used.append(pairs(**settings))
+        used[-1].counts()
+        return used[-1]
+
+    yield pair
+    for each in used:
+        each.link.disturb = undisturbed
+
+
+@pytest.fixture
+def channel() -> str:
+    """Of one test only."""
+    return f"channel{next(_serial)}"
 
 
 @pytest.mark.parametrize("disturb", [Losing(2, 3), Swapping(2)], ids=["lost", "overtaken"])
-def test_a_pattern_brings_all_that_was_published_since_it_held(pair: MakePair, link: Link, disturb: Any) -> None:
+def test_a_pattern_brings_all_that_was_published_since_it_held(pair: MakePair, channel: str, disturb: Any) -> None:
     """Though the first message that comes of the channel is not the first one of these."""
-    first, second = pair(gap_time=0.2, position_check=60.0)
-    published(first, "a", 1)
+    both = pair(**BY_GAPS)
+    (first, second), link = both.nodes, both.link
+    published(first, channel, 1)
     link.disturb = disturb
     with Stream(second, "/*") as stream:
-        published(first, "a", 2, 3, 4)
+        published(first, channel, 2, 3, 4)
         came(stream, 2, 3, 4, offset=2)
-        published(first, "a", 5)
+        published(first, channel, 5)
         came(stream, 5, offset=5)
 
 
-@pytest.mark.parametrize("path", ["/a?_wrap=1", "/*"])
-def test_a_lost_message_comes_within_the_gap_time(pair: MakePair, link: Link, path: str) -> None:
-    first, second = pair(gap_time=0.2, position_check=60.0)
+@pytest.mark.parametrize("path", ["/{}?_wrap=1", "/*"])
+def test_a_lost_message_comes_within_the_gap_time(pair: MakePair, channel: str, path: str) -> None:
+    both = pair(**BY_GAPS)
+    (first, second), link = both.nodes, both.link
     link.disturb = losing = Losing(2)
-    with Stream(second, path) as stream:
-        published(first, "a", 1)
+    with Stream(second, path.format(channel)) as stream:
+        published(first, channel, 1)
         came(stream, 1)
-        acknowledged = published(first, "a", 2, 3, 4)
+        acknowledged = published(first, channel, 2, 3, 4)
         assert came(stream, 2, 3, 4, offset=2) - acknowledged < 0.2 + MARGIN
-        published(first, "a", 5)
+        published(first, channel, 5)
         came(stream, 5, offset=5)
     assert losing.lost == [2]
-    assert second.metric("raiden_repaired_total") == 1
-    assert first.metric("raiden_repaired_total") == second.metric("raiden_gaps_total") == 0
+    assert both.counts() == (0, 1, 0)
 
 
 @pytest.mark.parametrize("lost", [(10,), range(6, 11)])
 def test_the_last_messages_of_a_burst_come_with_the_position_check(
-    pair: MakePair, link: Link, lost: tuple[int, ...]
+    pair: MakePair, channel: str, lost: tuple[int, ...]
 ) -> None:
-    first, second = pair(position_check=0.5)
+    both = pair(**BY_POSITIONS)
+    (first, second), link = both.nodes, both.link
     link.disturb = losing = Losing(*lost)
-    with Stream(second, "/a?_wrap=1") as stream:
-        acknowledged = published(first, "a", *range(1, 11))
+    with Stream(second, f"/{channel}?_wrap=1") as stream:
+        acknowledged = published(first, channel, *range(1, 11))
         assert came(stream, *range(1, 11)) - acknowledged < 0.5 + MARGIN
     assert losing.lost == list(lost)
-    assert second.metric("raiden_repaired_total") == len(lost)
+    assert both.counts()[1] == len(lost)
 
 
-def test_a_channel_of_which_nothing_came(pair: MakePair, link: Link) -> None:
-    first, second = pair(position_check=0.5)
+def test_a_channel_of_which_nothing_came(pair: MakePair, channel: str) -> None:
+    both = pair(**BY_POSITIONS)
+    (first, second), link = both.nodes, both.link
     link.disturb = Losing(1)
-    with Stream(second, "/a?_wrap=1") as stream:
-        acknowledged = published(first, "a", 1)
+    with Stream(second, f"/{channel}?_wrap=1") as stream:
+        acknowledged = published(first, channel, 1)
         assert came(stream, 1) - acknowledged < 0.5 + MARGIN
 
 
-def test_what_comes_twice_or_in_another_order(pair: MakePair, link: Link) -> None:
-    first, second = pair(gap_time=30.0, position_check=60.0)
-    with Stream(second, "/a?_wrap=1") as stream:
+def test_what_comes_twice_or_in_another_order(pair: MakePair, channel: str) -> None:
+    both = pair(gap_time=30.0, position_check=60.0)
+    (first, second), link = both.nodes, both.link
+    with Stream(second, f"/{channel}?_wrap=1") as stream:
         link.disturb = lambda frame: [frame, frame]
-        published(first, "a", 1, 2, 3)
+        published(first, channel, 1, 2, 3)
         came(stream, 1, 2, 3)
         link.disturb = Swapping(4)
-        started = published(first, "a", 4, 5, 6)
+        started = published(first, channel, 4, 5, 6)
         came(stream, 4, 5, 6, offset=4)
         link.disturb = lambda frame: [frame]
-        published(first, "a", 7)
+        published(first, channel, 7)
         assert came(stream, 7, offset=7) - started < 10, "the history was not asked"
-    assert second.metric("raiden_repaired_total") == 0
+    assert both.counts()[1] == 0
 
 
-def test_more_is_lost_than_is_held_back(pair: MakePair, link: Link) -> None:
+def test_more_is_lost_than_is_held_back(pair: MakePair, channel: str) -> None:
     """The first of 2,000 messages is lost: half of what follows is held back, all is fetched."""
-    first, second = pair(channels={"*": {"history_size": 3000}}, max_batch=2000)
+    both = pair(**BY_GAPS)
+    (first, second), link = both.nodes, both.link
     link.disturb = losing = Losing(1)
-    with Stream(second, "/a?_wrap=1") as stream:
-        published(first, "a", *range(1, 2001))
+    with Stream(second, f"/{channel}?_wrap=1") as stream:
+        published(first, channel, *range(1, 2001))
         came(stream, *range(1, 2001))
     assert losing.lost == [1]
-    assert 1 <= second.metric("raiden_repaired_total") <= 1001
+    assert 1 <= both.counts()[1] <= 1001
 
 
-def test_many_lost_in_a_row(pair: MakePair, link: Link) -> None:
+def test_many_lost_in_a_row(pair: MakePair, channel: str) -> None:
     """More than a page of the history."""
-    first, second = pair(channels={"*": {"history_size": 3000}}, position_check=0.5, max_batch=2000)
+    both = pair(**BY_POSITIONS)
+    (first, second), link = both.nodes, both.link
     link.disturb = Losing(*range(1, 1501))
-    with Stream(second, "/a?_wrap=1") as stream:
-        published(first, "a", *range(1, 1501))
+    with Stream(second, f"/{channel}?_wrap=1") as stream:
+        published(first, channel, *range(1, 1501))
         came(stream, *range(1, 1501))
         link.disturb = lambda frame: [frame]
-        published(first, "a", 1501)
+        published(first, channel, 1501)
         came(stream, 1501, offset=1501)
-    assert second.metric("raiden_repaired_total") == 1500
+    assert both.counts()[1] == 1500
 
 
-def test_what_can_not_be_had_any_more_is_told(pair: MakePair, link: Link) -> None:
-    first, second = pair(channels={"*": {"history_size": 2}})
+def test_what_can_not_be_had_any_more_is_told(pair: MakePair) -> None:
+    both = pair(**BY_GAPS)
+    (first, second), link, channel = both.nodes, both.link, "few"
     link.disturb = Losing(2, 3, 4)
     with (
-        Stream(second, "/a?_wrap=1") as wrapped,
-        Stream(second, "/a", {"Accept": "text/event-stream"}) as events,
-        Stream(second, "/a") as bare,
+        Stream(second, f"/{channel}?_wrap=1") as wrapped,
+        Stream(second, f"/{channel}", {"Accept": "text/event-stream"}) as events,
+        Stream(second, f"/{channel}") as bare,
     ):
-        published(first, "a", 1)
+        published(first, channel, 1)
         came(wrapped, 1)
-        published(first, "a", *range(2, 7))
+        published(first, channel, *range(2, 7))
         told = wrapped.value()
         epoch = told["missing"].pop("epoch")
-        assert told == {"channel": "a", "recovered": False, "missing": {"first": 2, "last": 4}}
+        assert told == {"channel": channel, "recovered": False, "missing": {"first": 2, "last": 4}}
         came(wrapped, 5, 6, offset=5)
         lines = [re.sub(r"^(id: \w+:\d+):\w+$", r"\1", events.line().decode()) for _ in range(8)]
         assert lines[:2] == [f"id: {epoch}:1", 'data: {"n":1}'] and lines[2] == "event: gap"
@@ -219,7 +283,7 @@ def test_what_can_not_be_had_any_more_is_told(pair: MakePair, link: Link) -> Non
         assert bare.value() == {"n": 1}
         with pytest.raises(IncompleteRead):
             bare.response.read()
-    assert second.metric("raiden_gaps_total") == 1
+    assert both.counts()[2] == 1
 
 
 def test_subscribers_are_told_to_try_later_while_the_store_is_away(
