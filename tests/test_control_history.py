@@ -71,8 +71,8 @@ def read(request: pytest.FixtureRequest, node: Daemon) -> Iterator[Read]:
 @pytest.mark.parametrize("limit", LIMITS)
 def test_forwards(read: Read, cursors: list[str], limit: int) -> None:
     """All messages once, in their order; ``more`` is true but for the last page."""
-    # One by one would be as many requests: the end is what differs.
-    found: list[str] = [] if limit > 1 else cursors[: MANY - 50]
+    # All by few would be as many requests: the end is what differs.
+    found: list[str] = cursors[: max(0, MANY - 50 * limit)]
     more = True
     while more:
         told = read("since", found[-1] if found else None, limit)
@@ -89,7 +89,7 @@ def test_forwards(read: Read, cursors: list[str], limit: int) -> None:
 @pytest.mark.parametrize("limit", LIMITS)
 def test_backwards(read: Read, cursors: list[str], limit: int) -> None:
     """Pages from the newest on; each is in order."""
-    found: list[str] = [] if limit > 1 else cursors[50:]
+    found: list[str] = cursors[50 * limit :]
     more = True
     while more:
         told = read("before", found[0] if found else None, limit)

@@ -136,7 +136,7 @@ def hold(work: Work, client: Client, channel: str, count: int) -> None:
 
 def test_one_of_four_is_killed(node: Daemon, channel: str) -> None:
     """Two on each of two workers. What the dead one held comes again at once, though its claims would hold longer."""
-    work = Work(3000)
+    work = Work(1200)
     clients = [client for each in on_each_worker(node, 2).values() for client in each]
     consume(clients[0], channel, window=1)
     publish_all(node, channel, 100)
@@ -156,7 +156,7 @@ def test_one_of_four_is_killed(node: Daemon, channel: str) -> None:
 
 def test_one_of_four_on_two_nodes_is_killed(redis_server: RedisServer, tmp_path: Path) -> None:
     """The dead one takes its whole node with it: what it held comes again when its time is over."""
-    work = Work(1000)
+    work = Work(500)
     with two_nodes(tmp_path, redis_server.url, channels=CHANNELS) as (one, two):
         mine, theirs = [Client(one), Client(one)], [Client(two), Client(two)]
         for client in theirs:
@@ -175,7 +175,7 @@ def test_one_of_four_on_two_nodes_is_killed(redis_server: RedisServer, tmp_path:
 
 def test_a_worker_is_killed(start: Callable[..., Daemon]) -> None:
     node = start(workers=2, channels=CHANNELS)
-    work = Work(1000)
+    work = Work(500)
     clients = on_each_worker(node, 2)
     for client in clients["worker 0"]:
         consume(client, "a", window=50, ack_wait=1)
@@ -193,7 +193,7 @@ def test_a_worker_is_killed(start: Callable[..., Daemon]) -> None:
 
 def test_long_polls_share(node: Daemon, channel: str) -> None:
     """Four consumers; a fifth has got some and never comes back, so they come again."""
-    work = Work(1000)
+    work = Work(500)
     poll(node, channel)
     publish_all(node, channel, work.total)
     status, messages = poll(node, channel, "&_limit=50&_ack_wait=1")

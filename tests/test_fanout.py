@@ -10,7 +10,7 @@ from http.client import HTTPConnection
 
 from tests.daemons import Daemon, wait_for
 
-SUBSCRIBERS, MESSAGES, BATCH = 5000, 2000, 20
+SUBSCRIBERS, MESSAGES, BATCH = 2500, 1000, 20
 HANDSHAKE = (
     b"GET %b HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
