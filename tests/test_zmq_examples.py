@@ -11,9 +11,9 @@ import socket
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -327,28 +327,38 @@ def test_with_keys(example: Example, keyed: Keyed, channel: str, tmp_path: Path)
     assert [payload for _, _, payload in running.lines()] == values("program", 100)
 
 
-@pytest.mark.parametrize("before", [0, 100])
-def test_a_late_joiner_misses_nothing_across_restarts(channel: str, tmp_path: Path, before: int) -> None:
-    """The node is restarted twice while it listens."""
+def test_late_joiners_miss_nothing_across_restarts(channel: str, tmp_path: Path) -> None:
+    """The node is restarted twice while they listen: one to a channel without a message yet, one to one with many."""
     settings: dict[str, Any] = {**KEEP_ALL, **DOORS}
     node = Daemon(tmp_path / "node", **settings)
-    join = [sys.executable, str(EXAMPLES / "python" / "join.py"), node.doors()["SUB"], node.doors()["REQ"], channel]
+    join = [sys.executable, str(EXAMPLES / "python" / "join.py"), node.doors()["SUB"], node.doors()["REQ"]]
     settings |= {f"zmq_{name}_port": int(node.doors()[name.upper()].rpartition(":")[2]) for name in ("sub", "req")}
+    befores = {f"{channel}.{before}": before for before in (0, 100)}
+
+    def publish(begin: int, end: int) -> None:
+        for name, before in befores.items():
+            for number in range(max(0, before + begin), before + end):
+                node.publish(name, number)
+
+    joined: dict[str, Subscriber] = {}
     try:
-        publish(node, channel, range(before))
-        with subscriber([*join, str(before + 400)], tmp_path, dict(os.environ)) as running:
-            for first in (before, before + 200):
-                publish(node, channel, range(first, first + 100))
-                wait_for(running.lines, "it has begun")
+        publish(-100, 0)
+        with ExitStack() as stack:
+            for name, before in befores.items():
+                folder = tmp_path / name
+                folder.mkdir()
+                argv = [*join, name, str(before + 400)]
+                joined[name] = stack.enter_context(subscriber(argv, folder, dict(os.environ)))
+            for first in (0, 200):
+                publish(first, first + 100)
+                for running in joined.values():
+                    wait_for(running.lines, "it has begun")
                 assert node.stop() == 0
                 node = Daemon(tmp_path / "node", **settings)
-                publish(node, channel, range(first + 100, first + 200))
-            assert running.end() == (0, "")
+                publish(first + 100, first + 200)
+            for running in joined.values():
+                assert running.end() == (0, "")
     finally:
         node.stop()
-    assert [int(payload) for _, _, payload in running.lines()] == list(range(before + 400))
-
-
-def publish(node: Daemon, channel: str, numbers: Iterable[int]) -> None:
-    for number in numbers:
-        node.publish(channel, number)
+    for name, before in befores.items():
+        assert [int(payload) for _, _, payload in joined[name].lines()] == list(range(before + 400))

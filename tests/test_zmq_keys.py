@@ -81,6 +81,16 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     assert "Traceback" not in found.log(), found.log()
 
 
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """For tests that stop its processes or reload, after which it lets in at least those that it let in before."""
+    folder = tmp_path_factory.mktemp("guarded")
+    found = Guarded(folder, lambda **settings: Daemon(folder / "node", **settings), KEYS)
+    yield found
+    assert found.node.stop() == 0
+    assert "Traceback" not in found.node.log(), found.node.log()
+
+
 @pytest.fixture
 def clients(node: Daemon) -> Iterator[Clients]:
     with Clients(node, server=SERVER.public) as found:
@@ -171,10 +181,8 @@ def test_a_subscription_of_a_name_outlasts_its_channel(node: Daemon, clients: Cl
     assert carried(node)["chat"] == 1
 
 
-def test_a_subscription_of_a_name_is_in_force_only_when_the_history_is_there(
-    start: Callable[..., Daemon], tmp_path: Path
-) -> None:
-    node = Guarded(tmp_path / "conf", start, KEYS).node
+def test_a_subscription_of_a_name_is_in_force_only_when_the_history_is_there(guarded: Guarded) -> None:
+    node = guarded.node
     with Clients(node, server=SERVER.public) as clients:
         sub = clients.sub("-/heartbeat", key=CHAT)
         with stopped(node.workers()["history"]):
@@ -398,8 +406,7 @@ def test_a_reload_lets_new_keys_in(start: Callable[..., Daemon], tmp_path: Path)
         wait_for(lambda: comes_in(clients, READER), "the doors know the new key")
 
 
-def test_a_reload_of_the_same_closes_nobody(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    guarded = Guarded(tmp_path / "conf", start, KEYS)
+def test_a_reload_of_the_same_closes_nobody(guarded: Guarded) -> None:
     with Clients(guarded.node, server=SERVER.public) as clients:
         sub, req = clients.sub("", key=READER), clients.req(key=FEEDER)
         assert ask(req, "ping") == [b"200", b""]
@@ -411,8 +418,7 @@ def test_a_reload_of_the_same_closes_nobody(start: Callable[..., Daemon], tmp_pa
         assert not any(monitor.saw(CLOSED, 0) for monitor in seen)
 
 
-def test_a_reload_with_bad_keys_changes_nothing(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    guarded = Guarded(tmp_path / "conf", start, KEYS)
+def test_a_reload_with_bad_keys_changes_nothing(guarded: Guarded) -> None:
     with Clients(guarded.node, server=SERVER.public) as clients:
         sub = clients.sub("", key=READER)
         guarded.configure({"nothing": {"name": "a"}})
