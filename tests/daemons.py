@@ -25,8 +25,9 @@ PATIENCE = 60.0
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str, timeout: float = PATIENCE) -> T:
-    """Poll until the condition is true and return what it returned."""
+def wait_for(condition: Callable[[], T], what: str, timeout: float = PATIENCE, *, every: float = 0.01) -> T:
+    """Poll until the condition is true and return what it returned. Asking a node takes milliseconds of it: what comes
+    after seconds is asked for less often, ``every`` so many seconds."""
     deadline = time.monotonic() + timeout
     pause = threading.Event()
     while True:
@@ -34,7 +35,7 @@ def wait_for(condition: Callable[[], T], what: str, timeout: float = PATIENCE) -
         if value:
             return value
         assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-        pause.wait(0.01)
+        pause.wait(every)
 
 
 def environment(root: Path = ROOT) -> dict[str, str]:

@@ -89,7 +89,7 @@ class Nodes:
             return all(node.sees(*[other for other in self if other is not node]) for node in self)
 
         try:
-            wait_for(connected, "all nodes are connected")
+            wait_for(connected, "all nodes are connected", every=0.1)
         except AssertionError:
             raise AssertionError({node.name: node.nodes() for node in self}, self.logs()) from None
 

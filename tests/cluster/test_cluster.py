@@ -28,7 +28,7 @@ HEALED_WITHIN = 2.0
 
 @contextmanager
 def traffic(
-    checker: Checker, nodes: Sequence[Node], *, rate: float = 200, channels: Sequence[str] = CHANNELS
+    checker: Checker, nodes: Sequence[Node], *, rate: float = 100, channels: Sequence[str] = CHANNELS
 ) -> Iterator[tuple[Subscribers, list[Publisher]]]:
     """Every node publishes, and has a subscriber of each channel, until the end; then all that is owed has come."""
     with Subscribers(checker) as subscribers:
@@ -47,7 +47,7 @@ def traffic(
             subscribers.remove(*everything)
 
 
-def published(publishers: Sequence[Publisher], more: int = 1000) -> None:
+def published(publishers: Sequence[Publisher], more: int = 500) -> None:
     """Wait until so many messages more were acknowledged."""
     target = sum(publisher.acknowledged for publisher in publishers) + more
     wait_for(
@@ -61,7 +61,7 @@ def judge(checker: Checker) -> Report:
     return report
 
 
-@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("count", [2, 5])
 def test_nodes_find_each_other(cluster: MakeNodes, count: int) -> None:
     nodes = cluster(count).start_all()
     streams = [Stream(node, "/a") for node in nodes for _ in range(3)]
@@ -84,7 +84,7 @@ def test_nodes_find_each_other(cluster: MakeNodes, count: int) -> None:
 
 
 def test_every_message_once_and_in_order(cluster: MakeNodes) -> None:
-    """5 nodes, 100 channels, 200,000 messages, while subscriptions come and go."""
+    """5 nodes, 100 channels, 40,000 messages, while subscriptions come and go."""
     nodes = cluster(5).start_all()
     channels = [f"channel {n}" for n in range(100)]
     checker = Checker()
@@ -92,15 +92,15 @@ def test_every_message_once_and_in_order(cluster: MakeNodes) -> None:
         lasting = [subscribers.add(node, channel) for node in nodes for channel in channels[int(node.name) :: 3]]
         with Churn(subscribers, nodes, channels, keep=60, rate=100) as churn:
             publishers = [
-                Publisher(checker, node, channels, total=40_000, batch=20, seed=int(node.name)) for node in nodes
+                Publisher(checker, node, channels, total=8_000, batch=20, seed=int(node.name)) for node in nodes
             ]
             for publisher in publishers:
                 publisher.start()
             for publisher in publishers:
                 publisher.join(300)
         subscribers.remove(*lasting, timeout=60)
-    assert [publisher.acknowledged for publisher in publishers] == [40_000] * 5, [p.error for p in publishers]
-    assert churn.added > 100 and not churn.failures, churn.failures
+    assert [publisher.acknowledged for publisher in publishers] == [8_000] * 5, [p.error for p in publishers]
+    assert churn.added > 40 and not churn.failures, churn.failures
     judge(checker)
 
 
@@ -112,7 +112,7 @@ def test_joining_and_leaving_under_load(cluster: MakeNodes) -> None:
     with traffic(checker, [first, second]) as (subscribers, publishers):
         published(publishers)
         third = nodes.start(3)
-        wait_for(lambda: third.request("GET", "/-/ready")[0] == 200, "the third is ready")
+        wait_for(lambda: third.request("GET", "/-/ready")[0] == 200, "the third is ready", every=0.1)
         with traffic(checker, [third]) as (_, more):
             published(more)
             with Churn(subscribers, [first, second, third], CHANNELS, rate=50):
@@ -120,7 +120,7 @@ def test_joining_and_leaving_under_load(cluster: MakeNodes) -> None:
         nodes.take_out(third)
         left = time.monotonic()
         third.signal(signal.SIGTERM)
-        wait_for(lambda: first.sees(second) and second.sees(first), "the third has left")
+        wait_for(lambda: first.sees(second) and second.sees(first), "the third has left", every=0.1)
         assert time.monotonic() - left < 5, "it said so, and nobody waited for its silence"
         assert third.process.wait(20) == 0
         published(publishers)
@@ -135,7 +135,7 @@ def test_killed_node(cluster: MakeNodes) -> None:
         dying = [subscribers.add(third, channel) for channel in CHANNELS]
         published(publishers)
         with Publisher(checker, third, CHANNELS, rate=200, batch=5) as publisher:
-            published([publisher], 200)
+            published([publisher], 100)
             checker.excuse("3", None, time.monotonic() - ON_ITS_WAY, float("inf"))
             checker.excuse(None, "3", time.monotonic() - ON_ITS_WAY, float("inf"))
             nodes.take_out(third)
@@ -145,7 +145,7 @@ def test_killed_node(cluster: MakeNodes) -> None:
             status, headers, _ = first.request("GET", "/some?_wait=0")
             assert status == 204 and time.monotonic() - started < 2, "a subscriber does not wait for it"
             assert headers["raiden-unconfirmed"] == third.address, "and is told"
-        wait_for(lambda: first.sees(second) and second.sees(first), "it is dropped")
+        wait_for(lambda: first.sees(second) and second.sees(first), "it is dropped", every=0.1)
         again = nodes.start(3)
         nodes.wait_until_connected()
         with traffic(checker, [again], rate=50) as (_, more):
@@ -203,7 +203,7 @@ def test_bad_cable(cluster: MakeNodes) -> None:
     checker = Checker()
     with traffic(checker, [first, second, third], rate=100) as (subscribers, publishers):
         with Churn(subscribers, [first, second, third], CHANNELS, rate=5):
-            published(publishers, 3000)
+            published(publishers, 2000)
         lags = [row["lag"] for row in third.nodes() if row["state"] == "connected"]
         assert len(lags) == 2 and min(lags) > 0.1, "a heartbeat's round trip"
     judge(checker)
@@ -211,9 +211,9 @@ def test_bad_cable(cluster: MakeNodes) -> None:
 
 
 def test_nothing_is_missed_once_in_force(cluster: MakeNodes) -> None:
-    """1,000 times: subscribe at one node, and then at once publish at another."""
+    """250 times: subscribe at one node, and then at once publish at another."""
     one, other = cluster(2).start_all()
-    for number in range(1000):
+    for number in range(250):
         with Stream(one, f"/round/{number}") as stream:
             other.publish(f"round/{number}", number)
             assert stream.value() == number
@@ -221,9 +221,9 @@ def test_nothing_is_missed_once_in_force(cluster: MakeNodes) -> None:
 
 
 def test_many_channels_survive_a_reconnect(cluster: MakeNodes) -> None:
-    nodes = cluster(2, max_subscriptions=25_000, max_url=500_000)
+    nodes = cluster(2, max_subscriptions=12_500, max_url=250_000)
     one, other = nodes.start_all()
-    names = [f"c{n}" for n in range(20_000)]
+    names = [f"c{n}" for n in range(10_000)]
     with Stream(one, "/-/subscribe?" + "&".join(f"channel={name}" for name in names)) as stream:
         got: list[str] = []
 
@@ -240,7 +240,12 @@ def test_many_channels_survive_a_reconnect(cluster: MakeNodes) -> None:
 
         everything_comes()
         one.on.cut()
-        wait_for(lambda: "suspected" in other.states().values() or not other.states(), "they are parted", timeout=30)
+        wait_for(
+            lambda: "suspected" in other.states().values() or not other.states(),
+            "they are parted",
+            timeout=30,
+            every=0.1,
+        )
         one.on.heal()
         nodes.wait_until_connected()
         everything_comes()

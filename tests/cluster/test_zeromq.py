@@ -121,33 +121,35 @@ def test_a_late_joiner_has_all(sites: Callable[..., tuple[Nodes, list[Site]]], r
     nodes, (first, second, third) = sites(3, store=redis_server.url, position_check=0.5)
     checker = Checker()
     offsets = Offsets(checker)
-    asking = [AskingPublisher(checker, site.context, [door(REQ)], CHANNELS, rate=200) for site in (second, third)]
-    by_http = KeyedPublisher(checker, [second.node, third.node], CHANNELS, total=1_000_000, batch=10, rate=600)
+    asking = [AskingPublisher(checker, site.context, [door(REQ)], CHANNELS, rate=100) for site in (second, third)]
+    by_http = KeyedPublisher(checker, [second.node, third.node], CHANNELS, total=1_000_000, batch=10, rate=300)
     with ExitStack() as stack:
         joiner = LateJoiner(offsets, first.context, CHANNELS, sub=[door(SUB)], req=[door(REQ)])
         feeds = Feeds([*asking, by_http], joiner)
         for client in (joiner, *feeds.publishers):
             stack.enter_context(client)
-        feeds.published(500)
+        feeds.published(250)
         for end in (Node.stop, Node.kill, Node.stop):
             with feeds.confirmed():
-                restart(nodes, 1, end, lambda: feeds.published(500))
+                restart(nodes, 1, end, lambda: feeds.published(250))
             nodes.wait_until_connected()
-            feeds.published(500)
+            feeds.published(250)
         (node,) = [node for node in nodes if node.name == "1"]
         with feeds.confirmed():
             nodes.kill(node, "zeromq")
-        feeds.published(300)
+        feeds.published(150)
         node.on.cut()
-        wait_for(lambda: node.metric("raiden_repaired_total") > 0, "what it misses is fetched from the store")
-        feeds.published(500)
+        wait_for(
+            lambda: node.metric("raiden_repaired_total") > 0, "what it misses is fetched from the store", every=0.1
+        )
+        feeds.published(250)
         node.on.heal()
         nodes.wait_until_connected()
         # Stopped first, or there may be nothing under way when it is killed.
         os.kill(second.node.workers()["zeromq"], signal.SIGSTOP)
         wait_for(lambda: asking[0].repeated > 0, "a request is repeated")
         nodes.kill(second.node, "zeromq")
-        feeds.published(500)
+        feeds.published(250)
         feeds.all_has_come()
     verdict = offsets.report()
     print(verdict, feeds.acknowledged(), joiner.confirmed, joiner.fetched, [each.repeated for each in asking])
@@ -181,7 +183,7 @@ class Heard:
 
 def test_every_door_of_every_node(sites: Callable[..., tuple[Nodes, list[Site]]], redis_server: RedisServer) -> None:
     """Pushed at one node, requested at another and posted at the third: heard at all, in order, once."""
-    each, channels = 3000, ["kept", "live.x"]
+    each, channels = 1000, ["kept", "live.x"]
     _, (first, second, third) = sites(3, store=redis_server.url)
 
     def push() -> None:
@@ -376,22 +378,22 @@ def test_a_rolling_restart(cluster: Callable[..., Nodes], redis_server: RedisSer
     with ExitStack() as stack:
         context = stack.enter_context(context_on(nodes.hosts[2]))
         joiner = LateJoiner(offsets, context, CHANNELS, sub=subs, req=reqs, identity=identity)
-        asking = AskingPublisher(checker, context, reqs, CHANNELS, rate=200, identity=identity)
-        by_http = KeyedPublisher(checker, nodes, CHANNELS, total=1_000_000, batch=10, rate=600)
+        asking = AskingPublisher(checker, context, reqs, CHANNELS, rate=100, identity=identity)
+        by_http = KeyedPublisher(checker, nodes, CHANNELS, total=1_000_000, batch=10, rate=300)
         feeds = Feeds([asking, by_http], joiner)
         with feeds.confirmed(2):
             stack.enter_context(joiner)
         for publisher in feeds.publishers:
             stack.enter_context(publisher)
-        feeds.published(500)
+        feeds.published(250)
         for number in (1, 2, 1, 2):
             (node,) = [node for node in nodes if node.name == str(number)]
             nodes.take_out(node)
             assert node.stop() == 0
             with feeds.confirmed():
                 again = start(number)
-                wait_for(lambda node=again: node.request("GET", "/-/ready")[0] == 200, "it is ready")  # type: ignore[misc]
-            feeds.published(200)
+                wait_for(lambda node=again: node.request("GET", "/-/ready")[0] == 200, "it is ready", every=0.1)  # type: ignore[misc]
+            feeds.published(100)
         feeds.all_has_come()
     verdict = offsets.report()
     print(verdict, feeds.acknowledged(), joiner.confirmed, joiner.fetched, joiner.again, asking.repeated)
