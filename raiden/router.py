@@ -376,7 +376,10 @@ class Router:
         if not self._orders.ended(channel, ended.epoch if ended else ""):
             return
         found = self.table.channels.get(channel + b"\0")
-        for subscription in found.subscriptions() if found else []:
+        if found is None:
+            return
+        found.deletions += 1  # ends those that are still being sent what they missed
+        for subscription in found.subscriptions():
             if subscription.owner.lasts:
                 continue
             flush([subscription.sink])  # messages that came before the end, while the channel's position is known

@@ -69,6 +69,11 @@ class Subscription:
         self.filters = filters
 
     @property
+    def deletions(self) -> int:
+        """The number of times that its channel was deleted, since the worker carries that; -1: it has ended."""
+        return -1 if self.topic is None else self.topic.deletions
+
+    @property
     def clients(self) -> int:
         """The number of clients that get its messages: several may share a long-poll."""
         count: int = getattr(self.owner, "clients", 1)
@@ -83,16 +88,17 @@ class Topic:
     """The subscriptions of one name: their number, and those that are attached, in groups that get equal bytes. The
     backbone is subscribed to ``key``; ``made`` is the number of the table's change that made the topic. ``since`` is a
     moment between the first subscription and when that was in force, in microseconds by the history's clock (0: not
-    known yet). ``rounds`` is the number of rounds that the backbone had begun when the topic was made."""
+    known yet). ``rounds`` is the number of rounds that the backbone had begun when the topic was made, ``deletions``
+    the number of times that the channel was deleted since."""
 
-    __slots__ = ("count", "filtered", "groups", "key", "made", "messages", "rounds", "since")
+    __slots__ = ("count", "deletions", "filtered", "groups", "key", "made", "messages", "rounds", "since")
 
     def __init__(self, key: bytes, made: int, rounds: int) -> None:
         self.key = key
         self.made = made
         self.rounds = rounds
         self.since = 0
-        self.count = 0
+        self.count = self.deletions = 0
         # Groups without filters, by encoding; those with filters, if there are any.
         self.groups: dict[Encoding, Group] = {}
         self.filtered: Selection[Group] | None = None

@@ -162,14 +162,18 @@ class History:
             [(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap), past, letters, ended, more
         )
 
-    def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
-        acknowledged: list[int] = self._call("acknowledge", channel, durable, epoch, list(claims))
+    def acknowledge(
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]],
+        proofs: Sequence[str] = (),
+    ) -> list[int]:  # fmt: skip
+        acknowledged: list[int] = self._call("acknowledge", channel, durable, epoch, list(claims), list(proofs))
         return acknowledged
 
     def release(
-        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0
-    ) -> list[int]:
-        released: list[int] = self._call("release", channel, durable, epoch, list(claims), delay)
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0,
+        proofs: Sequence[str] = (),
+    ) -> list[int]:  # fmt: skip
+        released: list[int] = self._call("release", channel, durable, epoch, list(claims), delay, list(proofs))
         return released
 
     def forget(self, channel: str, durable: str) -> None:

@@ -157,16 +157,23 @@ return {{appended, given}}
 
 
 def _of_held(action: str) -> str:
-    """The script that does an action on claims. ARGV: the epoch, and each claim's offset and attempt; the action may
-    have one more argument. The answer: the offsets of the claims that still held."""
-    return f"""{CHANNEL}{LIVES}{CLAIMED}{_OVERDUE}{_DONE}
+    """The script that does an action on claims. ARGV: the epoch, and each claim's offset, attempt and proof ('': any);
+    the action may have one more argument. The answer: the offsets of the claims that still held."""
+    return f"""{CHANNEL}{LIVES}{FIND}{CLAIMED}{_OVERDUE}{_DONE}
 local held, known = {{}}, redis.call('HGET', KEYS[3], 'epoch')
 -- Without it, the history is another one, which the durable has not come to yet.
 local present = known and epoch and end_of(known) > 0
-for n = 2, #ARGV - 1, 2 do
+local function same(at, proof)
+    if not present or proof == '' then return true end
+    local entry = find(at, at, 1, true)[1]
+    local stored = entry and proof_of(entry) or ''
+    return stored == '' or stored == proof
+end
+for n = 2, #ARGV - 2, 3 do
     local at, attempt = ARGV[n], redis.call('HGET', KEYS[3], ARGV[n])
     local name = present and epoch_of(tonumber(at)) or known
-    if name == ARGV[1] and attempt and (attempt == ARGV[n + 1] or ARGV[n + 1] == '0') then
+    local held_by = attempt and (attempt == ARGV[n + 1] or ARGV[n + 1] == '0')
+    if name == ARGV[1] and held_by and same(tonumber(at), ARGV[n + 2]) then
         {action}
         held[#held + 1] = tonumber(at)
     end

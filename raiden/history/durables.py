@@ -257,19 +257,21 @@ def claim(
 
 
 def acknowledge(
-    db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]]
-) -> list[int]:
+    db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]],
+    proofs: Sequence[str],
+) -> list[int]:  # fmt: skip
     command = "DELETE FROM claims WHERE durable = ? AND position = ? AND ? IN (0, attempt)"
-    id, claims = _find(db, channel, name, epoch, claims)
+    id, claims = _find(db, channel, name, epoch, claims, proofs)
     return [offset for offset, attempt in claims if db.execute(command, (id, offset, attempt)).rowcount]
 
 
 def release(
-    db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]], until: int
-) -> list[int]:
+    db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]],
+    proofs: Sequence[str], until: int,
+) -> list[int]:  # fmt: skip
     """Let claims end at the time ``until`` (0: now)."""
     command = "UPDATE claims SET deadline = ? WHERE durable = ? AND position = ? AND ? IN (0, attempt)"
-    id, claims = _find(db, channel, name, epoch, claims)
+    id, claims = _find(db, channel, name, epoch, claims, proofs)
     return [offset for offset, attempt in claims if db.execute(command, (until, id, offset, attempt)).rowcount]
 
 
@@ -295,19 +297,28 @@ def tidy(db: sqlite3.Connection, limit: int, now: int) -> int:
 
 
 def _find(
-    db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]]
-) -> tuple[int, Sequence[tuple[int, int]]]:
-    """The id of a durable, and the claims that are of this epoch; 0 and none where there is no such durable."""
-    row: tuple[int, str, str | None, str | None] | None = db.execute(
-        "SELECT durables.id, durables.epoch, channels.epoch, past FROM durables LEFT JOIN channels ON channels.name ="
-        " durables.channel WHERE durables.channel = ? AND durables.name = ?",
+    db: sqlite3.Connection, channel: str, name: str, epoch: str, claims: Sequence[tuple[int, int]],
+    proofs: Sequence[str],
+) -> tuple[int, Sequence[tuple[int, int]]]:  # fmt: skip
+    """The id of a durable, and the claims that are of this epoch, and of messages with these proofs; 0 and none where
+    there is no such durable."""
+    row: tuple[int, str, str | None, str | None, int | None] | None = db.execute(
+        "SELECT durables.id, durables.epoch, channels.epoch, past, channels.id"
+        " FROM durables LEFT JOIN channels ON channels.name = durables.channel"
+        " WHERE durables.channel = ? AND durables.name = ?",
         (channel, name),
     ).fetchone()
     if row is None:
         return 0, ()
-    id, known, present, past = row
+    id, known, present, past, history = row
     lives = Lives(present or known, 0, read_past(past or ""))
     if known not in (lives.epoch, *[each for each, _ in lives.past]):
         # The history is a new one, where no claim has been made yet.
         return id, claims if epoch == known else ()
-    return id, [(offset, attempt) for offset, attempt in claims if lives.epoch_of(offset) == epoch]
+    command = "SELECT proof FROM messages WHERE channel = ? AND position = ?"
+    good = []
+    for (offset, attempt), proof in zip(claims, proofs or [""] * len(claims), strict=True):
+        stored = db.execute(command, (history, offset)).fetchone() if proof else None
+        if lives.epoch_of(offset) == epoch and (stored is None or stored[0] in ("", proof)):
+            good.append((offset, attempt))
+    return id, good

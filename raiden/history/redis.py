@@ -36,7 +36,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import redis
@@ -93,6 +93,11 @@ def _reads(call: Callable[P, T]) -> Callable[P, T]:
             ) from error
 
     return read
+
+
+def _with_proofs(claims: Sequence[tuple[int, int]], proofs: Sequence[str]) -> Iterator[int | str]:
+    for claim, proof in itertools.zip_longest(claims, proofs, fillvalue=""):
+        yield from (*claim, proof)
 
 
 class Redis:
@@ -240,15 +245,19 @@ class Redis:
         return Letters(redis_rows.appended(*appended.decode().split()), [written[int(offset)] for offset in offsets])
 
     @_reads
-    def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
-        arguments = (epoch, *itertools.chain(*claims))
+    def acknowledge(
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]],
+        proofs: Sequence[str] = (),
+    ) -> list[int]:  # fmt: skip
+        arguments = (epoch, *_with_proofs(claims, proofs))
         return self._guarded(lambda: self._acknowledge_script(redis_rows.durable_names(channel, durable), arguments))
 
     @_reads
     def release(
-        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0
-    ) -> list[int]:
-        arguments = (epoch, *itertools.chain(*claims), int(delay * 1_000_000))
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0,
+        proofs: Sequence[str] = (),
+    ) -> list[int]:  # fmt: skip
+        arguments = (epoch, *_with_proofs(claims, proofs), int(delay * 1_000_000))
         return self._guarded(lambda: self._release_script(redis_rows.durable_names(channel, durable), arguments))
 
     def forget(self, channel: str, durable: str) -> None:

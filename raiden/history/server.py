@@ -326,9 +326,11 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "claim": lambda store, channel, durable, limit, wait, since, give_up, make: _claimed(
         store.claim(channel, durable, limit, wait, _cursor(since), _give_up(*give_up), make=make)
     ),
-    "acknowledge": lambda store, channel, durable, epoch, claims: store.acknowledge(channel, durable, epoch, claims),
-    "release": lambda store, channel, durable, epoch, claims, delay: store.release(
-        channel, durable, epoch, claims, delay
+    "acknowledge": lambda store, channel, durable, epoch, claims, proofs: store.acknowledge(
+        channel, durable, epoch, claims, proofs
+    ),
+    "release": lambda store, channel, durable, epoch, claims, delay, proofs: store.release(
+        channel, durable, epoch, claims, delay, proofs
     ),
     "forget": lambda store, channel, durable: store.forget(channel, durable),
     "figures": lambda store, asked: _figures(store.figures(FiguresAsked(*asked))),

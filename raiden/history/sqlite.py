@@ -163,14 +163,18 @@ class Sqlite:
         room = False  # perhaps there is none for these letters: the claims go on without giving up
         return self._file.write(claim)
 
-    def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
-        return self._file.write(lambda: durables.acknowledge(self._db, channel, durable, epoch, claims))
+    def acknowledge(
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]],
+        proofs: Sequence[str] = (),
+    ) -> list[int]:  # fmt: skip
+        return self._file.write(lambda: durables.acknowledge(self._db, channel, durable, epoch, claims, proofs))
 
     def release(
-        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0
-    ) -> list[int]:
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0,
+        proofs: Sequence[str] = (),
+    ) -> list[int]:  # fmt: skip
         until = self._clock() + int(delay * 1_000_000) if delay else 0
-        return self._file.write(lambda: durables.release(self._db, channel, durable, epoch, claims, until))
+        return self._file.write(lambda: durables.release(self._db, channel, durable, epoch, claims, proofs, until))
 
     def forget(self, channel: str, durable: str) -> None:
         self._file.write(lambda: durables.forget(self._db, channel, durable))

@@ -257,14 +257,19 @@ class Store(Protocol):
         up, once: in the same step they become dead letters or are dropped. Those for which there is no room elsewhere
         stay, and are not claimed."""
 
-    def acknowledge(self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]]) -> list[int]:
+    def acknowledge(
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]],
+        proofs: Sequence[str] = (),
+    ) -> list[int]:  # fmt: skip
         """End claims, given by offset and attempt (0: any attempt), and return the offsets of those that the caller
-        could acknowledge, in this order. It could not where a message was claimed again meanwhile, is done, or is of
-        another epoch than the message that is there now."""
+        could acknowledge, in this order. It could not where a message was claimed again meanwhile, is done, or is
+        another one than the message that is there now: of another epoch, or with another proof. ``proofs`` has one for
+        each claim ("": any), or none at all."""
 
     def release(
-        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0
-    ) -> list[int]:
+        self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]], delay: float = 0.0,
+        proofs: Sequence[str] = (),
+    ) -> list[int]:  # fmt: skip
         """Give claims back: they can be claimed again, ``delay`` seconds from now on. Returns the offsets of those that
         the caller could give back, as `acknowledge` does."""
 

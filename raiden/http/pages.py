@@ -60,7 +60,10 @@ class Pages:
             return self._history(request, check_channel(unquote(name)))
         if page.startswith("channels/"):
             return self._channel(check_subscription(unquote(page[len("channels/") :])))
-        raise NotFound("no such page: see /-/health, /-/ready, /-/metrics, /-/nodes, /-/channels, /-/durables")
+        raise NotFound(
+            "no such page: there are /-/publish, /-/subscribe, /-/websocket, /-/channels, /-/durables, /-/nodes, "
+            "/-/metrics, /-/health and /-/ready"
+        )
 
     def _history(self, request: Request, name: str) -> webob.Response:
         pairs = parameters.query_pairs(request)

@@ -132,6 +132,8 @@ def read(channel: str, query: Mapping[str, str]) -> Read:
     """A page of a channel's history: after ``_since`` (at first the earliest), or before ``_before``; ``_last``: the
     newest. Raises Invalid."""
     limit = number(query, "_limit", MAX_LAST) if "_limit" in query else PAGE
+    if len(query.keys() & {"_last", "_before", "_since"}) > 1:
+        raise Invalid("a page begins by one of _since, _before and _last")
     if "_last" in query:
         return Read(channel, None, True, number(query, "_last", MAX_LAST))
     if "_before" in query:
@@ -142,15 +144,18 @@ def read(channel: str, query: Mapping[str, str]) -> Read:
 
 def consume(channel: str, query: dict[str, str], wait: float) -> Consume:
     """Read ``_durable`` and the parameters that go with it; raises Invalid."""
-    since = query.get("_since")
+    since, acks, nacks = query.get("_since"), _cursors(query, "_ack"), _cursors(query, "_nack")
+    if both := {cursor.place for cursor in acks} & {cursor.place for cursor in nacks}:
+        epoch, offset = min(both)
+        raise Invalid(f"{epoch}:{offset} is in _ack and in _nack: a message is done, or comes again")
     return Consume(
         channel,
         check_durable(query["_durable"]),
         number(query, "_limit", MAX_WINDOW, least=0) if "_limit" in query else WINDOW,
         float(number(query, "_ack_wait", int(MAX_ACK_WAIT))) if "_ack_wait" in query else ACK_WAIT,
         None if since is None else EARLIEST if since == "earliest" else parse_since(since),
-        _cursors(query, "_ack"),
-        _cursors(query, "_nack"),
+        acks,
+        nacks,
         float(number(query, "_nack_delay", int(MAX_NACK_DELAY), least=0)) if "_nack_delay" in query else 0.0,
         wait,
     )

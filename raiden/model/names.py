@@ -18,7 +18,7 @@ class InvalidChannel(Invalid):
 def check_channel(name: str) -> str:
     """Return the name if a message may be published to it, else raise InvalidChannel."""
     if name.endswith("*"):
-        raise InvalidChannel("a name that ends in '*' is a pattern; publish to a channel by its full name")
+        raise InvalidChannel("a name that ends in '*' is a pattern: name one channel, by its full name")
     return check_subscription(name)
 
 

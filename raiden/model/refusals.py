@@ -72,7 +72,7 @@ class NoHistory(NotFound):
     """The channel has no history."""
 
     def __init__(self) -> None:
-        super().__init__("the channel keeps no history: set its history_size")
+        super().__init__("the channel keeps no history: set its history_size, and a store")
 
 
 class Fault(Refusal):

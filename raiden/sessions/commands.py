@@ -87,8 +87,11 @@ def read(command: dict[str, Any]) -> Command:
 def _subscribe(command: dict[str, Any]) -> Follow | Join:
     if "durable" in command:
         return _join(command)
-    name = check_subscription(_channel(command))
-    return Follow(name, filters_of(command.get("filters") or {}), _start(command))
+    _only_durably(command, "ack", "window", "ack_wait")
+    filters = command.get("filters")
+    return Follow(
+        check_subscription(_channel(command)), filters_of({} if filters is None else filters), _start(command)
+    )
 
 
 def _join(command: dict[str, Any]) -> Join:
@@ -109,6 +112,7 @@ def _join(command: dict[str, Any]) -> Join:
 def _unsubscribe(command: dict[str, Any]) -> Unfollow | Leave:
     name = _channel(command)
     if "durable" not in command:
+        _only_durably(command, "forget")
         return Unfollow(name)
     return Leave(check_channel(name), _durable(command), _flag(command, "forget"))
 
@@ -141,6 +145,12 @@ def _resume(command: dict[str, Any]) -> Resume:
     if not isinstance(session, str) or not _SESSION.fullmatch(session) or not isinstance(since, dict):
         raise Invalid('resume is like {"cmd": "resume", "session": "...", "since": {"a": "k3x9:41"}}')
     return Resume(session, {name: _parse_cursor(text) for name, text in since.items()})
+
+
+def _only_durably(command: dict[str, Any], *members: str) -> None:
+    """Raise Invalid for members that mean nothing without ``durable``."""
+    if found := min(command.keys() & set(members), default=None):
+        raise Invalid(f'{found} is of a durable subscription: name it, as "durable": "NAME"')
 
 
 def _channel(command: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ class Consumers:
                 # consumers.
                 _, gap = consumer.claim(0)
             except StoreFailed:
-                self._end(channel, durable)
+                self._end(channel, durable, consumer)
                 raise
             lost.extend([gap] if gap else [])
             return {"channel": channel, "durable": durable}
@@ -70,7 +70,7 @@ class Consumers:
                 self._tell_gap(ask, gap)
             self._serve(consumer, ask)
 
-        self._later(number, work, after, undo=lambda: self._end(channel, durable))
+        self._later(number, work, after, undo=lambda: self._end(channel, durable, consumer))
 
     def settle(self, number: Any, ask: Settle) -> None:
         """Acknowledge messages, or give them back; raises NotFound and TooManyRequests."""
@@ -130,9 +130,7 @@ class Consumers:
                 claims = []  # ask again soon
             if not claims:
                 consumer.wait()
-        # A consumer that was unsubscribed meanwhile may have a successor.
-        mine = self._consumers.get((ask.channel, ask.durable)) is consumer
-        if mine and self._end(ask.channel, ask.durable) and not self._replies.connection.closed:
+        if self._end(ask.channel, ask.durable, consumer) and not self._replies.connection.closed:
             self._replies.tell({"channel": ask.channel, "durable": ask.durable, "ended": True})
 
     def _send(self, consumer: Consumer, durable: str, claims: list[Claim]) -> bool:
@@ -153,8 +151,12 @@ class Consumers:
     def _tell_gap(self, ask: Join, gap: Gap) -> None:
         self._replies.tell({"durable": ask.durable, **encoding.gap(ask.channel, gap)})
 
-    def _end(self, channel: str, durable: str) -> bool:
-        consumer = self._consumers.pop((channel, durable), None)
-        if consumer is not None:
-            consumer.end()
-        return consumer is not None
+    def _end(self, channel: str, durable: str, mine: Consumer | None = None) -> bool:
+        """End the consumer of a durable, and say whether there was one; with ``mine`` only that one, which may have a
+        successor."""
+        consumer = self._consumers.get((channel, durable))
+        if consumer is None or (mine is not None and mine is not consumer):
+            return False
+        del self._consumers[channel, durable]
+        consumer.end()
+        return True

@@ -8,7 +8,7 @@ were not acknowledged.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from gevent.event import Event
@@ -211,7 +211,7 @@ class Consumer:
             self._bell.ring()
 
     def _give_back(self, bell: Bell | None = None) -> None:
-        claims = [(Cursor(*place), attempt) for place, (_, attempt, _) in self._claimed.items()]
+        claims = [(Cursor(*place, proof), attempt) for place, (proof, attempt, _) in self._claimed.items()]
         self._claimed.clear()
         release(self._history, self._channel, self._name, claims, 0.0)
         if bell is not None:
@@ -250,13 +250,14 @@ def poll(bells: Bells, ask: Consume, *, gone: Callable[[], bool], enough: Callab
     history = bells.router.history
     assert history is not None
     channel, name = ask.channel, ask.durable
-    done = acknowledge(history, channel, name, [(cursor, 0) for cursor in ask.acks])
-    done += release(history, channel, name, [(cursor, 0) for cursor in ask.nacks], ask.nack_delay)
-    settled = {cursor.place for cursor in done}
-    late = [str(cursor) for cursor in dict.fromkeys([*ask.acks, *ask.nacks]) if cursor.place not in settled]
+    # The consumer first: where there is no room for one, nothing is done.
     consumer = Consumer(bells, channel, name, window=ask.limit, ack_wait=ask.ack_wait, since=ask.since)
     claims, gap = list[Claim](), None
     try:
+        done = acknowledge(history, channel, name, [(cursor, 0) for cursor in ask.acks])
+        done += release(history, channel, name, [(cursor, 0) for cursor in ask.nacks], ask.nack_delay)
+        settled = {cursor.place: cursor.proof for cursor in done}
+        late = [str(cursor) for cursor in dict.fromkeys([*ask.acks, *ask.nacks]) if _is_late(cursor, settled)]
         if ask.nacks and not ask.nack_delay:
             consumer.ring()
         if not gone():
@@ -272,10 +273,16 @@ def poll(bells: Bells, ask: Consume, *, gone: Callable[[], bool], enough: Callab
     return b'{%b"messages":[%b]}' % (told, items)
 
 
+def _is_late(cursor: Cursor, settled: Mapping[tuple[str, int], str]) -> bool:
+    """Whether a cursor names none of the messages that are settled, whose proofs are known ("": they are not)."""
+    proof = settled.get(cursor.place)
+    return proof is None or ("" not in (proof, cursor.proof) and proof != cursor.proof)
+
+
 def acknowledge(history: History, channel: str, name: str, claims: Sequence[tuple[Cursor, int]]) -> list[Cursor]:
     """Acknowledge messages of a durable, each by its cursor and attempt (0: any). Returns those that were claimed so;
     raises StoreFailed."""
-    return _by_epoch(claims, lambda epoch, offsets: history.acknowledge(channel, name, epoch, offsets))
+    return _by_epoch(claims, lambda epoch, offsets, proofs: history.acknowledge(channel, name, epoch, offsets, proofs))
 
 
 def release(
@@ -283,15 +290,18 @@ def release(
 ) -> list[Cursor]:
     """Give messages of a durable back, by cursor and attempt as in `acknowledge`: they come again after ``delay``
     seconds."""
-    return _by_epoch(claims, lambda epoch, offsets: history.release(channel, name, epoch, offsets, delay))
+    return _by_epoch(
+        claims, lambda epoch, offsets, proofs: history.release(channel, name, epoch, offsets, delay, proofs)
+    )
 
 
 def _by_epoch(
-    claims: Sequence[tuple[Cursor, int]], call: Callable[[str, list[tuple[int, int]]], list[int]]
+    claims: Sequence[tuple[Cursor, int]], call: Callable[[str, list[tuple[int, int]], list[str]], list[int]]
 ) -> list[Cursor]:
     done: list[Cursor] = []
     for epoch in {cursor.epoch for cursor, _ in claims}:
         cursors = {cursor.offset: (cursor, attempt) for cursor, attempt in claims if cursor.epoch == epoch}
         offsets = [(offset, attempt) for offset, (_, attempt) in cursors.items()]
-        done += [cursors[offset][0] for offset in call(epoch, offsets)]
+        proofs = [cursor.proof for cursor, _ in cursors.values()]
+        done += [cursors[offset][0] for offset in call(epoch, offsets, proofs)]
     return done

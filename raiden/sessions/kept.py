@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import gevent
 import ujson
 from gevent.event import AsyncResult
+from gevent.lock import Semaphore
 
 from raiden.history.client import History
 from raiden.history.store import MAX_KEPT, StoreFailed, TooLargeToKeep
@@ -48,7 +49,7 @@ class Held:
     """The session of a socket: ``id`` is None until it has one, and once another socket has taken it. ``history`` is
     where it is kept."""
 
-    __slots__ = ("_history", "_holder", "_keeping", "_next", "_rows", "_seconds", "id")
+    __slots__ = ("_history", "_holder", "_keeping", "_next", "_opening", "_rows", "_seconds", "id")
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -59,15 +60,18 @@ class Held:
         self._seconds = 0.0
         self._next: AsyncResult[None] | None = None
         self._keeping = False
+        self._opening = Semaphore(1)
 
-    def open(self, rows: Mapping[str, Row], seconds: float) -> str:
-        """Return the id of the present session, or of a new one, which is kept for ``seconds``; raises StoreFailed."""
-        while True:
-            session = self.id or secrets.token_urlsafe(18)
-            if self._keep(session, rows, seconds):
-                self.id = session
-                return session
-            self.id = None
+    def open(self, rows: Callable[[], Mapping[str, Row]], seconds: float) -> str:
+        """Return the id of the present session, or of a new one, which is kept with its rows for ``seconds``; raises
+        StoreFailed. Those that ask at the same time get the same one."""
+        with self._opening:
+            while True:
+                session = self.id or secrets.token_urlsafe(18)
+                if self._keep(session, rows(), seconds):
+                    self.id = session
+                    return session
+                self.id = None
 
     def keep(self, rows: Mapping[str, Row], seconds: float) -> None:
         """Keep the session's rows, if there is a session, for ``seconds``; raises StoreFailed. All rows are kept each

@@ -6,7 +6,7 @@ consumers of durable subscriptions, and `Resumable` is the session by which the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from raiden.backend import NotInForce
@@ -145,22 +145,27 @@ class MultiplexSocket(Socket):
         on, the session that they are of is this socket's. On a failure nothing is subscribed, and the session is given
         back."""
         names, starts, taken, resumable = list(wanted.filters), wanted.starts, wanted.taken, self.resumable
+        mine: dict[str, Subscription] = {}
 
         def fail() -> None:
-            self._give_back(names)
+            # A subscription that was ended meanwhile may have a successor.
+            for name, subscription in mine.items():
+                if self.has(subscription):
+                    self.unsubscribe(name)
             if taken is not None and resumable is not None:
+                resumable.resuming = False
                 resumable.give_back(taken)
 
         encode = encoding.websocket(True, self.websocket.deflate)
         try:
             for name, filters in wanted.filters.items():
                 self.subscribe(name, encode, filters)
+                mine[name] = self.subscriptions[name]
             if resumable is not None:
                 resumable.check()
         except (TooManyChannels, TooLargeToKeep):
             fail()
             raise
-        mine = {name: self.subscriptions[name] for name in names}
         beginnings: list[Beginning] = []
 
         def work() -> Result:
@@ -194,10 +199,6 @@ class MultiplexSocket(Socket):
         except Refusal:
             fail()
             raise
-
-    def _give_back(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.unsubscribe(name)
 
     def _unfollow(self, number: Any, ask: Unfollow) -> Result | None:
         if ask.name not in self.subscriptions:
@@ -256,6 +257,8 @@ class MultiplexSocket(Socket):
 
     def _keep(self, number: Any, ask: Keep) -> None:
         resumable = self._resumable()
+        if resumable.resuming:
+            raise Conflict("a session is being resumed: it will be this socket's")
 
         def work() -> Result:
             return {"session": resumable.open(), "window": resumable.window}
@@ -266,15 +269,17 @@ class MultiplexSocket(Socket):
         if self.subscriptions:
             raise Conflict("resume before anything is subscribed")
         resumable = self._resumable()
+        if resumable.resuming:
+            raise Conflict("a session is being resumed: wait for the reply")
 
         def result_of(told: dict[str, Any]) -> dict[str, Any]:
             for row in told.values():
                 row.setdefault("recovered", False)  # without a history, nothing is recovered
             return {"session": ask.session, "subscriptions": told}
 
-        def work() -> None:
+        def bring_back() -> None:
             taken = resumable.take(ask.session)
-            if self.subscriptions:
+            if self.subscriptions or self.connection.closed:
                 resumable.give_back(taken)
                 raise Conflict("resume before anything is subscribed")
             starts = {name: Start(row.place) for name, row in taken.rows.items() if row.place}
@@ -282,7 +287,19 @@ class MultiplexSocket(Socket):
             filters = {name: row.filters for name, row in taken.rows.items()}
             self._begin_later(number, Wanted(filters, starts, taken), result_of)
 
-        self.replies.later(number, work)
+        def work() -> None:
+            try:
+                bring_back()
+            except BaseException:  # raised again
+                resumable.resuming = False
+                raise
+
+        resumable.resuming = True
+        try:
+            self.replies.later(number, work)
+        except Refusal:
+            resumable.resuming = False
+            raise
 
     # Parts that are made when they are needed.
 

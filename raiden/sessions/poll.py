@@ -100,8 +100,9 @@ class Poll(Session):
         name, filters = subscription.name, subscription.filters
         if sum(map(len, self.early)) > self.max_bytes:
             return
+        deletions = subscription.deletions
         for batch in recovery.batches():
-            if not self.has(subscription):
+            if self.was_deleted(subscription, deletions) or not self.has(subscription):
                 return
             self.reached(name, batch.cursor)
             if batch.gap is not None:

@@ -77,7 +77,7 @@ class Resumable:
     rows are renewed within ``keepalive`` seconds. ``subscriptions`` are the socket's, by name, and ``places`` those of
     their client."""
 
-    __slots__ = ("_held", "_keepalive", "_over", "_places", "_subscriptions", "window")
+    __slots__ = ("_held", "_keepalive", "_over", "_places", "_subscriptions", "resuming", "window")
 
     def __init__(
         self, history: History, subscriptions: Mapping[str, Subscription], places: Places, *, window: float,
@@ -88,6 +88,8 @@ class Resumable:
         self._places = places
         self._keepalive = keepalive
         self._over = False
+        # Whether another session is being taken, or brought back.
+        self.resuming = False
         self.window = window
 
     @property
@@ -97,8 +99,14 @@ class Resumable:
 
     def open(self) -> str:
         """Return the id of the present session, or of a new one. Waits; raises StoreFailed."""
-        rows = self._rows()
-        session = self._held.open(rows, self._seconds)
+        rows: dict[str, Row] = {}
+
+        def now() -> dict[str, Row]:
+            nonlocal rows
+            rows = self._rows()
+            return rows
+
+        session = self._held.open(now, self._seconds)
         if self._rows() != rows:
             # Subscriptions that were made meanwhile were replied to without waiting for this session.
             self.keep()
@@ -137,6 +145,7 @@ class Resumable:
 
     def resumed(self, taken: Taken) -> None:
         """Make a taken session this socket's."""
+        self.resuming = False
         self._held.id = taken.session
         self.keep_soon()
 

@@ -124,6 +124,15 @@ class Session:
         StoreFailed."""
         raise NotImplementedError
 
+    def was_deleted(self, subscription: Subscription, deletions: int) -> bool:
+        """Whether the channel was deleted since ``deletions`` was its number of deletions; this ends the
+        subscription."""
+        if not self.has(subscription) or subscription.deletions == deletions:
+            return False
+        self.router.unsubscribe(subscription)
+        self.ended(subscription)
+        return True
+
     def reached(self, name: str, place: Cursor | None) -> None:
         """Note that missed messages of a channel were sent up to this place; None: the subscription is attached."""
 
@@ -176,15 +185,15 @@ class Lasting(Session):
     def replay(self, subscription: Subscription, recovery: Recovery) -> None:
         """Send the missed messages of a channel, as fast as the peer reads them, then attach, unless the subscription
         ends meanwhile; raises StoreFailed."""
-        name = subscription.name
+        name, deletions = subscription.name, subscription.deletions
         for batch in recovery.batches():
-            if not self.has(subscription):
+            if self.was_deleted(subscription, deletions) or not self.has(subscription):
                 return
             if batch.gap is not None and (batch.gap is not recovery.gap or not self.told_by_head):
                 self.missed(subscription, name, batch.gap)
             if not self._send_past(subscription, recovery, batch):
                 return
-        if self.has(subscription):
+        if self.has(subscription) and not self.was_deleted(subscription, deletions):
             self.attach(name)
             self.reached(name, None)
 

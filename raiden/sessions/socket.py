@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from raiden.connections import tcp
 from raiden.connections.connection import Connection
+from raiden.connections.states import CLOSING
 from raiden.connections.wheel import Wheel
 from raiden.delivery.table import Subscription
 from raiden.model.message import Cursor, Kind, Message
@@ -55,6 +56,8 @@ class Socket(Lasting):
     def receive(self, data: bytes) -> None:
         for event in self.websocket.feed(data):
             self.received(event)
+            if self.connection.state >= CLOSING:
+                return  # what came behind the message that has closed it counts for nothing, in the same read or later
         self.settle()
 
     def received(self, event: object) -> None:

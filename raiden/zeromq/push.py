@@ -54,34 +54,37 @@ class Pusher(ZmqSession):
             name = channel_of(channel)
             self.client.check("publish", name)
         except Refusal as refusal:
-            self._refuse(refusal, len(payloads))
+            self._refuse(refusal, len(payloads), channel)
             return
         kind, now = _RAW, time.time_ns() // 1000
         # The hot path is bytes of an ordinary size.
         if content_type != BYTES or max(map(len, payloads), default=0) > _ORDINARY:
-            payloads, kind = self._checked(payloads, content_type)
+            payloads, kind = self._checked(channel, payloads, content_type)
         run = [Message(name, kind, payload, None, now) for payload in payloads]
         if self._runs and self._runs[-1][0].channel == name and self._runs[-1][0].kind == kind:
             self._runs[-1] += run
         elif run:
             self._runs.append(run)
 
-    def _checked(self, payloads: list[bytes], content_type: bytes) -> tuple[list[bytes], int]:
+    def _checked(self, channel: bytes, payloads: list[bytes], content_type: bytes) -> tuple[list[bytes], int]:
         """The payloads that are valid for their type, as they are published, and their kind."""
         good, kind, most = [], _RAW, self.common.limits.max_message
         for payload in payloads:
             try:
                 found, data = kind_of(payload, content_type, most)
             except Refusal as refusal:
-                self._refuse(refusal)
+                self._refuse(refusal, channel=channel)
                 continue
             good.append(data)
             kind = int(found)
         return good, kind
 
-    def _refuse(self, refusal: Refusal, count: int = 1) -> None:
+    def _refuse(self, refusal: Refusal, count: int = 1, channel: bytes = b"") -> None:
         self.common.stats.bad_messages += count
-        self.common.say("dropped what a ZeroMQ client pushed", client=self.client.name, reason=refusal.detail)
+        name = channel[:100].decode("utf-8", "replace")
+        self.common.say(
+            "dropped what a ZeroMQ client pushed", client=self.client.name, channel=name, reason=refusal.detail
+        )
 
     def _publish(self) -> None:
         """Publish the messages that wait. Where the node can't take them, try again later, and read nothing

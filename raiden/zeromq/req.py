@@ -14,7 +14,6 @@ from raiden.connections.connection import Connection
 from raiden.delivery import past
 from raiden.model.encoding import dumps, gap
 from raiden.model.message import Cursor, Message
-from raiden.model.names import check_channel
 from raiden.model.numbers import whole
 from raiden.model.page import MAX_LAST, PAGE, PAGE_BYTES, Read
 from raiden.model.payload import check_key
@@ -200,15 +199,15 @@ def _read_publish(arguments: Frames, max_message: int) -> PublishOne:
 
 
 def _read_history(arguments: Frames, max_message: int) -> Read:
-    channel, since, limit = (_text(each) for each in _given(arguments, 1, 3, "history, channel, cursor, limit"))
-    name = check_channel(channel)
-    cursor = Cursor.parse(since) if since else None
-    return Read(name, cursor, False, whole("limit", limit, MAX_LAST) if limit else PAGE)
+    channel, since, limit = _given(arguments, 1, 3, "history, channel, cursor, limit")
+    cursor = Cursor.parse(_text(since, "a cursor")) if since else None
+    most = whole("limit", _text(limit, "a limit"), MAX_LAST) if limit else PAGE
+    return Read(channel_of(channel), cursor, False, most)
 
 
 def _read_list(arguments: Frames, max_message: int) -> List:
-    prefix, after = (_text(each) for each in _given(arguments, 0, 2, "channels, prefix, after"))
-    return List(prefix, after)
+    prefix, after = _given(arguments, 0, 2, "channels, prefix, after")
+    return List(_text(prefix, "a prefix"), _text(after, "a name"))
 
 
 def _read_ping(arguments: Frames, max_message: int) -> Ping:
@@ -224,15 +223,16 @@ _READERS: dict[bytes, Callable[[Frames, int], Ask]] = {
 def _given(given: Frames, least: int, most: int, form: str) -> Frames:
     """A command's arguments, with an empty one for each that may be left out."""
     if not least <= len(given) <= most:
-        raise Invalid(f"the frames are [{form}], of which {most - least} may be left out")
+        left = f", of which the last {most - least} may be left out" if most > least else ", and nothing more"
+        raise Invalid(f"the frames are [{form}]{left}")
     return given + [b""] * (most - len(given))
 
 
-def _text(frame: bytes) -> str:
+def _text(frame: bytes, what: str) -> str:
     try:
         return frame.decode()
-    except UnicodeDecodeError as error:
-        raise Invalid(str(error)) from None
+    except UnicodeDecodeError:
+        raise Invalid(f"{what} is UTF-8") from None
 
 
 def _refusal(refusal: Refusal) -> Sequence[bytes]:
