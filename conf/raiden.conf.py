@@ -1,8 +1,8 @@
 # Settings of raiden: raiden -C raiden.conf.py
 #
-# This is Python. Each line but data_dir's shows a default: uncomment it to change it. Names of your own begin with "_". The
-# environment overrides the file (RAIDEN_HTTP_PORT=80), and the command line both (-X 'http_port = 80'). Sizes are bytes
-# and times are seconds.
+# This is Python. Each line but data_dir's shows a default: uncomment it to change it. Names of your own begin with
+# "_". The environment overrides the file (RAIDEN_HTTP_PORT=80), and the command line both (-X 'http_port = 80'). Sizes
+# are bytes and times are seconds.
 # What is marked [reload] changes in a running node, without closing a connection: raiden reload, or SIGHUP.
 
 # The door
