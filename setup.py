@@ -15,6 +15,7 @@ REQUIRES = [
     "prometheus_client>=0.20",  # the metrics' text format
     "dnspython>=2.6",  # SRV records of the roster's sources
     "redis>=5.1",  # the shared store
+    "pyjwt[crypto]>=2.8",  # the signatures of tokens
     "pynacl>=1.5",  # the cryptography of CURVE
 ]
 WHEEL = [

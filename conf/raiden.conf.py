@@ -55,6 +55,26 @@
 # The channel of a request: "path", "host_path", or a function of the webob request.
 # channel_builder = "path"
 
+# Who may do what
+
+# Keys that sign tokens (JSON Web Tokens): {"alg": "HS256", "key": "..."}, or with the public key in a file {"alg":
+# "EdDSA", "file": "/etc/raiden/key.pem"}; with several, "kid" names each. alg is HS256, HS384, HS512, RS256, PS256,
+# ES256 or EdDSA. {"jwks": "https://..."} is a set of keys that is fetched from there. "weak": True allows a secret that
+# is shorter than its hash. With any of these keys, or API keys, channels are for those whose token or key permits it,
+# unless `channels` says otherwise. [reload]
+# jwt_keys = []
+# The audience that a token must be for; None: any. [reload]
+# jwt_audience = None
+# The issuer that a token must be of; None: any. [reload]
+# jwt_issuer = None
+# By which clocks may differ: a token is good for so many seconds longer, and earlier. [reload]
+# jwt_leeway = 10.0
+# The cookie that may hold a browser's token; None: none. [reload]
+# token_cookie = None
+# Keys of an application's servers, by their hashes, which 'raiden key' makes, and what each may do: {"name": "shop",
+# "sha256": "...", "publish": ["*"], "manage": ["shop.*"]}. [reload]
+# api_keys = []
+
 # History
 
 # Where it lives: "sqlite" (in data_dir), "none", or a Redis or Valkey server (7 or later) that the nodes of a cluster
@@ -70,7 +90,8 @@
 # message, or "new", the publish, while a durable subscription needs that message. max_attempts is how often a durable
 # subscription hands a message out before it gives it up (0: any number of times), and dead_letter the channel that gets
 # it then ("": none). What a pattern doesn't say is: history_size 100, history_ttl 300, retain 0, ack "stored", discard
-# "old", max_attempts 0, dead_letter "".
+# "old", max_attempts 0, dead_letter "". subscribe, publish, history, presence, request, serve and manage are for
+# "anyone", for clients whose "token" or key permits it, or for "nobody".
 # channels = {"*": {}}
 # A message that others overtook is waited for so long, then fetched from the history.
 # gap_time = 0.05

@@ -14,11 +14,13 @@ from typing import NamedTuple
 
 import webob
 
+from raiden.access.permit import OPEN, Permit, Permits
 from raiden.backend import NotInForce
 from raiden.connections.connection import Connection
 from raiden.connections.states import IDLE, OPENING, SERVING, SUBSCRIBED
 from raiden.delivery.table import TooManyChannels
 from raiden.history.store import StoreFailed
+from raiden.http import credentials
 from raiden.http.channel_builders import host_path, path
 from raiden.http.door import Answer, HttpDoor
 from raiden.http.origins import Origins
@@ -41,6 +43,7 @@ from raiden.sessions import durable
 from raiden.sessions.asks import Ask, Clear, Consume, Publish, Reply, Show, Subscribe
 from raiden.sessions.bell import Bells
 from raiden.sessions.in_band import Told, joined
+from raiden.sessions.needs import needs
 from raiden.sessions.poll import Poll
 from raiden.sessions.recovery import Beginning
 from raiden.sessions.session import Client, Session
@@ -48,19 +51,22 @@ from raiden.sessions.transports import Transports
 
 
 class PublishPlan(NamedTuple):
-    """The plan for the head of a JSON publish, whatever its target is: the beginning of its channel's name."""
+    """The plan for the head of a JSON publish, whatever its target is: the beginning of its channel's name, and the
+    permit of what the head shows (None: anyone may do all)."""
 
     prefix: str
+    permit: Permit | None = None
 
 
 class SubscriptionPlan:
     """The plan for a head that subscribes. ``poll`` is the long-poll that the last such request has begun: others with
     this head wait for the same, and get the same answer."""
 
-    __slots__ = ("ask", "poll")
+    __slots__ = ("ask", "permit", "poll")
 
-    def __init__(self, ask: Subscribe) -> None:
+    def __init__(self, ask: Subscribe, permit: Permit | None = None) -> None:
         self.ask = ask
+        self.permit = permit
         self.poll: Poll | None = None
 
 
@@ -84,6 +90,8 @@ class Gateway(Service):
         channel_builder: Callable[[Request], str] = path,
         reserved: Reserved | None = None,
         deflate: bool = True,
+        permits: Permits = OPEN,
+        token_cookie: str | None = None,
         min_peers: int = 0,
         ready_without_store: bool = False,
         heads: Heads | None = None,
@@ -94,6 +102,8 @@ class Gateway(Service):
         self.router = router
         self.stats = stats
         self.limits = limits
+        self.permits = permits
+        self.token_cookie = token_cookie
         self.door = door = HttpDoor(
             listener, self, stats=stats, limits=limits, origins=origins, hosts=hosts, heads=heads
         )  # fmt: skip
@@ -111,7 +121,17 @@ class Gateway(Service):
         # plan is allowed.
         self.door.hosts.check(request.fields)
         self.door.origins.check(request.fields)
-        return self._do(connection, request, self.reader.read(request))
+        if self.permits.is_open:
+            connection.permit = None
+            return self._do(connection, request, self.reader.read(request))
+        # A body costs time to read, so who sends it is looked at first.
+        connection.permit = permit = self.permits.of(credentials.of(request, self.token_cookie))
+        if request.method == "POST":
+            self.permits.check_known(permit)
+        ask = self.reader.read(request)
+        for action, name in needs(ask):
+            permit.check(action, name)
+        return self._do(connection, request, ask)
 
     def _do(self, connection: Connection, request: Request, ask: Ask) -> Answer | None:
         """Do what a request asks for; return the answer, or None where it comes later."""
@@ -119,10 +139,10 @@ class Gateway(Service):
             return ask.answer
         if isinstance(ask, Publish):
             if ask.prefix is not None and "origin" not in request.fields:
-                self._keep_plan(request, PublishPlan(ask.prefix))
+                self._keep_plan(request, PublishPlan(ask.prefix, connection.permit))
             self._publish(connection, request, ask)
         elif isinstance(ask, Subscribe):
-            plan = SubscriptionPlan(ask)
+            plan = SubscriptionPlan(ask, connection.permit)
             if ask.transport != "poll" or "origin" not in request.fields:
                 self._keep_plan(request, plan)
             self._subscribe(connection, request, plan)
@@ -149,6 +169,8 @@ class Gateway(Service):
 
     def _consume(self, connection: Connection, ask: Consume) -> Answer:
         """Serve a long-poll of a durable subscription. Waits."""
+        if connection.permit is not None:
+            ask = ask._replace(wait=connection.permit.left(ask.wait))
         body = durable.poll(self._bells, ask, gone=lambda: connection.has_gone, enough=lambda: self.door.draining)
         response = webob.Response(status=204, content_type=None)
         if body is not None:
@@ -162,13 +184,18 @@ class Gateway(Service):
             return False
         if type(plan) is PublishPlan:
             channel = _channel(self.reader.reserved, plan.prefix, repeated.own)
-            return channel is not None and self._publish_again(connection, repeated, channel)
+            if channel is None or (plan.permit is not None and not plan.permit.publishes(channel)):
+                return False
+            return self._publish_again(connection, repeated, channel)
+        if plan.permit is not None and plan.permit.is_over:
+            return False
+        connection.permit = plan.permit
         if plan.poll is not None and plan.poll.waits:
             # The hot path of long-polls: wait with the others that ask for the same.
             connection.become("poll")
             connection.state = SUBSCRIBED
             connection.session = plan.poll.join(connection, repeated)
-            self.door.wheel.schedule(connection, plan.poll.wait)
+            plan.poll.schedule(connection)
             return True
         try:
             self._subscribe(connection, repeated, plan)

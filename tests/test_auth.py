@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from raiden.access.clients import ALL, ANYONE, NONE, Client, Forbidden, Patterns, clients
+from raiden.access.clients import ALL, NOBODY_KNOWN, NONE, Client, Patterns, clients
+from raiden.access.policy import Policy
+from raiden.model.refusals import Forbidden
 
 KEY = "Yne@$w-vo<fVvi]a<NY6T1ed:M$fCG*[IaLV{hID"
 
@@ -32,19 +34,22 @@ def test_within_a_prefix_is_what_is_allowed_of_it() -> None:
 
 def test_what_a_key_does_not_list_is_not_allowed() -> None:
     client = clients({KEY: {"name": "feeder", "publish": ["news.*"]}})[KEY.encode()]
-    client.check("publish", "news.de")
+    policy = Policy({}, guarded=True)
+    policy.check(client, "publish", "news.de")
     for action, channel in (("publish", "chat"), ("subscribe", "news.de"), ("history", "news.de")):
         with pytest.raises(Forbidden, match=f"feeder may not .*{channel}.*{action}"):
-            client.check(action, channel)
+            policy.check(client, action, channel)
 
 
 def test_without_keys_anyone_may_do_all() -> None:
     for action in ("subscribe", "publish", "history"):
-        ANYONE.check(action, "a")
+        Policy({}, guarded=False).check(NOBODY_KNOWN, action, "a")
 
 
 def test_clients_are_equal_where_they_may_do_the_same() -> None:
-    assert Client("a", ALL) == Client("a", Patterns.of(["*"])) != Client("a", NONE)
+    assert (
+        Client("a", {"publish": ALL}) == Client("a", {"publish": Patterns.of(["*"])}) != Client("a", {"publish": NONE})
+    )
     one, other = (clients({KEY: {"name": "a", "publish": names}}) for names in (["b*", "a*", "x"], ["x", "a*", "b*"]))
     assert one == other
 

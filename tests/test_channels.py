@@ -125,7 +125,7 @@ def test_refused(patterns: dict[Any, Any], says: str) -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"channels": {"*": {"histroy": 1}}}, "did you mean history_"),
+        ({"channels": {"*": {"histroy": 1}}}, "did you mean history"),
         ({"channels": []}, "channels must be dict, not []"),
         ({"peers": ["127.0.0.1:9989"]}, "set store = 'redis://host:port/0', or store = 'none'"),
         ({"discovery": ["dns:nodes.internal:9989"]}, "keep history only in a store that its nodes share"),

@@ -23,7 +23,7 @@ MADE = "made"
 OPTIMIZE = int(os.environ.get("TESTS_OPTIMIZE", "0"))
 # The tests of one process, which takes a second or two to start.
 DOORS = (
-    "recovery", "multiplex", "gateway", "zmq_doors zmq_sessions", "durable", "control_history clients",
+    "recovery", "multiplex", "gateway", "zmq_doors zmq_sessions", "durable", "control_history clients permits",
     "http malformed pipe websocket",
 )  # fmt: skip
 

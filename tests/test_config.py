@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from raiden.node.config import FIELDS, ConfigError, Settings, changes, load
+from raiden.node.config import FIELDS, ConfigError, changes, load
+from raiden.node.settings import Settings
 from raiden.runtime.service import Service
 from tests.daemons import ROOT
 

@@ -35,7 +35,7 @@ BACKBONE = """
 import socket, sys
 from pathlib import Path
 from raiden.node import backbone
-from raiden.node.config import Settings
+from raiden.node.settings import Settings
 from raiden.backbone.addresses import Addresses
 folder = sys.argv[1]
 backbone.run(Settings(backend_port=0), Addresses.within(folder, "node"), socket.socket(fileno=0), Path(folder))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from raiden.model.names import InvalidChannel, check_subscription
-from raiden.model.refusals import Forbidden
+from raiden.model.options import ACTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,9 @@ class Patterns:
         prefixes = {pattern[:-1] for pattern in patterns if pattern.endswith("*")}
         return cls(frozenset(name for name in patterns if not name.endswith("*")), tuple(sorted(prefixes)))
 
-    def allows(self, channel: str) -> bool:
-        return channel.startswith(self.prefixes) or channel in self.names
+    def allows(self, name: str) -> bool:
+        """Whether a channel is in here, or all that a pattern stands for."""
+        return name.rstrip("*").startswith(self.prefixes) or name in self.names
 
     def within(self, prefix: str) -> list[str]:
         """The names and patterns that stand for all channels in here that begin with the prefix."""
@@ -39,50 +40,55 @@ ALL, NONE = Patterns.of(["*"]), Patterns.of([])
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client by its name, with its permissions."""
+    """A client by its ``name``, with its permissions: the channels of each action. ``credential`` is the thing that
+    shows who it is, as refusals call it: "key", "token", or "" where it has shown nothing.
+
+    A token's client has a ``subject``, and may have an ``id`` of the token, the Unix time at which it is refused
+    (``expires``), and any JSON value as ``info``."""
 
     name: str
-    subscribe: Patterns = field(default=NONE)
-    publish: Patterns = field(default=NONE)
-    history: Patterns = field(default=NONE)
+    permissions: Mapping[str, Patterns] = field(default_factory=dict)
+    credential: str = "key"
+    subject: str | None = None
+    id: str | None = None
+    expires: float | None = None
+    info: Any = field(default=None, compare=False)
 
-    def check(self, action: str, channel: str) -> None:
-        """Raise Forbidden unless the client may do the action to the channel."""
-        if not getattr(self, action).allows(channel):
-            raise Forbidden(f"{self.name} may not {_VERBS[action]} {channel!r}: list it in the {action} of its key")
+    def may(self, action: str) -> Patterns:
+        """The channels to which the client may do the action."""
+        return self.permissions.get(action, NONE)
 
 
-_VERBS = {"subscribe": "subscribe to", "publish": "publish to", "history": "read the history of"}
-
-# The client where nobody has keys.
-ANYONE = Client("anyone", ALL, ALL, ALL)
-_OPTIONS = tuple(option.name for option in fields(Client))
+# The client that has shown nothing.
+NOBODY_KNOWN = Client("a client without a token", credential="")
 
 
 def clients(keys: Mapping[str, Any]) -> dict[bytes, Client]:
     """The clients in a setting like ``{key: {"name": ..., "subscribe": [...]}}``, by key. Raises ValueError, which says
     what is wrong."""
-    return {key.encode(): _client(key, options) for key, options in keys.items()}
+    return {key.encode(): client(repr(key), options) for key, options in keys.items()}
 
 
-def _client(key: str, options: Any) -> Client:
+def client(what: str, options: Any, others: Sequence[str] = ()) -> Client:
+    """The client of a key with these options: its name, and the channels of actions. ``others`` are further options,
+    which are ignored. Raises ValueError, which calls the key ``what``."""
     if not isinstance(options, Mapping) or not isinstance(options.get("name"), str):
-        raise ValueError(
-            f"what {key!r} stands for must be a dict with a name, like {{'name': 'feeder', 'publish': ['*']}}"
-        )
+        raise ValueError(f"{what} must be a dict with a name, like {{'name': 'feeder', 'publish': ['*']}}")
     allowed = {}
     for option, patterns in options.items():
-        if option not in _OPTIONS:
-            raise ValueError(f"{key!r} has an unknown option {option!r}; there are {', '.join(_OPTIONS)}")
-        if option != "name":
-            allowed[option] = Patterns.of(_checked(key, option, patterns))
-    return Client(options["name"], **allowed)
+        if option in ACTIONS:
+            allowed[option] = Patterns.of(checked(f"{option} of {what}", patterns))
+        elif option != "name" and option not in others:
+            known = ", ".join(("name", *others, *ACTIONS))
+            raise ValueError(f"{what} has an unknown option {option!r}; there are {known}")
+    return Client(options["name"], allowed)
 
 
-def _checked(key: str, option: str, patterns: Any) -> list[str]:
+def checked(what: str, patterns: Any) -> list[str]:
+    """A list of channels and patterns; raises ValueError, which calls it ``what``."""
     try:
         if isinstance(patterns, str):
             raise TypeError
         return [check_subscription(pattern) for pattern in patterns]
     except (InvalidChannel, TypeError, AttributeError):
-        raise ValueError(f"{option} of {key!r} must be a list of channels and patterns, not {patterns!r}") from None
+        raise ValueError(f"{what} must be a list of channels and patterns, not {patterns!r}") from None

@@ -13,7 +13,7 @@ from typing import Any
 
 from raiden import __version__
 from raiden.access.keys import InvalidKey
-from raiden.cli import check, keygen, nodes, reload, restart, run, start, status, stop
+from raiden.cli import check, key, keygen, nodes, reload, restart, run, start, status, stop, token
 from raiden.cli.nodes import NoAnswer
 from raiden.cli.source import Command
 from raiden.node import config
@@ -37,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
         settings, service = config.load(path, overrides)
         if options.command == "keygen":
             return keygen.command(settings, options.file)
+        if options.command == "key":
+            return key.command()
+        if options.command == "token":
+            return token.command(settings, options)
         command: Command = _COMMANDS[options.command].command
         code = command(settings, service, (path, overrides))
         sys.stdout.flush()
@@ -58,8 +62,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", title="commands, each with a --help of its own")
     for name, module in _COMMANDS.items():
         _add_command(commands, name, module.HELP)
-    key = _add_command(commands, "keygen", keygen.HELP)
-    key.add_argument("file", nargs="?", metavar="FILE", help="where the secret key goes; it must not be there yet")
+    _add_command(commands, "key", key.HELP)
+    token.add_arguments(_add_command(commands, "token", token.HELP))
+    curve = _add_command(commands, "keygen", keygen.HELP)
+    curve.add_argument("file", nargs="?", metavar="FILE", help="where the secret key goes; it must not be there yet")
     return parser
 
 

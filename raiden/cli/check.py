@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raiden.cli.source import Source
-from raiden.node.config import ServiceBuilder, Settings
+from raiden.node.settings import ServiceBuilder, Settings
 
 HELP = "judge the settings without starting anything"
 

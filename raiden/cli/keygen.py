@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from raiden.access import keys
-from raiden.node.config import Settings
+from raiden.node.settings import Settings
 
 HELP = "make a key: this node's, or in FILE one for a ZeroMQ client or door"
 

@@ -8,7 +8,7 @@ from typing import Any
 import ujson
 
 from raiden.cli.source import Source
-from raiden.node.config import ServiceBuilder, Settings
+from raiden.node.settings import ServiceBuilder, Settings
 
 HELP = "show the nodes of the cluster as the running node sees them"
 

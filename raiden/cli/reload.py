@@ -7,7 +7,7 @@ import signal
 
 from raiden.cli.source import Source
 from raiden.cli.stop import running
-from raiden.node.config import ServiceBuilder, Settings
+from raiden.node.settings import ServiceBuilder, Settings
 
 HELP = "let it read its settings again"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from raiden.cli import start, stop
 from raiden.cli.source import Source
 from raiden.node import pid_file
-from raiden.node.config import ServiceBuilder, Settings
+from raiden.node.settings import ServiceBuilder, Settings
 
 HELP = "stop it if it runs, and start it"
 

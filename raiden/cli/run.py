@@ -10,8 +10,8 @@ from pathlib import Path
 from raiden import __version__
 from raiden.cli.source import Source
 from raiden.node import pid_file, supervisor
-from raiden.node.config import ServiceBuilder, Settings
 from raiden.node.errors import StartError
+from raiden.node.settings import ServiceBuilder, Settings
 from raiden.runtime import log
 
 logger = logging.getLogger(__name__)

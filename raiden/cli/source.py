@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from raiden.node.config import ServiceBuilder, Settings
+from raiden.node.settings import ServiceBuilder, Settings
 
 Source = tuple[str | None, list[str]]
 """The config file and the overrides, to read the settings again."""

@@ -9,8 +9,8 @@ import traceback
 from raiden.cli.run import log_to
 from raiden.cli.source import Source
 from raiden.node import pid_file, supervisor
-from raiden.node.config import ServiceBuilder, Settings
 from raiden.node.errors import StartError
+from raiden.node.settings import ServiceBuilder, Settings
 
 HELP = "start a node in the background"
 

@@ -6,7 +6,7 @@ import sys
 
 from raiden.cli.source import Source
 from raiden.node import pid_file
-from raiden.node.config import ServiceBuilder, Settings
+from raiden.node.settings import ServiceBuilder, Settings
 
 NOT_RUNNING = 3  # the exit code
 

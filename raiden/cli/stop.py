@@ -9,8 +9,8 @@ import time
 
 from raiden.cli.source import Source
 from raiden.node import pid_file
-from raiden.node.config import ServiceBuilder, Settings
 from raiden.node.errors import StartError
+from raiden.node.settings import ServiceBuilder, Settings
 
 HELP = "stop it: clients are told to come back, and what is under way is finished"
 

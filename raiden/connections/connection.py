@@ -70,6 +70,7 @@ class Connection:
         "outbox_size",
         "overflown",
         "pending",
+        "permit",
         "protocol",
         "remote",
         "seen",
@@ -95,6 +96,8 @@ class Connection:
         self._paused = False
         self.pending: list[bytes] = []
         self.overflown = False
+        # What its client may do, and until when (`raiden.access.permit`); None: all that anyone may.
+        self.permit: Any = None
         # Called with the bytes that were dropped.
         self.drop: Callable[[bytes], None] | None = None
         self.due = 0

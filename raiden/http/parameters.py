@@ -19,7 +19,20 @@ from raiden.sessions.asks import ACK_WAIT, MAX_ACK_WAIT, MAX_NACK_DELAY, MAX_WIN
 
 # The parameters of a subscription, of a page of history, of a page of channels, and of one of durable subscriptions.
 SUBSCRIBE = frozenset(
-    {"_since", "_last", "_wait", "_wrap", "_raw", "_durable", "_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"}
+    {
+        "_since",
+        "_last",
+        "_wait",
+        "_wrap",
+        "_raw",
+        "_durable",
+        "_limit",
+        "_ack_wait",
+        "_ack",
+        "_nack",
+        "_nack_delay",
+        "_token",
+    }
 )
 # The parameters that mean nothing without ``_durable``, and those that mean nothing with it.
 DURABLY = frozenset({"_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"})

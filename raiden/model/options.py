@@ -22,13 +22,21 @@ class Durability(IntEnum):
     SHARED = 2  # the end of the node: another machine has it
 
 
+# The actions on a channel that clients may be allowed, and for whom an action may be.
+ACTIONS = ("subscribe", "publish", "history", "presence", "request", "serve", "manage")
+ANYONE, TOKEN, NOBODY = "anyone", "token", "nobody"
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """The options of a channel. Times are seconds; At most ``history_size`` messages are kept, each for
     ``history_ttl``; the last one for ``retain``, if that is longer. ``ack`` names a `Durability`, in small letters.
     ``discard`` says what is dropped where the history is full and a durable subscription still needs its oldest
     message: "old", that message, or "new", the publish. A durable subscription hands a message out ``max_attempts``
-    times (0: again and again), and then gives it up, to the channel ``dead_letter`` if there is one."""
+    times (0: again and again), and then gives it up, to the channel ``dead_letter`` if there is one.
+
+    Each of `ACTIONS` is for "anyone", for clients whose key or token permits it ("token"), or for "nobody"; "": for
+    anyone, unless clients have keys or tokens."""
 
     history_size: int = 100
     history_ttl: float = 300.0
@@ -37,6 +45,13 @@ class Options:
     discard: str = "old"
     max_attempts: int = 0
     dead_letter: str = ""
+    subscribe: str = ""
+    publish: str = ""
+    history: str = ""
+    presence: str = ""
+    request: str = ""
+    serve: str = ""
+    manage: str = ""
 
     @property
     def keeps(self) -> bool:
@@ -57,7 +72,10 @@ class Options:
 _NAMES = {option.name: option for option in fields(Options)}
 # The options that are whole numbers, and those that are one of some words.
 _WHOLE = frozenset({"history_size", "max_attempts"})
-_WORDS = {"ack": [durability.name.lower() for durability in Durability], "discard": ["old", "new"]}
+_WORDS = {
+    "ack": [durability.name.lower() for durability in Durability], "discard": ["old", "new"],
+    **{action: [ANYONE, TOKEN, NOBODY] for action in ACTIONS},
+}  # fmt: skip
 
 
 class Channels:
@@ -100,6 +118,12 @@ class Channels:
             if channel.startswith(prefix):
                 return self._patterns[prefix + "*"]
         return Options()
+
+    def within(self, prefix: str) -> list[Options]:
+        """The options that channels may have whose names begin with the prefix."""
+        narrower = [options for pattern, options in self._patterns.items() if pattern.startswith(prefix)]
+        wider = next((each for each in self._prefixes if prefix.startswith(each)), None)
+        return [*narrower, Options() if wider is None else self._patterns[wider + "*"]]
 
     def all(self) -> list[Options]:
         """The options that channels may have."""

@@ -32,6 +32,16 @@ class Invalid(Refusal):
     status = 400
 
 
+class Unauthorized(Refusal):
+    """The client has not shown who it is; ``bad``: what it has shown is not accepted (RFC 6750 section 3.1)."""
+
+    status = 401
+
+    def __init__(self, detail: str, *, bad: bool = False) -> None:
+        super().__init__(detail)
+        self.bad = bad
+
+
 class Forbidden(Refusal):
     """The client may not do that."""
 

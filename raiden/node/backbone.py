@@ -20,7 +20,7 @@ from raiden.backbone.cluster import Cluster
 from raiden.backbone.discovery import Address, NotFound, Source
 from raiden.backbone.forwarder import Forwarders
 from raiden.backbone.roster import Beat
-from raiden.node.config import Settings
+from raiden.node.settings import Settings
 from raiden.runtime import faults, log
 from raiden.runtime.service import READY
 

@@ -1,8 +1,4 @@
-"""Settings: from a Python file, the environment and the command line, each overriding the one before.
-
-`Settings` is the list of all settings: name, type, default, meaning, and whether a reload can change it in a running
-node. conf/raiden.conf.py shows them all.
-"""
+"""Reading settings: from a Python file, the environment and the command line, each overriding the one before."""
 
 from __future__ import annotations
 
@@ -13,8 +9,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +20,8 @@ from raiden.backbone.discovery import Address
 from raiden.http import origins
 from raiden.model.near import did_you_mean
 from raiden.model.options import Channels, Durability
+from raiden.node import permits
+from raiden.node.settings import ServiceBuilder, Settings
 from raiden.protocols import hosts
 
 # Variables that a container platform makes by itself for services that are called raiden, or raiden-something.
@@ -36,143 +33,10 @@ class ConfigError(Exception):
     """A setting is wrong; the text is one line that names the setting and says what to do."""
 
 
-def _setting(default: Any, doc: str, *, reload: bool = False, least: float | None = None) -> Any:
-    metadata = {"doc": doc, "reload": reload, "least": least}
-    if isinstance(default, list | dict):
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def _state_directory() -> str:
-    base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    return os.path.join(base, "raiden")
-
-
-@dataclass
-class Settings:
-    """All settings of a node. Sizes are bytes and times are seconds unless said otherwise."""
-
-    http_host: str = _setting("127.0.0.1", "address of the HTTP and WebSocket door")
-    http_port: int = _setting(8088, "its port; 0 lets the kernel choose", least=0)
-    open_to_the_world: bool = _setting(False, "allow http_host to be more than loopback: anyone may publish")
-    workers: int = _setting(1, "worker processes that share the port; 0: one for each processor", least=0)
-    data_dir: str = _setting(_state_directory(), "where the history, pid and log files live")
-    pid_file: str | None = _setting(None, "by which stop, reload and status find it; None: raiden.pid in data_dir")
-    log_file: str | None = _setting(None, "None: standard error; for 'raiden start' raiden.log in data_dir")
-    log_format: str = _setting("text", "'text' for people, 'json' for machines")
-    log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR", reload=True)
-    access_log: bool = _setting(False, "log each request; publishing and long-polls get slower by it", reload=True)
-    drain_delay: float = _setting(
-        0.0,
-        "a node that is told to stop goes on for so long, with /-/ready at 503: balancers look elsewhere",
-        least=0,
-    )
-    drain_timeout: float = _setting(10.0, "the rest of a stop takes no longer than this", least=0)
-    drain_window: float = _setting(
-        3.0, "where there are other nodes to go to, a stop spreads its clients' reconnects over this long", least=0
-    )
-    allowed_origins: list[str] = _setting(
-        [], "pages that may use this node, like 'https://example.com'; its own always may; '*': any", reload=True
-    )
-    allowed_hosts: list[str] = _setting(
-        [], "names in Host besides loopback's that a node on loopback answers for; on others, if set; '*': any",
-        reload=True,
-    )  # fmt: skip
-    reserved_paths: list[str] = _setting(
-        ["favicon.ico", "robots.txt", ".well-known/*", "metrics", "health", "healthz", "ready", "readyz"],
-        "paths that are no channels, since browsers and probes ask for them by themselves",
-        reload=True,
-    )
-    channel_builder: str | Callable[..., str] = _setting(
-        "path", "the channel of a request: 'path', 'host_path', or a function of the webob request"
-    )
-    store: str = _setting("sqlite", "where history lives: 'sqlite' (in data_dir), 'redis://...', 'unix://...', 'none'")
-    max_data: int = _setting(1 << 30, "of the history in data_dir; 0: no limit", least=0)
-    channels: dict[str, Any] = _setting(
-        {"*": {}}, "options by channel pattern, like history_size; the longest match wins"
-    )
-    gap_time: float = _setting(0.05, "a message that others overtook is waited for so long, then fetched", least=0)
-    position_check: float = _setting(5.0, "between looks whether a channel's last messages were lost", least=0.1)
-    ws_deflate: bool = _setting(True, "compress WebSocket messages for clients that offer it", reload=True)
-    keepalive: float = _setting(25.0, "between pings or keep-alive lines", reload=True, least=0.5)
-    max_gather: float = _setting(
-        0.02, "under load, seconds that messages may wait for others to share sends with; 0: none", reload=True, least=0
-    )
-    max_connections: int = _setting(15_000, "per worker", reload=True, least=1)
-    max_connections_per_address: int = _setting(15_000, "per worker and client address", reload=True, least=1)
-    max_subscriptions: int = _setting(128, "per connection; also channels of one publish", reload=True, least=1)
-    max_consumers: int = _setting(2000, "of durable subscriptions, per worker", reload=True, least=1)
-    max_channels: int = _setting(100_000, "channels and patterns that a worker carries", reload=True, least=1)
-    max_channel_bytes: int = _setting(
-        4 << 20,
-        "of the names that a worker carries; the backbones take 130 to 180 times as much",
-        reload=True,
-        least=255,
-    )
-    max_outbox: int = _setting(4 << 20, "what may wait for a slow consumer before it is closed", reload=True, least=1)
-    max_body: int = _setting(1 << 20, "of a request", reload=True, least=1)
-    max_batch: int = _setting(1000, "messages of a batch", reload=True, least=1)
-    max_message: int = _setting(1 << 20, "of a message that goes out as JSON, wrapped", reload=True, least=4096)
-    max_url: int = _setting(8192, "of a request", reload=True, least=16)
-    max_header: int = _setting(16384, "of a request, names and values", reload=True, least=64)
-    max_headers: int = _setting(100, "header fields of a request", reload=True, least=1)
-    max_ws_message: int = _setting(1 << 20, "of a WebSocket message, counted after inflating", reload=True, least=1)
-    max_unfinished: int = _setting(
-        1 << 28, "of a worker's requests and messages that have not come whole, together", reload=True, least=1
-    )
-    max_wait: float = _setting(120.0, "a long-poll waits no longer, whatever it asks for", reload=True, least=0)
-    session_window: float = _setting(
-        120.0, "a WebSocket's session can be resumed for so long after it was lost", reload=True, least=1
-    )
-    request_timeout: float = _setting(30.0, "from a request's first byte to its last", reload=True, least=0.1)
-    idle_timeout: float = _setting(75.0, "between the requests of a connection", reload=True, least=0.1)
-    zmq_host: str = _setting("127.0.0.1", "address of the ZeroMQ doors; without zmq_key only this machine's")
-    zmq_sub_port: int | None = _setting(None, "the door for SUB; None: closed, 0: the kernel chooses")
-    zmq_push_port: int | None = _setting(None, "the door for PUSH")
-    zmq_req_port: int | None = _setting(None, "the door for REQ and DEALER")
-    zmq_key: str | None = _setting(None, "file with the doors' secret key, from 'raiden keygen FILE'; None: no keys")
-    zmq_keys: dict[str, Any] = _setting({}, "who may come in by public key, and what each may do", reload=True)
-    zmq_max_topics: int = _setting(1000, "topics of a SUB client", reload=True, least=1)
-    zmq_heartbeat: float = _setting(0.0, "between messages on the topic '-/heartbeat'; 0: none", least=0)
-    backbone_high_water: int = _setting(100_000, "messages that a backbone socket queues", least=1)
-    backend_host: str = _setting("127.0.0.1", "address of the backbone's door, that other nodes connect to")
-    backend_port: int = _setting(9989, "its port; 0 lets the kernel choose", least=0)
-    open_backbone: bool = _setting(False, "allow backend_host to be more than loopback without keys")
-    advertise: str | None = _setting(None, "the address that other nodes are told; None: backend_host and backend_port")
-    peers: list[str] = _setting([], "'host:port' of nodes to know from the start; one is enough")
-    discovery: list[str] = _setting([], "more sources of nodes: 'dns:NAME:PORT', 'srv:NAME', 'file:PATH'")
-    min_peers: int = _setting(0, "nodes that must be connected before this one is ready", reload=True, least=0)
-    ready_without_store: bool = _setting(
-        False, "a node whose history can't be written is ready all the same (/-/ready)", reload=True
-    )
-    node_key: str | None = _setting(None, "file with this node's secret key, from 'raiden keygen'; None: no encryption")
-    node_keys: list[str] = _setting([], "public keys of the nodes that may connect")
-
-    def file(self, name: str) -> Path:
-        """The path of the pid or log file: as set, or in data_dir."""
-        told = getattr(self, f"{name}_file")
-        return Path(told) if told else Path(self.data_dir) / f"raiden.{name}"
-
-    @property
-    def zmq_ports(self) -> dict[str, int]:
-        """The ports of the ZeroMQ doors that are open, by the name of the door."""
-        ports = {"sub": self.zmq_sub_port, "push": self.zmq_push_port, "req": self.zmq_req_port}
-        return {name: port for name, port in ports.items() if port is not None}
-
-    @property
-    def routers(self) -> int:
-        """The number of the node's processes with a router: its workers, and one for the ZeroMQ doors."""
-        return self.workers + bool(self.zmq_ports)
-
-    @property
-    def keeps_history(self) -> bool:
-        """Whether some channels have a history."""
-        return self.store != "none" and any(options.keeps for options in Channels(self.channels).all())
-
-
 FIELDS = {setting.name: setting for setting in dataclasses.fields(Settings)}
 _TYPES = typing.get_type_hints(Settings)
-ServiceBuilder = Callable[..., Any]
+# Lists whose items are more than strings.
+_MIXED = ("jwt_keys", "api_keys")
 
 
 def load(
@@ -279,7 +143,7 @@ def _checked(name: str, value: Any) -> Any:
     fits = (isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)) or (
         callable(value) and len(kinds) > 1
     )
-    if fits and isinstance(value, list):
+    if fits and isinstance(value, list) and name not in _MIXED:
         fits = all(isinstance(item, str) for item in value)
     if not fits:
         wanted = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
@@ -308,10 +172,18 @@ def _check_together(settings: Settings) -> None:
     _check_zmq(settings)
     _check_cluster(settings)
     _check_history(settings)
-    if not settings.open_to_the_world and not hosts.is_loopback(settings.http_host):
+    try:
+        permits.check(settings)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if (
+        permits.policy(settings).has_open
+        and not settings.open_to_the_world
+        and not hosts.is_loopback(settings.http_host)
+    ):
         raise ConfigError(
-            f"http_host = {settings.http_host!r} lets anyone who reaches this machine publish and subscribe; "
-            "if that is what you want, set open_to_the_world = True"
+            f"http_host = {settings.http_host!r} lets anyone who reaches this machine do what channels are open for; "
+            "set jwt_keys or api_keys; or, if that is what you want, set open_to_the_world = True"
         )
 
 

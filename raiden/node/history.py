@@ -14,7 +14,7 @@ from raiden.backbone.addresses import Addresses
 from raiden.history.server import Server
 from raiden.history.sqlite import Sqlite
 from raiden.history.store import Store, StoreFailed
-from raiden.node.config import Settings
+from raiden.node.settings import Settings
 from raiden.runtime import log
 from raiden.runtime.private import open_private
 from raiden.runtime.service import READY

@@ -36,10 +36,11 @@ import ujson
 
 from raiden.backbone.addresses import Addresses
 from raiden.backbone.cluster import GOODBYE
-from raiden.node import backbone, config, history, pid_file, systemd, worker
-from raiden.node.config import ConfigError, ServiceBuilder, Settings
+from raiden.node import backbone, config, history, permits, pid_file, systemd, worker
+from raiden.node.config import ConfigError
 from raiden.node.errors import StartError
 from raiden.node.listeners import endpoint, listen
+from raiden.node.settings import ServiceBuilder, Settings
 from raiden.runtime import descriptors, log
 from raiden.runtime.service import READY
 
@@ -120,6 +121,8 @@ class Supervisor:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self) -> None:
+        for warning in permits.warnings(self.settings):
+            logger.warning(warning)
         self._fork("backbone", self._be_backbone)
         if self.settings.keeps_history:
             self._fork("history", self._be_history)

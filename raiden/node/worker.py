@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -36,7 +36,8 @@ from raiden.model.options import Channels
 from raiden.model.payload import check_size
 from raiden.model.refusals import Refusal
 from raiden.model.strict_json import TOO_DEEP, InvalidPayload, json_payload
-from raiden.node.config import ServiceBuilder, Settings
+from raiden.node import permits
+from raiden.node.settings import ServiceBuilder, Settings
 from raiden.protocols.hosts import Hosts, is_loopback
 from raiden.protocols.limits import HttpLimits
 from raiden.router import Router
@@ -53,6 +54,7 @@ logger = logging.getLogger(__name__)
 GC_THRESHOLDS = 10_000, 4, 200
 # Durable subscriptions that have metrics, and seconds between looks at them.
 MAX_SERIES, FIGURES_EVERY = 100, 5.0
+_ACCESS = frozenset({"jwt_keys", "jwt_audience", "jwt_issuer", "jwt_leeway", "token_cookie", "api_keys"})
 _LIMITS = tuple(HttpLimits.__dataclass_fields__)
 _ZMQ_LIMITS = tuple(ZmqLimits.__dataclass_fields__)
 
@@ -212,7 +214,9 @@ class HttpWorker(Worker):
             stats=self.stats,
             limits=HttpLimits(**{name: getattr(settings, name) for name in _LIMITS}),
             allowed_origins=settings.allowed_origins,
-            hosts=_hosts(settings.allowed_hosts, settings.http_host),
+            hosts=_hosts(settings),
+            permits=permits.of(settings),
+            token_cookie=settings.token_cookie,
             reserved=Reserved(settings.reserved_paths),
             channel_builder=getattr(channel_builders, builder) if isinstance(builder, str) else builder,
             deflate=settings.ws_deflate,
@@ -230,7 +234,13 @@ class HttpWorker(Worker):
     def reload(self, values: dict[str, Any]) -> None:
         """Apply settings that have changed: limits of requests hold at once, limits of connections for new ones."""
         super().reload(values)
+        for name, value in values.items():
+            setattr(self.settings, name, value)
         door = self.gateway.door
+        if not _ACCESS.isdisjoint(values):
+            self.gateway.permits.become(permits.of(self.settings))
+            self.gateway.token_cookie = self.settings.token_cookie
+            door.hosts = _hosts(self.settings)
         for name, value in values.items():
             if name in _LIMITS:
                 setattr(self.gateway.limits, name, value)
@@ -243,7 +253,7 @@ class HttpWorker(Worker):
             elif name == "reserved_paths":
                 self.gateway.reader.reserved = Reserved(value)
             elif name == "allowed_hosts":
-                door.hosts = _hosts(value, self.settings.http_host)
+                door.hosts = _hosts(self.settings)
             elif name == "ws_deflate":
                 self.gateway.reader.deflate = value
             elif name == "access_log":
@@ -251,9 +261,9 @@ class HttpWorker(Worker):
         door.heads.clear()
 
 
-def _hosts(allowed: Sequence[str], address: str) -> Hosts:
-    # Until there are tokens, anyone may use any channel.
-    return Hosts(allowed, guarded=is_loopback(address))
+def _hosts(settings: Settings) -> Hosts:
+    guarded = is_loopback(settings.http_host) and permits.policy(settings).has_open
+    return Hosts(settings.allowed_hosts, guarded=guarded)
 
 
 class ZmqWorker(Worker):
@@ -267,7 +277,7 @@ class ZmqWorker(Worker):
         self.gateway = ZmqGateway(
             listeners, self.router, gate=Gate(secret and z85.decode(secret), clients.clients(settings.zmq_keys)),
             stats=self.stats, limits=ZmqLimits(**{name: getattr(settings, name) for name in _ZMQ_LIMITS}),
-            heartbeat=settings.zmq_heartbeat,
+            heartbeat=settings.zmq_heartbeat, permits=permits.of(settings, keyed=secret is not None),
         )  # fmt: skip
         self.add(self.gateway)
 

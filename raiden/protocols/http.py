@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes
 import webob
 
 from raiden.model.encoding import dumps
-from raiden.model.refusals import Refusal
+from raiden.model.refusals import Refusal, Unauthorized
 
 # Fields of every answer that has no others of these names. An answer is right at one moment only, and how much of it a
 # page may read depends on the page (the Fetch standard, section 3.3.5, "CORS protocol and HTTP caches").
@@ -170,6 +170,8 @@ def problem(refusal: Refusal) -> webob.Response:
         response.headers["Retry-After"] = str(random.randint(*RETRY_AFTER))
     if isinstance(refusal, HttpError):
         response.headers.update(refusal.headers)
+    if isinstance(refusal, Unauthorized):
+        response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if refusal.bad else "Bearer"
     return response
 
 

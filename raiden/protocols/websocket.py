@@ -43,7 +43,7 @@ class _SharedDeflate(ServerPerMessageDeflateFactory):
 
 _DEFLATE = [_SharedDeflate(server_no_context_takeover=True, client_no_context_takeover=True)]
 # The beginning of subprotocols that are tokens, which no answer repeats.
-_TOKEN = "raiden.token."
+TOKEN = "raiden.token."
 
 
 class _Negotiation(ServerProtocol):
@@ -55,11 +55,12 @@ class _Negotiation(ServerProtocol):
         super().__init__(extensions=_DEFLATE if deflate else None)
 
     def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
-        return next((each for each in subprotocols if not each.lower().startswith(_TOKEN)), None)
+        return next((each for each in subprotocols if not each.lower().startswith(TOKEN)), None)
 
 
 POLICY, INVALID_TEXT, TOO_LARGE, TRY_LATER = 1008, 1007, 1009, 1013
-SLOW_CONSUMER, DRAINING, PING_TIMEOUT, MISSED, CHANNEL_DELETED = 4001, 4002, 4003, 4004, 4504
+SLOW_CONSUMER, DRAINING, PING_TIMEOUT, MISSED, EXPIRED, CHANNEL_DELETED = 4001, 4002, 4003, 4004, 4401, 4504
+FORBIDDEN = 4503
 
 
 class Closed(NamedTuple):
@@ -92,7 +93,7 @@ def accept(request: Request, *, deflate: bool) -> Agreement:
     """Agree to a handshake; raises HttpError if the request is no valid one."""
     fields = request.fields
     single = len(fields) == len(request.raw_headers) and not request.http10  # no field is repeated
-    if single and _TOKEN not in fields.get("sec-websocket-protocol", "").lower():
+    if single and TOKEN not in fields.get("sec-websocket-protocol", "").lower():
         agreement = _agree(*[fields.get(name.lower()) for name in _DECISIVE], deflate)
         if agreement is not None and _KEY.fullmatch(fields.get("sec-websocket-key", "")):
             return agreement

@@ -169,13 +169,19 @@ class Resume(NamedTuple):
     since: Mapping[str, Cursor]
 
 
+class Renew(NamedTuple):
+    """Show another token of the same subject, before the present one ends."""
+
+    token: str
+
+
 class Ping(NamedTuple):
     """Ask for a reply and nothing else."""
 
 
 Ask: TypeAlias = "Reply | Publish | Clear | Show | Consume | Subscribe"
 """The ask of a request."""
-Command: TypeAlias = PublishOne | Follow | Unfollow | Read | Join | Leave | Settle | Keep | Resume | Ping
+Command: TypeAlias = PublishOne | Follow | Unfollow | Read | Join | Leave | Settle | Keep | Resume | Renew | Ping
 """The ask of a command, on a connection that takes commands."""
 
 

@@ -28,6 +28,7 @@ from raiden.sessions.asks import (
     Leave,
     Ping,
     PublishOne,
+    Renew,
     Resume,
     Settle,
     Unfollow,
@@ -153,6 +154,13 @@ def _only_durably(command: dict[str, Any], *members: str) -> None:
         raise Invalid(f'{found} is of a durable subscription: name it, as "durable": "NAME"')
 
 
+def _renew(command: dict[str, Any]) -> Renew:
+    token = command.get("token")
+    if not isinstance(token, str):
+        raise Invalid('auth is like {"cmd": "auth", "token": "..."}')
+    return Renew(token)
+
+
 def _channel(command: dict[str, Any]) -> str:
     """The channel's name in a command, which is not checked yet."""
     name = command.get("channel")
@@ -244,5 +252,6 @@ _COMMANDS: dict[str, tuple[frozenset[str], Callable[[dict[str, Any]], Command]]]
     "nack": (_ANY | {"channel", "durable", "cursor", "cursors", "delay"}, _settle),
     "session": (_ANY, lambda command: Keep()),
     "resume": (_ANY | {"session", "since"}, _resume),
+    "auth": (_ANY | {"token"}, _renew),
     "ping": (_ANY, lambda command: Ping()),
 }  # fmt: skip

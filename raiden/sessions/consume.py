@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from raiden.access.permit import Permit
 from raiden.delivery import past
 from raiden.history.store import StoreFailed
 from raiden.model import encoding
@@ -39,6 +40,13 @@ class Consumers:
         for consumer in self._consumers.values():
             consumer.end()
         self._consumers.clear()
+
+    def retain(self, permit: Permit) -> None:
+        """End the consumers that the permit does not allow."""
+        for channel, durable in list(self._consumers):
+            if not (permit.allows("subscribe", channel) and permit.allows("history", channel)):
+                self._end(channel, durable)
+                self._replies.tell({"channel": channel, "durable": durable, "ended": True})
 
     def join(self, number: Any, ask: Join) -> None:
         """Consume a durable, from the reply on. Raises Invalid, Conflict, TooManyConsumers, TooManyChannels and

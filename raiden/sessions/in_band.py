@@ -74,6 +74,12 @@ class InBand:
             data = self._line({"cursor": position, **known})
         return self._frame(data) if data else b""
 
+    def expired(self) -> bytes:
+        """The notice that the client's token has ended."""
+        if self._form == "event":
+            return self._frame(event(b"{}", name="expired"))
+        return self._frame(self._line({"expired": True})) if self._wrapped else b""
+
     def gap(self, channel: str, missing: Gap) -> bytes:
         """The notice that messages of the channel are lost; only where ``tells`` is set."""
         what = gap(channel if self._wrapped else None, missing)

@@ -7,6 +7,7 @@ however long it was on its way."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping
@@ -47,12 +48,15 @@ class Taken(NamedTuple):
 
 class Held:
     """The session of a socket: ``id`` is None until it has one, and once another socket has taken it. ``history`` is
-    where it is kept."""
+    where it is kept. Only sockets of its ``owner`` can take it: for others there is no such session."""
 
-    __slots__ = ("_history", "_holder", "_keeping", "_next", "_opening", "_rows", "_seconds", "id")
+    __slots__ = (
+        "_history", "_holder", "_keeping", "_next", "_opening", "_owner", "_rows", "_seconds", "id",
+    )  # fmt: skip
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, owner: str) -> None:
         self._history = history
+        self._owner = owner
         self._holder = secrets.token_urlsafe(6)
         self.id: str | None = None
         # The rows to keep next, and the result for which their askers wait.
@@ -112,7 +116,7 @@ class Held:
     def take(self, session: str) -> Taken | None:
         """Hold a session from now on; None where there is none. It is the socket's only once its id is ``id``. Raises
         StoreFailed."""
-        found = self._history.take(_name(session), self._holder)
+        found = self._history.take(self._name(session), self._holder)
         rows = _rows(found[0]) if found else None
         return Taken(session, rows, found[1]) if found and rows is not None else None
 
@@ -120,7 +124,7 @@ class Held:
         """Give a session back that was not brought back: its holder before holds it again, unless another one has taken
         it."""
         try:
-            self._history.take(_name(taken.session), taken.before, only_from=self._holder)
+            self._history.take(self._name(taken.session), taken.before, only_from=self._holder)
         except StoreFailed as error:
             log.warning("a session was not given back", extra={"reason": str(error)})
 
@@ -130,10 +134,14 @@ class Held:
         if self.id is not None:
             _check_size(len(_written(rows)) + MAX_CURSOR * len(rows))
 
+    def _name(self, session: str) -> str:
+        of = f" {hashlib.sha256(self._owner.encode()).hexdigest()[:32]}" if self._owner else ""
+        return f"session {session}{of}"
+
     def _keep(self, session: str, rows: Mapping[str, Row], seconds: float) -> bool:
         value = _written(rows)
         _check_size(len(value))
-        return self._history.keep(_name(session), value, seconds, self._holder)
+        return self._history.keep(self._name(session), value, seconds, self._holder)
 
 
 def _log_failure(result: AsyncResult[None]) -> None:
@@ -154,10 +162,6 @@ def _written(rows: Mapping[str, Row]) -> bytes:
 def _check_size(size: int) -> None:
     if size > MAX_KEPT:
         raise TooLargeToKeep(f"a session has at most {MAX_KEPT} bytes: use fewer or shorter names and filters")
-
-
-def _name(session: str) -> str:
-    return f"session {session}"
 
 
 def _rows(value: bytes) -> dict[str, Row] | None:

@@ -6,6 +6,7 @@ consumers of durable subscriptions, and `Resumable` is the session by which the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -24,10 +25,11 @@ from raiden.model.refusals import Conflict, Forbidden, NotFound, Refusal, attemp
 from raiden.protocols.websocket import WebSocket
 from raiden.router import Router
 from raiden.sessions import commands, in_band
-from raiden.sessions.asks import Command, Follow, Join, Keep, Leave, Ping, PublishOne, Resume, Settle, Unfollow
+from raiden.sessions.asks import Command, Follow, Join, Keep, Leave, Ping, PublishOne, Renew, Resume, Settle, Unfollow
 from raiden.sessions.bell import Bells
 from raiden.sessions.consume import Consumers
 from raiden.sessions.kept import Taken
+from raiden.sessions.needs import needs
 from raiden.sessions.recovery import Beginning, Recovery
 from raiden.sessions.replies import Replies, Result
 from raiden.sessions.resume import Places, Resumable
@@ -80,9 +82,13 @@ class MultiplexSocket(Socket):
 
     def _do(self, number: Any, ask: Command) -> Result | None:
         """Do what a command asks for; return the reply, or None where it comes later."""
+        permit = self.connection.permit
+        if permit is not None:
+            for action, name in needs(ask):
+                permit.check(action, name)
         return _DO[type(ask)](self, number, ask)
 
-    def tick(self) -> None:
+    def keep_alive(self) -> None:
         # Without an answer to the last ping it is not known which of the earlier messages have come.
         if self.websocket.ponged and self.places is not None:
             told = self.places.pinged(self.router, self.subscriptions)
@@ -90,7 +96,10 @@ class MultiplexSocket(Socket):
                 self.resumable.keep_soon()
             for name, place in told.items():
                 self.replies.tell({"channel": name, "cursor": str(place)})
-        super().tick()
+        super().keep_alive()
+
+    def expires_soon(self, left: float) -> None:
+        self.replies.tell({"expires": round(left)})
 
     def close(self) -> None:
         if self.resumable is not None:
@@ -279,9 +288,11 @@ class MultiplexSocket(Socket):
 
         def bring_back() -> None:
             taken = resumable.take(ask.session)
-            if self.subscriptions or self.connection.closed:
+            try:
+                self._check_taken(taken)
+            except Refusal:
                 resumable.give_back(taken)
-                raise Conflict("resume before anything is subscribed")
+                raise
             starts = {name: Start(row.place) for name, row in taken.rows.items() if row.place}
             starts.update({name: Start(place) for name, place in ask.since.items() if name in taken.rows})
             filters = {name: row.filters for name, row in taken.rows.items()}
@@ -301,6 +312,33 @@ class MultiplexSocket(Socket):
             resumable.resuming = False
             raise
 
+    def _check_taken(self, taken: Taken) -> None:
+        """Raise a refusal unless this socket may have the subscriptions of a session."""
+        if self.subscriptions or self.connection.closed:
+            raise Conflict("resume before anything is subscribed")
+        permit = self.connection.permit
+        for name, row in taken.rows.items() if permit is not None else ():
+            permit.check("subscribe", name)
+            if row.place is not None:
+                permit.check("history", name)
+
+    # The client.
+
+    def _renew(self, number: Any, ask: Renew) -> Result:
+        """Go on with another token of the same subject: subscriptions that it does not permit end."""
+        permit = self.connection.permit
+        if permit is None:
+            return {"expires": None}
+        self.connection.permit = permit = permit.renewed(ask.token)
+        self.warned = False
+        for name in [name for name in self.subscriptions if not permit.allows("subscribe", name)]:
+            self.unsubscribe(name)
+            self.replies.tell({"channel": name, "ended": True})
+        if self.consumers is not None:
+            self.consumers.retain(permit)
+        self.rest()
+        return {"expires": None if permit.expires is None else max(0, round(permit.expires - time.time()))}
+
     # Parts that are made when they are needed.
 
     def _places(self) -> Places:
@@ -318,7 +356,7 @@ class MultiplexSocket(Socket):
         if self.resumable is None:
             self.resumable = Resumable(
                 past.required(self.router.history), self.subscriptions, self._places(), window=self.session_window,
-                keepalive=self.keepalive,
+                keepalive=self.keepalive, owner="" if self.connection.permit is None else self.connection.permit.owner,
             )  # fmt: skip
         return self.resumable
 
@@ -342,5 +380,6 @@ _DO: dict[type, Callable[..., Result | None]] = {
     Settle: MultiplexSocket._settle,
     Keep: MultiplexSocket._keep,
     Resume: MultiplexSocket._resume,
+    Renew: MultiplexSocket._renew,
     Ping: lambda socket, number, ask: {},
 }

@@ -12,8 +12,9 @@ from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor
 from raiden.model.page import Gap
+from raiden.model.refusals import Unauthorized
 from raiden.protocols.heads import Repeated
-from raiden.protocols.http import Json, Request
+from raiden.protocols.http import Json, Request, problem_json
 from raiden.protocols.parser import MAX_PIPELINED, RequestParser
 from raiden.router import Router
 from raiden.sessions.asks import Subscribe
@@ -23,6 +24,12 @@ from raiden.sessions.session import Session
 
 # Bytes that a long-poll gathers before it can be answered, of missed messages and of new ones.
 ANSWER_BYTES = 1 << 20
+
+
+_EXPIRED = Json(
+    401, problem_json(Unauthorized("the token has expired: get another one", bad=True)),
+    (("WWW-Authenticate", 'Bearer error="invalid_token"'), ("Content-Type", "application/problem+json")),
+)  # fmt: skip
 
 
 class Poll(Session):
@@ -60,6 +67,11 @@ class Poll(Session):
         self.waiters[waiter] = None
         return waiter
 
+    def schedule(self, connection: Connection) -> None:
+        """Let a client wait until its time is up, or its token ends."""
+        permit = connection.permit
+        self.wheel.schedule(connection, self.wait if permit is None else permit.left(self.wait))
+
     @property
     def clients(self) -> int:
         return len(self.waiters)
@@ -89,7 +101,7 @@ class Poll(Session):
             return  # it was answered with missed messages, or its client has gone
         self.ready = True
         for waiter in self.waiters:
-            self.wheel.schedule(waiter.connection, self.wait)
+            self.schedule(waiter.connection)
         self.flush()
         if not self.wait or not self.subscriptions:
             self.fail()  # it does not wait, or all subscriptions ended meanwhile
@@ -150,7 +162,11 @@ class Poll(Session):
         if waiter in self.waiters:
             answer = self._json(204, b"", self._position())
             self.leave(waiter)
-            self.answer((waiter,), answer)
+            permit = waiter.connection.permit
+            if permit is not None and permit.is_over:
+                self.answer((waiter,), _EXPIRED)
+            else:
+                self.answer((waiter,), answer)
 
     def leave(self, waiter: Waiter) -> None:
         """Let a client leave that doesn't wait any more."""

@@ -81,9 +81,9 @@ class Resumable:
 
     def __init__(
         self, history: History, subscriptions: Mapping[str, Subscription], places: Places, *, window: float,
-        keepalive: float,
+        keepalive: float, owner: str = "",
     ) -> None:  # fmt: skip
-        self._held = Held(history)
+        self._held = Held(history, owner)
         self._subscriptions = subscriptions
         self._places = places
         self._keepalive = keepalive

@@ -8,6 +8,7 @@ before the live ones.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -31,6 +32,8 @@ from raiden.sessions.recovery import Batch, Beginning, Recovery
 LINGER = 2.0
 # Bytes that a replay sends at once; seconds after which it ends where the peer has taken none of them.
 REPLAY_BYTES, REPLAY_PATIENCE = 65536, 30.0
+# Seconds before the end of a token, when its client is told.
+WARNING = 30.0
 
 # The gap reported to a subscriber who asks for the past of a channel that keeps none.
 NO_HISTORY = Gap("", 0, 0)
@@ -162,7 +165,7 @@ class Lasting(Session):
     """The session of a connection that lasts until one end closes it. ``keepalive`` is in seconds. A position is that
     of ``names``, in their order, and ``in_band`` tells it."""
 
-    __slots__ = ("connection", "in_band", "keepalive", "names", "replayed", "told", "wheel")
+    __slots__ = ("alive_at", "connection", "in_band", "keepalive", "names", "replayed", "told", "warned", "wheel")
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
@@ -178,6 +181,9 @@ class Lasting(Session):
         self.replayed: dict[str, Cursor] | None = None
         # The position that was told last.
         self.told: str | None = None
+        # Where the client's token ends: the monotonic time of the next keep-alive, and whether it ends soon and the
+        # client was told.
+        self.alive_at, self.warned = 0.0, False
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, sink or self.connection)
@@ -205,7 +211,7 @@ class Lasting(Session):
         self.connection.send(head + self.in_band.begin(told))
         # A gap is still to be told, and the position behind it after that.
         self.told = None if told.recovered is False else told.position
-        self.wheel.schedule(self.connection, self.keepalive)
+        self.rest()
 
     def take_rest(self) -> bytes:
         """Return the bytes behind the connection's last request, which are not HTTP's; the connection is read again."""
@@ -280,8 +286,44 @@ class Lasting(Session):
         """The peer has sent these bytes."""
         raise NotImplementedError
 
+    def rest(self) -> None:
+        """Be due for the next keep-alive, or for the end of the client's token."""
+        self.wheel.schedule(self.connection, self.keepalive)
+        permit = self.connection.permit
+        if permit is not None and permit.expires is not None:
+            self.alive_at = time.monotonic() + self.keepalive
+            self._rest_until_end(permit.expires - time.time())
+
+    def _rest_until_end(self, left: float) -> None:
+        """Be due for what comes next, with so many seconds left of the client's token."""
+        until = left if self.warned else left - WARNING
+        self.wheel.schedule(self.connection, max(0.0, min(self.alive_at - time.monotonic(), until)))
+
     def tick(self) -> None:
-        """The connection is due: a keep-alive."""
+        """The connection is due: a keep-alive, or the end of the client's token."""
+        permit = self.connection.permit
+        if permit is not None and permit.expires is not None:
+            left = permit.expires - time.time()
+            if left <= 0.0:
+                self.expired()
+                return
+            if left <= WARNING and not self.warned:
+                self.warned = True
+                self.expires_soon(left)
+            if time.monotonic() < self.alive_at:
+                self._rest_until_end(left)
+                return
+        self.keep_alive()
+
+    def keep_alive(self) -> None:
+        """Show the peer that the connection is alive, and `rest`."""
+        raise NotImplementedError
+
+    def expires_soon(self, left: float) -> None:
+        """The client's token ends in so many seconds."""
+
+    def expired(self) -> None:
+        """The client's token has ended: tell the client to come back with another one."""
         raise NotImplementedError
 
     def drain(self) -> None:

@@ -12,7 +12,7 @@ from raiden.delivery.table import Subscription
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap
 from raiden.model.payload import check_size
-from raiden.model.refusals import Refusal, TooLarge
+from raiden.model.refusals import Forbidden, Refusal, TooLarge, Unauthorized
 from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.protocols import websocket
 from raiden.protocols.heads import Repeated
@@ -68,8 +68,7 @@ class Socket(Lasting):
             try:
                 self.message(event)  # type: ignore[arg-type]
             except Refusal as refusal:
-                code = websocket.TOO_LARGE if isinstance(refusal, TooLarge) else websocket.TRY_LATER
-                self.goodbye(code, refusal.detail)
+                self.goodbye(_code(refusal), refusal.detail)
 
     def settle(self) -> None:
         """Send the bytes that the protocol itself has to send."""
@@ -83,17 +82,19 @@ class Socket(Lasting):
         else:
             message = _as_message(self.names[0], data, self.verbatim)
             check_size(message.kind, message.payload, self.max_message)
+            if self.connection.permit is not None:
+                self.connection.permit.check("publish", message.channel)
             self.router.publisher.publish_one(message, Socket._published, self)
 
     def _published(self, outcome: Cursor | Refusal | None) -> None:
         if isinstance(outcome, Refusal):
             self.goodbye(websocket.TRY_LATER, outcome.detail)
 
-    def tick(self) -> None:
+    def keep_alive(self) -> None:
         connection = self.connection
         if not self.websocket.heard:
             if self._ping_is_late():
-                self.wheel.schedule(connection, self.keepalive)
+                self.rest()
             else:
                 self.goodbye(websocket.PING_TIMEOUT, "no pong: reconnect")
             return
@@ -108,7 +109,10 @@ class Socket(Lasting):
         self.settle()
         self.ping_end = connection.end_of_sent() if waits else 0
         self.acknowledged = tcp.acknowledged(connection.socket) if waits else 0
-        self.wheel.schedule(self.connection, self.keepalive)
+        self.rest()
+
+    def expired(self) -> None:
+        self.goodbye(websocket.EXPIRED, "the token has expired: reconnect with another one")
 
     def _ping_is_late(self) -> bool:
         """Whether the peer can't have answered the ping in time: the ping waits behind bytes that the peer takes
@@ -145,6 +149,13 @@ class Socket(Lasting):
         super().ended(subscription)
         if not self.subscriptions and self.connection.session is self:
             self.goodbye(websocket.CHANNEL_DELETED, "the channel was deleted")
+
+
+def _code(refusal: Refusal) -> int:
+    """The close code where a message of the client is refused."""
+    if isinstance(refusal, Forbidden | Unauthorized):
+        return websocket.FORBIDDEN
+    return websocket.TOO_LARGE if isinstance(refusal, TooLarge) else websocket.TRY_LATER
 
 
 def _as_message(channel: str, data: str | bytes, verbatim: bool) -> Message:

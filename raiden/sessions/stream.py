@@ -35,9 +35,12 @@ class Stream(Lasting):
     def receive(self, data: bytes) -> None:
         """Ignore these bytes: a request behind one for an endless stream could never be answered."""
 
-    def tick(self) -> None:
+    def keep_alive(self) -> None:
         self.connection.send(self.in_band.alive(self.moved()))
-        self.wheel.schedule(self.connection, self.keepalive)
+        self.rest()
+
+    def expired(self) -> None:
+        self.finish(self.in_band.expired() + self.in_band.end)
 
     def drain(self) -> None:
         self.finish(self.in_band.end)

@@ -14,7 +14,8 @@ from typing import ClassVar, cast
 
 import gevent
 
-from raiden.access.clients import ANYONE, Client
+from raiden.access.clients import NOBODY_KNOWN, Client
+from raiden.access.permit import OPEN, Permits
 from raiden.backend import NotInForce
 from raiden.connections.connection import Connection, Gone, Overflow
 from raiden.connections.door import Door
@@ -37,7 +38,7 @@ HANDSHAKE_TIMEOUT, LINGER = 5.0, 2.0
 
 class Gate:
     """The clients that may come in, by CURVE key, and the server's own key. Without a key of the server's anyone may
-    come in, and do all."""
+    come in."""
 
     def __init__(self, secret: bytes | None, clients: Mapping[bytes, Client]) -> None:
         self._secret = secret
@@ -51,7 +52,7 @@ class Gate:
 
     def client(self, key: bytes) -> Client | None:
         """The client that has the key now; None: nobody any more."""
-        return ANYONE if self._secret is None else self.clients.get(key)
+        return NOBODY_KNOWN if self._secret is None else self.clients.get(key)
 
 
 class ZmqDoor(Door):
@@ -195,12 +196,12 @@ class ZmqGateway(Service):
 
     def __init__(
         self, listeners: Mapping[str, socket.socket], router: Router, *, gate: Gate, stats: Stats,
-        limits: ZmqLimits, heartbeat: float = 0.0,
+        limits: ZmqLimits, heartbeat: float = 0.0, permits: Permits = OPEN,
     ) -> None:  # fmt: skip
         super().__init__()
         self.gate = gate
         self.limits = limits
-        self._common = Common(router, stats, limits)
+        self._common = Common(router, stats, limits, permits)
         self._heartbeat = heartbeat
         self._doors = {name: self.DOORS[name](listener, gate, self._common) for name, listener in listeners.items()}
         for door in self._doors.values():

@@ -52,7 +52,7 @@ class Pusher(ZmqSession):
         content_type = rest[0] if rest else b""
         try:
             name = channel_of(channel)
-            self.client.check("publish", name)
+            self.permit.check("publish", name)
         except Refusal as refusal:
             self._refuse(refusal, len(payloads), channel)
             return

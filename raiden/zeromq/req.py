@@ -89,9 +89,9 @@ class Requester(ZmqSession):
     def _check(self, ask: Ask) -> None:
         """Raise Forbidden unless the client may do what it asks for. A list has only channels that it may know."""
         if isinstance(ask, PublishOne):
-            self.client.check("publish", ask.message.channel)
+            self.permit.check("publish", ask.message.channel)
         elif isinstance(ask, Read):
-            self.client.check("history", ask.channel)
+            self.permit.check("history", ask.channel)
 
     def _answer(self, envelope: Frames, answer: Answer) -> None:
         if isinstance(answer, Refusal):
@@ -158,7 +158,7 @@ class Requester(ZmqSession):
         self._later(envelope, work)
 
     def _list(self, envelope: Frames, ask: List) -> None:
-        allowed = self.client.subscribe
+        permit = self.permit
 
         def work() -> Sequence[bytes]:
             seen: dict[str, Any] = {}
@@ -166,7 +166,7 @@ class Requester(ZmqSession):
             while more is not None and not seen:
                 page = self.common.census.page(ask.prefix, more)
                 rows, more = page["channels"], page.get("next")
-                seen = {name: row for name, row in rows.items() if allowed.allows(name.removesuffix("*"))}
+                seen = {name: row for name, row in rows.items() if permit.allows("subscribe", name)}
             # The page's own ``next`` may be a name that the client may not know.
             return b"200", dumps({"channels": seen} if more is None else {"channels": seen, "next": list(seen)[-1]})
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from raiden.access.clients import Client
+from raiden.access.permit import OPEN, Permits
 from raiden.connections.connection import Connection
 from raiden.delivery.census import Census
 from raiden.model.names import InvalidChannel, check_channel
@@ -44,10 +45,11 @@ class ZmqLimits:
 class Common:
     """The parts that the sessions of all doors share."""
 
-    def __init__(self, router: Router, stats: Stats, limits: ZmqLimits) -> None:
+    def __init__(self, router: Router, stats: Stats, limits: ZmqLimits, permits: Permits = OPEN) -> None:
         self.router = router
         self.stats = stats
         self.limits = limits
+        self.permits = permits
         self.flow = Flow(router.backend)
         self.census = Census(router.backend)
         self.unfinished = Unfinished(lambda: limits.max_unfinished)
@@ -69,6 +71,7 @@ class ZmqSession:
         self.connection = connection
         self.protocol = spoken(connection)
         self.client = client
+        self.permit = common.permits.of_client(client)
         self.key = key
         self.waiting = 0
         self._draining = False

@@ -68,7 +68,7 @@ class Subscriber(ZmqSession):
         self.pending: list[bytes] = []
         self._sink = connection if self.protocol.plain else self
         connection.drop = self._dropped
-        self._topics = Topics(client.subscribe)
+        self._topics = Topics(lambda prefix: self.permit.within("subscribe", prefix))
         self._own: set[bytes] = set()
         self._subscriptions: dict[str, Subscription] = {}
         # Subscriptions that a greenlet will attach once they are in force, and topics that ask when all are.
@@ -108,7 +108,7 @@ class Subscriber(ZmqSession):
         except (UnicodeDecodeError, InvalidChannel):
             self.common.stats.refused_subscriptions += on
             return True
-        if on and not self.client.subscribe.within(name):
+        if on and not self.permit.within("subscribe", name):
             self.common.stats.refused_subscriptions += 1
         change = self._topics.add(name) if on else self._topics.remove(name)
         if not self._apply(change) and on:

@@ -8,9 +8,8 @@ channels, none of which is within another.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from typing import NamedTuple
-
-from raiden.access.clients import Patterns
 
 
 class Change(NamedTuple):
@@ -21,12 +20,13 @@ class Change(NamedTuple):
 
 
 class Topics:
-    """The topics of one client, which may subscribe to the channels in ``allowed``."""
+    """The topics of one client. ``within`` gives the names and patterns that stand for the channels below a prefix that
+    the client may subscribe to."""
 
-    __slots__ = ("_allowed", "_names", "_topics")
+    __slots__ = ("_names", "_topics", "_within")
 
-    def __init__(self, allowed: Patterns) -> None:
-        self._allowed = allowed
+    def __init__(self, within: Callable[[str], list[str]]) -> None:
+        self._within = within
         # In order, so that topics with the same beginning stand together.
         self._topics: list[str] = []
         self._names: list[str] = []
@@ -39,7 +39,7 @@ class Topics:
         if _has(self._topics, topic):
             return Change([], [])
         insort(self._topics, topic)
-        added = [name for name in _fewest(self._allowed.within(topic)) if not self._is_within(name)]
+        added = [name for name in _fewest(self._within(topic)) if not self._is_within(name)]
         dropped = [each for name in added if name.endswith("*") for each in _beginning(self._names, name[:-1])]
         self._replace(dropped, added)
         return Change(added, dropped)
@@ -52,7 +52,7 @@ class Topics:
         if any(_has(self._topics, other) for other in _prefixes(topic)):
             return Change([], [])  # a shorter topic stands for the same channels and more
         dropped = _beginning(self._names, topic)
-        within = [name for other in _beginning(self._topics, topic) for name in self._allowed.within(other)]
+        within = [name for other in _beginning(self._topics, topic) for name in self._within(other)]
         kept = set(_fewest(within))
         added = [name for name in kept if name not in dropped]
         dropped = [name for name in dropped if name not in kept]

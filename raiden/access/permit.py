@@ -1,0 +1,128 @@
+"""Permits: a client, and the policy that says what it may do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from raiden.access.api_keys import hash_of
+from raiden.access.clients import NOBODY_KNOWN, Client
+from raiden.access.policy import HOW, NEEDED, Policy
+from raiden.access.tokens import InvalidToken, Tokens
+from raiden.model.refusals import Unauthorized
+
+# Channels of a client that are known to be allowed.
+REMEMBERED: Final = 1000
+
+
+class Permit:
+    """What one client may do, for as long as its token lasts; ``permits`` made it."""
+
+    __slots__ = ("_permits", "_publishes", "client")
+
+    def __init__(self, client: Client, permits: Permits) -> None:
+        self.client = client
+        self._permits = permits
+        # Channels to which it is known to publish.
+        self._publishes: set[str] = set()
+
+    def check(self, action: str, name: str) -> None:
+        """Raise Unauthorized or Forbidden unless the client may do the action to a channel, or a pattern."""
+        self._permits.policy.check(self.client, action, name)
+
+    def allows(self, action: str, name: str) -> bool:
+        return self._permits.policy.allows(self.client, action, name)
+
+    def publishes(self, channel: str) -> bool:
+        """Whether the client may publish to the channel now. It is the hot path of publishing, so channels are
+        remembered."""
+        expires = self.client.expires
+        if expires is not None and time.time() >= expires:
+            return False
+        if channel in self._publishes:
+            return True
+        if not self.allows("publish", channel):
+            return False
+        if len(self._publishes) >= REMEMBERED:
+            self._publishes.clear()
+        self._publishes.add(channel)
+        return True
+
+    def within(self, action: str, prefix: str) -> list[str]:
+        """As `Policy.within`."""
+        return self._permits.policy.within(self.client, action, prefix)
+
+    def renewed(self, credential: str) -> Permit:
+        """The permit of another token of the same subject; raises InvalidToken."""
+        permit = self._permits.of(credential)
+        if self.owner and permit.owner != self.owner:
+            raise InvalidToken("it is another subject's: make another connection")
+        return permit
+
+    @property
+    def owner(self) -> str:
+        """The owner of what the client keeps here: the subject of its token, or its key; "": anyone."""
+        client = self.client
+        return f"{client.credential}:{client.subject or client.name}" if client.credential else ""
+
+    def left(self, most: float) -> float:
+        """The seconds, at most so many, for which the client's token lasts."""
+        expires = self.client.expires
+        return most if expires is None else max(0.0, min(most, expires - time.time()))
+
+    @property
+    def expires(self) -> float | None:
+        """The Unix time at which the client's token ends; None: never."""
+        return self.client.expires
+
+    @property
+    def is_over(self) -> bool:
+        return self.client.expires is not None and time.time() >= self.client.expires
+
+
+class Permits:
+    """The permits of a door's clients, by what they show: a token, or an API key."""
+
+    def __init__(self, policy: Policy, tokens: Tokens | None = None, keys: Mapping[str, Client] | None = None) -> None:
+        self.policy = policy
+        self._tokens = tokens
+        self._keys = dict(keys or {})
+        # The permit of a client that shows nothing.
+        self.unknown = Permit(NOBODY_KNOWN, self)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anyone may do all, so that nothing needs to be shown or checked."""
+        return self.policy.is_open
+
+    def become(self, other: Permits) -> None:
+        """Take the policy and the keys of others, which were made of new settings. Permits that this has given hold
+        on, by the new policy; another credential is judged by the new keys."""
+        self.policy, self._tokens, self._keys = other.policy, other._tokens, other._keys
+
+    def check_known(self, permit: Permit) -> None:
+        """Raise Unauthorized for a client that has shown nothing, where nothing is for anyone."""
+        if permit is self.unknown and not self.policy.has_open:
+            raise Unauthorized(f"{NEEDED}: {HOW}")
+
+    def of_client(self, client: Client) -> Permit:
+        """The permit of a client that is known otherwise, as by its CURVE key."""
+        return Permit(client, self)
+
+    def of(self, credential: str | None) -> Permit:
+        """The permit of a client that shows a token or a key (None: nothing); raises InvalidToken."""
+        if credential is None:
+            return self.unknown
+        if "." not in credential:
+            found = self._keys.get(hash_of(credential)) if credential.isascii() else None
+            if found is None:
+                raise InvalidToken("it is neither a JSON Web Token nor an API key of this server")
+            return Permit(found, self)
+        if self._tokens is None:
+            raise InvalidToken("this server has no jwt_keys")
+        return Permit(self._tokens.client(credential, time.time()), self)
+
+
+# The permits where anyone may do all.
+OPEN: Final = Permits(Policy({}, guarded=False))

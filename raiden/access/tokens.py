@@ -1,0 +1,269 @@
+"""Tokens: JSON Web Tokens (RFC 7519), signed by the application, which name a client and say what it may do.
+
+A key fixes its algorithm, and a token's head must agree with it (RFC 8725 section 3.1). Of what the head says, only
+``alg`` and ``kid`` are looked at; a head that tells where to find a key is refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from jwt.algorithms import Algorithm, get_default_algorithms
+from jwt.exceptions import InvalidKeyError
+
+from raiden.access.clients import Client, Patterns
+from raiden.model.encoding import dumps
+from raiden.model.names import InvalidChannel, check_subscription
+from raiden.model.options import ACTIONS
+from raiden.model.refusals import Unauthorized
+from raiden.model.strict_json import is_unicode
+
+# Bytes of a token, of its subject or id, and of its info.
+MAX_TOKEN: Final = 8192
+MAX_SUBJECT: Final = 255
+MAX_INFO: Final = 4096
+# Brackets in a token's head or claims.
+_MAX_BRACKETS: Final = 1000
+# Keys that are tried for a token without a kid.
+MAX_KEYS: Final = 20
+# Bytes of verified tokens that are remembered; what they say takes some times as much.
+REMEMBERED: Final = 4 << 20
+# The bytes of an HMAC key that its hash deserves (RFC 7518 section 3.2).
+HMAC = {"HS256": 32, "HS384": 48, "HS512": 64}
+ALGORITHMS = (*HMAC, "RS256", "PS256", "ES256", "EdDSA")
+# Parameters of a head by which a token would choose its own key, or ask for what is not understood (RFC 7515 section
+# 4.1).
+_FOREIGN = ("crit", "jku", "jwk", "x5u", "x5c", "b64", "zip")
+_BASE64 = re.compile(r"[A-Za-z0-9_-]*")
+_IMPLEMENTED = get_default_algorithms()
+
+
+class InvalidToken(Unauthorized):
+    """The token is not good; the text says why."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the token is not accepted: {why}", bad=True)
+
+
+class Key(NamedTuple):
+    """A key that signs tokens by one algorithm; ``kid`` is its name ("": it has none), ``key`` as PyJWT takes it.
+    ``weak``: it is a secret that is shorter than its hash."""
+
+    algorithm: str
+    kid: str
+    key: Any
+    weak: bool
+
+    @classmethod
+    def of(cls, options: Any) -> Key:
+        """A key of the setting `jwt_keys`. Raises ValueError, which says what is wrong, and never shows the key."""
+        if not isinstance(options, Mapping):
+            raise ValueError('each is a dict, like {"alg": "HS256", "key": "..."}')
+        unknown = options.keys() - {"alg", "key", "file", "kid", "weak"}
+        if unknown:
+            raise ValueError(f"unknown option {min(map(str, unknown))!r}; there are alg, key, file, kid, weak")
+        algorithm, kid = options.get("alg"), options.get("kid", "")
+        if algorithm not in ALGORITHMS:
+            raise ValueError(f"alg is one of {', '.join(ALGORITHMS)}, not {algorithm!r}")
+        if not isinstance(kid, str) or len(kid) > MAX_SUBJECT:
+            raise ValueError(f"kid is a string of at most {MAX_SUBJECT} characters")
+        secret = _secret(options)
+        least = HMAC.get(algorithm, 0)
+        if len(secret) < least and options.get("weak") is not True:
+            raise ValueError(
+                f"the key of {algorithm} has {len(secret)} bytes, and needs {least}: make one with 'openssl rand -hex "
+                f"{least}', or, where it is another server's, say \"weak\": True"
+            )
+        try:
+            return cls(algorithm, kid, _IMPLEMENTED[algorithm].prepare_key(secret), len(secret) < least)
+        except (InvalidKeyError, ValueError, TypeError, UnicodeDecodeError):
+            raise ValueError(f"the key of {algorithm} can't be read: {_FORMS.get(algorithm, _PEM)}") from None
+
+    def signed(self, data: bytes, signature: bytes) -> bool:
+        algorithm: Algorithm = _IMPLEMENTED[self.algorithm]
+        return algorithm.verify(data, self.key, signature)
+
+
+_PEM = "it is a public key in PEM"
+_FORMS = dict.fromkeys(HMAC, "it is a secret of its own, not a public key in PEM")
+
+
+def _secret(options: Mapping[str, Any]) -> bytes:
+    if ("key" in options) == ("file" in options):
+        raise ValueError("give the key itself as key, or the path of a file with it as file")
+    if "file" in options:
+        try:
+            return Path(str(options["file"])).read_bytes().strip()
+        except OSError as error:
+            raise ValueError(f"cannot read {options['file']}: {error.strerror}") from None
+    key = options["key"]
+    if not isinstance(key, str | bytes) or not key:
+        raise ValueError("key is a string")
+    return key.encode() if isinstance(key, str) else key
+
+
+class Tokens:
+    """The verifier of tokens that one of ``keys`` has signed, or of those that ``elsewhere`` gives for a kid (None: a
+    token without one). ``audience`` and ``issuer`` must be in them, if set;
+    their times are taken with ``leeway`` seconds."""
+
+    def __init__(
+        self, keys: Sequence[Key], elsewhere: Callable[[Any], list[Key]] | None = None, *,
+        audience: str | None = None, issuer: str | None = None, leeway: float = 10.0,
+    ) -> None:  # fmt: skip
+        self._keys = keys
+        self._elsewhere = elsewhere
+        self._audience = audience
+        self._issuer = issuer
+        self._leeway = leeway
+        self._known: dict[str, Client] = {}
+        self._bytes = 0
+
+    def client(self, token: str, now: float) -> Client:
+        """The client that a token names, at the Unix time ``now``; raises InvalidToken."""
+        found = self._known.get(token)
+        if found is None:
+            found = self._verified(token, now)
+            self._bytes += len(token)
+            if self._bytes > REMEMBERED:
+                self._known.clear()
+                self._bytes = len(token)
+            self._known[token] = found
+        if found.expires is not None and now >= found.expires:
+            self._known.pop(token, None)
+            raise InvalidToken("its time is over: get another one")
+        return found
+
+    def _verified(self, token: str, now: float) -> Client:
+        if len(token) > MAX_TOKEN:
+            raise InvalidToken(f"it has {len(token)} bytes, and may have {MAX_TOKEN}")
+        parts = token.split(".")
+        if len(parts) != 3 or not all(_BASE64.fullmatch(part) for part in parts):
+            raise InvalidToken("it is no JSON Web Token, three parts of base64url with dots between them")
+        head, claims, signature = map(_decoded, parts)
+        self._check_signature(_object(head, "its head"), token.rpartition(".")[0].encode(), signature)
+        return self._client(_object(claims, "what it claims"), now)
+
+    def _check_signature(self, head: Mapping[str, Any], data: bytes, signature: bytes) -> None:
+        foreign = [name for name in _FOREIGN if name in head]
+        if foreign:
+            raise InvalidToken(f"its head has {foreign[0]!r}, which is not understood")
+        algorithm, kid = head.get("alg"), head.get("kid")
+        if algorithm not in ALGORITHMS:
+            raise InvalidToken(f"its algorithm is {_short(algorithm)}, none of {', '.join(ALGORITHMS)}")
+        keys = [key for key in self._keys if kid is None or key.kid in ("", kid)]
+        if not keys and self._elsewhere is not None:
+            keys = self._elsewhere(kid)
+        if not keys:
+            raise InvalidToken(f"its kid is {_short(kid)}, and no key has that")
+        keys = [key for key in keys if key.algorithm == algorithm]
+        if not keys:
+            raise InvalidToken(f"its algorithm is {algorithm}, and no such key is for that")
+        if not any(key.signed(data, signature) for key in keys[:MAX_KEYS]):
+            raise InvalidToken("its signature is not of a key that is known here")
+
+    def _client(self, claims: Mapping[str, Any], now: float) -> Client:
+        expires, begins = _time(claims, "exp"), _time(claims, "nbf")
+        if expires is not None and now >= expires + self._leeway:
+            raise InvalidToken("its time is over: get another one")
+        if begins is not None and now < begins - self._leeway:
+            raise InvalidToken("its time has not come yet")
+        self._check_names(claims)
+        subject, info = _text(claims, "sub"), claims.get("info")
+        if info is not None and len(dumps(info)) > MAX_INFO:
+            raise InvalidToken(f"its info has more than {MAX_INFO} bytes")
+        allowed = {action: _patterns(claims, action, subject) for action in ACTIONS if action in claims}
+        if "subscribe" in allowed:
+            allowed.setdefault("history", allowed["subscribe"])
+        return Client(
+            "a client without a subject" if subject is None else subject, allowed, credential="token",
+            subject=subject, id=_text(claims, "jti"),
+            expires=None if expires is None else expires + self._leeway, info=info,
+        )  # fmt: skip
+
+    def _check_names(self, claims: Mapping[str, Any]) -> None:
+        audiences = claims.get("aud")
+        listed = audiences if isinstance(audiences, list) else [audiences]
+        if self._audience is not None and self._audience not in listed:
+            raise InvalidToken("it is for another audience")
+        if self._issuer is not None and claims.get("iss") != self._issuer:
+            raise InvalidToken("it is of another issuer")
+
+
+def _decoded(part: str) -> bytes:
+    try:
+        return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
+    except (binascii.Error, ValueError):
+        raise InvalidToken("a part of it is no base64url") from None
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    """A JSON object, none of whose members comes twice; raises InvalidToken."""
+    try:
+        if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
+            raise ValueError
+        found = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise InvalidToken(f"{what} is no JSON object, or has a member twice") from None
+    if not isinstance(found, dict):
+        raise InvalidToken(f"{what} is no JSON object")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _time(claims: Mapping[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 1e12:
+        raise InvalidToken(f"its {name} is no time: seconds since 1970")
+    return float(value)
+
+
+def _text(claims: Mapping[str, Any], name: str) -> str | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not is_unicode(value) or not 0 < len(value.encode()) <= MAX_SUBJECT:
+        raise InvalidToken(f"its {name} is no string of 1 to {MAX_SUBJECT} bytes")
+    return value
+
+
+def _patterns(claims: Mapping[str, Any], action: str, subject: str | None) -> Patterns:
+    """The channels that a claim lists; ``{sub}`` in them stands for the subject."""
+    listed = claims[action]
+    if not isinstance(listed, list):
+        raise InvalidToken(f"its {action} is no list of channels and patterns")
+    found = []
+    for each in listed:
+        if not isinstance(each, str):
+            raise InvalidToken(f"its {action} has an entry that is no text")
+        name = each if subject is None or "{sub}" not in each else each.replace("{sub}", subject)
+        if name.endswith("*") and not each.endswith("*"):
+            raise InvalidToken(f"its sub ends in '*', which would make a pattern of {each!r} in its {action}")
+        try:
+            found.append(check_subscription(name))
+        except InvalidChannel:
+            raise InvalidToken(f"its {action} has {_short(each)}, which is no channel and no pattern") from None
+    return Patterns.of(found)
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]
