@@ -231,6 +231,7 @@ class Ear:
     """A connection whose peer reads all at once, and hands events to the rule."""
 
     closed = closing = False
+    permit = None
     max_outbox = 1 << 20
     outbox_size = 0
 
