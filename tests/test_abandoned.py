@@ -187,13 +187,6 @@ def test_a_poll_for_which_there_is_no_room_acknowledges_nothing(node: Daemon, ch
     assert lag(node, channel) == 0
 
 
-def test_a_message_is_done_or_comes_again(node: Daemon, channel: str) -> None:
-    poll(node, channel, "")
-    (cursor,) = post(node, channel, 1)
-    status, told = poll(node, channel, f"&_ack={cursor}&_nack={cursor}")
-    assert status == 400 and "in _ack and in _nack" in told["detail"]
-
-
 # Members and parameters that mean nothing together.
 
 

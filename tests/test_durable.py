@@ -503,7 +503,7 @@ def test_a_poll_that_is_late_gets_its_messages(node: Daemon, channel: str) -> No
     poll(node, channel)
     (cursor, other) = post(node, channel, 1, 2)
     assert len(poll(node, channel, "&_limit=1")[1]) == 1
-    status, _, body = node.request("GET", f"/{channel}?_durable=d&_ack={cursor},{other}&_wait=20")
+    status, _, body = node.request("GET", f"/{channel}?_durable=d&_ack={cursor},{other}&_nack={cursor}&_wait=20")
     found = json.loads(body)
     assert (status, found["late"], [each["data"] for each in found["messages"]]) == (200, [other], [2])
     assert poll(node, channel, f"&_ack={other}")[0] == 204

@@ -158,9 +158,6 @@ def read(channel: str, query: Mapping[str, str]) -> Read:
 def consume(channel: str, query: dict[str, str], wait: float) -> Consume:
     """Read ``_durable`` and the parameters that go with it; raises Invalid."""
     since, acks, nacks = query.get("_since"), _cursors(query, "_ack"), _cursors(query, "_nack")
-    if both := {cursor.place for cursor in acks} & {cursor.place for cursor in nacks}:
-        epoch, offset = min(both)
-        raise Invalid(f"{epoch}:{offset} is in _ack and in _nack: a message is done, or comes again")
     return Consume(
         channel,
         check_durable(query["_durable"]),
