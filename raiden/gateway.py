@@ -10,7 +10,7 @@ import functools
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import webob
 
@@ -29,7 +29,7 @@ from raiden.http.reader import AT_ONCE, Reader
 from raiden.http.reserved import Reserved
 from raiden.model import payload
 from raiden.model.message import Cursor, Kind, Message
-from raiden.model.names import InvalidChannel, check_channel, unquote
+from raiden.model.names import MAX_CHANNEL_BYTES, InvalidChannel, check_channel, unquote
 from raiden.model.refusals import Refusal
 from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.protocols.heads import Heads, Repeated
@@ -48,6 +48,9 @@ from raiden.sessions.poll import Poll
 from raiden.sessions.recovery import Beginning
 from raiden.sessions.session import Client, Session
 from raiden.sessions.transports import Transports
+
+# Bytes of the longest target that names a channel, all of it percent-encoded: longer ones are not remembered.
+LONGEST: Final = 1 + 3 * MAX_CHANNEL_BYTES
 
 
 class PublishPlan(NamedTuple):
@@ -183,6 +186,8 @@ class Gateway(Service):
         if plan is None or self.door.draining or self.door.access_log.on:
             return False
         if type(plan) is PublishPlan:
+            if len(repeated.own) > LONGEST:
+                return False
             channel = _channel(self.reader.reserved, plan.prefix, repeated.own)
             if channel is None or (plan.permit is not None and not plan.permit.publishes(channel)):
                 return False
