@@ -12,20 +12,18 @@ from raiden.access.policy import HOW, NEEDED, Policy
 from raiden.access.tokens import InvalidToken, Tokens
 from raiden.model.refusals import Unauthorized
 
-# Channels of a client that are known to be allowed.
+# Channels that are known to be allowed, of all clients together.
 REMEMBERED: Final = 1000
 
 
 class Permit:
     """What one client may do, for as long as its token lasts; ``permits`` made it."""
 
-    __slots__ = ("_permits", "_publishes", "client")
+    __slots__ = ("_permits", "client")
 
     def __init__(self, client: Client, permits: Permits) -> None:
         self.client = client
         self._permits = permits
-        # Channels to which it is known to publish.
-        self._publishes: set[str] = set()
 
     def check(self, action: str, name: str) -> None:
         """Raise Unauthorized or Forbidden unless the client may do the action to a channel, or a pattern."""
@@ -40,13 +38,14 @@ class Permit:
         expires = self.client.expires
         if expires is not None and time.time() >= expires:
             return False
-        if channel in self._publishes:
+        known = self._permits.publishing
+        if (self, channel) in known:
             return True
         if not self.allows("publish", channel):
             return False
-        if len(self._publishes) >= REMEMBERED:
-            self._publishes.clear()
-        self._publishes.add(channel)
+        if len(known) >= REMEMBERED:
+            known.clear()
+        known.add((self, channel))
         return True
 
     def within(self, action: str, prefix: str) -> list[str]:
@@ -88,6 +87,8 @@ class Permits:
         self.policy = policy
         self._tokens = tokens
         self._keys = dict(keys or {})
+        # Permits with a channel that each is known to allow publishing to.
+        self.publishing: set[tuple[Permit, str]] = set()
         # The permit of a client that shows nothing.
         self.unknown = Permit(NOBODY_KNOWN, self)
 
@@ -100,6 +101,7 @@ class Permits:
         """Take the policy and the keys of others, which were made of new settings. Permits that this has given hold
         on, by the new policy; another credential is judged by the new keys."""
         self.policy, self._tokens, self._keys = other.policy, other._tokens, other._keys
+        self.publishing.clear()
 
     def check_known(self, permit: Permit) -> None:
         """Raise Unauthorized for a client that has shown nothing, where nothing is for anyone."""
