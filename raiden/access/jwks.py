@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import gevent
-import jwt
-from jwt.exceptions import PyJWTError
 
 from raiden.access.tokens import MAX_SUBJECT, Key
 from raiden.model.refusals import Unavailable
@@ -94,10 +92,13 @@ def _key(row: Any) -> Key | None:
     kid = row.get("kid", "")
     if algorithm not in _PUBLIC or not isinstance(kid, str) or len(kid) > MAX_SUBJECT:
         return None
+    # As in `raiden.access.tokens`, only where there are keys.
+    import jwt
+
     try:
         # A set has public keys; of one that has its secret as well, the public half is enough.
         made = jwt.PyJWK({name: value for name, value in row.items() if name not in _SECRET}, algorithm)
-    except (PyJWTError, ValueError, TypeError, KeyError):
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError):
         return None
     return Key(algorithm, kid, made.key, False)
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-
-from jwt.algorithms import Algorithm, get_default_algorithms
-from jwt.exceptions import InvalidKeyError
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from raiden.access.clients import Client, Patterns
 from raiden.model.encoding import dumps
@@ -24,6 +22,9 @@ from raiden.model.names import InvalidChannel, check_subscription
 from raiden.model.options import ACTIONS
 from raiden.model.refusals import Unauthorized
 from raiden.model.strict_json import is_unicode
+
+if TYPE_CHECKING:
+    from jwt.algorithms import Algorithm
 
 # Bytes of a token, of its subject or id, and of its info.
 MAX_TOKEN: Final = 8192
@@ -42,7 +43,6 @@ ALGORITHMS = (*HMAC, "RS256", "PS256", "ES256", "EdDSA")
 # 4.1).
 _FOREIGN = ("crit", "jku", "jwk", "x5u", "x5c", "b64", "zip")
 _BASE64 = re.compile(r"[A-Za-z0-9_-]*")
-_IMPLEMENTED = get_default_algorithms()
 
 
 class InvalidToken(Unauthorized):
@@ -50,6 +50,14 @@ class InvalidToken(Unauthorized):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the token is not accepted: {why}", bad=True)
+
+
+@functools.cache
+def _implemented() -> dict[str, Algorithm]:
+    """The algorithms by name. They are imported where there is a key, for that takes 0.1 s and 10 MB."""
+    from jwt.algorithms import get_default_algorithms
+
+    return get_default_algorithms()
 
 
 class Key(NamedTuple):
@@ -82,13 +90,12 @@ class Key(NamedTuple):
                 f"{least}', or, where it is another server's, say \"weak\": True"
             )
         try:
-            return cls(algorithm, kid, _IMPLEMENTED[algorithm].prepare_key(secret), len(secret) < least)
-        except (InvalidKeyError, ValueError, TypeError, UnicodeDecodeError):
+            return cls(algorithm, kid, _implemented()[algorithm].prepare_key(secret), len(secret) < least)
+        except Exception:  # each algorithm raises its own
             raise ValueError(f"the key of {algorithm} can't be read: {_FORMS.get(algorithm, _PEM)}") from None
 
     def signed(self, data: bytes, signature: bytes) -> bool:
-        algorithm: Algorithm = _IMPLEMENTED[self.algorithm]
-        return algorithm.verify(data, self.key, signature)
+        return _implemented()[self.algorithm].verify(data, self.key, signature)
 
 
 _PEM = "it is a public key in PEM"

@@ -9,7 +9,6 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 import gevent
-import jwt
 
 from raiden.access import jwks
 from raiden.access.tokens import HMAC, InvalidToken
@@ -42,6 +41,8 @@ def _make(settings: Settings, options: Namespace) -> int:
     keys = [key for key in permits.keys(settings) if key.algorithm in HMAC]
     if not keys:
         raise ConfigError("jwt_keys has no secret, like {'alg': 'HS256', 'key': '...'}: only its owner can sign")
+    import jwt  # as in `raiden.access.tokens`, only where there are keys
+
     now = int(time.time())
     claims: dict[str, Any] = {"sub": options.sub, "iat": now, "exp": now + int(options.ttl)}
     claims |= {"aud": settings.jwt_audience} if settings.jwt_audience else {}
