@@ -49,6 +49,11 @@
 # "*.a.example"]; what a proxy in front of it passes on belongs here. A node that listens elsewhere answers for any name
 # unless some are listed. ["*"]: any. [reload]
 # allowed_hosts = []
+# Networks of proxies that tell the client's address, and whether it came by https, like ["127.0.0.1", "10.0.0.0/8"];
+# what others tell is not believed. docs/proxies.md explains. [reload]
+# trusted_proxies = []
+# The field in which they tell the address: "X-Forwarded-For" or "Forwarded". They must set it on each request. [reload]
+# proxy_header = "X-Forwarded-For"
 # Paths that are no channels by HTTP, since browsers, crawlers and probes ask for them by themselves: 404, which names
 # the page that is meant, or for favicon.ico 204. "x/*" is all that begins with x/. [reload]
 # reserved_paths = ["favicon.ico", "robots.txt", ".well-known/*", "metrics", "health", "healthz", "ready", "readyz"]

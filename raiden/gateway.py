@@ -123,7 +123,7 @@ class Gateway(Service):
         # A head gets a plan only after these checks, and loses it when settings change: a request that is served by a
         # plan is allowed.
         self.door.hosts.check(request.fields)
-        self.door.origins.check(request.fields)
+        self.door.origins.check(request.fields, connection.scheme)
         if self.permits.is_open:
             connection.permit = None
             return self._do(connection, request, self.reader.read(request))
@@ -159,6 +159,8 @@ class Gateway(Service):
 
     def _keep_plan(self, request: Request, plan: PublishPlan | SubscriptionPlan) -> None:
         """Remember what a head asks for, if that, and the answer, depend on nothing else."""
+        if self.door.proxies is not None and "origin" in request.fields:
+            return  # the scheme of a page's request is told by trusted proxies only, and a plan serves others, too
         # Nobody knows what an application's channel_builder looks at.
         if request.head is not None and self.reader.channel_builder in (path, host_path):
             self.door.heads.keep_plan(request.head, plan)

@@ -16,11 +16,14 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.daemons import ROOT, Daemon, environment, wait_for
+from tests.test_access_log import entries
 from tests.test_clients import running, tool
 from tests.test_daemon import free_port
 
 NAME = "chat.example.com"
 JSON = "application/json"
+# The client's address, which is not the proxy's.
+CLIENT = "127.0.0.2"
 VITE = ROOT / "build/node/node_modules/vite/bin/vite.js"
 
 
@@ -52,7 +55,7 @@ class Proxy:
 
     @contextmanager
     def get(self, path: str, method: str = "GET", body: str | None = None, **fields: str) -> Iterator[Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20, source_address=(CLIENT, 0))
         fields = {name.replace("_", "-"): value for name, value in fields.items()}
         try:
             connection.request(method, self.prefix + path, body, {"Host": self.host, **fields})
@@ -128,9 +131,9 @@ def vite(node: Daemon, folder: Path) -> Iterator[Proxy]:
 def test_what_the_documents_tell_to_configure(
     start: Callable[..., Daemon], tmp_path: Path, program: Callable[[Daemon, Path], Any]
 ) -> None:
-    """A page of the public name subscribes and publishes, each message comes when it is published, and strangers don't
-    see the node's own pages."""
-    node = start(allowed_hosts=[NAME])
+    """A page of the public name subscribes and publishes, each message comes when it is published, strangers don't see
+    the node's own pages, and the node knows the client's address."""
+    node = start(allowed_hosts=[NAME], trusted_proxies=["127.0.0.1"], access_log=True, log_format="json")
     with program(node, tmp_path) as proxy:
         wait_for(proxy.is_up, "the proxy passes requests on", 60)
         origin: Any = f"http://{proxy.host}"
@@ -157,6 +160,10 @@ def test_what_the_documents_tell_to_configure(
         with proxy.get("/a", "POST", "1", Origin="http://evil.example", Content_Type=JSON) as response:
             assert response.status == 403
         if not proxy.prefix:
+            with proxy.get("/forged?_wait=0", X_Forwarded_For="203.0.113.9"):
+                pass
+            told = wait_for(lambda: [each["remote"] for each in entries(node) if "forged" in each["target"]], "logged")
+            assert told == [CLIENT]
             for path in ("/-/metrics", "/-%2Fmetrics", "/%2D/metrics", "/-/channels", "/-/nodes", "/-/ready"):
                 with proxy.get(f"{path}?_wait=0") as response:
                     assert response.status == 404, path

@@ -63,6 +63,7 @@ class Connection:
         "_sent",
         "_stats",
         "_writer",
+        "address",
         "drop",
         "due",
         "in_line",
@@ -73,6 +74,7 @@ class Connection:
         "permit",
         "protocol",
         "remote",
+        "scheme",
         "seen",
         "session",
         "slot",
@@ -85,7 +87,11 @@ class Connection:
         self, sock: socket.socket, remote: str, protocol: Feedable, transport: str, *, max_outbox: int, stats: Stats
     ) -> None:  # fmt: skip
         self.socket = sock
+        # The address of the other end; and that of the client, which is another where a trusted proxy is between them.
         self.remote = remote
+        self.address = remote
+        # The scheme by which the client came, "http" or "https"; None: nobody knows.
+        self.scheme: str | None = None
         self.protocol = protocol
         self.session: Any = None
         self.state = IDLE
@@ -325,7 +331,7 @@ class Connection:
 
     def describe(self) -> str:
         """Describe the connection for a log line."""
-        return f"{self.transport} {self.remote} outbox={self.outbox_size}"
+        return f"{self.transport} {self.address} outbox={self.outbox_size}"
 
     def _keep(self, data: bytes | memoryview, behind: Sequence[bytes] = ()) -> None:
         size = len(data) + sum(map(len, behind))

@@ -98,6 +98,24 @@ class Door(Service):
     def refuse(self, sock: socket.socket) -> None:
         """Tell a client that there are too many connections; its socket is closed after this."""
 
+    def is_proxy(self, address: str) -> bool:
+        """Whether connections from this address are those of many clients."""
+        return False
+
+    def has_client(self, connection: Connection, address: str) -> bool:
+        """Let the connection count as that of a client at this address, whose proxy it came from. Returns False where
+        that client has more connections than it may."""
+        if address != connection.address:
+            self._forget(connection.address)
+            connection.address = address
+            self._addresses[address] += 1
+        return self.is_proxy(address) or self._addresses[address] <= self._bounds.max_connections_per_address
+
+    def _forget(self, address: str) -> None:
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
+
     def bound_silence(self) -> None:
         """Cut off clients that come in from now on when nothing is heard of them for about 2 x `keepalive` seconds."""
         tcp.bound_silence(self._listener, self._bounds.keepalive)
@@ -136,9 +154,7 @@ class Door(Service):
         connection.close()
         self.wheel.forget(connection)
         self.connections.discard(connection)
-        self._addresses[connection.remote] -= 1
-        if not self._addresses[connection.remote]:
-            del self._addresses[connection.remote]
+        self._forget(connection.address)
 
     def _accept(self) -> bool:
         """Let in some of the waiting clients; return whether there may be more."""
@@ -161,7 +177,7 @@ class Door(Service):
             if (
                 full
                 or len(self.connections) >= limits.max_connections
-                or self._addresses[remote] >= limits.max_connections_per_address
+                or (self._addresses[remote] >= limits.max_connections_per_address and not self.is_proxy(remote))
             ):
                 self.stats.refused_connections += 1
                 self.refuse(sock)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeAlias, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias, cast
 
 import gevent
 import webob
@@ -28,6 +28,7 @@ from raiden.protocols.hosts import Hosts
 from raiden.protocols.http import CONTINUE_BYTES, HttpError, Json, Request, json_bytes, problem, serialize
 from raiden.protocols.limits import HttpLimits
 from raiden.protocols.parser import CONTINUE, MAX_PIPELINED, RequestParser
+from raiden.protocols.proxies import Proxies
 from raiden.protocols.unfinished import SLOW, Unfinished
 from raiden.runtime.stats import Stats
 from raiden.sessions.poll import Waiter
@@ -67,6 +68,8 @@ class HttpDoor(Door):
         self.unfinished = Unfinished(lambda: limits.max_unfinished)
         self.hosts = hosts or Hosts()
         self.origins = origins
+        # The trusted proxies, which say whose requests they pass on; None: there are none.
+        self.proxies: Proxies | None = None
         self.access_log = AccessLog()
 
     def drain(self, timeout: float, window: float = 0.0) -> None:
@@ -184,7 +187,7 @@ class HttpDoor(Door):
             if isinstance(event, Repeated):
                 self._serve_repeated(connection, event)
             elif isinstance(event, Request):
-                self.serve(connection, event, self._application.dispatch)
+                self._serve_new(connection, event)
             elif isinstance(event, HttpError):
                 self._refuse(connection, event)
             elif event is CONTINUE:
@@ -194,8 +197,29 @@ class HttpDoor(Door):
         self._served(connection)
 
     def _serve_repeated(self, connection: Connection, repeated: Repeated) -> None:
-        if not self._application.serve_again(connection, repeated):
-            self.serve(connection, repeated.request(), self._application.dispatch)
+        if self.proxies is not None and not self._has_client(connection, self.proxies, repeated.head.environ):
+            self.serve(connection, repeated.request(), _too_many)
+        elif not self._application.serve_again(connection, repeated):
+            self._serve_new(connection, repeated.request())
+
+    def _serve_new(self, connection: Connection, request: Request) -> None:
+        """Serve a request that no plan serves."""
+        handle = self._application.dispatch
+        if self.proxies is not None:
+            if not self._has_client(connection, self.proxies, request.environ):
+                handle = _too_many
+            request.environ["REMOTE_ADDR"] = connection.address
+        self.serve(connection, request, handle)
+
+    def _has_client(self, connection: Connection, proxies: Proxies, environ: Mapping[str, Any]) -> bool:
+        """Note the client of a request, and the scheme by which it came, where a trusted proxy tells them. Returns
+        False where the client has too many connections."""
+        source = proxies.source(connection.remote, environ)
+        connection.scheme = None if source is None else source.scheme
+        return self.has_client(connection, connection.remote if source is None else source.address)
+
+    def is_proxy(self, address: str) -> bool:
+        return self.proxies is not None and self.proxies.trusts(address)
 
     def _served(self, connection: Connection) -> None:
         """Wait for more, unless a request is under way: all that has come was served."""
@@ -285,7 +309,7 @@ class HttpDoor(Door):
         """Count an answer, and log it if that is wanted."""
         self.stats.responses[status] += 1
         if self.access_log.on:
-            self.access_log.write(request, status, connection.remote)
+            self.access_log.write(request, status, connection.remote if request is None else connection.address)
 
     def answer_polls(self, waiters: Iterable[Waiter], answer: Json) -> None:
         """Send the same answer to all these clients of a long-poll."""
@@ -321,6 +345,10 @@ class HttpDoor(Door):
             return True  # it has a plan
         plain = request.keep_alive and not request.http10 and request.method != "HEAD"
         return plain and "origin" not in request.fields
+
+
+def _too_many(connection: Connection, request: Request) -> Answer:
+    raise HttpError(503, "too many connections from your address: try again later")
 
 
 def _parser(connection: Connection) -> RequestParser:

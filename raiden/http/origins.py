@@ -42,10 +42,10 @@ class Origin(NamedTuple):
         found = Host.parse(rest)
         return cls(scheme, found._replace(port=found.port or _DEFAULT_PORTS.get(scheme)))
 
-    def is_of(self, request_host: str) -> bool:
-        """Whether the page came from this host. Only a proxy knows by which scheme the browser reached the host: where
-        Host has no port, it is the default port of the page's scheme."""
-        if self.scheme not in _DEFAULT_PORTS:
+    def is_of(self, request_host: str, scheme: str | None = None) -> bool:
+        """Whether the page came from this host, by this ``scheme``. None: only an unknown proxy may know by which
+        scheme the browser reached the host. Where Host has no port, it is the default port of the page's scheme."""
+        if self.scheme not in _DEFAULT_PORTS or self.scheme != (scheme or self.scheme):
             return False
         found = host(request_host)
         return found is not None and found._replace(port=found.port or _DEFAULT_PORTS[self.scheme]) == self.host
@@ -73,10 +73,11 @@ class Origins:
         self._listed = [Origin.parse(text) for text in allowed if text != "*"]
         self._told = Seldom()
 
-    def check(self, fields: Mapping[str, str]) -> None:
-        """Raise HttpError 403 for a request, by its header fields, of a page that may not use the server."""
+    def check(self, fields: Mapping[str, str], scheme: str | None = None) -> None:
+        """Raise HttpError 403 for a request, by its header fields and the ``scheme`` by which it came (None: unknown),
+        of a page that may not use the server."""
         text = fields.get("origin")
-        if text is None or self._any or self._is_listed(text) or self._is_own(text, fields):
+        if text is None or self._any or self._is_listed(text) or self._is_own(text, fields, scheme):
             return
         if self._told.may_say(text[:100]):
             log.warning(
@@ -112,9 +113,9 @@ class Origins:
         )
 
     @staticmethod
-    def _is_own(text: str, fields: Mapping[str, str]) -> bool:
+    def _is_own(text: str, fields: Mapping[str, str], scheme: str | None = None) -> bool:
         origin = _origin(text)
-        return origin is not None and origin.is_of(fields.get("host", ""))
+        return origin is not None and origin.is_of(fields.get("host", ""), scheme)
 
 
 def check_allowed(text: str) -> None:

@@ -23,6 +23,7 @@ from raiden.model.options import Channels, Durability
 from raiden.node import permits
 from raiden.node.settings import ServiceBuilder, Settings
 from raiden.protocols import hosts
+from raiden.protocols.proxies import Proxies
 
 # Variables that a container platform makes by itself for services that are called raiden, or raiden-something.
 _FOREIGN = re.compile(r"RAIDEN_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)|RAIDEN_PORT")
@@ -194,6 +195,10 @@ def _check_pages(settings: Settings) -> None:
                 check(entry)
             except ValueError as error:
                 raise ConfigError(f"{name}: {error}") from None
+    try:
+        Proxies(settings.trusted_proxies, settings.proxy_header)
+    except ValueError as error:
+        raise ConfigError(f"trusted_proxies, proxy_header: {error}") from None
 
 
 def _check_zmq(settings: Settings) -> None:

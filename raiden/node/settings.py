@@ -59,6 +59,13 @@ class Settings:
         [], "names in Host besides loopback's that a node on loopback answers for; on others, if set; '*': any",
         reload=True,
     )  # fmt: skip
+    trusted_proxies: list[str] = _setting(
+        [], "networks of proxies that tell the client's address, like '10.0.0.0/8'; of others nothing is believed",
+        reload=True,
+    )  # fmt: skip
+    proxy_header: str = _setting(
+        "X-Forwarded-For", "the field in which they tell it: 'X-Forwarded-For' or 'Forwarded'", reload=True
+    )
     reserved_paths: list[str] = _setting(
         ["favicon.ico", "robots.txt", ".well-known/*", "metrics", "health", "healthz", "ready", "readyz"],
         "paths that are no channels, since browsers and probes ask for them by themselves",

@@ -40,6 +40,7 @@ from raiden.node import permits
 from raiden.node.settings import ServiceBuilder, Settings
 from raiden.protocols.hosts import Hosts, is_loopback
 from raiden.protocols.limits import HttpLimits
+from raiden.protocols.proxies import Proxies
 from raiden.router import Router
 from raiden.runtime import faults, log
 from raiden.runtime.service import READY, Service
@@ -224,6 +225,7 @@ class HttpWorker(Worker):
             ready_without_store=settings.ready_without_store,
         )
         self.gateway.door.access_log.on = settings.access_log
+        self.gateway.door.proxies = _proxies(settings)
         self.add(self.gateway)
 
     def drain(self) -> None:
@@ -254,6 +256,8 @@ class HttpWorker(Worker):
                 self.gateway.reader.reserved = Reserved(value)
             elif name == "allowed_hosts":
                 door.hosts = _hosts(self.settings)
+            elif name in ("trusted_proxies", "proxy_header"):
+                door.proxies = _proxies(self.settings)
             elif name == "ws_deflate":
                 self.gateway.reader.deflate = value
             elif name == "access_log":
@@ -264,6 +268,10 @@ class HttpWorker(Worker):
 def _hosts(settings: Settings) -> Hosts:
     guarded = is_loopback(settings.http_host) and permits.policy(settings).has_open
     return Hosts(settings.allowed_hosts, guarded=guarded)
+
+
+def _proxies(settings: Settings) -> Proxies | None:
+    return Proxies(settings.trusted_proxies, settings.proxy_header) if settings.trusted_proxies else None
 
 
 class ZmqWorker(Worker):
