@@ -132,8 +132,8 @@ class Gateway(Service):
         if request.method == "POST":
             self.permits.check_known(permit)
         ask = self.reader.read(request)
-        for action, name in needs(ask):
-            permit.check(action, name)
+        for need in needs(ask):
+            permit.check(*need)
         return self._do(connection, request, ask)
 
     def _do(self, connection: Connection, request: Request, ask: Ask) -> Answer | None:
@@ -166,7 +166,9 @@ class Gateway(Service):
             self.door.heads.keep_plan(request.head, plan)
 
     def _show(self, connection: Connection, request: Request, ask: Show) -> None:
-        self.door.serve_waiting(connection, request, lambda _, request: self.pages.serve(request, ask.page))
+        self.door.serve_waiting(
+            connection, request, lambda _, request: self.pages.serve(request, ask.page, connection.permit)
+        )
 
     def _clear(self, ask: Clear) -> Answer:
         self.router.publisher.clear(ask.channel)
@@ -271,9 +273,13 @@ class Gateway(Service):
         # A poll that does not wait is answered with all that was acknowledged before it came, so the history is asked.
         whole = ask.transport == "poll" and not ask.wait and bool(ask.starts)
         plan.poll = session if isinstance(session, Poll) and ask.wait else None
+        permit = connection.permit
         try:
             for name in ask.names:
-                session.subscribe(name, ask.encoding, ask.filters)
+                filters = ask.filters
+                if permit is not None:
+                    filters = permit.narrowed(filters, name, past=name in ask.starts)
+                session.subscribe(name, ask.encoding, filters)
         except TooManyChannels as error:
             session.close()
             raise ask.refused(error) from None

@@ -12,7 +12,6 @@ from raiden.model import encoding
 from raiden.model.filters import MAX_BYTES, MAX_VALUES, Filters, InvalidFilters, as_text
 from raiden.model.message import Kind, Message
 from raiden.model.strict_json import Digits, json_payload
-from raiden.sessions import commands
 
 
 def matches(value: object, *pairs: tuple[str, str]) -> bool:
@@ -114,7 +113,7 @@ def test_a_command_with_too_many_values_is_not_read_to_its_end() -> None:
                 yield "a", "b"
 
     with pytest.raises(InvalidFilters):
-        commands.filters_of(Endless(a="b"))
+        Filters.of(Endless(a="b"))
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -90,7 +90,7 @@ def test_an_event_source_survives_a_refusal_that_passes(browser: Browser, start:
         with Stream(node, "/one"):
             evaluate(f"location = '{node.url}/?channel=two'")
             wait_for(lambda: evaluate(STATE) == "connecting again to two", "it is refused")
-            assert evaluate("events.readyState") == 0
+            assert evaluate("events.readyState") != 2, "not closed: it opens for a moment each time"
         wait_for(lambda: evaluate(STATE) == "subscribed to two", "it came back by itself")
         node.publish("two", 1)
         wait_for(lambda: evaluate(SHOWN) == ["1"], "and gets what is published")

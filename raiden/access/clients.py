@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raiden.model.filters import Filters
 from raiden.model.names import InvalidChannel, check_subscription
 from raiden.model.options import ACTIONS
 
@@ -42,12 +43,15 @@ ALL, NONE = Patterns.of(["*"]), Patterns.of([])
 class Client:
     """A client by its ``name``, with its permissions: the channels of each action. ``credential`` is the thing that
     shows who it is, as refusals call it: "key", "token", or "" where it has shown nothing.
+    ``filtered`` are further permissions, for the messages that filters let through: by action, names and patterns with
+    their filters, the longest first.
 
     A token's client has a ``subject``, and may have an ``id`` of the token, the Unix time at which it is refused
     (``expires``), and any JSON value as ``info``."""
 
     name: str
     permissions: Mapping[str, Patterns] = field(default_factory=dict)
+    filtered: Mapping[str, Sequence[tuple[str, Filters]]] = field(default_factory=dict)
     credential: str = "key"
     subject: str | None = None
     id: str | None = None
@@ -57,6 +61,14 @@ class Client:
     def may(self, action: str) -> Patterns:
         """The channels to which the client may do the action."""
         return self.permissions.get(action, NONE)
+
+    def filters(self, action: str, name: str) -> Filters | None:
+        """The filters with which the client may do the action to a channel, or to all that a pattern stands for; None:
+        it may not. Of several, those of the longest pattern count."""
+        for pattern, filters in self.filtered.get(action, ()):
+            if name == pattern or (pattern.endswith("*") and name.rstrip("*").startswith(pattern[:-1])):
+                return filters
+        return None
 
 
 # The client that has shown nothing.

@@ -10,6 +10,7 @@ from raiden.access.api_keys import hash_of
 from raiden.access.clients import NOBODY_KNOWN, Client
 from raiden.access.policy import HOW, NEEDED, Policy
 from raiden.access.tokens import InvalidToken, Tokens
+from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.refusals import Unauthorized
 
 # Channels that are known to be allowed, of all clients together.
@@ -25,9 +26,21 @@ class Permit:
         self.client = client
         self._permits = permits
 
-    def check(self, action: str, name: str) -> None:
-        """Raise Unauthorized or Forbidden unless the client may do the action to a channel, or a pattern."""
-        self._permits.policy.check(self.client, action, name)
+    def check(self, action: str, name: str, filtered: bool = False) -> None:
+        """As `Policy.check`."""
+        self._permits.policy.check(self.client, action, name, filtered=filtered)
+
+    def filters(self, action: str, name: str) -> Filters | None:
+        """As `Policy.filters`."""
+        return self._permits.policy.filters(self.client, action, name)
+
+    def narrowed(self, filters: Filters, name: str, *, past: bool) -> Filters:
+        """The filters of a subscription to which the client is allowed, for which it wants ``filters``; ``past``: it
+        begins in the past."""
+        if self.client.filtered:
+            for action in ("subscribe", "history") if past else ("subscribe",):
+                filters = filters.both(self.filters(action, name) or NO_FILTERS)
+        return filters
 
     def allows(self, action: str, name: str) -> bool:
         return self._permits.policy.allows(self.client, action, name)

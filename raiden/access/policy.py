@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raiden.access.clients import Client
+from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.options import ACTIONS, ANYONE, NOBODY, TOKEN, Channels, Options
 from raiden.model.refusals import Forbidden, Unauthorized
 
@@ -33,11 +34,16 @@ class Policy:
         self.has_open = any(self._who(each, action) == ANYONE for each in self._channels.all() for action in ACTIONS)
         """Whether anyone may do something."""
 
-    def check(self, client: Client, action: str, name: str) -> None:
+    def check(self, client: Client, action: str, name: str, *, filtered: bool = False) -> None:
         """Raise Unauthorized or Forbidden unless the client may do the action to a channel, or to all channels that a
-        pattern stands for."""
+        pattern stands for. ``filtered``: also where it may do so with filters only."""
         if self.allows(client, action, name):
             return
+        forced = self.filters(client, action, name)
+        if forced is not None:
+            if filtered:
+                return
+            raise Forbidden(f"the token has filters for {name!r}, so that its messages can't be had in this way")
         who = self._whose(action, name)
         verb = f"{_VERBS[action]} {name!r}"
         if who == NOBODY:
@@ -59,6 +65,12 @@ class Policy:
             return True
         who = self._whose(action, name)
         return who == ANYONE or (who == TOKEN and client.may(action).allows(name))
+
+    def filters(self, client: Client, action: str, name: str) -> Filters | None:
+        """The filters with which the client may do the action; None: it may not."""
+        if self.allows(client, action, name):
+            return NO_FILTERS
+        return client.filters(action, name) if client.filtered and self._whose(action, name) == TOKEN else None
 
     def _whose(self, action: str, name: str) -> str:
         """For whom an action is: of a pattern, the least of what its channels are."""

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from raiden.access.clients import Client, Patterns
 from raiden.model.encoding import dumps
+from raiden.model.filters import Filters
 from raiden.model.names import InvalidChannel, check_subscription
 from raiden.model.options import ACTIONS
-from raiden.model.refusals import Unauthorized
+from raiden.model.refusals import Invalid, Unauthorized
 from raiden.model.strict_json import is_unicode
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ ALGORITHMS = (*HMAC, "RS256", "PS256", "ES256", "EdDSA")
 # Parameters of a head by which a token would choose its own key, or ask for what is not understood (RFC 7515 section
 # 4.1).
 _FOREIGN = ("crit", "jku", "jwk", "x5u", "x5c", "b64", "zip")
+# Actions for which a token may have filters.
+FILTERED = ("subscribe", "history")
 _BASE64 = re.compile(r"[A-Za-z0-9_-]*")
 
 
@@ -187,10 +190,13 @@ class Tokens:
         if info is not None and len(dumps(info)) > MAX_INFO:
             raise InvalidToken(f"its info has more than {MAX_INFO} bytes")
         allowed = {action: _patterns(claims, action, subject) for action in ACTIONS if action in claims}
+        filtered = {action: _filtered(claims, action, subject) for action in FILTERED if action in claims}
         if "subscribe" in allowed:
             allowed.setdefault("history", allowed["subscribe"])
+            filtered.setdefault("history", filtered["subscribe"])
         return Client(
-            "a client without a subject" if subject is None else subject, allowed, credential="token",
+            "a client without a subject" if subject is None else subject, allowed,
+            {action: found for action, found in filtered.items() if found}, credential="token",
             subject=subject, id=_text(claims, "jti"),
             expires=None if expires is None else expires + self._leeway, info=info,
         )  # fmt: skip
@@ -254,22 +260,44 @@ def _text(claims: Mapping[str, Any], name: str) -> str | None:
 
 
 def _patterns(claims: Mapping[str, Any], action: str, subject: str | None) -> Patterns:
-    """The channels that a claim lists; ``{sub}`` in them stands for the subject."""
+    """The channels that a claim lists without filters."""
     listed = claims[action]
     if not isinstance(listed, list):
         raise InvalidToken(f"its {action} is no list of channels and patterns")
-    found = []
-    for each in listed:
-        if not isinstance(each, str):
-            raise InvalidToken(f"its {action} has an entry that is no text")
-        name = each if subject is None or "{sub}" not in each else each.replace("{sub}", subject)
-        if name.endswith("*") and not each.endswith("*"):
-            raise InvalidToken(f"its sub ends in '*', which would make a pattern of {each!r} in its {action}")
+    if action in FILTERED:
+        listed = [each for each in listed if not isinstance(each, dict)]
+    return Patterns.of([_name(each, action, subject) for each in listed])
+
+
+def _filtered(claims: Mapping[str, Any], action: str, subject: str | None) -> list[tuple[str, Filters]]:
+    """The channels that a claim lists with filters, the longest name first."""
+    found: dict[str, Filters] = {}
+    for each in claims[action]:
+        if not isinstance(each, dict):
+            continue
+        if each.keys() != {"channel", "filters"}:
+            raise InvalidToken(f'its {action} has an entry that is not like {{"channel": ..., "filters": ...}}')
+        name = _name(each["channel"], action, subject)
+        if name in found:
+            raise InvalidToken(f"its {action} has {_short(name)} with filters twice: one entry has them all")
         try:
-            found.append(check_subscription(name))
-        except InvalidChannel:
-            raise InvalidToken(f"its {action} has {_short(each)}, which is no channel and no pattern") from None
-    return Patterns.of(found)
+            found[name] = Filters.of(each["filters"])
+        except Invalid as error:
+            raise InvalidToken(f"its {action} has filters for {_short(name)} that are none: {error}") from None
+    return sorted(found.items(), key=lambda entry: len(entry[0]), reverse=True)
+
+
+def _name(listed: Any, action: str, subject: str | None) -> str:
+    """A channel or pattern of a claim; ``{sub}`` in it stands for the subject."""
+    if not isinstance(listed, str):
+        raise InvalidToken(f"its {action} has an entry that is no text")
+    name = listed if subject is None or "{sub}" not in listed else listed.replace("{sub}", subject)
+    if name.endswith("*") and not listed.endswith("*"):
+        raise InvalidToken(f"its sub ends in '*', which would make a pattern of {listed!r} in its {action}")
+    try:
+        return check_subscription(name)
+    except InvalidChannel:
+        raise InvalidToken(f"its {action} has {_short(listed)}, which is no channel and no pattern") from None
 
 
 def _short(value: Any) -> str:

@@ -40,13 +40,13 @@ class Selection(Generic[Group]):
         """Remove a group, whose key must be there."""
         del self.groups[key]
         field, values = key[1].rarest
-        by_value = self._by_field[field]
+        by_value = self._by_field.get(field, {})
         for value in values:
             del by_value[value][key]
             if not by_value[value]:
                 del by_value[value]
         if not by_value:
-            del self._by_field[field]
+            self._by_field.pop(field, None)  # of groups that want no value there may be several
 
     def matching(self, run: Sequence[Message]) -> dict[Key, list[Message]]:
         """The messages of a run that each group gets; groups that get none are left out."""

@@ -7,6 +7,7 @@ from typing import Any
 import gevent
 import webob
 
+from raiden.access.permit import Permit
 from raiden.backend import NotInForce
 from raiden.delivery import past
 from raiden.delivery.census import Census
@@ -41,8 +42,9 @@ class Pages:
         self._census = Census(router.backend)
         self._queues = Queues(router.history)
 
-    def serve(self, request: Request, page: str) -> webob.Response:
-        """Return a page's response; waits for other workers. Raises NotFound for an unknown page."""
+    def serve(self, request: Request, page: str, permit: Permit | None = None) -> webob.Response:
+        """Return a page's response to a client with this permit (None: it may see all). Waits for other workers;
+        raises NotFound for an unknown page."""
         if page == "health":
             return _json({"status": "ok"})
         if page == "ready":
@@ -57,7 +59,7 @@ class Pages:
             return self._durables(request)
         if page.startswith("channels/") and page.endswith("/history"):
             name = page[len("channels/") : -len("/history")]
-            return self._history(request, check_channel(unquote(name)))
+            return self._history(request, check_channel(unquote(name)), permit)
         if page.startswith("channels/"):
             return self._channel(check_subscription(unquote(page[len("channels/") :])))
         raise NotFound(
@@ -65,11 +67,12 @@ class Pages:
             "/-/metrics, /-/health and /-/ready"
         )
 
-    def _history(self, request: Request, name: str) -> webob.Response:
+    def _history(self, request: Request, name: str, permit: Permit | None) -> webob.Response:
         pairs = parameters.query_pairs(request)
         parameters.check(pairs, parameters.HISTORY)
         read = past.reader(self.router.history, parameters.read(name, dict(pairs)), keeps=self.router.keeps(name))
-        return _json(encoding.page(name, read()))
+        filters = None if permit is None else permit.filters("history", name)
+        return _json(encoding.page(name, read(), filters=filters))
 
     def _ready(self) -> webob.Response:
         try:

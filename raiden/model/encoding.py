@@ -17,6 +17,7 @@ from typing import Any
 
 import ujson
 
+from raiden.model.filters import Filters
 from raiden.model.message import Kind, Message
 from raiden.model.page import Gap, Page
 
@@ -111,18 +112,29 @@ def gap(channel: str | None, missing: Gap) -> dict[str, Any]:
     return {**named, "recovered": False, "missing": what}
 
 
-def page(channel: str, found: Page, most: int | None = None, *, backwards: bool = False) -> bytes:
+def page(
+    channel: str, found: Page, most: int | None = None, *, backwards: bool = False, filters: Filters | None = None
+) -> bytes:  # fmt: skip
     """A page of a channel's history, as JSON. ``cursor`` is the channel's position; ``more``: there is another page,
     after the last message, or before the first one. With ``most`` the page has only as many messages as fit into so
-    many bytes, at least one: the first ones, or ``backwards`` the last ones."""
-    items = [_item(message) for message in found.messages(channel)]
-    kept = items
+    many bytes, at least one: the first ones, or ``backwards`` the last ones. With ``filters`` it has only messages that
+    these let through; where there is another page, it begins behind ``next``, or ends before it."""
+    messages = found.messages(channel)
+    last = messages[0 if backwards else -1].cursor if messages else None
+    if filters:
+        messages = [message for message in messages if filters.match(message)]
+    items = [_item(message) for message in messages]
+    count = len(items)
     if most is not None:
         sizes = accumulate([len(item) + 1 for item in (reversed(items) if backwards else items)])
         count = max(1, sum([size <= most for size in sizes]))
-        kept = items[-count:] if backwards else items[:count]
-    told = {} if found.gap is None else {"gap": gap(None, found.gap)}
+    kept = items[-count:] if backwards else items[:count]
+    told: dict[str, Any] = {} if found.gap is None else {"gap": gap(None, found.gap)}
     more = found.more or len(kept) < len(items)
+    if filters and more:
+        if count < len(items):
+            last = messages[-count if backwards else count - 1].cursor
+        told["next"] = str(last)
     rest = {"cursor": None if found.position is None else str(found.position), "more": more, **told}
     return b'{"channel":%b,"messages":[%b],%b' % (dumps(channel), b",".join(kept), dumps(rest)[1:])
 

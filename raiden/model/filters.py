@@ -5,7 +5,7 @@ Values of one key are alternatives, different keys must all match, and a message
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from raiden.model.message import Message
@@ -43,7 +43,10 @@ class Filters:
                     "their fields' names: make several subscriptions, or publish to more channels"
                 )
             wanted.setdefault(key, set()).add(value)
-        self._wanted = {key: frozenset(values) for key, values in wanted.items()}
+        self._set({key: frozenset(values) for key, values in wanted.items()})
+
+    def _set(self, wanted: dict[str, frozenset[str]]) -> None:
+        self._wanted = wanted
         self._hash = hash(frozenset(self._wanted.items()))
         self.rarest = min(self._wanted.items(), key=lambda each: len(each[1]), default=("", frozenset()))
         self.is_simple = len(self._wanted) == 1
@@ -57,6 +60,22 @@ class Filters:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Filters) and self._wanted == other._wanted
 
+    @classmethod
+    def of(cls, filters: Any) -> Filters:
+        """The conditions in an object of alternatives by key; raises Invalid."""
+        if not isinstance(filters, dict):
+            raise Invalid('filters is an object, like {"team": ["a", "b"]}')
+        return cls(_pairs(filters))
+
+    def both(self, other: Filters) -> Filters:
+        """The conditions of these and of others. Where they leave no value for a key, no message matches."""
+        wanted = dict(self._wanted)
+        for key, values in other._wanted.items():
+            wanted[key] = wanted[key] & values if key in wanted else values
+        found = Filters(())
+        found._set(wanted)
+        return found
+
     def pairs(self) -> list[tuple[str, str]]:
         """The conditions, as they were given."""
         return [(key, value) for key, values in self._wanted.items() for value in values]
@@ -69,6 +88,20 @@ class Filters:
             if key not in fields or as_text(fields[key]) not in values:
                 return False
         return True
+
+
+def _pairs(filters: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, values in filters.items():
+        if values == []:
+            raise Invalid(f"filters has no value for {key[:60]!r}: to filter by it takes one at least")
+        for value in values if isinstance(values, list) else [values]:
+            text = as_text(value)
+            if text is None:
+                raise Invalid("filter values are strings, numbers, booleans or null")
+            yield key, text
+
+
+NO_FILTERS = Filters(())
 
 
 def as_text(value: Any) -> str | None:

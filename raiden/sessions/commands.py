@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from raiden.model import strict_json
-from raiden.model.filters import Filters, as_text
+from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.names import check_channel, check_durable, check_subscription
 from raiden.model.near import did_you_mean
@@ -91,7 +91,7 @@ def _subscribe(command: dict[str, Any]) -> Follow | Join:
     _only_durably(command, "ack", "window", "ack_wait")
     filters = command.get("filters")
     return Follow(
-        check_subscription(_channel(command)), filters_of({} if filters is None else filters), _start(command)
+        check_subscription(_channel(command)), NO_FILTERS if filters is None else Filters.of(filters), _start(command)
     )
 
 
@@ -221,22 +221,6 @@ def _start(command: dict[str, Any]) -> Start | None:
     if since == "earliest":
         return Start()
     return Start(parse_since(since) if isinstance(since, str) else _parse_cursor(since))
-
-
-def filters_of(filters: Any) -> Filters:
-    """The conditions in an object of alternatives by key; raises Invalid."""
-    if not isinstance(filters, dict):
-        raise Invalid('filters is an object, like {"team": ["a", "b"]}')
-    return Filters(_pairs(filters))
-
-
-def _pairs(filters: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, values in filters.items():
-        for value in values if isinstance(values, list) else [values]:
-            text = as_text(value)
-            if text is None:
-                raise Invalid("filter values are strings, numbers, booleans or null")
-            yield key, text
 
 
 _ANY = frozenset({"id", "cmd"})

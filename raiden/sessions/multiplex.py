@@ -25,11 +25,11 @@ from raiden.model.refusals import Conflict, Forbidden, NotFound, Refusal, attemp
 from raiden.protocols.websocket import WebSocket
 from raiden.router import Router
 from raiden.sessions import commands, in_band
+from raiden.sessions.allowed import Allowed
 from raiden.sessions.asks import Command, Follow, Join, Keep, Leave, Ping, PublishOne, Renew, Resume, Settle, Unfollow
 from raiden.sessions.bell import Bells
 from raiden.sessions.consume import Consumers
 from raiden.sessions.kept import Taken
-from raiden.sessions.needs import needs
 from raiden.sessions.recovery import Beginning, Recovery
 from raiden.sessions.replies import Replies, Result
 from raiden.sessions.resume import Places, Resumable
@@ -50,7 +50,9 @@ class MultiplexSocket(Socket):
     """A WebSocket that takes commands. Its session can be resumed for ``session_window`` seconds. Parts that only some
     sockets need are made when they are first needed."""
 
-    __slots__ = ("bells", "consumers", "max_subscriptions", "places", "replies", "resumable", "session_window")
+    __slots__ = (
+        "allowed", "bells", "consumers", "max_subscriptions", "places", "replies", "resumable", "session_window",
+    )  # fmt: skip
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket, *,
@@ -66,6 +68,7 @@ class MultiplexSocket(Socket):
         self.places: Places | None = None
         self.consumers: Consumers | None = None
         self.resumable: Resumable | None = None
+        self.allowed = Allowed(connection)
 
     def message(self, data: str | bytes) -> None:
         number: Any = None
@@ -82,10 +85,7 @@ class MultiplexSocket(Socket):
 
     def _do(self, number: Any, ask: Command) -> Result | None:
         """Do what a command asks for; return the reply, or None where it comes later."""
-        permit = self.connection.permit
-        if permit is not None:
-            for action, name in needs(ask):
-                permit.check(action, name)
+        self.allowed.check(ask)
         return _DO[type(ask)](self, number, ask)
 
     def keep_alive(self) -> None:
@@ -132,6 +132,7 @@ class MultiplexSocket(Socket):
 
     def unsubscribe(self, name: str) -> None:
         super().unsubscribe(name)
+        self.allowed.asked.pop(name, None)
         self._places().forget(name)
 
     def _follow(self, number: Any, ask: Follow) -> None:
@@ -168,7 +169,7 @@ class MultiplexSocket(Socket):
         encode = encoding.websocket(True, self.websocket.deflate)
         try:
             for name, filters in wanted.filters.items():
-                self.subscribe(name, encode, filters)
+                self.subscribe(name, encode, self.allowed.narrowed(filters, name, past=name in starts))
                 mine[name] = self.subscriptions[name]
             if resumable is not None:
                 resumable.check()
@@ -237,6 +238,7 @@ class MultiplexSocket(Socket):
 
     def _read(self, number: Any, ask: Read) -> None:
         read = past.reader(self.router.history, ask, keeps=self.router.keeps(ask.channel))
+        filters = self.allowed.of_history(ask.channel)
         most = self.max_message - WRAPPING
 
         def work() -> Result | None:
@@ -244,7 +246,7 @@ class MultiplexSocket(Socket):
                 if not self.connection.wait_until_sent(REPLAY_PATIENCE):
                     self.connection.overflow()
                     return None
-                return encoding.page(ask.channel, read(), most, backwards=ask.backwards)
+                return encoding.page(ask.channel, read(), most, backwards=ask.backwards, filters=filters)
 
         self.replies.in_turn(number, work)
 
@@ -316,22 +318,19 @@ class MultiplexSocket(Socket):
         """Raise a refusal unless this socket may have the subscriptions of a session."""
         if self.subscriptions or self.connection.closed:
             raise Conflict("resume before anything is subscribed")
-        permit = self.connection.permit
-        for name, row in taken.rows.items() if permit is not None else ():
-            permit.check("subscribe", name)
-            if row.place is not None:
-                permit.check("history", name)
+        self.allowed.check_taken(taken)
 
     # The client.
 
     def _renew(self, number: Any, ask: Renew) -> Result:
-        """Go on with another token of the same subject: subscriptions that it does not permit end."""
+        """Go on with another token of the same subject: subscriptions that it does not permit, or only with
+        other filters, end."""
         permit = self.connection.permit
         if permit is None:
             return {"expires": None}
         self.connection.permit = permit = permit.renewed(ask.token)
         self.warned = False
-        for name in [name for name in self.subscriptions if not permit.allows("subscribe", name)]:
+        for name in [name for name, each in self.subscriptions.items() if not self.allowed.may_stay(each)]:
             self.unsubscribe(name)
             self.replies.tell({"channel": name, "ended": True})
         if self.consumers is not None:
@@ -355,8 +354,9 @@ class MultiplexSocket(Socket):
         """The session of this socket; raises Invalid where the node keeps no history."""
         if self.resumable is None:
             self.resumable = Resumable(
-                past.required(self.router.history), self.subscriptions, self._places(), window=self.session_window,
-                keepalive=self.keepalive, owner="" if self.connection.permit is None else self.connection.permit.owner,
+                past.required(self.router.history), self.subscriptions, self.allowed.asked, self._places(),
+                window=self.session_window, keepalive=self.keepalive,
+                owner="" if self.connection.permit is None else self.connection.permit.owner,
             )  # fmt: skip
         return self.resumable
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from raiden.model.names import check_subscription, unquote
 from raiden.model.page import Read
@@ -28,14 +28,24 @@ from raiden.sessions.asks import (
     Unfollow,
 )  # fmt: skip
 
-Needs: TypeAlias = "Iterator[tuple[str, str]]"
+
+class Need(NamedTuple):
+    """The permission for an action on a channel or pattern. ``filtered``: one with filters will do, for they are
+    applied."""
+
+    action: str
+    name: str
+    filtered: bool = False
+
+
+Needs: TypeAlias = "Iterator[Need]"
 
 # The pages for anyone: balancers ask for them.
 PUBLIC_PAGES = frozenset({"health", "ready"})
 
 
 def needs(ask: Ask | Command) -> Needs:
-    """The actions that an ask takes, each with the name of its channel or pattern."""
+    """The permissions that an ask needs."""
     return _NEEDS[type(ask)](ask)
 
 
@@ -46,45 +56,45 @@ def _nothing(ask: Any) -> Needs:
 def _publish(ask: Publish) -> Needs:
     for group in ask.groups:
         if group:
-            yield "publish", group[0].channel
+            yield Need("publish", group[0].channel)
 
 
 def _publish_one(ask: PublishOne) -> Needs:
-    yield "publish", ask.message.channel
+    yield Need("publish", ask.message.channel)
 
 
 def _subscribe(ask: Subscribe) -> Needs:
     for name in ask.names:
-        yield "subscribe", name
+        yield Need("subscribe", name, filtered=True)
     for name in ask.starts:
-        yield "history", name
+        yield Need("history", name, filtered=True)
 
 
 def _follow(ask: Follow) -> Needs:
-    yield "subscribe", ask.name
+    yield Need("subscribe", ask.name, filtered=True)
     if ask.start is not None:
-        yield "history", ask.name
+        yield Need("history", ask.name, filtered=True)
 
 
 def _consume(ask: Consume | Join) -> Needs:
-    yield "subscribe", ask.channel
-    yield "history", ask.channel
+    yield Need("subscribe", ask.channel)
+    yield Need("history", ask.channel)
 
 
 def _of_durable(ask: Settle) -> Needs:
-    yield "subscribe", ask.channel
+    yield Need("subscribe", ask.channel)
 
 
 def _leave(ask: Leave) -> Needs:
-    yield "manage" if ask.forget else "subscribe", ask.channel
+    yield Need("manage" if ask.forget else "subscribe", ask.channel)
 
 
 def _read(ask: Read) -> Needs:
-    yield "history", ask.channel
+    yield Need("history", ask.channel, filtered=True)
 
 
 def _clear(ask: Clear) -> Needs:
-    yield "manage", ask.channel
+    yield Need("manage", ask.channel)
 
 
 def _show(ask: Show) -> Needs:
@@ -93,9 +103,10 @@ def _show(ask: Show) -> Needs:
     if ask.page.startswith("channels/"):
         name = ask.page.removeprefix("channels/")
         is_history = name.endswith("/history")
-        yield "history" if is_history else "manage", check_subscription(unquote(name.removesuffix("/history")))
+        channel = check_subscription(unquote(name.removesuffix("/history")))
+        yield Need("history", channel, filtered=True) if is_history else Need("manage", channel)
     elif ask.page not in PUBLIC_PAGES:
-        yield "manage", "*"
+        yield Need("manage", "*")
 
 
 _NEEDS: dict[type, Callable[[Any], Needs]] = {

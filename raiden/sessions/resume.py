@@ -11,13 +11,11 @@ from collections.abc import Mapping
 
 from raiden.delivery.table import Subscription
 from raiden.history.client import History
-from raiden.model.filters import Filters
+from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.message import Cursor
 from raiden.model.refusals import NotFound
 from raiden.router import Router
 from raiden.sessions.kept import Held, Row, Taken
-
-_NO_FILTERS = Filters([])
 
 
 class Places:
@@ -64,27 +62,28 @@ class Places:
             if subscriptions[name].filters and name not in self._opening and self._got.get(name) != place
         }  # fmt: skip
 
-    def rows(self, subscriptions: Mapping[str, Subscription]) -> dict[str, Row]:
-        """The rows to keep for the subscriptions."""
+    def rows(self, subscriptions: Mapping[str, Subscription], asked: Mapping[str, Filters]) -> dict[str, Row]:
+        """The rows to keep for the subscriptions, with the filters in ``asked``, or else their own."""
         return {
-            name: Row(subscription.filters or _NO_FILTERS, self._got.get(name))
+            name: Row(asked.get(name, subscription.filters or NO_FILTERS), self._got.get(name))
             for name, subscription in subscriptions.items()
         }
 
 
 class Resumable:
     """The session of a socket, which can be resumed for ``window`` seconds after the socket's end; until then, the kept
-    rows are renewed within ``keepalive`` seconds. ``subscriptions`` are the socket's, by name, and ``places`` those of
-    their client."""
+    rows are renewed within ``keepalive`` seconds. ``subscriptions`` are the socket's, by name, ``asked`` the
+    filters that the client asked for where it got others, and ``places`` those of their client."""
 
-    __slots__ = ("_held", "_keepalive", "_over", "_places", "_subscriptions", "resuming", "window")
+    __slots__ = ("_asked", "_held", "_keepalive", "_over", "_places", "_subscriptions", "resuming", "window")
 
     def __init__(
-        self, history: History, subscriptions: Mapping[str, Subscription], places: Places, *, window: float,
-        keepalive: float, owner: str = "",
+        self, history: History, subscriptions: Mapping[str, Subscription], asked: Mapping[str, Filters],
+        places: Places, *, window: float, keepalive: float, owner: str = "",
     ) -> None:  # fmt: skip
         self._held = Held(history, owner)
         self._subscriptions = subscriptions
+        self._asked = asked
         self._places = places
         self._keepalive = keepalive
         self._over = False
@@ -165,4 +164,4 @@ class Resumable:
         return self.window + self._keepalive
 
     def _rows(self) -> dict[str, Row]:
-        return self._places.rows(self._subscriptions)
+        return self._places.rows(self._subscriptions, self._asked)

@@ -1,0 +1,61 @@
+"""The asks of one socket held against what its token allows, and the filters that the token brings."""
+
+from __future__ import annotations
+
+from raiden.connections.connection import Connection
+from raiden.delivery.table import Subscription
+from raiden.model.filters import NO_FILTERS, Filters
+from raiden.sessions.asks import Ask, Command
+from raiden.sessions.kept import Taken
+from raiden.sessions.needs import needs
+
+
+class Allowed:
+    """What the client of a connection is allowed, now: its permit may change. A connection without one may do all."""
+
+    __slots__ = ("_connection", "asked")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.asked: dict[str, Filters] = {}
+        """The filters that the client asked for, by the names of subscriptions that have others by its token."""
+
+    def check(self, ask: Ask | Command) -> None:
+        """Raise Unauthorized or Forbidden unless the client may do what it asks for."""
+        permit = self._connection.permit
+        if permit is not None:
+            for need in needs(ask):
+                permit.check(*need)
+
+    def check_taken(self, taken: Taken) -> None:
+        """Raise Unauthorized or Forbidden unless the client may have the subscriptions of a session."""
+        permit = self._connection.permit
+        for name, row in taken.rows.items() if permit is not None else ():
+            permit.check("subscribe", name, filtered=True)
+            if row.place is not None:
+                permit.check("history", name, filtered=True)
+
+    def narrowed(self, filters: Filters, name: str, *, past: bool) -> Filters:
+        """The filters of a new subscription, for which the client asks for ``filters`` (`Permit.narrowed`)."""
+        permit = self._connection.permit
+        if permit is None:
+            return filters
+        found: Filters = permit.narrowed(filters, name, past=past)
+        if found != filters:
+            self.asked[name] = filters
+        return found
+
+    def may_stay(self, subscription: Subscription) -> bool:
+        """Whether a subscription is allowed as it is, by a permit that is newer than it."""
+        name, permit = subscription.name, self._connection.permit
+        own: Filters = subscription.filters or NO_FILTERS
+        if permit is None:
+            return True
+        return permit.filters("subscribe", name) is not None and own == permit.narrowed(
+            self.asked.get(name, own), name, past=False
+        )
+
+    def of_history(self, channel: str) -> Filters | None:
+        """The filters with which the client may read the history of a channel; None: it has no permit."""
+        permit = self._connection.permit
+        return None if permit is None else permit.filters("history", channel)
