@@ -49,6 +49,16 @@
 # "*.a.example"]; what a proxy in front of it passes on belongs here. A node that listens elsewhere answers for any name
 # unless some are listed. ["*"]: any. [reload]
 # allowed_hosts = []
+# File with the certificate of the HTTP door and its chain, in PEM; the door speaks TLS 1.2 and 1.3 then, and nothing
+# else. A reload reads the files again, for new connections. None: no TLS. [reload]
+# tls_cert = None
+# File with the certificate's key; None: it is in tls_cert. [reload]
+# tls_key = None
+# File with the certificates that sign those of clients: clients must show a certificate then. None: they need none.
+# [reload]
+# tls_client_ca = None
+# False: with tls_client_ca, a client may come without a certificate; one that it shows must be good. [reload]
+# tls_client_required = True
 # Networks of proxies that tell the client's address, and whether it came by https, like ["127.0.0.1", "10.0.0.0/8"];
 # what others tell is not believed. docs/proxies.md explains. [reload]
 # trusted_proxies = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -30,7 +31,8 @@ def command(settings: Settings, service: ServiceBuilder | None, source: Source) 
             raise
         # Nobody asked for a pid file, and several nodes may run from one data_dir in the foreground.
         logger.warning("no pid file: stop, reload and status can't find this node", extra={"reason": str(error)})
-    banner = _banner if settings.log_format == "text" else _no_banner
+    scheme = "https" if settings.tls_cert else "http"
+    banner = functools.partial(_banner, scheme) if settings.log_format == "text" else _no_banner
     try:
         return supervisor.run(settings, service, source, announce=banner)
     finally:
@@ -48,12 +50,12 @@ def log_to(path: Path) -> None:
     os.close(null)
 
 
-def _banner(host: str, port: int, doors: dict[str, str]) -> None:
+def _banner(scheme: str, host: str, port: int, doors: dict[str, str]) -> None:
     host = f"[{host}]" if ":" in host else host
     print(
-        f"raiden {__version__} at http://{host}:{port}\n"
-        f"  subscribe:  curl -N http://{host}:{port}/hello\n"
-        f'  publish:    curl --json \'{{"text": "hi"}}\' http://{host}:{port}/hello'
+        f"raiden {__version__} at {scheme}://{host}:{port}\n"
+        f"  subscribe:  curl -N {scheme}://{host}:{port}/hello\n"
+        f'  publish:    curl --json \'{{"text": "hi"}}\' {scheme}://{host}:{port}/hello'
     )
     if doors:
         print("  zeromq:     " + ", ".join(f"{name.upper()} {endpoint}" for name, endpoint in doors.items()))

@@ -98,6 +98,10 @@ class Door(Service):
     def refuse(self, sock: socket.socket) -> None:
         """Tell a client that there are too many connections; its socket is closed after this."""
 
+    def wire(self, sock: socket.socket) -> socket.socket:
+        """Return the socket of a connection that was accepted: itself, or one that has it below."""
+        return sock
+
     def is_proxy(self, address: str) -> bool:
         """Whether connections from this address are those of many clients."""
         return False
@@ -184,7 +188,8 @@ class Door(Service):
                 sock.close()
                 continue
             connection = Connection(
-                sock, remote, self.protocol(remote), self._transport, max_outbox=limits.max_outbox, stats=self.stats
+                self.wire(sock), remote, self.protocol(remote), self._transport, max_outbox=limits.max_outbox,
+                stats=self.stats,
             )  # fmt: skip
             self.connections.add(connection)
             self._addresses[remote] += 1

@@ -20,6 +20,7 @@ import webob
 from raiden.connections.connection import Connection
 from raiden.connections.door import PORTION, Door
 from raiden.connections.states import CLOSING, IDLE, OPENING, RECEIVING, SERVING, SUBSCRIBED
+from raiden.connections.tls import Tls, TlsSocket
 from raiden.http.access_log import AccessLog
 from raiden.http.origins import Origins
 from raiden.model.refusals import Refusal, attempt
@@ -68,6 +69,8 @@ class HttpDoor(Door):
         self.unfinished = Unfinished(lambda: limits.max_unfinished)
         self.hosts = hosts or Hosts()
         self.origins = origins
+        # The TLS of connections that come in from now on; None: they have none.
+        self.tls: Tls | None = None
         # The trusted proxies, which say whose requests they pass on; None: there are none.
         self.proxies: Proxies | None = None
         self.access_log = AccessLog()
@@ -101,10 +104,17 @@ class HttpDoor(Door):
     def protocol(self, remote: str) -> RequestParser:
         return RequestParser(self.limits, remote, self.heads, self.unfinished)
 
+    def wire(self, sock: socket.socket) -> socket.socket:
+        return sock if self.tls is None else TlsSocket(sock, self.tls)
+
     def opened(self, connection: Connection) -> None:
+        if self.tls is not None:
+            connection.scheme = "https"
         self.wheel.schedule(connection, self.limits.request_timeout)
 
     def refuse(self, sock: socket.socket) -> None:
+        if self.tls is not None:
+            return  # an answer would take a handshake
         response = problem(HttpError(503, "too many connections: try again later"))
         response.headers.update(self.origins.headers(None))
         try:
@@ -126,6 +136,8 @@ class HttpDoor(Door):
             self.much = True
         session = connection.session
         if not data or connection.state == CLOSING:
+            if self.tls is not None and isinstance(connection.socket, TlsSocket):
+                self.much = connection.socket.took >= PORTION  # records may have no bytes for us, and cost time
             return
         if session is not None:
             session.receive(data)
@@ -215,8 +227,10 @@ class HttpDoor(Door):
         """Note the client of a request, and the scheme by which it came, where a trusted proxy tells them. Returns
         False where the client has too many connections."""
         source = proxies.source(connection.remote, environ)
-        connection.scheme = None if source is None else source.scheme
-        return self.has_client(connection, connection.remote if source is None else source.address)
+        if source is None:
+            return self.has_client(connection, connection.remote)
+        connection.scheme = source.scheme
+        return self.has_client(connection, source.address)
 
     def is_proxy(self, address: str) -> bool:
         return self.proxies is not None and self.proxies.trusts(address)

@@ -17,6 +17,7 @@ from raiden.access.clients import clients
 from raiden.access.keys import is_key
 from raiden.backbone import discovery
 from raiden.backbone.discovery import Address
+from raiden.connections import tls
 from raiden.http import origins
 from raiden.model.near import did_you_mean
 from raiden.model.options import Channels, Durability
@@ -170,6 +171,7 @@ def _check_together(settings: Settings) -> None:
             "a stop that takes no longer can't spread reconnects over more"
         )
     _check_pages(settings)
+    _check_tls(settings)
     _check_zmq(settings)
     _check_cluster(settings)
     _check_history(settings)
@@ -199,6 +201,18 @@ def _check_pages(settings: Settings) -> None:
         Proxies(settings.trusted_proxies, settings.proxy_header)
     except ValueError as error:
         raise ConfigError(f"trusted_proxies, proxy_header: {error}") from None
+
+
+def _check_tls(settings: Settings) -> None:
+    if settings.tls_cert is None:
+        for name in ("tls_key", "tls_client_ca"):
+            if getattr(settings, name) is not None:
+                raise ConfigError(f"{name} without tls_cert: set tls_cert, the file with the certificate")
+        return
+    try:
+        tls.context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+    except tls.InvalidCertificate as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check_zmq(settings: Settings) -> None:

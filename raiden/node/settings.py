@@ -59,6 +59,15 @@ class Settings:
         [], "names in Host besides loopback's that a node on loopback answers for; on others, if set; '*': any",
         reload=True,
     )  # fmt: skip
+    tls_cert: str | None = _setting(
+        None, "file with the certificate and its chain, in PEM; the HTTP door speaks TLS then; None: it does not",
+        reload=True,
+    )  # fmt: skip
+    tls_key: str | None = _setting(None, "file with the certificate's key; None: it is in tls_cert", reload=True)
+    tls_client_ca: str | None = _setting(
+        None, "file with the certificates that sign those of clients; None: clients need none", reload=True
+    )
+    tls_client_required: bool = _setting(True, "with tls_client_ca: whether a client must show one", reload=True)
     trusted_proxies: list[str] = _setting(
         [], "networks of proxies that tell the client's address, like '10.0.0.0/8'; of others nothing is believed",
         reload=True,

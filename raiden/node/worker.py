@@ -23,6 +23,8 @@ from raiden.access import clients, keys
 from raiden.access.keys import InvalidKey
 from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend, NotInForce
+from raiden.connections import tls
+from raiden.connections.tls import InvalidCertificate, Tls
 from raiden.gateway import Gateway
 from raiden.history.client import History
 from raiden.history.store import FiguresAsked, StoreFailed
@@ -226,6 +228,7 @@ class HttpWorker(Worker):
         )
         self.gateway.door.access_log.on = settings.access_log
         self.gateway.door.proxies = _proxies(settings)
+        self._load_certificate()
         self.add(self.gateway)
 
     def drain(self) -> None:
@@ -238,6 +241,7 @@ class HttpWorker(Worker):
         super().reload(values)
         for name, value in values.items():
             setattr(self.settings, name, value)
+        self._load_certificate()
         door = self.gateway.door
         if not _ACCESS.isdisjoint(values):
             self.gateway.permits.become(permits.of(self.settings))
@@ -263,6 +267,26 @@ class HttpWorker(Worker):
             elif name == "access_log":
                 door.access_log.on = value
         door.heads.clear()
+
+    def _load_certificate(self) -> None:
+        """Read the certificate's files again, whose names may be the same; where they can't be used, those before
+        stay. (The supervisor has just read them.)"""
+        settings, door, stats = self.settings, self.gateway.door, self.stats
+        if settings.tls_cert is None:
+            door.tls = None
+            return
+
+        def failed() -> None:
+            stats.refused_handshakes += 1
+
+        try:
+            made = tls.context(
+                settings.tls_cert, settings.tls_key, settings.tls_client_ca, required=settings.tls_client_required
+            )
+        except InvalidCertificate as error:
+            logger.error("the certificate before stays", extra={"reason": str(error)})
+        else:
+            door.tls = Tls(made, failed)
 
 
 def _hosts(settings: Settings) -> Hosts:

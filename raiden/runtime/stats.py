@@ -31,7 +31,7 @@ COUNTERS = {
     "dropped": "messages not sent to ZeroMQ subscribers that were too slow, one for each",
     "bad_messages": "messages of ZeroMQ clients that could not be published or understood",
     "refused_subscriptions": "topics of ZeroMQ clients that bring nothing",
-    "refused_handshakes": "ZeroMQ clients that were let in by no door",
+    "refused_handshakes": "handshakes of ZeroMQ clients, and of TLS, that failed",
 }
 DURABLE_FIGURES = {
     "lag": "messages that a durable subscription has not had acknowledged",
