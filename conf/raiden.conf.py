@@ -89,6 +89,10 @@
 # Keys of an application's servers, by their hashes, which 'raiden key' makes, and what each may do: {"name": "shop",
 # "sha256": "...", "publish": ["*"], "manage": ["shop.*"]}. [reload]
 # api_keys = []
+# How much a client may do: a number a second, and at once. "publish" counts messages and "subscribe" subscriptions, of
+# a token's subject, a key, or else an address; "connect" connections of an address; "channel" messages to a channel.
+# Like {"publish": (100, 200), "subscribe": (20, 100), "connect": (20, 100), "channel": (1000, 2000)}. [reload]
+# rates = {}
 
 # History
 

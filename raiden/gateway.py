@@ -15,7 +15,9 @@ from typing import Final, NamedTuple
 import webob
 
 from raiden.access.permit import OPEN, Permit, Permits
+from raiden.access.rates import Rates
 from raiden.backend import NotInForce
+from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.connections.states import IDLE, OPENING, SERVING, SUBSCRIBED
 from raiden.delivery.table import TooManyChannels
@@ -30,16 +32,16 @@ from raiden.http.reserved import Reserved
 from raiden.model import payload
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.names import MAX_CHANNEL_BYTES, InvalidChannel, check_channel, unquote
-from raiden.model.refusals import Refusal
+from raiden.model.refusals import Refusal, TooFast
 from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.protocols.heads import Heads, Repeated
 from raiden.protocols.hosts import Hosts
-from raiden.protocols.http import Json, Request, date, json_bytes, problem, serialize
+from raiden.protocols.http import Fields, Json, Request, date, json_bytes, limited, problem, serialize
 from raiden.protocols.limits import HttpLimits
 from raiden.router import Router
 from raiden.runtime.service import Service
 from raiden.runtime.stats import Stats
-from raiden.sessions import durable
+from raiden.sessions import costs, durable
 from raiden.sessions.asks import Ask, Clear, Consume, Publish, Reply, Show, Subscribe
 from raiden.sessions.bell import Bells
 from raiden.sessions.in_band import Told, joined
@@ -94,6 +96,7 @@ class Gateway(Service):
         reserved: Reserved | None = None,
         deflate: bool = True,
         permits: Permits = OPEN,
+        rates: Rates | None = None,
         token_cookie: str | None = None,
         min_peers: int = 0,
         ready_without_store: bool = False,
@@ -106,9 +109,10 @@ class Gateway(Service):
         self.stats = stats
         self.limits = limits
         self.permits = permits
+        self.rates = rates = rates or Rates()
         self.token_cookie = token_cookie
         self.door = door = HttpDoor(
-            listener, self, stats=stats, limits=limits, origins=origins, hosts=hosts, heads=heads
+            listener, self, stats=stats, limits=limits, origins=origins, rates=rates, hosts=hosts, heads=heads
         )  # fmt: skip
         self.add(door)
         self.reader = Reader(
@@ -116,7 +120,9 @@ class Gateway(Service):
             reserved=reserved or Reserved(), deflate=deflate,
         )  # fmt: skip
         self._bells = Bells(router, limits)
-        self._transports = Transports(router, door.wheel, limits, door.unfinished, self._bells, door.answer_polls)
+        self._transports = Transports(
+            router, door.wheel, limits, door.unfinished, self._bells, rates, door.answer_polls
+        )  # fmt: skip
         self.pages = Pages(router, stats, min_peers=min_peers, ready_without_store=ready_without_store)
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
@@ -126,7 +132,10 @@ class Gateway(Service):
         self.door.origins.check(request.fields, connection.scheme)
         if self.permits.is_open:
             connection.permit = None
-            return self._do(connection, request, self.reader.read(request))
+            ask = self.reader.read(request)
+            if self.rates.on:
+                self._count(connection, ask)
+            return self._do(connection, request, ask)
         # A body costs time to read, so who sends it is looked at first.
         connection.permit = permit = self.permits.of(credentials.of(request, self.token_cookie))
         if request.method == "POST":
@@ -134,7 +143,16 @@ class Gateway(Service):
         ask = self.reader.read(request)
         for need in needs(ask):
             permit.check(*need)
+        if self.rates.on:
+            self._count(connection, ask)
         return self._do(connection, request, ask)
+
+    def _count(self, connection: Connection, ask: Ask) -> None:
+        """Count what a client asks for; raises the refusal of a limit."""
+        try:
+            costs.count(self.rates, client.account(connection), ask)
+        except TooFast as refusal:
+            raise ask.refused(refusal) if isinstance(ask, Subscribe) else refusal from None
 
     def _do(self, connection: Connection, request: Request, ask: Ask) -> Answer | None:
         """Do what a request asks for; return the answer, or None where it comes later."""
@@ -195,10 +213,19 @@ class Gateway(Service):
             channel = _channel(self.reader.reserved, plan.prefix, repeated.own)
             if channel is None or (plan.permit is not None and not plan.permit.publishes(channel)):
                 return False
+            connection.permit = plan.permit
             return self._publish_again(connection, repeated, channel)
         if plan.permit is not None and plan.permit.is_over:
             return False
         connection.permit = plan.permit
+        if self.rates.on:
+            try:
+                costs.count(self.rates, client.account(connection), plan.ask)
+            except TooFast as refusal:
+                if plan.ask.transport != "poll":
+                    return False
+                self.door.answer(connection, repeated, limited(refusal))
+                return True
         if plan.poll is not None and plan.poll.waits:
             # The hot path of long-polls: wait with the others that ask for the same.
             connection.become("poll")
@@ -220,11 +247,21 @@ class Gateway(Service):
             return False
         try:
             message = Message(channel, Kind.JSON, json_payload(repeated.body), None, time.time_ns() // 1000)
+            if self.rates.on:
+                self.rates.publish_one(client.account(connection), channel)
         except InvalidPayload:
             return False
+        except TooFast as refusal:
+            self.door.answer(connection, repeated, limited(refusal))
+            return True
         connection.state = SERVING
         self.router.publisher.publish_one(message, self._published_again, connection)
         return True
+
+    def _rate_fields(self, connection: Connection) -> Fields:
+        """The field that tells how much more a client may publish now (draft-ietf-httpapi-ratelimit-headers-11)."""
+        left = self.rates.left(client.account(connection))
+        return () if left is None else (("RateLimit", f'"publish";r={left[0]};t={left[1]}'),)
 
     def _published_again(self, connection: Connection, outcome: Cursor | Refusal | None) -> None:
         if connection.state != SERVING:
@@ -238,12 +275,12 @@ class Gateway(Service):
         if self.door.draining:
             self.door.answer(connection, None, answer)
             return
-        if answer is ACCEPTED:
-            self.stats.responses[202] += 1
-            connection.send(_accepted(date()))
-        elif isinstance(answer, Json):
-            self.stats.responses[200] += 1
-            connection.send(json_bytes(answer))
+        if isinstance(answer, Json):
+            self.stats.responses[answer.status] += 1
+            told = b""
+            for name, value in self._rate_fields(connection) if self.rates.on else ():
+                told += f"{name}: {value}\r\n".encode()
+            connection.send(_accepted(date()) if answer is ACCEPTED and not told else json_bytes(answer, told))
         else:
             self.stats.responses[answer.status_int] += 1
             connection.send(serialize(answer, keep_alive=True, http10=False))
@@ -254,7 +291,8 @@ class Gateway(Service):
             def answer(*_: object) -> Answer:
                 if isinstance(outcome, Refusal):
                     raise outcome
-                return Json(200, ask.answer(ask.groups, outcome)) if any(outcome) else ACCEPTED
+                told = Json(200, ask.answer(ask.groups, outcome)) if any(outcome) else ACCEPTED
+                return told._replace(fields=self._rate_fields(connection)) if self.rates.on else told
 
             self.door.serve(connection, request, answer)
             self.door.go_on(connection)

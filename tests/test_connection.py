@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import gevent
 import pytest
 
+from raiden.access.rates import Rates
 from raiden.connections.connection import RECEIVE_BYTES, Connection, Feedable
 from raiden.connections.door import LONG, PORTION, SLICE, Door
 from raiden.connections.wheel import TICK, Wheel
@@ -69,7 +70,7 @@ Kind = TypeVar("Kind", bound="Hall")
 def running(kind: type[Kind]) -> Iterator[Kind]:
     """A door that is open."""
     limits = SimpleNamespace(max_connections=100, max_connections_per_address=100, max_outbox=1000, keepalive=25.0)
-    door = kind(socket.create_server(("127.0.0.1", 0)), limits, Stats(), "http")
+    door = kind(socket.create_server(("127.0.0.1", 0)), limits, Stats(), "http", Rates())
     door.start()
     yield door
     door.stop()

@@ -10,9 +10,11 @@ from typing import Final, Protocol
 
 import gevent
 
+from raiden.access.rates import Rates
 from raiden.connections import tcp
 from raiden.connections.connection import RECEIVE_BYTES, Connection, Feedable
 from raiden.connections.wheel import TICK, Wheel
+from raiden.model.refusals import Refusal, TooFast, Unavailable
 from raiden.runtime import descriptors, faults
 from raiden.runtime.service import Service
 from raiden.runtime.stats import Stats
@@ -54,9 +56,12 @@ class Door(Service):
     New connections stand in another line before that one. A connection that sends little never stands in either
     again."""
 
-    def __init__(self, listener: socket.socket, limits: DoorLimits, stats: Stats, transport: str) -> None:
+    def __init__(
+        self, listener: socket.socket, limits: DoorLimits, stats: Stats, transport: str, rates: Rates
+    ) -> None:  # fmt: skip
         super().__init__()
         self.stats = stats
+        self.rates = rates
         self.connections: set[Connection] = set()
         self.draining = False
         self._bounds = limits
@@ -95,8 +100,8 @@ class Door(Service):
         """Act on a connection whose scheduled time has passed."""
         raise NotImplementedError
 
-    def refuse(self, sock: socket.socket) -> None:
-        """Tell a client that there are too many connections; its socket is closed after this."""
+    def refuse(self, sock: socket.socket, refusal: Refusal) -> None:
+        """Tell a client why it is not let in; its socket is closed after this."""
 
     def wire(self, sock: socket.socket) -> socket.socket:
         """Return the socket of a connection that was accepted: itself, or one that has it below."""
@@ -175,16 +180,10 @@ class Door(Service):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             remote = str(address[0])
             limits = self._bounds
-            full = sock.fileno() >= end
-            if full:
-                self._say_full()
-            if (
-                full
-                or len(self.connections) >= limits.max_connections
-                or (self._addresses[remote] >= limits.max_connections_per_address and not self.is_proxy(remote))
-            ):
+            refusal = self._refusal(sock, remote, end)
+            if refusal is not None:
                 self.stats.refused_connections += 1
-                self.refuse(sock)
+                self.refuse(sock, refusal)
                 sock.close()
                 continue
             connection = Connection(
@@ -196,6 +195,26 @@ class Door(Service):
             self.opened(connection)
             connection.start(self._readable)
         return True
+
+    def _refusal(self, sock: socket.socket, remote: str, end: int) -> Refusal | None:
+        """The reason why a client is not let in; None: there is none. ``end``: descriptors from here on are not for
+        clients."""
+        limits = self._bounds
+        full = sock.fileno() >= end
+        if full:
+            self._say_full()
+        if (
+            full
+            or len(self.connections) >= limits.max_connections
+            or (self._addresses[remote] >= limits.max_connections_per_address and not self.is_proxy(remote))
+        ):
+            return Unavailable("too many connections: try again later")
+        if self.rates.on and not self.is_proxy(remote):
+            try:
+                self.rates.connect(remote)
+            except TooFast as refusal:
+                return refusal
+        return None
 
     def _say_full(self) -> None:
         now = time.monotonic()

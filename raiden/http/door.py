@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeAlias, cast
 import gevent
 import webob
 
+from raiden.access.rates import Rates
 from raiden.connections.connection import Connection
 from raiden.connections.door import PORTION, Door
 from raiden.connections.states import CLOSING, IDLE, OPENING, RECEIVING, SERVING, SUBSCRIBED
@@ -60,9 +61,9 @@ class HttpDoor(Door):
 
     def __init__(
         self, listener: socket.socket, application: Application, *, stats: Stats, limits: HttpLimits,
-        origins: Origins, hosts: Hosts | None = None, heads: Heads | None = None,
+        origins: Origins, rates: Rates, hosts: Hosts | None = None, heads: Heads | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(listener, limits, stats, "http")
+        super().__init__(listener, limits, stats, "http", rates)
         self.limits = limits
         self._application = application
         self.heads = heads or Heads()
@@ -112,10 +113,10 @@ class HttpDoor(Door):
             connection.scheme = "https"
         self.wheel.schedule(connection, self.limits.request_timeout)
 
-    def refuse(self, sock: socket.socket) -> None:
+    def refuse(self, sock: socket.socket, refusal: Refusal) -> None:
         if self.tls is not None:
             return  # an answer would take a handshake
-        response = problem(HttpError(503, "too many connections: try again later"))
+        response = problem(refusal)
         response.headers.update(self.origins.headers(None))
         try:
             sock.send(serialize(response, keep_alive=False, http10=False))

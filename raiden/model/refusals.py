@@ -72,6 +72,20 @@ class TooManyRequests(Refusal):
     status = 429
 
 
+class TooFast(TooManyRequests):
+    """The client does something more often than a limit of the server allows. ``policy`` is the limit's name, and
+    ``quota`` the number that it allows at once, which come anew within ``window`` seconds. ``left`` of them may be done
+    now; the request may be made again in ``wait`` seconds."""
+
+    def __init__(self, detail: str, *, policy: str, quota: int, window: int, left: int, wait: float) -> None:
+        super().__init__(detail)
+        self.policy = policy
+        self.quota = quota
+        self.window = window
+        self.left = left
+        self.wait = wait
+
+
 class Unavailable(Refusal):
     """The node can't do it now: try again later."""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from raiden.access.clients import clients
 from raiden.access.keys import is_key
+from raiden.access.rates import limits
 from raiden.backbone import discovery
 from raiden.backbone.discovery import Address
 from raiden.connections import tls
@@ -170,6 +171,10 @@ def _check_together(settings: Settings) -> None:
             f"drain_window = {settings.drain_window:g} must be at most drain_timeout = {settings.drain_timeout:g}: "
             "a stop that takes no longer can't spread reconnects over more"
         )
+    try:
+        limits(settings.rates)
+    except ValueError as error:
+        raise ConfigError(f"rates: {error}") from None
     _check_pages(settings)
     _check_tls(settings)
     _check_zmq(settings)

@@ -91,6 +91,9 @@ class Settings:
     api_keys: list[Any] = _setting(
         [], "keys of servers, like {'name': 'shop', 'sha256': '...', 'publish': ['*']}, from 'raiden key'", reload=True
     )
+    rates: dict[str, Any] = _setting(
+        {}, "how much a client may do, a second and at once, like {'publish': (100, 200)}; {}: no limit", reload=True
+    )
     store: str = _setting("sqlite", "where history lives: 'sqlite' (in data_dir), 'redis://...', 'unix://...', 'none'")
     max_data: int = _setting(1 << 30, "of the history in data_dir; 0: no limit", least=0)
     channels: dict[str, Any] = _setting(

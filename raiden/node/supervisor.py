@@ -34,6 +34,8 @@ from typing import Any
 
 import ujson
 
+from raiden.access.buckets import Buckets
+from raiden.access.rates import TABLE
 from raiden.backbone.addresses import Addresses
 from raiden.backbone.cluster import GOODBYE
 from raiden.node import backbone, config, history, permits, pid_file, systemd, worker
@@ -43,6 +45,7 @@ from raiden.node.listeners import endpoint, listen
 from raiden.node.settings import ServiceBuilder, Settings
 from raiden.runtime import descriptors, log
 from raiden.runtime.service import READY
+from raiden.runtime.shared import Shared
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +88,9 @@ class Supervisor:
         self._zmq_listeners: dict[str, socket.socket] = {}
         self._folder = ""
         self._node = os.urandom(8).hex()
+        # Workers count for the node together.
+        shared = Shared(TABLE)
+        self._buckets = Buckets(shared.memory, time.monotonic, shared if settings.routers > 1 else None)
         self._reason: str | None = None
         self._stopping = False
         # The time when the node stops, once it was told to (of the monotonic clock).
@@ -156,11 +162,11 @@ class Supervisor:
     def _be_http_worker(self, index: int, channel: socket.socket) -> None:
         listener = self._listeners[index]
         self._close_listeners(but=[listener])
-        worker.http(index, self.settings, self.service, listener, self._addresses(), channel)
+        worker.http(index, self.settings, self.service, listener, self._addresses(), self._buckets, channel)
 
     def _be_zmq_worker(self, channel: socket.socket) -> None:
         self._close_listeners(but=self._zmq_listeners.values())
-        worker.zmq(self.settings, self._zmq_listeners, self._addresses(), channel)
+        worker.zmq(self.settings, self._zmq_listeners, self._addresses(), self._buckets, channel)
 
     def _be_backbone(self, channel: socket.socket) -> None:
         self._close_listeners()

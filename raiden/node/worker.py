@@ -20,7 +20,9 @@ import ujson
 from zmq.utils import z85
 
 from raiden.access import clients, keys
+from raiden.access.buckets import Buckets
 from raiden.access.keys import InvalidKey
+from raiden.access.rates import Rates, limits
 from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend, NotInForce
 from raiden.connections import tls
@@ -83,13 +85,15 @@ class RouterService(Service):
 
 
 class Worker(Service):
-    """The root of a process's service tree: a router, and a gateway, which a subclass adds."""
+    """The root of a process's service tree: a router, and a gateway, which a subclass adds. ``buckets`` are those of
+    the node's rates."""
 
-    def __init__(self, index: int, settings: Settings, addresses: Addresses) -> None:
+    def __init__(self, index: int, settings: Settings, addresses: Addresses, buckets: Buckets) -> None:
         super().__init__()
         self.settings = settings
         self.max_message = settings.max_message
         self.stats = Stats(index)
+        self.rates = Rates(limits(settings.rates), buckets, stats=self.stats)
         self._history_bytes: float | None = None
         self._next_figures = 0.0
         # All greenlets of the process: one that nobody ends must show.
@@ -147,6 +151,8 @@ class Worker(Service):
                 self.router.table.max_bytes = value
             elif name == "max_gather":
                 self.router.pace.most = value
+            elif name == "rates":
+                self.rates.become(limits(value))
             elif name == "max_message":
                 self.max_message = value
             elif name == "log_level":
@@ -208,8 +214,10 @@ class HttpWorker(Worker):
     An application's services find ``router`` and ``gateway`` here; they start after them and stop before them.
     """
 
-    def __init__(self, index: int, settings: Settings, addresses: Addresses, listener: socket.socket) -> None:
-        super().__init__(index, settings, addresses)
+    def __init__(
+        self, index: int, settings: Settings, addresses: Addresses, buckets: Buckets, listener: socket.socket
+    ) -> None:
+        super().__init__(index, settings, addresses, buckets)
         builder = settings.channel_builder
         self.gateway = Gateway(
             listener,
@@ -219,6 +227,7 @@ class HttpWorker(Worker):
             allowed_origins=settings.allowed_origins,
             hosts=_hosts(settings),
             permits=permits.of(settings),
+            rates=self.rates,
             token_cookie=settings.token_cookie,
             reserved=Reserved(settings.reserved_paths),
             channel_builder=getattr(channel_builders, builder) if isinstance(builder, str) else builder,
@@ -302,14 +311,16 @@ class ZmqWorker(Worker):
     """A worker with the doors for ZeroMQ clients; raises InvalidKey."""
 
     def __init__(
-        self, index: int, settings: Settings, addresses: Addresses, listeners: Mapping[str, socket.socket]
+        self, index: int, settings: Settings, addresses: Addresses, buckets: Buckets,
+        listeners: Mapping[str, socket.socket],
     ) -> None:  # fmt: skip
-        super().__init__(index, settings, addresses)
+        super().__init__(index, settings, addresses, buckets)
         secret = keys.load_secret("zmq_key", Path(settings.zmq_key)) if settings.zmq_key else None
         self.gateway = ZmqGateway(
             listeners, self.router, gate=Gate(secret and z85.decode(secret), clients.clients(settings.zmq_keys)),
             stats=self.stats, limits=ZmqLimits(**{name: getattr(settings, name) for name in _ZMQ_LIMITS}),
             heartbeat=settings.zmq_heartbeat, permits=permits.of(settings, keyed=secret is not None),
+            rates=self.rates,
         )  # fmt: skip
         self.add(self.gateway)
 
@@ -362,12 +373,12 @@ def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable
 
 def http(
     index: int, settings: Settings, service: ServiceBuilder | None, listener: socket.socket, addresses: Addresses,
-    supervisor: socket.socket,
+    buckets: Buckets, supervisor: socket.socket,
 ) -> None:  # fmt: skip
     """Be worker ``index``, with the services that ``service`` adds."""
 
     def make() -> HttpWorker:
-        worker = HttpWorker(index, settings, addresses, listener)
+        worker = HttpWorker(index, settings, addresses, buckets, listener)
         added = service(worker) if service else None
         if isinstance(added, Service):
             added = [added]
@@ -379,10 +390,11 @@ def http(
 
 
 def zmq(
-    settings: Settings, listeners: Mapping[str, socket.socket], addresses: Addresses, supervisor: socket.socket
-) -> None:
+    settings: Settings, listeners: Mapping[str, socket.socket], addresses: Addresses, buckets: Buckets,
+    supervisor: socket.socket,
+) -> None:  # fmt: skip
     """Be the worker with the ZeroMQ doors, which is numbered behind the others."""
-    run("zeromq", settings, supervisor, lambda: ZmqWorker(settings.workers, settings, addresses, listeners))
+    run("zeromq", settings, supervisor, lambda: ZmqWorker(settings.workers, settings, addresses, buckets, listeners))
 
 
 def _listen(channel: Any, worker: Worker) -> None:

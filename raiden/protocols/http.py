@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 import webob
 
 from raiden.model.encoding import dumps
-from raiden.model.refusals import Refusal, Unauthorized
+from raiden.model.refusals import Refusal, TooFast, Unauthorized
 
 # Fields of every answer that has no others of these names. An answer is right at one moment only, and how much of it a
 # page may read depends on the page (the Fetch standard, section 3.3.5, "CORS protocol and HTTP caches").
@@ -28,17 +29,21 @@ COMMON = (("Cache-Control", "no-store"), ("Vary", "Origin"))
 PASSING, RETRY_AFTER = (429, 503), (1, 5)
 # The methods that clients may use.
 METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
+# The type of a problem that is a limit of rates.
+_QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 CONTINUE_BYTES = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class HttpError(Refusal):
     """A refusal that only HTTP has, or one with ``headers`` of its answer. ``close`` is set where it is in doubt how
     the next bytes are framed. ``fields`` are the header fields of a request that was refused before it was whole, if
-    its head has come. ``event``: the client takes server-sent events.
+    its head has come. ``event``: the client takes server-sent events. ``too_fast`` is the refusal of a limit that this
+    tells of.
     """
 
     fields: Mapping[str, str] | None = None
     event = False
+    too_fast: TooFast | None = None
 
     def __init__(self, status: int, detail: str, *, close: bool = False, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -150,8 +155,32 @@ class Json(NamedTuple):
 
 
 def problem_json(refusal: Refusal) -> bytes:
-    """The refusal as JSON (RFC 9457)."""
-    return dumps({"status": refusal.status, "title": HTTPStatus(refusal.status).phrase, "detail": refusal.detail})
+    """The refusal as JSON (RFC 9457); that of a limit is of the type that draft-ietf-httpapi-ratelimit-headers-11,
+    section 5.1, has for it."""
+    told = {"status": refusal.status, "title": HTTPStatus(refusal.status).phrase, "detail": refusal.detail}
+    too_fast = _too_fast(refusal)
+    if too_fast is not None:
+        told |= {"type": _QUOTA_EXCEEDED, "violated-policies": [too_fast.policy], "retry_after": retry_after(too_fast)}
+    return dumps(told)
+
+
+def retry_after(too_fast: TooFast) -> float:
+    """The seconds after which a client may try again, as commands and problems tell it: never too few."""
+    return math.ceil(1000 * too_fast.wait) / 1000
+
+
+def _too_fast(refusal: Refusal) -> TooFast | None:
+    return refusal if isinstance(refusal, TooFast) else refusal.too_fast if isinstance(refusal, HttpError) else None
+
+
+def _rate_fields(too_fast: TooFast) -> dict[str, str]:
+    """The fields that tell of a limit, and when to try again (draft-ietf-httpapi-ratelimit-headers-11)."""
+    seconds = math.ceil(too_fast.wait)
+    return {
+        "Retry-After": str(seconds),
+        "RateLimit": f'"{too_fast.policy}";r={too_fast.left};t={seconds}',
+        "RateLimit-Policy": f'"{too_fast.policy}";q={too_fast.quota};w={too_fast.window}',
+    }
 
 
 def problem(refusal: Refusal) -> webob.Response:
@@ -160,7 +189,10 @@ def problem(refusal: Refusal) -> webob.Response:
     connection"), but comes back after the end of the events, as late as ``retry`` says."""
     if isinstance(refusal, HttpError) and refusal.event and refusal.status in PASSING:
         first, last = RETRY_AFTER
+        too_fast = refusal.too_fast
         milliseconds = random.randint(1000 * first, 1000 * last)
+        if too_fast is not None:
+            milliseconds = math.ceil(1000 * too_fast.wait)
         response = webob.Response(content_type="text/event-stream", charset=None)
         response.body = b"retry: %d\nevent: refused\ndata: %b\n\n" % (milliseconds, problem_json(refusal))
         return response
@@ -168,11 +200,20 @@ def problem(refusal: Refusal) -> webob.Response:
     response.body = problem_json(refusal)
     if refusal.status in PASSING:
         response.headers["Retry-After"] = str(random.randint(*RETRY_AFTER))
+    too_fast = _too_fast(refusal)
+    if too_fast is not None:
+        response.headers.update(_rate_fields(too_fast))
     if isinstance(refusal, HttpError):
         response.headers.update(refusal.headers)
     if isinstance(refusal, Unauthorized):
         response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if refusal.bad else "Bearer"
     return response
+
+
+def limited(too_fast: TooFast) -> Json:
+    """The refusal of a limit, as `problem` would answer a client that takes no events: a flood gets many."""
+    fields = (("Content-Type", "application/problem+json"), *_rate_fields(too_fast).items())
+    return Json(too_fast.status, problem_json(too_fast), fields)
 
 
 _date = (0, "")
@@ -240,8 +281,8 @@ def _json_head(status: int, fields: Fields, has_body: bool, now: str) -> bytes:
     return serialize(response, keep_alive=True, http10=False, head=True)[:-2]
 
 
-def json_bytes(answer: Json) -> bytes:
-    """An answer for a connection that goes on."""
+def json_bytes(answer: Json, more: bytes = b"") -> bytes:
+    """An answer for a connection that goes on. ``more`` are fields that differ each time, as bytes."""
     status, body, fields = answer
-    head = _json_head(status, fields, bool(body), date())
+    head = _json_head(status, fields, bool(body), date()) + more
     return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body) if body else head + b"\r\n"

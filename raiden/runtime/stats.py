@@ -25,6 +25,7 @@ COUNTERS = {
     "bytes_out": "bytes handed to the kernel for clients",
     "slow_consumers": "connections closed because their outbox was full",
     "refused_connections": "connections refused for a limit",
+    "rate_limited": "requests, commands and connections refused by rates",
     "bad_frames": "backbone frames that could not be read",
     "repaired": "messages fetched from the history because the backbone did not bring them",
     "gaps": "gaps that could not be filled",
@@ -67,7 +68,7 @@ class Stats:
     def __init__(self, worker: int = 0) -> None:
         self.worker = worker
         self.published = self.delivered = self.bytes_in = self.bytes_out = 0
-        self.slow_consumers = self.refused_connections = self.bad_frames = 0
+        self.slow_consumers = self.refused_connections = self.rate_limited = self.bad_frames = 0
         self.repaired = self.gaps = 0
         self.dropped = self.bad_messages = self.refused_subscriptions = self.refused_handshakes = 0
         self.connections = dict.fromkeys(TRANSPORTS, 0)

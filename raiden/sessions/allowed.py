@@ -1,39 +1,48 @@
-"""The asks of one socket held against what its token allows, and the filters that the token brings."""
+"""The asks of one socket held against what its token and the rates allow, and the filters that the token brings."""
 
 from __future__ import annotations
 
+from raiden.access.rates import Rates
+from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.delivery.table import Subscription
 from raiden.model.filters import NO_FILTERS, Filters
+from raiden.sessions import costs
 from raiden.sessions.asks import Ask, Command
 from raiden.sessions.kept import Taken
 from raiden.sessions.needs import needs
 
 
 class Allowed:
-    """What the client of a connection is allowed, now: its permit may change. A connection without one may do all."""
+    """What the client of a connection is allowed, now: its permit may change, and the rates. A connection without a
+    permit may do all."""
 
-    __slots__ = ("_connection", "asked")
+    __slots__ = ("_connection", "_rates", "asked")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, rates: Rates) -> None:
         self._connection = connection
+        self._rates = rates
         self.asked: dict[str, Filters] = {}
         """The filters that the client asked for, by the names of subscriptions that have others by its token."""
 
     def check(self, ask: Ask | Command) -> None:
-        """Raise Unauthorized or Forbidden unless the client may do what it asks for."""
+        """Raise a refusal unless the client may do what it asks for; then that is counted."""
         permit = self._connection.permit
         if permit is not None:
             for need in needs(ask):
                 permit.check(*need)
+        if self._rates.on:
+            costs.count(self._rates, client.account(self._connection), ask)
 
     def check_taken(self, taken: Taken) -> None:
-        """Raise Unauthorized or Forbidden unless the client may have the subscriptions of a session."""
+        """Raise a refusal unless the client may have the subscriptions of a session; then these are counted."""
         permit = self._connection.permit
         for name, row in taken.rows.items() if permit is not None else ():
             permit.check("subscribe", name, filtered=True)
             if row.place is not None:
                 permit.check("history", name, filtered=True)
+        if self._rates.on:
+            self._rates.subscribe(client.account(self._connection), len(taken.rows))
 
     def narrowed(self, filters: Filters, name: str, *, past: bool) -> Filters:
         """The filters of a new subscription, for which the client asks for ``filters`` (`Permit.narrowed`)."""

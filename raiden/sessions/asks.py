@@ -13,7 +13,7 @@ from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor, Message
 from raiden.model.page import Read, Start
-from raiden.model.refusals import Refusal
+from raiden.model.refusals import Refusal, TooFast
 from raiden.protocols.http import Fields, HttpError, Json
 from raiden.protocols.websocket import Agreement
 
@@ -102,6 +102,7 @@ class Subscribe(NamedTuple):
         """The refusal as the client of this transport is told of it."""
         error = HttpError(refusal.status, refusal.detail)
         error.event = self.transport == "event"
+        error.too_fast = refusal if isinstance(refusal, TooFast) else None
         return error
 
 

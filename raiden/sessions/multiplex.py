@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from raiden.access.rates import Rates
 from raiden.backend import NotInForce
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
@@ -56,11 +57,12 @@ class MultiplexSocket(Socket):
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket, *,
-        bells: Bells, max_subscriptions: int, session_window: float, max_message: int,
+        bells: Bells, rates: Rates, max_subscriptions: int, session_window: float, max_message: int,
     ) -> None:  # fmt: skip
         super().__init__(
-            connection, router, wheel, keepalive, in_band.websocket(True), [], socket, max_message=max_message
-        )
+            connection, router, wheel, keepalive, in_band.websocket(True), [], socket, rates=rates,
+            max_message=max_message,
+        )  # fmt: skip
         self.bells = bells
         self.max_subscriptions = max_subscriptions
         self.session_window = session_window
@@ -68,7 +70,7 @@ class MultiplexSocket(Socket):
         self.places: Places | None = None
         self.consumers: Consumers | None = None
         self.resumable: Resumable | None = None
-        self.allowed = Allowed(connection)
+        self.allowed = Allowed(connection, rates)
 
     def message(self, data: str | bytes) -> None:
         number: Any = None

@@ -20,7 +20,8 @@ from gevent.lock import Semaphore
 from raiden.connections.connection import Connection
 from raiden.model import encoding
 from raiden.model.message import Cursor
-from raiden.model.refusals import Refusal, TooManyRequests, attempt
+from raiden.model.refusals import Refusal, TooFast, TooManyRequests, attempt
+from raiden.protocols.http import retry_after
 from raiden.runtime import faults
 
 # An object, or its JSON.
@@ -51,7 +52,10 @@ class Replies:
     def reply(self, number: Any, result: Result | Refusal) -> None:
         """Send the result of the command with this id, or its refusal; None: of a command without an id."""
         if isinstance(result, Refusal):
-            result = {"error": {"code": result.status, "message": result.detail}}
+            error: dict[str, Any] = {"code": result.status, "message": result.detail}
+            if isinstance(result, TooFast):
+                error["retry_after"] = retry_after(result)
+            result = {"error": error}
         data = result if isinstance(result, bytes) else encoding.dumps(result)
         if number is not None:
             data = b'{"id":%b%b%b' % (encoding.dumps(number), b"," if len(data) > 2 else b"", data[1:])

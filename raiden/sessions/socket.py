@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raiden.connections import tcp
+from raiden.access.rates import Rates
+from raiden.connections import client, tcp
 from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING
 from raiden.connections.wheel import Wheel
@@ -29,16 +30,17 @@ class Socket(Lasting):
     """A WebSocket: a message per frame; a frame sent by the client is published, where it has one channel. Where a gap
     can't be told in band, it closes the socket."""
 
-    __slots__ = ("acknowledged", "max_message", "ping_end", "verbatim", "websocket")
+    __slots__ = ("acknowledged", "max_message", "ping_end", "rates", "verbatim", "websocket")
 
     status = 101
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, in_band: InBand,
-        names: Sequence[str], socket: WebSocket, *, max_message: int, verbatim: bool = False,
+        names: Sequence[str], socket: WebSocket, *, rates: Rates, max_message: int, verbatim: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(connection, router, wheel, keepalive, in_band, names)
         self.websocket = socket
+        self.rates = rates
         self.max_message = max_message
         self.verbatim = verbatim
         # For the last ping, where it had to wait behind other bytes: the number of bytes that the peer will have
@@ -84,6 +86,8 @@ class Socket(Lasting):
             check_size(message.kind, message.payload, self.max_message)
             if self.connection.permit is not None:
                 self.connection.permit.check("publish", message.channel)
+            if self.rates.on:
+                self.rates.publish_one(client.account(self.connection), message.channel)
             self.router.publisher.publish_one(message, Socket._published, self)
 
     def _published(self, outcome: Cursor | Refusal | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from raiden.access.rates import Rates
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
 from raiden.protocols.http import Json
@@ -27,13 +28,14 @@ class Transports:
 
     def __init__(
         self, router: Router, wheel: Wheel, limits: HttpLimits, unfinished: Unfinished, bells: Bells,
-        answer: Callable[[Iterable[Waiter], Json], None],
+        rates: Rates, answer: Callable[[Iterable[Waiter], Json], None],
     ) -> None:  # fmt: skip
         self._router = router
         self._wheel = wheel
         self._limits = limits
         self._unfinished = unfinished
         self._bells = bells
+        self._rates = rates
         self._answer = answer
 
     def session(self, connection: Connection, ask: Subscribe) -> Session:
@@ -59,10 +61,10 @@ class Transports:
         if not ask.names:
             return MultiplexSocket(
                 connection, self._router, self._wheel, limits.keepalive, core, bells=self._bells,
-                max_subscriptions=limits.max_subscriptions, session_window=limits.session_window,
+                rates=self._rates, max_subscriptions=limits.max_subscriptions, session_window=limits.session_window,
                 max_message=limits.max_message,
             )  # fmt: skip
         return Socket(
             connection, self._router, self._wheel, limits.keepalive, in_band.websocket(ask.wrapped), ask.names, core,
-            max_message=limits.max_message, verbatim=ask.verbatim,
+            rates=self._rates, max_message=limits.max_message, verbatim=ask.verbatim,
         )  # fmt: skip

@@ -16,6 +16,7 @@ import gevent
 
 from raiden.access.clients import NOBODY_KNOWN, Client
 from raiden.access.permit import OPEN, Permits
+from raiden.access.rates import Rates
 from raiden.backend import NotInForce
 from raiden.connections.connection import Connection, Gone, Overflow
 from raiden.connections.door import Door
@@ -64,7 +65,7 @@ class ZmqDoor(Door):
     session: ClassVar[type[ZmqSession]]
 
     def __init__(self, listener: socket.socket, gate: Gate, common: Common) -> None:
-        super().__init__(listener, common.limits, common.stats, self.transport)
+        super().__init__(listener, common.limits, common.stats, self.transport, common.rates)
         self._gate = gate
         self._common = common
 
@@ -197,11 +198,12 @@ class ZmqGateway(Service):
     def __init__(
         self, listeners: Mapping[str, socket.socket], router: Router, *, gate: Gate, stats: Stats,
         limits: ZmqLimits, heartbeat: float = 0.0, permits: Permits = OPEN,
+        rates: Rates | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.gate = gate
         self.limits = limits
-        self._common = Common(router, stats, limits, permits)
+        self._common = Common(router, stats, limits, permits, rates)
         self._heartbeat = heartbeat
         self._doors = {name: self.DOORS[name](listener, gate, self._common) for name, listener in listeners.items()}
         for door in self._doors.values():

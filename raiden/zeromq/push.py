@@ -10,6 +10,7 @@ import gevent
 
 from raiden.access.clients import Client
 from raiden.backend import BackboneFull
+from raiden.connections import client as clients
 from raiden.connections.connection import Connection
 from raiden.history.store import StoreFailed
 from raiden.model.message import Cursor, Kind, Message
@@ -34,6 +35,8 @@ class Pusher(ZmqSession):
         super().__init__(common, connection, client, key)
         # Consecutive messages of one channel and kind, which are published together.
         self._runs: deque[list[Message]] = deque()
+        # Those that wait for their rates first.
+        self._early: deque[list[Message]] = deque()
 
     def received(self, events: list[Event]) -> bool:
         for event in events:
@@ -61,10 +64,11 @@ class Pusher(ZmqSession):
         if content_type != BYTES or max(map(len, payloads), default=0) > _ORDINARY:
             payloads, kind = self._checked(channel, payloads, content_type)
         run = [Message(name, kind, payload, None, now) for payload in payloads]
-        if self._runs and self._runs[-1][0].channel == name and self._runs[-1][0].kind == kind:
-            self._runs[-1] += run
+        runs = self._early if self.common.rates.on else self._runs
+        if runs and runs[-1][0].channel == name and runs[-1][0].kind == kind:
+            runs[-1] += run
         elif run:
-            self._runs.append(run)
+            runs.append(run)
 
     def _checked(self, channel: bytes, payloads: list[bytes], content_type: bytes) -> tuple[list[bytes], int]:
         """The payloads that are valid for their type, as they are published, and their kind."""
@@ -91,7 +95,11 @@ class Pusher(ZmqSession):
         meanwhile."""
         self.waiting = 0
         router, flow = self.common.router, self.common.flow
-        while self._runs:
+        while self._runs or self._early:
+            if not self._runs and (wait := self._admit()):
+                self.common.say("a ZeroMQ client pushes more than rates allow", client=self.client.name)
+                self._wait(lambda call: gevent.spawn_later(wait, self.work, call))
+                return
             run = self._runs[0]
             if flow.full:
                 self._wait(flow.wait)
@@ -107,6 +115,17 @@ class Pusher(ZmqSession):
             flow.add(run)
             self._runs.popleft()
         self.resume()
+
+    def _admit(self) -> float:
+        """Let the first messages be published that rates allow now. Returns 0, or the seconds until they allow one."""
+        run = self._early.popleft()
+        account = clients.account(self.connection)
+        count, wait = self.common.rates.some(account, run[0].channel, len(run))
+        if count:
+            self._runs.append(run[:count])
+        if count < len(run):
+            self._early.appendleft(run[count:])
+        return wait
 
     def _store(self) -> None:
         """Publish the first messages, of channels with history: only as many at once as let others have their turn."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import gevent
 
 from raiden.access.clients import Client
+from raiden.connections import client as clients
 from raiden.connections.connection import Connection
 from raiden.delivery import past
 from raiden.model.encoding import dumps, gap
@@ -87,11 +88,14 @@ class Requester(ZmqSession):
         self._answer(envelope, self._attempt(perform))
 
     def _check(self, ask: Ask) -> None:
-        """Raise Forbidden unless the client may do what it asks for. A list has only channels that it may know."""
+        """Raise a refusal unless the client may do what it asks for, now. A list has only channels that it may
+        know."""
         if isinstance(ask, PublishOne):
             self.permit.check("publish", ask.message.channel)
         elif isinstance(ask, Read):
             self.permit.check("history", ask.channel)
+        if isinstance(ask, PublishOne) and self.common.rates.on:
+            self.common.rates.publish_one(clients.account(self.connection), ask.message.channel)
 
     def _answer(self, envelope: Frames, answer: Answer) -> None:
         if isinstance(answer, Refusal):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from raiden.access.clients import Client
 from raiden.access.permit import OPEN, Permits
+from raiden.access.rates import Rates
 from raiden.connections.connection import Connection
 from raiden.delivery.census import Census
 from raiden.model.names import InvalidChannel, check_channel
@@ -45,11 +46,14 @@ class ZmqLimits:
 class Common:
     """The parts that the sessions of all doors share."""
 
-    def __init__(self, router: Router, stats: Stats, limits: ZmqLimits, permits: Permits = OPEN) -> None:
+    def __init__(
+        self, router: Router, stats: Stats, limits: ZmqLimits, permits: Permits = OPEN, rates: Rates | None = None
+    ) -> None:  # fmt: skip
         self.router = router
         self.stats = stats
         self.limits = limits
         self.permits = permits
+        self.rates = rates or Rates()
         self.flow = Flow(router.backend)
         self.census = Census(router.backend)
         self.unfinished = Unfinished(lambda: limits.max_unfinished)
@@ -71,7 +75,7 @@ class ZmqSession:
         self.connection = connection
         self.protocol = spoken(connection)
         self.client = client
-        self.permit = common.permits.of_client(client)
+        self.permit = connection.permit = common.permits.of_client(client)
         self.key = key
         self.waiting = 0
         self._draining = False

@@ -6,6 +6,7 @@ import gevent
 
 from raiden.access.clients import Client
 from raiden.backend import NotInForce
+from raiden.connections import client as clients
 from raiden.connections.connection import Connection
 from raiden.delivery.table import Subscription, TooManyChannels
 from raiden.history.store import StoreFailed
@@ -82,6 +83,26 @@ class Subscriber(ZmqSession):
         return any(HEARTBEAT.startswith(topic) for topic in self._own)
 
     def received(self, events: list[Event]) -> bool:
+        if self.common.rates.on:
+            topics = [event for event in events if isinstance(event, Subscribed)]
+            count = sum([event.on and not event.topic.startswith(OWN) for event in topics])
+            wait = self.common.rates.owe(clients.account(self.connection), count)
+            if wait:
+                self.common.say("a ZeroMQ client subscribes more than rates allow", client=self.client.name)
+                self.connection.pause()
+                gevent.spawn_later(wait, self.work, lambda: self._received_later(events))
+                return True
+        return self._take(events)
+
+    def _received_later(self, events: list[Event]) -> None:
+        """Take events that had to wait for their rates."""
+        if self.connection.closed:
+            return
+        self.resume()
+        if not self.received(events):
+            self.connection.finish()
+
+    def _take(self, events: list[Event]) -> bool:
         for event in events:
             if not isinstance(event, Subscribed):
                 self.common.stats.bad_messages += 1  # an XSUB may send whatever it likes upstream
