@@ -258,6 +258,11 @@ class Backend:
         come within ``timeout`` seconds."""
         return self._asking.ask(text, timeout, everywhere=everywhere)
 
+    @property
+    def workers(self) -> int:
+        """The number of workers that should answer a question to all nodes."""
+        return self._asking.workers
+
     def answer(self, question: Question, text: bytes) -> None:
         """Answer the question of another worker."""
         self._asking.answer(question, text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import webob
@@ -29,6 +29,7 @@ from raiden.http.origins import Origins
 from raiden.http.pages import Pages
 from raiden.http.reader import AT_ONCE, Reader
 from raiden.http.reserved import Reserved
+from raiden.http.revoking import Ending, Revoking
 from raiden.model import payload
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.names import MAX_CHANNEL_BYTES, InvalidChannel, check_channel, unquote
@@ -42,10 +43,11 @@ from raiden.router import Router
 from raiden.runtime.service import Service
 from raiden.runtime.stats import Stats
 from raiden.sessions import costs, durable
-from raiden.sessions.asks import Ask, Clear, Consume, Publish, Reply, Show, Subscribe
+from raiden.sessions.asks import Ask, Clear, Consume, Disconnect, Publish, Reply, Revoke, Show, Subscribe
 from raiden.sessions.bell import Bells
 from raiden.sessions.in_band import Told, joined
 from raiden.sessions.needs import needs
+from raiden.sessions.over import Consuming
 from raiden.sessions.poll import Poll
 from raiden.sessions.recovery import Beginning
 from raiden.sessions.session import Client, Session
@@ -114,6 +116,10 @@ class Gateway(Service):
         self.door = door = HttpDoor(
             listener, self, stats=stats, limits=limits, origins=origins, rates=rates, hosts=hosts, heads=heads
         )  # fmt: skip
+        # Long-polls of durable subscriptions that wait, by their connection.
+        self._consuming: dict[Connection, Consuming] = {}
+        self.revoking = Revoking(router, permits, self._clients, self._forget)
+        self.add(self.revoking)
         self.add(door)
         self.reader = Reader(
             limits, router.channels, origins, channel_builder=channel_builder,
@@ -171,6 +177,10 @@ class Gateway(Service):
             self.door.serve_waiting(connection, request, lambda connection, _: self._consume(connection, ask))
         elif isinstance(ask, Clear):
             self.door.serve_waiting(connection, request, lambda *_: self._clear(ask))
+        elif isinstance(ask, Revoke):
+            self.door.serve_waiting(connection, request, lambda *_: self.revoking.revoke(ask))
+        elif isinstance(ask, Disconnect):
+            self.door.serve_waiting(connection, request, lambda *_: self.revoking.disconnect(ask))
         else:
             self._show(connection, request, ask)
         return None
@@ -196,12 +206,32 @@ class Gateway(Service):
         """Serve a long-poll of a durable subscription. Waits."""
         if connection.permit is not None:
             ask = ask._replace(wait=connection.permit.left(ask.wait))
-        body = durable.poll(self._bells, ask, gone=lambda: connection.has_gone, enough=lambda: self.door.draining)
+        consuming = self._consuming[connection] = Consuming(ask.channel)
+        try:
+            body = durable.poll(
+                self._bells, ask, gone=lambda: consuming.reason is not None or connection.has_gone,
+                enough=lambda: self.door.draining,
+            )  # fmt: skip
+        finally:
+            del self._consuming[connection]
+        if consuming.reason is not None:
+            raise consuming.reason.refusal
         response = webob.Response(status=204, content_type=None)
         if body is not None:
             response = webob.Response(body=body, content_type="application/json", charset="utf-8")
         response.headers.update(dict([AT_ONCE]))
         return response
+
+    def _clients(self) -> Iterator[tuple[Connection, Ending]]:
+        """The connections with something that may be ended, now."""
+        for connection in list(self.door.connections):
+            if connection.session is not None:
+                yield connection, connection.session
+        yield from list(self._consuming.items())
+
+    def _forget(self) -> None:
+        self.door.heads.clear()
+        self.permits.publishing.clear()
 
     def serve_again(self, connection: Connection, repeated: Repeated) -> bool:
         plan = self.door.heads.plan(repeated.head)

@@ -63,7 +63,7 @@ class Router:
         self.stats = stats
         self.table = Table(max_channels=max_channels, max_bytes=max_channel_bytes)
         self.publisher = Publisher(backend, stats)
-        self._answers = Answers(backend, self.table, stats)
+        self.answers = Answers(backend, self.table, stats)
         self.pace = Pace(max_gather)
         # Messages that were put before sinks, one for each sink.
         self._puts = 0
@@ -298,7 +298,7 @@ class Router:
         run: list[Message] = []
         for received in turn:
             if isinstance(received, Question):
-                faults.call("an answer to a worker", self._answers.answer, received)
+                faults.call("an answer to a worker", self.answers.answer, received)
                 continue
             channel, messages = received
             if not messages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ import zmq
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from raiden.http import reader
 from raiden.node import config
-from raiden.sessions import commands
+from raiden.sessions import asks, commands, needs
 from raiden.sessions.needs import PUBLIC_PAGES
 from tests import daemons
 from tests.daemons import ROOT, Daemon, Stream, wait_for
@@ -41,6 +43,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         },
         **OPEN,
     )  # fmt: skip
+    assert found.request("POST", "/-/revoke", '{"sub": "gone"}', {**JSON, **bearer(KEY)})[0] == 200
     yield found
     assert found.stop() == 0
     assert "Traceback" not in found.log(), found.log()
@@ -57,6 +60,7 @@ CALLERS: dict[str, tuple[str | None, int]] = {
     "expired": (token(lasts=-60), 401),
     "not yet": (token(nbf=4e9, **ALL), 401),
     "another secret": (token(secret=OTHER), 401),
+    "revoked": (token("gone"), 401),
     "another channel": (token(**ONLY_ELSEWHERE), 403),
     "no permission": (token(sub="ann", info=1), 403),
     "another API key": (SMALL_KEY, 403),
@@ -199,6 +203,8 @@ WIDE: dict[str, Door] = {
     "nodes": by_http("GET", "/-/nodes"),
     "channels": by_http("GET", "/-/channels"),
     "durables": by_http("GET", "/-/durables"),
+    "revoke": by_http("POST", "/-/revoke", '{"sub": "nobody"}'),
+    "disconnect": by_http("POST", "/-/disconnect", '{"sub": "nobody"}'),
 }
 # Doors that can't filter what they give.
 WITHOUT_FILTERS = ("durable poll", "command subscribe durably")
@@ -254,6 +260,20 @@ def test_every_command_is_in_a_table() -> None:
     told = {"subscribe", "publish", "history", "unsubscribe", "auth"}
     of_ones_own = {"ack", "nack", "session", "resume", "ping"}  # of what the client has got by the others
     assert told | of_ones_own == set(commands._COMMANDS)
+
+
+def test_every_ask_and_every_page_is_in_a_table(node: Daemon) -> None:
+    """A new ask must be given its needs; a new page must be named to those that look for one that is not there."""
+    names = (
+        f"{asks.Ask} | {asks.Command}".replace("raiden.sessions.asks.", "")
+        .replace("raiden.model.page.", "")
+        .split(" | ")
+    )
+    assert {getattr(asks, name) for name in names} == set(needs._NEEDS)
+    _, _, answer = node.request("GET", "/-/none", headers=bearer(KEY))
+    named = set(re.findall(r"/-/(\w+)", json.loads(answer)["detail"]))
+    assert named == {*PUBLIC_PAGES, *WIDE} & named | {"publish", "subscribe", "websocket"}
+    assert named >= reader._MANAGING.keys()
 
 
 @pytest.mark.parametrize("page", sorted(PUBLIC_PAGES))

@@ -127,10 +127,13 @@ def test_commands(node: Daemon, channel: str) -> None:
 
 def test_its_filters_and_the_clients(node: Daemon, channel: str) -> None:
     """Both hold. Where they contradict each other nothing comes, and others get theirs."""
-    with Stream(node, f"/{channel}?team=blue", bearer(RED)), Stream(node, f"/{channel}?team=green", bearer(RED)):
-        with Stream(node, f"/{channel}?team=red&team=blue", bearer(RED)) as narrow:
-            publish(node, channel, [*SENT, {"team": "red", "n": 7}])
-            assert [narrow.value(), narrow.value()] == [GOT[0], {"team": "red", "n": 7}]
+    with (
+        Stream(node, f"/{channel}?team=blue", bearer(RED)),
+        Stream(node, f"/{channel}?team=green", bearer(RED)),
+        Stream(node, f"/{channel}?team=red&team=blue", bearer(RED)) as narrow,
+    ):
+        publish(node, channel, [*SENT, {"team": "red", "n": 7}])
+        assert [narrow.value(), narrow.value()] == [GOT[0], {"team": "red", "n": 7}]
     soon = bearer(token(subscribe=FILTERS, lasts=-8))  # the leeway is 10 s
     with Stream(node, f"/{channel}?team=blue", soon) as nothing, Stream(node, f"/{channel}", bearer(RED)) as all_:
         publish(node, channel)

@@ -46,8 +46,8 @@ class Client:
     ``filtered`` are further permissions, for the messages that filters let through: by action, names and patterns with
     their filters, the longest first.
 
-    A token's client has a ``subject``, and may have an ``id`` of the token, the Unix time at which it is refused
-    (``expires``), and any JSON value as ``info``."""
+    A token's client has a ``subject``, and may have an ``id`` of the token, the Unix times at which it was
+    ``issued`` and from which it is refused (``expires``), and any JSON value as ``info``."""
 
     name: str
     permissions: Mapping[str, Patterns] = field(default_factory=dict)
@@ -55,6 +55,7 @@ class Client:
     credential: str = "key"
     subject: str | None = None
     id: str | None = None
+    issued: float | None = None
     expires: float | None = None
     info: Any = field(default=None, compare=False)
 

@@ -9,9 +9,10 @@ from typing import Final
 from raiden.access.api_keys import hash_of
 from raiden.access.clients import NOBODY_KNOWN, Client
 from raiden.access.policy import HOW, NEEDED, Policy
+from raiden.access.revocations import Revocations
 from raiden.access.tokens import InvalidToken, Tokens
 from raiden.model.filters import NO_FILTERS, Filters
-from raiden.model.refusals import Unauthorized
+from raiden.model.refusals import Unauthorized, Unavailable
 
 # Channels that are known to be allowed, of all clients together.
 REMEMBERED: Final = 1000
@@ -100,6 +101,7 @@ class Permits:
         self.policy = policy
         self._tokens = tokens
         self._keys = dict(keys or {})
+        self.revocations = Revocations()
         # Permits with a channel that each is known to allow publishing to.
         self.publishing: set[tuple[Permit, str]] = set()
         # The permit of a client that shows nothing.
@@ -136,7 +138,13 @@ class Permits:
             return Permit(found, self)
         if self._tokens is None:
             raise InvalidToken("this server has no jwt_keys")
-        return Permit(self._tokens.client(credential, time.time()), self)
+        now = time.time()
+        client = self._tokens.client(credential, now)
+        if not self.revocations.known:
+            raise Unavailable("the store does not tell which tokens are revoked: try again later")
+        if self.revocations.of(client, now) is not None:
+            raise InvalidToken("it was revoked: get another one")
+        return Permit(client, self)
 
 
 # The permits where anyone may do all.

@@ -197,7 +197,7 @@ class Tokens:
         return Client(
             "a client without a subject" if subject is None else subject, allowed,
             {action: found for action, found in filtered.items() if found}, credential="token",
-            subject=subject, id=_text(claims, "jti"),
+            subject=subject, id=_text(claims, "jti"), issued=_time(claims, "iat"),
             expires=None if expires is None else expires + self._leeway, info=info,
         )  # fmt: skip
 

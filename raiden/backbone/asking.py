@@ -51,13 +51,16 @@ class Asking:
             return Question(reply_to, question)
         return None
 
+    @property
+    def workers(self) -> int:
+        """The number of workers of all nodes that are not suspected."""
+        return self._workers + self._nodes.workers_elsewhere()
+
     def ask(self, text: bytes, timeout: float = 1.0, *, everywhere: bool = False) -> list[bytes]:
         """Ask all workers of this node, this one included (``everywhere``: of all nodes), and return the answers that
         come within ``timeout`` seconds."""
         number = b"%d" % next(self._numbers)
-        topic, expected = self._here, self._workers
-        if everywhere:
-            topic, expected = self._everywhere, self._workers + self._nodes.workers_elsewhere()
+        topic, expected = (self._everywhere, self.workers) if everywhere else (self._here, self._workers)
         deadline = time.monotonic() + timeout
         waiting = self._waiting[number] = Waiting()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ujson
@@ -11,6 +12,9 @@ from raiden.delivery.table import MAX_ROWS, Table
 from raiden.model.encoding import dumps
 from raiden.runtime.stats import Stats
 
+# Questions about connections to end (`raiden.http.revoking`).
+ENDING = (b"revoke", b"disconnect", b"revoked")
+
 
 class Answers:
     """Answers of one worker (`raiden.delivery.questions` asks)."""
@@ -19,6 +23,9 @@ class Answers:
         self._backend = backend
         self._table = table
         self._stats = stats
+        # Further questions: the functions that answer one, about one argument. A worker that has nothing to do with one
+        # says so, or its asker would wait for it.
+        self.others: dict[bytes, Callable[[Any], Any]] = dict.fromkeys(ENDING, _nothing)
 
     def answer(self, question: Question) -> None:
         """Answer a question of another worker, or of this one, for each of its arguments."""
@@ -40,4 +47,10 @@ class Answers:
             return self._table.page(str(prefix), str(after), min(int(limit), MAX_ROWS))
         if kind == b"reached":
             return True
+        if kind in self.others:
+            return self.others[kind](argument)
         raise ValueError(f"an unknown question: {kind!r:.100}")
+
+
+def _nothing(argument: Any) -> int:
+    return 0

@@ -64,7 +64,7 @@ class Pages:
             return self._channel(check_subscription(unquote(page[len("channels/") :])))
         raise NotFound(
             "no such page: there are /-/publish, /-/subscribe, /-/websocket, /-/channels, /-/durables, /-/nodes, "
-            "/-/metrics, /-/health and /-/ready"
+            "/-/metrics, /-/revoke, /-/disconnect, /-/health and /-/ready"
         )
 
     def _history(self, request: Request, name: str, permit: Permit | None) -> webob.Response:

@@ -9,7 +9,7 @@ from typing import Final
 
 import webob
 
-from raiden.http import accept, front_page, parameters
+from raiden.http import accept, front_page, managing, parameters
 from raiden.http.channel_builders import path
 from raiden.http.origins import Origins
 from raiden.http.reserved import Reserved
@@ -39,6 +39,8 @@ FORMS = {
     "event": ("text/event-stream",), "raw": ("application/octet-stream",), "page": ("text/html",),
 }  # fmt: skip
 # The members of a publish to many channels.
+# The functions that read what managers ask for, by path.
+_MANAGING: Final[dict[str, Callable[[bytes], Ask]]] = {"revoke": managing.revoke, "disconnect": managing.disconnect}
 _ORDER: Final = frozenset({"channels", "data"})
 
 
@@ -87,6 +89,10 @@ class Reader:
             _require(request, "POST")
             parameters.check(parameters.query_pairs(request), parameters.NONE)
             return self._publish_to_many(request)
+        if own in _MANAGING:
+            _require(request, "POST")
+            parameters.check(parameters.query_pairs(request), parameters.NONE)
+            return _MANAGING[own](request.raw_body)
         _require(request, "GET", "HEAD")
         if own == "subscribe":
             names = [value for key, value in parameters.query_pairs(request) if key == "channel"]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import webob
 
+from raiden.access.revocations import Revocation
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor, Message
@@ -48,6 +49,19 @@ class Clear(NamedTuple):
     """Delete a channel: its history, and its subscriptions."""
 
     channel: str
+
+
+class Revoke(NamedTuple):
+    """Accept the tokens of a subject, or one token, no longer, on all nodes."""
+
+    revocation: Revocation
+
+
+class Disconnect(NamedTuple):
+    """End the connections of a subject, on all nodes, or only what they have of one channel or pattern."""
+
+    subject: str
+    channel: str | None
 
 
 class Show(NamedTuple):
@@ -180,7 +194,7 @@ class Ping(NamedTuple):
     """Ask for a reply and nothing else."""
 
 
-Ask: TypeAlias = "Reply | Publish | Clear | Show | Consume | Subscribe"
+Ask: TypeAlias = "Reply | Publish | Clear | Revoke | Disconnect | Show | Consume | Subscribe"
 """The ask of a request."""
 Command: TypeAlias = PublishOne | Follow | Unfollow | Read | Join | Leave | Settle | Keep | Resume | Renew | Ping
 """The ask of a command, on a connection that takes commands."""

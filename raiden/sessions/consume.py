@@ -45,8 +45,17 @@ class Consumers:
         """End the consumers that the permit does not allow."""
         for channel, durable in list(self._consumers):
             if not (permit.allows("subscribe", channel) and permit.allows("history", channel)):
-                self._end(channel, durable)
-                self._replies.tell({"channel": channel, "durable": durable, "ended": True})
+                self._end_and_tell(channel, durable)
+
+    def remove(self, channel: str) -> None:
+        """End the consumers of a channel."""
+        for consumed, durable in list(self._consumers):
+            if consumed == channel:
+                self._end_and_tell(channel, durable)
+
+    def _end_and_tell(self, channel: str, durable: str) -> None:
+        self._end(channel, durable)
+        self._replies.tell({"channel": channel, "durable": durable, "ended": True})
 
     def join(self, number: Any, ask: Join) -> None:
         """Consume a durable, from the reply on. Raises Invalid, Conflict, TooManyConsumers, TooManyChannels and

@@ -74,11 +74,11 @@ class InBand:
             data = self._line({"cursor": position, **known})
         return self._frame(data) if data else b""
 
-    def expired(self) -> bytes:
-        """The notice that the client's token has ended."""
+    def over(self, name: str) -> bytes:
+        """The notice of the end of the stream, by the name of its reason."""
         if self._form == "event":
-            return self._frame(event(b"{}", name="expired"))
-        return self._frame(self._line({"expired": True})) if self._wrapped else b""
+            return self._frame(event(b"{}", name=name))
+        return self._frame(self._line({name: True})) if self._wrapped else b""
 
     def gap(self, channel: str, missing: Gap) -> bytes:
         """The notice that messages of the channel are lost; only where ``tells`` is set."""

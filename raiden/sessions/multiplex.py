@@ -114,6 +114,12 @@ class MultiplexSocket(Socket):
         self.unsubscribe(subscription.name)
         self.replies.tell({"channel": subscription.name, "ended": True})
 
+    def remove(self, name: str) -> None:
+        if name in self.subscriptions:
+            self.ended(self.subscriptions[name])
+        if self.consumers is not None:
+            self.consumers.remove(name)
+
     # Subscriptions.
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:

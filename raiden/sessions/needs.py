@@ -12,6 +12,7 @@ from raiden.sessions.asks import (
     Clear,
     Command,
     Consume,
+    Disconnect,
     Follow,
     Join,
     Keep,
@@ -22,6 +23,7 @@ from raiden.sessions.asks import (
     Renew,
     Reply,
     Resume,
+    Revoke,
     Settle,
     Show,
     Subscribe,
@@ -97,6 +99,10 @@ def _clear(ask: Clear) -> Needs:
     yield Need("manage", ask.channel)
 
 
+def _all(ask: Any) -> Needs:
+    yield Need("manage", "*")
+
+
 def _show(ask: Show) -> Needs:
     """A page of one channel is for those that manage it, or of its history, that may read it; the others, which tell of
     all channels, are for those that manage all."""
@@ -112,5 +118,6 @@ def _show(ask: Show) -> Needs:
 _NEEDS: dict[type, Callable[[Any], Needs]] = {
     Reply: _nothing, Publish: _publish, Clear: _clear, Show: _show, Consume: _consume, Subscribe: _subscribe,
     PublishOne: _publish_one, Follow: _follow, Unfollow: _nothing, Read: _read, Join: _consume, Leave: _leave,
-    Settle: _of_durable, Keep: _nothing, Resume: _nothing, Renew: _nothing, Ping: _nothing,
+    Settle: _of_durable, Keep: _nothing, Resume: _nothing, Renew: _nothing, Ping: _nothing, Revoke: _all,
+    Disconnect: _all,
 }  # fmt: skip

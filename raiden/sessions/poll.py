@@ -19,17 +19,12 @@ from raiden.protocols.parser import MAX_PIPELINED, RequestParser
 from raiden.router import Router
 from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import Told, joined
+from raiden.sessions.over import DISCONNECTED, EXPIRED, Over
 from raiden.sessions.recovery import Recovery
 from raiden.sessions.session import Session
 
 # Bytes that a long-poll gathers before it can be answered, of missed messages and of new ones.
 ANSWER_BYTES = 1 << 20
-
-
-_EXPIRED = Json(
-    401, problem_json(Unauthorized("the token has expired: get another one", bad=True)),
-    (("WWW-Authenticate", 'Bearer error="invalid_token"'), ("Content-Type", "application/problem+json")),
-)  # fmt: skip
 
 
 class Poll(Session):
@@ -164,9 +159,13 @@ class Poll(Session):
             self.leave(waiter)
             permit = waiter.connection.permit
             if permit is not None and permit.is_over:
-                self.answer((waiter,), _EXPIRED)
-            else:
-                self.answer((waiter,), answer)
+                answer = _refused(EXPIRED)
+            self.answer((waiter,), answer)
+
+    def refuse(self, waiter: Waiter, reason: Over) -> None:
+        """Answer one client with the reason for which it gets nothing."""
+        self.leave(waiter)
+        self.answer((waiter,), _refused(reason))
 
     def leave(self, waiter: Waiter) -> None:
         """Let a client leave that doesn't wait any more."""
@@ -225,8 +224,23 @@ class Waiter:
     def drain(self) -> None:
         self.poll.give_up(self)
 
+    def over(self, reason: Over) -> None:
+        self.poll.refuse(self, reason)
+
+    def remove(self, name: str) -> None:
+        if name in self.poll.names:
+            self.over(DISCONNECTED)
+
     def overflow(self) -> None:
         self.connection.finish()
 
     def close(self) -> None:
         self.poll.leave(self)
+
+
+def _refused(reason: Over) -> Json:
+    """The answer of a poll that gets nothing, for this reason."""
+    fields: tuple[tuple[str, str], ...] = (("Content-Type", "application/problem+json"),)
+    if isinstance(reason.refusal, Unauthorized):
+        fields += (("WWW-Authenticate", 'Bearer error="invalid_token"'),)
+    return Json(reason.refusal.status, problem_json(reason.refusal), fields)

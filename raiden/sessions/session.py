@@ -26,6 +26,7 @@ from raiden.protocols.parser import RequestParser
 from raiden.router import Router
 from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import InBand, Told, joined
+from raiden.sessions.over import DISCONNECTED, EXPIRED, Over
 from raiden.sessions.recovery import Batch, Beginning, Recovery
 
 # Seconds for which the peer may take none of the last bytes to it.
@@ -50,6 +51,12 @@ class Client(Protocol):
 
     def drain(self) -> None:
         """The node stops: tell the client to come back."""
+
+    def over(self, reason: Over) -> None:
+        """End what the client has, for this reason."""
+
+    def remove(self, name: str) -> None:
+        """End what the client has of a channel, or of a pattern."""
 
     def overflow(self) -> None:
         """The client reads too slowly: end the connection."""
@@ -305,7 +312,7 @@ class Lasting(Session):
         if permit is not None and permit.expires is not None:
             left = permit.expires - time.time()
             if left <= 0.0:
-                self.expired()
+                self.over(EXPIRED)
                 return
             if left <= WARNING and not self.warned:
                 self.warned = True
@@ -322,9 +329,14 @@ class Lasting(Session):
     def expires_soon(self, left: float) -> None:
         """The client's token ends in so many seconds."""
 
-    def expired(self) -> None:
-        """The client's token has ended: tell the client to come back with another one."""
+    def over(self, reason: Over) -> None:
+        """End the connection, and tell the client this reason."""
         raise NotImplementedError
+
+    def remove(self, name: str) -> None:
+        """End what the client has of a channel, or of a pattern: all, where it could not know what it has left."""
+        if name in self.subscriptions:
+            self.over(DISCONNECTED)
 
     def drain(self) -> None:
         """The node stops: tell the client to come back."""

@@ -23,6 +23,7 @@ from raiden.protocols.websocket import Closed, WebSocket
 from raiden.router import Router
 from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import InBand, Told
+from raiden.sessions.over import Over
 from raiden.sessions.session import NO_HISTORY, Lasting
 
 
@@ -115,8 +116,8 @@ class Socket(Lasting):
         self.acknowledged = tcp.acknowledged(connection.socket) if waits else 0
         self.rest()
 
-    def expired(self) -> None:
-        self.goodbye(websocket.EXPIRED, "the token has expired: reconnect with another one")
+    def over(self, reason: Over) -> None:
+        self.goodbye(reason.code, reason.text)
 
     def _ping_is_late(self) -> bool:
         """Whether the peer can't have answered the ping in time: the ping waits behind bytes that the peer takes

@@ -16,6 +16,7 @@ from raiden.protocols.http import Request, add_fields, stream_bytes
 from raiden.router import Router
 from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import InBand, Told
+from raiden.sessions.over import Over
 from raiden.sessions.session import Lasting
 
 
@@ -39,8 +40,8 @@ class Stream(Lasting):
         self.connection.send(self.in_band.alive(self.moved()))
         self.rest()
 
-    def expired(self) -> None:
-        self.finish(self.in_band.expired() + self.in_band.end)
+    def over(self, reason: Over) -> None:
+        self.finish(self.in_band.over(reason.name) + self.in_band.end)
 
     def drain(self) -> None:
         self.finish(self.in_band.end)

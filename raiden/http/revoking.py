@@ -1,0 +1,213 @@
+"""Revocations and disconnections on all nodes: told to every worker, which ends its connections, and kept in the store.
+
+A manager's worker tells all workers at once, by a question, and answers when these have done it. A worker that was not
+there asks later: at its start the store, if there is one, and the workers of each node that becomes connected.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+
+import gevent
+import ujson
+from gevent.event import AsyncResult, Event
+
+from raiden.access.permit import Permit, Permits
+from raiden.access.revocations import MAX_REVOCATIONS, Revocation
+from raiden.connections.connection import Connection
+from raiden.delivery.questions import to_workers
+from raiden.history.store import Append, Appended, StoreFailed
+from raiden.model.encoding import dumps
+from raiden.model.message import Cursor, Kind
+from raiden.model.refusals import Unavailable
+from raiden.model.strict_json import json_payload
+from raiden.protocols.http import Json
+from raiden.router import Router
+from raiden.runtime.service import Service
+from raiden.sessions.asks import Disconnect, Revoke
+from raiden.sessions.over import DISCONNECTED, REVOKED, Over
+
+log = logging.getLogger(__name__)
+
+# The name under which the store keeps revocations, each as a message; no client can reach it. They are kept for years.
+CHANNEL: Final = "-/revoked"
+KEPT: Final = 10 * 366 * 86400.0
+# Revocations that are read from the store at once, and that another worker tells at once, about.
+PAGE: Final = 1000
+# Seconds for which a start waits for the store; between two looks at the store and the nodes.
+PATIENCE: Final = 2.0
+LOOK: Final = 1.0
+
+
+class Ending(Protocol):
+    """The client of a connection, as far as others end what it has."""
+
+    def over(self, reason: Over) -> None:
+        """End all that the client has."""
+
+    def remove(self, name: str) -> None:
+        """End what the client has of a channel, or of a pattern of this name."""
+
+
+class Revoking(Service):
+    """The revocations of a worker's ``permits``. ``clients`` gives the connections with something to end, and
+    ``forget`` forgets what is remembered of credentials."""
+
+    def __init__(
+        self, router: Router, permits: Permits, clients: Callable[[], Iterator[tuple[Connection, Ending]]],
+        forget: Callable[[], None],
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self._router = router
+        self._permits = permits
+        self._table = permits.revocations
+        self._clients = clients
+        self._forget = forget
+        # Nodes, by id and start, whose revocations are known.
+        self._nodes: set[tuple[str, Any]] = set()
+        self._loaded = Event()
+        router.answers.others.update({b"revoke": self._take, b"disconnect": self._end, b"revoked": self._part})
+
+    def do_start(self) -> None:
+        self._table.known = self._router.history is None
+        self.spawn(self._follow)
+        if not self._table.known:
+            self._loaded.wait(PATIENCE)
+
+    # What a manager asks for.
+
+    def revoke(self, ask: Revoke) -> Json:
+        """Revoke on all nodes; the answer has the number of connections that this has ended. Waits; raises Unavailable,
+        which says how far it was done."""
+        one = ask.revocation
+        ended = self._tell(b"revoke", list(one))
+        if self._router.history is not None:
+            try:
+                self._keep(one)
+            except StoreFailed as error:
+                raise Unavailable(
+                    f"it holds on the nodes that run, but was not kept: try again ({error.detail})"
+                ) from None
+        return _answer(ended)
+
+    def disconnect(self, ask: Disconnect) -> Json:
+        """End what a subject has on all nodes; otherwise as `revoke`."""
+        return _answer(self._tell(b"disconnect", list(ask)))
+
+    def _tell(self, kind: bytes, argument: Any) -> int:
+        backend = self._router.backend
+        answers = to_workers(backend, kind, everywhere=True)([argument])[0]
+        if len(answers) < backend.workers:
+            raise Unavailable(
+                f"{len(answers)} of {backend.workers} workers have done it, the others did not answer: try again"
+            )
+        return sum(answer for answer in answers if isinstance(answer, int))
+
+    def _keep(self, one: Revocation) -> None:
+        history = self._router.history
+        assert history is not None
+        done: AsyncResult[list[Appended] | StoreFailed] = AsyncResult()
+        row = int(Kind.JSON), json_payload(dumps(list(one)))
+        history.append([Append(CHANNEL, [row], size=MAX_REVOCATIONS, ttl=KEPT)], done.set)
+        outcome = done.get()
+        if isinstance(outcome, StoreFailed):
+            raise outcome
+
+    # What another worker asks for.
+
+    def _take(self, row: Any) -> int:
+        one = Revocation.of(row)
+        return 0 if one is None else self._add([one])
+
+    def _add(self, rows: list[Revocation]) -> int:
+        """Take revocations; return the number of connections that they end."""
+        now = time.time()
+        new = [one for one in rows if self._table.add(one, now) and not one.is_over(now)]
+        if not new:
+            return 0
+        self._forget()
+        ended = 0
+        for client, permit in self._permitted():
+            if any(one.covers(permit.client) for one in new):
+                client.over(REVOKED)
+                ended += 1
+        return ended
+
+    def _end(self, argument: Any) -> int:
+        subject, channel = argument
+        ended = 0
+        for client, permit in self._permitted():
+            if permit.client.subject == subject:
+                client.over(DISCONNECTED) if channel is None else client.remove(channel)
+                ended += 1
+        return ended
+
+    def _permitted(self) -> list[tuple[Ending, Permit]]:
+        return [(client, found.permit) for found, client in self._clients() if found.permit is not None]
+
+    def _part(self, argument: Any) -> Any:
+        """One of some parts of the table; the number of its rows where no part is named."""
+        if argument is None:
+            return len(self._table)
+        number, of = argument
+        return [list(row) for row in self._table.part(int(number), max(1, int(of)))]
+
+    # What was missed.
+
+    def _follow(self) -> None:
+        """Read the store, as soon as it can be read; then ask the workers of each node that has become connected."""
+        while True:
+            if not self._table.known:
+                self._load()
+            rows = self._router.backend.nodes()[1:]
+            nodes = {(row["id"], row["since"]) for row in rows if row["state"] == "connected"}
+            if nodes <= self._nodes or self._ask():
+                self._nodes = nodes
+            gevent.sleep(LOOK)
+
+    def _load(self) -> None:
+        history = self._router.history
+        assert history is not None
+        place: Cursor | None = None
+        try:
+            while True:
+                page = history.after(CHANNEL, place, PAGE)
+                found = [row for record in page.records if (row := _row(record.payload)) is not None]
+                self._add(found)
+                if not page.more:
+                    break
+                place = page.messages(CHANNEL)[-1].cursor
+        except StoreFailed as error:
+            log.error("revocations are not known yet, so tokens are refused", extra={"reason": error.detail})
+            return
+        self._table.known = True
+        self._loaded.set()
+
+    def _ask(self) -> bool:
+        """Ask all workers for their revocations, in parts; return whether all have answered."""
+        backend = self._router.backend
+        ask = to_workers(backend, b"revoked", everywhere=True)
+        counts = ask([None])[0]
+        most = max([count for count in counts if isinstance(count, int)], default=0)
+        heard = len(counts) >= backend.workers
+        parts = most // PAGE + 1
+        for number in range(parts if most else 0):
+            answers = ask([[number, parts]])[0]
+            heard = heard and len(answers) >= backend.workers
+            rows = [row for answer in answers if isinstance(answer, list) for row in answer]
+            self._add([one for row in rows if (one := Revocation.of(row)) is not None])
+        return heard
+
+
+def _answer(ended: int) -> Json:
+    return Json(200, b'{"ended":%d}' % ended)
+
+
+def _row(payload: bytes) -> Revocation | None:
+    try:
+        return Revocation.of(ujson.loads(payload))
+    except ValueError:
+        return None
