@@ -31,6 +31,9 @@
 # log_level = "INFO"
 # Log each request with its answer's status; publishing and long-polls get slower by it. [reload]
 # access_log = False
+# File of requests that were refused, and of what managers did, a line of JSON for each; "log": the ordinary log; None:
+# nowhere. [reload]
+# audit_log = None
 
 # Stopping
 

@@ -10,11 +10,10 @@ import functools
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
 
 import webob
 
-from raiden.access.permit import OPEN, Permit, Permits
+from raiden.access.permit import OPEN, Permits
 from raiden.access.rates import Rates
 from raiden.backend import NotInForce
 from raiden.connections import client
@@ -22,22 +21,23 @@ from raiden.connections.connection import Connection
 from raiden.connections.states import IDLE, OPENING, SERVING, SUBSCRIBED
 from raiden.delivery.table import TooManyChannels
 from raiden.history.store import StoreFailed
-from raiden.http import credentials
+from raiden.http import counted, credentials
+from raiden.http.audited import managed
 from raiden.http.channel_builders import host_path, path
 from raiden.http.door import Answer, HttpDoor
 from raiden.http.origins import Origins
 from raiden.http.pages import Pages
+from raiden.http.plans import PublishPlan, SubscriptionPlan, channel_of
 from raiden.http.reader import AT_ONCE, Reader
 from raiden.http.reserved import Reserved
 from raiden.http.revoking import Ending, Revoking
 from raiden.model import payload
 from raiden.model.message import Cursor, Kind, Message
-from raiden.model.names import MAX_CHANNEL_BYTES, InvalidChannel, check_channel, unquote
 from raiden.model.refusals import Refusal, TooFast
 from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.protocols.heads import Heads, Repeated
 from raiden.protocols.hosts import Hosts
-from raiden.protocols.http import Fields, Json, Request, date, json_bytes, limited, problem, serialize
+from raiden.protocols.http import Json, Request, date, json_bytes, limited, problem, serialize
 from raiden.protocols.limits import HttpLimits
 from raiden.router import Router
 from raiden.runtime.service import Service
@@ -52,30 +52,6 @@ from raiden.sessions.poll import Poll
 from raiden.sessions.recovery import Beginning
 from raiden.sessions.session import Client, Session
 from raiden.sessions.transports import Transports
-
-# Bytes of the longest target that names a channel, all of it percent-encoded: longer ones are not remembered.
-LONGEST: Final = 1 + 3 * MAX_CHANNEL_BYTES
-
-
-class PublishPlan(NamedTuple):
-    """The plan for the head of a JSON publish, whatever its target is: the beginning of its channel's name, and the
-    permit of what the head shows (None: anyone may do all)."""
-
-    prefix: str
-    permit: Permit | None = None
-
-
-class SubscriptionPlan:
-    """The plan for a head that subscribes. ``poll`` is the long-poll that the last such request has begun: others with
-    this head wait for the same, and get the same answer."""
-
-    __slots__ = ("ask", "permit", "poll")
-
-    def __init__(self, ask: Subscribe, permit: Permit | None = None) -> None:
-        self.ask = ask
-        self.permit = permit
-        self.poll: Poll | None = None
-
 
 # The answer where no history is kept: the message was taken, and is on its way.
 ACCEPTED = Json(202, b"{}")
@@ -132,15 +108,16 @@ class Gateway(Service):
         self.pages = Pages(router, stats, min_peers=min_peers, ready_without_store=ready_without_store)
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
+        # Until it is known, the client is not the one of the request before.
+        connection.permit = None if self.permits.is_open else self.permits.unknown
         # A head gets a plan only after these checks, and loses it when settings change: a request that is served by a
         # plan is allowed.
         self.door.hosts.check(request.fields)
         self.door.origins.check(request.fields, connection.scheme)
         if self.permits.is_open:
-            connection.permit = None
             ask = self.reader.read(request)
             if self.rates.on:
-                self._count(connection, ask)
+                counted.count(self.rates, connection, ask)
             return self._do(connection, request, ask)
         # A body costs time to read, so who sends it is looked at first.
         connection.permit = permit = self.permits.of(credentials.of(request, self.token_cookie))
@@ -150,15 +127,8 @@ class Gateway(Service):
         for need in needs(ask):
             permit.check(*need)
         if self.rates.on:
-            self._count(connection, ask)
+            counted.count(self.rates, connection, ask)
         return self._do(connection, request, ask)
-
-    def _count(self, connection: Connection, ask: Ask) -> None:
-        """Count what a client asks for; raises the refusal of a limit."""
-        try:
-            costs.count(self.rates, client.account(connection), ask)
-        except TooFast as refusal:
-            raise ask.refused(refusal) if isinstance(ask, Subscribe) else refusal from None
 
     def _do(self, connection: Connection, request: Request, ask: Ask) -> Answer | None:
         """Do what a request asks for; return the answer, or None where it comes later."""
@@ -176,11 +146,15 @@ class Gateway(Service):
         elif isinstance(ask, Consume):
             self.door.serve_waiting(connection, request, lambda connection, _: self._consume(connection, ask))
         elif isinstance(ask, Clear):
-            self.door.serve_waiting(connection, request, lambda *_: self._clear(ask))
+            work = managed(lambda: self._clear(ask), "delete", ask.channel)
+            self.door.serve_waiting(connection, request, work)
         elif isinstance(ask, Revoke):
-            self.door.serve_waiting(connection, request, lambda *_: self.revoking.revoke(ask))
+            whose = {ask.revocation.claim: ask.revocation.value}
+            work = managed(lambda: self.revoking.revoke(ask), "revoke", **whose)
+            self.door.serve_waiting(connection, request, work)
         elif isinstance(ask, Disconnect):
-            self.door.serve_waiting(connection, request, lambda *_: self.revoking.disconnect(ask))
+            work = managed(lambda: self.revoking.disconnect(ask), "disconnect", ask.channel or "", sub=ask.subject)
+            self.door.serve_waiting(connection, request, work)
         else:
             self._show(connection, request, ask)
         return None
@@ -238,9 +212,7 @@ class Gateway(Service):
         if plan is None or self.door.draining or self.door.access_log.on:
             return False
         if type(plan) is PublishPlan:
-            if len(repeated.own) > LONGEST:
-                return False
-            channel = _channel(self.reader.reserved, plan.prefix, repeated.own)
+            channel = channel_of(self.reader.reserved, plan.prefix, repeated.own)
             if channel is None or (plan.permit is not None and not plan.permit.publishes(channel)):
                 return False
             connection.permit = plan.permit
@@ -254,8 +226,7 @@ class Gateway(Service):
             except TooFast as refusal:
                 if plan.ask.transport != "poll":
                     return False
-                self.door.answer(connection, repeated, limited(refusal))
-                return True
+                return self._limit(connection, repeated, refusal, "subscribe", ", ".join(plan.ask.names))
         if plan.poll is not None and plan.poll.waits:
             # The hot path of long-polls: wait with the others that ask for the same.
             connection.become("poll")
@@ -267,6 +238,14 @@ class Gateway(Service):
             self._subscribe(connection, repeated, plan)
         except Refusal:
             return False
+        return True
+
+    def _limit(
+        self, connection: Connection, repeated: Repeated, refusal: TooFast, action: str, channel: str
+    ) -> bool:  # fmt: skip
+        """Refuse a request that has a plan, which serves it by that."""
+        client.refused(connection, refusal, action, channel)
+        self.door.answer(connection, repeated, limited(refusal))
         return True
 
     # Publish.
@@ -282,16 +261,10 @@ class Gateway(Service):
         except InvalidPayload:
             return False
         except TooFast as refusal:
-            self.door.answer(connection, repeated, limited(refusal))
-            return True
+            return self._limit(connection, repeated, refusal, "publish", channel)
         connection.state = SERVING
         self.router.publisher.publish_one(message, self._published_again, connection)
         return True
-
-    def _rate_fields(self, connection: Connection) -> Fields:
-        """The field that tells how much more a client may publish now (draft-ietf-httpapi-ratelimit-headers-11)."""
-        left = self.rates.left(client.account(connection))
-        return () if left is None else (("RateLimit", f'"publish";r={left[0]};t={left[1]}'),)
 
     def _published_again(self, connection: Connection, outcome: Cursor | Refusal | None) -> None:
         if connection.state != SERVING:
@@ -308,7 +281,7 @@ class Gateway(Service):
         if isinstance(answer, Json):
             self.stats.responses[answer.status] += 1
             told = b""
-            for name, value in self._rate_fields(connection) if self.rates.on else ():
+            for name, value in counted.fields(self.rates, connection) if self.rates.on else ():
                 told += f"{name}: {value}\r\n".encode()
             connection.send(_accepted(date()) if answer is ACCEPTED and not told else json_bytes(answer, told))
         else:
@@ -322,7 +295,7 @@ class Gateway(Service):
                 if isinstance(outcome, Refusal):
                     raise outcome
                 told = Json(200, ask.answer(ask.groups, outcome)) if any(outcome) else ACCEPTED
-                return told._replace(fields=self._rate_fields(connection)) if self.rates.on else told
+                return told._replace(fields=counted.fields(self.rates, connection)) if self.rates.on else told
 
             self.door.serve(connection, request, answer)
             self.door.go_on(connection)
@@ -403,19 +376,6 @@ def _told(ask: Subscribe, beginning: Beginning) -> Told:
     position = joined([beginning.place(name) for name in ask.names])
     recovered = all([beginning.recovered(name) for name in ask.names]) if ask.starts else None
     return Told(position, recovered, beginning.unconfirmed)
-
-
-@functools.lru_cache(1000)
-def _channel(reserved: Reserved, prefix: str, target: bytes) -> str | None:
-    """The channel to which a POST to this target publishes, where channels begin with ``prefix``; None: there is
-    none."""
-    if not target or target.startswith(b"/-/") or b"?" in target:
-        return None
-    try:
-        name = unquote(target[1:].decode())
-        return None if reserved.has(name) else check_channel(prefix + name)
-    except InvalidChannel:
-        return None
 
 
 @functools.lru_cache(1)

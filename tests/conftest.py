@@ -3,6 +3,7 @@ told of the tests' order (`tests.schedule`), and of those that must be alone (`t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from tests.stores import (  # noqa: F401
     sqlite_store,
     store,
 )
+
+_addresses = itertools.count(2)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -70,6 +73,18 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     yield start
     for node in nodes:
         node.stop()
+
+
+@pytest.fixture
+def here() -> str:
+    """An address of loopback from which nobody has come yet."""
+    return f"127.0.3.{next(_addresses)}"
+
+
+@pytest.fixture
+def there() -> str:
+    """Another one."""
+    return f"127.0.4.{next(_addresses)}"
 
 
 @pytest.fixture

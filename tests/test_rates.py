@@ -18,22 +18,20 @@ from typing import Any
 import pytest
 import zmq
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
 
 from raiden.access.clients import Client
 from raiden.access.permit import OPEN, Permit
 from raiden.access.rates import account, limits, network
 from raiden.node import config
+from tests.addresses import JSON, Answer, From, command, websocket
 from tests.daemons import Daemon, wait_for
-from tests.tokens import API_KEYS, JWT_KEYS, KEY, bearer, token
+from tests.tokens import API_KEYS, JWT_KEYS, KEY, token
 from tests.zeromq import OPEN as DOORS
 from tests.zeromq import Clients, ask, in_force, payloads, refusal
 
-JSON, BATCH = {"Content-Type": "application/json"}, {"Content-Type": "application/x-ndjson"}
+BATCH = {"Content-Type": "application/x-ndjson"}
 # Next to nothing comes back within a test: so many at once are all there are.
 RATES = {"publish": (0.01, 5), "subscribe": (0.01, 4), "connect": (0.01, 30), "channel": (0.01, 8)}
-
-_numbers = itertools.count(2)
 
 
 @pytest.fixture(scope="module")
@@ -44,68 +42,14 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     assert "Traceback" not in found.log(), found.log()
 
 
-@pytest.fixture
-def here() -> str:
-    """An address from which nobody has come yet."""
-    return f"127.0.3.{next(_numbers)}"
-
-
-@pytest.fixture
-def there() -> str:
-    return f"127.0.4.{next(_numbers)}"
-
-
-Answer = tuple[int, dict[str, str], bytes]
-
-
-class From:
-    """A client at an address, with one connection for all its requests."""
-
-    def __init__(self, node: Daemon, address: str, credential: str | None = None) -> None:
-        self._connection = http.client.HTTPConnection(node.host, node.port, 60, source_address=(address, 0))
-        self._fields = bearer(credential)
-
-    def request(self, method: str, path: str, body: str | None = None, fields: dict[str, str] | None = None) -> Answer:
-        self._connection.request(method, path, body, {**self._fields, **(fields or {})})
-        response = self._connection.getresponse()
-        told = {name.lower(): value for name, value in response.getheaders()}
-        return response.status, told, response.read()
-
-    def publish(self, channel: str, *, fields: dict[str, str] | None = None) -> Answer:
-        return self.request("POST", f"/{channel}", '{"a":1}', {**JSON, **(fields or {})})
-
-    def batch(self, channel: str, count: int) -> Answer:
-        return self.request("POST", f"/{channel}", "1\n" * count, BATCH)
-
-    def poll(self, path: str) -> int:
-        return self.request("GET", f"{path}{'&' if '?' in path else '?'}_wait=0")[0]
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def __enter__(self) -> From:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+def batch(client: From, channel: str, count: int) -> Answer:
+    return client.request("POST", f"/{channel}", "1\n" * count, BATCH)
 
 
 def once(node: Daemon, address: str, channel: str) -> int:
     """The status of a publish on a connection of its own."""
     with From(node, address) as client:
         return client.publish(channel)[0]
-
-
-def websocket(node: Daemon, address: str, path: str = "/-/websocket") -> ClientConnection:
-    sock = socket.create_connection((node.host, node.port), 60, (address, 0))
-    return connect(f"ws://{node.host}:{node.port}{path}", sock=sock, proxy=None)
-
-
-def command(socket: ClientConnection, **fields: Any) -> dict[str, Any]:
-    socket.send(json.dumps({"id": 1, **fields}))
-    while (reply := json.loads(socket.recv(60))).get("id") != 1:
-        pass
-    return dict(reply)
 
 
 def check_refusal(answer: Answer, policy: str) -> None:
@@ -180,10 +124,10 @@ def test_all_types_count(node: Daemon, here: str, channel: str, content_type: st
 
 def test_a_batch_that_may_never_be_is_told_so(node: Daemon, here: str, channel: str) -> None:
     with From(node, here) as client:
-        status, told, body = client.batch(channel, 6)
+        status, told, body = batch(client, channel, 6)
         assert status == 413 and "retry-after" not in told
         assert b"6 messages in one go are more than rates allow (0.01 messages a second, 5 at once)" in body
-        assert client.batch(channel, 5)[0] == 200
+        assert batch(client, channel, 5)[0] == 200
 
 
 def test_a_channel_gets_so_much_from_all_together(node: Daemon, channel: str) -> None:
@@ -221,8 +165,12 @@ def test_a_frame_closes_its_socket(node: Daemon, here: str, channel: str) -> Non
                 got.append(socket.recv(60))
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1013
         assert "rates allow" in closed.value.rcvd.reason
-    messages = node.json(f"/-/channels/{channel}/history")["messages"]
-    assert [message["data"] for message in messages] == [0, 1, 2, 3, 4]
+
+    def published() -> list[int]:
+        return [message["data"] for message in node.json(f"/-/channels/{channel}/history")["messages"]]
+
+    wait_for(lambda: len(published()) == 5, "those before it are published")
+    assert published() == [0, 1, 2, 3, 4]
 
 
 # Subscribe.
@@ -459,7 +407,7 @@ def test_a_reload_keeps_the_buckets_of_limits_that_stay(tmp_path: Path, here: st
 
     try:
         with From(node, here) as client, websocket(node, here) as socket:
-            assert client.batch(channel, 5)[0] == 200
+            assert batch(client, channel, 5)[0] == 200
             assert client.publish(channel)[0] == 429
             reload("{'publish': (0.01, 5), 'subscribe': (0.01, 1)}")
             wait_for(lambda: command(socket, cmd="subscribe", channel="b").get("error", {}).get("code") == 429,

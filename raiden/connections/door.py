@@ -15,7 +15,7 @@ from raiden.connections import tcp
 from raiden.connections.connection import RECEIVE_BYTES, Connection, Feedable
 from raiden.connections.wheel import TICK, Wheel
 from raiden.model.refusals import Refusal, TooFast, Unavailable
-from raiden.runtime import descriptors, faults
+from raiden.runtime import audit, descriptors, faults
 from raiden.runtime.service import Service
 from raiden.runtime.stats import Stats
 
@@ -213,6 +213,9 @@ class Door(Service):
             try:
                 self.rates.connect(remote)
             except TooFast as refusal:
+                audit.refused(
+                    refusal.status, refusal.detail, action="connect", address=remote, door=self._transport
+                )  # fmt: skip
                 return refusal
         return None
 

@@ -18,11 +18,13 @@ import gevent
 import webob
 
 from raiden.access.rates import Rates
+from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.connections.door import PORTION, Door
 from raiden.connections.states import CLOSING, IDLE, OPENING, RECEIVING, SERVING, SUBSCRIBED
 from raiden.connections.tls import Tls, TlsSocket
 from raiden.http.access_log import AccessLog
+from raiden.http.audited import asked
 from raiden.http.origins import Origins
 from raiden.model.refusals import Refusal, attempt
 from raiden.protocols.heads import Heads, Repeated
@@ -32,6 +34,7 @@ from raiden.protocols.limits import HttpLimits
 from raiden.protocols.parser import CONTINUE, MAX_PIPELINED, RequestParser
 from raiden.protocols.proxies import Proxies
 from raiden.protocols.unfinished import SLOW, Unfinished
+from raiden.runtime.audit import STATUSES
 from raiden.runtime.stats import Stats
 from raiden.sessions.poll import Waiter
 from raiden.sessions.session import LINGER
@@ -254,6 +257,8 @@ class HttpDoor(Door):
             "a request", handle, connection, request, method=request.method, path=request.environ["raiden.path"]
         )
         if isinstance(response, Refusal):
+            if response.status in STATUSES:
+                client.refused(connection, response, *asked(request))
             if isinstance(response, HttpError) and response.close:
                 request.environ["raiden.keep_alive"] = False
             response = problem(response)

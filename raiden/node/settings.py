@@ -43,6 +43,9 @@ class Settings:
     log_format: str = _setting("text", "'text' for people, 'json' for machines")
     log_level: str = _setting("INFO", "DEBUG, INFO, WARNING or ERROR", reload=True)
     access_log: bool = _setting(False, "log each request; publishing and long-polls get slower by it", reload=True)
+    audit_log: str | None = _setting(
+        None, "file of refusals and of what managers did; 'log': the ordinary log, None: nowhere", reload=True
+    )
     drain_delay: float = _setting(
         0.0,
         "a node that is told to stop goes on for so long, with /-/ready at 503: balancers look elsewhere",

@@ -43,7 +43,7 @@ from raiden.node.config import ConfigError
 from raiden.node.errors import StartError
 from raiden.node.listeners import endpoint, listen
 from raiden.node.settings import ServiceBuilder, Settings
-from raiden.runtime import descriptors, log
+from raiden.runtime import audit, descriptors, log
 from raiden.runtime.service import READY
 from raiden.runtime.shared import Shared
 
@@ -103,6 +103,10 @@ class Supervisor:
 
     def run(self) -> int:
         """Be the node until it is told to stop, and return the exit code. Raises StartError if the node can't start."""
+        try:
+            audit.setup(self.settings.audit_log, "raiden", self._node, waits=True)
+        except OSError as error:
+            raise StartError(f"audit_log can't be opened: {error}") from None
         descriptors.raise_limit(self.settings.max_connections)
         self._listeners = listen("http", self.settings.http_host, self.settings.http_port, self.settings.workers)
         for name, port in self.settings.zmq_ports.items():
@@ -306,10 +310,14 @@ class Supervisor:
         systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             settings, _ = self._reread()
+            can, cannot = config.changes(self.settings, settings)
+            if "audit_log" in can:
+                audit.to(settings.audit_log)
         except ConfigError as error:
             logger.error("not reloaded: %s", error)
+        except OSError as error:
+            logger.error("not reloaded: audit_log can't be opened: %s", error)
         else:
-            can, cannot = config.changes(self.settings, settings)
             for name, value in can.items():
                 setattr(self.settings, name, value)
             line = ujson.dumps(can).encode() + b"\n"
@@ -321,6 +329,7 @@ class Supervisor:
                         pass  # it died: its replacement has the new settings
             logging.getLogger().setLevel(settings.log_level)
             logger.info("reloaded", extra={"changed": sorted(can)})
+            audit.done("reload", changed=sorted(can), needs_restart=sorted(cannot))
             if cannot:
                 logger.warning("needs a restart: %s", ", ".join(sorted(cannot)))
         systemd.notify("READY=1")

@@ -46,7 +46,7 @@ from raiden.protocols.hosts import Hosts, is_loopback
 from raiden.protocols.limits import HttpLimits
 from raiden.protocols.proxies import Proxies
 from raiden.router import Router
-from raiden.runtime import faults, log
+from raiden.runtime import audit, faults, log
 from raiden.runtime.service import READY, Service
 from raiden.runtime.stats import Stats
 from raiden.zeromq.doors import Gate, ZmqGateway
@@ -155,6 +155,8 @@ class Worker(Service):
                 self.rates.become(limits(value))
             elif name == "max_message":
                 self.max_message = value
+            elif name == "audit_log":
+                audit.to(value)
             elif name == "log_level":
                 logging.getLogger().setLevel(value)
 
@@ -338,11 +340,12 @@ class ZmqWorker(Worker):
                 self.gateway.allow(clients.clients(value))
 
 
-def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable[[], Worker]) -> None:
+def run(name: str, node: str, settings: Settings, supervisor: socket.socket, make: Callable[[], Worker]) -> None:
     """Be the worker that ``make`` makes, until told to stop. Over the socket ``supervisor`` the worker says when it is
     ready, or why it can't be, and hears what to reload; when that closes, the supervisor is gone and the worker ends at
     once."""
     log.setup(name, form=settings.log_format, level=settings.log_level)
+    audit.setup(settings.audit_log, name, node)
     faults.install()
     stop = gevent.event.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor hears it too, and decides
@@ -369,6 +372,7 @@ def run(name: str, settings: Settings, supervisor: socket.socket, make: Callable
     except NotInForce as error:
         logger.error("what was published last may be lost", extra={"reason": str(error)})
     worker.stop()
+    audit.close()
 
 
 def http(
@@ -386,7 +390,7 @@ def http(
             worker.add(child)
         return worker
 
-    run(f"worker {index}", settings, supervisor, make)
+    run(f"worker {index}", addresses.node, settings, supervisor, make)
 
 
 def zmq(
@@ -394,7 +398,11 @@ def zmq(
     supervisor: socket.socket,
 ) -> None:  # fmt: skip
     """Be the worker with the ZeroMQ doors, which is numbered behind the others."""
-    run("zeromq", settings, supervisor, lambda: ZmqWorker(settings.workers, settings, addresses, buckets, listeners))
+
+    def make() -> ZmqWorker:
+        return ZmqWorker(settings.workers, settings, addresses, buckets, listeners)
+
+    run("zeromq", addresses.node, settings, supervisor, make)
 
 
 def _listen(channel: Any, worker: Worker) -> None:

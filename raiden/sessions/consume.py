@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raiden.access.permit import Permit
+from raiden.connections import client
 from raiden.delivery import past
 from raiden.history.store import StoreFailed
 from raiden.model import encoding
@@ -115,6 +116,7 @@ class Consumers:
 
         def work() -> Result:
             history.forget(ask.channel, ask.durable)
+            client.done(self._replies.connection, "forget", ask.channel, durable=ask.durable)
             return result
 
         self._replies.later(number, work)

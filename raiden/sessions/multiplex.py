@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from raiden.access.rates import Rates
 from raiden.backend import NotInForce
+from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
 from raiden.delivery import past
@@ -74,14 +75,17 @@ class MultiplexSocket(Socket):
 
     def message(self, data: str | bytes) -> None:
         number: Any = None
+        command: dict[str, Any] = {}
 
         def perform() -> Result | None:
-            nonlocal number
+            nonlocal number, command
             command = commands.parse(data)
             number = command["id"]
             return self._do(number, commands.read(command))
 
         result = attempt("a command", perform)
+        if isinstance(result, Refusal):
+            client.refused(self.connection, result, str(command.get("cmd", "")), str(command.get("channel", "")))
         if result is not None:
             self.replies.reply(number, result)
 
@@ -300,7 +304,8 @@ class MultiplexSocket(Socket):
             taken = resumable.take(ask.session)
             try:
                 self._check_taken(taken)
-            except Refusal:
+            except Refusal as refusal:
+                client.refused(self.connection, refusal, "resume", ", ".join(taken.rows))
                 resumable.give_back(taken)
                 raise
             starts = {name: Start(row.place) for name, row in taken.rows.items() if row.place}

@@ -71,6 +71,7 @@ class Socket(Lasting):
             try:
                 self.message(event)  # type: ignore[arg-type]
             except Refusal as refusal:
+                client.refused(self.connection, refusal, "publish", self.names[0])
                 self.goodbye(_code(refusal), refusal.detail)
 
     def settle(self) -> None:

@@ -18,8 +18,10 @@ from raiden.access.clients import NOBODY_KNOWN, Client
 from raiden.access.permit import OPEN, Permits
 from raiden.access.rates import Rates
 from raiden.backend import NotInForce
+from raiden.connections import client
 from raiden.connections.connection import Connection, Gone, Overflow
 from raiden.connections.door import Door
+from raiden.model.refusals import Unauthorized
 from raiden.protocols import zmtp
 from raiden.protocols.curve import Curve
 from raiden.protocols.zmtp import Event, Failed, Peer, Reply, Zmtp
@@ -99,11 +101,11 @@ class ZmqDoor(Door):
             if type(event) is Reply:
                 connection.send(event.data)
             elif type(event) is Peer:
-                client = self._gate.client(event.key)
-                if client is None:  # its key went while it shook hands
+                peer = self._gate.client(event.key)
+                if peer is None:  # its key went while it shook hands
                     self.close(connection)
                     return
-                connection.session = self.session(self._common, connection, client, event.key)
+                connection.session = self.session(self._common, connection, peer, event.key)
             elif type(event) is Failed:
                 self._hand_over(connection, received)
                 self._fail(connection, event)
@@ -122,7 +124,9 @@ class ZmqDoor(Door):
         else:
             self.stats.bad_messages += 1
         self._common.say("closed a ZeroMQ client", connection=connection.describe(), reason=failed.why)
-        if failed.farewell:
+        if failed.farewell:  # it is for a client whose key is refused
+            if connection.session is None:
+                client.refused(connection, Unauthorized(failed.why), "connect", "")
             connection.finish(failed.farewell)
             self.wheel.schedule(connection, LINGER)
         else:

@@ -86,6 +86,7 @@ class Pusher(ZmqSession):
     def _refuse(self, refusal: Refusal, count: int = 1, channel: bytes = b"") -> None:
         self.common.stats.bad_messages += count
         name = channel[:100].decode("utf-8", "replace")
+        clients.refused(self.connection, refusal, "publish", name)
         self.common.say(
             "dropped what a ZeroMQ client pushed", client=self.client.name, channel=name, reason=refusal.detail
         )

@@ -85,7 +85,11 @@ class Requester(ZmqSession):
             self._check(ask)
             return _DO[type(ask)](self, envelope, ask)
 
-        self._answer(envelope, self._attempt(perform))
+        answer = self._attempt(perform)
+        if isinstance(answer, Refusal):
+            action, channel = [each.decode("utf-8", "replace") for each in (*command, b"", b"")[:2]]
+            clients.refused(self.connection, answer, action, channel)
+        self._answer(envelope, answer)
 
     def _check(self, ask: Ask) -> None:
         """Raise a refusal unless the client may do what it asks for, now. A list has only channels that it may

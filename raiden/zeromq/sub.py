@@ -14,6 +14,7 @@ from raiden.model.encoding import Encoding
 from raiden.model.message import Message
 from raiden.model.names import InvalidChannel, check_subscription
 from raiden.model.page import Gap
+from raiden.model.refusals import Forbidden
 from raiden.protocols import zmtp
 from raiden.protocols.zmtp import Event, Subscribed
 from raiden.zeromq.session import RETRY, Common, ZmqSession
@@ -131,6 +132,8 @@ class Subscriber(ZmqSession):
             return True
         if on and not self.permit.within("subscribe", name):
             self.common.stats.refused_subscriptions += 1
+            refusal = Forbidden(f"{self.client.name} may subscribe to nothing of it")
+            clients.refused(self.connection, refusal, "subscribe", name + "*")
         change = self._topics.add(name) if on else self._topics.remove(name)
         if not self._apply(change) and on:
             self._apply(self._topics.remove(name))
