@@ -38,6 +38,8 @@ class Target(Protocol):
 
     def write(self, record: logging.LogRecord) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class _File:
     """The file at ``path``; raises OSError where it can't be opened, or written. Lines of several processes do not
@@ -62,12 +64,16 @@ class _File:
         if os.write(self._file, line) < len(line):
             raise OSError("the disk is full")
 
+    def close(self) -> None:
+        os.close(self._file)
+        self._file = -1
+
     def _open(self) -> None:
         # A pipe that nobody reads is an error at once.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
         opened = os.open(self._path, flags, 0o640)
         if self._file >= 0:
-            os.close(self._file)
+            self.close()
         self._file = opened
         found = os.fstat(opened)
         self._is = found.st_dev, found.st_ino
@@ -78,6 +84,9 @@ class _Log:
 
     def write(self, record: logging.LogRecord) -> None:
         logging.getLogger().handle(record)
+
+    def close(self) -> None:
+        """Do nothing: the log is others', too."""
 
 
 class Audit:
@@ -111,12 +120,14 @@ class Audit:
         else:
             self._leave_out()
 
-    def close(self) -> None:
-        """Write what waits, for at most `PATIENCE` seconds."""
+    def close(self, patience: float) -> None:
+        """Write what waits, and nothing more. Waits for that for at most ``patience`` seconds."""
         self._closed = True
-        if self._thread is not None:
+        if self._thread is None:
+            self._target.close()
+        else:
             self._queue.put(None)
-            self._thread.join(PATIENCE)
+            self._thread.join(patience)
 
     def _put(self, event: str, fields: dict[str, object]) -> None:
         record = logging.LogRecord("raiden.audit", logging.INFO, "", 0, event, None, None)
@@ -153,6 +164,7 @@ class Audit:
                 self._tell_left_out()
         if self._left_out:
             self._tell_left_out()
+        self._target.close()
 
     def _tell_left_out(self) -> None:
         with self._lock:
@@ -176,8 +188,8 @@ _process, _node, _waits = "", "", False
 def setup(target: str | None, process: str, node: str, *, waits: bool = False) -> None:
     """Write the audit log of this process of a node `to` somewhere. ``waits``: write it at once, for a process that
     serves nobody and may have no thread. Raises OSError."""
-    global _audit, _process, _node, _waits
-    _audit = None  # that of the process which this was forked from
+    global _process, _node, _waits
+    close(0.0)  # that of the process which this was forked from
     _process, _node, _waits = process, node, waits
     to(target)
 
@@ -189,15 +201,15 @@ def to(target: str | None) -> None:
     made = None
     if target is not None:
         made = Audit(_Log() if target == "log" else _File(Path(target), _process), _node, waits=_waits)
-    close()
+    close(0.0)
     _audit = made
 
 
-def close() -> None:
-    """Write what waits, and nothing more."""
+def close(patience: float = PATIENCE) -> None:
+    """Write what waits, and nothing more; wait for that for so many seconds."""
     global _audit
     if _audit is not None:
-        _audit.close()
+        _audit.close(patience)
     _audit = None
 
 
