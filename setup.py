@@ -27,6 +27,7 @@ TESTS = [
     "pytest>=8.0",  # the tests' runner
     "pytest-xdist>=3.7",  # several processes that run them: they mostly wait
     "ruff>=0.6",  # style
+    "standardwebhooks>=1.0",  # verifies the signatures of webhooks
 ]
 BENCH = [
     *WHEEL,

@@ -97,6 +97,20 @@
 # Like {"publish": (100, 200), "subscribe": (20, 100), "connect": (20, 100), "channel": (1000, 2000)}. [reload]
 # rates = {}
 
+# Webhooks
+
+# Endpoints that are told of events: {"url": "https://app.example/raiden", "secret": "whsec_...", "events":
+# ["channel.occupied", "channel.vacated", "client.connected", "client.disconnected", "message.published"], "channels":
+# ["orders.*"]}, and if need be "name", "timeout" (15), "insecure": True (http elsewhere than on this machine). All
+# nodes of a cluster have the same. See docs/webhooks.md. [reload]
+# webhooks = []
+# Attempts to send an event: after a second, then twice as long each time, up to an hour. Then it is given up. [reload]
+# webhook_attempts = 50
+# Events that may wait for an endpoint; beyond it the oldest are lost. [reload]
+# webhook_queue = 100000
+# A channel that had no subscribers for so many seconds is told as vacated. [reload]
+# webhook_settle = 3.0
+
 # History
 
 # Where it lives: "sqlite" (in data_dir), "none", or a Redis or Valkey server (7 or later) that the nodes of a cluster

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import zmq
 
@@ -46,6 +46,16 @@ Received: TypeAlias = "tuple[bytes, Sequence[Message]] | Question"
 Stored = Callable[[list[Appended] | StoreFailed], None]
 
 
+class Witness(Protocol):
+    """A listener to all that is published here."""
+
+    def appends(self, groups: Sequence[Sequence[Message]], key: str | None) -> list[Append]:
+        """Appends to make together with the groups of messages that are stored under ``key``, all or none."""
+
+    def published(self, messages: Sequence[Message]) -> None:
+        """Hear of messages that are published and not stored."""
+
+
 class Backend:
     """The backend of worker ``worker`` of its node's ``workers``. ``sole``: no other worker can want its messages.
     ``high_water`` bounds the messages that wait in a socket, or here. ``history`` is the line to the node's history
@@ -60,6 +70,7 @@ class Backend:
         self.high_water = high_water
         self.history = history
         self.channels = channels
+        self.witness: Witness | None = None
         name = os.urandom(8).hex().encode()
         self._line = Line(addresses, high_water=high_water)
         self._nodes = Nodes(self._line, own=addresses.node, worker=worker)
@@ -118,10 +129,14 @@ class Backend:
 
         def stored(result: list[Appended] | StoreFailed) -> None:
             if isinstance(result, list):
+                del result[len(groups) :]
                 self.publish_stored(groups, result)
             done(result)
 
-        self.history.append([self._append(group, key) for group in groups], stored)
+        appends = [self._append(group, key) for group in groups]
+        if self.witness is not None:
+            appends += self.witness.appends(groups, key)
+        self.history.append(appends, stored)
 
     def store_now(self) -> None:
         """Store now the messages that wait for the end of the turn."""
@@ -232,6 +247,15 @@ class Backend:
         return None
 
     # The nodes, and their workers.
+
+    @property
+    def name(self) -> str:
+        """The name of this worker in the cluster."""
+        return self._nodes.name
+
+    def all_workers(self) -> dict[str, bool]:
+        """The names of all nodes' workers, and whether each is of a node that is not suspected."""
+        return self._nodes.all_workers()
 
     def hear_roster(self, text: bytes) -> None:
         """Take a state of the node's roster, as `raiden.backbone.roster.State` has it."""

@@ -357,6 +357,8 @@ class Gateway(Service):
         connection.become(ask.transport)
         connection.state = OPENING if connection.state == SERVING else SUBSCRIBED
         connection.session = client
+        if self.door.watcher is not None and ask.transport != "poll":
+            self.door.watcher.came(connection)
         session.open(ask, request, told)
 
     def _opened(self, connection: Connection, session: Session, client: Client) -> None:

@@ -10,7 +10,7 @@ from xdist.scheduler import LoadScopeScheduling
 # Each test goes out by itself.
 SINGLY = (
     "tests/cluster/test_cluster.py", "tests/cluster/test_membership.py", "tests/cluster/test_zeromq.py",
-    "tests/test_compiled.py", "tests/test_daemon.py",
+    "tests/cluster/test_webhooks.py", "tests/test_compiled.py", "tests/test_daemon.py",
 )  # fmt: skip
 # Begun in this order, which is that of the time that they take. What is compiled takes a minute or two to be made, by
 # the first test that asks for it: the others that need it are begun when it is there.
@@ -20,7 +20,8 @@ FIRST = (
     "tests/test_exactly_once.py", "tests/test_survival.py", "tests/test_leaving.py", "tests/test_gateway.py",
     "tests/test_zmq_doors.py", "tests/test_zmq_limits.py", "tests/test_daemon.py", "tests/test_compiled.py",
     "tests/test_page.py", "tests/test_store_away.py", "tests/test_zmq_keys.py", "tests/test_durable.py",
-    "tests/independent/test_returns.py", "tests/test_pages.py",
+    "tests/independent/test_returns.py", "tests/test_pages.py", "tests/cluster/test_webhooks.py",
+    "tests/test_webhooks.py",
 )  # fmt: skip
 # Begun after those, in turns with all others: these keep the processors busy, and the others mostly wait.
 BUSY = "tests/cluster/"

@@ -19,6 +19,8 @@ class Nodes:
     def __init__(self, line: Line, *, own: str, worker: int) -> None:
         self._line = line
         self._worker = worker
+        # The worker's name in the cluster.
+        self.name = f"{own}:{worker}"
         self._reports = frames.REPORTS + own.encode() + b"\0"
         self.own = own.encode()
         # The topic of the roster's states.
@@ -59,6 +61,14 @@ class Nodes:
     def others(self, *states: str) -> dict[bytes, str]:
         """The addresses of the other nodes in one of these states, by id."""
         return {row["id"].encode(): row["address"] for row in self.rows[1:] if row["state"] in states}
+
+    def all_workers(self) -> dict[str, bool]:
+        """The names of all nodes' workers, and whether each is of a node that is not suspected."""
+        return {
+            f"{row['id']}:{number}": row["state"] != "suspected"
+            for row in self.rows
+            for number in range(row["workers"])
+        }
 
     def workers_elsewhere(self) -> int:
         """The number of workers of the other nodes that are not suspected."""

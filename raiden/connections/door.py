@@ -45,6 +45,16 @@ class DoorLimits(Protocol):
     keepalive: float
 
 
+class Watcher(Protocol):
+    """A listener to clients that come and go: connections that last for longer than a request."""
+
+    def came(self, connection: Connection) -> None:
+        """Hear that a connection has become a client's."""
+
+    def left(self, connection: Connection) -> None:
+        """Hear that a connection ends, which may not have been a client's."""
+
+
 class Door(Service):
     """A server of the clients that come in at ``listener``, which is listening already. A subclass gives the protocol
     of its clients (`protocol`), and what happens to a connection (`opened`, `readable`, `due`, `refuse`).
@@ -64,6 +74,7 @@ class Door(Service):
         self.rates = rates
         self.connections: set[Connection] = set()
         self.draining = False
+        self.watcher: Watcher | None = None
         self._bounds = limits
         self._transport = transport
         self._addresses: Counter[str] = Counter()
@@ -158,6 +169,8 @@ class Door(Service):
         """End a connection now, with its session."""
         if connection.closed:
             return
+        if self.watcher is not None:
+            self.watcher.left(connection)
         if connection.session is not None:
             connection.session.close()
         connection.close()

@@ -33,7 +33,7 @@ class Answers:
         try:
             arguments = ujson.loads(text) if text else [None]
             answers = [self._tell(kind, argument) for argument in arguments]
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, AttributeError, LookupError):
             return  # no worker of this release asks such a question
         self._backend.answer(question, dumps(answers))
 
@@ -49,6 +49,9 @@ class Answers:
             return True
         if kind in self.others:
             return self.others[kind](argument)
+        if kind == b"occupied":
+            known = argument.get(self._backend.name, ("", 0))
+            return self._backend.name, self._table.follow().since(str(known[0]), int(known[1]))
         raise ValueError(f"an unknown question: {kind!r:.100}")
 
 

@@ -157,6 +157,8 @@ class Publisher:
 
     def _publish(self, messages: Sequence[Message]) -> None:
         self._backend.publish(messages)
+        if self._backend.witness is not None:
+            self._backend.witness.published(messages)
         self._count(messages)
 
     def _count(self, messages: Sequence[Message]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol, TypeAlias
 
+from raiden.delivery.occupancy import Occupancy
 from raiden.delivery.prefixes import Prefixes
 from raiden.delivery.selection import Selection
 from raiden.delivery.sorted_names import SortedNames
@@ -170,6 +171,8 @@ class Table:
         self.patterns: Prefixes[Topic] = Prefixes()
         # The number of times that a topic was made or removed.
         self.changes = 0
+        # The channels with subscribers, where somebody follows them.
+        self.occupancy: Occupancy | None = None
         self._names = SortedNames()
         # The patterns that bring a channel.
         self._brought_by: dict[bytes, list[Topic]] = {}
@@ -208,6 +211,8 @@ class Table:
             self.channels[key] = made
         self.bytes += len(written)
         self._names.add(written)
+        if self.occupancy is not None:
+            self.occupancy.note(name, occupied=True)
         return made
 
     def remove(self, name: str) -> Topic:
@@ -221,7 +226,15 @@ class Table:
             removed = self.channels.pop(key)
         self.bytes -= len(written)
         self._names.discard(written)
+        if self.occupancy is not None:
+            self.occupancy.note(name, occupied=False)
         return removed
+
+    def follow(self) -> Occupancy:
+        """The channels with subscribers, whose changes are noted from now on."""
+        if self.occupancy is None:
+            self.occupancy = Occupancy([key[:-1].decode() for key in self.channels])
+        return self.occupancy
 
     def matching(self, channel: bytes) -> list[Topic]:
         """The topics that want a channel's messages: its own first, then patterns, the shortest first. The list is not

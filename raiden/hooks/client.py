@@ -11,7 +11,6 @@ import select
 import ssl
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import gevent
 import gevent.socket
@@ -20,7 +19,7 @@ from gevent.lock import BoundedSemaphore
 
 from raiden import __version__
 from raiden.hooks.answer import Answer, AnswerParser, InvalidAnswer
-from raiden.protocols.hosts import is_loopback
+from raiden.hooks.target import Target
 
 # Connections of a client, unless it is told otherwise; bytes that are read at once.
 CONNECTIONS: Final = 8
@@ -34,25 +33,6 @@ class HookFailed(Exception):
 
 class _Unanswered(OSError):
     """The connection ended before a byte of the answer came."""
-
-
-class Target:
-    """A URL taken apart. ``insecure``: it may be http to another machine than this one. Raises ValueError, which says
-    how to write it."""
-
-    def __init__(self, url: object, *, insecure: bool = False) -> None:
-        if not isinstance(url, str) or not url.isascii() or not url.isprintable() or " " in url:
-            raise ValueError("url is a text like 'https://app.example/raiden', of ASCII characters")
-        parts = urlsplit(url)
-        self.host = parts.hostname or ""
-        self.is_secure = parts.scheme == "https"
-        if parts.scheme not in ("https", "http") or not self.host or "@" in parts.netloc:
-            raise ValueError("url is like 'https://app.example/raiden', without a name and a password")
-        if not (self.is_secure or insecure or is_loopback(self.host)):
-            raise ValueError("url is https, or http on this machine; 'insecure': True allows http elsewhere")
-        self.port = parts.port or (443 if self.is_secure else 80)
-        self.path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self.authority = parts.netloc
 
 
 class HttpClient:

@@ -14,11 +14,13 @@ from raiden.delivery.census import Census
 from raiden.delivery.questions import Questions, to_workers
 from raiden.delivery.table import MAX_ROWS
 from raiden.history.store import StoreFailed
+from raiden.hooks.events import DEAD
 from raiden.http import parameters
 from raiden.http.queues import Queues
 from raiden.model import encoding
 from raiden.model.encoding import dumps
 from raiden.model.names import check_channel, check_subscription, unquote
+from raiden.model.page import Page
 from raiden.model.refusals import NotFound
 from raiden.protocols.http import HttpError, Request
 from raiden.router import Router
@@ -57,6 +59,8 @@ class Pages:
             return self._channels(request)
         if page == "durables":
             return self._durables(request)
+        if page == "webhooks/dead":
+            return _json(encoding.page(DEAD, self._read(request, DEAD, keeps=True)))
         if page.startswith("channels/") and page.endswith("/history"):
             name = page[len("channels/") : -len("/history")]
             return self._history(request, check_channel(unquote(name)), permit)
@@ -64,15 +68,18 @@ class Pages:
             return self._channel(check_subscription(unquote(page[len("channels/") :])))
         raise NotFound(
             "no such page: there are /-/publish, /-/subscribe, /-/websocket, /-/channels, /-/durables, /-/nodes, "
-            "/-/metrics, /-/revoke, /-/disconnect, /-/health and /-/ready"
+            "/-/webhooks/dead, /-/metrics, /-/revoke, /-/disconnect, /-/health and /-/ready"
         )
 
     def _history(self, request: Request, name: str, permit: Permit | None) -> webob.Response:
+        found = self._read(request, name, keeps=self.router.keeps(name))
+        filters = None if permit is None else permit.filters("history", name)
+        return _json(encoding.page(name, found, filters=filters))
+
+    def _read(self, request: Request, name: str, *, keeps: bool) -> Page:
         pairs = parameters.query_pairs(request)
         parameters.check(pairs, parameters.HISTORY)
-        read = past.reader(self.router.history, parameters.read(name, dict(pairs)), keeps=self.router.keeps(name))
-        filters = None if permit is None else permit.filters("history", name)
-        return _json(encoding.page(name, read(), filters=filters))
+        return past.reader(self.router.history, parameters.read(name, dict(pairs)), keeps=keeps)()
 
     def _ready(self) -> webob.Response:
         try:

@@ -22,7 +22,7 @@ from raiden.connections import tls
 from raiden.http import origins
 from raiden.model.near import did_you_mean
 from raiden.model.options import Channels, Durability
-from raiden.node import permits
+from raiden.node import permits, webhooks
 from raiden.node.settings import ServiceBuilder, Settings
 from raiden.protocols import hosts
 from raiden.protocols.proxies import Proxies
@@ -39,7 +39,7 @@ class ConfigError(Exception):
 FIELDS = {setting.name: setting for setting in dataclasses.fields(Settings)}
 _TYPES = typing.get_type_hints(Settings)
 # Lists whose items are more than strings.
-_MIXED = ("jwt_keys", "api_keys")
+_MIXED = ("jwt_keys", "api_keys", "webhooks")
 
 
 def load(
@@ -182,6 +182,7 @@ def _check_together(settings: Settings) -> None:
     _check_history(settings)
     try:
         permits.check(settings)
+        webhooks.check(settings)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if (

@@ -97,6 +97,15 @@ class Settings:
     rates: dict[str, Any] = _setting(
         {}, "how much a client may do, a second and at once, like {'publish': (100, 200)}; {}: no limit", reload=True
     )
+    webhooks: list[Any] = _setting(
+        [], "endpoints that are told of events, like {'url': 'https://...', 'secret': 'whsec_...', 'events': [...]}",
+        reload=True,
+    )  # fmt: skip
+    webhook_attempts: int = _setting(50, "to send an event, which is given up then", reload=True, least=1)
+    webhook_queue: int = _setting(100_000, "events that may wait for an endpoint", reload=True, least=1)
+    webhook_settle: float = _setting(
+        3.0, "for which a channel must have no subscribers to be told as vacated", reload=True, least=0
+    )
     store: str = _setting("sqlite", "where history lives: 'sqlite' (in data_dir), 'redis://...', 'unix://...', 'none'")
     max_data: int = _setting(1 << 30, "of the history in data_dir; 0: no limit", least=0)
     channels: dict[str, Any] = _setting(
@@ -177,5 +186,6 @@ class Settings:
 
     @property
     def keeps_history(self) -> bool:
-        """Whether some channels have a history."""
-        return self.store != "none" and any(options.keeps for options in Channels(self.channels).all())
+        """Whether there is a store: for channels that have a history, or for webhooks."""
+        kept = bool(self.webhooks) or any(options.keeps for options in Channels(self.channels).all())
+        return self.store != "none" and kept

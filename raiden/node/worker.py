@@ -42,6 +42,7 @@ from raiden.model.refusals import Refusal
 from raiden.model.strict_json import TOO_DEEP, InvalidPayload, json_payload
 from raiden.node import permits
 from raiden.node.settings import ServiceBuilder, Settings
+from raiden.node.webhooks import WebhooksPart
 from raiden.protocols.hosts import Hosts, is_loopback
 from raiden.protocols.limits import HttpLimits
 from raiden.protocols.proxies import Proxies
@@ -121,6 +122,8 @@ class Worker(Service):
             **self._history_gauges(),
         }
         self.add(RouterService(self.router, self.history))
+        self.webhooks = WebhooksPart(settings, self.router, self.history, index)
+        self.add(self.webhooks)
 
     def publish(self, channel: str, value: object) -> Cursor | None:
         """Publish a JSON value, for an application's services: wait in the calling greenlet until it is stored, and
@@ -144,6 +147,9 @@ class Worker(Service):
 
     def reload(self, values: dict[str, Any]) -> None:
         """Apply settings that have changed."""
+        for name, value in values.items():
+            setattr(self.settings, name, value)
+        self.webhooks.reload(values)
         for name, value in values.items():
             if name == "max_channels":
                 self.router.table.max_channels = value
@@ -241,6 +247,7 @@ class HttpWorker(Worker):
         self.gateway.door.proxies = _proxies(settings)
         self._load_certificate()
         self.add(self.gateway)
+        self.webhooks.watch([self.gateway.door])
 
     def drain(self) -> None:
         others = any(row["state"] == "connected" for row in self.router.backend.nodes())
@@ -250,8 +257,6 @@ class HttpWorker(Worker):
     def reload(self, values: dict[str, Any]) -> None:
         """Apply settings that have changed: limits of requests hold at once, limits of connections for new ones."""
         super().reload(values)
-        for name, value in values.items():
-            setattr(self.settings, name, value)
         self._load_certificate()
         door = self.gateway.door
         if not _ACCESS.isdisjoint(values):
@@ -325,6 +330,7 @@ class ZmqWorker(Worker):
             rates=self.rates,
         )  # fmt: skip
         self.add(self.gateway)
+        self.webhooks.watch(self.gateway.doors)
 
     def drain(self) -> None:
         self.gateway.drain(self.settings.drain_timeout)

@@ -10,7 +10,7 @@ import codecs
 import functools
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from websockets.datastructures import Headers
 from websockets.exceptions import NegotiationError
@@ -59,8 +59,13 @@ class _Negotiation(ServerProtocol):
 
 
 POLICY, INVALID_TEXT, TOO_LARGE, TRY_LATER = 1008, 1007, 1009, 1013
-SLOW_CONSUMER, DRAINING, PING_TIMEOUT, MISSED, EXPIRED, CHANNEL_DELETED = 4001, 4002, 4003, 4004, 4401, 4504
-FORBIDDEN = 4503
+SLOW_CONSUMER: Final = 4001
+DRAINING: Final = 4002
+PING_TIMEOUT: Final = 4003
+MISSED: Final = 4004
+EXPIRED: Final = 4401
+FORBIDDEN: Final = 4503
+CHANNEL_DELETED: Final = 4504
 
 
 class Closed(NamedTuple):

@@ -41,6 +41,14 @@ DURABLE_FIGURES = {
     "redelivered": "messages handed out again",
     "dead": "messages given up",
 }
+WEBHOOK_FIGURES = {
+    "sent": "events that a webhook's endpoint has taken",
+    "failed": "attempts to send it one that failed",
+    "retried": "attempts that were not the first of their event",
+    "dead": "events that were given up",
+    "lost": "events that were pushed out of its queue, or were too old",
+    "waiting": "events that wait, or are under way",
+}
 TRANSPORTS = ("http", "stream", "event", "poll", "websocket", "sub", "push", "req")
 
 
@@ -62,7 +70,8 @@ class Stats:
     """The numbers of one worker since it started."""
 
     __slots__ = (
-        *COUNTERS, "connections", "delivery_latency", "durables", "gauges", "publish_latency", "responses", "worker",
+        *COUNTERS, "connections", "delivery_latency", "durables", "gauges", "publish_latency", "responses", "webhooks",
+        "worker",
     )  # fmt: skip
 
     def __init__(self, worker: int = 0) -> None:
@@ -78,6 +87,8 @@ class Stats:
         self.gauges: Callable[[], dict[str, float]] = dict
         # The figures of durable subscriptions, where this worker tells them for its node.
         self.durables: list[dict[str, Any]] = []
+        # The figures of webhooks, where this worker sends them.
+        self.webhooks: list[dict[str, Any]] = []
 
     def observe_deliveries(self, came: Iterable[tuple[int, int]]) -> None:
         """Record the deliveries of a turn, which the kernel has taken now: pairs of a time of publishing (microseconds
@@ -95,6 +106,7 @@ class Stats:
             "process": _process(),
             "gauges": self.gauges(),
             "durables": self.durables,
+            "webhooks": self.webhooks,
             "publish": [self.publish_latency.counts, self.publish_latency.total],
             "delivery": [self.delivery_latency.counts, self.delivery_latency.total],
         }
@@ -128,6 +140,7 @@ class _Snapshots:
                     gauge.add_metric([str(snapshot["worker"])], snapshot["gauges"][name])
             yield gauge
         yield from self._durables()
+        yield from self._webhooks()
         for name in ("publish", "delivery"):
             histogram = HistogramMetricFamily(f"raiden_{name}_seconds", f"{name} latency", labels=["worker"])
             for snapshot in self._snapshots:
@@ -142,6 +155,15 @@ class _Snapshots:
             for snapshot in self._snapshots:
                 for row in snapshot["durables"]:
                     metric.add_metric([str(snapshot["worker"]), row["channel"], row["durable"]], row[name])
+            yield metric
+
+    def _webhooks(self) -> Iterator[Metric]:
+        for name, text in WEBHOOK_FIGURES.items():
+            family = GaugeMetricFamily if name == "waiting" else CounterMetricFamily
+            metric = family(f"raiden_webhook_{name}", text, labels=["worker", "webhook"])
+            for snapshot in self._snapshots:
+                for row in snapshot["webhooks"]:
+                    metric.add_metric([str(snapshot["worker"]), row["webhook"]], row[name])
             yield metric
 
     def _answers_and_processes(self) -> Iterator[Metric]:

@@ -106,6 +106,8 @@ class ZmqDoor(Door):
                     self.close(connection)
                     return
                 connection.session = self.session(self._common, connection, peer, event.key)
+                if self.watcher is not None:
+                    self.watcher.came(connection)
             elif type(event) is Failed:
                 self._hand_over(connection, received)
                 self._fail(connection, event)
@@ -212,6 +214,10 @@ class ZmqGateway(Service):
         self._doors = {name: self.DOORS[name](listener, gate, self._common) for name, listener in listeners.items()}
         for door in self._doors.values():
             self.add(door)
+
+    @property
+    def doors(self) -> list[ZmqDoor]:
+        return list(self._doors.values())
 
     def do_start(self) -> None:
         self.spawn(self._common.flow.run)
