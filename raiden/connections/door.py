@@ -196,7 +196,9 @@ class Door(Service):
             refusal = self._refusal(sock, remote, end)
             if refusal is not None:
                 self.stats.refused_connections += 1
-                self.refuse(sock, refusal)
+                # An answer takes four times as long as to close without one: in a flood others would wait for that.
+                if not (isinstance(refusal, TooFast) and self._is_long()):
+                    self.refuse(sock, refusal)
                 sock.close()
                 continue
             connection = Connection(
