@@ -28,6 +28,7 @@ TESTS = [
     "pytest-xdist>=3.7",  # several processes that run them: they mostly wait
     "ruff>=0.6",  # style
     "standardwebhooks>=1.0",  # verifies the signatures of webhooks
+    "flask>=3.0",  # the application of examples/chat
 ]
 BENCH = [
     *WHEEL,

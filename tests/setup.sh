@@ -5,7 +5,8 @@ cd "$(dirname "$0")/.." || exit 0
 
 missing=()
 for pair in curl:curl strace:strace node:nodejs npm:npm gcc:gcc chromium:chromium dnsmasq:dnsmasq-base ip:iproute2 \
-    redis-server:redis-server pkg-config:pkg-config nginx:nginx-light haproxy:haproxy caddy:caddy faketime:faketime; do
+    redis-server:redis-server pkg-config:pkg-config nginx:nginx-light haproxy:haproxy caddy:caddy faketime:faketime \
+    php:php-cli ruby:ruby; do
     command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 done
 # gcc without the C library's headers compiles nothing, and they are only a recommendation of Debian's.

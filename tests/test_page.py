@@ -23,9 +23,9 @@ CHROMIUM = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,ima
 
 
 @contextmanager
-def tab(browser: Browser, url: str) -> Iterator[Callable[[str], Any]]:
+def tab(browser: Browser, url: str, **where: str) -> Iterator[Callable[[str], Any]]:
     """A tab with a page; yields what evaluates an expression in it."""
-    target = browser.call("Target.createTarget", url=url)["targetId"]
+    target = browser.call("Target.createTarget", url=url, **where)["targetId"]
     session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
     def evaluate(expression: str) -> Any:
