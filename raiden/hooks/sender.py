@@ -93,9 +93,9 @@ class Sender:
             self._wait()
 
     def look(self, position: Cursor | None) -> None:
-        """Hear of the position of the queue."""
-        if position is not None and position != self._position:
-            self._position = position
+        """Hear of the position of the queue, now and then."""
+        self._position = position
+        if position is not None and position.place != (self._lives.epoch, self._lanes.end):
             self._news = True
             self._wake.set()
 
@@ -171,15 +171,18 @@ class Sender:
 
     # Sending.
 
+    def _may_send(self) -> bool:
+        return not self._gone and len(self._pool) < (1 if self._troubled else CONNECTIONS) and self._leads()
+
     def _send(self) -> None:
-        while not self._gone and len(self._pool) < (1 if self._troubled else CONNECTIONS) and self._leads():
+        while self._may_send():
             item = self._lanes.take(time.time())
             if item is None:
                 return
             self._pool.spawn(self._post, self._lanes, item)
 
     def _wait(self) -> None:
-        due = self._lanes.next_due()
+        due = self._lanes.next_due() if self._may_send() else None
         wait = 0.5 if due is None else min(0.5, max(0.0, due - time.time()))
         if self._dirty:
             wait = min(wait, max(0.0, self._kept_at + _KEEP_EVERY - time.monotonic()))

@@ -56,6 +56,7 @@ class Webhooks(Service):
         self._holder = holder
         self._clients: dict[Connection, tuple[str, dict[str, Any]]] = {}
         self._until = 0.0  # monotonic: how long the lease holds
+        self._leading: gevent.Greenlet[..., Any] | None = None
         self._work = Group()
         self._senders: list[Sender] = []
         self._said = Seldom()
@@ -67,14 +68,18 @@ class Webhooks(Service):
         self._queues = Queues(self._history, endpoints, size=size)
         self._attempts = attempts
         self._settle = settle
+        if not self.wants_clients:
+            self._clients.clear()
         self._router.backend.witness = self._queues if self._queues.wants_messages else None
 
     def do_start(self) -> None:
         if self._holder is not None:
-            self.spawn(self._lead)
+            self._leading = self.spawn(self._lead)
 
     def do_stop(self) -> None:
         self._queues.flush(_FLUSH)
+        if self._leading is not None:
+            self._leading.kill()  # or it would have the lease again
         leads = self._leads()
         self._end_work()
         if leads and self._holder is not None:
