@@ -402,6 +402,21 @@ def test_a_handshake_that_stalls_is_ended(start_tls: Callable[..., TlsDaemon]) -
     wait_for(lambda: node.metric("raiden_connections", transport="http") <= 2, "all were ended")
 
 
+def test_connections_over_their_rate_are_closed_before_a_handshake(
+    start_tls: Callable[..., TlsDaemon], here: str
+) -> None:  # fmt: skip
+    """An answer would take a handshake, which costs more than all that the limit is to save."""
+    node = start_tls(store="none", rates={"connect": (0.01, 2)})
+    for number in range(4):
+        with socket.create_connection((node.host, node.port), PATIENCE, (here, 0)) as sock:
+            if number < 2:
+                with node.context.wrap_socket(sock, server_hostname=NAME) as sealed:
+                    sealed.sendall(b"GET /-/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                    assert sealed.recv(65536).startswith(b"HTTP/1.1 200 ")
+            else:
+                assert sock.recv(65536) == b"", "nothing was asked for, and nothing is said"
+
+
 def client_hello(context: ssl.SSLContext) -> bytes:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     with pytest.raises(ssl.SSLWantReadError):
