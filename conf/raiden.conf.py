@@ -11,6 +11,13 @@
 # http_host = "127.0.0.1"
 # Its port; 0 lets the kernel choose.
 # http_port = 8088
+# Address and port for those who look after the node: /-/metrics, /-/nodes, /-/channels and the like are served there,
+# in plain HTTP, and no longer on http_port; /-/health and /-/ready are on both. None: all are on http_port. 0: the
+# kernel chooses the port.
+# control_host = "127.0.0.1"
+# control_port = None
+# With tls_cert: a port of http_host that answers plain HTTP with 308, to the same URL by https. None: none.
+# http_redirect_port = None
 # Allow http_host to be more than loopback: anyone who reaches it may publish and subscribe.
 # open_to_the_world = False
 # Worker processes that share the port; 0: one for each processor.
@@ -67,6 +74,9 @@
 # trusted_proxies = []
 # The field in which they tell the address: "X-Forwarded-For" or "Forwarded". They must set it on each request. [reload]
 # proxy_header = "X-Forwarded-For"
+# Ports, of "http_port" and "http_redirect_port", on which each connection must begin with a header of the PROXY
+# protocol, version 2, of one of trusted_proxies.
+# proxy_protocol = []
 # Paths that are no channels by HTTP, since browsers, crawlers and probes ask for them by themselves: 404, which names
 # the page that is meant, or for favicon.ico 204. "x/*" is all that begins with x/. [reload]
 # reserved_paths = ["favicon.ico", "robots.txt", ".well-known/*", "metrics", "health", "healthz", "ready", "readyz"]

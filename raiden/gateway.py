@@ -24,7 +24,7 @@ from raiden.history.store import StoreFailed
 from raiden.http import counted, credentials
 from raiden.http.audited import managed
 from raiden.http.channel_builders import host_path, path
-from raiden.http.door import Answer, HttpDoor
+from raiden.http.door import Answer, Handler, HttpDoor
 from raiden.http.origins import Origins
 from raiden.http.pages import Pages
 from raiden.http.plans import PublishPlan, SubscriptionPlan, channel_of
@@ -69,6 +69,7 @@ class Gateway(Service):
         stats: Stats,
         limits: HttpLimits | None = None,
         allowed_origins: Sequence[str] = (),
+        check_path: Callable[[str], None] | None = None,
         hosts: Hosts | None = None,
         channel_builder: Callable[[Request], str] = path,
         reserved: Reserved | None = None,
@@ -86,6 +87,8 @@ class Gateway(Service):
         self.router = router
         self.stats = stats
         self.limits = limits
+        # Raises NotFound for a path that another gateway of the worker serves.
+        self._check_path = check_path
         self.permits = permits
         self.rates = rates = rates or Rates()
         self.token_cookie = token_cookie
@@ -114,21 +117,26 @@ class Gateway(Service):
         # plan is allowed.
         self.door.hosts.check(request.fields)
         self.door.origins.check(request.fields, connection.scheme)
+        if self._check_path is not None:
+            self._check_path(request.environ["raiden.path"])
+        return self._do(connection, request, self.read(connection, request))
+
+    def read(self, connection: Connection, request: Request) -> Ask:
+        """Read what a request asks for, and judge it by the permit of what it shows, which stands at the connection
+        from now on. Raises Refusal."""
         if self.permits.is_open:
             ask = self.reader.read(request)
-            if self.rates.on:
-                counted.count(self.rates, connection, ask)
-            return self._do(connection, request, ask)
-        # A body costs time to read, so who sends it is looked at first.
-        connection.permit = permit = self.permits.of(credentials.of(request, self.token_cookie))
-        if request.method == "POST":
-            self.permits.check_known(permit)
-        ask = self.reader.read(request)
-        for need in needs(ask):
-            permit.check(*need)
+        else:
+            # A body costs time to read, so who sends it is looked at first.
+            connection.permit = permit = self.permits.of(credentials.of(request, self.token_cookie))
+            if request.method == "POST":
+                self.permits.check_known(permit)
+            ask = self.reader.read(request)
+            for need in needs(ask):
+                permit.check(*need)
         if self.rates.on:
             counted.count(self.rates, connection, ask)
-        return self._do(connection, request, ask)
+        return ask
 
     def _do(self, connection: Connection, request: Request, ask: Ask) -> Answer | None:
         """Do what a request asks for; return the answer, or None where it comes later."""
@@ -148,15 +156,8 @@ class Gateway(Service):
         elif isinstance(ask, Clear):
             work = managed(lambda: self._clear(ask), "delete", ask.channel)
             self.door.serve_waiting(connection, request, work)
-        elif isinstance(ask, Revoke):
-            whose = {ask.revocation.claim: ask.revocation.value}
-            work = managed(lambda: self.revoking.revoke(ask), "revoke", **whose)
-            self.door.serve_waiting(connection, request, work)
-        elif isinstance(ask, Disconnect):
-            work = managed(lambda: self.revoking.disconnect(ask), "disconnect", ask.channel or "", sub=ask.subject)
-            self.door.serve_waiting(connection, request, work)
         else:
-            self._show(connection, request, ask)
+            self.door.serve_waiting(connection, request, self.manage(ask))
         return None
 
     def _keep_plan(self, request: Request, plan: PublishPlan | SubscriptionPlan) -> None:
@@ -167,10 +168,14 @@ class Gateway(Service):
         if request.head is not None and self.reader.channel_builder in (path, host_path):
             self.door.heads.keep_plan(request.head, plan)
 
-    def _show(self, connection: Connection, request: Request, ask: Show) -> None:
-        self.door.serve_waiting(
-            connection, request, lambda _, request: self.pages.serve(request, ask.page, connection.permit)
-        )
+    def manage(self, ask: Show | Revoke | Disconnect) -> Handler:
+        """What serves those who look after the node, and waits for other workers."""
+        if isinstance(ask, Revoke):
+            whose = {ask.revocation.claim: ask.revocation.value}
+            return managed(lambda: self.revoking.revoke(ask), "revoke", **whose)
+        if isinstance(ask, Disconnect):
+            return managed(lambda: self.revoking.disconnect(ask), "disconnect", ask.channel or "", sub=ask.subject)
+        return lambda connection, request: self.pages.serve(request, ask.page, connection.permit)
 
     def _clear(self, ask: Clear) -> Answer:
         self.router.publisher.clear(ask.channel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ssl
 from typing import Any
 
 import ujson
@@ -27,19 +28,30 @@ def command(settings: Settings, service: ServiceBuilder | None, source: Source) 
 
 def fetch(settings: Settings) -> list[dict[str, Any]]:
     """Fetch the rows of ``/-/nodes`` from the node with these settings; raises NoAnswer."""
-    host, port = settings.http_host, settings.http_port
-    connection = http.client.HTTPConnection(
-        {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=TIMEOUT
-    )
+    name, host, port = "http_port", settings.http_host, settings.http_port
+    if settings.control_port is not None:
+        name, host, port = "control_port", settings.control_host, settings.control_port
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+    if name == "http_port" and settings.tls_cert is not None:
+        connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=_trust(settings.tls_cert))
     try:
         connection.request("GET", "/-/nodes")
         response = connection.getresponse()
         nodes: list[dict[str, Any]] = ujson.loads(response.read())["nodes"]
         return nodes
     except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
-        raise NoAnswer(f"no node answers at {host}:{port}: {error}; name it with -X 'http_port = ...' or -C") from None
+        raise NoAnswer(f"no node answers at {host}:{port}: {error}; name it with -X '{name} = ...' or -C") from None
     finally:
         connection.close()
+
+
+def _trust(cert: str) -> ssl.SSLContext:
+    """Trust the node that has this very certificate, whatever its name is."""
+    made = ssl.create_default_context(cafile=cert)
+    made.check_hostname = False
+    made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return made
 
 
 def table(nodes: list[dict[str, Any]]) -> str:

@@ -105,14 +105,16 @@ class Tls:
 
 
 class TlsSocket(socket.socket):
-    """A connected non-blocking TCP socket with TLS on it, which takes over the descriptor of ``sock``."""
+    """A connected non-blocking TCP socket with TLS on it, which takes over the descriptor of ``sock``, and the bytes
+    that have come there already."""
 
-    __slots__ = ("_ended", "_ending", "_object", "_refused", "_tls", "_unsent", "_writer", "took")
+    __slots__ = ("_came", "_ended", "_ending", "_object", "_refused", "_tls", "_unsent", "_writer", "took")
 
-    def __init__(self, sock: socket.socket, tls: Tls) -> None:
+    def __init__(self, sock: socket.socket, tls: Tls, came: bytes = b"") -> None:
         super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self.setblocking(False)
         self._tls = tls
+        self._came = came
         # Made when the first bytes come: a client that sends nothing takes no memory.
         self._object: ssl.SSLObject | None = None
         # Sealed bytes that the kernel has not taken yet.
@@ -128,17 +130,22 @@ class TlsSocket(socket.socket):
         Returns 0 at the end. Raises BlockingIOError where nothing has come for the caller."""
         if self._ended:
             return 0
-        took = self.took = super().recv_into(_received, min(nbytes, READ))
-        if not took:
+        sealed: bytes | memoryview = self._came
+        if sealed:
+            self._came = b""
+        else:
+            sealed = _received[: super().recv_into(_received, min(nbytes, READ))]
+        self.took = len(sealed)
+        if not sealed:
             return 0
         if self._refused:  # what the client still sends is read, or the answer might be destroyed on its way
             raise BlockingIOError
         if self._object is None:
-            if _received[0] in _METHODS:
+            if sealed[0] in _METHODS:
                 self._refuse(_PLAIN_ANSWER, "plain HTTP was sent to the port of TLS")
                 raise BlockingIOError
             self._object = self._tls.context.wrap_bio(_incoming, _outgoing, server_side=True)
-        _incoming.write(_received[:took])
+        _incoming.write(sealed)
         return self._open(self._object, memoryview(buffer))
 
     def _open(self, opened: ssl.SSLObject, buffer: memoryview) -> int:

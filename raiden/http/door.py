@@ -25,6 +25,7 @@ from raiden.connections.states import CLOSING, IDLE, OPENING, RECEIVING, SERVING
 from raiden.connections.tls import Tls, TlsSocket
 from raiden.http.access_log import AccessLog
 from raiden.http.audited import asked
+from raiden.http.introduction import Introduction
 from raiden.http.origins import Origins
 from raiden.model.refusals import Refusal, attempt
 from raiden.protocols.heads import Heads, Repeated
@@ -32,7 +33,7 @@ from raiden.protocols.hosts import Hosts
 from raiden.protocols.http import CONTINUE_BYTES, HttpError, Json, Request, json_bytes, problem, serialize
 from raiden.protocols.limits import HttpLimits
 from raiden.protocols.parser import CONTINUE, MAX_PIPELINED, RequestParser
-from raiden.protocols.proxies import Proxies
+from raiden.protocols.proxies import Proxies, Source
 from raiden.protocols.unfinished import SLOW, Unfinished
 from raiden.runtime.audit import STATUSES
 from raiden.runtime.stats import Stats
@@ -77,6 +78,8 @@ class HttpDoor(Door):
         self.tls: Tls | None = None
         # The trusted proxies, which say whose requests they pass on; None: there are none.
         self.proxies: Proxies | None = None
+        # Whether each connection begins with a header of its proxy.
+        self.is_introduced = False
         self.access_log = AccessLog()
 
     def drain(self, timeout: float, window: float = 0.0) -> None:
@@ -109,10 +112,12 @@ class HttpDoor(Door):
         return RequestParser(self.limits, remote, self.heads, self.unfinished)
 
     def wire(self, sock: socket.socket) -> socket.socket:
-        return sock if self.tls is None else TlsSocket(sock, self.tls)
+        return sock if self.tls is None or self.is_introduced else TlsSocket(sock, self.tls)
 
     def opened(self, connection: Connection) -> None:
-        if self.tls is not None:
+        if self.is_introduced:
+            connection.session = Introduction(self, connection)
+        elif self.tls is not None:
             connection.scheme = "https"
         self.wheel.schedule(connection, self.limits.request_timeout)
 
@@ -235,6 +240,22 @@ class HttpDoor(Door):
             return self.has_client(connection, connection.remote)
         connection.scheme = source.scheme
         return self.has_client(connection, source.address)
+
+    def introduced(self, connection: Connection, source: Source | None, rest: bytes) -> None:
+        """Go on with a connection, whose proxy has told its source (None: the proxy itself), with the bytes behind
+        that."""
+        if source is not None:
+            connection.remote, connection.scheme = source
+            connection.protocol = self.protocol(source.address)
+        if not self.has_client(connection, connection.remote):
+            self.stats.refused_connections += 1
+            self.close(connection)
+        elif self.tls is not None:
+            connection.scheme = "https"
+            connection.socket = TlsSocket(connection.socket, self.tls, rest)
+            self.readable(connection)
+        elif rest:
+            self._serve_next(connection, _parser(connection).feed(rest))
 
     def is_proxy(self, address: str) -> bool:
         return self.proxies is not None and self.proxies.trusts(address)

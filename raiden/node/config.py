@@ -177,6 +177,7 @@ def _check_together(settings: Settings) -> None:
         raise ConfigError(f"rates: {error}") from None
     _check_pages(settings)
     _check_tls(settings)
+    _check_ports(settings)
     _check_zmq(settings)
     _check_cluster(settings)
     _check_history(settings)
@@ -188,12 +189,18 @@ def _check_together(settings: Settings) -> None:
     if (
         permits.policy(settings).has_open
         and not settings.open_to_the_world
-        and not hosts.is_loopback(settings.http_host)
+        and (name := min(_open_hosts(settings), default=None)) is not None
     ):
         raise ConfigError(
-            f"http_host = {settings.http_host!r} lets anyone who reaches this machine do what channels are open for; "
+            f"{name} = {getattr(settings, name)!r} lets anyone who reaches this machine do what channels are open for; "
             "set jwt_keys or api_keys; or, if that is what you want, set open_to_the_world = True"
         )
+
+
+def _open_hosts(settings: Settings) -> list[str]:
+    """The names of the settings by which others than this machine reach the HTTP doors."""
+    names = ["http_host"] if settings.control_port is None else ["http_host", "control_host"]
+    return [name for name in names if not hosts.is_loopback(getattr(settings, name))]
 
 
 def _check_pages(settings: Settings) -> None:
@@ -207,6 +214,19 @@ def _check_pages(settings: Settings) -> None:
         Proxies(settings.trusted_proxies, settings.proxy_header)
     except ValueError as error:
         raise ConfigError(f"trusted_proxies, proxy_header: {error}") from None
+
+
+def _check_ports(settings: Settings) -> None:
+    for name in ("control_port", "http_redirect_port"):
+        if not 0 <= (getattr(settings, name) or 0) <= 65535:
+            raise ConfigError(f"{name} must be from 0 to 65535, not {getattr(settings, name)}")
+    if settings.http_redirect_port is not None and settings.tls_cert is None:
+        raise ConfigError("http_redirect_port leads to https, which http_port speaks with tls_cert: set tls_cert")
+    for name in settings.proxy_protocol:
+        if name not in ("http_port", "http_redirect_port"):
+            raise ConfigError(f"proxy_protocol: {name!r} is no port: list 'http_port' or 'http_redirect_port', or both")
+    if settings.proxy_protocol and not settings.trusted_proxies:
+        raise ConfigError("proxy_protocol without trusted_proxies would let nobody in: set trusted_proxies")
 
 
 def _check_tls(settings: Settings) -> None:

@@ -35,6 +35,12 @@ class Settings:
 
     http_host: str = _setting("127.0.0.1", "address of the HTTP and WebSocket door")
     http_port: int = _setting(8088, "its port; 0 lets the kernel choose", least=0)
+    control_host: str = _setting("127.0.0.1", "address of the port for those who look after the node")
+    control_port: int | None = _setting(
+        None,
+        "its port, which alone serves /-/metrics, /-/channels and the like then; None: http_port does",
+    )
+    http_redirect_port: int | None = _setting(None, "a port of http_host that leads to https; None: none")
     open_to_the_world: bool = _setting(False, "allow http_host to be more than loopback: anyone may publish")
     workers: int = _setting(1, "worker processes that share the port; 0: one for each processor", least=0)
     data_dir: str = _setting(_state_directory(), "where the history, pid and log files live")
@@ -77,6 +83,9 @@ class Settings:
     )  # fmt: skip
     proxy_header: str = _setting(
         "X-Forwarded-For", "the field in which they tell it: 'X-Forwarded-For' or 'Forwarded'", reload=True
+    )
+    proxy_protocol: list[str] = _setting(
+        [], "ports, of 'http_port' and 'http_redirect_port', to which trusted proxies connect by the PROXY protocol"
     )
     reserved_paths: list[str] = _setting(
         ["favicon.ico", "robots.txt", ".well-known/*", "metrics", "health", "healthz", "ready", "readyz"],
@@ -172,6 +181,16 @@ class Settings:
         """The path of the pid or log file: as set, or in data_dir."""
         told = getattr(self, f"{name}_file")
         return Path(told) if told else Path(self.data_dir) / f"raiden.{name}"
+
+    @property
+    def http_ports(self) -> list[tuple[str, str, int]]:
+        """The ports of the HTTP doors that are open: the names of their settings, those of their hosts without
+        ``_host``, and the ports."""
+        ports = (
+            ("http_port", "http", self.http_port), ("control_port", "control", self.control_port),
+            ("http_redirect_port", "http", self.http_redirect_port),
+        )  # fmt: skip
+        return [(name, kind, port) for name, kind, port in ports if port is not None]
 
     @property
     def zmq_ports(self) -> dict[str, int]:

@@ -16,6 +16,7 @@ leave, and then that its workers have ended.
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import selectors
@@ -84,7 +85,8 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         self._selector = selectors.DefaultSelector()
-        self._listeners: list[socket.socket] = []
+        # By the name of the port's setting, one for each worker.
+        self._listeners: dict[str, list[socket.socket]] = {}
         self._zmq_listeners: dict[str, socket.socket] = {}
         self._folder = ""
         self._node = os.urandom(8).hex()
@@ -108,7 +110,9 @@ class Supervisor:
         except OSError as error:
             raise StartError(f"audit_log can't be opened: {error}") from None
         descriptors.raise_limit(self.settings.max_connections)
-        self._listeners = listen("http", self.settings.http_host, self.settings.http_port, self.settings.workers)
+        for name, kind, port in self.settings.http_ports:
+            host = getattr(self.settings, f"{kind}_host")
+            self._listeners[name] = listen(kind, host, port, self.settings.workers, setting=name)
         for name, port in self.settings.zmq_ports.items():
             self._zmq_listeners[name] = listen("zmq", self.settings.zmq_host, port, setting=f"zmq_{name}_port")[0]
         self._folder = _private_folder(self.settings)
@@ -147,11 +151,13 @@ class Supervisor:
         if self._reason:
             raise StartError(self._reason)
         if not self._stopping:
-            host, port = self._listeners[0].getsockname()[:2]
+            at = {name: listeners[0].getsockname()[:2] for name, listeners in self._listeners.items()}
+            host, port = at.pop("http_port")
             doors = {name: endpoint(listener) for name, listener in self._zmq_listeners.items()}
             self._announce(host, port, doors)
             self._announced = True
             endpoints = {f"zmq_{name}": endpoint for name, endpoint in doors.items()}
+            endpoints |= {name.removesuffix("_port"): f"{address}:{port}" for name, (address, port) in at.items()}
             logger.info("ready", extra={"address": f"{host}:{port}", "workers": self.settings.workers, **endpoints})
             systemd.notify("READY=1")
 
@@ -164,9 +170,9 @@ class Supervisor:
     # Children.
 
     def _be_http_worker(self, index: int, channel: socket.socket) -> None:
-        listener = self._listeners[index]
-        self._close_listeners(but=[listener])
-        worker.http(index, self.settings, self.service, listener, self._addresses(), self._buckets, channel)
+        mine = {name: listeners[index] for name, listeners in self._listeners.items()}
+        self._close_listeners(but=mine.values())
+        worker.http(index, self.settings, self.service, mine, self._addresses(), self._buckets, channel)
 
     def _be_zmq_worker(self, channel: socket.socket) -> None:
         self._close_listeners(but=self._zmq_listeners.values())
@@ -183,7 +189,7 @@ class Supervisor:
         history.run(self.settings, self._addresses(), channel)
 
     def _close_listeners(self, but: Collection[socket.socket] = ()) -> None:
-        for listener in (*self._listeners, *self._zmq_listeners.values()):
+        for listener in (*itertools.chain(*self._listeners.values()), *self._zmq_listeners.values()):
             if listener not in but:
                 listener.close()
 

@@ -25,13 +25,15 @@ from raiden.access.keys import InvalidKey
 from raiden.access.rates import Rates, limits
 from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend, NotInForce
-from raiden.connections import tls
-from raiden.connections.tls import InvalidCertificate, Tls
+from raiden.connections.tls import InvalidCertificate
 from raiden.gateway import Gateway
 from raiden.history.client import History
 from raiden.history.store import FiguresAsked, StoreFailed
-from raiden.http import channel_builders
+from raiden.http import channel_builders, control
+from raiden.http.control import Control
+from raiden.http.door import HttpDoor
 from raiden.http.origins import Origins
+from raiden.http.redirect import Redirect
 from raiden.http.reserved import Reserved
 from raiden.model.encoding import dumps
 from raiden.model.message import Cursor, Kind, Message
@@ -40,12 +42,11 @@ from raiden.model.options import Channels
 from raiden.model.payload import check_size
 from raiden.model.refusals import Refusal
 from raiden.model.strict_json import TOO_DEEP, InvalidPayload, json_payload
-from raiden.node import permits
+from raiden.node import http_doors, permits
+from raiden.node.http_doors import CONTROL, PUBLIC, REDIRECT
 from raiden.node.settings import ServiceBuilder, Settings
 from raiden.node.webhooks import WebhooksPart
-from raiden.protocols.hosts import Hosts, is_loopback
 from raiden.protocols.limits import HttpLimits
-from raiden.protocols.proxies import Proxies
 from raiden.router import Router
 from raiden.runtime import audit, faults, log
 from raiden.runtime.service import READY, Service
@@ -223,17 +224,18 @@ class HttpWorker(Worker):
     """
 
     def __init__(
-        self, index: int, settings: Settings, addresses: Addresses, buckets: Buckets, listener: socket.socket
-    ) -> None:
+        self, index: int, settings: Settings, addresses: Addresses, buckets: Buckets,
+        listeners: Mapping[str, socket.socket],
+    ) -> None:  # fmt: skip
         super().__init__(index, settings, addresses, buckets)
         builder = settings.channel_builder
         self.gateway = Gateway(
-            listener,
+            listeners[PUBLIC],
             self.router,
             stats=self.stats,
             limits=HttpLimits(**{name: getattr(settings, name) for name in _LIMITS}),
             allowed_origins=settings.allowed_origins,
-            hosts=_hosts(settings),
+            check_path=control.not_here if CONTROL in listeners else None,
             permits=permits.of(settings),
             rates=self.rates,
             token_cookie=settings.token_cookie,
@@ -243,75 +245,50 @@ class HttpWorker(Worker):
             min_peers=settings.min_peers,
             ready_without_store=settings.ready_without_store,
         )
-        self.gateway.door.access_log.on = settings.access_log
-        self.gateway.door.proxies = _proxies(settings)
-        self._load_certificate()
         self.add(self.gateway)
+        self._doors = {PUBLIC: self.gateway.door}
+        applications: dict[str, Control | Redirect] = {
+            CONTROL: Control(self.gateway), REDIRECT: Redirect(listeners[PUBLIC].getsockname()[1]),
+        }  # fmt: skip
+        for name, application in applications.items():
+            if name in listeners:
+                door = application.door = self._doors[name] = HttpDoor(
+                    listeners[name], application, stats=self.stats, limits=self.gateway.limits, rates=self.rates,
+                    origins=Origins([]),
+                )  # fmt: skip
+                self.add(door)
+        for name, door in self._doors.items():
+            http_doors.furnish(door, name, settings)
         self.webhooks.watch([self.gateway.door])
 
     def drain(self) -> None:
         others = any(row["state"] == "connected" for row in self.router.backend.nodes())
-        window = min(self.settings.drain_window, self.settings.drain_timeout)
-        self.gateway.door.drain(self.settings.drain_timeout, window if others else 0.0)
+        timeout = self.settings.drain_timeout
+        window = min(self.settings.drain_window, timeout) if others else 0.0
+        gevent.joinall([gevent.spawn(door.drain, timeout, window) for door in self._doors.values()])
 
     def reload(self, values: dict[str, Any]) -> None:
         """Apply settings that have changed: limits of requests hold at once, limits of connections for new ones."""
         super().reload(values)
-        self._load_certificate()
-        door = self.gateway.door
-        if not _ACCESS.isdisjoint(values):
-            self.gateway.permits.become(permits.of(self.settings))
-            self.gateway.token_cookie = self.settings.token_cookie
-            door.hosts = _hosts(self.settings)
         for name, value in values.items():
             if name in _LIMITS:
                 setattr(self.gateway.limits, name, value)
-                if name == "keepalive":
-                    door.bound_silence()
             elif name in ("min_peers", "ready_without_store"):
                 setattr(self.gateway.pages, name, value)
             elif name == "allowed_origins":
-                door.origins = self.gateway.reader.origins = Origins(value)
+                self.gateway.door.origins = self.gateway.reader.origins = Origins(value)
             elif name == "reserved_paths":
                 self.gateway.reader.reserved = Reserved(value)
-            elif name == "allowed_hosts":
-                door.hosts = _hosts(self.settings)
-            elif name in ("trusted_proxies", "proxy_header"):
-                door.proxies = _proxies(self.settings)
             elif name == "ws_deflate":
                 self.gateway.reader.deflate = value
-            elif name == "access_log":
-                door.access_log.on = value
-        door.heads.clear()
-
-    def _load_certificate(self) -> None:
-        """Read the certificate's files again, whose names may be the same; where they can't be used, those before
-        stay. (The supervisor has just read them.)"""
-        settings, door, stats = self.settings, self.gateway.door, self.stats
-        if settings.tls_cert is None:
-            door.tls = None
-            return
-
-        def failed() -> None:
-            stats.refused_handshakes += 1
-
-        try:
-            made = tls.context(
-                settings.tls_cert, settings.tls_key, settings.tls_client_ca, required=settings.tls_client_required
-            )
-        except InvalidCertificate as error:
-            logger.error("the certificate before stays", extra={"reason": str(error)})
-        else:
-            door.tls = Tls(made, failed)
-
-
-def _hosts(settings: Settings) -> Hosts:
-    guarded = is_loopback(settings.http_host) and permits.policy(settings).has_open
-    return Hosts(settings.allowed_hosts, guarded=guarded)
-
-
-def _proxies(settings: Settings) -> Proxies | None:
-    return Proxies(settings.trusted_proxies, settings.proxy_header) if settings.trusted_proxies else None
+        if not _ACCESS.isdisjoint(values):
+            self.gateway.permits.become(permits.of(self.settings))
+            self.gateway.token_cookie = self.settings.token_cookie
+        for name, door in self._doors.items():
+            http_doors.furnish(door, name, self.settings)
+            if "keepalive" in values:
+                door.bound_silence()
+            door.heads.clear()
 
 
 class ZmqWorker(Worker):
@@ -359,7 +336,7 @@ def run(name: str, node: str, settings: Settings, supervisor: socket.socket, mak
     gevent.signal_handler(signal.SIGTERM, stop.set)
     try:
         worker = make()
-    except InvalidKey as error:
+    except (InvalidKey, InvalidCertificate) as error:
         supervisor.sendall(str(error).encode())
         return
     # Messages and connections come and go by the thousands, and leave no cycles. So the garbage collector never looks
@@ -382,13 +359,13 @@ def run(name: str, node: str, settings: Settings, supervisor: socket.socket, mak
 
 
 def http(
-    index: int, settings: Settings, service: ServiceBuilder | None, listener: socket.socket, addresses: Addresses,
-    buckets: Buckets, supervisor: socket.socket,
+    index: int, settings: Settings, service: ServiceBuilder | None, listeners: Mapping[str, socket.socket],
+    addresses: Addresses, buckets: Buckets, supervisor: socket.socket,
 ) -> None:  # fmt: skip
     """Be worker ``index``, with the services that ``service`` adds."""
 
     def make() -> HttpWorker:
-        worker = HttpWorker(index, settings, addresses, buckets, listener)
+        worker = HttpWorker(index, settings, addresses, buckets, listeners)
         added = service(worker) if service else None
         if isinstance(added, Service):
             added = [added]
