@@ -120,6 +120,11 @@
 # webhook_queue = 100000
 # A channel that had no subscribers for so many seconds is told as vacated. [reload]
 # webhook_settle = 3.0
+# The application decides what tokens and keys don't: {"url": "https://app.example/raiden", "timeout": 2, "headers":
+# ["cookie"]}, or an object with methods on_connect, on_subscribe, on_publish, on_unsubscribe, on_disconnect;
+# docs/delegates.md explains. With it, channels are for those that are allowed, unless `channels` says otherwise.
+# Another object needs a restart. [reload]
+# delegate = None
 
 # History
 

@@ -21,7 +21,9 @@ from raiden.connections.connection import Connection
 from raiden.connections.states import IDLE, OPENING, SERVING, SUBSCRIBED
 from raiden.delivery.table import TooManyChannels
 from raiden.history.store import StoreFailed
-from raiden.http import counted, credentials
+from raiden.hooks.delegate import Delegate
+from raiden.hooks.guest import Guest
+from raiden.http import counted, credentials, delegated
 from raiden.http.audited import managed
 from raiden.http.channel_builders import host_path, path
 from raiden.http.door import Answer, Handler, HttpDoor
@@ -77,6 +79,7 @@ class Gateway(Service):
         permits: Permits = OPEN,
         rates: Rates | None = None,
         token_cookie: str | None = None,
+        delegate: Delegate | None = None,
         min_peers: int = 0,
         ready_without_store: bool = False,
         heads: Heads | None = None,
@@ -92,6 +95,7 @@ class Gateway(Service):
         self.permits = permits
         self.rates = rates = rates or Rates()
         self.token_cookie = token_cookie
+        self.delegate = delegate
         self.door = door = HttpDoor(
             listener, self, stats=stats, limits=limits, origins=origins, rates=rates, hosts=hosts, heads=heads
         )  # fmt: skip
@@ -112,14 +116,19 @@ class Gateway(Service):
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         # Until it is known, the client is not the one of the request before.
-        connection.permit = None if self.permits.is_open else self.permits.unknown
+        connection.permit = None if self.permits.is_open and self.delegate is None else self.permits.unknown
         # A head gets a plan only after these checks, and loses it when settings change: a request that is served by a
         # plan is allowed.
         self.door.hosts.check(request.fields)
         self.door.origins.check(request.fields, connection.scheme)
         if self._check_path is not None:
             self._check_path(request.environ["raiden.path"])
-        return self._do(connection, request, self.read(connection, request))
+        delegate = self.delegate
+        if delegate is None:
+            return self._do(connection, request, self.read(connection, request))
+        ask = self._read(connection, request)
+        guest = Guest(connection.permit, delegate, connection.address, request.fields)
+        return delegated.serve(self.door, connection, request, ask, guest, self.rates, self._do)
 
     def read(self, connection: Connection, request: Request) -> Ask:
         """Read what a request asks for, and judge it by the permit of what it shows, which stands at the connection
@@ -127,16 +136,24 @@ class Gateway(Service):
         if self.permits.is_open:
             ask = self.reader.read(request)
         else:
-            # A body costs time to read, so who sends it is looked at first.
-            connection.permit = permit = self.permits.of(credentials.of(request, self.token_cookie))
-            if request.method == "POST":
-                self.permits.check_known(permit)
-            ask = self.reader.read(request)
+            ask = self._read(connection, request)
             for need in needs(ask):
-                permit.check(*need)
+                connection.permit.check(*need)
         if self.rates.on:
             counted.count(self.rates, connection, ask)
         return ask
+
+    def _read(self, connection: Connection, request: Request) -> Ask:
+        """Read what a request asks for, after the permit of what it shows."""
+        permits, delegate = self.permits, self.delegate
+        if delegate is None or permits.know_credentials or not delegate.reads_authorization:
+            connection.permit = permits.of(credentials.of(request, self.token_cookie))
+        else:  # what it shows is for the delegate
+            connection.permit = permits.unknown
+        # A body costs time to read, so who sends it is looked at first.
+        if request.method == "POST" and (delegate is None or not delegate.handles("publish")):
+            permits.check_known(connection.permit)
+        return self.reader.read(request)
 
     def _do(self, connection: Connection, request: Request, ask: Ask) -> Answer | None:
         """Do what a request asks for; return the answer, or None where it comes later."""
@@ -164,6 +181,8 @@ class Gateway(Service):
         """Remember what a head asks for, if that, and the answer, depend on nothing else."""
         if self.door.proxies is not None and "origin" in request.fields:
             return  # the scheme of a page's request is told by trusted proxies only, and a plan serves others, too
+        if plan.permit is not None and plan.permit.is_personal:
+            return
         # Nobody knows what an application's channel_builder looks at.
         if request.head is not None and self.reader.channel_builder in (path, host_path):
             self.door.heads.keep_plan(request.head, plan)

@@ -91,11 +91,31 @@ def test_what_is_not_complete_goes_with_its_client(start: Callable[..., Daemon],
     assert memory(pid) - before < CLIENTS * SIZE / 4
 
 
+# Allows all, and is asked again about each subscription.
+DELEGATE = """
+class Rules:
+    def on_connect(self, question):
+        return True
+
+    def on_disconnect(self, question):
+        pass
+
+    def on_subscribe(self, question):
+        return {"allow": True, "ttl": 1}
+
+    on_publish = on_subscribe
+
+delegate = Rules()
+"""
+
+
+@pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize("kind", ["stream", "poll", "websocket", "multiplex", "slow", "delete", "post"])
-def test_no_cycle_is_left(tmp_path: Path, kind: str) -> None:
+def test_no_cycle_is_left(tmp_path: Path, kind: str, asked: bool) -> None:
     config = tmp_path / "raiden.conf.py"
-    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)))
-    node = Daemon(tmp_path / "node", config=config, **{**SETTINGS, "workers": 1})
+    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)) + DELEGATE * asked)
+    channels = {pattern: {**options, "manage": "anyone"} for pattern, options in SETTINGS["channels"].items()}
+    node = Daemon(tmp_path / "node", config=config, **{**SETTINGS, "workers": 1, "channels": channels})
 
     def collected() -> str:
         (tmp_path / "asked").touch()

@@ -22,6 +22,7 @@ from raiden.node import config
 from raiden.sessions import asks, commands, needs
 from raiden.sessions.needs import PUBLIC_PAGES
 from tests import daemons
+from tests.application import Application
 from tests.daemons import ROOT, Daemon, Stream, wait_for
 from tests.tokens import API_KEYS, JWT_KEYS, KEY, OTHER, SECRET, SMALL_KEY, bearer, on, token
 from tests.zeromq import OPEN, Clients, Pair, ask, refusal
@@ -100,7 +101,7 @@ def stream(path: str, **headers: str) -> Door:
 
 
 def stream_by_query(node: Daemon, channel: str, credential: str | None) -> int:
-    with Stream(node, f"/{channel}?_token={credential or ''}") as found:
+    with Stream(node, f"/{channel}" + ("" if credential is None else f"?_token={credential}")) as found:
         return found.status
 
 
@@ -254,6 +255,93 @@ def test_doors_to_more_than_one_channel(node: Daemon, door: str, caller: str) ->
     channel = f"wide.{door}.{caller}".replace(" ", "-")
     credential, status = shown(caller, channel)
     judge(WIDE[door](node, channel, credential), 403 if caller == "right by name" else status)
+
+
+# The same doors where a delegate decides what tokens don't: each caller's token or key, and the answer that it gets.
+# The delegate decides by the caller's name, which is a part of the channel's.
+
+DELEGATED: dict[str, tuple[str | None, int]] = {
+    "allowed": (None, 200),
+    "allowed besides a token": (token(**ONLY_ELSEWHERE), 200),
+    "refused": (None, 403),
+    "to log in": (None, 401),
+    "refused besides a token": (token(**ONLY_ELSEWHERE), 403),
+}
+# These are settled without a question.
+SETTLED: dict[str, tuple[str | None, int]] = {
+    "allowed but with nonsense": ("nonsense", 401),
+    "allowed but with another API key": (SMALL_KEY, 403),
+    "right": (token(), 200),
+    "API key": (KEY, 200),
+}
+# A delegate is not asked who manages: callers without a token for that get these.
+MANAGING = {
+    "delete", "page of a channel", "command unsubscribe and forget", "metrics", "nodes", "channels", "durables",
+    "revoke", "disconnect",
+}  # fmt: skip
+
+
+def decide(question: dict[str, Any]) -> dict[str, Any]:
+    channel = question.get("channel", "")
+    return {"allow": "allowed" in channel, "status": 401 if "to-log-in" in channel else 403}
+
+
+@pytest.fixture(scope="module")
+def application() -> Iterator[Application]:
+    with Application(decide) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def delegating(tmp_path_factory: pytest.TempPathFactory, application: Application) -> Iterator[Daemon]:
+    found = Daemon(
+        tmp_path_factory.mktemp("delegating"), workers=2, jwt_keys=JWT_KEYS, api_keys=API_KEYS,
+        channels={"*": {}, "closed.*": {"subscribe": "nobody", "publish": "nobody"}},
+        delegate={"url": application.url, "timeout": 30, "events": ["subscribe", "publish"]},
+    )  # fmt: skip
+    yield found
+    assert found.stop() == 0
+    assert "Traceback" not in found.log() and "hidden" not in found.log(), found.log()
+
+
+def frame(node: Daemon, channel: str, credential: str | None) -> int:
+    """Publish by a frame on the channel's own socket."""
+    url = f"ws://127.0.0.1:{node.port}/{channel}"
+    try:
+        with connect(url, proxy=None, additional_headers=bearer(credential)) as socket:
+            socket.send("1")
+            return 200 if socket.recv(20) == "1" else 500
+    except InvalidStatus as refused:
+        return refused.response.status_code
+
+
+@pytest.mark.parametrize("caller", DELEGATED | SETTLED)
+@pytest.mark.parametrize("door", PUBLISHING | OTHERS | WIDE)
+def test_what_a_delegate_decides(delegating: Daemon, application: Application, door: str, caller: str) -> None:
+    channel = f"{door}.{caller}".replace(" ", "-")
+    credential, status = (DELEGATED | SETTLED)[caller]
+    if door in MANAGING and caller in DELEGATED:
+        status = 401 if credential is None else 403
+    if door in OTHERS:
+        publish(delegating, channel)
+    do = frame if door == "a frame" else (PUBLISHING | OTHERS | WIDE)[door]
+    judge(do(delegating, channel, credential), status)
+    asked = application.of("subscribe", channel) + application.of("subscribe", channel + "*")
+    asked += application.of("publish", channel)
+    assert bool(asked) == (caller in DELEGATED and door not in MANAGING)
+    sub = None if credential is None else "ann"
+    assert all(each["client"]["sub"] == sub for each in asked)
+    if door in PUBLISHING:
+        _, _, page = delegating.request("GET", f"/-/channels/{channel}/history", headers=bearer(KEY))
+        assert bool(json.loads(page)["messages"]) == (status == 200), "a refusal comes before any effect"
+
+
+@pytest.mark.parametrize("door", ["publish", "a frame", "command publish", "stream", "poll", "command subscribe"])
+def test_what_is_for_nobody_is_not_asked(delegating: Daemon, application: Application, door: str) -> None:
+    channel = f"closed.allowed.{door}".replace(" ", "-")
+    do = frame if door == "a frame" else (PUBLISHING | OTHERS)[door]
+    assert do(delegating, channel, None) == 403
+    assert not [each for each in application.questions if each.get("channel") == channel]
 
 
 def test_every_command_is_in_a_table() -> None:

@@ -21,19 +21,22 @@ REMEMBERED: Final = 1000
 class Permit:
     """What one client may do, for as long as its token lasts; ``permits`` made it."""
 
-    __slots__ = ("_permits", "client")
+    __slots__ = ("client", "permits")
+
+    is_personal = False
+    """Whether it is of one connection, and may not be kept for others."""
 
     def __init__(self, client: Client, permits: Permits) -> None:
         self.client = client
-        self._permits = permits
+        self.permits = permits
 
     def check(self, action: str, name: str, filtered: bool = False) -> None:
         """As `Policy.check`."""
-        self._permits.policy.check(self.client, action, name, filtered=filtered)
+        self.permits.policy.check(self.client, action, name, filtered=filtered)
 
     def filters(self, action: str, name: str) -> Filters | None:
         """As `Policy.filters`."""
-        return self._permits.policy.filters(self.client, action, name)
+        return self.permits.policy.filters(self.client, action, name)
 
     def narrowed(self, filters: Filters, name: str, *, past: bool) -> Filters:
         """The filters of a subscription to which the client is allowed, for which it wants ``filters``; ``past``: it
@@ -44,7 +47,17 @@ class Permit:
         return filters
 
     def allows(self, action: str, name: str) -> bool:
-        return self._permits.policy.allows(self.client, action, name)
+        return self.permits.policy.allows(self.client, action, name)
+
+    def consumes(self, channel: str, durable: str) -> bool:
+        """Whether the client may go on to consume a durable subscription."""
+        return self.allows("subscribe", channel) and self.allows("history", channel)
+
+    def ended(self, name: str, durable: str = "") -> None:
+        """A subscription of the client's connection has ended."""
+
+    def over(self) -> None:
+        """The client's connection has no subscriptions any more."""
 
     def publishes(self, channel: str) -> bool:
         """Whether the client may publish to the channel now. It is the hot path of publishing, so channels are
@@ -52,7 +65,7 @@ class Permit:
         expires = self.client.expires
         if expires is not None and time.time() >= expires:
             return False
-        known = self._permits.publishing
+        known = self.permits.publishing
         if (self, channel) in known:
             return True
         if not self.allows("publish", channel):
@@ -64,11 +77,11 @@ class Permit:
 
     def within(self, action: str, prefix: str) -> list[str]:
         """As `Policy.within`."""
-        return self._permits.policy.within(self.client, action, prefix)
+        return self.permits.policy.within(self.client, action, prefix)
 
     def renewed(self, credential: str) -> Permit:
         """The permit of another token of the same subject; raises InvalidToken."""
-        permit = self._permits.of(credential)
+        permit = self.permits.of(credential)
         if self.owner and permit.owner != self.owner:
             raise InvalidToken("it is another subject's: make another connection")
         return permit
@@ -106,6 +119,11 @@ class Permits:
         self.publishing: set[tuple[Permit, str]] = set()
         # The permit of a client that shows nothing.
         self.unknown = Permit(NOBODY_KNOWN, self)
+
+    @property
+    def know_credentials(self) -> bool:
+        """Whether there are keys by which tokens are verified, or API keys."""
+        return self._tokens is not None or bool(self._keys)
 
     @property
     def is_open(self) -> bool:

@@ -52,6 +52,11 @@ class Policy:
             raise Unauthorized(f"{NEEDED} to {verb}: {HOW}")
         raise Forbidden(f"{client.name} may not {verb}: list it in the {action} of its {client.credential}")
 
+    def leaves_open(self, client: Client, action: str, name: str) -> bool:
+        """Whether a delegate may still allow what this policy does not allow the client: the action is for those that
+        have the permission, and the client is nobody's server, whose key lists all that it may do."""
+        return self._whose(action, name) == TOKEN and client.credential in ("", "token")
+
     def within(self, client: Client, action: str, prefix: str) -> list[str]:
         """The channels and patterns that stand for those to which the client may do the action, among the channels that
         begin with a prefix. A pattern that is not allowed as a whole is left out."""

@@ -72,13 +72,31 @@ def load(
 def changes(old: Settings, new: Settings) -> tuple[dict[str, Any], list[str]]:
     """The settings that a reload can apply, by name, and the names of those that need a restart."""
     changed = [name for name in FIELDS if _code(getattr(old, name)) != _code(getattr(new, name))]
-    can = {name: getattr(new, name) for name in changed if FIELDS[name].metadata["reload"]}
+    can = {
+        name: getattr(new, name) for name in changed if FIELDS[name].metadata["reload"] and _can_be_told(old, new, name)
+    }
     return can, [name for name in changed if name not in can]
 
 
+def _can_be_told(old: Settings, new: Settings, name: str) -> bool:
+    """Whether running workers can be told of a setting's change: an object of the file's own is theirs from the
+    start."""
+    return name != "delegate" or not (_is_object(old.delegate) or _is_object(new.delegate))
+
+
+def _is_object(value: Any) -> bool:
+    return value is not None and not isinstance(value, Mapping)
+
+
 def _code(value: Any) -> Any:
-    """The part of a value that is compared: reading a file again makes a new function of the same code."""
-    return getattr(value, "__code__", value)
+    """The part of a value that is compared: reading a file again makes a new function of the same code, and a new
+    object of a class with the same methods."""
+    if value is None or isinstance(value, str | bytes | int | float | list | tuple | dict):
+        return value
+    if hasattr(value, "__code__"):
+        return value.__code__
+    methods = {name: _code(each) for name, each in vars(type(value)).items() if hasattr(each, "__code__")}
+    return type(value).__qualname__, methods, getattr(value, "__dict__", {})
 
 
 def _read_file(path: str) -> tuple[dict[str, Any], ServiceBuilder | None]:

@@ -11,13 +11,14 @@ from raiden.access.jwks import KeySet, known
 from raiden.access.permit import Permits
 from raiden.access.policy import Policy
 from raiden.access.tokens import Key, Tokens
+from raiden.hooks.delegate import Delegate
 from raiden.node.settings import Settings
 from raiden.protocols.hosts import is_loopback
 
 
 def policy(settings: Settings, *, keyed: bool = False) -> Policy:
     """The policy of a door; ``keyed``: its clients have keys of their own. Raises ValueError."""
-    return Policy(settings.channels, guarded=keyed or bool(settings.jwt_keys or settings.api_keys))
+    return Policy(settings.channels, guarded=keyed or _has_keys(settings))
 
 
 def of(settings: Settings, *, keyed: bool = False) -> Permits:
@@ -31,6 +32,25 @@ def of(settings: Settings, *, keyed: bool = False) -> Permits:
     return Permits(
         policy(settings, keyed=keyed), tokens if settings.jwt_keys else None, by_hash(settings.api_keys)
     )  # fmt: skip
+
+
+def _has_keys(settings: Settings) -> bool:
+    """Whether clients are known by something, so that what no word is said of is not for anyone."""
+    return bool(settings.jwt_keys or settings.api_keys) or settings.delegate is not None
+
+
+def delegate(settings: Settings, present: Delegate | None = None) -> Delegate | None:
+    """The delegate that is asked what tokens don't settle: the present one, if there is any, which is asked in another
+    way from now on. Raises ValueError."""
+    if settings.delegate is None:
+        return None
+    from raiden.hooks.ways import of as way_of  # only a node with a delegate needs them
+
+    way = way_of(settings.delegate)
+    if present is None:
+        return Delegate(way)
+    present.become(way)
+    return present
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -74,3 +94,4 @@ def check(settings: Settings) -> None:
         by_hash(settings.api_keys)
     except ValueError as error:
         raise ValueError(f"api_keys: {error}") from None
+    delegate(settings)

@@ -115,6 +115,10 @@ class Settings:
     webhook_settle: float = _setting(
         3.0, "for which a channel must have no subscribers to be told as vacated", reload=True, least=0
     )
+    delegate: object | None = _setting(
+        None, "the application decides what tokens don't: {'url': 'https://...'}, or an object; None: nobody asks it",
+        reload=True,
+    )  # fmt: skip
     store: str = _setting("sqlite", "where history lives: 'sqlite' (in data_dir), 'redis://...', 'unix://...', 'none'")
     max_data: int = _setting(1 << 30, "of the history in data_dir; 0: no limit", least=0)
     channels: dict[str, Any] = _setting(

@@ -61,7 +61,7 @@ logger = logging.getLogger(__name__)
 GC_THRESHOLDS = 10_000, 4, 200
 # Durable subscriptions that have metrics, and seconds between looks at them.
 MAX_SERIES, FIGURES_EVERY = 100, 5.0
-_ACCESS = frozenset({"jwt_keys", "jwt_audience", "jwt_issuer", "jwt_leeway", "token_cookie", "api_keys"})
+_ACCESS = frozenset({"jwt_keys", "jwt_audience", "jwt_issuer", "jwt_leeway", "token_cookie", "api_keys", "delegate"})
 _LIMITS = tuple(HttpLimits.__dataclass_fields__)
 _ZMQ_LIMITS = tuple(ZmqLimits.__dataclass_fields__)
 
@@ -239,6 +239,7 @@ class HttpWorker(Worker):
             permits=permits.of(settings),
             rates=self.rates,
             token_cookie=settings.token_cookie,
+            delegate=permits.delegate(settings),
             reserved=Reserved(settings.reserved_paths),
             channel_builder=getattr(channel_builders, builder) if isinstance(builder, str) else builder,
             deflate=settings.ws_deflate,
@@ -284,6 +285,8 @@ class HttpWorker(Worker):
         if not _ACCESS.isdisjoint(values):
             self.gateway.permits.become(permits.of(self.settings))
             self.gateway.token_cookie = self.settings.token_cookie
+        if "delegate" in values:
+            self.gateway.delegate = permits.delegate(self.settings, self.gateway.delegate)
         for name, door in self._doors.items():
             http_doors.furnish(door, name, self.settings)
             if "keepalive" in values:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from raiden.access.rates import Rates
 from raiden.connections import client
 from raiden.connections.connection import Connection
@@ -9,6 +11,7 @@ from raiden.delivery.table import Subscription
 from raiden.model.filters import NO_FILTERS, Filters
 from raiden.sessions import costs
 from raiden.sessions.asks import Ask, Command
+from raiden.sessions.decisions import judge_taken, needs_of_taken
 from raiden.sessions.kept import Taken
 from raiden.sessions.needs import needs
 
@@ -25,24 +28,35 @@ class Allowed:
         self.asked: dict[str, Filters] = {}
         """The filters that the client asked for, by the names of subscriptions that have others by its token."""
 
-    def check(self, ask: Ask | Command) -> None:
-        """Raise a refusal unless the client may do what it asks for; then that is counted."""
+    @property
+    def guest(self) -> Any:
+        """The client's permit, where a delegate decides what that leaves open; else None."""
         permit = self._connection.permit
-        if permit is not None:
+        return permit if permit is not None and permit.is_personal else None
+
+    def check(self, ask: Ask | Command) -> None:
+        """Raise a refusal unless the client may do what it asks for, or a delegate decides that; then it is counted."""
+        permit = self._connection.permit
+        if permit is not None and not permit.is_personal:
             for need in needs(ask):
                 permit.check(*need)
         if self._rates.on:
             costs.count(self._rates, client.account(self._connection), ask)
 
     def check_taken(self, taken: Taken) -> None:
-        """Raise a refusal unless the client may have the subscriptions of a session; then these are counted."""
-        permit = self._connection.permit
-        for name, row in taken.rows.items() if permit is not None else ():
-            permit.check("subscribe", name, filtered=True)
-            if row.place is not None:
-                permit.check("history", name, filtered=True)
+        """Raise a refusal unless the client may have the subscriptions of a session; these are counted. May wait for a
+        delegate."""
+        permit, decision = self._connection.permit, None
+        if permit is not None and permit.is_personal:
+            decision = judge_taken(permit, taken)
+        elif permit is not None:
+            for need in needs_of_taken(taken):
+                permit.check(*need)
         if self._rates.on:
             self._rates.subscribe(client.account(self._connection), len(taken.rows))
+        if decision is not None:
+            decision.wait()
+            decision.keep()
 
     def narrowed(self, filters: Filters, name: str, *, past: bool) -> Filters:
         """The filters of a new subscription, for which the client asks for ``filters`` (`Permit.narrowed`)."""

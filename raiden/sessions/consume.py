@@ -45,16 +45,17 @@ class Consumers:
     def retain(self, permit: Permit) -> None:
         """End the consumers that the permit does not allow."""
         for channel, durable in list(self._consumers):
-            if not (permit.allows("subscribe", channel) and permit.allows("history", channel)):
-                self._end_and_tell(channel, durable)
+            if not permit.consumes(channel, durable):
+                self.withdraw(channel, durable)
 
     def remove(self, channel: str) -> None:
         """End the consumers of a channel."""
         for consumed, durable in list(self._consumers):
             if consumed == channel:
-                self._end_and_tell(channel, durable)
+                self.withdraw(channel, durable)
 
-    def _end_and_tell(self, channel: str, durable: str) -> None:
+    def withdraw(self, channel: str, durable: str) -> None:
+        """End a consumer that its client may not be any longer."""
         self._end(channel, durable)
         self._replies.tell({"channel": channel, "durable": durable, "ended": True})
 
@@ -178,4 +179,6 @@ class Consumers:
             return False
         del self._consumers[channel, durable]
         consumer.end()
+        if self._replies.connection.permit is not None:
+            self._replies.connection.permit.ended(channel, durable)
         return True

@@ -74,25 +74,32 @@ class MultiplexSocket(Socket):
         self.allowed = Allowed(connection, rates)
 
     def message(self, data: str | bytes) -> None:
-        number: Any = None
         command: dict[str, Any] = {}
 
-        def perform() -> Result | None:
-            nonlocal number, command
+        def read() -> Command:
+            nonlocal command
             command = commands.parse(data)
-            number = command["id"]
-            return self._do(number, commands.read(command))
+            ask = commands.read(command)
+            self.allowed.check(ask)
+            return ask
 
-        result = attempt("a command", perform)
+        ask = attempt("a command", read)
+        guest = self.allowed.guest
+        if guest is None or isinstance(ask, Refusal):
+            self._do(command, ask)
+        else:
+            self.in_line().put(guest, ask, len(data), lambda decided: self._do(command, decided))
+
+    def _do(self, command: Mapping[str, Any], ask: Any) -> bool:
+        """Do what a command asks for, unless that is refused; return whether it is done, or being done."""
+        number, result = command.get("id"), ask
+        if not isinstance(ask, Refusal):
+            result = attempt("a command", _DO[type(ask)], self, number, ask)
         if isinstance(result, Refusal):
             client.refused(self.connection, result, str(command.get("cmd", "")), str(command.get("channel", "")))
         if result is not None:
             self.replies.reply(number, result)
-
-    def _do(self, number: Any, ask: Command) -> Result | None:
-        """Do what a command asks for; return the reply, or None where it comes later."""
-        self.allowed.check(ask)
-        return _DO[type(ask)](self, number, ask)
+        return not isinstance(result, Refusal)
 
     def keep_alive(self) -> None:
         # Without an answer to the last ping it is not known which of the earlier messages have come.
@@ -202,7 +209,7 @@ class MultiplexSocket(Socket):
                 raise
             # From here on nothing yields: the subscriptions are attached at the places that are told.
             beginnings.append(beginning)
-            result = result_of({name: _told(beginning, name) for name in names})
+            result = result_of({name: beginning.told(name) for name in names})
             if beginning.unconfirmed:
                 result["unconfirmed"] = beginning.unconfirmed
             return result
@@ -238,6 +245,12 @@ class MultiplexSocket(Socket):
         self.replies.later(number, work)
         self.unsubscribe(ask.name)  # nothing has yielded
         return None
+
+    def withdraw(self, name: str, durable: str = "", refusal: Refusal | None = None) -> None:
+        if durable:
+            self._consumers().withdraw(name, durable)
+        elif name in self.subscriptions:
+            self.ended(self.subscriptions[name])
 
     # Messages.
 
@@ -303,7 +316,9 @@ class MultiplexSocket(Socket):
         def bring_back() -> None:
             taken = resumable.take(ask.session)
             try:
-                self._check_taken(taken)
+                self.allowed.check_taken(taken)  # it may wait
+                if self.subscriptions or self.connection.closed:
+                    raise Conflict("resume before anything is subscribed")
             except Refusal as refusal:
                 client.refused(self.connection, refusal, "resume", ", ".join(taken.rows))
                 resumable.give_back(taken)
@@ -327,12 +342,6 @@ class MultiplexSocket(Socket):
             resumable.resuming = False
             raise
 
-    def _check_taken(self, taken: Taken) -> None:
-        """Raise a refusal unless this socket may have the subscriptions of a session."""
-        if self.subscriptions or self.connection.closed:
-            raise Conflict("resume before anything is subscribed")
-        self.allowed.check_taken(taken)
-
     # The client.
 
     def _renew(self, number: Any, ask: Renew) -> Result:
@@ -344,8 +353,7 @@ class MultiplexSocket(Socket):
         self.connection.permit = permit = permit.renewed(ask.token)
         self.warned = False
         for name in [name for name, each in self.subscriptions.items() if not self.allowed.may_stay(each)]:
-            self.unsubscribe(name)
-            self.replies.tell({"channel": name, "ended": True})
+            self.withdraw(name)
         if self.consumers is not None:
             self.consumers.retain(permit)
         self.rest()
@@ -372,15 +380,6 @@ class MultiplexSocket(Socket):
                 owner="" if self.connection.permit is None else self.connection.permit.owner,
             )  # fmt: skip
         return self.resumable
-
-
-def _told(beginning: Beginning, name: str) -> dict[str, Any]:
-    """The fields that tell a client where a subscription begins."""
-    place, recovered = beginning.place(name), beginning.recovered(name)
-    told: dict[str, Any] = {} if place is None else {"cursor": str(place)}
-    if recovered is not None:
-        told["recovered"] = recovered
-    return told
 
 
 _DO: dict[type, Callable[..., Result | None]] = {

@@ -30,6 +30,17 @@ DISCONNECTED: Final = Over(
 )  # fmt: skip
 
 
+CHANGED: Final = Over(
+    "changed", websocket.EXPIRED, "the application allows other messages: reconnect",
+    Forbidden("the application allows other messages: ask again"),
+)  # fmt: skip
+
+
+def refused(refusal: Refusal) -> Over:
+    """The reason where the application refuses what it had allowed."""
+    return Over("refused", websocket.FORBIDDEN, refusal.detail, refusal)
+
+
 class Consuming:
     """A long-poll of a durable subscription to a channel. It ends within a second of being given a ``reason``."""
 

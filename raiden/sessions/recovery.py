@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gevent
 
@@ -220,3 +220,11 @@ class Beginning:
         if name not in self._starts:
             return None
         return name in self.recoveries and self.recoveries[name].gap is None
+
+    def told(self, name: str) -> dict[str, Any]:
+        """The fields that tell a client of commands where a subscription begins."""
+        place, recovered = self.place(name), self.recovered(name)
+        told: dict[str, Any] = {} if place is None else {"cursor": str(place)}
+        if recovered is not None:
+            told["recovered"] = recovered
+        return told

@@ -20,13 +20,14 @@ from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor
 from raiden.model.page import Gap
+from raiden.model.refusals import Refusal
 from raiden.protocols.heads import Repeated
 from raiden.protocols.http import Request
 from raiden.protocols.parser import RequestParser
 from raiden.router import Router
 from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import InBand, Told, joined
-from raiden.sessions.over import DISCONNECTED, EXPIRED, Over
+from raiden.sessions.over import CHANGED, DISCONNECTED, EXPIRED, Over, refused
 from raiden.sessions.recovery import Batch, Beginning, Recovery
 
 # Seconds for which the peer may take none of the last bytes to it.
@@ -234,12 +235,24 @@ class Lasting(Session):
         elif self.replayed is not None:
             self.replayed.pop(name, None)
 
+    def unsubscribe(self, name: str) -> None:
+        super().unsubscribe(name)
+        if self.connection.permit is not None:
+            self.connection.permit.ended(name)
+
+    def close(self) -> None:
+        super().close()
+        if self.connection.permit is not None:
+            self.connection.permit.over()
+
     def ended(self, subscription: Subscription) -> None:
         """End a subscription whose channel was deleted: a client that comes back goes on with the first message of the
         channel's next life."""
         if self.router.keeps(subscription.name):
             self.reached(subscription.name, EARLIEST)  # the router's position moves on, and nothing is sent of that
         super().ended(subscription)
+        if self.connection.permit is not None:
+            self.connection.permit.ended(subscription.name)
 
     def position(self) -> str | None:
         """The position, up to which everything has been sent."""
@@ -337,6 +350,11 @@ class Lasting(Session):
         """End what the client has of a channel, or of a pattern: all, where it could not know what it has left."""
         if name in self.subscriptions:
             self.over(DISCONNECTED)
+
+    def withdraw(self, name: str, durable: str, refusal: Refusal | None) -> None:
+        """End a subscription that the delegate allows no longer, to a channel or pattern or to a durable of it. None:
+        it is allowed with other filters, so the client may come back."""
+        self.over(CHANGED if refusal is None else refused(refusal))
 
     def drain(self) -> None:
         """The node stops: tell the client to come back."""

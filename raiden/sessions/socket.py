@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from raiden.access.rates import Rates
 from raiden.connections import client, tcp
@@ -21,8 +22,9 @@ from raiden.protocols.http import Request, add_fields
 from raiden.protocols.unfinished import SLOW
 from raiden.protocols.websocket import Closed, WebSocket
 from raiden.router import Router
-from raiden.sessions.asks import Subscribe
+from raiden.sessions.asks import PublishOne, Subscribe
 from raiden.sessions.in_band import InBand, Told
+from raiden.sessions.line import Line
 from raiden.sessions.over import Over
 from raiden.sessions.session import NO_HISTORY, Lasting
 
@@ -31,7 +33,7 @@ class Socket(Lasting):
     """A WebSocket: a message per frame; a frame sent by the client is published, where it has one channel. Where a gap
     can't be told in band, it closes the socket."""
 
-    __slots__ = ("acknowledged", "max_message", "ping_end", "rates", "verbatim", "websocket")
+    __slots__ = ("acknowledged", "line", "max_message", "ping_end", "rates", "verbatim", "websocket")
 
     status = 101
 
@@ -44,6 +46,8 @@ class Socket(Lasting):
         self.rates = rates
         self.max_message = max_message
         self.verbatim = verbatim
+        # The line of what the client asks for, where a delegate decides; made when it is needed.
+        self.line: Line | None = None
         # For the last ping, where it had to wait behind other bytes: the number of bytes that the peer will have
         # acknowledged when it has got the ping, and the number that it had acknowledged at the last look.
         self.ping_end = self.acknowledged = 0
@@ -86,11 +90,33 @@ class Socket(Lasting):
         else:
             message = _as_message(self.names[0], data, self.verbatim)
             check_size(message.kind, message.payload, self.max_message)
-            if self.connection.permit is not None:
-                self.connection.permit.check("publish", message.channel)
+            permit = self.connection.permit
+            is_guest = permit is not None and permit.is_personal
+            if permit is not None and not is_guest:
+                permit.check("publish", message.channel)
             if self.rates.on:
                 self.rates.publish_one(client.account(self.connection), message.channel)
+            if is_guest:
+                self.in_line().put(permit, PublishOne(message, None), len(data), self._publish_decided)
+                return
             self.router.publisher.publish_one(message, Socket._published, self)
+
+    def in_line(self) -> Line:
+        """The line of what the client asks for."""
+        if self.line is None:
+            self.line = Line(self.connection)
+        return self.line
+
+    def _publish_decided(self, outcome: Any) -> bool:
+        """Publish a message that the delegate allows, or close the socket: what the client sent behind a refused one
+        counts for nothing."""
+        if isinstance(outcome, Refusal):
+            client.refused(self.connection, outcome, "publish", self.names[0])
+            self.in_line().clear()
+            self.goodbye(_code(outcome), outcome.detail)
+            return False
+        self.router.publisher.publish_one(outcome.message, Socket._published, self)
+        return True
 
     def _published(self, outcome: Cursor | Refusal | None) -> None:
         if isinstance(outcome, Refusal):
@@ -99,7 +125,7 @@ class Socket(Lasting):
     def keep_alive(self) -> None:
         connection = self.connection
         if not self.websocket.heard:
-            if self._ping_is_late():
+            if self._ping_is_late() or (self.line is not None and self.line.paused):
                 self.rest()
             else:
                 self.goodbye(websocket.PING_TIMEOUT, "no pong: reconnect")
