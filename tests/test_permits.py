@@ -204,6 +204,7 @@ WIDE: dict[str, Door] = {
     "nodes": by_http("GET", "/-/nodes"),
     "channels": by_http("GET", "/-/channels"),
     "durables": by_http("GET", "/-/durables"),
+    "webhooks": by_http("GET", "/-/webhooks"),
     "revoke": by_http("POST", "/-/revoke", '{"sub": "nobody"}'),
     "disconnect": by_http("POST", "/-/disconnect", '{"sub": "nobody"}'),
 }
@@ -277,7 +278,7 @@ SETTLED: dict[str, tuple[str | None, int]] = {
 # A delegate is not asked who manages: callers without a token for that get these.
 MANAGING = {
     "delete", "page of a channel", "command unsubscribe and forget", "metrics", "nodes", "channels", "durables",
-    "revoke", "disconnect",
+    "webhooks", "revoke", "disconnect",
 }  # fmt: skip
 
 
