@@ -39,7 +39,7 @@ from raiden.model.refusals import Refusal, TooFast
 from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.protocols.heads import Heads, Repeated
 from raiden.protocols.hosts import Hosts
-from raiden.protocols.http import Json, Request, date, json_bytes, limited, problem, serialize
+from raiden.protocols.http import Json, Request, date, json_bytes, problem, serialize
 from raiden.protocols.limits import HttpLimits
 from raiden.router import Router
 from raiden.runtime.service import Service
@@ -250,7 +250,7 @@ class Gateway(Service):
             except TooFast as refusal:
                 if plan.ask.transport != "poll":
                     return False
-                return self._limit(connection, repeated, refusal, "subscribe", ", ".join(plan.ask.names))
+                return counted.refuse(self.door, connection, repeated, refusal, "subscribe", *plan.ask.names)
         if plan.poll is not None and plan.poll.waits:
             # The hot path of long-polls: wait with the others that ask for the same.
             connection.become("poll")
@@ -262,14 +262,6 @@ class Gateway(Service):
             self._subscribe(connection, repeated, plan)
         except Refusal:
             return False
-        return True
-
-    def _limit(
-        self, connection: Connection, repeated: Repeated, refusal: TooFast, action: str, channel: str
-    ) -> bool:  # fmt: skip
-        """Refuse a request that has a plan, which serves it by that."""
-        client.refused(connection, refusal, action, channel)
-        self.door.answer(connection, repeated, limited(refusal))
         return True
 
     # Publish.
@@ -285,7 +277,7 @@ class Gateway(Service):
         except InvalidPayload:
             return False
         except TooFast as refusal:
-            return self._limit(connection, repeated, refusal, "publish", channel)
+            return counted.refuse(self.door, connection, repeated, refusal, "publish", channel)
         connection.state = SERVING
         self.router.publisher.publish_one(message, self._published_again, connection)
         return True
@@ -304,9 +296,7 @@ class Gateway(Service):
             return
         if isinstance(answer, Json):
             self.stats.responses[answer.status] += 1
-            told = b""
-            for name, value in counted.fields(self.rates, connection) if self.rates.on else ():
-                told += f"{name}: {value}\r\n".encode()
+            told = counted.line(self.rates, connection) if self.rates.on else b""
             connection.send(_accepted(date()) if answer is ACCEPTED and not told else json_bytes(answer, told))
         else:
             self.stats.responses[answer.status_int] += 1

@@ -99,6 +99,19 @@ def ended(sock: socket.socket) -> bool:
         return True
 
 
+def test_connections_count_by_the_told_address(tmp_path: Path) -> None:
+    node = introduced(tmp_path, rates={"connect": (0.01, 3)})
+    try:
+        for address in ("198.51.100.1", "198.51.100.2"):  # both by the same proxy
+            node.told = header(address)
+            for _ in range(3):
+                assert node.request("GET", "/-/health")[0] == 200
+            with node.connect() as fourth:
+                assert ended(fourth)
+    finally:
+        node.stop()
+
+
 def test_the_address_is_the_told_one(tmp_path: Path) -> None:
     node = introduced(tmp_path, request_timeout=2, max_connections_per_address=3)
     try:

@@ -224,13 +224,15 @@ class Door(Service):
             or (self._addresses[remote] >= limits.max_connections_per_address and not self.is_proxy(remote))
         ):
             return Unavailable("too many connections: try again later")
-        if self.rates.on and not self.is_proxy(remote):
+        return None if self.is_proxy(remote) else self.too_fast(remote)
+
+    def too_fast(self, address: str) -> TooFast | None:
+        """Count a connection of a client at this address. Returns the refusal, where it comes too fast."""
+        if self.rates.on:
             try:
-                self.rates.connect(remote)
+                self.rates.connect(address)
             except TooFast as refusal:
-                audit.refused(
-                    refusal.status, refusal.detail, action="connect", address=remote, door=self._transport
-                )  # fmt: skip
+                audit.refused(refusal.status, refusal.detail, action="connect", address=address, door=self._transport)
                 return refusal
         return None
 

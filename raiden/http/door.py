@@ -249,7 +249,9 @@ class HttpDoor(Door):
         if source is not None:
             connection.remote, connection.scheme = source
             connection.protocol = self.protocol(source.address)
-        if not self.has_client(connection, connection.remote):
+        is_client = source is not None and not self.is_proxy(source.address)
+        too_fast = self.too_fast(connection.remote) if is_client else None
+        if too_fast is not None or not self.has_client(connection, connection.remote):
             self.stats.refused_connections += 1
             self.close(connection)
         elif self.tls is not None:
