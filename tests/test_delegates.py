@@ -60,7 +60,7 @@ def application(rules: Rules) -> Iterator[Application]:
 def node(tmp_path_factory: pytest.TempPathFactory, application: Application) -> Iterator[Daemon]:
     found = Daemon(
         tmp_path_factory.mktemp("delegate"), jwt_keys=JWT_KEYS, api_keys=API_KEYS,
-        delegate={"url": application.url, "timeout": 30, "headers": ["Cookie"]},
+        delegate={"url": application.url, "timeout": 30, "headers": ["Cookie"]}, audit_log="log",
     )  # fmt: skip
     yield found
     assert found.stop() == 0
@@ -253,6 +253,38 @@ def test_a_refused_frame_closes_its_socket(node: Daemon, rules: Rules, channel: 
                 pass
     assert closed.value.rcvd is not None and (closed.value.rcvd.code, closed.value.rcvd.reason) == (4503, "not one")
     assert past(node, channel) == [0], "what was sent behind it counts for nothing"
+
+
+def test_refusals_are_in_the_audit_log(node: Daemon, rules: Rules, channel: str) -> None:
+    rules.answers[channel] = {"allow": False, "reason": "not here"}
+    rules.answers[f"subscribe {channel}.b"] = {"allow": True}
+    rules.answers[f"publish {channel}.b"] = {"allow": False, "reason": "not here"}
+    assert post(node, channel, 1) == 403
+    with socket(node) as found:
+        assert command(found, cmd="subscribe", channel=channel)["error"]["message"] == "not here"
+    with socket(node, f"/{channel}.b") as found, pytest.raises(ConnectionClosed):
+        found.send("1")
+        found.recv(60)
+    for door, action, name in (
+        ("http", "publish", channel), ("websocket", "subscribe", channel), ("websocket", "publish", channel + ".b"),
+    ):  # fmt: skip
+        line = rf"door='{door}' action='{action}' channel='{re.escape(name)}'.*reason='not here'"
+        wait_for(lambda line=line: re.search(line, node.log()), line)  # type: ignore[misc]
+
+
+def test_a_token_counts_for_what_comes_behind_it(
+    node: Daemon, rules: Rules, application: Application, channel: str
+) -> None:
+    held = rules.hold(channel)
+    with socket(node) as found:
+        found.send(json.dumps({"id": 1, "cmd": "publish", "channel": channel, "data": 1}))
+        found.send(json.dumps({"id": 2, "cmd": "auth", "token": token(publish=[channel])}))
+        found.send(json.dumps({"id": 3, "cmd": "publish", "channel": channel, "data": 2}))
+        wait_for(lambda: application.of("publish", channel), "the first is asked about")
+        assert json.loads(found.recv(60))["id"] == 2
+        held.set()
+        assert sorted(json.loads(found.recv(60))["id"] for _ in range(2)) == [1, 3]
+    assert past(node, channel) == [1, 2] and len(application.of("publish", channel)) == 1
 
 
 def test_filters_hold_on_each_transport(node: Daemon, rules: Rules, channel: str) -> None:

@@ -85,7 +85,8 @@ class MultiplexSocket(Socket):
 
         ask = attempt("a command", read)
         guest = self.allowed.guest
-        if guest is None or isinstance(ask, Refusal):
+        # Another token counts for what comes behind it, which is judged before all that waits is done.
+        if guest is None or isinstance(ask, Refusal | Renew):
             self._do(command, ask)
         else:
             self.in_line().put(guest, ask, len(data), lambda decided: self._do(command, decided))
