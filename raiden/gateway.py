@@ -29,7 +29,7 @@ from raiden.http.channel_builders import host_path, path
 from raiden.http.door import Answer, Handler, HttpDoor
 from raiden.http.origins import Origins
 from raiden.http.pages import Pages
-from raiden.http.plans import PublishPlan, SubscriptionPlan, channel_of
+from raiden.http.plans import PublishPlan, SubscriptionPlan, allowed, channel_of, shown
 from raiden.http.reader import AT_ONCE, Reader
 from raiden.http.reserved import Reserved
 from raiden.http.revoking import Ending, Revoking
@@ -161,10 +161,10 @@ class Gateway(Service):
             return ask.answer
         if isinstance(ask, Publish):
             if ask.prefix is not None and "origin" not in request.fields:
-                self._keep_plan(request, PublishPlan(ask.prefix, connection.permit))
+                self._keep_plan(request, PublishPlan(ask.prefix, shown(connection)))
             self._publish(connection, request, ask)
         elif isinstance(ask, Subscribe):
-            plan = SubscriptionPlan(ask, connection.permit)
+            plan = SubscriptionPlan(ask, shown(connection))
             if ask.transport != "poll" or "origin" not in request.fields:
                 self._keep_plan(request, plan)
             self._subscribe(connection, request, plan)
@@ -229,7 +229,7 @@ class Gateway(Service):
 
     def _forget(self) -> None:
         self.door.heads.clear()
-        self.permits.publishing.clear()
+        self.permits.forget()
 
     def serve_again(self, connection: Connection, repeated: Repeated) -> bool:
         plan = self.door.heads.plan(repeated.head)
@@ -237,13 +237,17 @@ class Gateway(Service):
             return False
         if type(plan) is PublishPlan:
             channel = channel_of(self.reader.reserved, plan.prefix, repeated.own)
-            if channel is None or (plan.permit is not None and not plan.permit.publishes(channel)):
+            if channel is None:
                 return False
-            connection.permit = plan.permit
+            try:
+                connection.permit = allowed(self.permits, plan, repeated.credential, channel)
+            except Refusal:
+                return False
             return self._publish_again(connection, repeated, channel)
-        if plan.permit is not None and plan.permit.is_over:
+        try:
+            connection.permit = allowed(self.permits, plan, repeated.credential)
+        except Refusal:
             return False
-        connection.permit = plan.permit
         if self.rates.on:
             try:
                 costs.count(self.rates, client.account(connection), plan.ask)
@@ -251,7 +255,8 @@ class Gateway(Service):
                 if plan.ask.transport != "poll":
                     return False
                 return counted.refuse(self.door, connection, repeated, refusal, "subscribe", *plan.ask.names)
-        if plan.poll is not None and plan.poll.waits:
+        permit = connection.permit
+        if plan.poll is not None and plan.poll.waits and (permit is None or not permit.client.filtered):
             # The hot path of long-polls: wait with the others that ask for the same.
             connection.become("poll")
             connection.state = SUBSCRIBED
@@ -327,8 +332,9 @@ class Gateway(Service):
         client = session.join(connection, request)
         # A poll that does not wait is answered with all that was acknowledged before it came, so the history is asked.
         whole = ask.transport == "poll" and not ask.wait and bool(ask.starts)
-        plan.poll = session if isinstance(session, Poll) and ask.wait else None
         permit = connection.permit
+        shared = isinstance(session, Poll) and bool(ask.wait) and (permit is None or not permit.client.filtered)
+        plan.poll = session if isinstance(session, Poll) and shared else None
         try:
             for name in ask.names:
                 filters = ask.filters

@@ -2,7 +2,8 @@
 
     python -m tests.differential --requests 1000000 --seed 1
 
-Each server is a gateway with its parser, its plans, its router and real sockets; what clients send are random mixes of
+Each server is a gateway with its parser, its plans, its router and real sockets, and in half of the runs clients need
+tokens; what clients send are random mixes of
 few heads, so that most come again: targets, bodies, several connections, requests cut over reads and read while others
 are under way. What is compared are the bytes that each client gets, but for the date, and each message that was
 published, with its channel.
@@ -25,8 +26,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import gevent
+import jwt
 
 from raiden import gateway
+from raiden.access.permit import OPEN, Permits
+from raiden.access.policy import Policy
+from raiden.access.tokens import Key, Tokens
 from raiden.backbone.addresses import Addresses
 from raiden.backend import Backend
 from raiden.connections.connection import Connection
@@ -71,6 +76,22 @@ FIELDS = [
     "Content-Length: 1", "Transfer-Encoding: chunked", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: a, b",
     "Sec-WebSocket-Extensions: permessage-deflate", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
 ]  # fmt: skip
+# Fields that show a token; most requests of a run that needs tokens have one of them.
+SHOWING = [
+    "Authorization: Bearer TOKEN", "Authorization: Bearer TOKEN", "authorization: Bearer TOKEN",
+    "Authorization: bearer TOKEN", "Authorization: Bearer  TOKEN", "Sec-WebSocket-Protocol: raiden, raiden.token.TOKEN",
+    "Sec-WebSocket-Protocol: raiden.token.TOKEN,raiden", "X-A: raiden.token.TOKEN", "Cookie: t=TOKEN",
+    "Authorization: Basic TOKEN",
+]  # fmt: skip
+KEY = "a key of thirty-two bytes, for HS"
+TOKENS = [
+    jwt.encode(claims, KEY)
+    for claims in (
+        {"publish": ["*"], "subscribe": ["*"], "manage": ["*"]}, {"publish": ["a", "h/*"], "subscribe": ["p", "*"]},
+        {"publish": ["b"], "subscribe": ["a*"]}, {"subscribe": [{"channel": "*", "filters": {"n": "1"}}]},
+        {"publish": ["*"], "exp": 1}, {"publish": ["*"], "info": "i" * 60, "subscribe": ["*"]},
+    )
+] + ["nonsense", "a.b.c", "a~b", "x" * 300, "a,b"]  # fmt: skip
 HARMLESS = ["X-A: 1", "Connection: keep-alive", "Accept: */*", "Origin: http://h", "Prefer: wait=9", "Upgrade: h2c"]
 HOSTS = ["Host: h", "Host: h", "Host: h", "host: h", "Host: H:80", "Host: other", "Host: ", "Host: a b"]
 METHODS = ["POST", "POST", "POST", "POST", "GET", "GET", "HEAD", "DELETE", "PUT", "OPTIONS", "CONNECT"]
@@ -83,7 +104,7 @@ _OTHERS = re.compile(rb"\r\n(Date|Retry-After): [^\r]*")
 class Form:
     """A head of which requests are made: all is fixed but the target, the key of a handshake and the body."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, *, guarded: bool) -> None:
         plain = chance.random() < 0.7  # else mostly refused, which ends the connection
         handshake = chance.random() < 0.15
         self.method = "GET" if handshake else chance.choice(METHODS[: 6 if plain else len(METHODS)])
@@ -103,6 +124,10 @@ class Form:
         self.framing = ("chunked" if not plain and chance.random() < 0.3 else "sized") if sized else "none"
         self.body = chance.choice(BODIES[: 6 if plain else len(BODIES)])
         self.varies = chance.random() < 0.3
+        if guarded and chance.random() < 0.9:
+            self.fields.append(chance.choice(SHOWING[: 3 if plain else len(SHOWING)]))
+            if handshake and chance.random() < 0.5:
+                self.fields[-1] = SHOWING[5]
         chance.shuffle(self.fields)
         self.targets = chance.sample(POLLS if self.method == "GET" and plain and not handshake else TARGETS[:6], 2)
         if not plain or chance.random() < 0.1:
@@ -112,6 +137,7 @@ class Form:
     def request(self, chance: random.Random) -> bytes:
         body = chance.choice(BODIES) if self.varies else self.body
         fields = [field.replace("KEY", chance.choice(KEYS[:2] * 4 + KEYS)) for field in self.fields]
+        fields = [field.replace("TOKEN", chance.choice(TOKENS[:2] * 4 + TOKENS)) for field in fields]
         if self.framing == "chunked":
             fields.append("Transfer-Encoding: chunked")
             half = len(body) // 2
@@ -219,14 +245,14 @@ class CountingGateway(Gateway):
 class Server:
     """A gateway that remembers ``heads``, and the router behind it."""
 
-    def __init__(self, folder: Path, heads: Heads, builder: Callable[..., str]) -> None:
+    def __init__(self, folder: Path, heads: Heads, builder: Callable[..., str], *, guarded: bool = False) -> None:
         self.router = Router(Backend(Addresses.within(str(folder), "node"), sole=True), stats=Stats(), max_gather=0.0)
         self.router.backend.hear_roster(state(1, alone=True))  # there is no backbone
         self.router.start()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.gateway = CountingGateway(
             self._listener, self.router, stats=self.router.stats, limits=LIMITS, allowed_origins=ALLOWED,
-            channel_builder=builder, heads=heads,
+            channel_builder=builder, heads=heads, permits=_guarded() if guarded else OPEN, token_cookie="t",
         )  # fmt: skip
         self.ear = Ear(self.router)
 
@@ -238,6 +264,11 @@ class Server:
         self.router.backend.close()
 
 
+def _guarded() -> Permits:
+    keys = [Key.of({"alg": "HS256", "key": KEY})]
+    return Permits(Policy({"*": {}, "c": {"publish": "anyone"}}, guarded=True), Tokens(keys))
+
+
 class Run:
     """Requests of one seed, to two servers. ``done`` counts them."""
 
@@ -245,9 +276,10 @@ class Run:
         self._chance = chance = random.Random(seed)
         builder = chance.choice([gateway.path, gateway.host_path])
         self.size = chance.choice(SIZES)
-        self._servers = [Server(folder, Heads(self.size), builder), Server(folder, Heads(0), builder)]
+        guarded = chance.random() < 0.5
+        self._servers = [Server(folder, heads, builder, guarded=guarded) for heads in (Heads(self.size), Heads(0))]
         self._pairs = [self._open() for _ in range(CONNECTIONS)]
-        self._forms = [Form(chance) for _ in range(chance.choice([3, 10, 30]))]
+        self._forms = [Form(chance, guarded=guarded) for _ in range(chance.choice([3, 10, 30]))]
         self.done = 0
         self._sent: list[tuple[int, bytes]] = []
 

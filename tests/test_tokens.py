@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from raiden.access.clients import Patterns
+from raiden.access.permit import Permits
+from raiden.access.policy import Policy
 from raiden.access.tokens import MAX_TOKEN, InvalidToken, Key, Tokens
 from tests.tokens import OTHER, SECRET
 
@@ -108,11 +110,26 @@ def test_times() -> None:
     assert "over" in why(signed({"exp": NOW - 1}), tokens(leeway=0.0))
 
 
-def test_a_remembered_token_ends_in_time() -> None:
+def test_a_token_ends_in_time() -> None:
     verifier, token = tokens(leeway=0.0), signed({"exp": NOW + 5})
-    assert verifier.client(token, NOW) is verifier.client(token, NOW + 4)
+    assert verifier.client(token, NOW) == verifier.client(token, NOW + 4)
     with pytest.raises(InvalidToken):
         verifier.client(token, NOW + 5)
+
+
+def test_permits_are_remembered_within_bounds_and_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    permits = Permits(Policy({}, guarded=True), tokens(leeway=0.0))
+    lasting, short = signed({"sub": "ann", "exp": now + 600}), signed({"sub": "ann", "exp": now + 60})
+    assert permits.of(lasting) is permits.of(lasting) is not permits.of(short)
+    monkeypatch.setattr("raiden.access.permit.time.time", lambda: now + 61)
+    with pytest.raises(InvalidToken, match="over"):
+        permits.of(short)
+    first = permits.of(lasting)
+    monkeypatch.setattr("raiden.access.permit.REMEMBERED_BYTES", 2 * len(lasting))
+    for number in range(5):
+        permits.of(signed({"sub": str(number)}))
+    assert permits.of(lasting) is not first
 
 
 def test_audience_and_issuer() -> None:

@@ -16,18 +16,21 @@ from raiden.model.refusals import Unauthorized, Unavailable
 
 # Channels that are known to be allowed, of all clients together.
 REMEMBERED: Final = 1000
+# Bytes of credentials that are remembered; what they permit takes some times as much.
+REMEMBERED_BYTES: Final = 4 << 20
 
 
 class Permit:
-    """What one client may do, for as long as its token lasts; ``permits`` made it."""
+    """What one client may do, for as long as its token lasts; ``permits`` made it, of the credential that was ``shown``."""
 
-    __slots__ = ("client", "permits")
+    __slots__ = ("client", "permits", "shown")
 
     is_personal = False
     """Whether it is of one connection, and may not be kept for others."""
 
-    def __init__(self, client: Client, permits: Permits) -> None:
+    def __init__(self, client: Client, permits: Permits, shown: str | None = None) -> None:
         self.client = client
+        self.shown = shown
         self.permits = permits
 
     def check(self, action: str, name: str, filtered: bool = False) -> None:
@@ -114,6 +117,9 @@ class Permits:
         self.policy = policy
         self._tokens = tokens
         self._keys = dict(keys or {})
+        # The permits of credentials that were shown, and the bytes of these.
+        self._known: dict[str, Permit] = {}
+        self._bytes = 0
         self.revocations = Revocations()
         # Permits with a channel that each is known to allow publishing to.
         self.publishing: set[tuple[Permit, str]] = set()
@@ -134,6 +140,12 @@ class Permits:
         """Take the policy and the keys of others, which were made of new settings. Permits that this has given hold
         on, by the new policy; another credential is judged by the new keys."""
         self.policy, self._tokens, self._keys = other.policy, other._tokens, other._keys
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what is known of credentials: what they permit depends on settings, and on revocations."""
+        self._known.clear()
+        self._bytes = 0
         self.publishing.clear()
 
     def check_known(self, permit: Permit) -> None:
@@ -146,14 +158,28 @@ class Permits:
         return Permit(client, self)
 
     def of(self, credential: str | None) -> Permit:
-        """The permit of a client that shows a token or a key (None: nothing); raises InvalidToken."""
+        """The permit of a client that shows a token or a key (None: nothing). Raises InvalidToken, and Unavailable
+        where it is not known which tokens are revoked."""
         if credential is None:
             return self.unknown
+        # The hot path of clients that come back, and of publishing.
+        found = self._known.get(credential)
+        if found is not None and not found.is_over:
+            return found
+        found = Permit(self._client(credential), self, credential)
+        self._bytes += len(credential)
+        if self._bytes > REMEMBERED_BYTES:
+            self.forget()
+            self._bytes = len(credential)
+        self._known[credential] = found
+        return found
+
+    def _client(self, credential: str) -> Client:
         if "." not in credential:
             found = self._keys.get(hash_of(credential)) if credential.isascii() else None
             if found is None:
                 raise InvalidToken("it is neither a JSON Web Token nor an API key of this server")
-            return Permit(found, self)
+            return found
         if self._tokens is None:
             raise InvalidToken("this server has no jwt_keys")
         now = time.time()
@@ -162,7 +188,7 @@ class Permits:
             raise Unavailable("the store does not tell which tokens are revoked: try again later")
         if self.revocations.of(client, now) is not None:
             raise InvalidToken("it was revoked: get another one")
-        return Permit(client, self)
+        return client
 
 
 # The permits where anyone may do all.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
+import hmac
 import json
 import math
 import re
@@ -35,9 +36,8 @@ MAX_INFO: Final = 4096
 _MAX_BRACKETS: Final = 1000
 # Keys that are tried for a token without a kid.
 MAX_KEYS: Final = 20
-# Bytes of verified tokens that are remembered; what they say takes some times as much.
-REMEMBERED: Final = 4 << 20
 # The bytes of an HMAC key that its hash deserves (RFC 7518 section 3.2).
+_HASHES = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
 HMAC = {"HS256": 32, "HS384": 48, "HS512": 64}
 ALGORITHMS = (*HMAC, "RS256", "PS256", "ES256", "EdDSA")
 # Parameters of a head by which a token would choose its own key, or ask for what is not understood (RFC 7515 section
@@ -98,6 +98,8 @@ class Key(NamedTuple):
             raise ValueError(f"the key of {algorithm} can't be read: {_FORMS.get(algorithm, _PEM)}") from None
 
     def signed(self, data: bytes, signature: bytes) -> bool:
+        if self.algorithm in HMAC:  # as PyJWT does it, in a third of the time: each client has a token of its own
+            return hmac.compare_digest(hmac.digest(self.key, data, _HASHES[self.algorithm]), signature)
         return _implemented()[self.algorithm].verify(data, self.key, signature)
 
 
@@ -133,41 +135,19 @@ class Tokens:
         self._audience = audience
         self._issuer = issuer
         self._leeway = leeway
-        self._known: dict[str, Client] = {}
-        self._bytes = 0
 
     def client(self, token: str, now: float) -> Client:
         """The client that a token names, at the Unix time ``now``; raises InvalidToken."""
-        found = self._known.get(token)
-        if found is None:
-            found = self._verified(token, now)
-            self._bytes += len(token)
-            if self._bytes > REMEMBERED:
-                self._known.clear()
-                self._bytes = len(token)
-            self._known[token] = found
-        if found.expires is not None and now >= found.expires:
-            self._known.pop(token, None)
-            raise InvalidToken("its time is over: get another one")
-        return found
-
-    def _verified(self, token: str, now: float) -> Client:
         if len(token) > MAX_TOKEN:
             raise InvalidToken(f"it has {len(token)} bytes, and may have {MAX_TOKEN}")
         parts = token.split(".")
         if len(parts) != 3 or not all(_BASE64.fullmatch(part) for part in parts):
             raise InvalidToken("it is no JSON Web Token, three parts of base64url with dots between them")
-        head, claims, signature = map(_decoded, parts)
-        self._check_signature(_object(head, "its head"), token.rpartition(".")[0].encode(), signature)
-        return self._client(_object(claims, "what it claims"), now)
+        head, claims, signature = parts
+        self._check_signature(*_head(head), token.rpartition(".")[0].encode(), _decoded(signature))
+        return self._client(_object(_decoded(claims), "what it claims"), now)
 
-    def _check_signature(self, head: Mapping[str, Any], data: bytes, signature: bytes) -> None:
-        foreign = [name for name in _FOREIGN if name in head]
-        if foreign:
-            raise InvalidToken(f"its head has {foreign[0]!r}, which is not understood")
-        algorithm, kid = head.get("alg"), head.get("kid")
-        if algorithm not in ALGORITHMS:
-            raise InvalidToken(f"its algorithm is {_short(algorithm)}, none of {', '.join(ALGORITHMS)}")
+    def _check_signature(self, algorithm: str, kid: Any, data: bytes, signature: bytes) -> None:
         keys = [key for key in self._keys if kid is None or key.kid in ("", kid)]
         if not keys and self._elsewhere is not None:
             keys = self._elsewhere(kid)
@@ -210,6 +190,19 @@ class Tokens:
             raise InvalidToken("it is of another issuer")
 
 
+@functools.lru_cache(100)
+def _head(part: str) -> tuple[str, Any]:
+    """The algorithm and the kid in the head of a token, which most tokens have in common; raises InvalidToken."""
+    head = _object(_decoded(part), "its head")
+    foreign = [name for name in _FOREIGN if name in head]
+    if foreign:
+        raise InvalidToken(f"its head has {foreign[0]!r}, which is not understood")
+    algorithm = head.get("alg")
+    if algorithm not in ALGORITHMS:
+        raise InvalidToken(f"its algorithm is {_short(algorithm)}, none of {', '.join(ALGORITHMS)}")
+    return algorithm, head.get("kid")
+
+
 def _decoded(part: str) -> bytes:
     try:
         return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
@@ -222,7 +215,7 @@ def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
         if data.count(b"[") + data.count(b"{") > _MAX_BRACKETS:
             raise ValueError
-        found = json.loads(data.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
+        found = _DECODER.decode(data.decode())
     except (ValueError, RecursionError):
         raise InvalidToken(f"{what} is no JSON object, or has a member twice") from None
     if not isinstance(found, dict):
@@ -239,6 +232,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant)
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
@@ -266,7 +262,13 @@ def _patterns(claims: Mapping[str, Any], action: str, subject: str | None) -> Pa
         raise InvalidToken(f"its {action} is no list of channels and patterns")
     if action in FILTERED:
         listed = [each for each in listed if not isinstance(each, dict)]
-    return Patterns.of([_name(each, action, subject) for each in listed])
+    return _known_patterns(tuple([_name(each, action, subject) for each in listed]))
+
+
+@functools.lru_cache(1000)
+def _known_patterns(names: tuple[str, ...]) -> Patterns:
+    """Patterns, which many tokens have in common."""
+    return Patterns.of(names)
 
 
 def _filtered(claims: Mapping[str, Any], action: str, subject: str | None) -> list[tuple[str, Filters]]:

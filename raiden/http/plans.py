@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 from typing import Final, NamedTuple
 
-from raiden.access.permit import Permit
+from raiden.access.permit import Permit, Permits
+from raiden.connections.connection import Connection
 from raiden.http.reserved import Reserved
 from raiden.model.names import MAX_CHANNEL_BYTES, InvalidChannel, check_channel, unquote
 from raiden.sessions.asks import Subscribe
+from raiden.sessions.needs import needs
 from raiden.sessions.poll import Poll
 
 # Bytes of the longest target that names a channel, all of it percent-encoded: longer ones are not remembered.
@@ -17,22 +19,44 @@ LONGEST: Final = 1 + 3 * MAX_CHANNEL_BYTES
 
 class PublishPlan(NamedTuple):
     """The plan for the head of a JSON publish, whatever its target is: the beginning of its channel's name, and the
-    permit of what the head shows (None: anyone may do all)."""
+    credential that the head shows, where requests do not show their own."""
 
     prefix: str
-    permit: Permit | None = None
+    credential: str | None = None
 
 
 class SubscriptionPlan:
     """The plan for a head that subscribes. ``poll`` is the long-poll that the last such request has begun: others with
-    this head wait for the same, and get the same answer."""
+    this head wait for the same, and get the same answer. ``credential`` is as in a `PublishPlan`."""
 
-    __slots__ = ("ask", "permit", "poll")
+    __slots__ = ("ask", "credential", "poll")
 
-    def __init__(self, ask: Subscribe, permit: Permit | None = None) -> None:
+    def __init__(self, ask: Subscribe, credential: str | None = None) -> None:
         self.ask = ask
-        self.permit = permit
+        self.credential = credential
         self.poll: Poll | None = None
+
+
+def shown(connection: Connection) -> str | None:
+    """The credential by which the connection has its permit."""
+    return None if connection.permit is None else connection.permit.shown
+
+
+def allowed(
+    permits: Permits, plan: PublishPlan | SubscriptionPlan, credential: str, channel: str = ""
+) -> Permit | None:
+    """The permit of a request that has a plan, shows this credential ("": that of the plan) and publishes to
+    ``channel`` or subscribes; None: anyone may do all. Raises a refusal where it does not allow that."""
+    if permits.is_open:
+        return None
+    permit = permits.of(credential or plan.credential)
+    if isinstance(plan, PublishPlan):
+        if not permit.publishes(channel):
+            permit.check("publish", channel)
+    else:
+        for need in needs(plan.ask):
+            permit.check(*need)
+    return permit
 
 
 def channel_of(reserved: Reserved, prefix: str, target: bytes) -> str | None:

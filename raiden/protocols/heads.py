@@ -2,19 +2,22 @@
 
 A publisher sends the same head again and again, and parsing it costs more than all else about a small message. Clients
 that wait for the same message by long-poll send equal ones. Two heads also count as equal where they differ only in a
-part that changes each time: the target of a POST, or the key of a WebSocket's handshake.
+part that changes each time: the target of a POST, or the key of a WebSocket's handshake; and in their token, which each
+client has of its own.
 
 **Why it is safe to share what clients sent.** No client's bytes may change the meaning of another's request, or its
 answer. So these rules hold for all that a worker remembers of requests, here and elsewhere:
 
 1. The key of an entry is all that the entry depends on. The key of a `Head`, and of its plan (`Heads.plan`), is all
-  bytes of the head, from the method's first to the empty line, without the target or key that a `Head` does not have.
+  bytes of the head, from the method's first to the empty line, without the target, key and token that a `Head` does not
+  have.
   Other tables are caches of functions of their arguments alone (``lru_cache``), such as the channel of a target, or the
   agreement of a handshake.
 2. An entry does not change. A `Head` is made once, of what llhttp read, and nobody writes into it: each request that
   begins with it has an environ of its own (`Repeated.request`). In a plan only the waiting long-poll may change, which
   clients join that ask for the same (`raiden.sessions.poll.Poll`).
-3. An entry has nothing of a client but these bytes: no address, no connection, no target, no key, no body.
+3. An entry has nothing of a client but these bytes: no address, no connection, no target, no key, no token,
+   no body.
 4. Entries depend on the settings, too. When these change, all entries are forgotten (`Heads.clear`).
 
 `tests/differential.py` compares a server with one that remembers nothing.
@@ -32,7 +35,7 @@ from raiden.protocols.http import Request, target_environ
 
 # Heads that are remembered, and as many whole heads that need not be split; bytes of a head that may be remembered.
 MAX_HEADS: Final = 1000
-MAX_HEAD_BYTES: Final = 1024
+MAX_HEAD_BYTES: Final = 2048
 
 _END: Final = b"\r\n\r\n"
 _A_POST: Final = b"POST"
@@ -40,35 +43,45 @@ _POST = re.compile(rb"POST (/[!-\"$-~]*) HTTP/1\.1\r\n")
 _KEY_FIELD: Final = b"\r\nSec-WebSocket-Key: "
 # 16 bytes in base64, which end with four bits that are 0 (RFC 4648 section 4).
 _KEY = re.compile(rb"([A-Za-z0-9+/]{21}[AQgw]==)\r\n")
+# A token that the client shows (RFC 6750 section 2.1), in a field or as a subprotocol.
+_CREDENTIAL = re.compile(rb"(?:\r\n[Aa]uthorization: Bearer |[ ,]raiden\.token\.)([A-Za-z0-9._~+/-]+=*)(?=[\r,])")
 # Fields that say how the connection goes on, or have another value each time, as keys do.
 _OTHERWISE = frozenset({"transfer-encoding", "expect", "idempotency-key"})
 
 # The entries of an environ that are the request's own.
 _OWN = ("REMOTE_ADDR", "raiden.body", "wsgi.input")
 
-# The bytes of a head before and after the part that may differ in equal heads; without such a part, all bytes and none.
-Key: TypeAlias = "tuple[bytes, bytes]"
+# The bytes of a head before, between and after the parts that may differ in equal heads.
+Key: TypeAlias = "tuple[bytes, ...]"
 
 
 class Head:
     """A remembered head: the size in bytes of the body that follows, whether it is a handshake, and its environ without
-    the target of a POST or the key of a handshake. A `Head` never changes."""
+    the target of a POST, the key of a handshake, and the token. ``shown`` is the field with the token, and the field's
+    value before and after it (None: it has none); a token has at most ``most`` bytes, or the header has too many.
+    A `Head` never changes."""
 
-    __slots__ = ("environ", "size", "upgrade")
+    __slots__ = ("environ", "most", "shown", "size", "upgrade")
 
-    def __init__(self, size: int, upgrade: bool, environ: Mapping[str, Any]) -> None:
+    def __init__(
+        self, size: int, upgrade: bool, environ: Mapping[str, Any], shown: tuple[str, str, str] | None = None,
+        most: int = 0,
+    ) -> None:  # fmt: skip
+        self.most: Final = most
+        self.shown: Final = shown
         self.size: Final = size
         self.upgrade: Final = upgrade
         self.environ: Final = environ
 
 
 class Repeated:
-    """A request with a remembered head. Its own are the body and ``own``: the target of a POST, the key of a handshake,
-    or else nothing."""
+    """A request with a remembered head. Its own are the body, ``own``, which is the target of a POST, the key of a
+    handshake, or else nothing, and the token that it shows (``credential``; "": none, or another part of the head)."""
 
-    __slots__ = ("body", "head", "own", "remote")
+    __slots__ = ("body", "credential", "head", "own", "remote")
 
-    def __init__(self, head: Head, own: bytes, body: bytes, remote: str) -> None:
+    def __init__(self, head: Head, own: bytes, body: bytes, remote: str, credential: str = "") -> None:
+        self.credential: Final = credential
         self.head: Final = head
         self.own: Final = own
         self.body: Final = body
@@ -82,9 +95,12 @@ class Repeated:
         """The same request as if it had been parsed anew."""
         environ: dict[str, Any] = {**self.head.environ, "raiden.head": self.head, "REMOTE_ADDR": self.remote}
         if self.head.upgrade:
-            environ.update(_key_environ(environ, self.websocket_key))
+            environ.update(_with(environ, "Sec-WebSocket-Key", self.websocket_key))
         elif self.own:
             environ.update(target_environ(self.own))
+        if self.head.shown is not None:
+            field, before, after = self.head.shown
+            environ.update(_with(environ, field, f"{before}{self.credential}{after}"))
         environ["wsgi.input"] = io.BytesIO(self.body)
         environ["raiden.body"] = self.body
         return Request(environ)
@@ -99,7 +115,7 @@ class Heads:
         self._most = most
         self._known: dict[Key, Head] = {}
         # By whole heads that come again unchanged: what `find` returns.
-        self._whole: dict[bytes, tuple[Head, bytes]] = {}
+        self._whole: dict[bytes, tuple[Head, bytes, str]] = {}
         # The key is the head itself, which never changes and is found by all of its bytes.
         self._plans: dict[Head, Any] = {}
 
@@ -109,9 +125,9 @@ class Heads:
         self._whole.clear()
         self._plans.clear()
 
-    def find(self, data: bytes, at: int) -> tuple[Head, bytes, int] | None:
+    def find(self, data: bytes, at: int) -> tuple[Head, bytes, str, int] | None:
         """Find the known head of a request that begins at the index ``at``: return the head, the request's own part of
-        it, and the index where its body begins (which may not be there yet). None: the head is not known."""
+        it, its token, and the index where its body begins (which may not be there yet). None: the head is not known."""
         # The hot path of publishing, and of long-polls.
         end = data.find(_END, at, at + MAX_HEAD_BYTES)
         if end < 0:
@@ -120,27 +136,33 @@ class Heads:
         head = data[at:end]
         whole = self._whole.get(head)
         if whole is not None:
-            return whole[0], whole[1], end
-        key, own = _split(head)
+            return whole[0], whole[1], whole[2], end
+        key, own, shown = _split(head)
         found = self._known.get(key)
-        if found is None:
+        if found is None or len(shown) > found.most:
             return None
+        credential = shown.decode()
         if not found.upgrade:
             if len(self._whole) >= self._most:
                 self._whole.clear()
-            self._whole[head] = found, own
-        return found, own, end
+            self._whole[head] = found, own, credential
+        return found, own, credential, end
 
-    def remember(self, head: bytes, request: Request) -> None:
-        """Remember the head of a request that llhttp has read; llhttp was given these bytes, then the body."""
+    def remember(self, head: bytes, request: Request, room: int) -> None:
+        """Remember the head of a request that llhttp has read; llhttp was given these bytes, then the body. The header
+        might have ``room`` bytes more."""
         fields = request.fields
         if not self._most or len(head) > MAX_HEAD_BYTES or request.http10 or fields.keys() & _OTHERWISE:
             return
         if not head.startswith(request.method.encode()):
             return  # with empty lines before it (RFC 9112 section 2.2)
-        key, own = _split(head)
+        key, own, credential = _split(head)
+        repeated = len(fields) != len(request.raw_headers)
+        shown = _shown(request, credential.decode()) if credential else None
+        if credential and (shown is None or repeated):
+            return
         if request.upgrade:
-            known = bool(own) and len(fields) == len(request.raw_headers)  # no field is repeated
+            known = bool(own) and not repeated
         elif request.method == "GET":
             known = not own and request.keep_alive
         else:
@@ -149,10 +171,13 @@ class Heads:
             return
         environ = dict(request.environ)
         if request.upgrade:
-            environ.update(_key_environ(environ, ""))
+            environ.update(_with(environ, "Sec-WebSocket-Key", ""))
+        if shown is not None:
+            environ.update(_with(environ, shown[0], ""))
         for name in _OWN if request.upgrade or not own else (*_OWN, *target_environ(own)):
             del environ[name]
-        found = Head(len(request.raw_body), request.upgrade, MappingProxyType(environ))
+        most = len(credential) + max(0, room)
+        found = Head(len(request.raw_body), request.upgrade, MappingProxyType(environ), shown, most)
         request.environ["raiden.head"] = found
         if len(self._known) >= self._most:
             self._known.clear()
@@ -163,29 +188,53 @@ class Heads:
         return self._plans.get(head)
 
     def keep_plan(self, head: Head, plan: object) -> None:
-        """Keep a plan for all requests with this head, whoever sends them, and whatever their target or key is."""
+        """Keep a plan for all requests with this head, whoever sends them, and whatever their target, key or
+        token is."""
         if len(self._plans) >= self._most:
             self._plans.clear()
         self._plans[head] = plan
 
 
-def _split(head: bytes) -> tuple[Key, bytes]:
-    """Split a head into its key, which is the same in equal heads, and the request's own part."""
+def _split(head: bytes) -> tuple[Key, bytes, bytes]:
+    """Split a head into its key, which is the same in equal heads, the request's own part, and the token."""
+    begin, rest, own = b"", head, b""
     post = _POST.match(head)
     if post is not None:
-        return (_A_POST, head[post.end() :]), post[1]
-    at = head.find(_KEY_FIELD) + len(_KEY_FIELD)
-    key = _KEY.match(head, at) if at >= len(_KEY_FIELD) else None
-    if key is not None:
-        return (head[:at], head[key.end(1) :]), key[1]
-    return (head, b""), b""
+        begin, rest, own = _A_POST, head[post.end() :], post[1]
+    else:
+        at = head.find(_KEY_FIELD) + len(_KEY_FIELD)
+        key = _KEY.match(head, at) if at >= len(_KEY_FIELD) else None
+        if key is not None:
+            begin, rest, own = head[:at], head[key.end(1) :], key[1]
+    if b"earer " not in head and b"n.token." not in head:
+        return (begin, rest), own, b""
+    # What comes before a part tells which it is, so that equal keys are of equal heads.
+    for piece, others in ((rest, (begin,)), (begin, (rest,))):
+        shown = _CREDENTIAL.search(piece)
+        if shown is not None:
+            return (*others, piece[: shown.start(1)], piece[shown.end(1) :]), own, shown[1]
+    return (begin, rest), own, b""
 
 
-def _key_environ(environ: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The entries of an environ that depend on the key of a handshake."""
+def _shown(request: Request, credential: str) -> tuple[str, str, str] | None:
+    """The field that shows the token by which the request is judged (`raiden.http.credentials`), and the field's value
+    before and after it; None where another part of the head only looks like it."""
+    fields = request.fields
+    if "authorization" in fields:
+        return ("Authorization", "Bearer ", "") if fields["authorization"] == f"Bearer {credential}" else None
+    offered = fields.get("sec-websocket-protocol", "")
+    before, token, after = offered.partition(f"raiden.token.{credential}")
+    if not request.upgrade or not token or "raiden.token." in before.lower() or after[:1] not in ("", ","):
+        return None
+    return "Sec-WebSocket-Protocol", before + "raiden.token.", after
+
+
+def _with(environ: Mapping[str, Any], field: str, value: str) -> dict[str, Any]:
+    """The entries of an environ that depend on a field, with another value of it."""
+    name = field.lower()
     headers = environ["raiden.headers"]
     return {
-        "HTTP_SEC_WEBSOCKET_KEY": key,
-        "raiden.fields": MappingProxyType({**environ["raiden.fields"], "sec-websocket-key": key}),
-        "raiden.headers": tuple([(name, key if name == "Sec-WebSocket-Key" else value) for name, value in headers]),
+        f"HTTP_{field.upper().replace('-', '_')}": value,
+        "raiden.fields": MappingProxyType({**environ["raiden.fields"], name: value}),
+        "raiden.headers": tuple([(each, value if each.lower() == name else old) for each, old in headers]),
     }

@@ -133,11 +133,11 @@ class RequestParser:
         found = self._heads.find(data, 0)
         if found is None:
             return None
-        known, own, start = found
+        known, own, credential, start = found
         limits = self._limits
         if start + known.size != len(data) or known.size > limits.max_body or len(own) > limits.max_url:
             return None
-        return Repeated(known, own, data[start:], self._remote)
+        return Repeated(known, own, data[start:], self._remote, credential)
 
     def feed(self, data: bytes) -> Iterator[object]:
         """Take these bytes. Yields `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for everything that they
@@ -175,18 +175,18 @@ class RequestParser:
             if self._state == _IDLE:
                 found = self._heads.find(data, at)
                 if found is not None:
-                    known, own, start = found
+                    known, own, credential, start = found
                     end = start + known.size
                     if known.upgrade:
                         self._at = end
-                        yield Repeated(known, own, b"", self._remote)
+                        yield Repeated(known, own, b"", self._remote, credential)
                         return
                     if end <= len(data) and known.size <= self._limits.max_body and len(own) <= self._limits.max_url:
                         if end == len(data):
                             self._data, self._at = b"", 0
                         else:
                             self._at = end
-                        yield Repeated(known, own, data[start:end], self._remote)
+                        yield Repeated(known, own, data[start:end], self._remote, credential)
                         continue
             if self._state == _BODY and self._length:
                 end = min(at + self._length - self._body_size, len(data))
@@ -200,7 +200,7 @@ class RequestParser:
             self._at = end
             self._parse(piece)
             if head and self._events and isinstance(self._events[-1], Request):
-                self._heads.remember(head, self._events[-1])
+                self._heads.remember(head, self._events[-1], self._limits.max_header - self._head_size)
 
     def _parse(self, piece: bytes) -> None:
         parser = self._parser = self._parser or httptools.HttpRequestParser(self)
