@@ -21,7 +21,7 @@ REMEMBERED_BYTES: Final = 4 << 20
 
 
 class Permit:
-    """What one client may do, for as long as its token lasts; ``permits`` made it, of the credential that was ``shown``."""
+    """What one client may do, for as long as its token lasts; ``permits`` made it, by what the client has ``shown``."""
 
     __slots__ = ("client", "permits", "shown")
 
