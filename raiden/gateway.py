@@ -181,8 +181,8 @@ class Gateway(Service):
         """Remember what a head asks for, if that, and the answer, depend on nothing else."""
         if self.door.proxies is not None and "origin" in request.fields:
             return  # the scheme of a page's request is told by trusted proxies only, and a plan serves others, too
-        if plan.permit is not None and plan.permit.is_personal:
-            return
+        if self.delegate is not None:
+            return  # each connection has a permit of its own
         # Nobody knows what an application's channel_builder looks at.
         if request.head is not None and self.reader.channel_builder in (path, host_path):
             self.door.heads.keep_plan(request.head, plan)
