@@ -250,7 +250,7 @@ http {{
   uwsgi_temp_path uwsgi; scgi_temp_path scgi;
   {http}
   server {{
-    listen 127.0.0.1:{port} backlog=4096;
+    listen 127.0.0.1:{port} {tls} backlog=4096;
     {locations}
   }}
 }}
@@ -263,14 +263,16 @@ NCHAN_KEEP = "nchan_message_buffer_length 100; nchan_message_timeout 300s;"  # R
 
 
 @contextmanager
-def nginx(folder: Path, *, modules: str = "", http: str = "", locations: str) -> Iterator[tuple[int, int]]:
-    """Its port and its pid."""
+def nginx(
+    folder: Path, *, modules: str = "", http: str = "", locations: str, tls: str = ""
+) -> Iterator[tuple[int, int]]:
+    """Its port and its pid; ``tls`` is "ssl" where ``http`` has a certificate."""
     folder.mkdir(exist_ok=True)
 
     def command(port: int) -> list[str]:
         (folder / "nginx.conf").write_text(
             NGINX.format(
-                modules=modules, http=http, locations=locations, port=port,
+                modules=modules, http=http, locations=locations, port=port, tls=tls,
                 descriptors=DESCRIPTORS, clients=CLIENTS, never=NEVER,
             )
         )  # fmt: skip

@@ -15,6 +15,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ class TlsDaemon(Daemon):
     def plain(self) -> socket.socket:
         return super().connect()
 
+    def publish(self, channel: str, value: Any) -> None:
+        try:
+            super().publish(channel, value)
+        except ssl.SSLError:  # the kept connection was closed meanwhile
+            self._publisher = self.open()
+            super().publish(channel, value)
+
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
@@ -56,6 +64,18 @@ def root(authority: Authority) -> Path:
     return authority.folder / "root.pem"
 
 
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory, authority: Authority, root: Path) -> Iterator[TlsDaemon]:
+    """A node that many tests share."""
+    cert, key = authority.issue(NAME, into="shared")
+    TlsDaemon.context = ssl.create_default_context(cafile=root)
+    node = TlsDaemon(tmp_path_factory.mktemp("node"), tls_cert=cert, tls_key=key)
+    node.context = TlsDaemon.context
+    yield node
+    assert node.stop() == 0
+    assert "Traceback" not in node.log(), node.log()
+
+
 @pytest.fixture
 def start_tls(tmp_path: Path, authority: Authority, root: Path) -> Iterator[Callable[..., TlsDaemon]]:
     nodes: list[TlsDaemon] = []
@@ -66,6 +86,7 @@ def start_tls(tmp_path: Path, authority: Authority, root: Path) -> Iterator[Call
         if client is not None:
             TlsDaemon.context.load_cert_chain(*client)
         node = TlsDaemon(tmp_path / f"node{len(nodes)}", **{"tls_cert": cert, "tls_key": key, **settings})
+        node.context = TlsDaemon.context
         nodes.append(node)
         return node
 
@@ -85,8 +106,7 @@ def s_client(node: Daemon, *options: str, given: bytes = b"Q\n") -> str:
 # Protocols, certificates.
 
 
-def test_protocols(start_tls: Callable[..., TlsDaemon], root: Path) -> None:
-    node = start_tls(store="none")
+def test_protocols(node: TlsDaemon, root: Path) -> None:
     for protocol in ("-tls1", "-tls1_1"):
         said = s_client(node, protocol, "-cipher", "ALL:@SECLEVEL=0")
         assert "alert protocol version" in said and "Cipher is (NONE)" in said, said
@@ -99,13 +119,12 @@ def test_protocols(start_tls: Callable[..., TlsDaemon], root: Path) -> None:
         assert "Cipher is (NONE)" in said, said
 
 
-def test_the_chain_is_sent(start_tls: Callable[..., TlsDaemon]) -> None:
-    said = s_client(start_tls(store="none"), "-showcerts")
+def test_the_chain_is_sent(node: TlsDaemon) -> None:
+    said = s_client(node, "-showcerts")
     assert re.findall(r"s:CN = (\w+)", said) == [NAME, "intermediate"]
 
 
-def test_curl(start_tls: Callable[..., TlsDaemon], root: Path) -> None:
-    node = start_tls()
+def test_curl(node: TlsDaemon, root: Path) -> None:
     words = [tool("curl"), "-s", "--cacert", str(root), "--json", '{"n": 1}', f"https://{NAME}:{node.port}/a"]
     words[1:1] = ["--resolve", f"{NAME}:{node.port}:127.0.0.1"]
     done = subprocess.run(words, capture_output=True, check=True, timeout=PATIENCE)
@@ -141,17 +160,18 @@ def test_a_client_certificate_may_be_optional(
         node.request("GET", "/-/health")
 
 
-def test_early_data_is_not_accepted(start_tls: Callable[..., TlsDaemon], tmp_path: Path) -> None:
+def test_early_data_is_not_accepted(node: TlsDaemon, tmp_path: Path) -> None:
     """It could be sent again by anyone who has seen it (RFC 8446 section 8)."""
-    node = start_tls()
     session, early = tmp_path / "session", tmp_path / "early"
     request = b"GET /-/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     said = s_client(node, "-tls1_3", "-ign_eof", "-sess_out", str(session), given=request)
     assert "Max Early Data: 0" in said and '{"status":"ok"}' in said, said
-    early.write_bytes(b"POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")
+    early.write_bytes(
+        b"POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 1\r\n\r\nx"
+    )
     said = s_client(node, "-tls1_3", "-ign_eof", "-sess_in", str(session), "-early_data", str(early), given=request)
     assert "Early data was not sent" in said or "Early data was rejected" in said, said
-    assert node.metric("raiden_published_total") == 0
+    assert node.request("GET", "/early?_wait=0&_since=earliest")[0] == 204
 
 
 # Files of certificates, and their change.
@@ -205,7 +225,8 @@ def test_the_certificate_changes_under_open_connections(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, count + 1000)), hard))
     node = start_tls(workers=2)
-    streams = [Stream(node, "/a") for _ in range(count)]
+    with ThreadPoolExecutor(4) as pool:
+        streams = list(pool.map(lambda _: Stream(node, "/a"), range(count)))
     first = serial(node)
     node.publish("a", 1)
     authority.issue(NAME, into="node0")
@@ -228,8 +249,7 @@ def test_the_certificate_changes_under_open_connections(
 # What is sent through TLS.
 
 
-def test_websocket(start_tls: Callable[..., TlsDaemon]) -> None:
-    node = start_tls()
+def test_websocket(node: TlsDaemon) -> None:
     url = f"wss://{NAME}:{node.port}"
     sock, origin = socket.create_connection((node.host, node.port)), Origin(f"https://{NAME}:{node.port}")
     with connect(f"{url}/a", sock=sock, ssl=node.context, server_hostname=NAME, origin=origin) as ws:
@@ -239,17 +259,15 @@ def test_websocket(start_tls: Callable[..., TlsDaemon]) -> None:
             assert ws.recv(timeout=PATIENCE) == text
 
 
-def test_the_same_origin_is_https(start_tls: Callable[..., TlsDaemon]) -> None:
-    node = start_tls(store="none")
+def test_the_same_origin_is_https(node: TlsDaemon) -> None:
     host = f"{NAME}:{node.port}"
-    for scheme, status in (("https", 202), ("http", 403)):
+    for scheme, status in (("https", 200), ("http", 403)):
         fields = {**JSON, "Host": host, "Origin": f"{scheme}://{host}"}
         for _ in range(2):
             assert node.request("POST", "/a", "1", fields)[0] == status
 
 
-def test_pipelined_requests_in_few_and_in_many_records(start_tls: Callable[..., TlsDaemon]) -> None:
-    node = start_tls(store="none")
+def test_pipelined_requests_in_few_and_in_many_records(node: TlsDaemon) -> None:
     request = b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 1\r\n\r\n%d"
     with Stream(node, "/a") as stream:
         for pieces in (
@@ -260,22 +278,20 @@ def test_pipelined_requests_in_few_and_in_many_records(start_tls: Callable[..., 
                 for piece in pieces:
                     sock.send(piece)
                 got = b""
-                while got.count(b"HTTP/1.1 202") < 10:
+                while got.count(b"HTTP/1.1 200") < 10:
                     got += sock.recv(65536)
             assert [stream.value() for _ in range(10)] == list(range(10))
 
 
-def test_a_large_body_comes_whole(start_tls: Callable[..., TlsDaemon]) -> None:
-    node = start_tls()
+def test_a_large_body_comes_whole(node: TlsDaemon) -> None:
     value = os.urandom(400_000).hex()
     assert node.post_json("/a", value)[0] == 200
     assert json.loads(node.request("GET", "/a?_wait=1&_last=1")[2])["messages"][0]["data"] == value
 
 
-def test_who_closes_says_so(start_tls: Callable[..., TlsDaemon]) -> None:
+def test_who_closes_says_so(node: TlsDaemon) -> None:
     """The node's end of an answer is a close_notify, by which a client knows that the answer was not cut off; and the
     node takes a client's for the end."""
-    node = start_tls(store="none")
     with node.connect() as sock:
         assert isinstance(sock, ssl.SSLSocket)
         sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]
@@ -334,8 +350,7 @@ def test_a_reader_that_is_too_slow_is_told_and_closed(start_tls: Callable[..., T
 # What clients do wrong.
 
 
-def test_plain_http_is_told_to_use_https(start_tls: Callable[..., TlsDaemon]) -> None:
-    node = start_tls(store="none")
+def test_plain_http_is_told_to_use_https(node: TlsDaemon) -> None:
     for method in ("GET", "DELETE", "POST"):
         with node.plain() as sock:
             sock.sendall(f"{method} /a HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n".encode() + b"x" * 100_000)
@@ -425,19 +440,15 @@ def client_hello(context: ssl.SSLContext) -> bytes:
     return outgoing.read()
 
 
-def test_a_client_may_not_renegotiate(start_tls: Callable[..., TlsDaemon]) -> None:
-    node = start_tls(store="none")
+def test_a_client_may_not_renegotiate(node: TlsDaemon) -> None:
     said = s_client(node, "-tls1_2", given=b"R\nGET /-/health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     assert "no renegotiation" in said or "handshake failure" in said or "unexpected" in said, said
 
 
 @pytest.mark.parametrize(("protocol", "letter"), [("-tls1_3", "K"), ("-tls1_3", "k"), ("-tls1_2", "R")])
-def test_a_flood_of_messages_below_http_disturbs_nobody(
-    start_tls: Callable[..., TlsDaemon], protocol: str, letter: str
-) -> None:
+def test_a_flood_of_messages_below_http_disturbs_nobody(node: TlsDaemon, protocol: str, letter: str) -> None:
     """Keys that are changed again and again, in TLS 1.3, and renegotiations: others are served meanwhile, and the
     answers to a client that reads none of them are bounded."""
-    node = start_tls(store="none")
     words = [tool("openssl"), "s_client", "-connect", f"127.0.0.1:{node.port}", "-servername", NAME, protocol]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with (
@@ -447,9 +458,11 @@ def test_a_flood_of_messages_below_http_disturbs_nobody(
     ):
         worker = node.workers()["worker 0"]
         before = memory(worker)
-        for number in range(200):
-            node.publish("a", number)
-            assert stream.value() == number
-        assert memory(worker) - before < 16 << 20
-        for process in (flood, yes):
-            process.kill()
+        try:
+            for number in range(200):
+                node.publish("a", number)
+                assert stream.value() == number
+            assert memory(worker) - before < 16 << 20
+        finally:
+            for process in (flood, yes):
+                process.kill()
