@@ -11,7 +11,8 @@ from fractions import Fraction
 import pytest
 
 from raiden.access.buckets import ROW, WAYS, Buckets, whole
-from raiden.access.rates import MOST, TABLE
+from raiden.access.rates import MOST, TABLE, Rates, limits
+from raiden.model.refusals import TooFast, TooLarge
 from raiden.runtime.shared import Shared
 
 
@@ -113,6 +114,35 @@ def test_a_table_takes_no_more_than_it_was_given() -> None:
 
 def test_whole_tokens() -> None:
     assert [whole(tokens) for tokens in (-3.0, 0.0, 0.99, 0.9999999, 1.0, 2.5)] == [0, 0, 0, 1, 1, 2]
+
+
+def test_a_refusal_takes_nothing_from_any_bucket() -> None:
+    clock = Clock()
+    rates = Rates(limits({"publish": (1, 20), "channel": (1, 4)}), Buckets(bytearray(TABLE), clock))
+    rates.publish("ann", [("a", 4), ("b", 2)])
+    with pytest.raises(TooFast) as refused:
+        rates.publish("ann", [("c", 1), ("b", 1), ("a", 1)])
+    assert (refused.value.policy, refused.value.left, refused.value.wait) == ("channel", 0, 1.0)
+    rates.publish("ann", [("d", 4), ("e", 4), ("f", 4)])
+    with pytest.raises(TooLarge):  # though "ann" has only 2 left now: that will pass, and this won't
+        rates.publish("ann", [("c", 5)])
+    assert rates.left("ann") == (2, 1)
+    rates.publish("ann", [("c", 2)])
+
+
+def test_some_are_as_many_as_both_limits_allow() -> None:
+    clock = Clock()
+    rates = Rates(limits({"publish": (1024, 100), "channel": (512, 64)}), Buckets(bytearray(TABLE), clock))
+    assert rates.some("ann", "a", 40) == (40, 0.0)
+    assert rates.some("ann", "a", 40) == (24, 0.0)
+    count, wait = rates.some("ann", "a", 40)
+    assert count == 0 and wait > 0.0
+    clock.now += wait
+    count, _ = rates.some("ann", "a", 40)
+    assert 1 <= count <= 512 * 0.02, "worth to be woken for, and no more than has come"
+    assert rates.some("bob", "b", 1000) == (64, 0.0)
+    rates.become({})
+    assert rates.some("ann", "a", 1000) == (1000, 0.0)
 
 
 # Shared by processes.

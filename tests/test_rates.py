@@ -447,6 +447,7 @@ def test_curl_sees_it(node: Daemon, here: str, channel: str) -> None:
         ("{'publish': (float('nan'), 1)}", "publish must be like"),
         ("{'publish': (1, float('inf'))}", "publish must be like"),
         ("{'publish': (1, 2, 3)}", "publish must be like"),
+        ("{'publish': (1e-300, 5)}", "publish must be like"),
     ],
 )
 def test_settings_that_are_wrong(setting: str, why: str, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Token buckets in a table of fixed size, which the processes of a node may share. Pure.
 
-A bucket is one number: the time at which it will be full again. So an empty bucket and one that nobody knows are told
-apart without counting anything while time passes (the generic cell rate algorithm of ITU-T I.371, as a virtual
-scheduler). A bucket stands in one of `WAYS` rows, which its key gives. Where these are taken, the bucket that will be
-full first is forgotten, which gives its owner least: it is full then, as all buckets are at first. So a flood of keys
-that are used once forgets only its own buckets, which are nearly full.
+A bucket is one number: the time at which it will be full again (the generic cell rate algorithm of ITU-T I.371, as a
+virtual scheduler). So nothing needs to be done while time passes, and a bucket that nobody knows is a full one. It
+stands in one of `WAYS` rows, which its key gives. Where these are taken, the bucket that will be full first is
+forgotten, which gives its owner least. So a flood of keys that are used once pushes out its own buckets, which are
+nearly full.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 WAYS: Final = 8
 # Bytes of a row: the hash of its key, and a time.
 ROW: Final = 16
-# Seconds by which rounding may make a bucket seem emptier.
+# Seconds by which rounding may make a bucket seem emptier than it is.
 _ROUNDING: Final = 1e-6
 
 

@@ -1,9 +1,9 @@
 """Rates: how much a client may do in a time, by the setting `rates`. Pure.
 
 Each limit is a number of tokens a second and a number at once (`raiden.access.buckets`). ``publish`` takes a token for
-each message, ``subscribe`` for each channel or pattern, ``connect`` for each connection; these are counted by account:
-the subject of a token, the name of a key, or else the client's address. ``channel`` takes one for each message to a
-channel, whoever publishes it.
+each message, and ``subscribe`` for each channel or pattern; they count by account, which is the subject of a token, the
+name of a key, or else the client's address. ``connect`` takes one for each connection from an address, and ``channel``
+for each message to a channel, whoever publishes it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ NAMES: Final = {
 # Buckets of a node that are not full, and the bytes of their table.
 MOST: Final = 65_536
 TABLE: Final = MOST * ROW
-# The largest number of tokens at once, or a second.
-_MOST_TOKENS: Final = 1_000_000_000
-# Seconds' worth of messages that a publisher waits for who is slowed down, so that it is not woken for each.
+# The largest number of tokens at once, or a second; and of seconds in which an empty bucket becomes full.
+_LARGEST: Final = 1_000_000_000
+# A publisher that is slowed down waits for the messages of so many seconds, so that it is not woken for each.
 _WORTH: Final = 0.02
 # The bits of an IPv6 address that tell clients apart: a client has all addresses of a /64 (RFC 4291 section 2.5.4).
 _NETWORK: Final = 64
@@ -71,7 +71,8 @@ def limits(setting: Mapping[str, Any]) -> dict[str, Limit]:
             raise ValueError(f"there is no {name!r}{did_you_mean(str(name), NAMES)}")
         try:
             per_second, at_once = value
-            good = 0 < per_second <= _MOST_TOKENS and 1 <= at_once <= _MOST_TOKENS and at_once == int(at_once)
+            good = 1 <= at_once <= _LARGEST and at_once == int(at_once)
+            good &= 0 < per_second <= _LARGEST and at_once / per_second <= _LARGEST
         except (TypeError, ValueError, OverflowError):
             good = False
         if not good:
@@ -136,18 +137,20 @@ class Rates:
 
     def publish(self, account: str, counts: Iterable[tuple[str, int]]) -> None:
         """Count messages: channels, each with the number of messages to it."""
-        counts = list(counts)
-        asked = [(self._channel, channel, count) for channel, count in counts]
-        done = []
-        try:
-            for limit, key, count in ((self._publish, account, sum([count for _, count in counts])), *asked):
-                if limit is not None and count:
-                    self._charge(limit, key, count)
-                    done.append((limit, key, count))
-        except (TooFast, TooLarge):
-            for limit, key, count in done:
-                self._buckets.give_back(limit.key(key), limit.per_second, count)
-            raise
+        counts, asked = list(counts), []
+        if self._publish is not None and counts:
+            asked.append((self._publish, account, sum([count for _, count in counts])))
+        if self._channel is not None:
+            asked += [(self._channel, channel, count) for channel, count in counts]
+        for limit, _, count in asked:
+            _check_size(limit, count)
+        for number, (limit, key, count) in enumerate(asked):
+            try:
+                self._charge(limit, key, count)
+            except TooFast:
+                for other, its, taken in asked[:number]:
+                    self._buckets.give_back(other.key(its), other.per_second, taken)
+                raise
 
     def publish_one(self, account: str, channel: str) -> None:
         """`publish` for one message: the hot path where there are limits."""
@@ -197,14 +200,12 @@ class Rates:
         return whole(self._left(limit, account)), max(1, math.ceil(1 / limit.per_second))
 
     def _charge(self, limit: Limit, key: str, count: int) -> None:
-        what, you = NAMES[limit.name]
-        if count > limit.at_once:
-            raise TooLarge(f"{count} {what} in one go are more than rates allow ({limit}): send fewer")
+        _check_size(limit, count)
         wait = self._take(limit, key, count)
         if wait:
             self._stats.rate_limited += 1
             raise TooFast(
-                f"{you} more than rates allow ({limit}): try again in {wait:.3g} s", policy=limit.name,
+                f"{NAMES[limit.name][1]} more than rates allow ({limit}): try again in {wait:.3g} s", policy=limit.name,
                 quota=int(limit.at_once), window=limit.window, left=whole(self._left(limit, key)), wait=wait,
             )  # fmt: skip
 
@@ -213,3 +214,8 @@ class Rates:
 
     def _left(self, limit: Limit, key: str) -> float:
         return self._buckets.left(limit.key(key), limit.per_second, limit.at_once)
+
+
+def _check_size(limit: Limit, count: int) -> None:
+    if count > limit.at_once:
+        raise TooLarge(f"{count} {NAMES[limit.name][0]} in one go are more than rates allow ({limit}): send fewer")
