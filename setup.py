@@ -44,7 +44,7 @@ COMPILED = [
     "delivery/publisher", "delivery/selection", "delivery/sends", "delivery/sorted_names", "delivery/table",
     "gateway", "history/calls", "history/channel_row", "history/client", "history/clock", "history/file",
     "history/pages", "history/pipe", "history/server", "history/sqlite", "history/wal", "http/door",
-    "http/plans", "http/reader",
+    "http/plans", "http/publishing", "http/reader",
     "model/chain", "model/encoding", "model/payload", "model/strict_json", "protocols/heads", "protocols/parser",
     "protocols/unfinished", "protocols/websocket", "router", "runtime/receive", "runtime/stats", "sessions/bell",
     "sessions/commands", "sessions/consume", "sessions/durable", "sessions/multiplex", "sessions/poll",

@@ -1,14 +1,11 @@
 """The gateway reads a request of an HTTP or WebSocket client into an ask, and then does what it asks for.
 
-A publish costs no greenlet: it is answered on the spot, or when the history has taken it. Nor does a subscription that
-misses nothing and is in force already.
+A subscription that misses nothing, and is in force already, costs no greenlet.
 """
 
 from __future__ import annotations
 
-import functools
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import webob
@@ -18,7 +15,7 @@ from raiden.access.rates import Rates
 from raiden.backend import NotInForce
 from raiden.connections import client
 from raiden.connections.connection import Connection
-from raiden.connections.states import IDLE, OPENING, SERVING, SUBSCRIBED
+from raiden.connections.states import OPENING, SERVING, SUBSCRIBED
 from raiden.delivery.table import TooManyChannels
 from raiden.history.store import StoreFailed
 from raiden.hooks.delegate import Delegate
@@ -30,16 +27,14 @@ from raiden.http.door import Answer, Handler, HttpDoor
 from raiden.http.origins import Origins
 from raiden.http.pages import Pages
 from raiden.http.plans import PublishPlan, SubscriptionPlan, allowed, channel_of, shown
+from raiden.http.publishing import ACCEPTED, Publishing
 from raiden.http.reader import AT_ONCE, Reader
 from raiden.http.reserved import Reserved
 from raiden.http.revoking import Ending, Revoking
-from raiden.model import payload
-from raiden.model.message import Cursor, Kind, Message
 from raiden.model.refusals import Refusal, TooFast
-from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.protocols.heads import Heads, Repeated
 from raiden.protocols.hosts import Hosts
-from raiden.protocols.http import Json, Request, date, json_bytes, problem, serialize
+from raiden.protocols.http import Request
 from raiden.protocols.limits import HttpLimits
 from raiden.router import Router
 from raiden.runtime.service import Service
@@ -54,9 +49,6 @@ from raiden.sessions.poll import Poll
 from raiden.sessions.recovery import Beginning
 from raiden.sessions.session import Client, Session
 from raiden.sessions.transports import Transports
-
-# The answer where no history is kept: the message was taken, and is on its way.
-ACCEPTED = Json(202, b"{}")
 
 
 class Gateway(Service):
@@ -108,6 +100,7 @@ class Gateway(Service):
             limits, router.channels, origins, channel_builder=channel_builder,
             reserved=reserved or Reserved(), deflate=deflate,
         )  # fmt: skip
+        self.publishing = Publishing(door, router.publisher, stats, limits, rates)
         self._bells = Bells(router, limits)
         self._transports = Transports(
             router, door.wheel, limits, door.unfinished, self._bells, rates, door.answer_polls
@@ -162,7 +155,7 @@ class Gateway(Service):
         if isinstance(ask, Publish):
             if ask.prefix is not None and "origin" not in request.fields:
                 self._keep_plan(request, PublishPlan(ask.prefix, shown(connection)))
-            self._publish(connection, request, ask)
+            self.publishing.publish(connection, request, ask)
         elif isinstance(ask, Subscribe):
             plan = SubscriptionPlan(ask, shown(connection))
             if ask.transport != "poll" or "origin" not in request.fields:
@@ -243,7 +236,7 @@ class Gateway(Service):
                 connection.permit = allowed(self.permits, plan, repeated.credential, channel)
             except Refusal:
                 return False
-            return self._publish_again(connection, repeated, channel)
+            return self.publishing.again(connection, repeated, channel)
         try:
             connection.permit = allowed(self.permits, plan, repeated.credential)
         except Refusal:
@@ -268,59 +261,6 @@ class Gateway(Service):
         except Refusal:
             return False
         return True
-
-    # Publish.
-
-    def _publish_again(self, connection: Connection, repeated: Repeated, channel: str) -> bool:
-        """The hot path: publish a JSON value that came with a remembered head."""
-        if len(repeated.body) > self.limits.max_message - payload.WRAPPING:
-            return False
-        try:
-            message = Message(channel, Kind.JSON, json_payload(repeated.body), None, time.time_ns() // 1000)
-            if self.rates.on:
-                self.rates.publish_one(client.account(connection), channel)
-        except InvalidPayload:
-            return False
-        except TooFast as refusal:
-            return counted.refuse(self.door, connection, repeated, refusal, "publish", channel)
-        connection.state = SERVING
-        self.router.publisher.publish_one(message, self._published_again, connection)
-        return True
-
-    def _published_again(self, connection: Connection, outcome: Cursor | Refusal | None) -> None:
-        if connection.state != SERVING:
-            return  # it has ended
-        connection.state = IDLE
-        answer: Answer = ACCEPTED
-        if isinstance(outcome, Refusal):
-            answer = problem(outcome)
-        elif outcome is not None:
-            answer = Json(200, b'{"cursor":"%b"}' % str(outcome).encode())
-        if self.door.draining:
-            self.door.answer(connection, None, answer)
-            return
-        if isinstance(answer, Json):
-            self.stats.responses[answer.status] += 1
-            told = counted.line(self.rates, connection) if self.rates.on else b""
-            connection.send(_accepted(date()) if answer is ACCEPTED and not told else json_bytes(answer, told))
-        else:
-            self.stats.responses[answer.status_int] += 1
-            connection.send(serialize(answer, keep_alive=True, http10=False))
-        self.door.was_answered(connection)
-
-    def _publish(self, connection: Connection, request: Request, ask: Publish) -> None:
-        def published(outcome: list[list[Cursor]] | Refusal) -> None:
-            def answer(*_: object) -> Answer:
-                if isinstance(outcome, Refusal):
-                    raise outcome
-                told = Json(200, ask.answer(ask.groups, outcome)) if any(outcome) else ACCEPTED
-                return told._replace(fields=counted.fields(self.rates, connection)) if self.rates.on else told
-
-            self.door.serve(connection, request, answer)
-            self.door.go_on(connection)
-
-        self.router.publisher.publish(*ask.groups, key=ask.key, done=published)
-        connection.state = SERVING
 
     # Subscribe.
 
@@ -398,9 +338,3 @@ def _told(ask: Subscribe, beginning: Beginning) -> Told:
     position = joined([beginning.place(name) for name in ask.names])
     recovered = all([beginning.recovered(name) for name in ask.names]) if ask.starts else None
     return Told(position, recovered, beginning.unconfirmed)
-
-
-@functools.lru_cache(1)
-def _accepted(now: str) -> bytes:
-    """The bytes of `ACCEPTED` in this second."""
-    return json_bytes(ACCEPTED)
