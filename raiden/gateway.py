@@ -120,7 +120,8 @@ class Gateway(Service):
         if delegate is None:
             return self._do(connection, request, self.read(connection, request))
         ask = self._read(connection, request)
-        guest = Guest(connection.permit, delegate, connection.address, request.fields)
+        most = self.limits.max_message
+        guest = Guest(connection.permit, delegate, connection.address, request.fields, most)
         return delegated.serve(self.door, connection, request, ask, guest, self.rates, self._do)
 
     def read(self, connection: Connection, request: Request) -> Ask:

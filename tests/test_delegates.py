@@ -233,6 +233,16 @@ def test_messages_are_changed_by_each_door(node: Daemon, rules: Rules, channel: 
     assert past(node, channel + ".b") == [5], "each channel is asked about"
 
 
+def test_a_message_is_not_made_too_large(rules: Rules, application: Application, start: Callable[..., Daemon]) -> None:
+    rules.answers["large"] = {"allow": True, "data": "x" * 5000}
+    found = start(delegate={"url": application.url}, max_message=4096)
+    assert post(found, "large", 1) == 413
+    with socket(found, "/large") as own, pytest.raises(ConnectionClosed) as closed:
+        own.send("1")
+        own.recv(60)
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+
+
 def test_a_batch_is_refused_as_a_whole(node: Daemon, rules: Rules, channel: str) -> None:
     rules.answers[f"publish {channel}"] = lambda asked: {"allow": asked["data"] != 30, "reason": "no thirty"}
     body = "\n".join(map(str, range(50)))
@@ -480,6 +490,22 @@ def test_what_was_sent_before_a_socket_closed_is_published(
     wait_for(lambda: application.of("publish", channel), "it is asked about")
     held.set()
     wait_for(lambda: past(node, channel) == [1], "it is published")
+
+
+def test_nothing_more_is_asked_for_a_client_that_has_gone(
+    node: Daemon, rules: Rules, application: Application, channel: str
+) -> None:
+    names = [f"{channel}.{number}" for number in range(50)]
+    held = [rules.hold(name) for name in names]
+    with socket(node) as found:
+        for name in names:
+            found.send(json.dumps({"cmd": "subscribe", "channel": name}))
+        found.send(json.dumps({"cmd": "publish", "channel": channel, "data": 1}))
+        wait_for(lambda: application.of("subscribe", names[15]), "some are asked about")
+    for event in held:
+        event.set()
+    wait_for(lambda: past(node, channel) == [1], "it is published")
+    assert len([name for name in names if application.of("subscribe", name)]) == 16
 
 
 # The end of an answer's time.

@@ -43,14 +43,17 @@ class _Grant(NamedTuple):
 class Guest(Permit):
     """The permit of one connection where there is a delegate: what the client's token does not settle, the delegate is
     asked. Granted subscriptions whose answer holds for a time are asked about again when that is over; until there is
-    an answer they stay."""
+    an answer they stay. ``max_message`` bounds the bytes of a message that the delegate has changed."""
 
-    __slots__ = ("_delegate", "_granted", "_session", "asker", "deciding", "greeted")
+    __slots__ = ("_delegate", "_granted", "_session", "asker", "deciding", "greeted", "max_message")
 
     is_personal = True
 
-    def __init__(self, permit: Permit, delegate: Delegate, address: str, fields: Mapping[str, str]) -> None:
+    def __init__(
+        self, permit: Permit, delegate: Delegate, address: str, fields: Mapping[str, str], max_message: int
+    ) -> None:  # fmt: skip
         super().__init__(permit.client, permit.permits)
+        self.max_message = max_message
         self._delegate = delegate
         headers = {name: fields[name] for name in delegate.way.headers if name in fields}
         client = permit.client

@@ -11,6 +11,7 @@ from raiden.hooks.guest import Guest
 from raiden.hooks.question import Question, changed
 from raiden.hooks.verdict import Verdict
 from raiden.model.message import Message
+from raiden.model.payload import check_size
 from raiden.model.refusals import Forbidden, Refusal
 from raiden.sessions.asks import Consume, Follow, Join, Leave, Publish, PublishOne, Settle, Subscribe
 from raiden.sessions.kept import Taken
@@ -48,7 +49,11 @@ class Decision:
         self._granted = list(zip(questions, verdicts, strict=True))
         if opens:
             self.keep()
-        return _APPLIED.get(type(ask), _as_it_is)(ask, self._granted)
+        decided = _APPLIED.get(type(ask), _as_it_is)(ask, self._granted)
+        if any(verdict.data is not None for verdict in verdicts):
+            for message in _messages(decided):
+                check_size(message.kind, message.payload, guest.max_message)
+        return decided
 
     def enter(self) -> None:
         """From now on the client may do this, until `leave`."""

@@ -15,7 +15,7 @@ import gevent
 from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING
 from raiden.hooks.guest import Guest
-from raiden.model.refusals import TooManyRequests, attempt
+from raiden.model.refusals import TooManyRequests, Unavailable, attempt
 from raiden.runtime import faults
 from raiden.sessions.asks import PublishOne
 from raiden.sessions.decisions import AT_ONCE, Decision, judge
@@ -25,6 +25,8 @@ from raiden.sessions.decisions import AT_ONCE, Decision, judge
 PAUSE, PAUSE_BYTES = 64, 65536
 MOST, MOST_BYTES = 1000, 1 << 20
 
+# The outcome of an ask whose client has gone.
+_GONE = Unavailable("the connection has ended")
 # Called with an ask, or its refusal; returns whether it was done.
 Do = Callable[[Any], bool]
 
@@ -32,9 +34,10 @@ Do = Callable[[Any], bool]
 class _Entry:
     """An ask in the line; ``outcome`` is the ask as it may be done, or its refusal; None: that is being asked."""
 
-    __slots__ = ("decision", "do", "outcome", "size")
+    __slots__ = ("ask", "decision", "do", "outcome", "size")
 
-    def __init__(self, outcome: Any, decision: Decision | None, do: Do, size: int) -> None:
+    def __init__(self, ask: Any, outcome: Any, decision: Decision | None, do: Do, size: int) -> None:
+        self.ask = ask
         self.outcome = outcome
         self.decision = decision
         self.do = do
@@ -64,8 +67,9 @@ class Line:
             do(outcome)
             return
         if len(self._entries) >= MOST or self._bytes + size > MOST_BYTES:
-            outcome, decision, size = TooManyRequests("too much at once: wait for the replies"), None, 0
-        entry = _Entry(outcome, decision, do, size)
+            outcome = TooManyRequests("too much at once: wait for the replies")
+            ask, decision, size = None, None, 0
+        entry = _Entry(ask, outcome, decision, do, size)
         self._entries.append(entry)
         self._bytes += size
         if outcome is None:
@@ -81,9 +85,13 @@ class Line:
 
     def _begin(self) -> None:
         while self._new and self._asking < AT_ONCE:
+            entry = self._new.popleft()
+            if not self._is_to_be_done(entry):
+                entry.outcome = _GONE
+                continue
             self._asking += 1
             # The greenlet ends by itself: an answer comes in a bounded time.
-            gevent.spawn(faults.call, "asking the delegate", self._decide, self._new.popleft())
+            gevent.spawn(faults.call, "asking the delegate", self._decide, entry)
 
     def _decide(self, entry: _Entry) -> None:
         assert entry.decision is not None
@@ -103,12 +111,15 @@ class Line:
             while self._entries and self._entries[0].outcome is not None:
                 entry = self._entries.popleft()
                 self._bytes -= entry.size
-                # A message that was sent before the client closed is published.
-                if self._connection.state < CLOSING or isinstance(entry.outcome, PublishOne):
+                if self._is_to_be_done(entry):
                     faults.call("what a client asks for", self._do, entry)
         finally:
             self._going = False
         self._pause()
+
+    def _is_to_be_done(self, entry: _Entry) -> bool:
+        """Whether the client is there, or has sent a message before it closed."""
+        return self._connection.state < CLOSING or isinstance(entry.ask, PublishOne)
 
     def _do(self, entry: _Entry) -> None:
         if entry.decision is None:
