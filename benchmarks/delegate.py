@@ -1,10 +1,14 @@
 """A delegate over HTTP that takes its time, and the clients about which nobody is asked.
 
-The bystanders (`benchmarks.bystanders`) publish and listen on channels that are for anyone. In the middle third of the
-time other clients publish and poll on channels that the delegate decides, each answer of which takes ``--delay``. What
-the bystanders wait must stay what it was; the echo beside them tells what the machine does.
+The bystanders (`benchmarks.bystanders`) publish and listen on channels that are for anyone. Beside them, in turns,
 
-    python benchmarks/delegate.py --seconds 10 --delay 0.2 --clients 50
+- nothing happens ("quiet"),
+- other clients publish and poll on channels that are for anyone, and wait for ``--delay`` seconds each time ("paced"),
+- they do so on channels that the delegate decides, each answer of which takes ``--delay`` ("asked").
+
+What the bystanders wait must be the same in the last two. The echo beside them tells what the machine does.
+
+    python benchmarks/delegate.py --rounds 5 --seconds 3 --delay 0.2 --clients 50
 """
 
 from __future__ import annotations
@@ -17,7 +21,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -28,7 +34,7 @@ from tests.application import Application
 from tests.daemons import Daemon
 
 OPEN = {"subscribe": "anyone", "publish": "anyone", "history": "anyone"}
-PHASES = ("before", "asked", "after")
+KINDS = ("quiet", "paced", "asked")
 
 
 def application(delay: float) -> None:
@@ -43,53 +49,81 @@ def application(delay: float) -> None:
         sys.stdin.read()
 
 
-def ask(port: int, over: threading.Event, done: list[int], number: int) -> None:
-    """Publish and poll on a channel that the delegate decides, one after the other."""
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    while not over.is_set():
-        for method, path, body in (("POST", f"/asked.{number}", "1"), ("GET", f"/asked.{number}?_wait=0", None)):
-            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
-            answer = connection.getresponse()
-            answer.read()
-            done.append(answer.status)
-    connection.close()
+class Askers:
+    """Clients that publish and poll, one after the other, on channels with a ``prefix``, and rest ``pause`` seconds
+    each time, until `stop`."""
+
+    def __init__(self, port: int, clients: int, prefix: str, pause: float) -> None:
+        self._over = threading.Event()
+        self.statuses: list[int] = []
+        self._threads = [
+            threading.Thread(target=self._ask, args=(port, f"{prefix}.{number}", pause)) for number in range(clients)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, port: int, channel: str, pause: float) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        while not self._over.is_set():
+            for method, path, body in (("POST", f"/{channel}", "1"), ("GET", f"/{channel}?_wait=0", None)):
+                connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+                answer = connection.getresponse()
+                answer.read()
+                self.statuses.append(answer.status)
+                time.sleep(pause)
+        connection.close()
+
+    def stop(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
 
 
-def measure(node: Daemon, seconds: float, clients: int) -> tuple[list[Sample], list[float], list[int]]:
-    """The samples of the bystanders, the ends of the phases, and the statuses of what was asked about."""
+class Phase(NamedTuple):
+    """A time in which one kind of thing happened, and the statuses of what was asked for."""
+
+    kind: str
+    begin: float
+    end: float
+    statuses: list[int]
+
+
+def measure(node: Daemon, options: argparse.Namespace) -> tuple[list[Sample], list[Phase]]:
     bystanders = Bystanders(node.port)
-    ends: list[float] = []
-    over, done = threading.Event(), list[int]()
-    threads = [threading.Thread(target=ask, args=(node.port, over, done, number)) for number in range(clients)]
-    time.sleep(seconds)
-    ends.append(time.monotonic())
-    for thread in threads:
-        thread.start()
-    time.sleep(seconds)
-    over.set()
-    ends.append(time.monotonic())
-    for thread in threads:
-        thread.join()
-    time.sleep(seconds)
-    ends.append(time.monotonic())
-    return bystanders.stop()[0], ends, done
+    phases = []
+    for _ in range(options.rounds):
+        for kind in KINDS:
+            askers = None
+            if kind != "quiet":
+                prefix, pause = ("open", options.delay) if kind == "paced" else ("asked", 0.0)
+                askers = Askers(node.port, options.clients, prefix, pause)
+            begin = time.monotonic()
+            time.sleep(options.seconds)
+            end = time.monotonic()
+            if askers is not None:
+                askers.stop()
+            phases.append(Phase(kind, begin, end, [] if askers is None else askers.statuses))
+    return bystanders.stop()[0], phases
 
 
-def rows(samples: list[Sample], ends: list[float]) -> list[list[str]]:
-    found: dict[str, list[list[float]]] = {}
+def rows(samples: Sequence[Sample], phases: Sequence[Phase]) -> list[list[str]]:
+    found: dict[str, dict[str, list[float]]] = {}
     for kind, at, waited in samples:
-        phase = sum(at > end for end in ends)
-        if phase < len(PHASES):
-            found.setdefault(kind, [[] for _ in PHASES])[phase].append(1000 * waited)
-    return [
-        [kind, *(f"{statistics.median(each):.2f} / {statistics.quantiles(each, n=100)[98]:.2f}" for each in phases)]
-        for kind, phases in found.items()
-    ]
+        for phase in phases:
+            if phase.begin + waited <= at < phase.end:
+                found.setdefault(kind, {}).setdefault(phase.kind, []).append(1000 * waited)
+    return [[kind, *(_told(by[each]) for each in KINDS)] for kind, by in found.items()]
+
+
+def _told(waited: list[float]) -> str:
+    hundredths = statistics.quantiles(waited, n=100)
+    return f"{hundredths[49]:.2f} / {hundredths[89]:.2f} / {hundredths[98]:.2f}"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--delay", type=float, default=0.2)
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--application", action="store_true", help=argparse.SUPPRESS)
@@ -104,17 +138,20 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             node = Daemon(
                 Path(folder), delegate={"url": asked.stdout.readline().strip(), "timeout": 30},
-                channels={"*": {}, QUIET: {"history_size": 0, **OPEN}, KEPT: OPEN},
+                channels={"*": {}, "open.*": OPEN, QUIET: {"history_size": 0, **OPEN}, KEPT: OPEN},
             )  # fmt: skip
             try:
-                samples, ends, done = measure(node, options.seconds, options.clients)
+                samples, phases = measure(node, options)
             finally:
                 node.stop()
     finally:
         asked.communicate()
-    told = f"{len(done)} answers in {options.seconds:g} s, each of which asked for {1000 * options.delay:g} ms"
-    print(f"{told}; refused: {sum(status >= 400 for status in done)}\n")
-    print_rows(["ms: median / p99", *PHASES], rows(samples, ends))
+    for kind in KINDS[1:]:
+        statuses = [status for phase in phases if phase.kind == kind for status in phase.statuses]
+        refused = sum(status >= 400 for status in statuses)
+        print(f"{kind}: {len(statuses) / options.rounds / options.seconds:.0f} answers/s, refused: {refused}")
+    print()
+    print_rows(["ms: median / p90 / p99", *KINDS], rows(samples, phases))
     return 0
 
 
