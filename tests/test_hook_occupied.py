@@ -28,7 +28,7 @@ def follow(one: Occupied, workers: dict[str, Occupancy], now: float) -> None:
 
 def told(one: Occupied, now: float) -> tuple[list[str], list[str]]:
     on, off = one.occupied(), one.vacated(now)
-    one.tell(on, off, now)
+    one.tell(on, off)
     return sorted(on), sorted(off)
 
 
@@ -67,6 +67,18 @@ def test_a_worker_that_is_gone_or_begins_anew_takes_its_channels_along() -> None
     assert told(one, 4.0) == ([], ["x"])
     follow(one, {"b": Occupancy(["z"])}, 5.0)  # another life
     assert told(one, 8.0) == (["z"], ["y"])
+
+
+def test_a_follower_that_missed_too_much_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(occupancy, "MAX_LEFT", 5)
+    names = [f"c{number}" for number in range(10)]
+    one, a = follower(), Occupancy(names)
+    follow(one, {"a": a}, 0.0)
+    assert told(one, 0.0) == (names, [])
+    for name in names[1:]:
+        a.note(name, occupied=False)
+    follow(one, {"a": a}, 1.0)
+    assert told(one, 4.0) == ([], names[1:])
 
 
 def test_what_takes_over_waits_for_clients_to_come_back() -> None:
@@ -124,7 +136,7 @@ def test_whatever_happens_all_is_told_in_turns(seed: int, monkeypatch: pytest.Mo
             state[name] = False
         if on or off:
             write(journal.change(on, off))
-            one.tell(on, off, now)
+            one.tell(on, off)
         if chance.random() < 0.05:
             write(journal.anew(one.told))
 

@@ -94,5 +94,5 @@ class Counter:
             return False
         told = [events.of_channel(OCCUPIED, name) for name in on] + [events.of_channel(VACATED, name) for name in off]
         store(self._history, [*self._queues.to(told), self._journal.change(on, off)])
-        occupied.tell(on, off, time.monotonic())
+        occupied.tell(on, off)
         return True

@@ -116,17 +116,13 @@ class Occupied:
         """Channels to tell as vacated now."""
         return [name for name, due in self._missing.items() if due <= now][:AT_ONCE]
 
-    def tell(self, occupied: Sequence[str], vacated: Sequence[str], now: float) -> None:
-        """Note that these were told."""
+    def tell(self, occupied: Sequence[str], vacated: Sequence[str]) -> None:
+        """Note that these were told; nothing was heard since they were asked for."""
         for name in occupied:
-            self._new.pop(name, None)
+            del self._new[name]
             self.told.add(name)
             self._bytes += len(name.encode())
-            if name not in self._counts:  # its subscribers left meanwhile
-                self._missing[name] = now + self.settle
         for name in vacated:
-            self._missing.pop(name, None)
+            del self._missing[name]
             self.told.discard(name)
             self._bytes -= len(name.encode())
-            if name in self._counts:  # somebody came meanwhile
-                self._new[name] = None
