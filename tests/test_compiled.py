@@ -25,6 +25,7 @@ OPTIMIZE = int(os.environ.get("TESTS_OPTIMIZE", "0"))
 DOORS = (
     "recovery", "multiplex", "gateway", "zmq_doors zmq_sessions", "durable", "control_history clients permits",
     "http malformed pipe websocket",
+    "control_port forwarded proxy_header",
 )  # fmt: skip
 
 

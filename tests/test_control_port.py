@@ -59,6 +59,7 @@ def test_pages_for_those_who_look_after_the_node(start: Callable[..., Daemon]) -
     ("path", "expected"),
     [
         ("/-/metrics", True), ("/-/channels/a/b", True), ("/-/revoke", True), ("/-/disconnect", True),
+        ("/-/webhooks/dead", True),
         ("/-/channels/a/history", False), ("/-/channels/a/presence", False), ("/-/publish", False), ("/metrics", False),
         ("/-/websocket", False), ("/-/answer/1", False), ("/-/metric", False), ("/", False),
     ],

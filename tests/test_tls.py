@@ -385,6 +385,25 @@ def test_garbage_ends_its_own_connection(start_tls: Callable[..., TlsDaemon]) ->
         assert stream.value() == 1
 
 
+def test_bytes_behind_the_end_reach_nobody(node: TlsDaemon) -> None:
+    """All connections share the memory that OpenSSL reads from: what one leaves there would be another's."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = node.context.wrap_bio(incoming, outgoing, server_hostname=NAME)
+    with Stream(node, "/a") as stream, node.plain() as sock:
+        while client.version() is None:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                client.do_handshake()
+            sock.sendall(outgoing.read())
+            if client.version() is None:
+                incoming.write(sock.recv(65536))
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.unwrap()
+        sock.sendall(outgoing.read() + b"x" * 5000)
+        assert node.request("GET", "/-/health")[0] == 200
+        node.publish("a", 1)
+        assert stream.value() == 1
+
+
 def test_a_handshake_that_stalls_is_ended(start_tls: Callable[..., TlsDaemon]) -> None:
     """However its bytes trickle in; and many take little memory."""
     node = start_tls(store="none", request_timeout=2)
@@ -396,7 +415,7 @@ def test_a_handshake_that_stalls_is_ended(start_tls: Callable[..., TlsDaemon]) -
         # Nothing; a part; all of it, without what should follow; one that says that it is longer than it may be.
         sock.sendall((b"", hello[:100], hello, b"\x16\x03\x01\x40\x00\x01\x01\xff\x00" + b"x" * 16_000)[number % 4])
     assert node.request("GET", "/-/health")[0] == 200
-    assert memory(worker) - before < 300 * 64 * 1024
+    assert memory(worker) - before < 300 * 48 * 1024
     trickling = node.plain()
     began = time.monotonic()
     for byte in hello:
@@ -431,6 +450,37 @@ def test_connections_over_their_rate_are_closed_before_a_handshake(
                     assert sealed.recv(65536).startswith(b"HTTP/1.1 200 ")
             else:
                 assert sock.recv(65536) == b"", "nothing was asked for, and nothing is said"
+
+
+def test_handshakes_under_way_are_bounded_together(start_tls: Callable[..., TlsDaemon]) -> None:
+    """By `max_unfinished`: more are not begun; and those that have ended make room."""
+    node = start_tls(store="none", max_unfinished=1 << 20)
+    hello = client_hello(node.context)
+    socks = [node.plain() for _ in range(60)]
+    for sock in socks:
+        sock.sendall(hello)
+    answered = [sock for sock in socks if first_byte(sock)]
+    assert len(answered) == (1 << 20) // (48 << 10)
+    for sock in socks:
+        sock.close()
+    wait_for(lambda: can_connect(node), "there is room again")
+    for _ in range(2 * len(answered)):
+        assert node.request("GET", "/-/health")[0] == 200
+    assert "too many handshakes at once" in node.log()
+
+
+def first_byte(sock: socket.socket) -> bytes:
+    try:
+        return sock.recv(1)
+    except ConnectionError:
+        return b""
+
+
+def can_connect(node: TlsDaemon) -> bool:
+    try:
+        return node.request("GET", "/-/health")[0] == 200
+    except OSError:
+        return False
 
 
 def client_hello(context: ssl.SSLContext) -> bytes:

@@ -37,8 +37,12 @@ _PLAIN_ANSWER = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n"
     b"Connection: close\r\n\r\n%b" % (len(PLAIN), PLAIN)
 )
-# The first byte of a record that begins a handshake; a request of HTTP begins with the name of a method.
-_HANDSHAKE, _METHODS = 22, range(ord("A"), ord("Z") + 1)
+# The first byte of a request of HTTP, which begins with the name of a method.
+_METHODS = range(ord("A"), ord("Z") + 1)
+# Bytes of the headers of the first record and of the ClientHello in it (RFC 8446 sections 4 and 5.1).
+_FIRST = 9
+# Bytes that OpenSSL takes for a handshake under way, at most; the certificate of a client may be large.
+_HANDSHAKE, _WITH_CERTIFICATE = 48 << 10, 160 << 10
 
 _incoming, _outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 _received = memoryview(bytearray(READ))
@@ -90,12 +94,26 @@ def _reason(error: ssl.SSLError) -> str:
 
 class Tls:
     """The TLS of a door: its present context, which new connections get. ``failed`` is called for each handshake that
-    fails."""
+    fails. ``limit()`` bounds the bytes that handshakes under way take."""
 
-    def __init__(self, made: ssl.SSLContext, failed: Callable[[], None]) -> None:
+    def __init__(self, made: ssl.SSLContext, failed: Callable[[], None], limit: Callable[[], int]) -> None:
         self.context = made
         self._failed = failed
+        self._limit = limit
+        self._size = _HANDSHAKE if made.verify_mode == ssl.CERT_NONE else _WITH_CERTIFICATE
         self._told = Seldom()
+        self.under_way = 0
+
+    def begin(self) -> ssl.SSLObject | None:
+        """Begin a handshake; None: too many are under way. One that has begun must `end`."""
+        if (self.under_way + 1) * self._size > self._limit():
+            return None
+        self.under_way += 1
+        return self.context.wrap_bio(_incoming, _outgoing, server_side=True)
+
+    def end(self) -> None:
+        """Note that a handshake has ended, in one way or another."""
+        self.under_way -= 1
 
     def refused(self, why: str) -> None:
         """Count a handshake that failed, and log the reason once a minute."""
@@ -108,7 +126,7 @@ class TlsSocket(socket.socket):
     """A connected non-blocking TCP socket with TLS on it, which takes over the descriptor of ``sock``, and the bytes
     that have come there already."""
 
-    __slots__ = ("_came", "_ended", "_ending", "_object", "_refused", "_tls", "_unsent", "_writer", "took")
+    __slots__ = ("_came", "_ended", "_ending", "_object", "_refused", "_shaking", "_tls", "_unsent", "_writer", "took")
 
     def __init__(self, sock: socket.socket, tls: Tls, came: bytes = b"") -> None:
         super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
@@ -122,6 +140,8 @@ class TlsSocket(socket.socket):
         self._writer: Any = None
         # Nothing more comes; nothing more is sent but what is sealed; the handshake was refused.
         self._ended = self._ending = self._refused = False
+        # Whether a handshake is under way.
+        self._shaking = False
         # Bytes that the last call has taken from the kernel.
         self.took = 0
 
@@ -131,20 +151,30 @@ class TlsSocket(socket.socket):
         if self._ended:
             return 0
         sealed: bytes | memoryview = self._came
-        if sealed:
-            self._came = b""
-        else:
-            sealed = _received[: super().recv_into(_received, min(nbytes, READ))]
-        self.took = len(sealed)
-        if not sealed:
-            return 0
+        if len(sealed) < _FIRST:
+            self.took = super().recv_into(_received, min(nbytes, READ))
+            if not self.took:
+                return 0
+            sealed = bytes(sealed) + _received[: self.took].tobytes() if sealed else _received[: self.took]
+        self._came = b""
         if self._refused:  # what the client still sends is read, or the answer might be destroyed on its way
             raise BlockingIOError
         if self._object is None:
             if sealed[0] in _METHODS:
                 self._refuse(_PLAIN_ANSWER, "plain HTTP was sent to the port of TLS")
                 raise BlockingIOError
-            self._object = self._tls.context.wrap_bio(_incoming, _outgoing, server_side=True)
+            if len(sealed) < _FIRST:
+                self._came = bytes(sealed)
+                raise BlockingIOError
+            # OpenSSL would make room for as much as a ClientHello says it has, up to 131 KB.
+            if int.from_bytes(sealed[3:5]) < _FIRST - 5 or int.from_bytes(sealed[6:9]) > RECORD:
+                self._refuse(b"", "a ClientHello that is too long, or in pieces")
+                raise BlockingIOError
+            self._object = self._tls.begin()
+            if self._object is None:
+                self._refuse(b"", "too many handshakes at once")
+                raise BlockingIOError
+            self._shaking = True
         _incoming.write(sealed)
         return self._open(self._object, memoryview(buffer))
 
@@ -158,13 +188,16 @@ class TlsSocket(socket.socket):
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            _incoming.read()
             if opened.version() is None:
                 self._refuse(_outgoing.read(), _reason(error))
                 raise BlockingIOError from None
             self._ended = True
+        finally:
+            _incoming.read()  # what stands behind the end, or behind an error, is nobody's
         if _outgoing.pending:
             self._push(_outgoing.read())
+        if self._shaking and opened.version() is not None:
+            self._end_handshake()
         self._ended |= len(self._unsent) > MOST_UNSENT
         if not self._ended:
             if not taken:
@@ -178,8 +211,14 @@ class TlsSocket(socket.socket):
         waited too long for a request."""
         self._tls.refused(why)
         self._object, self._refused = None, True
+        self._end_handshake()
         self._push(answer)
         super().shutdown(socket.SHUT_WR)
+
+    def _end_handshake(self) -> None:
+        if self._shaking:
+            self._shaking = False
+            self._tls.end()
 
     def send(self, data: Any, flags: int = 0) -> int:
         """Send plain bytes; returns how many were sealed, which is the same to the caller. Raises BlockingIOError while
@@ -235,6 +274,7 @@ class TlsSocket(socket.socket):
         if self._object is not None and not self._unsent:
             self._say_end(self._object)
         self._stop_writing()
+        self._end_handshake()
         self._object = None
         super().close()
 

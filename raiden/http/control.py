@@ -11,7 +11,7 @@ from raiden.protocols.heads import Repeated
 from raiden.protocols.http import Request
 from raiden.sessions.asks import Ask, Disconnect, Reply, Revoke, Show
 
-_PAGES = ("metrics", "nodes", "channels", "durables", "revoke", "disconnect")
+_PAGES = ("metrics", "nodes", "channels", "durables", "revoke", "disconnect", "webhooks")
 _FOR_CLIENTS = ("/history", "/presence")
 # Balancers ask for these, on either port.
 _EVERYWHERE = ("/-/health", "/-/ready")

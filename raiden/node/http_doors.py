@@ -57,4 +57,4 @@ def _load_certificate(door: HttpDoor, settings: Settings) -> None:
             raise
         logger.error("the certificate before stays", extra={"reason": str(error)})
     else:
-        door.tls = Tls(made, failed)
+        door.tls = Tls(made, failed, lambda: door.limits.max_unfinished)
