@@ -65,6 +65,17 @@ def test_each_event(start: Callable[..., Daemon], receiver: Receiver) -> None:
     assert node.metric("raiden_webhook_failed_total") == 0 == node.metric("raiden_webhook_waiting")
 
 
+def test_a_client_has_one_id_for_a_delegate_and_for_webhooks(start: Callable[..., Daemon], receiver: Receiver) -> None:
+    answer = b'{"allow":true}'
+    allows = says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
+    with Scripted(allows) as delegate:
+        node = start(webhooks=[webhook(receiver, "client.connected")], delegate={"url": delegate.url})
+        with Stream(node, "/a.x") as stream:
+            assert stream.status == 200
+            (connected,) = receiver.wait_for(1)
+        assert {json.loads(body)["client"]["id"] for _, body in delegate.requests} == {connected["id"]}
+
+
 # The storm has the same course with any number of them.
 EVENTS = int(os.environ.get("TESTS_EVENTS", "1000"))
 CHANNELS, BATCH = 10, 20

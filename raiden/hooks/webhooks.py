@@ -22,6 +22,7 @@ from raiden.history.store import StoreFailed
 from raiden.hooks import events
 from raiden.hooks.counter import Counter
 from raiden.hooks.endpoint import CONNECTED, DISCONNECTED, OCCUPIED, VACATED, Endpoint
+from raiden.hooks.guest import Guest
 from raiden.hooks.queue import Queues
 from raiden.hooks.sender import Deposed, Sender
 from raiden.router import Router
@@ -95,7 +96,7 @@ class Webhooks(Service):
         permit = connection.permit
         subject = None if permit is None else permit.client.subject
         data = {"sub": subject, "transport": connection.transport, "address": connection.address}
-        id = os.urandom(12).hex()
+        id = permit.asker.id if isinstance(permit, Guest) else os.urandom(12).hex()
         self._clients[connection] = id, data
         self._queues.tell(events.of_client(CONNECTED, id, data))
 
