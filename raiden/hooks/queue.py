@@ -108,15 +108,14 @@ class Queues:
 
     def _next(self) -> None:
         """Append the next group."""
-        size = count = 0
+        size, some = 0, list[Event]()
         for event in self._held:
-            if count == _GROUP or size > _GROUP_BYTES:
+            if len(some) == _GROUP or size > _GROUP_BYTES:
                 break
+            some.append(event)
             size += len(event.body)
-            count += 1
         # The key makes it safe to append the group again where nobody knows whether it was appended.
-        some = [self._held[at] for at in range(count)]
-        self._group = count, self.to(some, os.urandom(12).hex())
+        self._group = len(some), self.to(some, os.urandom(12).hex())
         self._append()
 
     def _append(self) -> None:
