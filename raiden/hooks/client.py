@@ -2,7 +2,7 @@
 
 An exchange has one time limit, from the wait for a free connection to the last byte of the answer. An answer is bounded
 (`answer.MAX_BODY`), redirects are answers like others, proxies of the environment are not used. A certificate must be
-valid for the URL's host, by the authorities that OpenSSL trusts here (the environment's `SSL_CERT_FILE` adds own ones).
+valid for the URL's host, by the authorities that OpenSSL trusts here (the environment's `SSL_CERT_FILE` names others).
 """
 
 from __future__ import annotations
