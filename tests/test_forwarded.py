@@ -6,7 +6,7 @@ import http.client
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -152,14 +152,19 @@ def test_repeated_fields_are_one_list(start: Callable[..., Daemon]) -> None:
     assert remotes(node, 1) == ["203.0.113.7"]
 
 
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    node = Daemon(tmp_path_factory.mktemp("node"), trusted_proxies=["127.0.0.1"], allowed_hosts=["chat.example"])
+    yield node
+    assert node.stop() == 0
+    assert "Traceback" not in node.log(), node.log()
+
+
 @pytest.mark.parametrize("page", ["http://chat.example", "https://chat.example"])
 @pytest.mark.parametrize("told", ["http", "https", None])
-def test_a_page_is_of_the_same_origin_by_its_scheme_too(
-    start: Callable[..., Daemon], page: str, told: str | None
-) -> None:
+def test_a_page_is_of_the_same_origin_by_its_scheme_too(node: Daemon, page: str, told: str | None) -> None:
     """Where a trusted proxy tells the scheme, a page by http is another origin than the server by https. Equal heads
     that come from the proxy and from somebody else are judged each by itself."""
-    node = start(trusted_proxies=["127.0.0.1"], allowed_hosts=["chat.example"])
     fields = {"Host": "chat.example", "Origin": page, "X-Forwarded-For": "203.0.113.1"}
     if told is not None:
         fields["X-Forwarded-Proto"] = told

@@ -47,6 +47,7 @@ class Control:
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         """Do what is asked for, if it is for this port; raises Refusal."""
+        connection.permit = None  # until it is known, the client is not the one of the request before
         self.door.hosts.check(request.fields)
         self.door.origins.check(request.fields)
         path = request.environ["raiden.path"]
