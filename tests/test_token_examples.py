@@ -139,9 +139,11 @@ def application(port: int, **options: Any) -> Iterator[type[Application]]:
     with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield handler
-        server.shutdown()
-        thread.join()
+        try:
+            yield handler
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ const MOST = 500; // messages that are shown
 let me = null; // the user, as /me tells; null: not logged in
 let socket = null; // the WebSocket to Raiden
 let tries = 0; // to connect, since the last one that succeeded
-let room = null; // the room that is shown: its channel, its cursor (null until Raiden has let us in), the id of `subscribe`
+let room = null; // what is shown: the channel, its cursor (null until Raiden has let us in), the id of `subscribe`
 let asked = 0; // the last id
 let said = Promise.resolve(); // when all that the user has said so far is sent
 
@@ -67,8 +67,9 @@ function closed(code) {
 
 /** Connect again, in a moment: all others may do so at the same time, so each waits for another time. */
 function again() {
+  const user = me;
   get("state").value = "connecting again";
-  setTimeout(() => me && connect(), Math.min(500 * 2 ** tries++, 15000) * (0.5 + Math.random()));
+  setTimeout(() => user === me && connect(), Math.min(500 * 2 ** tries++, 15000) * (0.5 + Math.random()));
 }
 
 function send(command) {
@@ -91,6 +92,7 @@ function receive(frame) {
 }
 
 async function renew() {
+  if (!socket) return; // the next one begins with another token
   try {
     send({ id: "auth", cmd: "auth", token: await token() });
   } catch {
