@@ -237,7 +237,7 @@ ANN = Asker("1", "ann", None, "127.0.0.1")
 class Gated:
     """Answers when ``gate`` is set."""
 
-    timeout = 30
+    timeout = 30.0
 
     def __init__(self, answer: Any = True) -> None:
         self.gate = Event()
@@ -283,6 +283,16 @@ def test_bytes_of_questions_under_way_are_bounded() -> None:
     gated.gate.set()
     gevent.joinall(asked, timeout=30, raise_error=True)
     assert delegate.ask(about("a", message)) == Verdict()
+
+
+def test_a_delegate_that_fails_is_not_asked_for_a_while() -> None:
+    gated = Gated()
+    gated.timeout = 0.01
+    delegate = Delegate(ByMethods(gated))
+    for number in range(FAILURES + 20):
+        with pytest.raises(DelegateAway):
+            delegate.ask(about(str(number)))
+    assert gated.asked == FAILURES
 
 
 def test_answers_that_are_kept_are_bounded() -> None:

@@ -391,6 +391,20 @@ def test_another_token_is_asked_about(node: Daemon, rules: Rules, application: A
         assert json.loads(found.recv(60))["channel"] == channel + ".b"
 
 
+def test_a_token_that_is_revoked_meanwhile(node: Daemon, rules: Rules, application: Application, channel: str) -> None:
+    """What its client has asked for is not done, whatever the delegate says."""
+    held = rules.hold(channel)
+    eve = bearer(token("eve", subscribe=["elsewhere"]))
+    with ThreadPoolExecutor(2) as pool:
+        posted = pool.submit(post, node, channel, 1, **eve)
+        polled = pool.submit(node.request, "GET", f"/{channel}?_wait=0", None, eve)
+        wait_for(lambda: application.of("publish", channel) and application.of("subscribe", channel), "it is asked")
+        assert node.request("POST", "/-/revoke", '{"sub": "eve"}', {**JSON, **bearer(KEY)})[0] == 200
+        held.set()
+        assert (posted.result(), polled.result()[0]) == (401, 401)
+    assert past(node, channel) == []
+
+
 # Order.
 
 
