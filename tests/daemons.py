@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from tests import starter
+from tests.starter import Started
+
 ROOT = Path(__file__).parent.parent
 # Ports are the kernel's choice. What tests write by hand has "Host: a".
 DEFAULTS: dict[str, Any] = {"http_port": 0, "backend_port": 0, "allowed_hosts": ["a"]}
@@ -56,6 +59,7 @@ class Daemon:
 
     host = "127.0.0.1"
     patience = PATIENCE  # seconds for it to be ready
+    namespace = ""  # the path of the network namespace that it is in, if it is in one of its own
 
     def __init__(
         self, folder: Path, *, config: Path | None = None, root: Path = ROOT, variables: dict[str, str] | None = None,
@@ -68,11 +72,17 @@ class Daemon:
         self._out = folder / "stdout"
         extra = ("-C", str(config)) if config else ()
         settings = {"data_dir": folder, **DEFAULTS, **settings}
+        given = {**environment(root), **(variables or {})}
+        argv = command(*extra, **settings)
         with open(self._log, "wb") as log, open(self._out, "wb") as out:
-            self.process = subprocess.Popen(
-                self.command_line(command(*extra, **settings)), stdout=out, stderr=log, stdin=subprocess.DEVNULL,
-                env={**environment(root), **(variables or {})}, cwd=root,
-            )  # fmt: skip
+            self.process: subprocess.Popen[bytes] | Started
+            if self.command_line(argv) != argv:
+                self.process = subprocess.Popen(
+                    self.command_line(argv), stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=given, cwd=root
+                )
+            else:
+                forks = starter.of(root, tuple(environment(root).items()))
+                self.process = forks.start(argv[3:], given, out, log, self.namespace)
         try:
             self._wait_until_ready()
         except BaseException:

@@ -75,6 +75,11 @@ class Host:
         """The command line that runs a program on this host; its pid is the program's, for `ip` becomes it."""
         return ["ip", "netns", "exec", self.name, *argv]
 
+    @property
+    def path(self) -> str:
+        """The path of its network namespace."""
+        return str(NAMESPACES / self.name)
+
     @contextmanager
     def inside(self) -> Iterator[None]:
         """This thread, and only this one, is on the host; the sockets that it makes remain there."""

@@ -23,14 +23,12 @@ class Node(Daemon):
 
     def __init__(self, number: int, host: Host, folder: Path, **settings: Any) -> None:
         self.on = host
+        self.namespace = host.path
         self.name = str(number)
         self.address = f"{host.address}:{PORT}"
         defaults: dict[str, Any] = {"backend_host": host.address, "backend_port": PORT, "open_backbone": True}
         defaults |= {"workers": 2, "drain_window": 0, "store": "none"}
         super().__init__(folder, **{**defaults, **settings})
-
-    def command_line(self, argv: list[str]) -> list[str]:
-        return self.on.command(argv)
 
     def connect(self, timeout: float = PATIENCE) -> socket.socket:
         return self.on.connect(self.port, timeout)
