@@ -122,14 +122,16 @@ class Door(Service):
         """Whether connections from this address are those of many clients."""
         return False
 
-    def has_client(self, connection: Connection, address: str) -> bool:
-        """Let the connection count as that of a client at this address, whose proxy it came from. Returns False where
-        that client has more connections than it may."""
-        if address != connection.address:
-            self._forget(connection.address)
-            connection.address = address
-            self._addresses[address] += 1
-        return self.is_proxy(address) or self._addresses[address] <= self._bounds.max_connections_per_address
+    def comes_from(self, connection: Connection, address: str) -> bool:
+        """Let a connection be that of a client at this address, as its proxy has told before all else. Returns False
+        where that client may have no other one, or not yet."""
+        self._forget(connection.remote)
+        connection.remote = connection.address = address
+        self._addresses[address] += 1
+        if self.is_proxy(address):
+            return True
+        fits = self._addresses[address] <= self._bounds.max_connections_per_address
+        return fits and self.too_fast(address) is None
 
     def _forget(self, address: str) -> None:
         self._addresses[address] -= 1
@@ -176,7 +178,7 @@ class Door(Service):
         connection.close()
         self.wheel.forget(connection)
         self.connections.discard(connection)
-        self._forget(connection.address)
+        self._forget(connection.remote)
 
     def _accept(self) -> bool:
         """Let in some of the waiting clients; return whether there may be more."""

@@ -229,7 +229,11 @@ class TlsSocket(socket.socket):
             raise OSError(errno.ENOTCONN, "no handshake was made")
         size, sent = len(data), 0
         while sent < size and not self._unsent:
-            sent += self._object.write(data if size <= RECORD else memoryview(data)[sent : sent + RECORD])
+            try:
+                sent += self._object.write(data if size <= RECORD else memoryview(data)[sent : sent + RECORD])
+            except ssl.SSLError:
+                _outgoing.read()  # it would be another's
+                raise
             self._push(_outgoing.read())
         return sent
 
@@ -254,7 +258,10 @@ class TlsSocket(socket.socket):
         self._stop_writing()
         self._push(sealed)
         if self._ending and not self._unsent:
-            self.shutdown(socket.SHUT_WR)
+            try:
+                super().shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the peer was faster
 
     def _stop_writing(self) -> None:
         if self._writer is not None:

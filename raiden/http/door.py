@@ -220,38 +220,33 @@ class HttpDoor(Door):
         self._served(connection)
 
     def _serve_repeated(self, connection: Connection, repeated: Repeated) -> None:
-        if self.proxies is not None and not self._has_client(connection, self.proxies, repeated.head.environ):
-            self.serve(connection, repeated.request(), _too_many)
-        elif not self._application.serve_again(connection, repeated):
+        if self.proxies is not None:
+            self._note_client(connection, self.proxies, repeated.head.environ)
+        if not self._application.serve_again(connection, repeated):
             self._serve_new(connection, repeated.request())
 
     def _serve_new(self, connection: Connection, request: Request) -> None:
         """Serve a request that no plan serves."""
-        handle = self._application.dispatch
         if self.proxies is not None:
-            if not self._has_client(connection, self.proxies, request.environ):
-                handle = _too_many
+            self._note_client(connection, self.proxies, request.environ)
             request.environ["REMOTE_ADDR"] = connection.address
-        self.serve(connection, request, handle)
+        self.serve(connection, request, self._application.dispatch)
 
-    def _has_client(self, connection: Connection, proxies: Proxies, environ: Mapping[str, Any]) -> bool:
-        """Note the client of a request, and the scheme by which it came, where a trusted proxy tells them. Returns
-        False where the client has too many connections."""
+    def _note_client(self, connection: Connection, proxies: Proxies, environ: Mapping[str, Any]) -> None:
+        """Note the client of a request, and the scheme by which it came, where a trusted proxy tells them."""
         source = proxies.source(connection.remote, environ)
         if source is None:
-            return self.has_client(connection, connection.remote)
-        connection.scheme = source.scheme
-        return self.has_client(connection, source.address)
+            connection.address = connection.remote
+        else:
+            connection.address, connection.scheme = source
 
     def introduced(self, connection: Connection, source: Source | None, rest: bytes) -> None:
         """Go on with a connection, whose proxy has told its source (None: the proxy itself), with the bytes behind
         that."""
         if source is not None:
-            connection.remote, connection.scheme = source
+            connection.scheme = source.scheme
             connection.protocol = self.protocol(source.address)
-        is_client = source is not None and not self.is_proxy(source.address)
-        too_fast = self.too_fast(connection.remote) if is_client else None
-        if too_fast is not None or not self.has_client(connection, connection.remote):
+        if source is not None and not self.comes_from(connection, source.address):
             self.stats.refused_connections += 1
             self.close(connection)
         elif self.tls is not None:
@@ -417,10 +412,6 @@ class HttpDoor(Door):
             return True  # it has a plan
         plain = request.keep_alive and not request.http10 and request.method != "HEAD"
         return plain and "origin" not in request.fields
-
-
-def _too_many(connection: Connection, request: Request) -> Answer:
-    raise HttpError(503, "too many connections from your address: try again later")
 
 
 def _parser(connection: Connection) -> RequestParser:
