@@ -31,6 +31,7 @@ _addresses = itertools.count(2)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    Daemon.forks = True
     if (folder := machine.make()) is not None:
         config.add_cleanup(lambda: machine.remove(folder))
 

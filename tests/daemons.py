@@ -59,6 +59,7 @@ class Daemon:
 
     host = "127.0.0.1"
     patience = PATIENCE  # seconds for it to be ready
+    forks = False  # started as a fork, where nobody measures how that is different (`tests.starter`)
     namespace = ""  # the path of the network namespace that it is in, if it is in one of its own
 
     def __init__(
@@ -76,7 +77,7 @@ class Daemon:
         argv = command(*extra, **settings)
         with open(self._log, "wb") as log, open(self._out, "wb") as out:
             self.process: subprocess.Popen[bytes] | Started
-            if self.command_line(argv) != argv:
+            if not self.forks or (self.command_line(argv) != argv and not self.namespace):
                 self.process = subprocess.Popen(
                     self.command_line(argv), stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=given, cwd=root
                 )

@@ -30,6 +30,9 @@ class Node(Daemon):
         defaults |= {"workers": 2, "drain_window": 0, "store": "none"}
         super().__init__(folder, **{**defaults, **settings})
 
+    def command_line(self, argv: list[str]) -> list[str]:
+        return self.on.command(argv)
+
     def connect(self, timeout: float = PATIENCE) -> socket.socket:
         return self.on.connect(self.port, timeout)
 
