@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from raiden.access.rates import Rates
 from raiden.connections.connection import Connection
+from raiden.connections.states import CLOSING
 from raiden.hooks.guest import Guest
 from raiden.http import counted
 from raiden.http.door import Answer, HttpDoor
@@ -27,7 +28,6 @@ def serve(
     is_socket = isinstance(ask, Subscribe) and ask.transport == "websocket"
     if decision is None and not is_socket:
         return do(connection, request, ask)
-    # What a guest is granted is its own: no plan is made for others with this head.
     connection.permit = guest
     if isinstance(ask, Subscribe) and ask.transport != "poll":
         guest.lasts(lambda: connection.session)
@@ -39,8 +39,8 @@ def serve(
             decided: Ask = decision.wait()
         except Unavailable as error:
             raise ask.refused(error) if isinstance(ask, Subscribe) else error from None
-        if connection.closed:
-            guest.over()
+        if connection.state >= CLOSING:
+            guest.over()  # nothing is done
         decision.enter()
         return decided
 
