@@ -59,7 +59,11 @@ class Chat:
             **environment(), **self.variables, "CHAT_COOKIE_SECRET": "chocolate", "CHAT_RAIDEN": self.node.url,
             "CHAT_TOKEN_SECONDS": str(seconds), "NO_PROXY": "*", "PYTHONUNBUFFERED": "1",
         }  # fmt: skip
-        self.application = self.start_application()
+        try:
+            self.application = self.start_application()
+        except BaseException:
+            self.node.stop()
+            raise
 
     def start_node(self, port: int) -> Daemon:
         self.node = Daemon(
@@ -155,7 +159,7 @@ class Person:
         wait_for(lambda: self.evaluate(SHOWN) == list(texts), f"{self.name} sees {texts}", every=0.05)
 
     def is_told(self, text: str) -> None:
-        wait_for(lambda: text in self.evaluate(NOTICE), f"{self.name} is told: {text}", every=0.05)
+        wait_for(lambda: text in (self.evaluate(NOTICE) or ""), f"{self.name} is told: {text}", every=0.05)
 
     def is_in(self) -> None:
         wait_for(lambda: self.evaluate(STATE) == "connected", f"{self.name} is connected", every=0.05)

@@ -235,6 +235,10 @@ FLAGS = [
 ]
 
 
+class PageLeft(Exception):
+    """The browser went to another page while it evaluated an expression in this one."""
+
+
 class Browser:
     """A Chromium by its DevTools protocol."""
 
@@ -248,6 +252,8 @@ class Browser:
         while True:
             answer = json.loads(self._socket.recv(timeout=20))
             if answer.get("id") == command["id"]:
+                if "navigated" in answer.get("error", {}).get("message", ""):
+                    raise PageLeft
                 assert "result" in answer, answer
                 result: dict[str, Any] = answer["result"]
                 return result

@@ -15,7 +15,7 @@ import pytest
 
 from tests import test_clients
 from tests.daemons import ROOT, Daemon, Stream, post, wait_for
-from tests.test_clients import Browser
+from tests.test_clients import Browser, PageLeft
 
 browser = test_clients.browser
 
@@ -24,12 +24,15 @@ CHROMIUM = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,ima
 
 @contextmanager
 def tab(browser: Browser, url: str, **where: str) -> Iterator[Callable[[str], Any]]:
-    """A tab with a page; yields what evaluates an expression in it."""
+    """A tab with a page; yields what evaluates an expression in it: to None where the page is left meanwhile."""
     target = browser.call("Target.createTarget", url=url, **where)["targetId"]
     session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
     def evaluate(expression: str) -> Any:
-        told = browser.call("Runtime.evaluate", session, expression=expression, returnByValue=True)
+        try:
+            told = browser.call("Runtime.evaluate", session, expression=expression, returnByValue=True)
+        except PageLeft:
+            return None
         return told["result"].get("value")
 
     yield evaluate
@@ -55,7 +58,7 @@ def test_a_newcomer_sees_the_first_message(browser: Browser, start: Callable[...
         wait_for(lambda: evaluate(STATE) == "subscribed to hello", "the page has subscribed")
         evaluate(submit("publish", "message", '{"text": "hi"}'))
         wait_for(lambda: evaluate(SHOWN) == ['{"text": "hi"}'], "the first message is shown")
-        assert evaluate(ANSWER).startswith('published: {"cursor":')
+        wait_for(lambda: evaluate(ANSWER).startswith('published: {"cursor":'), "its answer is shown, too")
         evaluate(submit("publish", "message", "hello <b>you</b>"))
         wait_for(lambda: evaluate(SHOWN) == ['"hello <b>you</b>"', '{"text": "hi"}'], "text is shown as it is")
         node.publish("hello", "by curl")

@@ -174,7 +174,7 @@ function start(user) {
     ...me.rooms.map(({ name, private: locked }) => {
       const button = document.createElement("button");
       button.value = name;
-      button.textContent = (locked ? "\u{1F512} " : "") + name;
+      button.textContent = name + (locked ? " (private)" : "");
       button.onclick = () => enter(name);
       return button;
     }),
