@@ -19,7 +19,8 @@ FIRST = (
     "tests/test_reconnect.py", "tests/test_recovery.py", "tests/test_multiplex.py", "tests/test_zmq_examples.py",
     "tests/test_exactly_once.py", "tests/test_survival.py", "tests/test_leaving.py", "tests/test_gateway.py",
     "tests/test_zmq_doors.py", "tests/test_zmq_limits.py", "tests/test_daemon.py", "tests/test_compiled.py",
-    "tests/test_page.py", "tests/test_store_away.py", "tests/test_zmq_keys.py", "tests/test_durable.py",
+    "tests/test_chat.py", "tests/test_token_examples.py", "tests/test_page.py", "tests/test_store_away.py",
+    "tests/test_zmq_keys.py", "tests/test_durable.py",
     "tests/independent/test_returns.py", "tests/test_pages.py", "tests/cluster/test_webhooks.py",
     "tests/test_webhooks.py", "tests/test_tls.py",
 )  # fmt: skip
