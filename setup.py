@@ -38,7 +38,8 @@ BENCH = [
 
 # What a message passes through. `make wheel` compiles it.
 COMPILED = [
-    "access/clients", "access/policy", "access/tokens", "backbone/alone", "backbone/line", "backbone/nodes", "backbone/rounds", "backend", "connections/connection",
+    "access/clients", "access/policy", "access/tokens",
+    "backbone/alone", "backbone/line", "backbone/nodes", "backbone/rounds", "backend", "connections/connection",
     "connections/door", "connections/pieces", "connections/states", "connections/wheel", "delivery/answers",
     "delivery/brought", "delivery/order", "delivery/orders", "delivery/pace", "delivery/prefixes",
     "delivery/publisher", "delivery/selection", "delivery/sends", "delivery/sorted_names", "delivery/table",

@@ -74,6 +74,12 @@ def test_all_folders_and_files_are_listed() -> None:
     assert sorted(file for file, _ in FILES) == sorted(described)
 
 
+def test_no_file_has_more_than_one_concept() -> None:
+    """What grows over 400 lines is to be split."""
+    long = {module: size for module, path in MODULES.items() if (size := path.read_text().count("\n")) > 400}
+    assert not long
+
+
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - OUTSIDE))
 def test_no_import_runs_up(module: str) -> None:
     assert not upward(module, GRAPH[module])

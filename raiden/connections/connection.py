@@ -52,35 +52,9 @@ class Connection:
     sent in one go and are more than that by themselves: the bytes of a turn, or an answer."""
 
     __slots__ = (
-        "__weakref__",
-        "_acknowledged",
-        "_ahead",
-        "_callback",
-        "_large",
-        "_outbox",
-        "_paused",
-        "_reader",
-        "_sent",
-        "_stats",
-        "_writer",
-        "address",
-        "drop",
-        "due",
-        "in_line",
-        "max_outbox",
-        "outbox_size",
-        "overflown",
-        "pending",
-        "permit",
-        "protocol",
-        "remote",
-        "scheme",
-        "seen",
-        "session",
-        "slot",
-        "socket",
-        "state",
-        "transport",
+        "__weakref__", "_acknowledged", "_ahead", "_callback", "_large", "_outbox", "_paused", "_reader", "_sent",
+        "_stats", "_writer", "address", "drop", "due", "in_line", "max_outbox", "outbox_size", "overflown", "pending",
+        "permit", "protocol", "remote", "scheme", "seen", "session", "slot", "socket", "state", "transport",
     )  # fmt: skip
 
     def __init__(

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from raiden.access.rates import Rates
 from raiden.connections.connection import Connection
-from raiden.connections.states import CLOSING
+from raiden.connections.states import CLOSING, IDLE, SERVING
 from raiden.hooks.guest import Guest
 from raiden.http import counted
 from raiden.http.door import Answer, HttpDoor
-from raiden.model.refusals import Unavailable
+from raiden.model.refusals import Refusal, Unavailable, attempt
 from raiden.protocols.http import Request
 from raiden.sessions.asks import Ask, Subscribe
 from raiden.sessions.decisions import judge
@@ -44,5 +44,27 @@ def serve(
         decision.enter()
         return decided
 
-    door.serve_decided(connection, request, decide, do)
+    connection.state = SERVING
+    door.task(_decide_and_serve, door, connection, request, decide, do)
     return None
+
+
+def _decide_and_serve(
+    door: HttpDoor, connection: Connection, request: Request, decide: Callable[[], Ask],
+    do: Callable[[Connection, Request, Ask], Answer | None],
+) -> None:  # fmt: skip
+    """Serve a request, as if it came now, with what ``decide`` returns, which waits and may raise Refusal. Where the
+    client has gone meanwhile, nothing is done."""
+    decided = attempt("a request", decide, method=request.method, path=request.environ["raiden.path"])
+    if connection.state != SERVING:
+        return
+
+    def serve(connection: Connection, request: Request) -> Answer | None:
+        if isinstance(decided, Refusal):
+            raise decided
+        return do(connection, request, decided)
+
+    connection.state = IDLE
+    door.serve(connection, request, serve)
+    if connection.state == IDLE:
+        door.was_answered(connection)

@@ -294,33 +294,6 @@ class HttpDoor(Door):
         self.serve(connection, request, handle)
         self.go_on(connection)
 
-    def serve_decided(
-        self, connection: Connection, request: Request, decide: Callable[[], Any],
-        handle: Callable[[Connection, Request, Any], Answer | None],
-    ) -> None:  # fmt: skip
-        """Serve a request, as if it came now, with what ``decide`` returns, which waits in a greenlet and may raise
-        Refusal. Where the client has gone meanwhile, nothing is done."""
-        connection.state = SERVING
-        self.task(self._decide_and_serve, connection, request, decide, handle)
-
-    def _decide_and_serve(
-        self, connection: Connection, request: Request, decide: Callable[[], Any],
-        handle: Callable[[Connection, Request, Any], Answer | None],
-    ) -> None:  # fmt: skip
-        decided = attempt("a request", decide, method=request.method, path=request.environ["raiden.path"])
-        if connection.state != SERVING:
-            return
-
-        def serve(connection: Connection, request: Request) -> Answer | None:
-            if isinstance(decided, Refusal):
-                raise decided
-            return handle(connection, request, decided)
-
-        connection.state = IDLE
-        self.serve(connection, request, serve)
-        if connection.state == IDLE:
-            self.was_answered(connection)
-
     def go_on(self, connection: Connection) -> None:
         """Go on with the next request after one was served, unless that has subscribed."""
         if connection.state == OPENING:
