@@ -86,6 +86,7 @@ def test_settings(tmp_path: Path) -> None:
     for settings, why in (
         (["control_port = 1", "control_host = '0.0.0.0'"], "control_host = '0.0.0.0' lets anyone"),
         (["control_port = 65536"], "control_port must be"),
+        (["control_port = 8088"], "control_port = 8088 is the http_port, too"),
         (["http_redirect_port = 80"], "set tls_cert"),
         (["proxy_protocol = ['http_port']"], "set trusted_proxies"),
         (["proxy_protocol = ['control_port']", "trusted_proxies = ['::1']"], "'control_port' is no port"),

@@ -27,6 +27,7 @@ JSON = {"Content-Type": "application/json"}
         ("GET /-/channels/a/history?_wait=1", "unknown parameter _wait"),
         ("GET /-/channels?_prefx=a", "did you mean _prefix?"),
         ("POST /a?_key=1", "unknown parameter _key"),
+        ("POST /a?_token=x", "_token is for subscribing only: send the token as Authorization: Bearer TOKEN"),
         ("DELETE /a?_all=1", "unknown parameter _all"),
         ("POST /-/publish?_key=1", "unknown parameter _key"),
         ("GET /a?last=10", "write _last, or to filter by that field _filter.last"),

@@ -613,6 +613,11 @@ def test_the_commands_make_and_check(start: Callable[..., Daemon]) -> None:
     assert told["client"] == "ann" and told["subscribe"] == ["a*"]
     ends = jwt.decode(made.strip(), options={"verify_signature": False})["exp"] + 10
     assert ends - time.time() - 1 <= told["expires_in"] <= ends - before + 1, "with the leeway"
+    entries = ["b", {"channel": "a.*", "filters": {"team": ["red", "blue"], "n": 1}}]
+    made_here = jwt.encode({"sub": "ann", "subscribe": entries}, JWT_KEYS[0]["key"], "HS256")
+    told = json.loads(raiden("token", "check", made_here, jwt_keys=JWT_KEYS).stdout)
+    expected = ["b", {"channel": "a.*", "filters": {"n": ["1"], "team": ["blue", "red"]}}]
+    assert told["subscribe"] == told["history"] == expected
     refused = raiden("token", "check", made.strip(), jwt_keys=JWT_KEYS, jwt_audience="y")
     assert refused.returncode == 1 and "another audience" in refused.stderr and len(refused.stderr.splitlines()) == 1
     without = raiden("token", "make", "ann")

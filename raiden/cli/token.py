@@ -73,5 +73,9 @@ def _check(settings: Settings, token: str) -> int:
         told["expires_in"] = round(client.expires - time.time())
     for action, patterns in client.permissions.items():
         told[action] = [*[f"{prefix}*" for prefix in patterns.prefixes], *sorted(patterns.names)]
+    for action, entries in client.filtered.items():
+        told[action] = told.get(action, []) + [
+            {"channel": channel, "filters": filters.values()} for channel, filters in entries
+        ]
     print(json.dumps(told, indent=2))
     return 0

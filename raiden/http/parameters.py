@@ -74,6 +74,8 @@ def check(query: Sequence[tuple[str, str]], known: frozenset[str]) -> None:
     """Raise Invalid for a parameter that begins with ``_`` and is none of the ``known``. Browsers' libraries add a bare
     ``_`` to get round caches."""
     for key, _ in query:
+        if key == "_token" and key not in known:
+            raise Invalid("_token is for subscribing only: send the token as Authorization: Bearer TOKEN")
         if key.startswith("_") and key != "_" and key not in known and not (known and key.startswith(_FILTER)):
             raise Invalid(f"unknown parameter {key[:100]}{did_you_mean(key, known, '')}")
 

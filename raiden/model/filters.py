@@ -80,6 +80,10 @@ class Filters:
         """The conditions, as they were given."""
         return [(key, value) for key, values in self._wanted.items() for value in values]
 
+    def values(self) -> dict[str, list[str]]:
+        """The alternatives by key, in order."""
+        return {key: sorted(values) for key, values in sorted(self._wanted.items())}
+
     def match(self, message: Message) -> bool:
         fields = message.fields()
         if fields is None:

@@ -238,6 +238,10 @@ def _check_ports(settings: Settings) -> None:
     for name in ("control_port", "http_redirect_port"):
         if not 0 <= (getattr(settings, name) or 0) <= 65535:
             raise ConfigError(f"{name} must be from 0 to 65535, not {getattr(settings, name)}")
+    if settings.control_port and (settings.control_host, settings.control_port) == (
+        settings.http_host, settings.http_port
+    ):  # fmt: skip
+        raise ConfigError(f"control_port = {settings.control_port} is the http_port, too: set another port")
     if settings.http_redirect_port is not None and settings.tls_cert is None:
         raise ConfigError("http_redirect_port leads to https, which http_port speaks with tls_cert: set tls_cert")
     for name in settings.proxy_protocol:
