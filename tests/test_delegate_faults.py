@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import socket as sockets
@@ -369,6 +370,28 @@ def test_settings_that_are_wrong(tmp_path: Path, setting: str, said: str) -> Non
 # The documents' examples.
 
 TEXT = (Path(__file__).parent.parent / "docs/delegates.md").read_text()
+
+
+def test_the_documents_application() -> None:
+    found = re.search(r"<!-- application -->\n```python\n(.*?)```", TEXT, re.DOTALL)
+    assert found is not None
+    made: dict[str, Any] = {"__name__": "app"}
+    exec(found[1], made)
+    server = made["ThreadingHTTPServer"](("127.0.0.1", 0), made["Application"])
+    spare = http.client.HTTPConnection(*server.server_address)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for event, channel, cookie, allowed in (
+            ("connect", None, "", True), ("subscribe", "news", "", True), ("subscribe", "other", "", False),
+            ("publish", "news", "", False), ("publish", "news", "sid=1", True),
+        ):  # fmt: skip
+            question = {"event": event, "channel": channel, "client": {"headers": {"cookie": cookie}}}
+            spare.request("POST", "/", json.dumps(question))
+            assert json.loads(spare.getresponse().read())["allow"] is allowed
+    finally:
+        spare.close()
+        server.shutdown()
+        server.server_close()
 
 
 def test_the_documents_example(start: Callable[..., Daemon], tmp_path: Path) -> None:
