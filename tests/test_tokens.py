@@ -249,6 +249,7 @@ def wrong(options: Any) -> str:
         ({"alg": "HS256", "key": ""}, "key is a string"), ({**HS, "kdi": "a"}, "unknown option 'kdi'"),
         ({**HS, "kid": 1}, "kid is a string"), ({"alg": "RS256", "key": SECRET}, "public key in PEM"),
         ({"alg": "ES256", "key": public(RSA)}, "public key in PEM"), ({"alg": "EdDSA", "file": "/none"}, "cannot read"),
+        ({"alg": "EdDSA", "key": "-----BEGIN PRIVATE KEY-----"}, "is private: 'openssl pkey"),
     ],
 )  # fmt: skip
 def test_keys_that_are_wrong(options: Any, said: str) -> None:

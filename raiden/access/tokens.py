@@ -92,6 +92,8 @@ class Key(NamedTuple):
                 f"the key of {algorithm} has {len(secret)} bytes, and needs {least}: make one with 'openssl rand -hex "
                 f"{least}', or, where it is another server's, say \"weak\": True"
             )
+        if algorithm not in HMAC and b"PRIVATE KEY-----" in secret:
+            raise ValueError(f"the key of {algorithm} is private: 'openssl pkey -in FILE -pubout' makes a public one")
         try:
             return cls(algorithm, kid, _implemented()[algorithm].prepare_key(secret), len(secret) < least)
         except Exception:  # each algorithm raises its own
