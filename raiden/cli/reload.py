@@ -15,5 +15,7 @@ HELP = "let it read its settings again"
 def command(settings: Settings, service: ServiceBuilder | None, source: Source) -> int:
     pid = running(settings)
     os.kill(pid, signal.SIGHUP)
-    print(f"told pid {pid} to reload; {settings.file('log')} says what changed")
+    log = settings.file("log")
+    # A node in the foreground writes its log to standard error.
+    print(f"told pid {pid} to reload; {log if os.path.exists(log) else 'its log'} says what changed")
     return 0
