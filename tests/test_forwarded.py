@@ -154,6 +154,17 @@ def test_repeated_fields_are_one_list(start: Callable[..., Daemon]) -> None:
     assert remotes(node, 1) == ["203.0.113.7"]
 
 
+def test_a_field_with_underscores_is_another_one(start: Callable[..., Daemon]) -> None:
+    """A client writes it, and proxies pass it on, some of them behind their own field."""
+    node = start(access_log=True, log_format="json", trusted_proxies=["127.0.0.1"])
+    head = b"GET /a?_wait=0 HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 203.0.113.1\r\nX_Forwarded_For: 198.51.100.1\r\n"
+    with node.connect() as sock:
+        for _ in range(3):
+            sock.sendall(head + b"X_Forwarded-Proto: https\r\n\r\n")
+            assert sock.recv(1000).startswith(b"HTTP/1.1 204")
+    assert remotes(node, 3) == ["203.0.113.1"] * 3
+
+
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     node = Daemon(tmp_path_factory.mktemp("node"), trusted_proxies=["127.0.0.1"], allowed_hosts=["chat.example"])

@@ -125,6 +125,8 @@ def environ(
         "raiden.upgrade": False,
     }
     for name, value in headers:
+        if "_" in name:
+            continue  # it would be taken for the field with hyphens, which a proxy may have set
         key = name.upper().replace("-", "_")
         if key == "CONTENT_TYPE":
             found["CONTENT_TYPE"] = value
