@@ -150,6 +150,17 @@ def test_the_longest_entry_counts_and_one_without_filters_before_all(node: Daemo
             assert [stream.value(), stream.value()] == ([wanted, SENT[1]] if more else [wanted, SENT[4]])
 
 
+def test_a_pattern_brings_no_messages_past_the_filters_of_a_longer_entry(node: Daemon, channel: str) -> None:
+    wide, narrow = ({"channel": name, "filters": {"team": "red"}} for name in ("game.*", channel))
+    other = {"channel": channel, "filters": {"n": 1}}
+    for listed, status in (([wide, other], 403), ([wide, other, channel], 200), ([wide, narrow], 200)):
+        with Stream(node, "/game.*", bearer(token(subscribe=listed))) as stream:
+            assert stream.status == status
+    with socket(node, credential=token(subscribe=[wide, other])) as found:
+        assert command(found, cmd="subscribe", channel="game.*")["error"]["code"] == 403
+        assert "error" not in command(found, cmd="subscribe", channel=channel + ".*")
+
+
 def test_a_session_gets_the_filters_of_the_token_that_resumes_it(node: Daemon, channel: str) -> None:
     with socket(node) as found:
         session = command(found, cmd="session")["session"]

@@ -65,11 +65,23 @@ class Client:
 
     def filters(self, action: str, name: str) -> Filters | None:
         """The filters with which the client may do the action to a channel, or to all that a pattern stands for; None:
-        it may not. Of several, those of the longest pattern count."""
-        for pattern, filters in self.filtered.get(action, ()):
+        it may not. Of several, those of the longest pattern count. So a pattern has none where some of its channels
+        have others."""
+        entries = self.filtered.get(action, ())
+        for pattern, filters in entries:
             if name == pattern or (pattern.endswith("*") and name.rstrip("*").startswith(pattern[:-1])):
-                return filters
+                return filters if all(found == filters for found in self._within(action, name)) else None
         return None
+
+    def _within(self, action: str, name: str) -> list[Filters]:
+        """The filters of the channels and patterns in a pattern that have filters of their own."""
+        if not name.endswith("*"):
+            return []
+        unfiltered = self.may(action)
+        return [
+            filters for pattern, filters in self.filtered.get(action, ())
+            if pattern.startswith(name[:-1]) and not unfiltered.allows(pattern)
+        ]  # fmt: skip
 
 
 # The client that has shown nothing.
