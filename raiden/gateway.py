@@ -31,7 +31,7 @@ from raiden.http.publishing import ACCEPTED, Publishing
 from raiden.http.reader import AT_ONCE, Reader
 from raiden.http.reserved import Reserved
 from raiden.http.revoking import Ending, Revoking
-from raiden.model.refusals import Refusal, TooFast
+from raiden.model.refusals import Refusal, TooFast, Unauthorized
 from raiden.protocols.heads import Heads, Repeated
 from raiden.protocols.hosts import Hosts
 from raiden.protocols.http import Request
@@ -299,6 +299,12 @@ class Gateway(Service):
             except (NotInForce, StoreFailed) as error:
                 session.close()
                 raise ask.refused(error) from None
+            try:
+                if permit is not None:
+                    permit.check_still()
+            except Unauthorized:
+                session.close()
+                raise
             if connection.closed:
                 session.close()
                 return

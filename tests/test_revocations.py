@@ -215,6 +215,31 @@ def test_a_head_that_is_remembered_is_forgotten(node: Daemon) -> None:
     bob.close()
 
 
+@pytest.mark.parametrize("query", ["", "&_wrap=1", "&_wait=60"])
+def test_a_subscription_that_is_still_being_made(start: Callable[..., Daemon], query: str) -> None:
+    """It waits for the history meanwhile."""
+    node = start(**KEYS)
+    node.request("POST", "/a", "1", {**JSON, **bearer(KEY)})
+    credential = token("ann")
+
+    def is_revoked() -> bool:
+        return node.request("GET", "/-/nodes", None, bearer(credential))[0] == 401
+
+    history = node.workers()["history"]
+    with ThreadPoolExecutor(1) as pool, node.connect() as sock:
+        os.kill(history, signal.SIGSTOP)
+        try:
+            head = f"GET /a?_last=1{query} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {credential}\r\n\r\n"
+            sock.sendall(head.encode())
+            assert node.request("GET", "/-/health")[0] == 200, "what came before was read"
+            done = pool.submit(manage, node, "revoke", sub="ann")
+            wait_for(is_revoked, "the worker is told", 5)
+        finally:
+            os.kill(history, signal.SIGCONT)
+        assert sock.recv(1000).startswith(b"HTTP/1.1 401")
+        assert done.result(20) == (200, {"ended": 0})
+
+
 def test_one_token_by_its_id(node: Daemon) -> None:
     first, second = (jwt.encode({"sub": "ann", "jti": jti, **on("*")}, SECRET) for jti in ("1", "2"))
     with Stream(node, "/a", bearer(first)) as ended, Stream(node, "/a", bearer(second)) as stays:

@@ -89,6 +89,13 @@ class Permit:
             raise InvalidToken("it is another subject's: make another connection")
         return permit
 
+    def check_still(self) -> None:
+        """Raise InvalidToken where the client's token has ended, or was revoked, while others were waited for."""
+        if self.is_over:
+            raise InvalidToken("its time is over: get another one")
+        if self.permits.revocations.of(self.client, time.time()) is not None:
+            raise InvalidToken("it was revoked: get another one")
+
     @property
     def owner(self) -> str:
         """The owner of what the client keeps here: the subject of its token, or its key; "": anyone."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
@@ -12,7 +11,6 @@ from typing import Any, Final, NamedTuple, Protocol
 import gevent
 
 from raiden.access.permit import Permit
-from raiden.access.tokens import InvalidToken
 from raiden.hooks.delegate import Delegate, DelegateAway
 from raiden.hooks.question import Asker, Question
 from raiden.hooks.verdict import Verdict
@@ -80,13 +78,6 @@ class Guest(Permit):
     def filters(self, action: str, name: str) -> Filters | None:
         found = super().filters(action, name)
         return self._allowed(name) if found is None and _EVENTS.get(action) == "subscribe" else found
-
-    def check_still(self) -> None:
-        """Raise InvalidToken where the client's token has ended, or was revoked, while others were waited for."""
-        if self.is_over:
-            raise InvalidToken("its time is over: get another one")
-        if self.permits.revocations.of(self.client, time.time()) is not None:
-            raise InvalidToken("it was revoked: get another one")
 
     def narrowed(self, filters: Filters, name: str, *, past: bool) -> Filters:
         return super().narrowed(filters, name, past=past).both(self._allowed(name) or NO_FILTERS)
