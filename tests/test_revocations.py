@@ -58,6 +58,14 @@ def test_the_latest_of_several_counts_in_any_order() -> None:
         assert not table.add(first, NOW) and table.add(end, NOW) and table.of(client(), NOW) == end
 
 
+def test_what_was_taken_back_long_ago_stays_so() -> None:
+    """As a node reads it from the store."""
+    table = Revocations()
+    for row in (Revocation("sub", "ann", NOW, None), Revocation("sub", "ann", NOW + 1, NOW + 1)):
+        table.add(row, NOW + 3 * revocations.DAY)
+    assert table.of(client(), NOW + 3 * revocations.DAY) is None
+
+
 def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(revocations, "MAX_REVOCATIONS", 10)
     table = Revocations()

@@ -65,7 +65,7 @@ class Revocations:
         `MAX_REVOCATIONS`."""
         key = one.claim, one.value
         known = self._rows.get(key)
-        if (known is not None and known.at >= one.at) or one.is_over(now - DAY):
+        if known.at >= one.at if known is not None else one.is_over(now - DAY):
             return False
         if known is None and len(self._rows) >= MAX_REVOCATIONS:
             self._rows = {key: row for key, row in self._rows.items() if not row.is_over(now)}
