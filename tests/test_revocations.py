@@ -344,6 +344,17 @@ def test_a_restart_keeps_it(start: Callable[..., Daemon]) -> None:
     assert again.request("POST", "/a", "1", {**JSON, **bearer(token("bob"))})[0] == 200
 
 
+def test_a_worker_that_is_replaced_asks_the_others_where_there_is_no_store(start: Callable[..., Daemon]) -> None:
+    node = start(workers=2, store="none", **KEYS)
+    assert revoke(node, sub="ann") == 0
+    pids = node.workers()
+    os.kill(pids["worker 0"], signal.SIGKILL)
+    wait_for(lambda: not pids.items() <= node.workers().items() and len(node.workers()) == len(pids), "it is replaced")
+    wait_for(lambda: node.request("GET", "/-/ready")[0] == 200, "it is ready")
+    for _ in range(20):
+        assert node.request("GET", "/a?_wait=0", None, bearer(token("ann")))[0] == 401
+
+
 def test_tokens_are_refused_while_the_store_does_not_tell(
     start: Callable[..., Daemon], own_server: RedisServer
 ) -> None:  # fmt: skip

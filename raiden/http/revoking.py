@@ -1,7 +1,8 @@
 """Revocations and disconnections on all nodes: told to every worker, which ends its connections, and kept in the store.
 
 A manager's worker tells all workers at once, by a question, and answers when these have done it. A worker that was not
-there asks later: at its start the store, if there is one, and the workers of each node that becomes connected.
+there asks later: at its start the store, if there is one, and the workers of its own node; then those of each node that
+becomes connected.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ PAGE: Final = 1000
 # Seconds for which a start waits for the store; between two looks at the store and the nodes.
 PATIENCE: Final = 2.0
 LOOK: Final = 1.0
+# Seconds for which a start without a store waits for the node's other workers, which may not have started yet.
+START: Final = 0.5
 
 
 class Ending(Protocol):
@@ -68,6 +71,8 @@ class Revoking(Service):
         self._forget = forget
         # Nodes, by id and start, whose revocations are known.
         self._nodes: set[tuple[str, Any]] = set()
+        # Whether the other workers of this node were asked: this one may have been restarted.
+        self._asked = Event()
         self._loaded = Event()
         router.answers.others.update({b"revoke": self._take, b"disconnect": self._end, b"revoked": self._part})
 
@@ -76,6 +81,8 @@ class Revoking(Service):
         self.spawn(self._follow)
         if not self._table.known:
             self._loaded.wait(PATIENCE)
+        elif self._router.backend.workers > 1:
+            self._asked.wait(START)
 
     # What a manager asks for.
 
@@ -158,14 +165,15 @@ class Revoking(Service):
     # What was missed.
 
     def _follow(self) -> None:
-        """Read the store, as soon as it can be read; then ask the workers of each node that has become connected."""
+        """Read the store, as soon as it can be read; then ask the workers of this node, and of each that has come."""
         while True:
             if not self._table.known:
                 self._load()
             rows = self._router.backend.nodes()[1:]
             nodes = {(row["id"], row["since"]) for row in rows if row["state"] == "connected"}
-            if nodes <= self._nodes or self._ask():
+            if (self._asked.is_set() and nodes <= self._nodes) or self._ask():
                 self._nodes = nodes
+                self._asked.set()
             gevent.sleep(LOOK)
 
     def _load(self) -> None:
