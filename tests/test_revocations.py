@@ -76,6 +76,16 @@ def test_the_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.add(Revocation("jti", "more", NOW, None), NOW + 5) and len(table) == 5
 
 
+def test_short_ones_push_no_long_ones_out_of_the_store() -> None:
+    ban = Revocation("sub", "ann", NOW, None)
+    day, hour = (Revocation("jti", "1", NOW, NOW + seconds) for seconds in (86400, 3600))
+    assert revocations.shelf(ban, None) is None
+    assert revocations.shelf(day, None) == 17 and revocations.shelf(hour, None) == 12
+    assert revocations.shelf(hour, day) == 17, "a restart must not bring back the longer one"
+    assert revocations.shelf(hour, ban) is None and revocations.shelf(day._replace(until=NOW), None) is None
+    assert revocations.shelf(day._replace(until=NOW + 1e10), None) is None
+
+
 def test_its_parts_are_all() -> None:
     table = Revocations()
     rows = {Revocation("jti", str(number), NOW, None) for number in range(100)}
@@ -333,6 +343,7 @@ def test_a_restart_keeps_it(start: Callable[..., Daemon]) -> None:
     revoke(node, sub="ann")
     revoke(node, sub="bob")
     revoke(node, sub="bob", ttl=0)
+    revoke(node, sub="carl", ttl=1000)
     pids = node.workers()
     os.kill(pids["worker 0"], signal.SIGKILL)
     wait_for(lambda: not pids.items() <= node.workers().items() and len(node.workers()) == len(pids), "it is replaced")
@@ -341,6 +352,7 @@ def test_a_restart_keeps_it(start: Callable[..., Daemon]) -> None:
     assert node.stop() == 0
     again = start(workers=2, data_dir=node.folder, **KEYS)
     refused(again, token("ann"))
+    refused(again, token("carl"))
     assert again.request("POST", "/a", "1", {**JSON, **bearer(token("bob"))})[0] == 200
 
 

@@ -48,6 +48,23 @@ class Revocation(NamedTuple):
         return client.subject == self.value and (client.issued is None or client.issued <= self.at)
 
 
+# Shelves of the store by the time for which a revocation holds: up to 2 ** number seconds, which is an hour to 8 years.
+# On a shelf, at most `ON_SHELF` are kept.
+SHELVES: Final = range(12, 29)
+ON_SHELF: Final = 2 * MAX_REVOCATIONS
+
+
+def shelf(one: Revocation, before: Revocation | None) -> int | None:
+    """The number of the shelf for a revocation, which follows the one ``before`` of the same; None: that for good. A
+    shelf has what holds for about as long. So what finds no room there would be more than `MAX_REVOCATIONS` at a time,
+    and many short ones push out none that is long. One that ends another is kept as long as that."""
+    ends = [each.until for each in (one, before) if each is not None]
+    if one.until is None or one.until <= one.at or None in ends:
+        return None
+    left = max([end for end in ends if end is not None]) - one.at
+    return next((number for number in SHELVES if left <= 2**number), None)
+
+
 class Revocations:
     """The revocations that hold, on one worker."""
 
@@ -83,6 +100,10 @@ class Revocations:
             if found is not None and not found.is_over(now) and found.covers(client):
                 return found
         return None
+
+    def same(self, one: Revocation) -> Revocation | None:
+        """The revocation of the same subject or token that is known."""
+        return self._rows.get((one.claim, one.value))
 
     def part(self, number: int, of: int) -> list[Revocation]:
         """One ``of`` so many parts of all."""

@@ -17,7 +17,7 @@ import ujson
 from gevent.event import AsyncResult, Event
 
 from raiden.access.permit import Permit, Permits
-from raiden.access.revocations import MAX_REVOCATIONS, Revocation
+from raiden.access.revocations import ON_SHELF, SHELVES, Revocation, shelf
 from raiden.connections.connection import Connection
 from raiden.delivery.questions import to_workers
 from raiden.history.store import Append, Appended, StoreFailed
@@ -90,10 +90,11 @@ class Revoking(Service):
         """Revoke on all nodes; the answer has the number of connections that this has ended. Waits; raises Unavailable,
         which says how far it was done."""
         one = ask.revocation
+        place = shelf(one, self._table.same(one))
         ended = self._tell(b"revoke", list(one))
         if self._router.history is not None:
             try:
-                self._keep(one)
+                self._keep(one, place)
             except StoreFailed as error:
                 raise Unavailable(
                     f"it holds on the nodes that run, but was not kept: try again ({error.detail})"
@@ -113,12 +114,13 @@ class Revoking(Service):
             )
         return sum(answer for answer in answers if isinstance(answer, int))
 
-    def _keep(self, one: Revocation) -> None:
+    def _keep(self, one: Revocation, place: int | None) -> None:
         history = self._router.history
         assert history is not None
         done: AsyncResult[list[Appended] | StoreFailed] = AsyncResult()
         row = int(Kind.JSON), json_payload(dumps(list(one)))
-        history.append([Append(CHANNEL, [row], size=MAX_REVOCATIONS, ttl=KEPT)], done.set)
+        ttl = KEPT if place is None else 2.0**place
+        history.append([Append(_channel(place), [row], size=ON_SHELF, ttl=ttl)], done.set)
         outcome = done.get()
         if isinstance(outcome, StoreFailed):
             raise outcome
@@ -179,15 +181,15 @@ class Revoking(Service):
     def _load(self) -> None:
         history = self._router.history
         assert history is not None
-        place: Cursor | None = None
         try:
-            while True:
-                page = history.after(CHANNEL, place, PAGE)
-                found = [row for record in page.records if (row := _row(record.payload)) is not None]
-                self._add(found)
-                if not page.more:
-                    break
-                place = page.messages(CHANNEL)[-1].cursor
+            for number in (None, *SHELVES):
+                channel, more = _channel(number), True
+                place: Cursor | None = None
+                while more:
+                    page = history.after(channel, place, PAGE)
+                    self._add([row for record in page.records if (row := _row(record.payload)) is not None])
+                    more = page.more
+                    place = page.messages(channel)[-1].cursor if more else None
         except StoreFailed as error:
             log.error("revocations are not known yet, so tokens are refused", extra={"reason": error.detail})
             return
@@ -212,6 +214,11 @@ class Revoking(Service):
 
 def _answer(ended: int) -> Json:
     return Json(200, b'{"ended":%d}' % ended)
+
+
+def _channel(number: int | None) -> str:
+    """The channel of a shelf in the store."""
+    return CHANNEL if number is None else f"{CHANNEL}/{number}"
 
 
 def _row(payload: bytes) -> Revocation | None:
