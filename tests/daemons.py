@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -52,6 +53,18 @@ def command(*arguments: str, data_dir: Path, **settings: Any) -> list[str]:
     told = {"data_dir": str(data_dir), **settings}
     options = [f"{name} = {value!r}" for name, value in told.items() if value is not None]
     return [sys.executable, "-m", "raiden", *[word for option in options for word in ("-X", option)], *arguments]
+
+
+def run(words: list[str], variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a raiden to its end."""
+    given = {**environment(), **(variables or {})}
+    if not Daemon.forks:
+        return subprocess.run(words, capture_output=True, text=True, env=given, cwd=ROOT, timeout=PATIENCE)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        forks = starter.of(ROOT, tuple(environment().items()))
+        code = forks.start(words[3:], given, out, err).wait(PATIENCE)
+        said = [os.pread(file.fileno(), 1 << 24, 0).decode() for file in (out, err)]
+    return subprocess.CompletedProcess(words, code, *said)
 
 
 class Daemon:

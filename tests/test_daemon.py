@@ -24,15 +24,14 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from tests import daemons
 from tests.daemons import ROOT, Daemon, Stream, command, environment, wait_for
 
 
 def run(*arguments: str, variables: dict[str, str] | None = None, **settings: Any) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     with tempfile.TemporaryDirectory() as data_dir:
-        words = command(*arguments, **{"data_dir": data_dir, **settings})
-        env = {**environment(), **(variables or {})}
-        return subprocess.run(words, capture_output=True, text=True, env=env, cwd=ROOT, timeout=60)
+        return daemons.run(command(*arguments, **{"data_dir": data_dir, **settings}), variables)
 
 
 def free_port() -> int:

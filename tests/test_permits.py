@@ -25,7 +25,7 @@ from raiden.sessions import asks, commands, needs
 from raiden.sessions.needs import PUBLIC_PAGES
 from tests import daemons
 from tests.application import Application
-from tests.daemons import ROOT, Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, wait_for
 from tests.tokens import API_KEYS, JWT_KEYS, KEY, OTHER, SECRET, SMALL_KEY, bearer, on, token
 from tests.zeromq import OPEN, Clients, Pair, ask, refusal
 
@@ -594,8 +594,7 @@ def test_a_reload_changes_keys(start: Callable[..., Daemon], tmp_path: Path) -> 
 
 
 def raiden(*arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    words = daemons.command(*arguments, data_dir=Path("/nowhere"), **settings)
-    return subprocess.run(words, capture_output=True, text=True, env=daemons.environment(), cwd=ROOT, timeout=60)
+    return daemons.run(daemons.command(*arguments, data_dir=Path("/nowhere"), **settings))
 
 
 def test_the_commands_make_and_check(start: Callable[..., Daemon]) -> None:
