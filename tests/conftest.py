@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests import machine, schedule
-from tests.daemons import Daemon
+from tests import machine, schedule, starter
+from tests.daemons import ROOT, Daemon
 from tests.stores import (  # noqa: F401
     clock,
     installed_redis,
@@ -34,6 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
     Daemon.forks = True
     if (folder := machine.make()) is not None:
         config.add_cleanup(lambda: machine.remove(folder))
+
+
+def pytest_sessionstart() -> None:
+    starter.of(ROOT)  # before tests look at what they have opened
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -61,7 +61,7 @@ def run(words: list[str], variables: dict[str, str] | None = None) -> subprocess
     if not Daemon.forks:
         return subprocess.run(words, capture_output=True, text=True, env=given, cwd=ROOT, timeout=PATIENCE)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        forks = starter.of(ROOT, tuple(environment().items()))
+        forks = starter.of(ROOT)
         code = forks.start(words[3:], given, out, err).wait(PATIENCE)
         said = [os.pread(file.fileno(), 1 << 24, 0).decode() for file in (out, err)]
     return subprocess.CompletedProcess(words, code, *said)
@@ -95,7 +95,7 @@ class Daemon:
                     self.command_line(argv), stdout=out, stderr=log, stdin=subprocess.DEVNULL, env=given, cwd=root
                 )
             else:
-                forks = starter.of(root, tuple(environment(root).items()))
+                forks = starter.of(root)
                 self.process = forks.start(argv[3:], given, out, log, self.namespace)
         try:
             self._wait_until_ready()

@@ -6,17 +6,16 @@ takes to start. What runs is the same as with ``python -m raiden``, which `tests
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -28,30 +27,28 @@ MAX_REQUEST = 1 << 20
 class Started:
     """A process that was started; as `subprocess.Popen`, as far as tests need it."""
 
-    def __init__(self, argv: Sequence[str], status: int) -> None:
+    def __init__(self, starter: Starter, argv: Sequence[str], pid: int) -> None:
         self.args = argv
+        self.pid = pid
         self.returncode: int | None = None
-        self._status = status
-        said = os.read(status, 32)
-        assert said, "the starter has ended"
-        self.pid = int(said)
+        self._starter = starter
 
     def poll(self) -> int | None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.wait(0)
+        if self.returncode is None:
+            said = self._starter.ask(self.pid)
+            if said:
+                self.returncode = os.waitstatus_to_exitcode(int(said))
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, or the negative number of the signal that has ended it; raises TimeoutExpired."""
-        if self.returncode is None:
-            if not select.select([self._status], [], [], timeout)[0]:
-                assert timeout is not None
-                raise subprocess.TimeoutExpired(self.args, timeout)
-            said = os.read(self._status, 32)
-            assert said, "the starter has ended"
-            self.returncode = os.waitstatus_to_exitcode(int(said))
-            os.close(self._status)
-        return self.returncode
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = threading.Event()
+        while (code := self.poll()) is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            pause.wait(0.01)
+        return code
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -82,67 +79,50 @@ class Starter:
         self, arguments: Sequence[str], environment: dict[str, str], out: IO[bytes], err: IO[bytes], namespace: str = ""
     ) -> Started:
         """Start ``raiden`` with these arguments, in a network namespace if one is named."""
-        reading, writing = os.pipe()
-        asked = json.dumps([list(arguments), environment, namespace]).encode()
+        pid = int(self.ask([list(arguments), environment, namespace], out.fileno(), err.fileno()))
+        return Started(self, ["raiden", *arguments], pid)
+
+    def ask(self, what: object, *descriptors: int) -> bytes:
+        """The answer to a request: a pid, or for a pid the status that it has ended with (empty: it has not)."""
         with self._lock:
-            socket.send_fds(self._control, [asked], [out.fileno(), err.fileno(), writing])
-        os.close(writing)
-        return Started(["raiden", *arguments], reading)
+            socket.send_fds(self._control, [json.dumps(what).encode()], descriptors)
+            said = self._control.recv(64)
+        assert said, "the starter has ended"
+        return said[1:]
 
 
 @functools.cache
-def of(root: Path, environment: tuple[tuple[str, str], ...]) -> Starter:
+def of(root: Path) -> Starter:
     """The starter of a checkout, in this process."""
-    return Starter(root, dict(environment))
+    return Starter(root, {**os.environ, "PYTHONPATH": str(root)})
 
 
 def _serve(control: socket.socket) -> list[str] | None:
-    """Fork for each request, until there are no more. Returns the arguments in each fork; None in this process."""
+    """Answer requests, until there are no more. Returns the arguments in each fork; None in this process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    waking, woken = os.pipe()
-    os.set_blocking(woken, False)
-    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
-    running: dict[int, int] = {}  # where the exit code goes, by pid
     while True:
-        ready, _, _ = select.select([control.fileno(), waking], [], [])
-        if waking in ready:
-            os.read(waking, 4096)
-            _tell_ends(running)
-        if control.fileno() not in ready:
-            continue
-        asked, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST, 3)
+        asked, descriptors, _, _ = socket.recv_fds(control, MAX_REQUEST, 2)
         if not asked:
             return None
-        arguments, environment, namespace = json.loads(asked)
+        what = json.loads(asked)
+        if isinstance(what, int):
+            ended, status = os.waitpid(what, os.WNOHANG)
+            control.send(b":%d" % status if ended else b":")
+            continue
+        arguments, environment, namespace = what
         pid = os.fork()
         if not pid:
-            signal.set_wakeup_fd(-1)
             control.detach()
-            _become(environment, namespace, *descriptors[:2])
+            _become(environment, namespace, *descriptors)
             return list(arguments)
-        out, err, status = descriptors
-        os.close(out)
-        os.close(err)
-        running[pid] = status
-        os.write(status, b"%d" % pid)
-
-
-def _tell_ends(running: dict[int, int]) -> None:
-    while running:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            return
-        told = running.pop(pid)
-        with contextlib.suppress(BrokenPipeError):
-            os.write(told, b"%d" % status)
-        os.close(told)
+        for each in descriptors:
+            os.close(each)
+        control.send(b":%d" % pid)
 
 
 def _become(environment: dict[str, str], namespace: str, out: int, err: int) -> None:
     """Be as a new process would be."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.dup2(out, 1)
     os.dup2(err, 2)
     os.closerange(3, 1024)

@@ -28,8 +28,9 @@ API_KEYS = [
 ]
 
 
-def token(sub: str | None = "ann", *, secret: str = SECRET, lasts: float = 600, **claims: Any) -> str:
-    """A token; without further claims it permits all actions on all channels."""
+def token(sub: str | None = "ann", *, secret: str = SECRET, lasts: float = 86400, **claims: Any) -> str:
+    """A token; without further claims it permits all actions on all channels. Some are made when tests are collected,
+    so it lasts for longer than all tests take."""
     claims = claims or on("*")
     claims = {"exp": time.time() + lasts, **({} if sub is None else {"sub": sub}), **claims}
     return jwt.encode(claims, secret, "HS256")
