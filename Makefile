@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 # So many processes run the tests; each waits for more than half of its time.
-TESTERS ?= 4
+TESTERS ?= 5
 # How much the C compiler optimizes what is compiled for the tests; a wheel has 3, which takes minutes more.
 OPTIMIZE ?= 0
 
