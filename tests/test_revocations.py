@@ -86,6 +86,17 @@ def test_short_ones_push_no_long_ones_out_of_the_store() -> None:
     assert revocations.shelf(day._replace(until=NOW + 1e10), None) is None
 
 
+def test_a_later_one_counts_whatever_the_clocks_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Revocations()
+    table.add(Revocation("sub", "ann", NOW + 60, NOW + 60), NOW)  # taken back on a node whose clock is ahead
+    one = table.following(Revocation("sub", "ann", NOW, None), NOW)
+    assert table.add(one, NOW) and table.of(client(), NOW)
+    monkeypatch.setattr(revocations, "MAX_REVOCATIONS", 1)
+    assert table.following(one, NOW).at > one.at
+    with pytest.raises(Unavailable, match="ttl"):
+        table.following(Revocation("sub", "bob", NOW, None), NOW)
+
+
 def test_its_parts_are_all() -> None:
     table = Revocations()
     rows = {Revocation("jti", str(number), NOW, None) for number in range(100)}

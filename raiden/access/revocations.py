@@ -84,12 +84,25 @@ class Revocations:
         known = self._rows.get(key)
         if known.at >= one.at if known is not None else one.is_over(now - DAY):
             return False
-        if known is None and len(self._rows) >= MAX_REVOCATIONS:
-            self._rows = {key: row for key, row in self._rows.items() if not row.is_over(now)}
-            if len(self._rows) >= MAX_REVOCATIONS:
-                raise Unavailable(f"{MAX_REVOCATIONS} revocations hold: give those to come a ttl")
+        if known is None:
+            self._check_room(now)
         self._rows[key] = one
         return True
+
+    def _check_room(self, now: float) -> None:
+        if len(self._rows) >= MAX_REVOCATIONS:
+            self._rows = {key: row for key, row in self._rows.items() if not row.is_over(now)}
+        if len(self._rows) >= MAX_REVOCATIONS:
+            raise Unavailable(f"{MAX_REVOCATIONS} revocations hold: give those to come a ttl")
+
+    def following(self, one: Revocation, now: float) -> Revocation:
+        """A revocation that counts after the one of the same that is known, whatever the clock said where that was made.
+        Raises Unavailable where there is no room for it."""
+        known = self.same(one)
+        if known is None:
+            self._check_room(now)
+            return one
+        return one._replace(at=max(one.at, known.at + 0.001))
 
     def of(self, client: Client, now: float) -> Revocation | None:
         """The revocation of a client's token, if it has one."""

@@ -89,7 +89,7 @@ class Revoking(Service):
     def revoke(self, ask: Revoke) -> Json:
         """Revoke on all nodes; the answer has the number of connections that this has ended. Waits; raises Unavailable,
         which says how far it was done."""
-        one = ask.revocation
+        one = self._table.following(ask.revocation, time.time())
         place = shelf(one, self._table.same(one))
         ended = self._tell(b"revoke", list(one))
         if self._router.history is not None:
