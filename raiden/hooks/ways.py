@@ -51,7 +51,7 @@ class ByMethods:
         try:
             with limit:
                 answer = getattr(self._delegate, f"on_{question.event}")(question)
-            # Of what it is only told it need return nothing.
+            # A method that is only told of something may return nothing.
             return verdict.of_python(answer) if question.event in ASKED else Verdict()
         except gevent.Timeout as timeout:
             if timeout is not limit:
