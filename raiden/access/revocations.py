@@ -96,8 +96,8 @@ class Revocations:
             raise Unavailable(f"{MAX_REVOCATIONS} revocations hold: give those to come a ttl")
 
     def following(self, one: Revocation, now: float) -> Revocation:
-        """A revocation that counts after the one of the same that is known, whatever the clock said where that was made.
-        Raises Unavailable where there is no room for it."""
+        """A revocation that counts after the known one of the same, whatever the clock of its maker said. Raises
+        Unavailable where there is no room for it."""
         known = self.same(one)
         if known is None:
             self._check_room(now)
