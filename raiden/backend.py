@@ -146,8 +146,7 @@ class Backend:
     def _append(self, messages: Sequence[Message], key: str | None) -> Append:
         assert self.channels is not None
         channel = messages[0].channel
-        payloads = [(int(each.kind), each.payload) for each in messages]
-        return Append.by(self.channels.of(channel), channel, payloads, key)
+        return Append.by(self.channels.of(channel), channel, [each.entry for each in messages], key)
 
     def publish_stored(self, groups: Sequence[Sequence[Message]], result: Sequence[Appended]) -> None:
         """Hand groups of messages to the backbone, with the places in the history that ``result`` has."""

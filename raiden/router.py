@@ -307,11 +307,11 @@ class Router:
             if not self.table.matching(channel):
                 continue  # nobody wants the channel any more, or, on a worker alone, ever did
             first = messages[0]
-            if run and (channel != current or first.kind == Kind.END):
+            if run and (channel != current or first.kind == Kind.DELETION):
                 assert current is not None
                 yield current, run
                 run = []
-            if first.kind == Kind.END:
+            if first.kind == Kind.DELETION:
                 self._end(channel, first.cursor)
                 continue
             current = channel

@@ -103,7 +103,7 @@ def test_the_bell_rings_by_itself_now_and_then(bells: Bells) -> None:
 def test_the_end_of_the_channel_is_that_of_its_bells(bells: Bells) -> None:
     consumers = [Consumer(bells, name) for name in "dde"]
     waiting = [consumer.waits() for consumer in consumers]
-    publish(bells, Kind.END)
+    publish(bells, Kind.DELETION)
     gevent.joinall(waiting, timeout=10, raise_error=True)
     assert all(consumer.over for consumer in consumers) and bells.count == 0
     again = Consumer(bells)

@@ -104,7 +104,7 @@ class World:
         epoch = EARLIEST.epoch if self.records is None else self.epoch
         if self.records is not None:
             self.records, self.lives = None, self.lives + 1
-        self.inbox.append(Message(CHANNEL, Kind.END, b"", Cursor(epoch, 0)))
+        self.inbox.append(Message(CHANNEL, Kind.DELETION, b"", Cursor(epoch, 0)))
 
     def deliver(self, count: int) -> None:
         self._come.extend(self.inbox[:count])

@@ -140,7 +140,7 @@ def publish(router: Router, channel: str, *payloads: bytes) -> None:
 
 
 def end(router: Router, channel: str) -> None:
-    router.publisher.publish_now([Message(channel, Kind.END, b"")])
+    router.publisher.publish_now([Message(channel, Kind.DELETION, b"")])
 
 
 def test_a_message_reaches_every_subscriber_of_its_channel(make: MakeRouter) -> None:

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
+from raiden.model.attributes import ENVELOPE, NoEnvelope
 from raiden.model.message import PROOF_DIGITS, UNPROVED, Cursor, Kind, Message
 
 # Bytes of a run of messages, which ends with the message that goes over them.
@@ -50,7 +51,8 @@ class InvalidFrame(ValueError):
 def to_frame(messages: Sequence[Message]) -> bytes:
     """The backbone's frame of messages of one channel and one kind, with cursors that follow each other, or none."""
     first = messages[0]
-    payload, extensions = first.payload, b""
+    kind, payload = first.entry
+    extensions = b""
     if first.cursor is not None:
         cursor = b"%b:%d" % (first.cursor.epoch.encode(), first.cursor.offset)
         extensions = _EXTENSION.pack(_CURSOR_EXTENSION, len(cursor)) + cursor
@@ -60,19 +62,23 @@ def to_frame(messages: Sequence[Message]) -> bytes:
             extensions += _EXTENSION.pack(_PROOFS_EXTENSION, len(proofs)) + proofs
     if len(messages) > 1:
         payloads = [message.payload for message in messages]
+        if kind & ENVELOPE:
+            payloads = [message.entry[1] for message in messages]
         payload = b"".join(payloads)
         sizes = struct.pack(f"!{len(payloads)}I", *map(len, payloads))
         extensions += _EXTENSION.pack(_SIZES_EXTENSION, len(sizes)) + sizes
-    header = _HEADER.pack(VERSION, first.kind, len(extensions), first.published)
+    header = _HEADER.pack(VERSION, kind, len(extensions), first.published)
     return b"%b\0%b%b%b" % (first.channel.encode(), header, extensions, payload)
 
 
 def runs(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """Split messages of one channel into those of one frame each: of one kind, and ending with the message that goes
-    over `RUN_BYTES`."""
+    """Split messages of one channel into those of one frame each: of one kind, all with attributes or all without, and
+    ending with the message that goes over `RUN_BYTES`."""
     begin = size = 0
     for at, message in enumerate(messages):
-        if message.kind != messages[begin].kind or size > RUN_BYTES:
+        first = messages[begin]
+        plain = (message.attributes is None) is (first.attributes is None)
+        if message.kind != first.kind or not plain or size > RUN_BYTES:
             yield messages[begin:at]
             begin, size = at, 0
         size += len(message.payload)
@@ -91,23 +97,31 @@ def from_frame(channel: bytes, frame: bytes) -> list[Message]:
     except (struct.error, UnicodeDecodeError) as error:
         raise InvalidFrame(str(error)) from error
     start = at + _HEADER.size
-    if version != VERSION or kind > Kind.END or start + length > len(frame):
+    if version != VERSION or kind & ~ENVELOPE > Kind.DELETION or start + length > len(frame):
         raise InvalidFrame(f"version {version}, kind {kind}, {len(frame)} bytes")
     cursor, sizes, chain = _read_extensions(frame[start : start + length]) if length else (None, None, "")
     payload = frame[start + length :]
     if kind == Kind.TEXT:
         _check_text(payload)
-    if sizes is None and len(chain) != 2 * PROOF_DIGITS:
-        return [Message(name, kind, payload, cursor, published)]
     if sizes is None:
-        assert cursor is not None
-        before = chain[:PROOF_DIGITS]
-        cursor = Cursor(cursor.epoch, cursor.offset, chain[PROOF_DIGITS:])
-        return [Message(name, kind, payload, cursor, published, "" if before == UNPROVED else before)]
-    if sum(sizes) == len(payload):
+        before = ""
+        if cursor is not None and len(chain) == 2 * PROOF_DIGITS:
+            before = "" if chain[:PROOF_DIGITS] == UNPROVED else chain[:PROOF_DIGITS]
+            cursor = Cursor(cursor.epoch, cursor.offset, chain[PROOF_DIGITS:])
+        messages = [Message(name, kind, payload, cursor, published, before)]
+    elif sum(sizes) == len(payload):
         payloads = [payload[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+        messages = _several(name, kind, payloads, cursor, chain, published)
     else:
         raise InvalidFrame(f"payloads of {sum(sizes)} bytes in {len(payload)}")
+    if kind & ENVELOPE:
+        _open(messages)
+    return messages
+
+
+def _several(
+    name: str, kind: int, payloads: list[bytes], cursor: Cursor | None, chain: str, published: int
+) -> list[Message]:  # fmt: skip
     if cursor is None:
         return [Message(name, kind, each, None, published) for each in payloads]
     epoch, first, _ = cursor
@@ -120,6 +134,17 @@ def from_frame(channel: bytes, frame: bytes) -> list[Message]:
         Message(name, kind, each, Cursor(epoch, first + at, proofs[at + 1]), published, proofs[at])
         for at, each in enumerate(payloads)
     ]
+
+
+def _open(messages: Sequence[Message]) -> None:
+    """Open the envelopes of messages with attributes."""
+    for message in messages:
+        try:
+            message.open()
+        except NoEnvelope as error:
+            raise InvalidFrame(str(error)) from error
+        if message.kind == Kind.TEXT:
+            _check_text(message.payload)
 
 
 def _check_text(payload: bytes) -> None:

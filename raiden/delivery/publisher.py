@@ -177,7 +177,7 @@ class Publisher:
             # Messages that other workers have acknowledged come before the end: their answers come behind these
             # messages.
             self._backend.ask(b"reached", everywhere=True)
-        self.publish_now([Message(channel, Kind.END, b"", cursor)])
+        self.publish_now([Message(channel, Kind.DELETION, b"", cursor)])
 
 
 def _tell_all(askers: Sequence[tuple[Answered, Any]], outcomes: Sequence[Cursor | Refusal | None]) -> None:

@@ -98,7 +98,7 @@ class Queues:
         return found
 
     def published(self, messages: Sequence[Message]) -> None:
-        if messages[0].kind != Kind.END and any(
+        if messages[0].kind != Kind.DELETION and any(
             endpoint.wants(PUBLISHED, messages[0].channel) for endpoint in self.endpoints
         ):
             for message in messages:

@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from raiden.model import strict_json
+from raiden.model import attributes, strict_json
+from raiden.model.attributes import ENVELOPE, Attributes
 from raiden.model.refusals import Invalid
 from raiden.model.strict_json import InvalidPayload
 
@@ -23,13 +24,13 @@ class InvalidCursor(Invalid):
 
 
 class Kind:
-    """The kinds of a message's payload; ``END`` is a channel's deletion, which travels like any message. They are plain
-    numbers: a look-up in an enumeration takes half as long as making a message."""
+    """The kinds of a message's payload; ``DELETION`` is that of a channel, which travels like any message. They are
+    plain numbers: a look-up in an enumeration takes half as long as making a message."""
 
     JSON: Final = 0
     TEXT: Final = 1
     BYTES: Final = 2
-    END: Final = 3
+    DELETION: Final = 3
 
 
 class Cursor(NamedTuple):
@@ -84,9 +85,23 @@ class Message(msgspec.Struct, eq=False, gc=False):
     cursor: Cursor | None = None
     published: int = msgspec.field(default_factory=_now)
     before: str = ""
+    attributes: Attributes | None = None
     # Cached encodings of this message, by `Encoding`.
     encoded: dict[object, bytes] | None = None
     decoded: dict[str, Any] | bool | None = False
+
+    @property
+    def entry(self) -> tuple[int, bytes]:
+        """Kind and payload, as they are stored, and travel between nodes: in an envelope, if there are attributes."""
+        if self.attributes is None:
+            return self.kind, self.payload
+        return self.kind | ENVELOPE, attributes.put_in(self.attributes, self.payload)
+
+    def open(self) -> None:
+        """Take kind and payload, which are those of an `entry`, apart; raises `attributes.NoEnvelope`."""
+        if self.kind & ENVELOPE:
+            self.attributes, self.payload = attributes.taken_out(self.payload)
+            self.kind &= ~ENVELOPE
 
     def fields(self) -> dict[str, Any] | None:
         """The top-level fields of a JSON object, else None; decoded once, and only if a filter asks."""

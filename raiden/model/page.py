@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from raiden.model.attributes import NoEnvelope
 from raiden.model.chain import Lives, Past, is_proved
-from raiden.model.message import EARLIEST, Cursor, InvalidCursor, Message
+from raiden.model.message import EARLIEST, Cursor, InvalidCursor, Kind, Message
 from raiden.model.refusals import Invalid
 
 # Bytes of payloads in a page, and in what is claimed at once: it ends with the record that goes over them.
@@ -16,8 +17,9 @@ MAX_LAST, PAGE = 1000, 100
 
 
 class Record(NamedTuple):
-    """A message as it is stored; ``published`` is the time when the store took it, in microseconds since 1970 by its
-    clock. ``proof`` is "" where it was stored by a release that knew none."""
+    """A message as it is stored: kind and payload are its `Message.entry`; ``published`` is the time when the store
+    took it, in microseconds since 1970 by its clock. ``proof`` is "" where it was stored by a release that knew
+    none."""
 
     offset: int
     kind: int
@@ -26,7 +28,12 @@ class Record(NamedTuple):
     proof: str = ""
 
     def to_message(self, channel: str, epoch: str) -> Message:
-        return Message(channel, self.kind, self.payload, Cursor(epoch, self.offset, self.proof), self.published)
+        message = Message(channel, self.kind, self.payload, Cursor(epoch, self.offset, self.proof), self.published)
+        try:
+            message.open()
+        except NoEnvelope:  # no release of Raiden wrote this
+            message.kind = Kind.BYTES
+        return message
 
 
 class Gap(NamedTuple):
