@@ -282,6 +282,11 @@ class Backend:
         return self._asking.ask(text, timeout, everywhere=everywhere)
 
     @property
+    def workers_here(self) -> int:
+        """The number of workers of this node."""
+        return self._asking.workers_here
+
+    @property
     def workers(self) -> int:
         """The number of workers that should answer a question to all nodes."""
         return self._asking.workers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -374,8 +375,30 @@ def test_a_worker_that_is_replaced_asks_the_others_where_there_is_no_store(start
     os.kill(pids["worker 0"], signal.SIGKILL)
     wait_for(lambda: not pids.items() <= node.workers().items() and len(node.workers()) == len(pids), "it is replaced")
     wait_for(lambda: node.request("GET", "/-/ready")[0] == 200, "it is ready")
-    for _ in range(20):
-        assert node.request("GET", "/a?_wait=0", None, bearer(token("ann")))[0] == 401
+    seen = {node.request("GET", "/a?_wait=0", None, bearer(token("ann")))[0] for _ in range(20)}
+    assert seen <= {401, 503}, seen
+    wait_for(lambda: node.request("GET", "/a?_wait=0", None, bearer(token("bob")))[0] == 204, "it has heard of others")
+    assert node.request("GET", "/a?_wait=0", None, bearer(token("ann")))[0] == 401
+
+
+def test_a_worker_that_is_not_told_which_tokens_are_revoked_refuses_them(start: Callable[..., Daemon]) -> None:
+    """The other worker of its node is stopped, and does not answer."""
+    node = start(workers=2, store="none", **KEYS)
+    assert revoke(node, sub="ann") == 0
+    pids = node.workers()
+    asks = f"GET /a?_wait=0 HTTP/1.1\r\nHost: a\r\n{'Authorization: ' + bearer(token('ann'))['Authorization']}\r\n\r\n"
+    with ExitStack() as stack:
+        os.kill(pids["worker 1"], signal.SIGSTOP)
+        stack.callback(os.kill, pids["worker 1"], signal.SIGCONT)
+        os.kill(pids["worker 0"], signal.SIGKILL)
+        wait_for(lambda: node.workers().get("worker 0") not in (None, pids["worker 0"]), "it is replaced")
+        clients = [stack.enter_context(node.connect()) for _ in range(20)]  # each worker gets some of them
+        for each in clients:
+            each.sendall(asks.encode())
+        answered, _, _ = select.select(clients, [], [], 20)
+        assert answered and {each.recv(12) for each in answered} == {b"HTTP/1.1 503"}
+    wait_for(lambda: node.request("GET", "/a?_wait=0", None, bearer(token("bob")))[0] == 204, "it has heard of others")
+    assert node.request("GET", "/a?_wait=0", None, bearer(token("ann")))[0] == 401
 
 
 def test_tokens_are_refused_while_the_store_does_not_tell(

@@ -23,7 +23,7 @@ REMEMBERED_BYTES: Final = 4 << 20
 class Permit:
     """What one client may do, for as long as its token lasts; ``permits`` made it, by what the client has ``shown``."""
 
-    __slots__ = ("client", "permits", "shown")
+    __slots__ = ("_last", "_policy", "client", "permits", "shown")
 
     is_personal = False
     """Whether it is of one connection, and may not be kept for others."""
@@ -32,6 +32,17 @@ class Permit:
         self.client = client
         self.shown = shown
         self.permits = permits
+        # What was allowed last, as a whole, and the policy by which it was.
+        self._last: object = None
+        self._policy: Policy | None = None
+
+    def allows_again(self, ask: object) -> bool:
+        """Whether this very ask, which never changes, was allowed last, and the policy is still the same."""
+        return self._last is ask and self._policy is self.permits.policy
+
+    def was_allowed(self, ask: object) -> None:
+        """Note that an ask is allowed, for `allows_again`."""
+        self._last, self._policy = ask, self.permits.policy
 
     def check(self, action: str, name: str, filtered: bool = False) -> None:
         """As `Policy.check`."""
@@ -192,7 +203,7 @@ class Permits:
         now = time.time()
         client = self._tokens.client(credential, now)
         if not self.revocations.known:
-            raise Unavailable("the store does not tell which tokens are revoked: try again later")
+            raise Unavailable("it is not known yet which tokens are revoked: try again later")
         if self.revocations.of(client, now) is not None:
             raise InvalidToken("it was revoked: get another one")
         return client

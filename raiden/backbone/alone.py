@@ -97,6 +97,6 @@ class Alone:
             try:
                 self._rounds.run(NODE_PATIENCE, others=False)
                 self.on, self._joined = False, True
-            except (NotInForce, BackboneFull):
+            except NotInForce:
                 log.error("the backbone does not answer, and other nodes wait for it")
         self._nodes.go_by_newest()

@@ -30,7 +30,7 @@ class Asking:
         self._line = line
         self._nodes = nodes
         self._worker = worker
-        self._workers = workers
+        self.workers_here = workers
         self._numbers = itertools.count(1)
         # The waiting asker, by the question's number.
         self._waiting: dict[bytes, Waiting] = {}
@@ -54,13 +54,13 @@ class Asking:
     @property
     def workers(self) -> int:
         """The number of workers of all nodes that are not suspected."""
-        return self._workers + self._nodes.workers_elsewhere()
+        return self.workers_here + self._nodes.workers_elsewhere()
 
     def ask(self, text: bytes, timeout: float = 1.0, *, everywhere: bool = False) -> list[bytes]:
         """Ask all workers of this node, this one included (``everywhere``: of all nodes), and return the answers that
         come within ``timeout`` seconds."""
         number = b"%d" % next(self._numbers)
-        topic, expected = (self._everywhere, self.workers) if everywhere else (self._here, self._workers)
+        topic, expected = (self._everywhere, self.workers) if everywhere else (self._here, self.workers_here)
         deadline = time.monotonic() + timeout
         waiting = self._waiting[number] = Waiting()
         try:

@@ -9,6 +9,7 @@ too. One round serves all that wait. Nodes that are suspected, or don't answer i
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import time
@@ -88,8 +89,8 @@ class Rounds:
             number = self.begun
             try:
                 unconfirmed = self.run(timeout)
-            except (NotInForce, BackboneFull) as error:
-                self._round.set_exception(NotInForce(str(error)))
+            except NotInForce as error:
+                self._round.set_exception(error)
             except Exception as fault:  # any exception: those that wait must hear, and the next round must come
                 faults.report("a round")
                 self._round.set_exception(NotInForce(f"the node failed; its log says why: {fault}"))
@@ -104,7 +105,7 @@ class Rounds:
 
     def run(self, timeout: float, *, others: bool = True) -> tuple[str, ...]:
         """Wait until a nonce has come from this node, and from the ``others``. Returns the addresses of those that did
-        not answer; raises NotInForce where this node did not, and BackboneFull."""
+        not answer; raises NotInForce where this node did not."""
         topic = frames.NONCE + b"%b %d" % (self._worker, next(self._numbers))
         waiting = self._waiting[topic] = Waiting()
         started, wait = time.monotonic(), 0.001
@@ -125,8 +126,10 @@ class Rounds:
                 if passed > timeout:
                     raise NotInForce("the backbone does not answer")
                 if nodes.own not in waiting.answers:
-                    # The nonce may overtake its own subscription and be dropped at the forwarder: repeat it.
-                    self._line.send(topic + b"\0" + nodes.own)
+                    # The nonce may overtake its own subscription and be dropped at the forwarder: repeat it. Where the
+                    # backbone is full now, it may have room then.
+                    with contextlib.suppress(BackboneFull):
+                        self._line.send(topic + b"\0" + nodes.own)
                 if not nodes.serial:
                     nodes.report({})  # the roster answers a worker whose state is old
                 waiting.more.wait(wait)

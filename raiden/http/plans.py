@@ -53,9 +53,10 @@ def allowed(
     if isinstance(plan, PublishPlan):
         if not permit.publishes(channel):
             permit.check("publish", channel)
-    else:
+    elif not permit.allows_again(plan.ask):
         for need in needs(plan.ask):
             permit.check(*need)
+        permit.was_allowed(plan.ask)
     return permit
 
 

@@ -2,7 +2,7 @@
 
 A manager's worker tells all workers at once, by a question, and answers when these have done it. A worker that was not
 there asks later: at its start the store, if there is one, and the workers of its own node; then those of each node that
-becomes connected.
+becomes connected. Until the store has told, or where there is none all workers of the node, tokens are refused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from raiden.access.permit import Permit, Permits
 from raiden.access.revocations import ON_SHELF, SHELVES, Revocation, shelf
 from raiden.connections.connection import Connection
 from raiden.delivery.questions import to_workers
+from raiden.history.client import History
 from raiden.history.store import Append, Appended, StoreFailed
 from raiden.model.encoding import dumps
 from raiden.model.message import Cursor, Kind
@@ -38,11 +39,11 @@ CHANNEL: Final = "-/revoked"
 KEPT: Final = 10 * 366 * 86400.0
 # Revocations that are read from the store at once, and that another worker tells at once, about.
 PAGE: Final = 1000
-# Seconds for which a start waits for the store; between two looks at the store and the nodes.
+# Seconds for which a start waits to know which tokens are revoked; between two looks at the store and the nodes, and
+# between the first ones, until that is known.
 PATIENCE: Final = 2.0
 LOOK: Final = 1.0
-# Seconds for which a start without a store waits for the node's other workers, which may not have started yet.
-START: Final = 0.5
+SOON: Final = 0.1
 
 
 class Ending(Protocol):
@@ -71,18 +72,21 @@ class Revoking(Service):
         self._forget = forget
         # Nodes, by id and start, whose revocations are known.
         self._nodes: set[tuple[str, Any]] = set()
-        # Whether the other workers of this node were asked: this one may have been restarted.
-        self._asked = Event()
-        self._loaded = Event()
+        # Whether the other workers were asked, and whether it is known which tokens are revoked.
+        self._asked = False
+        self._known = Event()
         router.answers.others.update({b"revoke": self._take, b"disconnect": self._end, b"revoked": self._part})
 
     def do_start(self) -> None:
-        self._table.known = self._router.history is None
+        self._table.known = False
+        if self._router.history is None and self._router.backend.workers_here == 1:
+            self._is_known()
         self.spawn(self._follow)
-        if not self._table.known:
-            self._loaded.wait(PATIENCE)
-        elif self._router.backend.workers > 1:
-            self._asked.wait(START)
+        self._known.wait(PATIENCE)
+
+    def _is_known(self) -> None:
+        self._table.known = True
+        self._known.set()
 
     # What a manager asks for.
 
@@ -169,18 +173,19 @@ class Revoking(Service):
     def _follow(self) -> None:
         """Read the store, as soon as it can be read; then ask the workers of this node, and of each that has come."""
         while True:
-            if not self._table.known:
-                self._load()
+            if self._table.known:
+                pass
+            elif self._router.history is not None:
+                self._load(self._router.history)
+            elif self._ask(everywhere=False):  # this worker may have been restarted
+                self._is_known()
             rows = self._router.backend.nodes()[1:]
             nodes = {(row["id"], row["since"]) for row in rows if row["state"] == "connected"}
-            if (self._asked.is_set() and nodes <= self._nodes) or self._ask():
-                self._nodes = nodes
-                self._asked.set()
-            gevent.sleep(LOOK)
+            if (self._asked and nodes <= self._nodes) or self._ask():
+                self._nodes, self._asked = nodes, True
+            gevent.sleep(LOOK if self._table.known else SOON)
 
-    def _load(self) -> None:
-        history = self._router.history
-        assert history is not None
+    def _load(self, history: History) -> None:
         try:
             for number in (None, *SHELVES):
                 channel, more = _channel(number), True
@@ -193,20 +198,19 @@ class Revoking(Service):
         except StoreFailed as error:
             log.error("revocations are not known yet, so tokens are refused", extra={"reason": error.detail})
             return
-        self._table.known = True
-        self._loaded.set()
+        self._is_known()
 
-    def _ask(self) -> bool:
-        """Ask all workers for their revocations, in parts; return whether all have answered."""
+    def _ask(self, *, everywhere: bool = True) -> bool:
+        """Ask all workers, or those of this node, for their revocations, in parts; return whether all have answered."""
         backend = self._router.backend
-        ask = to_workers(backend, b"revoked", everywhere=True)
+        ask = to_workers(backend, b"revoked", everywhere=everywhere)
         counts = ask([None])[0]
         most = max([count for count in counts if isinstance(count, int)], default=0)
-        heard = len(counts) >= backend.workers
+        heard = len(counts) >= (backend.workers if everywhere else backend.workers_here)
         parts = most // PAGE + 1
         for number in range(parts if most else 0):
             answers = ask([[number, parts]])[0]
-            heard = heard and len(answers) >= backend.workers
+            heard = heard and len(answers) >= len(counts)
             rows = [row for answer in answers if isinstance(answer, list) for row in answer]
             self._add([one for row in rows if (one := Revocation.of(row)) is not None])
         return heard

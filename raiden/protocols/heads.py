@@ -43,8 +43,13 @@ _POST = re.compile(rb"POST (/[!-\"$-~]*) HTTP/1\.1\r\n")
 _KEY_FIELD: Final = b"\r\nSec-WebSocket-Key: "
 # 16 bytes in base64, which end with four bits that are 0 (RFC 4648 section 4).
 _KEY = re.compile(rb"([A-Za-z0-9+/]{21}[AQgw]==)\r\n")
-# A token that the client shows (RFC 6750 section 2.1), in a field or as a subprotocol.
-_CREDENTIAL = re.compile(rb"(?:\r\n[Aa]uthorization: Bearer |[ ,]raiden\.token\.)([A-Za-z0-9._~+/-]+=*)(?=[\r,])")
+# The places of a token that the client shows, in a field (RFC 6750 section 2.1) or as a subprotocol, each with the byte
+# that ends it; and the bytes of which it is.
+_SHOWN: Final = (
+    (b"\r\nAuthorization: Bearer ", b"\r"), (b"\r\nauthorization: Bearer ", b"\r"),
+    (b" raiden.token.", b","), (b",raiden.token.", b","), (b" raiden.token.", b"\r"), (b",raiden.token.", b"\r"),
+)  # fmt: skip
+_OF_TOKENS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="
 # Fields that say how the connection goes on, or have another value each time, as keys do.
 _OTHERWISE = frozenset({"transfer-encoding", "expect", "idempotency-key"})
 
@@ -209,11 +214,24 @@ def _split(head: bytes) -> tuple[Key, bytes, bytes]:
     if b"earer " not in head and b"n.token." not in head:
         return (begin, rest), own, b""
     # What comes before a part tells which it is, so that equal keys are of equal heads.
-    for piece, others in ((rest, (begin,)), (begin, (rest,))):
-        shown = _CREDENTIAL.search(piece)
-        if shown is not None:
-            return (*others, piece[: shown.start(1)], piece[shown.end(1) :]), own, shown[1]
+    for piece, others in ((begin, (rest,)), (rest, (begin,))):
+        start, stop = _token_in(piece)
+        if stop:
+            return (*others, piece[:start], piece[stop:]), own, piece[start:stop]
     return (begin, rest), own, b""
+
+
+def _token_in(piece: bytes) -> tuple[int, int]:
+    """The places where a token begins and ends in a part of a head; (0, 0): there is none."""
+    # The hot path of clients that have tokens: a regular expression takes three times as long.
+    for before, end in _SHOWN:
+        at = piece.find(before)
+        if at >= 0:
+            start = at + len(before)
+            stop = piece.find(end, start)
+            if stop > start and not piece[start:stop].translate(None, _OF_TOKENS):
+                return start, stop
+    return 0, 0
 
 
 def _shown(request: Request, credential: str) -> tuple[str, str, str] | None:

@@ -308,16 +308,16 @@ class Lasting(Session):
 
     def rest(self) -> None:
         """Be due for the next keep-alive, or for the end of the client's token."""
-        self.wheel.schedule(self.connection, self.keepalive)
         permit = self.connection.permit
-        if permit is not None and permit.expires is not None:
+        if permit is None or permit.expires is None:
+            self.wheel.schedule(self.connection, self.keepalive)
+        else:
             self.alive_at = time.monotonic() + self.keepalive
-            self._rest_until_end(permit.expires - time.time())
+            self._rest_until_end(self.keepalive, permit.expires - time.time())
 
-    def _rest_until_end(self, left: float) -> None:
-        """Be due for what comes next, with so many seconds left of the client's token."""
-        until = left if self.warned else left - WARNING
-        self.wheel.schedule(self.connection, max(0.0, min(self.alive_at - time.monotonic(), until)))
+    def _rest_until_end(self, alive: float, left: float) -> None:
+        """Be due for what comes next: a keep-alive, or the end of the client's token, in so many seconds each."""
+        self.wheel.schedule(self.connection, max(0.0, min(alive, left if self.warned else left - WARNING)))
 
     def tick(self) -> None:
         """The connection is due: a keep-alive, or the end of the client's token."""
@@ -330,8 +330,9 @@ class Lasting(Session):
             if left <= WARNING and not self.warned:
                 self.warned = True
                 self.expires_soon(left)
-            if time.monotonic() < self.alive_at:
-                self._rest_until_end(left)
+            alive = self.alive_at - time.monotonic()
+            if alive > 0.0:
+                self._rest_until_end(alive, left)
                 return
         self.keep_alive()
 
