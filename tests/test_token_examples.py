@@ -1,4 +1,4 @@
-"""The examples of docs/security.md that make tokens, each run as it stands there: a node accepts their tokens. And the
+"""The examples of docs/tokens.md that make tokens, each run as it stands there: a node accepts their tokens. And the
 ways in which a page brings its token, in Chromium. A language whose tools are not there is skipped by name."""
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from tests.tokens import JWT_KEYS, SECRET, bearer, token
 
 browser = test_clients.browser
 
-DOCUMENT = (ROOT / "docs" / "security.md").read_text()
+DOCUMENT = (ROOT / "docs" / "tokens.md").read_text()
 # The other secrets let each character of Base64 come up, whatever the time.
 SECRETS = [SECRET, "grüße" * 8, "7" * 64]
 
 
 def section(title: str) -> str:
-    found = re.search(rf"^### {title}\n(.*?)(?=^###? )", DOCUMENT, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"^## {title}\n(.*?)(?=^## )", DOCUMENT, re.MULTILINE | re.DOTALL)
     assert found, title
     return found.group(1)
 
