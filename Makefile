@@ -5,15 +5,19 @@ TESTERS ?= 5
 # How much the C compiler optimizes what is compiled for the tests; a wheel has 3, which takes minutes more.
 OPTIMIZE ?= 0
 
-.PHONY: run test tools wheel lint autobahn bench soak verify clean
+.PHONY: run test bytecode tools wheel lint autobahn bench soak verify clean
 
 run: .venv/run
 	@exec $(BIN)/raiden
 
-# Bytecode is kept, or each of the thousand processes that are started would compile what it imports.
+# Bytecode is kept, or each of the thousand processes that are started would compile what it imports; the testers, which
+# all begin at once, find that of the tests.
 test:
-	@$(MAKE) --no-print-directory --jobs 2 .venv/test tools
+	@$(MAKE) --no-print-directory --jobs 2 bytecode tools
 	@PYTHONDONTWRITEBYTECODE= TESTS_OPTIMIZE=$(OPTIMIZE) $(BIN)/python -m pytest -n $(TESTERS)
+
+bytecode: .venv/test
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --collect-only -qq >/dev/null || true
 
 tools:
 	@PYTHON=$(PYTHON) tests/setup.sh

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import json
 import os
 import signal
@@ -138,7 +139,13 @@ def _become(environment: dict[str, str], namespace: str, out: int, err: int) -> 
 if __name__ == "__main__":
     from raiden.cli import main
 
+    # A fork would copy most of the memory that it shares with this process, were the garbage collector to look at it.
+    gc.collect()
+    gc.freeze()
     found = _serve(socket.socket(fileno=int(sys.argv[1])))
     if found is not None:
         sys.argv = ["raiden", *found]
-        sys.exit(main(found))
+        code = main(found)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # to take the interpreter down, object by object, would copy that memory, too

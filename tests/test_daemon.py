@@ -42,10 +42,12 @@ def free_port() -> int:
 
 
 class Node:
-    """A node that is started and stopped by commands, in a data directory of its own."""
+    """A node that is started and stopped by commands, in a data directory of its own. ``whole``: each command is a
+    Python of its own, from its beginning to its end, and no fork."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, whole: bool = False) -> None:
         self.folder = folder
+        self.whole = whole
         self.config = folder / "raiden.conf.py"
         self.port = free_port()
         self.configure()
@@ -55,6 +57,8 @@ class Node:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         words = command("-C", str(self.config), *arguments, data_dir=self.folder)
+        if not self.whole:
+            return daemons.run(words)
         return subprocess.run(words, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=60)
 
     def log(self) -> str:
@@ -76,11 +80,14 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    node = Node(tmp_path)
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    node = Node(tmp_path, whole=getattr(request, "param", False))
     yield node
     node.run("stop")
     assert not node.healthy()
+
+
+whole = pytest.mark.parametrize("node", [True], indirect=True, ids=["whole"])
 
 
 def children(pid: int) -> list[int]:
@@ -104,6 +111,7 @@ def fails(result: subprocess.CompletedProcess[str], *said: str, code: int = 1) -
 # Commands.
 
 
+@whole
 def test_start_status_reload_restart_stop(node: Node) -> None:
     fails(node.run("status"), "not running", code=3)
     fails(node.run("stop"), "not running")
@@ -135,6 +143,7 @@ def test_start_after_kill(node: Node) -> None:
     assert node.healthy()
 
 
+@whole
 def test_check_and_version(node: Node) -> None:
     assert node.run("check").returncode == 0
     version = subprocess.run([sys.executable, str(ROOT / "bin/raiden"), "--version"], capture_output=True, text=True,

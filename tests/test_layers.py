@@ -4,6 +4,7 @@ knows nothing of sockets."""
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -53,7 +54,10 @@ def imports(source: str) -> set[str]:
     return found
 
 
-GRAPH = {module: imports(path.read_text()) for module, path in MODULES.items()}
+@functools.cache
+def graph() -> dict[str, set[str]]:
+    """What each module imports. To read it takes a second, which each process that runs tests would take for itself."""
+    return {module: imports(path.read_text()) for module, path in MODULES.items()}
 
 
 def layer(module: str) -> int:
@@ -82,7 +86,7 @@ def test_no_file_has_more_than_one_concept() -> None:
 
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - OUTSIDE))
 def test_no_import_runs_up(module: str) -> None:
-    assert not upward(module, GRAPH[module])
+    assert not upward(module, graph()[module])
 
 
 def test_an_import_that_runs_up_is_found() -> None:
@@ -92,7 +96,7 @@ def test_an_import_that_runs_up_is_found() -> None:
 
 
 def test_no_circle() -> None:
-    inside = {module: needs & MODULES.keys() for module, needs in GRAPH.items()}
+    inside = {module: needs & MODULES.keys() for module, needs in graph().items()}
     order = list(TopologicalSorter(inside).static_order())  # raises CycleError, which names the circle
     assert set(order) == MODULES.keys()
 
@@ -104,14 +108,14 @@ def reached(module: str) -> set[str]:
         each = todo.pop()
         if each not in found:
             found.add(each)
-            todo += GRAPH[each] & MODULES.keys()
+            todo += graph()[each] & MODULES.keys()
     return found
 
 
 @pytest.mark.parametrize("file", PURE)
 def test_what_is_pure_knows_no_sockets(file: str) -> None:
     for module in reached(module_name(ROOT / "raiden" / file)):
-        assert not {needed.partition(".")[0] for needed in GRAPH[module]} & IMPURE, module
+        assert not {needed.partition(".")[0] for needed in graph()[module]} & IMPURE, module
 
 
 def test_much_is_pure() -> None:
@@ -123,7 +127,7 @@ def test_much_is_pure() -> None:
 
 @pytest.mark.parametrize("gateway", ["raiden.gateway", "raiden.zeromq.doors"])
 def test_only_workers_use_a_gateway(gateway: str) -> None:
-    users = {module for module, needs in GRAPH.items() if any(f"{n}.".startswith(f"{gateway}.") for n in needs)}
+    users = {module for module, needs in graph().items() if any(f"{n}.".startswith(f"{gateway}.") for n in needs)}
     assert users == {"raiden.node.worker"}
 
 
