@@ -44,7 +44,7 @@ class Verdict:
     @property
     def size(self) -> int:
         """About the bytes that it takes where it is kept."""
-        text = sum(len(key) + len(value) for key, value in self.filters.pairs())
+        text = sum(len(key) + len(value or "") for key, value in self.filters.pairs())
         return 500 + text + (0 if self.info is None else len(dumps(self.info)))
 
 

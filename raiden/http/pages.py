@@ -73,8 +73,8 @@ class Pages:
 
     def _history(self, request: Request, name: str, permit: Permit | None) -> webob.Response:
         found = self._read(request, name, keeps=self.router.keeps(name))
-        filters = None if permit is None else permit.filters("history", name)
-        return _json(encoding.page(name, found, filters=filters))
+        filters, asked = None if permit is None else permit.filters("history", name), parameters.filters(request)
+        return _json(encoding.page(name, found, filters=asked if filters is None else filters.both(asked)))
 
     def _read(self, request: Request, name: str, *, keeps: bool) -> Page:
         pairs = parameters.query_pairs(request)

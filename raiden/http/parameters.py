@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from raiden.model import fields
 from raiden.model.chain import MAX_PAST
-from raiden.model.filters import Filters
+from raiden.model.filters import Filters, split
 from raiden.model.message import EARLIEST, Cursor, InvalidCursor
 from raiden.model.names import check_durable, unquote
 from raiden.model.near import did_you_mean
 from raiden.model.numbers import whole
 from raiden.model.page import MAX_LAST, PAGE, Read, Start, parse_since
 from raiden.model.refusals import Invalid
+from raiden.model.subjects import FIELD, is_attribute
 from raiden.protocols.http import Request
 from raiden.sessions.asks import ACK_WAIT, MAX_ACK_WAIT, MAX_NACK_DELAY, MAX_WINDOW, WINDOW, Consume
 
@@ -41,7 +42,8 @@ HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
 CHANNELS = frozenset({"_prefix", "_after", "_limit"})
 DURABLES = frozenset({"_prefix", "_channel", "_durable", "_after", "_limit"})
 NONE: frozenset[str] = frozenset()
-_FILTER = "_filter."
+# A comparison without ``=``, like ``price<10``.
+_COMPARED = re.compile(r"([^<>]+[<>])(.*)", re.DOTALL)
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 # The form of a preference, which may have white space around ``=``; HTTP's other parameters may not.
@@ -50,33 +52,52 @@ _WAIT = re.compile(r'wait[ \t]*=[ \t]*("?)([^";]*)\1[ \t]*(?:;|$)', re.IGNORECAS
 
 def query_pairs(request: Request) -> list[tuple[str, str]]:
     """The query's pairs, strictly decoded; ``+`` is a space."""
+    return [(key, value or "") for key, value in _pairs(request)]
+
+
+def _pairs(request: Request) -> list[tuple[str, str | None]]:
+    """The query's pairs; the value of a parameter without ``=`` is None."""
     pairs = [part.partition("=") for part in request.query_string.replace("+", " ").split("&") if part]
-    return [(unquote(key), unquote(value)) for key, _, value in pairs]
+    return [(unquote(key), unquote(value) if equals else None) for key, equals, value in pairs]
 
 
-def filters(request: Request, query: list[tuple[str, str]]) -> Filters:
-    """The filters in the query: all its keys, except the following. A parameter with ``_`` is none, but
-    ``_filter.NAME`` is a filter for any name; ``channel`` is none where it names the channels to follow, nor is the
-    last event's id. Raises Invalid for the name of a parameter without its ``_``: it was hardly meant as a filter."""
+def filters(request: Request) -> Filters:
+    """The filters in the query: all its keys, except the following. A parameter with ``_`` is none, but ``_event`` and
+    ``_tag.NAME`` are filters by attributes, and ``_filter.NAME`` is one by any field. ``channel`` is none where it
+    names the channels to follow, nor is the last event's id. Raises Invalid for the name of a parameter without its
+    ``_``: it was hardly meant as a filter."""
     own = "channel" if request.environ["raiden.path"] == "/-/subscribe" else None
-    pairs = []
-    for key, value in query:
-        if key.startswith(_FILTER):
-            pairs.append((key.removeprefix(_FILTER), value))
-        elif f"_{key}" in SUBSCRIBE:
-            raise Invalid(f"{key} would be a filter: write _{key}, or to filter by that field {_FILTER}{key}")
-        elif not key.startswith("_") and key != own and not _tells_last(key, value):
-            pairs.append((key, value))
-    return Filters(pairs)
+    found: list[tuple[str, str | None]] = []
+    for key, value in _pairs(request):
+        if f"_{key}" in SUBSCRIBE:
+            raise Invalid(f"{key} would be a filter: write _{key}, or to filter by that field {FIELD}{key}")
+        if _is_filter(key) or (not key.startswith("_") and key != own and not _tells_last(key, value or "")):
+            found.append(_condition(key, value))
+    return Filters(found)
+
+
+def _condition(key: str, value: str | None) -> tuple[str, str | None]:
+    """The key and the value of a filter. In a query ``=`` is a part of the operator: of ``price>=10`` as of
+    ``price!=10``; of ``price>10`` there is none, or one that a library has put behind it."""
+    if value and key.endswith(("<", ">", "!")):
+        return f"{key}=", value
+    compared = None if value else _COMPARED.fullmatch(key)
+    return (key, value) if compared is None else (compared[1], compared[2])
+
+
+def _is_filter(key: str) -> bool:
+    """Whether a parameter is a filter though it begins with ``_``."""
+    return key.startswith(FIELD) or is_attribute(split(key.rstrip("!"))[0])
 
 
 def check(query: Sequence[tuple[str, str]], known: frozenset[str]) -> None:
     """Raise Invalid for a parameter that begins with ``_`` and is none of the ``known``. Browsers' libraries add a bare
     ``_`` to get round caches."""
+    filtered = known in (SUBSCRIBE, HISTORY)
     for key, _ in query:
         if key == "_token" and key not in known:
             raise Invalid("_token is for subscribing only: send the token as Authorization: Bearer TOKEN")
-        if key.startswith("_") and key != "_" and key not in known and not (known and key.startswith(_FILTER)):
+        if key.startswith("_") and key != "_" and key not in known and not (filtered and _is_filter(key)):
             raise Invalid(f"unknown parameter {key[:100]}{did_you_mean(key, known, '')}")
 
 

@@ -160,7 +160,7 @@ class Reader:
             raise Invalid(f"at most {self.limits.max_subscriptions} channels on a connection")
         wrap, verbatim = parameters.flag(query, "_wrap"), parameters.flag(query, "_raw")
         wrapped = not names or is_merged(names) or wrap
-        filters = parameters.filters(request, pairs)
+        filters = parameters.filters(request)
         starts = MappingProxyType(parameters.starts(request, query, names))
         _check_durable(query, what="a long-poll, or a command of /-/websocket" if request.upgrade else "")
         if "_durable" in query and filters:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from raiden.model.attributes import NoEnvelope
 from raiden.model.chain import Lives, Past, is_proved
+from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.message import EARLIEST, Cursor, InvalidCursor, Kind, Message
 from raiden.model.refusals import Invalid
 
@@ -54,12 +55,13 @@ class Start(NamedTuple):
 
 class Read(NamedTuple):
     """Read a page of a channel's history, ``limit`` messages at most: those behind a cursor (None: the earliest), or
-    ``backwards``, those before it (None: the newest)."""
+    ``backwards``, those before it (None: the newest); of these, the ones that ``filters`` let through."""
 
     channel: str
     cursor: Cursor | None
     backwards: bool
     limit: int
+    filters: Filters = NO_FILTERS
 
 
 def parse_since(text: str) -> Cursor:

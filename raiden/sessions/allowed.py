@@ -9,6 +9,7 @@ from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.delivery.table import Subscription
 from raiden.model.filters import NO_FILTERS, Filters
+from raiden.model.page import Read
 from raiden.sessions import costs
 from raiden.sessions.asks import Ask, Command
 from raiden.sessions.decisions import judge_taken, needs_of_taken
@@ -78,7 +79,8 @@ class Allowed:
             self.asked.get(name, own), name, past=False
         )
 
-    def of_history(self, channel: str) -> Filters | None:
-        """The filters with which the client may read the history of a channel; None: it has no permit."""
+    def of_history(self, ask: Read) -> Filters:
+        """The filters of a page: those that the client asks for, with those of its permit."""
         permit = self._connection.permit
-        return None if permit is None else permit.filters("history", channel)
+        filters = None if permit is None else permit.filters("history", ask.channel)
+        return ask.filters if filters is None else filters.both(ask.filters)

@@ -89,10 +89,7 @@ def _subscribe(command: dict[str, Any]) -> Follow | Join:
     if "durable" in command:
         return _join(command)
     _only_durably(command, "ack", "window", "ack_wait")
-    filters = command.get("filters")
-    return Follow(
-        check_subscription(_channel(command)), NO_FILTERS if filters is None else Filters.of(filters), _start(command)
-    )
+    return Follow(check_subscription(_channel(command)), _filters(command), _start(command))
 
 
 def _join(command: dict[str, Any]) -> Join:
@@ -131,7 +128,7 @@ def _history(command: dict[str, Any]) -> Read:
     limit = _number(command, "limit", PAGE, 1, MAX_LAST)
     since = None if command.get("since") == "earliest" else _cursor(command, "since")
     backwards = "before" in command
-    return Read(name, _cursor(command, "before") if backwards else since, backwards, limit)
+    return Read(name, _cursor(command, "before") if backwards else since, backwards, limit, _filters(command))
 
 
 def _settle(command: dict[str, Any]) -> Settle:
@@ -167,6 +164,10 @@ def _channel(command: dict[str, Any]) -> str:
     if not isinstance(name, str):
         raise Invalid("channel must be a string")
     return name
+
+
+def _filters(command: dict[str, Any]) -> Filters:
+    return NO_FILTERS if command.get("filters") is None else Filters.of(command["filters"])
 
 
 def _durable(command: dict[str, Any]) -> str:
@@ -231,7 +232,7 @@ _COMMANDS: dict[str, tuple[frozenset[str], Callable[[dict[str, Any]], Command]]]
     ),
     "unsubscribe": (_ANY | {"channel", "durable", "forget"}, _unsubscribe),
     "publish": (_ANY | {"channel", "data", "key"}, _publish),
-    "history": (_ANY | {"channel", "since", "before", "limit"}, _history),
+    "history": (_ANY | {"channel", "filters", "since", "before", "limit"}, _history),
     "ack": (_ANY | {"channel", "durable", "cursor", "cursors"}, _settle),
     "nack": (_ANY | {"channel", "durable", "cursor", "cursors", "delay"}, _settle),
     "session": (_ANY, lambda command: Keep()),

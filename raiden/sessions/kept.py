@@ -170,7 +170,7 @@ def _rows(value: bytes) -> dict[str, Row] | None:
         rows: dict[str, Any] = ujson.loads(value)["subscriptions"]
         return {
             check_subscription(name): Row(
-                Filters([(str(key), str(text)) for key, text in row["filters"]]),
+                Filters([(str(key), None if text is None else str(text)) for key, text in row["filters"]]),
                 Cursor.parse(row["cursor"]) if row["cursor"] else None,
             )
             for name, row in rows.items()

@@ -264,7 +264,7 @@ class MultiplexSocket(Socket):
 
     def _read(self, number: Any, ask: Read) -> None:
         read = past.reader(self.router.history, ask, keeps=self.router.keeps(ask.channel))
-        filters = self.allowed.of_history(ask.channel)
+        filters = self.allowed.of_history(ask)
         most = self.max_message - WRAPPING
 
         def work() -> Result | None:
