@@ -168,6 +168,8 @@
 # max_subscriptions = 128
 # Of durable subscriptions, per worker. [reload]
 # max_consumers = 2000
+# That clients of a worker wait for servers to answer. [reload]
+# max_requests = 10000
 # Channels and patterns that a worker carries. [reload]
 # max_channels = 100000
 # Of the names that a worker carries; the backbones take 130 to 180 times as much. [reload]

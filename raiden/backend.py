@@ -9,7 +9,7 @@ If it is lost on the way there, the routers miss it and fetch it (`raiden.delive
 
 Each job behind this face has its class in `raiden.backbone`: `Line` has the sockets, `Nodes` the roster's state,
 `Rounds` finds out when subscriptions are in force, `Alone` has the worker's state while it is alone, `Asking` the
-questions to workers, `Gauge` the measurements.
+questions to workers, `Mail` the letters to single ones, `Gauge` the measurements.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from raiden.backbone.asking import Asking, Question
 from raiden.backbone.frames import OWN_TOPICS, InvalidFrame
 from raiden.backbone.gauge import Gauge
 from raiden.backbone.line import NOBLOCK, Line
+from raiden.backbone.mail import Mail
 from raiden.backbone.nodes import Nodes
 from raiden.backbone.refusals import BackboneFull, NotInForce
 from raiden.backbone.rounds import NODE_PATIENCE, Rounds
@@ -78,9 +79,12 @@ class Backend:
         self._alone = Alone(self._line, self._nodes, self._rounds, sole=sole, high_water=high_water)
         self._asking = Asking(self._line, self._nodes, worker=name, workers=workers)
         self._gauge = Gauge(self._line, self._asking)
+        self.life = name.decode()
+        """The name of this worker's life: one that takes its place has another."""
+        self.mail = Mail(self._line, worker=name)
         self.more = False  # the last turn was full: there is probably more
         self.enough = False  # the received messages take long: no more in this turn
-        for topic in (*self._asking.topics, self._nodes.topic):
+        for topic in (*self._asking.topics, self._nodes.topic, self.mail.topic):
             self._line.subscribe(topic + b"\0")
 
     @property
@@ -241,7 +245,7 @@ class Backend:
         topic, _, text = frame.partition(b"\0")
         if topic == self._nodes.topic:
             self.hear_roster(text)
-        elif not self._rounds.hear(topic, text):
+        elif not self.mail.hear(topic, text) and not self._rounds.hear(topic, text):
             return self._asking.hear(topic, text)
         return None
 

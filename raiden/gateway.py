@@ -22,6 +22,7 @@ from raiden.hooks.delegate import Delegate
 from raiden.hooks.guest import Guest
 from raiden.http import counted, credentials, delegated
 from raiden.http.audited import managed
+from raiden.http.calling import Calling
 from raiden.http.channel_builders import host_path, path
 from raiden.http.door import Answer, Handler, HttpDoor
 from raiden.http.origins import Origins
@@ -36,11 +37,13 @@ from raiden.protocols.heads import Heads, Repeated
 from raiden.protocols.hosts import Hosts
 from raiden.protocols.http import Request
 from raiden.protocols.limits import HttpLimits
+from raiden.requests.exchange import Exchange
 from raiden.router import Router
 from raiden.runtime.service import Service
 from raiden.runtime.stats import Stats
 from raiden.sessions import costs, durable
-from raiden.sessions.asks import Ask, Clear, Consume, Disconnect, Publish, Reply, Revoke, Show, Subscribe
+from raiden.sessions.asks import Answer as AnswerTo
+from raiden.sessions.asks import Ask, Call, Clear, Consume, Disconnect, Publish, Reply, Revoke, Show, Subscribe, Take
 from raiden.sessions.bell import Bells
 from raiden.sessions.in_band import Told, joined
 from raiden.sessions.needs import needs
@@ -72,6 +75,7 @@ class Gateway(Service):
         rates: Rates | None = None,
         token_cookie: str | None = None,
         delegate: Delegate | None = None,
+        exchange: Exchange | None = None,
         min_peers: int = 0,
         ready_without_store: bool = False,
         heads: Heads | None = None,
@@ -102,8 +106,10 @@ class Gateway(Service):
         )  # fmt: skip
         self.publishing = Publishing(door, router.publisher, stats, limits, rates)
         self._bells = Bells(router, limits)
+        exchange = exchange or Exchange(router)
+        self.calling = Calling(door, exchange)
         self._transports = Transports(
-            router, door.wheel, limits, door.unfinished, self._bells, rates, door.answer_polls
+            router, door.wheel, limits, door.unfinished, self._bells, exchange, rates, door.answer_polls
         )  # fmt: skip
         self.pages = Pages(router, stats, min_peers=min_peers, ready_without_store=ready_without_store)
 
@@ -164,6 +170,8 @@ class Gateway(Service):
             self._subscribe(connection, request, plan)
         elif isinstance(ask, Consume):
             self.door.serve_waiting(connection, request, lambda connection, _: self._consume(connection, ask))
+        elif isinstance(ask, Call | Take | AnswerTo):
+            return self.calling.do(connection, request, ask)
         elif isinstance(ask, Clear):
             work = managed(lambda: self._clear(ask), "delete", ask.channel)
             self.door.serve_waiting(connection, request, work)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from signal import SIGHUP
 from typing import Any
@@ -203,6 +204,15 @@ OTHERS: dict[str, Door] = {
     "command history": by_command(cmd="history", channel="CHANNEL"),
     "command unsubscribe and forget": by_command(cmd="unsubscribe", channel="CHANNEL", durable="d", forget=True),
 }
+# Doors of requests and replies; nobody serves, so a request that is allowed is 503.
+ASKING: dict[str, Door] = {
+    "request": by_http("POST", "/CHANNEL?_request=5", "1", Content_Type="application/json"),
+    "command request": by_command(cmd="request", channel="CHANNEL", data=1),
+}
+SERVING: dict[str, Door] = {
+    "serve by a poll": by_http("GET", "/CHANNEL?_serve=1&_wait=0"),
+    "command serve": by_command(cmd="serve", channel="CHANNEL"),
+}
 # Doors to what is told of all channels: a client that may do all with one of them may not.
 WIDE: dict[str, Door] = {
     "stream of a pattern": stream("/CHANNEL*"),
@@ -256,6 +266,31 @@ def test_other_doors(node: Daemon, door: str, caller: str) -> None:
     if door == "delete":
         _, _, page = node.request("GET", f"/-/channels/{channel}/history", headers=bearer(KEY))
         assert bool(json.loads(page)["messages"]) == (status != 200)
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("door", ASKING | SERVING)
+def test_requests_and_replies(node: Daemon, door: str, caller: str) -> None:
+    channel = f"{door}.{caller}".replace(" ", "-")
+    credential, status = shown(caller, channel)
+    status = 503 if door in ASKING and status == 200 else status
+    judge((ASKING | SERVING)[door](node, channel, credential), status)
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+def test_an_answer_is_for_the_owner_of_the_request(node: Daemon, caller: str) -> None:
+    """A request that the server with the API key has taken."""
+    channel = f"answered.{caller}".replace(" ", "-")
+    credential, status = shown(caller, channel)
+    with ThreadPoolExecutor(2) as pool:
+        taken = pool.submit(node.request, "GET", f"/{channel}?_serve=1&_wait=20", None, bearer(KEY))
+        wait_for(lambda: pool.submit(node.request, "POST", f"/{channel}?_request=0.2", "1", {**JSON, **bearer(KEY)})
+                 .result()[0] == 504, "it is asked")  # fmt: skip
+        id = taken.result()[1]["raiden-request"]
+    late = node.request("POST", f"/-/answer/{id}", "1", {**JSON, **bearer(credential)})[0]
+    # The request is over by now: only its owner is told so.
+    wanted = 410 if caller == "API key" else 403 if status == 200 or credential is None else status
+    assert late == wanted
 
 
 @pytest.mark.parametrize("caller", CALLERS)
@@ -354,8 +389,16 @@ def test_what_is_for_nobody_is_not_asked(delegating: Daemon, application: Applic
 
 
 def test_every_command_is_in_a_table() -> None:
-    told = {"subscribe", "publish", "history", "unsubscribe", "auth"}
-    of_ones_own = {"ack", "nack", "session", "resume", "ping"}  # of what the client has got by the others
+    told = {"subscribe", "publish", "history", "unsubscribe", "auth", "request", "serve"}
+    of_ones_own = {
+        "ack",
+        "nack",
+        "session",
+        "resume",
+        "ping",
+        "unserve",
+        "answer",
+    }  # of what the client has got by the others
     assert told | of_ones_own == set(commands._COMMANDS)
 
 
@@ -369,7 +412,7 @@ def test_every_ask_and_every_page_is_in_a_table(node: Daemon) -> None:
     assert {getattr(asks, name) for name in names} == set(needs._NEEDS)
     _, _, answer = node.request("GET", "/-/none", headers=bearer(KEY))
     named = set(re.findall(r"/-/(\w+)", json.loads(answer)["detail"]))
-    assert named == {*PUBLIC_PAGES, *WIDE} & named | {"publish", "subscribe", "websocket"}
+    assert named == {*PUBLIC_PAGES, *WIDE} & named | {"publish", "subscribe", "websocket", "answer"}
     assert named >= reader._MANAGING.keys()
 
 

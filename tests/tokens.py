@@ -13,7 +13,7 @@ SECRET = "a secret of thirty-two bytes, yes"
 OTHER = "another secret of thirty-two bytes"
 KEY, _HASH = api_keys.make()
 SMALL_KEY, _SMALL_HASH = api_keys.make()
-ACTIONS = ("subscribe", "publish", "history", "manage")
+ACTIONS = ("subscribe", "publish", "history", "presence", "request", "serve", "manage")
 
 
 def on(*names: str) -> dict[str, Any]:

@@ -67,8 +67,8 @@ class Pages:
         if page.startswith("channels/"):
             return self._channel(check_subscription(unquote(page[len("channels/") :])))
         raise NotFound(
-            "no such page: there are /-/publish, /-/subscribe, /-/websocket, /-/channels, /-/durables, /-/nodes, "
-            "/-/webhooks/dead, /-/metrics, /-/revoke, /-/disconnect, /-/health and /-/ready"
+            "no such page: there are /-/publish, /-/answer, /-/subscribe, /-/websocket, /-/channels, /-/durables, "
+            "/-/nodes, /-/webhooks/dead, /-/metrics, /-/revoke, /-/disconnect, /-/health and /-/ready"
         )
 
     def _history(self, request: Request, name: str, permit: Permit | None) -> webob.Response:

@@ -41,6 +41,10 @@ NOT_DURABLY = frozenset({"_last", "_wrap", "_raw"})
 HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
 CHANNELS = frozenset({"_prefix", "_after", "_limit"})
 DURABLES = frozenset({"_prefix", "_channel", "_durable", "_after", "_limit"})
+# The parameters of a request that a server answers, of taking one, and of an answer.
+REQUEST = frozenset({"_request", "_again"})
+SERVE = frozenset({"_serve", "_wait", "_token"})
+ANSWER = frozenset({"_error"})
 NONE: frozenset[str] = frozenset()
 # A comparison without ``=``, like ``price<10``.
 _COMPARED = re.compile(r"([^<>]+[<>])(.*)", re.DOTALL)
@@ -141,6 +145,14 @@ def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dic
 def number(query: Mapping[str, str], name: str, most: int, least: int = 1) -> int:
     """A parameter that is a whole number from ``least`` to ``most``; raises Invalid."""
     return whole(name, query[name], most, least)
+
+
+def seconds(query: Mapping[str, str], name: str, least: float, most: float) -> float:
+    """A parameter that is a number of seconds, from ``least`` to ``most``; raises Invalid."""
+    text = query[name]
+    if not _SECONDS.fullmatch(text) or not least <= float(text) <= most:
+        raise Invalid(f"{name} is a number of seconds from {least:g} to {most:g}, like {name}=5")
+    return float(text)
 
 
 def wait(request: Request, query: dict[str, str]) -> float | None:

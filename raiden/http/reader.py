@@ -9,7 +9,7 @@ from typing import Final
 
 import webob
 
-from raiden.http import accept, front_page, managing, parameters
+from raiden.http import accept, calls, front_page, managing, parameters
 from raiden.http.channel_builders import path
 from raiden.http.origins import Origins
 from raiden.http.reserved import Reserved
@@ -74,7 +74,11 @@ class Reader:
         if self.reserved.has(name):
             return Reply(self.reserved.answer(method, name))
         if method in ("POST", "DELETE"):
-            parameters.check(parameters.query_pairs(request), parameters.NONE)
+            pairs = parameters.query_pairs(request)
+            if method == "POST" and calls.is_call(pairs):
+                channel = check_channel(self.channel_builder(request))
+                return calls.call(request, channel, pairs, self.limits.max_message)
+            parameters.check(pairs, parameters.NONE)
         elif target == "/" and _wants_page(request, always=self.channel_builder is path):
             return Reply(front_page.response())
         if method == "POST":
@@ -89,6 +93,9 @@ class Reader:
             _require(request, "POST")
             parameters.check(parameters.query_pairs(request), parameters.NONE)
             return self._publish_to_many(request)
+        if own.startswith("answer/"):
+            _require(request, "POST")
+            return calls.answer(request, own.removeprefix("answer/"), self.limits.max_message)
         if own in _MANAGING:
             _require(request, "POST")
             parameters.check(parameters.query_pairs(request), parameters.NONE)
@@ -154,6 +161,8 @@ class Reader:
         """Read a subscription by one of the four transports; ``names`` is empty for the WebSocket that takes
         commands."""
         pairs = parameters.query_pairs(request)
+        if calls.is_taking(pairs):
+            return calls.take(request, names, pairs, self.limits.max_wait)
         parameters.check(pairs, parameters.SUBSCRIBE)
         query = dict(pairs)
         if len(names) > self.limits.max_subscriptions:

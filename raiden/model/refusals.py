@@ -7,8 +7,8 @@ refuse, and write the refusal in their own form: a response, a reply to a comman
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,11 @@ class Refusal(Exception):
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.detail = detail
+
+    @property
+    def more(self) -> Mapping[str, Any]:
+        """Further members of the problem, or of the error of a command."""
+        return {}
 
 
 class Invalid(Refusal):

@@ -135,6 +135,9 @@ class Settings:
     max_connections_per_address: int = _setting(15_000, "per worker and client address", reload=True, least=1)
     max_subscriptions: int = _setting(128, "per connection; also channels of one publish", reload=True, least=1)
     max_consumers: int = _setting(2000, "of durable subscriptions, per worker", reload=True, least=1)
+    max_requests: int = _setting(
+        10_000, "open requests of a worker's clients, which servers answer", reload=True, least=1
+    )
     max_channels: int = _setting(100_000, "channels and patterns that a worker carries", reload=True, least=1)
     max_channel_bytes: int = _setting(
         4 << 20,

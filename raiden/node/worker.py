@@ -44,9 +44,11 @@ from raiden.model.refusals import Refusal
 from raiden.model.strict_json import TOO_DEEP, InvalidPayload, json_payload
 from raiden.node import http_doors, permits
 from raiden.node.http_doors import CONTROL, PUBLIC, REDIRECT
+from raiden.node.routing import RouterService
 from raiden.node.settings import ServiceBuilder, Settings
 from raiden.node.webhooks import WebhooksPart
 from raiden.protocols.limits import HttpLimits
+from raiden.requests.exchange import Exchange
 from raiden.router import Router
 from raiden.runtime import audit, faults, log
 from raiden.runtime.service import READY, Service
@@ -64,26 +66,6 @@ MAX_SERIES, FIGURES_EVERY = 100, 5.0
 _ACCESS = frozenset({"jwt_keys", "jwt_audience", "jwt_issuer", "jwt_leeway", "token_cookie", "api_keys", "delegate"})
 _LIMITS = tuple(HttpLimits.__dataclass_fields__)
 _ZMQ_LIMITS = tuple(ZmqLimits.__dataclass_fields__)
-
-
-class RouterService(Service):
-    """The router and the backend behind it, as a part of the service tree."""
-
-    def __init__(self, router: Router, history: History | None) -> None:
-        super().__init__()
-        self.router = router
-        self.history = history
-
-    def do_start(self) -> None:
-        self.router.start()
-        self.spawn(self.router.repair)
-        self.spawn(self.router.sweep)
-
-    def do_stop(self) -> None:
-        self.router.stop()
-        self.router.backend.close()
-        if self.history is not None:
-            self.history.close()
 
 
 class Worker(Service):
@@ -118,11 +100,15 @@ class Worker(Service):
             "peers": float(sum(row["state"] == "connected" for row in backend.nodes())),
             "channels": float(self.router.carried),
             "orders": float(self.router.ordered),
+            "requests_asked": float(self.exchange.asked),
+            "requests_served": float(self.exchange.served),
             "faults": float(faults.count()),
             "greenlets": float(sum(not greenlet.dead for greenlet in self._spawned)),
             **self._history_gauges(),
         }
         self.add(RouterService(self.router, self.history))
+        self.exchange = Exchange(self.router, max_requests=settings.max_requests)
+        self.add(self.exchange)
         self.webhooks = WebhooksPart(settings, self.router, self.history, index)
         self.add(self.webhooks)
 
@@ -158,6 +144,8 @@ class Worker(Service):
                 self.router.table.max_bytes = value
             elif name == "max_gather":
                 self.router.pace.most = value
+            elif name == "max_requests":
+                self.exchange.max_requests = value
             elif name == "rates":
                 self.rates.become(limits(value))
             elif name == "max_message":
@@ -240,6 +228,7 @@ class HttpWorker(Worker):
             rates=self.rates,
             token_cookie=settings.token_cookie,
             delegate=permits.delegate(settings),
+            exchange=self.exchange,
             reserved=Reserved(settings.reserved_paths),
             channel_builder=getattr(channel_builders, builder) if isinstance(builder, str) else builder,
             deflate=settings.ws_deflate,
@@ -307,7 +296,7 @@ class ZmqWorker(Worker):
             listeners, self.router, gate=Gate(secret and z85.decode(secret), clients.clients(settings.zmq_keys)),
             stats=self.stats, limits=ZmqLimits(**{name: getattr(settings, name) for name in _ZMQ_LIMITS}),
             heartbeat=settings.zmq_heartbeat, permits=permits.of(settings, keyed=secret is not None),
-            rates=self.rates,
+            rates=self.rates, exchange=self.exchange,
         )  # fmt: skip
         self.add(self.gateway)
         self.webhooks.watch(self.gateway.doors)

@@ -160,6 +160,7 @@ def problem_json(refusal: Refusal) -> bytes:
     """The refusal as JSON (RFC 9457); that of a limit is of the type that draft-ietf-httpapi-ratelimit-headers-11,
     section 5.1, has for it."""
     told = {"status": refusal.status, "title": HTTPStatus(refusal.status).phrase, "detail": refusal.detail}
+    told |= refusal.more
     too_fast = _too_fast(refusal)
     if too_fast is not None:
         told |= {"type": _QUOTA_EXCEEDED, "violated-policies": [too_fast.policy], "retry_after": retry_after(too_fast)}

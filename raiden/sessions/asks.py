@@ -17,6 +17,7 @@ from raiden.model.page import Read, Start
 from raiden.model.refusals import Refusal, TooFast
 from raiden.protocols.http import Fields, HttpError, Json
 from raiden.protocols.websocket import Agreement
+from raiden.requests.refusals import Failure
 
 # Claimed and not acknowledged messages of one consumer.
 WINDOW, MAX_WINDOW = 16, 1000
@@ -24,6 +25,8 @@ WINDOW, MAX_WINDOW = 16, 1000
 ACK_WAIT, MIN_ACK_WAIT, MAX_ACK_WAIT = 30.0, 1.0, 3600.0
 # Seconds that a message may be put off when it is given back.
 MAX_NACK_DELAY = 86400.0
+# Seconds for which the answer of a server is waited for.
+TIMEOUT, MIN_TIMEOUT, MAX_TIMEOUT = 10.0, 0.1, 60.0
 
 Cursors: TypeAlias = "Sequence[Sequence[Cursor]]"
 
@@ -120,6 +123,42 @@ class Subscribe(NamedTuple):
         return error
 
 
+class Call(NamedTuple):
+    """Ask one of those that serve the message's channel, and wait for the answer, at most ``timeout`` seconds.
+    ``again``: where that server goes, ask another one, though the work may be done twice."""
+
+    message: Message
+    timeout: float
+    again: bool
+
+
+class Take(NamedTuple):
+    """Serve a channel: take one request, for which to ``wait`` so many seconds."""
+
+    channel: str
+    wait: float
+
+
+class Answer(NamedTuple):
+    """Answer the ``request`` of this id, or fail. The channel of the message counts for nothing."""
+
+    request: str
+    outcome: Message | Failure
+
+
+class Serve(NamedTuple):
+    """Serve a channel for as long as the connection lasts, with at most ``window`` requests that are not answered."""
+
+    channel: str
+    window: int
+
+
+class Unserve(NamedTuple):
+    """Serve a channel no longer."""
+
+    channel: str
+
+
 class PublishOne(NamedTuple):
     """Publish one message, under a ``key`` if any; both are still to be checked."""
 
@@ -194,9 +233,12 @@ class Ping(NamedTuple):
     """Ask for a reply and nothing else."""
 
 
-Ask: TypeAlias = "Reply | Publish | Clear | Revoke | Disconnect | Show | Consume | Subscribe"
+Ask: TypeAlias = "Reply | Publish | Clear | Revoke | Disconnect | Show | Consume | Subscribe | Call | Take | Answer"
 """The ask of a request."""
-Command: TypeAlias = PublishOne | Follow | Unfollow | Read | Join | Leave | Settle | Keep | Resume | Renew | Ping
+Command: TypeAlias = (
+    PublishOne | Follow | Unfollow | Read | Join | Leave | Settle | Keep | Resume | Renew | Ping | Call | Serve
+    | Unserve | Answer
+)  # fmt: skip
 """The ask of a command, on a connection that takes commands."""
 
 

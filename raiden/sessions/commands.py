@@ -14,13 +14,19 @@ from raiden.model.near import did_you_mean
 from raiden.model.page import MAX_LAST, PAGE, Read, Start, parse_since
 from raiden.model.refusals import Invalid
 from raiden.model.strict_json import Digits, is_unicode, json_payload
+from raiden.requests.refusals import Failure
 from raiden.sessions.asks import (
     ACK_WAIT,
     MAX_ACK_WAIT,
     MAX_NACK_DELAY,
+    MAX_TIMEOUT,
     MAX_WINDOW,
     MIN_ACK_WAIT,
+    MIN_TIMEOUT,
+    TIMEOUT,
     WINDOW,
+    Answer,
+    Call,
     Command,
     Follow,
     Join,
@@ -30,8 +36,10 @@ from raiden.sessions.asks import (
     PublishOne,
     Renew,
     Resume,
+    Serve,
     Settle,
     Unfollow,
+    Unserve,
 )
 
 # Bytes of a command's id, as it is written.
@@ -120,6 +128,31 @@ def _publish(command: dict[str, Any]) -> PublishOne:
     if "data" not in command:
         raise Invalid("publish needs data: any JSON value")
     return PublishOne(Message(name, Kind.JSON, json_payload(command["data"])), command.get("key"))
+
+
+def _request(command: dict[str, Any]) -> Call:
+    name = check_channel(_channel(command))
+    if "data" not in command:
+        raise Invalid("request needs data: any JSON value")
+    timeout = _number(command, "timeout", TIMEOUT, MIN_TIMEOUT, MAX_TIMEOUT)
+    return Call(Message(name, Kind.JSON, json_payload(command["data"])), float(timeout), _flag(command, "again"))
+
+
+def _serve(command: dict[str, Any]) -> Serve:
+    return Serve(check_channel(_channel(command)), _number(command, "window", WINDOW, 1, MAX_WINDOW))
+
+
+def _answer(command: dict[str, Any]) -> Answer:
+    request, error = command.get("request"), command.get("error")
+    if not isinstance(request, str):
+        raise Invalid("request must be the id of a request, as it came")
+    if ("data" in command) == (error is not None):
+        raise Invalid("answer needs data, or an error, and not both")
+    if error is None:
+        return Answer(request, Message("", Kind.JSON, json_payload(command["data"])))
+    if not isinstance(error, dict) or error.keys() != {"code", "message"}:
+        raise Invalid('error is like {"code": 422, "message": "what is wrong"}')
+    return Answer(request, Failure.of(error["code"], error["message"]))
 
 
 def _history(command: dict[str, Any]) -> Read:
@@ -233,6 +266,10 @@ _COMMANDS: dict[str, tuple[frozenset[str], Callable[[dict[str, Any]], Command]]]
     "unsubscribe": (_ANY | {"channel", "durable", "forget"}, _unsubscribe),
     "publish": (_ANY | {"channel", "data", "key"}, _publish),
     "history": (_ANY | {"channel", "filters", "since", "before", "limit"}, _history),
+    "request": (_ANY | {"channel", "data", "timeout", "again"}, _request),
+    "serve": (_ANY | {"channel", "window"}, _serve),
+    "unserve": (_ANY | {"channel"}, lambda command: Unserve(_channel(command))),
+    "answer": (_ANY | {"request", "data", "error"}, _answer),
     "ack": (_ANY | {"channel", "durable", "cursor", "cursors"}, _settle),
     "nack": (_ANY | {"channel", "durable", "cursor", "cursors", "delay"}, _settle),
     "session": (_ANY, lambda command: Keep()),

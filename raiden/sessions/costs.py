@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raiden.access.rates import Rates
-from raiden.sessions.asks import Ask, Command, Consume, Follow, Join, Publish, PublishOne, Subscribe
+from raiden.sessions.asks import Ask, Call, Command, Consume, Follow, Join, Publish, PublishOne, Serve, Subscribe, Take
 
 
 def count(rates: Rates, account: str, ask: Ask | Command) -> None:
@@ -20,7 +20,7 @@ def _publish(rates: Rates, account: str, ask: Publish) -> None:
     rates.publish(account, [(group[0].channel, len(group)) for group in ask.groups if group])
 
 
-def _publish_one(rates: Rates, account: str, ask: PublishOne) -> None:
+def _publish_one(rates: Rates, account: str, ask: PublishOne | Call) -> None:
     rates.publish_one(account, ask.message.channel)
 
 
@@ -28,11 +28,12 @@ def _subscribe(rates: Rates, account: str, ask: Subscribe) -> None:
     rates.subscribe(account, len(ask.names))
 
 
-def _one(rates: Rates, account: str, ask: Consume | Follow | Join) -> None:
+def _one(rates: Rates, account: str, ask: Consume | Follow | Join | Serve | Take) -> None:
     rates.subscribe(account, 1)
 
 
 # A resumed session is counted when its subscriptions are known; all others cost nothing.
 _COSTS: dict[type, Callable[[Rates, str, Any], None]] = {
     Publish: _publish, PublishOne: _publish_one, Subscribe: _subscribe, Consume: _one, Follow: _one, Join: _one,
+    Call: _publish_one, Serve: _one, Take: _one,
 }  # fmt: skip

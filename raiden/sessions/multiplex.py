@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from raiden.access.rates import Rates
 from raiden.backend import NotInForce
@@ -22,30 +22,21 @@ from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor
 from raiden.model.page import Read, Start
-from raiden.model.payload import WRAPPING, check_key, check_size
+from raiden.model.payload import check_key, check_size
 from raiden.model.refusals import Conflict, Forbidden, NotFound, Refusal, attempt
 from raiden.protocols.websocket import WebSocket
+from raiden.requests.exchange import Exchange
 from raiden.router import Router
-from raiden.sessions import commands, in_band
+from raiden.sessions import asks, commands, in_band, pages
 from raiden.sessions.allowed import Allowed
 from raiden.sessions.asks import Command, Follow, Join, Keep, Leave, Ping, PublishOne, Renew, Resume, Settle, Unfollow
 from raiden.sessions.bell import Bells
 from raiden.sessions.consume import Consumers
-from raiden.sessions.kept import Taken
 from raiden.sessions.recovery import Beginning, Recovery
 from raiden.sessions.replies import Replies, Result
-from raiden.sessions.resume import Places, Resumable
-from raiden.sessions.session import REPLAY_PATIENCE
+from raiden.sessions.requests import Requests
+from raiden.sessions.resume import Places, Resumable, Wanted
 from raiden.sessions.socket import Socket
-
-
-class Wanted(NamedTuple):
-    """Subscriptions that a command asks for, by name: their filters, and the starts of those with some of their past.
-    ``taken`` is the session that they are of, if any."""
-
-    filters: Mapping[str, Filters]
-    starts: Mapping[str, Start]
-    taken: Taken | None = None
 
 
 class MultiplexSocket(Socket):
@@ -53,24 +44,27 @@ class MultiplexSocket(Socket):
     sockets need are made when they are first needed."""
 
     __slots__ = (
-        "allowed", "bells", "consumers", "max_subscriptions", "places", "replies", "resumable", "session_window",
+        "allowed", "bells", "consumers", "exchange", "max_subscriptions", "places", "replies", "requests", "resumable",
+        "session_window",
     )  # fmt: skip
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket, *,
-        bells: Bells, rates: Rates, max_subscriptions: int, session_window: float, max_message: int,
+        bells: Bells, exchange: Exchange, rates: Rates, max_subscriptions: int, session_window: float, max_message: int,
     ) -> None:  # fmt: skip
         super().__init__(
             connection, router, wheel, keepalive, in_band.websocket(True), [], socket, rates=rates,
             max_message=max_message,
         )  # fmt: skip
         self.bells = bells
+        self.exchange = exchange
         self.max_subscriptions = max_subscriptions
         self.session_window = session_window
         self.replies = Replies(connection, max_subscriptions)
         self.places: Places | None = None
         self.consumers: Consumers | None = None
         self.resumable: Resumable | None = None
+        self.requests: Requests | None = None
         self.allowed = Allowed(connection, rates)
 
     def message(self, data: str | bytes) -> None:
@@ -120,6 +114,8 @@ class MultiplexSocket(Socket):
             self.resumable.close()
         if self.consumers is not None:
             self.consumers.close()
+        if self.requests is not None:
+            self.requests.close()
         super().close()
 
     def ended(self, subscription: Subscription) -> None:
@@ -131,6 +127,8 @@ class MultiplexSocket(Socket):
             self.ended(self.subscriptions[name])
         if self.consumers is not None:
             self.consumers.remove(name)
+        if self.requests is not None:
+            self.requests.withdraw(name)
 
     # Subscriptions.
 
@@ -164,8 +162,8 @@ class MultiplexSocket(Socket):
         self._begin_later(number, wanted, lambda told: {"channel": name, **told[name]})
 
     def _check_room(self) -> None:
-        consumers = 0 if self.consumers is None else len(self.consumers)
-        if len(self.subscriptions) + consumers >= self.max_subscriptions:
+        others = sum([len(each) for each in (self.consumers, self.requests) if each is not None])
+        if len(self.subscriptions) + others >= self.max_subscriptions:
             raise Forbidden(f"at most {self.max_subscriptions} subscriptions on a connection")
 
     def _begin_later(
@@ -263,18 +261,11 @@ class MultiplexSocket(Socket):
         self.router.publisher.publish_one(message, self.replies.published, number, key=key)
 
     def _read(self, number: Any, ask: Read) -> None:
-        read = past.reader(self.router.history, ask, keeps=self.router.keeps(ask.channel))
-        filters = self.allowed.of_history(ask)
-        most = self.max_message - WRAPPING
+        pages.read(self.router, self.replies, number, ask, self.allowed.of_history(ask), self.max_message)
 
-        def work() -> Result | None:
-            with self.replies.turn:
-                if not self.connection.wait_until_sent(REPLAY_PATIENCE):
-                    self.connection.overflow()
-                    return None
-                return encoding.page(ask.channel, read(), most, backwards=ask.backwards, filters=filters)
-
-        self.replies.in_turn(number, work)
+    def _serve(self, number: Any, ask: asks.Serve) -> None:
+        self._check_room()
+        self._requests().begin(number, ask)
 
     # Durable subscriptions.
 
@@ -357,6 +348,8 @@ class MultiplexSocket(Socket):
             self.withdraw(name)
         if self.consumers is not None:
             self.consumers.retain(permit)
+        if self.requests is not None:
+            self.requests.retain(permit)
         self.rest()
         return {"expires": None if permit.expires is None else max(0, round(permit.expires - time.time()))}
 
@@ -371,6 +364,11 @@ class MultiplexSocket(Socket):
         if self.consumers is None:
             self.consumers = Consumers(self.bells, self.replies)
         return self.consumers
+
+    def _requests(self) -> Requests:
+        if self.requests is None:
+            self.requests = Requests(self.exchange, self.replies, self.max_message)
+        return self.requests
 
     def _resumable(self) -> Resumable:
         """The session of this socket; raises Invalid where the node keeps no history."""
@@ -394,5 +392,9 @@ _DO: dict[type, Callable[..., Result | None]] = {
     Keep: MultiplexSocket._keep,
     Resume: MultiplexSocket._resume,
     Renew: MultiplexSocket._renew,
+    asks.Serve: MultiplexSocket._serve,
+    asks.Call: lambda socket, number, ask: socket._requests().request(number, ask),
+    asks.Unserve: lambda socket, number, ask: socket._requests().end(number, ask),
+    asks.Answer: lambda socket, number, ask: socket._requests().settle(number, ask),
     Ping: lambda socket, number, ask: {},
 }

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple, TypeAlias
 from raiden.model.names import check_subscription, unquote
 from raiden.model.page import Read
 from raiden.sessions.asks import (
+    Answer,
     Ask,
+    Call,
     Clear,
     Command,
     Consume,
@@ -24,10 +26,13 @@ from raiden.sessions.asks import (
     Reply,
     Resume,
     Revoke,
+    Serve,
     Settle,
     Show,
     Subscribe,
+    Take,
     Unfollow,
+    Unserve,
 )  # fmt: skip
 
 
@@ -95,6 +100,14 @@ def _read(ask: Read) -> Needs:
     yield Need("history", ask.channel, filtered=True)
 
 
+def _call(ask: Call) -> Needs:
+    yield Need("request", ask.message.channel)
+
+
+def _serve(ask: Serve | Take) -> Needs:
+    yield Need("serve", ask.channel)
+
+
 def _clear(ask: Clear) -> Needs:
     yield Need("manage", ask.channel)
 
@@ -119,5 +132,5 @@ _NEEDS: dict[type, Callable[[Any], Needs]] = {
     Reply: _nothing, Publish: _publish, Clear: _clear, Show: _show, Consume: _consume, Subscribe: _subscribe,
     PublishOne: _publish_one, Follow: _follow, Unfollow: _nothing, Read: _read, Join: _consume, Leave: _leave,
     Settle: _of_durable, Keep: _nothing, Resume: _nothing, Renew: _nothing, Ping: _nothing, Revoke: _all,
-    Disconnect: _all,
+    Disconnect: _all, Call: _call, Serve: _serve, Take: _serve, Unserve: _nothing, Answer: _nothing,
 }  # fmt: skip

@@ -159,13 +159,13 @@ class Poll(Session):
             self.leave(waiter)
             permit = waiter.connection.permit
             if permit is not None and permit.is_over:
-                answer = _refused(EXPIRED)
+                answer = refused(EXPIRED)
             self.answer((waiter,), answer)
 
     def refuse(self, waiter: Waiter, reason: Over) -> None:
         """Answer one client with the reason for which it gets nothing."""
         self.leave(waiter)
-        self.answer((waiter,), _refused(reason))
+        self.answer((waiter,), refused(reason))
 
     def leave(self, waiter: Waiter) -> None:
         """Let a client leave that doesn't wait any more."""
@@ -211,11 +211,7 @@ class Waiter:
         self.poll = poll
 
     def receive(self, data: bytes) -> None:
-        """Take the bytes of another request, which has to wait."""
-        parser = cast(RequestParser, self.connection.protocol)
-        parser.feed(data)
-        if parser.waiting >= MAX_PIPELINED:
-            self.connection.pause()
+        keep_behind(self.connection, data)
 
     def tick(self) -> None:
         """Answer it, because its time is up."""
@@ -238,8 +234,16 @@ class Waiter:
         self.poll.leave(self)
 
 
-def _refused(reason: Over) -> Json:
-    """The answer of a poll that gets nothing, for this reason."""
+def keep_behind(connection: Connection, data: bytes) -> None:
+    """Take the bytes of another request, which has to wait until this one is answered."""
+    parser = cast(RequestParser, connection.protocol)
+    parser.feed(data)
+    if parser.waiting >= MAX_PIPELINED:
+        connection.pause()
+
+
+def refused(reason: Over) -> Json:
+    """The answer of a request that waits and gets nothing, for this reason."""
     fields: tuple[tuple[str, str], ...] = (("Content-Type", "application/problem+json"),)
     if isinstance(reason.refusal, Unauthorized):
         fields += (("WWW-Authenticate", 'Bearer error="invalid_token"'),)

@@ -52,7 +52,7 @@ class Replies:
     def reply(self, number: Any, result: Result | Refusal) -> None:
         """Send the result of the command with this id, or its refusal; None: of a command without an id."""
         if isinstance(result, Refusal):
-            error: dict[str, Any] = {"code": result.status, "message": result.detail}
+            error: dict[str, Any] = {"code": result.status, "message": result.detail, **result.more}
             if isinstance(result, TooFast):
                 error["retry_after"] = retry_after(result)
             result = {"error": error}

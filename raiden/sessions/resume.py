@@ -8,14 +8,25 @@ back in one round trip, on any node; it knows better what it got last, and may s
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from raiden.delivery.table import Subscription
 from raiden.history.client import History
 from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.message import Cursor
+from raiden.model.page import Start
 from raiden.model.refusals import NotFound
 from raiden.router import Router
 from raiden.sessions.kept import Held, Row, Taken
+
+
+class Wanted(NamedTuple):
+    """Subscriptions that a command asks for, by name: their filters, and the starts of those with some of their past.
+    ``taken`` is the session that they are of, if any."""
+
+    filters: Mapping[str, Filters]
+    starts: Mapping[str, Start]
+    taken: Taken | None = None
 
 
 class Places:

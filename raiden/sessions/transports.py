@@ -11,6 +11,7 @@ from raiden.protocols.http import Json
 from raiden.protocols.limits import HttpLimits
 from raiden.protocols.unfinished import Unfinished
 from raiden.protocols.websocket import WebSocket
+from raiden.requests.exchange import Exchange
 from raiden.router import Router
 from raiden.sessions import in_band
 from raiden.sessions.asks import Subscribe
@@ -28,13 +29,14 @@ class Transports:
 
     def __init__(
         self, router: Router, wheel: Wheel, limits: HttpLimits, unfinished: Unfinished, bells: Bells,
-        rates: Rates, answer: Callable[[Iterable[Waiter], Json], None],
+        exchange: Exchange, rates: Rates, answer: Callable[[Iterable[Waiter], Json], None],
     ) -> None:  # fmt: skip
         self._router = router
         self._wheel = wheel
         self._limits = limits
         self._unfinished = unfinished
         self._bells = bells
+        self._exchange = exchange
         self._rates = rates
         self._answer = answer
 
@@ -61,8 +63,8 @@ class Transports:
         if not ask.names:
             return MultiplexSocket(
                 connection, self._router, self._wheel, limits.keepalive, core, bells=self._bells,
-                rates=self._rates, max_subscriptions=limits.max_subscriptions, session_window=limits.session_window,
-                max_message=limits.max_message,
+                exchange=self._exchange, rates=self._rates, max_subscriptions=limits.max_subscriptions,
+                session_window=limits.session_window, max_message=limits.max_message,
             )  # fmt: skip
         return Socket(
             connection, self._router, self._wheel, limits.keepalive, in_band.websocket(ask.wrapped), ask.names, core,

@@ -25,6 +25,7 @@ from raiden.model.refusals import Unauthorized
 from raiden.protocols import zmtp
 from raiden.protocols.curve import Curve
 from raiden.protocols.zmtp import Event, Failed, Peer, Reply, Zmtp
+from raiden.requests.exchange import Exchange
 from raiden.router import Router
 from raiden.runtime.service import Service
 from raiden.runtime.stats import Stats
@@ -204,12 +205,12 @@ class ZmqGateway(Service):
     def __init__(
         self, listeners: Mapping[str, socket.socket], router: Router, *, gate: Gate, stats: Stats,
         limits: ZmqLimits, heartbeat: float = 0.0, permits: Permits = OPEN,
-        rates: Rates | None = None,
+        rates: Rates | None = None, exchange: Exchange | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.gate = gate
         self.limits = limits
-        self._common = Common(router, stats, limits, permits, rates)
+        self._common = Common(router, stats, limits, permits, rates, exchange)
         self._heartbeat = heartbeat
         self._doors = {name: self.DOORS[name](listener, gate, self._common) for name, listener in listeners.items()}
         for door in self._doors.values():

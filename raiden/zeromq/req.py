@@ -22,8 +22,13 @@ from raiden.model.refusals import Invalid, Refusal, attempt
 from raiden.protocols import zmtp
 from raiden.protocols.http import problem_json
 from raiden.protocols.zmtp import Event, Frames
+from raiden.requests.asked import Outcome
+from raiden.sessions import asks, costs
 from raiden.sessions.asks import Ping, PublishOne
-from raiden.zeromq.session import Common, ZmqSession, channel_of, kind_of
+from raiden.sessions.needs import needs
+from raiden.zeromq import requests
+from raiden.zeromq.requests import ZmqParty
+from raiden.zeromq.session import Common, ZmqSession, channel_of, given, kind_of, text_of
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +49,7 @@ class List(NamedTuple):
     after: str
 
 
-Ask: TypeAlias = PublishOne | Read | List | Ping
+Ask: TypeAlias = PublishOne | Read | List | Ping | requests.Ask
 
 
 class Requester(ZmqSession):
@@ -58,11 +63,16 @@ class Requester(ZmqSession):
         # Requests that can't be begun yet, and tasks for a greenlet, one after the other.
         self._requests: deque[Frames] = deque()
         self._tasks: deque[tuple[Frames, Task]] = deque()
+        self._party: ZmqParty | None = None
 
     def received(self, events: list[Event]) -> bool:
         self._requests += [frames for frames in events if isinstance(frames, list)]
         self._begin()
         return True
+
+    def close(self) -> None:
+        if self._party is not None:
+            self._party.close()
 
     def _begin(self) -> None:
         """Begin requests that have come, while fewer than `MAX_REQUESTS` are under way."""
@@ -94,12 +104,12 @@ class Requester(ZmqSession):
     def _check(self, ask: Ask) -> None:
         """Raise a refusal unless the client may do what it asks for, now. A list has only channels that it may
         know."""
-        if isinstance(ask, PublishOne):
-            self.permit.check("publish", ask.message.channel)
-        elif isinstance(ask, Read):
-            self.permit.check("history", ask.channel)
-        if isinstance(ask, PublishOne) and self.common.rates.on:
-            self.common.rates.publish_one(clients.account(self.connection), ask.message.channel)
+        if isinstance(ask, List):
+            return
+        for need in needs(ask):
+            self.permit.check(*need)
+        if self.common.rates.on:
+            costs.count(self.common.rates, clients.account(self.connection), ask)
 
     def _answer(self, envelope: Frames, answer: Answer) -> None:
         if isinstance(answer, Refusal):
@@ -180,12 +190,50 @@ class Requester(ZmqSession):
 
         self._later(envelope, work)
 
+    # Requests that servers answer.
+
+    @property
+    def party(self) -> ZmqParty:
+        """The connection's part in them."""
+        if self._party is None:
+            self._party = ZmqParty(self.common.exchange, self.connection, self.send)
+        return self._party
+
+    def _call(self, envelope: Frames, ask: asks.Call) -> None:
+        def done(outcome: Outcome) -> None:
+            if isinstance(outcome, Message):
+                self._finish(envelope, (b"200", outcome.payload, requests.type_of(outcome.kind)))
+            else:
+                self._finish(envelope, outcome)
+
+        self.party.ask(ask, self.common.limits.max_message, done)
+        self.waiting += 1
+
+    def _serve(self, envelope: Frames, ask: asks.Serve) -> None:
+        self.party.begin(envelope, ask)
+
+        def work() -> Sequence[bytes]:
+            self.party.announce(ask.channel)
+            return b"200", b""
+
+        self._later(envelope, work)
+
+    def _unserve(self, envelope: Frames, ask: asks.Unserve) -> Sequence[bytes]:
+        self.party.unserve(ask.channel)
+        return b"200", b""
+
+    def _settle(self, envelope: Frames, ask: asks.Answer) -> Sequence[bytes]:
+        self.party.answer(ask, self.common.limits.max_message)
+        return b"200", b""
+
     def _pong(self, envelope: Frames, ask: Ping) -> Sequence[bytes]:
         return b"200", b""
 
 
 _DO: dict[type[Ask], Callable[[Requester, Frames, Any], Sequence[bytes] | None]] = {
     PublishOne: Requester._publish, Read: Requester._history, List: Requester._list, Ping: Requester._pong,
+    asks.Call: Requester._call, asks.Serve: Requester._serve, asks.Unserve: Requester._unserve,
+    asks.Answer: Requester._settle,
 }  # fmt: skip
 
 
@@ -201,46 +249,32 @@ def _read(command: Frames, max_message: int) -> Ask:
 
 
 def _read_publish(arguments: Frames, max_message: int) -> PublishOne:
-    channel, payload, content_type, key = _given(arguments, 2, 4, "publish, channel, payload, type, key")
+    channel, payload, content_type, key = given(arguments, 2, 4, "publish, channel, payload, type, key")
     message = Message(channel_of(channel), *kind_of(payload, content_type, max_message))
     return PublishOne(message, key.decode("utf-8", "surrogateescape") if key else None)
 
 
 def _read_history(arguments: Frames, max_message: int) -> Read:
-    channel, since, limit = _given(arguments, 1, 3, "history, channel, cursor, limit")
-    cursor = Cursor.parse(_text(since, "a cursor")) if since else None
-    most = whole("limit", _text(limit, "a limit"), MAX_LAST) if limit else PAGE
+    channel, since, limit = given(arguments, 1, 3, "history, channel, cursor, limit")
+    cursor = Cursor.parse(text_of(since, "a cursor")) if since else None
+    most = whole("limit", text_of(limit, "a limit"), MAX_LAST) if limit else PAGE
     return Read(channel_of(channel), cursor, False, most)
 
 
 def _read_list(arguments: Frames, max_message: int) -> List:
-    prefix, after = _given(arguments, 0, 2, "channels, prefix, after")
-    return List(_text(prefix, "a prefix"), _text(after, "a name"))
+    prefix, after = given(arguments, 0, 2, "channels, prefix, after")
+    return List(text_of(prefix, "a prefix"), text_of(after, "a name"))
 
 
 def _read_ping(arguments: Frames, max_message: int) -> Ping:
-    _given(arguments, 0, 0, "ping")
+    given(arguments, 0, 0, "ping")
     return Ping()
 
 
 _READERS: dict[bytes, Callable[[Frames, int], Ask]] = {
     b"publish": _read_publish, b"history": _read_history, b"channels": _read_list, b"ping": _read_ping,
+    **requests.READERS,
 }  # fmt: skip
-
-
-def _given(given: Frames, least: int, most: int, form: str) -> Frames:
-    """A command's arguments, with an empty one for each that may be left out."""
-    if not least <= len(given) <= most:
-        left = f", of which the last {most - least} may be left out" if most > least else ", and nothing more"
-        raise Invalid(f"the frames are [{form}]{left}")
-    return given + [b""] * (most - len(given))
-
-
-def _text(frame: bytes, what: str) -> str:
-    try:
-        return frame.decode()
-    except UnicodeDecodeError:
-        raise Invalid(f"{what} is UTF-8") from None
 
 
 def _refusal(refusal: Refusal) -> Sequence[bytes]:

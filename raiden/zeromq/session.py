@@ -14,9 +14,11 @@ from raiden.connections.connection import Connection
 from raiden.delivery.census import Census
 from raiden.model.names import InvalidChannel, check_channel
 from raiden.model.payload import of_type
+from raiden.model.refusals import Invalid
 from raiden.protocols import zmtp
 from raiden.protocols.unfinished import Unfinished
-from raiden.protocols.zmtp import Event, Zmtp
+from raiden.protocols.zmtp import Event, Frames, Zmtp
+from raiden.requests.exchange import Exchange
 from raiden.router import Router
 from raiden.runtime import faults
 from raiden.runtime.stats import Stats
@@ -47,13 +49,15 @@ class Common:
     """The parts that the sessions of all doors share."""
 
     def __init__(
-        self, router: Router, stats: Stats, limits: ZmqLimits, permits: Permits = OPEN, rates: Rates | None = None
+        self, router: Router, stats: Stats, limits: ZmqLimits, permits: Permits = OPEN, rates: Rates | None = None,
+        exchange: Exchange | None = None,
     ) -> None:  # fmt: skip
         self.router = router
         self.stats = stats
         self.limits = limits
         self.permits = permits
         self.rates = rates or Rates()
+        self.exchange = exchange or Exchange(router)
         self.flow = Flow(router.backend)
         self.census = Census(router.backend)
         self.unfinished = Unfinished(lambda: limits.max_unfinished)
@@ -123,3 +127,19 @@ def channel_of(frame: bytes) -> str:
 def kind_of(payload: bytes, content_type: bytes, max_message: int) -> tuple[int, bytes]:
     """The kind of a client's payload, by its type, and the payload as it is published; raises InvalidPayload."""
     return of_type(content_type.decode("latin-1") or "application/json", payload, max_message)
+
+
+def given(arguments: Frames, least: int, most: int, form: str) -> Frames:
+    """A command's arguments, with an empty one for each that may be left out; raises Invalid, which says the form."""
+    if not least <= len(arguments) <= most:
+        left = f", of which the last {most - least} may be left out" if most > least else ", and nothing more"
+        raise Invalid(f"the frames are [{form}]{left}")
+    return arguments + [b""] * (most - len(arguments))
+
+
+def text_of(frame: bytes, what: str) -> str:
+    """The text in a frame; raises Invalid, which says ``what`` it should be."""
+    try:
+        return frame.decode()
+    except UnicodeDecodeError:
+        raise Invalid(f"{what} is UTF-8") from None

@@ -1,0 +1,118 @@
+"""A connection's part in requests and answers: its open requests, and the channels that it serves. It ends with the
+connection: then its requests are withdrawn, and those that it has are lost."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+from raiden.access.permit import Permit
+from raiden.connections.connection import Connection
+from raiden.connections.states import CLOSING
+from raiden.model.message import Message
+from raiden.model.payload import WRAPPING, check_size
+from raiden.model.refusals import Conflict, NotFound, TooManyRequests
+from raiden.requests.asked import Outcome, Request
+from raiden.requests.exchange import Exchange
+from raiden.requests.servers import Given, Server
+from raiden.sessions.asks import Answer, Call, Serve
+
+# Open requests of one connection.
+MAX_OPEN: Final = 128
+
+
+class Party:
+    """The base for connections of both kinds; a subclass writes to the client: `give` and `withdrawn`, as
+    `raiden.requests.servers.Sink` has them."""
+
+    __slots__ = ("_holder", "_open", "_servers", "connection", "exchange")
+
+    def __init__(self, exchange: Exchange, connection: Connection) -> None:
+        self.exchange = exchange
+        self.connection = connection
+        # Nobody else answers the requests that this connection was given.
+        self._holder = f"connection:{secrets.token_hex(8)}"
+        self._servers: dict[str, Server] = {}
+        self._open: dict[Request, None] = {}
+
+    def __len__(self) -> int:
+        """The number of channels that it serves."""
+        return len(self._servers)
+
+    # Asking.
+
+    def ask(self, ask: Call, max_message: int, done: Callable[[Outcome], None]) -> None:
+        """Ask a server; ``done`` is called with the outcome, unless the connection ends before. Raises Full,
+        TooManyRequests and TooLarge."""
+        if len(self._open) >= MAX_OPEN:
+            raise TooManyRequests(f"a connection has at most {MAX_OPEN} open requests: wait for answers")
+        check_size(ask.message.kind, ask.message.payload, max_message)
+
+        def finished(outcome: Outcome) -> None:
+            self._open.pop(request, None)
+            if self.connection.state < CLOSING:
+                done(outcome)
+
+        request = self.exchange.ask(ask.message, ask.timeout, again=ask.again, done=finished)
+        self._open[request] = None
+
+    # Serving.
+
+    def serve(self, ask: Serve) -> None:
+        """Serve a channel from now on; `announce` it then. Raises Conflict and Unavailable."""
+        if ask.channel in self._servers:
+            raise Conflict("you serve this channel already: unserve first to change the window")
+        self._servers[ask.channel] = self.exchange.add_server(ask.channel, self, self._holder, window=ask.window)
+
+    def announce(self, channel: str) -> None:
+        """Tell all workers that the channel is served. Waits; where that is not possible it is served no longer, and
+        this raises Unavailable."""
+        try:
+            self.exchange.announce(channel)
+        except BaseException:  # raised again
+            self.remove(channel)
+            raise
+
+    def unserve(self, channel: str) -> None:
+        """Serve a channel no longer; requests that are not answered are lost. Raises NotFound."""
+        if channel not in self._servers:
+            raise NotFound("you do not serve this channel")
+        self.remove(channel)
+
+    def answer(self, ask: Answer, max_message: int) -> None:
+        """Answer a request that this connection was given. Raises NotFound, Forbidden, Conflict, TooLate and
+        TooLarge."""
+        if isinstance(ask.outcome, Message):
+            check_size(ask.outcome.kind, ask.outcome.payload, max_message)
+        self.exchange.settle(ask.request, self._holder, ask.outcome)
+
+    def remove(self, channel: str) -> bool:
+        """Serve a channel no longer; return whether it was served."""
+        server = self._servers.pop(channel, None)
+        if server is not None:
+            self.exchange.remove_server(server)
+        return server is not None
+
+    def forbidden(self, permit: Permit) -> list[str]:
+        """The channels that it serves and may not serve by this permit."""
+        return [channel for channel in self._servers if not permit.allows("serve", channel)]
+
+    def close(self) -> None:
+        """The connection has ended."""
+        for request in list(self._open):
+            self.exchange.cancel(request)
+        self._open.clear()
+        for channel in list(self._servers):
+            self.remove(channel)
+
+    # The methods of a sink.
+
+    def is_ready(self, size: int) -> bool:
+        return self.connection.state < CLOSING and self.connection.has_room(size * 4 // 3 + WRAPPING)
+
+    def give(self, given: Given, message: Message, left: float) -> None:
+        raise NotImplementedError
+
+    def withdrawn(self, given: Given) -> None:
+        raise NotImplementedError

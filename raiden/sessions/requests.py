@@ -1,0 +1,77 @@
+"""Requests and answers on a ``/-/websocket``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raiden.access.permit import Permit
+from raiden.model import encoding
+from raiden.model.message import Message
+from raiden.model.refusals import Refusal
+from raiden.requests.asked import Outcome
+from raiden.requests.exchange import Exchange
+from raiden.requests.servers import Given
+from raiden.sessions.asks import Answer, Call, Serve, Unserve
+from raiden.sessions.party import Party
+from raiden.sessions.replies import Replies, Result
+
+
+class Requests(Party):
+    """The requests of one socket, and those that its client serves. ``max_message`` bounds the bytes of each."""
+
+    __slots__ = ("_max_message", "_replies")
+
+    def __init__(self, exchange: Exchange, replies: Replies, max_message: int) -> None:
+        super().__init__(exchange, replies.connection)
+        self._replies = replies
+        self._max_message = max_message
+
+    def request(self, number: Any, ask: Call) -> None:
+        def done(outcome: Outcome) -> None:
+            if isinstance(outcome, Refusal):
+                self._replies.reply(number, outcome)
+            else:
+                self._replies.reply(number, b'{"data":%b}' % encoding.json_value(outcome))
+
+        self.ask(ask, self._max_message, done)
+
+    def begin(self, number: Any, ask: Serve) -> None:
+        """Serve a channel: requests that are made anywhere after the reply find this server."""
+        self.serve(ask)
+
+        def work() -> Result:
+            self.announce(ask.channel)
+            return {"channel": ask.channel, "window": ask.window}
+
+        try:
+            self._replies.later(number, work)
+        except Refusal:
+            self.remove(ask.channel)
+            raise
+
+    def end(self, number: Any, ask: Unserve) -> Result:
+        self.unserve(ask.channel)
+        return {"channel": ask.channel}
+
+    def settle(self, number: Any, ask: Answer) -> Result:
+        self.answer(ask, self._max_message)
+        return {}
+
+    def withdraw(self, channel: str) -> None:
+        """Let the client serve a channel no longer, and tell it."""
+        if self.remove(channel):
+            self._replies.tell({"channel": channel, "serves": False})
+
+    def retain(self, permit: Permit) -> None:
+        """Let the client serve only what the permit allows."""
+        for channel in self.forbidden(permit):
+            self.withdraw(channel)
+
+    def give(self, given: Given, message: Message, left: float) -> None:
+        data = b'{"channel":%b,"request":"%b","data":%b,"left":%.3f}' % (
+            encoding.dumps(message.channel), given.id.encode(), encoding.json_value(message), left,
+        )  # fmt: skip
+        self.connection.send(encoding.text_frame(data))
+
+    def withdrawn(self, given: Given) -> None:
+        self._replies.tell({"channel": given.server.channel, "cancel": given.id})

@@ -1,0 +1,126 @@
+"""Requests and answers on the REQ door: a REQ or DEALER asks, and a DEALER serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+from raiden.connections.connection import Connection
+from raiden.model.message import Kind, Message
+from raiden.model.numbers import whole
+from raiden.model.refusals import Invalid, Refusal
+from raiden.protocols.zmtp import Frames
+from raiden.requests.exchange import Exchange
+from raiden.requests.refusals import MAX_CODE, Failure
+from raiden.requests.servers import Given
+from raiden.sessions.asks import (
+    MAX_TIMEOUT,
+    MAX_WINDOW,
+    MIN_TIMEOUT,
+    TIMEOUT,
+    WINDOW,
+    Answer,
+    Call,
+    Serve,
+    Unserve,
+)
+from raiden.sessions.party import Party
+from raiden.zeromq.session import BYTES, channel_of, given, kind_of, text_of
+
+Ask: TypeAlias = Call | Serve | Unserve | Answer
+
+_TYPES: Final = {Kind.JSON: b"application/json", Kind.TEXT: b"text/plain"}
+
+
+class ZmqParty(Party):
+    """The part of one connection. ``send`` sends frames; those of a channel that it serves begin as the command
+    ``serve`` did, with the frames before its empty one."""
+
+    __slots__ = ("_envelopes", "_send")
+
+    def __init__(self, exchange: Exchange, connection: Connection, send: Callable[..., None]) -> None:
+        super().__init__(exchange, connection)
+        self._send = send
+        self._envelopes: dict[str, Frames] = {}
+
+    def begin(self, envelope: Frames, ask: Serve) -> None:
+        """Serve a channel from now on, as `serve`."""
+        known = dict(self._envelopes)
+        self._envelopes[ask.channel] = envelope  # requests may come before `serve` returns
+        try:
+            self.serve(ask)
+        except Refusal:
+            self._envelopes = known
+            raise
+
+    def remove(self, channel: str) -> bool:
+        was_served = super().remove(channel)
+        self._envelopes.pop(channel, None)
+        return was_served
+
+    def give(self, given: Given, message: Message, left: float) -> None:
+        self._send(
+            *self._envelopes[message.channel], b"request", message.channel.encode(), given.id.encode(),
+            message.payload, type_of(message.kind), b"%.3f" % left,
+        )  # fmt: skip
+
+    def withdrawn(self, given: Given) -> None:
+        channel = given.server.channel
+        if channel in self._envelopes:
+            self._send(*self._envelopes[channel], b"cancel", channel.encode(), given.id.encode())
+
+
+def type_of(kind: int) -> bytes:
+    """The content type of a payload of this kind."""
+    return _TYPES.get(kind, BYTES)
+
+
+# Reading what is asked for.
+
+
+def _request(arguments: Frames, max_message: int) -> Call:
+    channel, payload, content_type, seconds, again = given(
+        arguments, 2, 5, "request, channel, payload, type, seconds, again"
+    )
+    timeout = _seconds(text_of(seconds, "a number of seconds")) if seconds else TIMEOUT
+    if again not in (b"", b"0", b"1"):
+        raise Invalid("again is 1 or 0")
+    message = Message(channel_of(channel), *kind_of(payload, content_type, max_message))
+    return Call(message, timeout, again == b"1")
+
+
+def _seconds(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not MIN_TIMEOUT <= found <= MAX_TIMEOUT:
+        raise Invalid(f"seconds is a number from {MIN_TIMEOUT:g} to {MAX_TIMEOUT:g}")
+    return found
+
+
+def _serve(arguments: Frames, max_message: int) -> Serve:
+    channel, window = given(arguments, 1, 2, "serve, channel, window")
+    most = whole("window", text_of(window, "a window"), MAX_WINDOW) if window else WINDOW
+    return Serve(channel_of(channel), most)
+
+
+def _unserve(arguments: Frames, max_message: int) -> Unserve:
+    return Unserve(channel_of(*given(arguments, 1, 1, "unserve, channel")))
+
+
+def _answer(arguments: Frames, max_message: int) -> Answer:
+    id, payload, content_type = given(arguments, 2, 3, "answer, id, payload, type")
+    return Answer(text_of(id, "an id"), Message("", *kind_of(payload, content_type, max_message)))
+
+
+def _fail(arguments: Frames, max_message: int) -> Answer:
+    id, code, message = given(arguments, 3, 3, "fail, id, code, message")
+    number = whole("code", text_of(code, "a code"), MAX_CODE)
+    return Answer(text_of(id, "an id"), Failure.of(number, text_of(message, "a message")))
+
+
+READERS: Final[dict[bytes, Callable[[Frames, int], Ask]]] = {
+    b"request": _request, b"serve": _serve, b"unserve": _unserve, b"answer": _answer, b"fail": _fail,
+}  # fmt: skip
+"""The functions that read commands about requests, by name."""
