@@ -324,6 +324,44 @@ def multiplex(soak: Soak, chance: random.Random) -> None:
         ws.close()
 
 
+def ask(soak: Soak, chance: random.Random) -> None:
+    """Asks servers, by HTTP and on `/-/websocket`, and may leave before the answer."""
+    with connection(soak, chance) as sock:
+        for _ in range(chance.randint(1, 5)):
+            request(sock, "POST", "/soak.served?_request=1&_again=1", "Content-Type: application/json\r\n", b"1")
+            if chance.random() < 0.2:
+                return
+            expect(head_of(sock), 200, 502, 503, 504)
+            hear(sock, 0.02)  # the rest of the answer
+    with connection(soak, chance) as sock:
+        ws = WebSocket(sock, "/-/websocket")
+        for number in range(10):
+            ws.send(json.dumps({"id": number, "cmd": "request", "channel": "soak.served", "data": 1, "timeout": 1}))
+        ws.receive(chance.uniform(0.0, 0.3))
+        if chance.random() < 0.7:
+            ws.close()
+
+
+def serve(soak: Soak, chance: random.Random) -> None:
+    """Serves for a while, on `/-/websocket` or by long-polls; answers some requests, and leaves others."""
+    with connection(soak, chance) as sock:
+        if chance.random() < 0.3:
+            request(sock, "GET", "/soak.served?_serve=1&_wait=1")
+            expect(head_of(sock), 200, 204)
+            return
+        ws = WebSocket(sock, "/-/websocket")
+        ws.send(json.dumps({"id": 1, "cmd": "serve", "channel": "soak.served", "window": 4}))
+        end = time.monotonic() + chance.uniform(0.1, 1.5)
+        while time.monotonic() < end and not ws.closed:
+            for frame in ws.receive(0.05):
+                id = json.loads(frame).get("request")
+                if id is not None and chance.random() < 0.8:
+                    ws.send(json.dumps({"cmd": "answer", "request": id, "data": 1}))
+        if chance.random() < 0.5:
+            ws.send(json.dumps({"cmd": "unserve", "channel": "soak.served"}))
+            ws.close()
+
+
 def replies_in(frames: Sequence[bytes]) -> int:
     return sum(frame.startswith(b'{"id"') for frame in frames)
 
@@ -431,6 +469,8 @@ LIVES: dict[str, tuple[int, Callable[[Soak, random.Random], None]]] = {
     "poll": (3, poll),
     "websocket": (3, websocket),
     "multiplex": (4, multiplex),
+    "ask": (2, ask),
+    "serve": (2, serve),
     "sub": (2, sub),
     "req": (1, req),
     "slow": (1, slow),
@@ -444,7 +484,10 @@ LIVES: dict[str, tuple[int, Callable[[Soak, random.Random], None]]] = {
 # What is looked at.
 
 Key = tuple[str, str]  # a node or one of its processes, and what of it
-COUNTS = ("descriptors", "threads", "connections", "channels", "orders", "greenlets", "subscribers")
+COUNTS = (
+    "descriptors", "threads", "connections", "channels", "orders", "greenlets", "subscribers", "requests_asked",
+    "requests_served",
+)  # fmt: skip
 
 
 class Sampler:

@@ -110,11 +110,12 @@ delegate = Rules()
 
 
 @pytest.mark.parametrize("asked", [False, True])
-@pytest.mark.parametrize("kind", ["stream", "poll", "websocket", "multiplex", "slow", "delete", "post"])
+@pytest.mark.parametrize("kind", ["stream", "poll", "websocket", "multiplex", "ask", "slow", "delete", "post"])
 def test_no_cycle_is_left(tmp_path: Path, kind: str, asked: bool) -> None:
     config = tmp_path / "raiden.conf.py"
     config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)) + DELEGATE * asked)
-    channels = {pattern: {**options, "manage": "anyone"} for pattern, options in SETTINGS["channels"].items()}
+    anyone = dict.fromkeys(("request", "serve", "manage"), "anyone")
+    channels = {pattern: {**options, **anyone} for pattern, options in SETTINGS["channels"].items()}
     node = Daemon(tmp_path / "node", config=config, **{**SETTINGS, "workers": 1, "channels": channels})
 
     def collected() -> str:
@@ -129,9 +130,9 @@ def test_no_cycle_is_left(tmp_path: Path, kind: str, asked: bool) -> None:
         soak = Soak([node], seed=1)
         others = node.metric("raiden_connections")
         collected()
-        _, life = LIVES[kind]
+        lives = [LIVES[each][1] for each in ((kind, "serve") if kind == "ask" else (kind,))]
         with ThreadPoolExecutor(10) as pool:
-            for done in [pool.submit(life, soak, random.Random(n)) for n in range(20)]:
+            for done in [pool.submit(lives[n % len(lives)], soak, random.Random(n)) for n in range(20)]:
                 done.result()
         wait_for(lambda: node.metric("raiden_connections") <= others, "all have gone")
         assert collected() == ""

@@ -30,3 +30,17 @@ class Request:
         self.worker = ""
         self.lost = False
         self.size = len(message.payload)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Tell the client the outcome."""
+        done = self.done
+        self.forget()
+        done(outcome)
+
+    def forget(self) -> None:
+        """Let go of the client: it knows the request, and would wait for the garbage collector."""
+        self.done = _nothing
+
+
+def _nothing(outcome: Outcome) -> None:
+    """Stand in for a client that has gone."""

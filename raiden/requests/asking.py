@@ -94,10 +94,10 @@ class Asking:
     def cancel(self, request: Request) -> None:
         """The client of a request has gone; one that is done is ignored."""
         if self._open.get(request.number) is request:
-            worker = request.worker
             self._take(request)
-            if worker:
-                self._post(worker, Withdrawn(self._worker, request.number))
+            request.forget()
+            if request.worker:
+                self._post(request.worker, Withdrawn(self._worker, request.number))
 
     # Letters.
 
@@ -189,7 +189,7 @@ class Asking:
     def _finish(self, request: Request, outcome: Outcome) -> None:
         if self._open.get(request.number) is request:
             self._take(request)
-            request.done(outcome)
+            request.finish(outcome)
 
     def _take(self, request: Request) -> None:
         """Take a request out of the table."""

@@ -71,8 +71,10 @@ class Requester(ZmqSession):
         return True
 
     def close(self) -> None:
-        if self._party is not None:
-            self._party.close()
+        self._requests.clear()
+        party, self._party = self._party, None
+        if party is not None:
+            party.close()
 
     def _begin(self) -> None:
         """Begin requests that have come, while fewer than `MAX_REQUESTS` are under way."""
