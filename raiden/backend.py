@@ -15,10 +15,12 @@ questions to workers, `Mail` the letters to single ones, `Gauge` the measurement
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 import zmq
+from gevent.event import Event
 
 from raiden.backbone import frames
 from raiden.backbone.addresses import Addresses
@@ -32,9 +34,12 @@ from raiden.backbone.nodes import Nodes
 from raiden.backbone.refusals import BackboneFull, NotInForce
 from raiden.backbone.rounds import NODE_PATIENCE, Rounds
 from raiden.history.client import History
+from raiden.history.conditions import ANYWHERE
 from raiden.history.store import Append, Appended, StoreFailed
-from raiden.model.message import Message
+from raiden.model.message import EARLIEST, Cursor, Message
 from raiden.model.options import Channels
+from raiden.model.page import Stand
+from raiden.model.refusals import Refusal
 
 __all__ = ["TURN_BYTES", "TURN_FRAMES", "BackboneFull", "Backend", "NotInForce", "Question", "Received", "Stored"]
 
@@ -44,7 +49,7 @@ TURN_BYTES: Final = 256 * 1024
 
 # A channel and messages of it (none where its frame can't be read), or the question of another worker.
 Received: TypeAlias = "tuple[bytes, Sequence[Message]] | Question"
-Stored = Callable[[list[Appended] | StoreFailed], None]
+Stored = Callable[[list[Appended] | Refusal], None]
 
 
 class Witness(Protocol):
@@ -125,32 +130,61 @@ class Backend:
         """The number of messages that may be published to a channel together; 0: any number."""
         return 0 if self.channels is None else self.channels.of(channel).most_at_once
 
-    def store(self, groups: Sequence[Sequence[Message]], key: str | None, done: Stored) -> None:
+    def store(
+        self, groups: Sequence[Sequence[Message]], key: str | None, done: Stored, at: Mapping[str, Cursor] = ANYWHERE
+    ) -> None:  # fmt: skip
         """Append groups of messages, each of one channel with history, all or none; publish them; and call ``done``
-        with their places, or with the failure. Messages that were appended under ``key`` before are not published
-        again. Raises StoreFailed where too much waits already."""
+        with their places, or with the refusal. Messages that were appended under ``key`` before are not published
+        again; all others only where the channels in ``at`` stand at these cursors. Raises StoreFailed where too much
+        waits already."""
         assert self.history is not None
 
-        def stored(result: list[Appended] | StoreFailed) -> None:
+        def stored(result: list[Appended] | Refusal) -> None:
             if isinstance(result, list):
                 del result[len(groups) :]
                 self.publish_stored(groups, result)
             done(result)
 
-        appends = [self._append(group, key) for group in groups]
+        appends = [self._append(group, key, at) for group in groups]
         if self.witness is not None:
             appends += self.witness.appends(groups, key)
         self.history.append(appends, stored)
+
+    def begin(self, channels: Sequence[str]) -> dict[str, Stand]:
+        """Begin the histories of channels that have none, so that their places are known before a message comes; waits.
+        Returns where each stands; those that could not be begun, for want of room, are left out."""
+        assert self.history is not None and self.channels is not None
+        found: dict[str, Stand] = {}
+        left, done = len(channels), Event()
+
+        def begun(name: str, outcome: list[Appended] | Refusal) -> None:
+            nonlocal left
+            left -= 1
+            if isinstance(outcome, list) and outcome[0].epoch != EARLIEST.epoch:
+                found[name] = Stand(outcome[0].position)
+            if not left:
+                done.set()
+
+        for name in channels:
+            try:
+                self.history.append([Append.by(self.channels.of(name), name, ())], partial(begun, name))
+            except StoreFailed as error:
+                begun(name, error)
+        done.wait()
+        return found
 
     def store_now(self) -> None:
         """Store now the messages that wait for the end of the turn."""
         assert self.history is not None
         self.history.send()
 
-    def _append(self, messages: Sequence[Message], key: str | None) -> Append:
+    def _append(self, messages: Sequence[Message], key: str | None, at: Mapping[str, Cursor]) -> Append:
         assert self.channels is not None
         channel = messages[0].channel
-        return Append.by(self.channels.of(channel), channel, [each.entry for each in messages], key)
+        return Append.by(
+            self.channels.of(channel), channel, [each.entry for each in messages], key,
+            at=at.get(channel), ends=messages[-1].ends,
+        )  # fmt: skip
 
     def publish_stored(self, groups: Sequence[Sequence[Message]], result: Sequence[Appended]) -> None:
         """Hand groups of messages to the backbone, with the places in the history that ``result`` has."""

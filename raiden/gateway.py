@@ -293,7 +293,7 @@ class Gateway(Service):
         except TooManyChannels as error:
             session.close()
             raise ask.refused(error) from None
-        if not whole and Beginning.is_known(self.router, ask.names, ask.starts):
+        if not whole and not self._is_over(ask) and Beginning.is_known(self.router, ask.names, ask.starts):
             # The hot path of clients that come back.
             self._open(connection, request, ask, session, client, self._known(ask, session))
             for name in ask.names:
@@ -301,7 +301,7 @@ class Gateway(Service):
             self._opened(connection, session, client)
             return
 
-        def confirm(connection: Connection, request: Request) -> None:
+        def confirm(connection: Connection, request: Request) -> Answer | None:
             try:
                 beginning = Beginning(self.router, ask.names, ask.starts, whole=whole)
             except (NotInForce, StoreFailed) as error:
@@ -315,10 +315,15 @@ class Gateway(Service):
                 raise
             if connection.closed:
                 session.close()
-                return
-            self._open(connection, request, ask, session, client, _told(ask, beginning))
+                return None
+            told = _told(ask, beginning)
+            if self._is_over(ask, beginning):
+                session.close()
+                return _over(told)
+            self._open(connection, request, ask, session, client, told)
             session.begin(beginning)
             self._opened(connection, session, client)
+            return None
 
         self.door.serve_waiting(connection, request.request() if isinstance(request, Repeated) else request, confirm)
 
@@ -342,10 +347,29 @@ class Gateway(Service):
         if self.door.draining and connection.session is client:
             client.drain()
 
+    def _is_over(self, ask: Subscribe, beginning: Beginning | None = None) -> bool:
+        """Whether a stream would begin behind the end of all its channels. A browser's EventSource comes back again and
+        again, unless the answer is 204 (the HTML standard, section 9.2.2)."""
+        if ask.transport not in ("stream", "event") or not ask.starts:
+            return False
+        for name, start in ask.starts.items():
+            end = self.router.at_end(name)
+            place = start.cursor if beginning is None else beginning.place(name)
+            if end is None or place is None or place.place != end.place:
+                return False
+        return True
+
     def _known(self, ask: Subscribe, session: Session) -> Told:
         """The beginning that a subscriber is told that misses nothing, and waits for nothing."""
         position = None if session.answers_once else joined([self.router.position(name) for name in ask.names])
         return Told(position, True if ask.starts else None)
+
+
+def _over(told: Told) -> webob.Response:
+    """The answer where nothing follows."""
+    response = webob.Response(status=204, content_type=None)
+    response.headers.update({**told.fields(), "Raiden-End": "true"})
+    return response
 
 
 def _told(ask: Subscribe, beginning: Beginning) -> Told:

@@ -21,6 +21,7 @@ import gevent
 
 from raiden.backend import Backend, Question
 from raiden.delivery.answers import Answers
+from raiden.delivery.ends import Ends
 from raiden.delivery.orders import Orders, Repaired
 from raiden.delivery.pace import Pace
 from raiden.delivery.publisher import Publisher
@@ -70,6 +71,7 @@ class Router:
         # Bytes that were put before sinks, counted for each sink, and counted once: no sink got more than the latter.
         self._put_bytes = self._run_bytes = 0
         self._orders = Orders(backend, self.table, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
+        self._ends = Ends(self.table, self._orders, self.unsubscribe)
         self._loop = gevent.get_hub().loop
         self._readable = self._loop.io(backend.fileno, 1)
         self._again = self._loop.timer(0)
@@ -124,7 +126,10 @@ class Router:
         return Subscription(name, found, sink, owner, encoding, filters)
 
     def attach(self, subscription: Subscription) -> None:
-        """Let the sink get the next messages; on a channel with history, those that follow its `position`."""
+        """Let the sink get the next messages; on a channel with history, those that follow its `position`. Where that
+        is the channel's end, the subscriber is told."""
+        if subscription.topic is not None:
+            self._ends.attach(subscription)
         found = subscription.topic
         if found is not None:
             found.attach(subscription)
@@ -203,6 +208,11 @@ class Router:
         """The cursor of the message behind which a subscription begins that is attached now. None where no order is
         kept: the channel has no history, or it is a pattern."""
         return self._orders.position(name)
+
+    def at_end(self, name: str) -> Cursor | None:
+        """The cursor of a channel's end, where all was delivered up to that; None: it has none, as far as this worker
+        has come."""
+        return self._orders.at_end(name)
 
     def begin(self, name: str, epoch: str) -> Cursor | None:
         """Begin a channel's history; see `Orders.begin`."""
@@ -312,7 +322,7 @@ class Router:
                 yield current, run
                 run = []
             if first.kind == Kind.DELETION:
-                self._end(channel, first.cursor)
+                self._ends.deleted(channel, first.cursor)
                 continue
             current = channel
             came.append((first.published, len(messages)))
@@ -321,11 +331,25 @@ class Router:
             else:
                 for message in messages:
                     run += self._orders.take(channel, message)
+                    if run and run[-1].attributes is not None and run[-1].attributes.end:
+                        yield channel, run
+                        run = []
         if run:
             assert current is not None
             yield current, run
 
     def _fan_out(self, channel: bytes, run: list[Message], dirty: list[Sink]) -> None:
+        last = run[-1]
+        if last.attributes is not None and last.attributes.end:
+            if last.is_empty_end:
+                run = run[:-1]
+            if run:
+                self._put_run(channel, run, dirty)
+            self._ends.delivered(last, dirty)
+        else:
+            self._put_run(channel, run, dirty)
+
+    def _put_run(self, channel: bytes, run: list[Message], dirty: list[Sink]) -> None:
         for found in self.table.matching(channel):
             found.messages += len(run)
             try:
@@ -371,17 +395,3 @@ class Router:
             if not pending:
                 dirty.append(sink)
             pending.append(data)
-
-    def _end(self, channel: bytes, ended: Cursor | None) -> None:
-        if not self._orders.ended(channel, ended.epoch if ended else ""):
-            return
-        found = self.table.channels.get(channel + b"\0")
-        if found is None:
-            return
-        found.deletions += 1  # ends those that are still being sent what they missed
-        for subscription in found.subscriptions():
-            if subscription.owner.lasts:
-                continue
-            flush([subscription.sink])  # messages that came before the end, while the channel's position is known
-            self.unsubscribe(subscription)
-            faults.call("the end of a subscription", subscription.owner.ended, subscription)

@@ -175,6 +175,9 @@ class Ear:
     def missed(self, *_: object) -> None:
         pass
 
+    def at_end(self, *_: object) -> None:
+        pass
+
 
 class Client:
     """One connection to a server, and what it got."""

@@ -17,7 +17,7 @@ from raiden.history.sqlite import Sqlite
 from raiden.history.store import Append, Appended, Store
 from raiden.model.chain import MAX_PAST, ROOT_DIGITS, Lives, link, read_past, write_past
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
-from raiden.model.page import Gap, Page, Record
+from raiden.model.page import Gap, Page, Record, Stand
 from tests.stores import RedisServer, append, payloads
 
 # Lives.
@@ -351,7 +351,7 @@ def test_each_engine_proves_what_it_stores(store: Store) -> None:
     for cursor, record in zip(cursors, records, strict=True):
         expected = link(expected, record.kind, record.published, record.payload)
         assert cursor.proof == record.proof == expected
-    assert store.positions(["a"])["a"] == cursors[-1]
+    assert store.positions(["a"])["a"].position == cursors[-1]
 
 
 def test_the_proof_of_a_message_that_is_gone(store: Store) -> None:
@@ -440,7 +440,7 @@ def test_data_of_an_earlier_release(engine: str, request: pytest.FixtureRequest,
     assert [message.cursor for message in store.after("a", None, 9).messages("a")] == [
         Cursor("0123abcd", 1), Cursor("0123abcd", 2),
     ]  # fmt: skip
-    assert store.positions(["a"]) == {"a": Cursor("0123abcd", 2)}
+    assert store.positions(["a"]) == {"a": Stand(Cursor("0123abcd", 2))}
     assert append(store, "a", b"again", key="k") == Appended("0123abcd", range(2, 3), True)
     assert store.acknowledge("a", "d", "0123abcd", [(2, 1)]) == [2]
     new = append(store, "a", b"3").cursors()[0]
@@ -460,7 +460,7 @@ def test_a_node_that_knows_no_proofs_appends_too(redis_store: Redis, redis_serve
         client.hset("raiden:{a}:meta", "next", 3)
         fields = {"kind": 0, "published": 7, "expires": _LATER, "payload": b"2"}
         client.xadd("raiden:{a}:stream", fields, id="2-0")
-    assert redis_store.positions(["a"]) == {"a": Cursor(known.epoch, 2)}
+    assert redis_store.positions(["a"]) == {"a": Stand(Cursor(known.epoch, 2))}
     new = append(redis_store, "a", b"3")
     assert new.before == ""
     assert new.cursors()[0].proof == begun(redis_store.after("a", None, 9).records[-1])

@@ -112,7 +112,7 @@ def test_each_durable_gives_up_for_itself(store: Store) -> None:
 def test_what_is_given_up_makes_room(store: Store) -> None:
     def full() -> bool:
         (appended,) = store.append([Append("a", [(0, b"x")], 1, discard_new=True)])
-        return bool(appended.full)
+        return appended.unmet is not None
 
     store.claim("a", "d", 0, 0.0, EARLIEST, DEAD)
     assert [full(), full()] == [False, True]
@@ -142,7 +142,7 @@ def test_many_are_given_up_a_megabyte_at_a_time(store: Store) -> None:
         claimed = claim(store, give_up, limit=99)
         assert claimed.letters is not None and claimed.records == []
         counts.append(len(claimed.letters.payloads))
-    assert counts == [11, 11, 3] and store.positions(["dead"])["dead"].offset == 25
+    assert counts == [11, 11, 3] and store.positions(["dead"])["dead"].position.offset == 25
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_a_full_file_keeps_what_is_given_up(tmp_path: Path, clock: Clock) -> Non
     while not store.refused(["dead"]):
         append(store, f"{number:04}", b"1", ttl=1)
         number += 1
-    assert claim(store) == Claimed([], store.positions(["a"])["a"].epoch)
+    assert claim(store) == Claimed([], store.positions(["a"])["a"].position.epoch)
     append(store, "a", b"2", ttl=9e5)
     assert offsets(claim(store, wait=60.0)) == [(2, 1)], "others go on"
     clock.pass_by(2)

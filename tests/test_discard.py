@@ -49,15 +49,17 @@ def done(store: Store, epoch: str, *offsets: int, durable: str = "d") -> None:
 
 def test_without_a_durable_the_oldest_goes(store: Store) -> None:
     for number in range(10):
-        assert not new(store, b"%d" % number).full
+        assert not new(store, b"%d" % number).unmet
     assert payloads(store.after("a", None, 99)) == [b"7", b"8", b"9"]
 
 
 def test_what_was_never_claimed_stays(store: Store) -> None:
     store.claim("a", "d", 0, 60.0)
-    assert [new(store, b"%d" % n).full for n in range(3)] == [""] * 3
+    assert [new(store, b"%d" % n).unmet for n in range(3)] == [None] * 3
     refused = new(store, b"3")
-    assert "a is full" in refused.full and "3 messages" in refused.full and refused.cursors() == []
+    assert refused.unmet is not None and refused.cursors() == []
+    why = refused.unmet.refusal().detail
+    assert "a is full" in why and "3 messages" in why
     assert payloads(store.after("a", None, 99)) == [b"0", b"1", b"2"]
 
 
@@ -65,12 +67,12 @@ def test_what_is_claimed_stays_until_it_is_acknowledged(store: Store) -> None:
     store.claim("a", "d", 0, 60.0)
     epoch = new(store, b"0", b"1", b"2").epoch
     assert take(store) == [1, 2, 3]
-    assert new(store, b"3").full
+    assert new(store, b"3").unmet
     done(store, epoch, 3, 2)
-    assert new(store, b"3").full, "the oldest is needed yet"
+    assert new(store, b"3").unmet, "the oldest is needed yet"
     done(store, epoch, 1)
     assert new(store, b"3", b"4", b"5").offsets == range(4, 7)
-    assert new(store, b"6").full
+    assert new(store, b"6").unmet
 
 
 def test_each_durable_counts(store: Store) -> None:
@@ -78,7 +80,7 @@ def test_each_durable_counts(store: Store) -> None:
         store.claim("a", name, 0, 60.0)
     epoch = new(store, b"0", b"1", b"2").epoch
     done(store, epoch, *take(store))
-    assert new(store, b"3").full
+    assert new(store, b"3").unmet
     store.forget("a", "e")
     assert new(store, b"3").offsets == range(4, 5)
 
@@ -87,9 +89,9 @@ def test_a_durable_that_begins_later_needs_nothing_of_before(store: Store) -> No
     new(store, b"0", b"1", b"2")
     store.claim("a", "d", 0, 60.0)
     assert new(store, b"3", b"4", b"5").offsets == range(4, 7)
-    assert new(store, b"6").full
+    assert new(store, b"6").unmet
     other = store.claim("a", "earliest", 0, 60.0, EARLIEST)
-    assert other.gap is None and new(store, b"6").full
+    assert other.gap is None and new(store, b"6").unmet
 
 
 def test_what_is_too_old_holds_nothing_up(store: Store, soon: Soon) -> None:
@@ -106,7 +108,7 @@ def test_a_cleared_channel_has_room(store: Store) -> None:
     new(store, b"0", b"1", b"2")
     take(store, 1)
     store.clear("a")
-    assert [bool(new(store, b"%d" % n).full) for n in range(4)] == [False, False, False, True], "it needs these, too"
+    assert [bool(new(store, b"%d" % n).unmet) for n in range(4)] == [False, False, False, True], "it needs these, too"
     assert take(store) == [1, 2, 3]
 
 
@@ -118,35 +120,35 @@ def test_the_next_life_of_a_store_knows(open_store: Callable[[], Store]) -> None
     store.close()
     store = open_store()
     later = new(store, b"3", b"4").epoch
-    assert new(store, b"5").full
+    assert new(store, b"5").unmet
     assert take(store) == [3, 4, 5]
     done(store, epoch, 3)
     done(store, later, 4, 5) if later != epoch else done(store, epoch, 4, 5)
-    assert not new(store, b"5", b"6", b"7").full
+    assert not new(store, b"5", b"6", b"7").unmet
 
 
 def test_a_key_that_was_used_gets_its_answer(store: Store) -> None:
     store.claim("a", "d", 0, 60.0)
     first = new(store, b"0", b"1", b"2", key="k")
     assert new(store, b"x", key="k") == first._replace(repeated=True)
-    assert new(store, b"x", key="other").full
+    assert new(store, b"x", key="other").unmet
     done(store, first.epoch, *take(store))
     assert new(store, b"x", key="other").offsets == range(4, 5), "what was refused was not published under its key"
 
 
 def test_more_than_fits_is_refused(store: Store) -> None:
     store.claim("a", "d", 0, 60.0)
-    assert new(store, b"0", b"1", b"2", b"3").full
+    assert new(store, b"0", b"1", b"2", b"3").unmet
     assert payloads(store.after("a", None, 9)) == []
     assert new(store, b"0", b"1").offsets == range(1, 3)
-    assert new(store, b"2", b"3").full, "a batch is appended as a whole or not at all"
+    assert new(store, b"2", b"3").unmet, "a batch is appended as a whole or not at all"
     assert new(store, b"2").offsets == range(3, 4)
 
 
 def test_the_last_one_alone(store: Store) -> None:
     store.claim("a", "d", 0, 60.0)
     epoch = new(store, b"0", size=0, ttl=0.0, retain=60.0).epoch
-    assert new(store, b"1", size=0, ttl=0.0, retain=60.0).full
+    assert new(store, b"1", size=0, ttl=0.0, retain=60.0).unmet
     done(store, epoch, *take(store))
     assert new(store, b"1", size=0, ttl=0.0, retain=60.0).offsets == range(2, 3)
 
@@ -157,7 +159,7 @@ def test_a_smaller_size(store: Store) -> None:
     epoch = new(store, *[b"x"] * 300, size=1000).epoch
     taken = take(store, 300)
     done(store, epoch, *taken[:-5])
-    assert new(store, b"y", size=5).full
+    assert new(store, b"y", size=5).unmet
     done(store, epoch, 296)
     assert new(store, b"y", size=5).offsets == range(301, 302)
 
@@ -170,7 +172,7 @@ def test_redis_looks_at_few_for_a_smaller_size(redis_store: Redis, redis_server:
     with redis.Redis.from_url(redis_server.url) as client:
         for needed in (True, False):
             client.config_resetstat()
-            assert bool(new(redis_store, b"y", size=5).full) == needed
+            assert bool(new(redis_store, b"y", size=5).unmet) == needed
             calls = {name: told["calls"] for name, told in client.info("commandstats").items()}
             looks = sum([calls.get(f"cmdstat_{name}", 0) for name in ("xrange", "xrevrange", "hexists", "zscore")])
             assert looks < 20, calls
@@ -183,8 +185,8 @@ def test_a_smaller_size_and_many_that_are_too_old(store: Store, soon: Soon) -> N
     new(store, *[b"x"] * 3500, size=5000, ttl=0.1)
     new(store, b"y", size=5000, ttl=60.0)
     soon(lambda: len(store.after("a", None, 9).records) == 1, "the others are too old")
-    soon(lambda: not new(store, b"z", size=2).full, "it is taken")
-    assert payloads(store.after("a", None, 9)) == [b"y", b"z"] and new(store, b"z", size=2).full
+    soon(lambda: not new(store, b"z", size=2).unmet, "it is taken")
+    assert payloads(store.after("a", None, 9)) == [b"y", b"z"] and new(store, b"z", size=2).unmet
 
 
 def test_many_in_one_go(store: Store) -> None:
@@ -193,7 +195,7 @@ def test_many_in_one_go(store: Store) -> None:
     appends = [Append("a", [(0, b"%d" % n)], 3, discard_new=True) for n in range(5)]
     others = [Append("b", [(0, b"%d" % n)], 3) for n in range(5)]
     found = store.append([*appends, *others])
-    assert [bool(each.full) for each in found] == [False] * 3 + [True] * 2 + [False] * 5
+    assert [bool(each.unmet) for each in found] == [False] * 3 + [True] * 2 + [False] * 5
     assert payloads(store.after("a", None, 9)) == [b"0", b"1", b"2"]
     assert payloads(store.after("b", None, 9)) == [b"2", b"3", b"4"]
 
@@ -208,9 +210,9 @@ def test_a_call_is_done_as_a_whole(store: Store) -> None:
     new(store, b"0", b"1", b"2")
     for channels in (("b", "old", "a"), ("a", "b")):
         *refused, single = call(*channels)
-        assert len({each.full for each in refused}) == 1 and "a is full" in refused[0].full and not single.full
+        assert {each.unmet and each.unmet.channel for each in refused} == {"a"} and not single.unmet
     assert store.positions(["b", "old"]) == {}
-    assert [each.full for each in call("b", "old")] == ["", "", ""]
+    assert [each.unmet for each in call("b", "old")] == [None] * 3
     assert [each.repeated for each in call("b", "old")] == [True, True, False]
 
 
@@ -218,20 +220,20 @@ def test_sqlite_forgets_a_durable_that_holds_up(sqlite_store: Sqlite, clock: Clo
     store = sqlite_store
     store.claim("a", "d", 0, 60.0)
     new(store, b"0", b"1", b"2", ttl=9 * FORGET)
-    assert new(store, b"3").full
+    assert new(store, b"3").unmet
     clock.pass_by(2 * FORGET)
-    assert not new(store, b"3").full
+    assert not new(store, b"3").unmet
 
 
 def test_redis_forgets_a_durable_that_holds_up(redis_store: Redis, redis_server: RedisServer) -> None:
     redis_store.claim("a", "d", 0, 60.0)
     new(redis_store, b"0", b"1", b"2")
-    assert new(redis_store, b"3").full
+    assert new(redis_store, b"3").unmet
     with redis.Redis.from_url(redis_server.url) as client:
         assert client.smembers("raiden:{a}:durables") == {b"d"}
         assert client.ttl("raiden:{a}:durables") > FORGET
         client.delete("raiden:{a}:durable:d", "raiden:{a}:pending:d")  # as when their time is over
-    assert not new(redis_store, b"3").full
+    assert not new(redis_store, b"3").unmet
 
 
 def test_the_engines_refuse_alike(sqlite_store: Sqlite, redis_store: Redis) -> None:
@@ -251,7 +253,7 @@ def test_the_engines_refuse_alike(sqlite_store: Sqlite, redis_store: Redis) -> N
             gone = (set(kept) | set(numbers)) - set(after)
             full = any(gone & (need | set(numbers)) for need in needs.values())
             found = [new(store, *[b"x"] * count, size=size) for store in stores]
-            assert [bool(each.full) for each in found] == [full, full]
+            assert [bool(each.unmet) for each in found] == [full, full]
             refused += full
             if not full:
                 last, kept = last + count, after

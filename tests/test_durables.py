@@ -289,7 +289,7 @@ def test_claims_of_a_release_that_kept_no_order(redis_store: Redis, redis_server
         assert (figures.lag, figures.in_flight) == (3, 2)
         forget()
         assert redis_store.acknowledge("a", "d", epoch, [(2, 1)]) == [2]
-        assert [each.full for each in redis_store.append([Append("a", [(0, b"4")], 3, discard_new=True)])] != [""]
+        assert [each.unmet for each in redis_store.append([Append("a", [(0, b"4")], 3, discard_new=True)])] != [None]
         assert FORGET < client.ttl("raiden:{a}:claimed:d") <= FORGET + TOUCH
         forget()
         assert offsets(claim(redis_store)) == [(3, 1)]

@@ -25,7 +25,7 @@ from raiden.model import encoding
 from raiden.model.chain import Lives
 from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
-from raiden.model.page import Page, Record, Start
+from raiden.model.page import Page, Record, Stand, Start
 from raiden.protocols.http import Json
 from raiden.router import Router
 from raiden.runtime.stats import Stats
@@ -144,8 +144,16 @@ class World:
         gevent.sleep(0)
         return answer
 
-    def positions(self, names: Sequence[str]) -> dict[str, Cursor]:
-        return self._answer(lambda: {} if self.position is None else {CHANNEL: self.position})
+    def positions(self, names: Sequence[str]) -> dict[str, Stand]:
+        return self._answer(lambda: {} if self.position is None else {CHANNEL: Stand(self.position)})
+
+    def begin(self, names: Sequence[str]) -> dict[str, Stand]:
+        def begin() -> dict[str, Stand]:
+            if self.records is None and self.random.random() < 0.5:
+                self.records, self.newest = [], 0
+            return {} if self.position is None else {CHANNEL: Stand(self.position)}
+
+        return self._answer(begin)
 
     def after(self, name: str, cursor: Cursor | None, limit: int) -> Page:
         limit = min(limit, self.random.choice([1, 3, 100]))
@@ -462,4 +470,4 @@ def test_a_poll_that_does_not_wait_needs_no_timer() -> None:
         poll.subscribe(CHANNEL, encoding.poll(False))
         poll.begin(Beginning(router, [CHANNEL], {CHANNEL: Start()}, whole=True))
         poll.opened()
-        assert [(answer.status, dict(answer.fields)["Raiden-Cursor"]) for answer in answers] == [(204, "0:0")]
+        assert [(answer.status, dict(answer.fields)["Raiden-Cursor"]) for answer in answers] == [(204, "e1:0")]

@@ -22,13 +22,14 @@ from random import Random
 import pytest
 import redis
 
+from raiden.history.appending import SLACK
 from raiden.history.redis import Redis
-from raiden.history.sqlite import SLACK, Sqlite
+from raiden.history.sqlite import Sqlite
 from raiden.history.store import FORGET, KEY_WINDOW, TOUCH, Append, Appended, Store, StoreFailed
 from raiden.history.wal import ENOUGH, MOST
 from raiden.model.message import EARLIEST, Cursor
 from raiden.model.options import Durability
-from raiden.model.page import Gap, Page
+from raiden.model.page import Gap, Page, Stand
 from tests.daemons import ROOT, environment, wait_for
 from tests.stores import Clock, RedisServer, Soon, append, payloads
 
@@ -42,7 +43,7 @@ def test_offsets_have_no_holes(store: Store) -> None:
     assert (first.offsets, second.offsets, other.offsets) == (range(1, 2), range(2, 4), range(1, 2))
     assert first.epoch == second.epoch != other.epoch
     assert [cursor.place for cursor in second.cursors()] == [(first.epoch, 2), (first.epoch, 3)]
-    assert store.positions(["a", "b", "none"]) == {"a": second.cursors()[1], "b": other.cursors()[0]}
+    assert store.positions(["a", "b", "none"]) == {"a": Stand(second.cursors()[1]), "b": Stand(other.cursors()[0])}
 
 
 def test_a_group_keeps_its_order(store: Store) -> None:
@@ -188,7 +189,7 @@ def test_sqlite_forgets_a_channel_long_after_its_last_message(sqlite_store: Sqli
     epoch = append(sqlite_store, "a", b"1", ttl=10).epoch
     clock.pass_by(FORGET - 1)
     sqlite_store.tidy(9)
-    assert sqlite_store.positions(["a"])["a"].place == (epoch, 1)
+    assert sqlite_store.positions(["a"])["a"].position.place == (epoch, 1)
     clock.pass_by(TOUCH + 2)
     assert sqlite_store.tidy(9) == 1 and sqlite_store.positions(["a"]) == {}
     assert append(sqlite_store, "a", b"2").epoch != epoch

@@ -13,7 +13,7 @@ from raiden.delivery.orders import Orders, Repaired
 from raiden.delivery.table import Table
 from raiden.history.store import StoreFailed
 from raiden.model.message import Cursor, Kind, Message
-from raiden.model.page import Gap, Page, Record
+from raiden.model.page import Gap, Page, Record, Stand
 
 
 class Answers:
@@ -38,11 +38,14 @@ class Answers:
     def keeps(self, channel: str) -> bool:
         return channel != "none"
 
-    def positions(self, names: Sequence[str]) -> dict[str, Cursor]:
+    def positions(self, names: Sequence[str]) -> dict[str, Stand]:
         return self._answer({
-            name: Cursor(epoch, offsets[-1])
+            name: Stand(Cursor(epoch, offsets[-1]))
             for name, (epoch, offsets) in self.channels.items() if name in names
         })  # fmt: skip
+
+    def begin(self, names: Sequence[str]) -> dict[str, Stand]:
+        return {}
 
     def after(self, name: str, cursor: Cursor | None, limit: int) -> Page:
         epoch, offsets = self.channels.get(name, ("", []))

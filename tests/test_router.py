@@ -72,6 +72,9 @@ class Client:
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         raise AssertionError("there is no history here")
 
+    def at_end(self, *_: object) -> None:
+        raise AssertionError("there is no history here")
+
     def subscribe(self, name: str, encoding: Encoding = LINE, filters: Filters | None = None) -> Subscription:
         subscription = self.router.subscribe(name, self, self, encoding, filters)
         self.router.attach(subscription)

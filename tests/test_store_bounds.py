@@ -109,7 +109,7 @@ def test_claims_are_bounded(small: Sqlite, clock: Clock) -> None:
             taken += len(small.claim("a", f"d{number}", 500, 30, Cursor("0", 0)).records)
     assert taken >= 500
     append(small, "a", b"2")
-    small.acknowledge("a", "d0", small.positions(["a"])["a"].epoch, [(offset, 0) for offset in range(1, 501)])
+    small.acknowledge("a", "d0", small.positions(["a"])["a"].position.epoch, [(offset, 0) for offset in range(1, 501)])
     wait_for(lambda: small.claim("a", "d0", 1, 30).records, "there is room again")
 
 

@@ -34,13 +34,14 @@ class Step(NamedTuple):
 class Order:
     """The order of a channel for the subscribers of this worker. Offset ``next`` of ``epoch`` is the next to deliver;
     an empty epoch: the channel has no history yet. ``over`` is the epoch that ended last: its messages come too late.
-    ``proof`` is that of the message before; "": it is not known."""
+    ``proof`` is that of the message before; "": it is not known. ``end``: that message was the channel's end."""
 
-    __slots__ = ("_doubted", "_held", "_newest", "epoch", "next", "over", "proof")
+    __slots__ = ("_doubted", "_held", "_newest", "end", "epoch", "next", "over", "proof")
 
     def __init__(self) -> None:
         self.epoch = ""
         self.over = ""
+        self.end = False
         self.next = 0  # opening
         self.proof = ""
         # Messages held back, by offset; of two with the same offset, the one that came last.
@@ -61,11 +62,12 @@ class Order:
         newest = self._newest
         return self._doubted or (newest is not None and (newest.epoch != self.epoch or newest.offset >= self.next))
 
-    def open(self, position: Cursor | None) -> list[Message]:
-        """Open the order at the channel's position (None: it has no history): go on behind it, or from the first
-        message that has come meanwhile. Returns the messages that may be delivered."""
+    def open(self, position: Cursor | None, *, end: bool = False) -> list[Message]:
+        """Open the order at the channel's position (None: it has no history), which may be its ``end``: go on behind
+        it, or from the first message that has come meanwhile. Returns the messages that may be delivered."""
         if self.next:
             return []
+        self.end = end
         self.epoch, last, self.proof = position or ("", 0, "")
         self.next = last + 1
         if not self.epoch and self._newest:
@@ -74,6 +76,7 @@ class Order:
         if earlier:
             self.next = min(earlier)
             self.proof = self._held[self.next].before
+            self.end = False
         return self._release()
 
     def begin(self, epoch: str) -> None:
@@ -94,6 +97,7 @@ class Order:
                     self.next, self.proof = offset + 1, proof
                 else:
                     self._reach(cursor)
+                self.end = message.attributes is not None and message.attributes.end
                 return [message, *self._release()] if self._held else [message]
         elif offset < self.next and epoch == self.epoch:
             if offset == self.next - 1 and proof and self.proof and proof != self.proof:
@@ -138,7 +142,7 @@ class Order:
         self.epoch, self.next, self.proof = "", 1, ""
         self._held.clear()
         self._newest = None
-        self._doubted = False
+        self._doubted = self.end = False
 
     @property
     def newest(self) -> Cursor | None:
@@ -172,7 +176,8 @@ class Order:
         gap: Gap | None = None
         if page.gap is not None and not page.gap.first:
             # The history that was delivered is not the one that is there.
-            gap = page.gap if self.epoch else None
+            # A history that was forgotten before its first message lacks none.
+            gap = page.gap if self.epoch and self.next > 1 else None
             self.next, self.proof = page.begin + 1, ""
         messages: list[Message] = []
         found = {_cursor(message).offset: message for message in page.messages(channel)}
@@ -191,6 +196,7 @@ class Order:
                 messages.append(found[offset])
         if not page.more and self.next == position.offset + 1:
             self._reach(position)
+        self.end = page.ended and not page.more
         self._held = {at: message for at, message in self._held.items() if at >= self.next}
         messages += self._release()
         late = known is not None and (known.epoch != self.epoch or not lives.holds(known))
@@ -231,6 +237,7 @@ class Order:
         while (message := self._held.get(self.next)) is not None and self._follows(message):
             del self._held[self.next]
             self._reach(_cursor(message))
+            self.end = message.ends
             released.append(message)
         if self._held and not self.behind:
             self._held.clear()

@@ -153,6 +153,11 @@ class Orders:
         order = self._orders.get(name.encode())
         return order.position if order else None
 
+    def at_end(self, name: str) -> Cursor | None:
+        """The cursor of a channel's end, where all was delivered up to that."""
+        order = self._orders.get(name.encode())
+        return order.position if order is not None and order.end and not order.behind else None
+
     def are_open(self, names: Sequence[str]) -> bool:
         """Whether `date` and `open` have nothing to find out."""
         if self._undated and any([name.endswith("*") for name in names]):
@@ -168,11 +173,15 @@ class Orders:
         if not opening:
             return
         assert self._backend.history is not None
-        positions = self._backend.history.positions(opening)
+        stands = self._backend.history.positions(opening)
+        new = [name for name in opening if name not in stands]
+        if new:
+            stands |= self._backend.begin(new)
         for name in opening:
             order = self._orders.get(name.encode())
             if order is not None:
-                yield Repaired(name.encode(), None, order.open(positions.get(name)))
+                position, end = stands.get(name) or (None, False)
+                yield Repaired(name.encode(), None, order.open(position, end=end))
 
     def take(self, channel: bytes, message: Message) -> Sequence[Message]:
         """Take a message, which has a cursor, and return the messages that may be delivered now."""
@@ -337,8 +346,9 @@ class Orders:
             names = [channel.decode() for channel in asked]
             places = [self.position(name) for name in names]
             try:
-                positions = self._backend.history.positions(names)
+                stands = self._backend.history.positions(names)
             except StoreFailed:
                 return  # the next look is soon
             for name, place in zip(names, places, strict=True):
-                self.compare(name, place, positions.get(name))
+                stand = stands.get(name)
+                self.compare(name, place, None if stand is None else stand.position)

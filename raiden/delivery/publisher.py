@@ -7,13 +7,14 @@ history, and one frame.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import gevent
 
 from raiden.backbone.frames import runs
 from raiden.backend import BackboneFull, Backend
+from raiden.history.conditions import ANYWHERE
 from raiden.history.store import Appended, StoreFailed
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.refusals import Refusal
@@ -39,21 +40,23 @@ class Publisher:
         self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]], bool]] = {}
         self._to_store = 0
 
-    def publish(self, *groups: Sequence[Message], key: str | None = None, done: Published) -> None:
+    def publish(
+        self, *groups: Sequence[Message], key: str | None = None, at: Mapping[str, Cursor] = ANYWHERE, done: Published
+    ) -> None:  # fmt: skip
         """Publish groups of messages, each of one channel and one kind: a group, and all that are of channels with
         history, as a whole or not at all. ``done`` is called later, with the cursors of each group, or the refusal;
         raises StoreFailed. Messages that were published under ``key`` in the last five minutes are not published again,
-        and get the cursors that they got then."""
+        and get the cursors that they got then. ``at`` has the cursors at which channels with history must stand."""
         self.publish_turn()
         keeps = [self._backend.keeps(group[0].channel) for group in groups]
         if not any(keeps):
             self._loop.run_callback(done, self._finish(groups, keeps, ()))
             return
 
-        def stored(result: list[Appended] | StoreFailed) -> None:
+        def stored(result: list[Appended] | Refusal) -> None:
             done(self._finish(groups, keeps, result) if isinstance(result, list) else result)
 
-        self._backend.store([group for group, kept in zip(groups, keeps, strict=True) if kept], key, stored)
+        self._backend.store([group for group, kept in zip(groups, keeps, strict=True) if kept], key, stored, at)
 
     def _finish(
         self, groups: Sequence[Sequence[Message]], keeps: Sequence[bool], result: Sequence[Appended]
@@ -88,12 +91,17 @@ class Publisher:
         self.publish_turn()
         self._publish(messages)
 
-    def publish_one(self, message: Message, done: Answered, asker: Any, key: str | None = None) -> None:
+    def publish_one(
+        self, message: Message, done: Answered, asker: Any, key: str | None = None, at: Cursor | None = None
+    ) -> None:  # fmt: skip
         """Publish a message together with the others that the event loop brings in this turn, which costs each of them
         least: the messages of one channel are one append to its history, and one frame. Then ``done(asker, outcome)``
-        is called, with the message's cursor, None where the channel keeps no history, or the refusal."""
-        if key is not None:
-            self.publish([message], key=key, done=lambda outcome: done(asker, _only(outcome)))
+        is called, with the message's cursor, None where the channel keeps no history, or the refusal. ``at`` is the
+        cursor at which the channel must stand."""
+        if key is not None or at is not None or message.ends:
+            # What may be refused is appended by itself, and nothing stands behind an end.
+            places = ANYWHERE if at is None else {message.channel: at}
+            self.publish([message], key=key, at=places, done=lambda outcome: done(asker, _only(outcome)))
             return
         batch = self._batches.get(message.channel)
         if batch is None:
@@ -146,7 +154,7 @@ class Publisher:
     def _store(self, messages: Sequence[Message], askers: Sequence[tuple[Answered, Any]]) -> None:
         """Store messages of one channel; publish them, and tell the askers, when that is done. Raises StoreFailed."""
 
-        def stored(result: list[Appended] | StoreFailed) -> None:
+        def stored(result: list[Appended] | Refusal) -> None:
             if isinstance(result, list):
                 self._count(messages)
             outcomes: Sequence[Cursor | Refusal]

@@ -6,7 +6,7 @@ byte of each name several times, on every node, so the table bounds the bytes of
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from raiden.delivery.occupancy import Occupancy
 from raiden.delivery.prefixes import Prefixes
@@ -14,6 +14,7 @@ from raiden.delivery.selection import Selection
 from raiden.delivery.sorted_names import SortedNames
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
+from raiden.model.message import Cursor, Message
 from raiden.model.names import topic
 from raiden.model.page import Gap
 from raiden.model.refusals import Unavailable
@@ -40,6 +41,15 @@ class Sink(Protocol):
     def flush(self) -> None: ...
 
 
+class End(NamedTuple):
+    """The end of a channel, at the place of its last message; ``message`` is that, where it was just delivered. It may
+    be an empty end (`Message.is_empty_end`), which is put before nobody."""
+
+    channel: str
+    cursor: Cursor
+    message: Message | None = None
+
+
 class Subscriber(Protocol):
     """The holder of subscriptions, which is told what happens to them. It may end them, and may not yield to another
     greenlet."""
@@ -52,6 +62,10 @@ class Subscriber(Protocol):
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         """Hear that messages of the channel were lost; the next messages follow the gap."""
+
+    def at_end(self, subscription: Subscription, end: End) -> None:
+        """Hear that the channel has come to its end, and that the subscription has got all of it. A subscription to
+        that channel alone may be ended."""
 
 
 class Subscription:

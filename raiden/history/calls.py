@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from raiden.history.store import Append, Appended
+from raiden.history.conditions import Unmet
+from raiden.history.store import Append, Appended, StoreFailed
 from raiden.model.chain import Past
 from raiden.model.message import Cursor
 from raiden.model.page import Gap, Page, Record
+from raiden.model.refusals import Refusal
 
-Done = Callable[[str | None, Any], None]
-Answer = tuple[str | None, Any]
+# A call's answer: why it failed, and its result. The reason is a text, or the condition of an append that did not hold.
+Done = Callable[[Any, Any], None]
+Answer = tuple[Any, Any]
 
 
 class Asked:
@@ -34,9 +37,23 @@ class Asked:
         self.append = append
 
 
-def to_page(rows: Any, epoch: str, position: Any, gap: Any, more: bool, past: Past) -> Page:
+def to_page(rows: Any, epoch: str, position: Any, gap: Any, more: bool, past: Past, ended: bool) -> Page:
     records = [Record(*row) for row in rows]
-    return Page(records, epoch, position and Cursor(*position), gap and Gap(*gap), more, past)
+    return Page(records, epoch, position and Cursor(*position), gap and Gap(*gap), more, past, ended)
+
+
+def to_refusal(why: Any) -> Refusal:
+    """The refusal of an append that failed for this reason."""
+    if isinstance(why, str):
+        return StoreFailed(why)
+    what, channel, size, position = why
+    return Unmet(what, channel, size, Cursor(*position)).refusal()
+
+
+def plain_unmet(unmet: Unmet) -> tuple[Any, ...]:
+    """The fields of an `Unmet`, as plain values."""
+    what, channel, size, position = unmet
+    return what, channel, size, tuple(position)
 
 
 def to_appended(epoch: str, first: int, end: int, repeated: bool, chain: str) -> Appended:
@@ -47,5 +64,13 @@ def plain(append: Append) -> tuple[Any, ...]:
     """The fields of an `Append`, in their order."""
     return (
         append.channel, append.messages, append.size, append.ttl, append.key, int(append.durability), append.retain,
-        append.discard_new,
+        append.discard_new, append.at and tuple(append.at), append.ends,
     )  # fmt: skip
+
+
+def to_append(*fields: Any) -> Append:
+    """An `Append` of its fields, in their order."""
+    append = Append(*fields)
+    if append.at is not None:
+        append.at = Cursor(*append.at)
+    return append

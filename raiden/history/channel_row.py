@@ -15,17 +15,17 @@ class ChannelRow:
     new. ``lives_in`` is the file's life. Messages from the offset ``stored`` on are new."""
 
     __slots__ = (
-        "begun", "ends", "epoch", "fades", "first", "id", "last", "life", "lives_in", "next", "past", "proof",
+        "begun", "ended", "ends", "epoch", "fades", "first", "id", "last", "life", "lives_in", "next", "past", "proof",
         "removed", "stored", "touched",
     )  # fmt: skip
     COLUMNS: ClassVar = (
-        "id, epoch, next, first, removed, fades, ends, proof, life, past, (SELECT name FROM life LIMIT 1)"
+        "id, epoch, next, first, removed, fades, ends, proof, life, past, ended, (SELECT name FROM life LIMIT 1)"
     )
 
     def __init__(self, row: Sequence[Any]) -> None:
         (
             self.id, self.epoch, self.next, self.first, self.removed, self.fades, self.ends, self.proof, self.life,
-            self.past, self.lives_in,
+            self.past, self.ended, self.lives_in,
         ) = row  # fmt: skip
         self.stored = self.next
         self.last: list[Any] | None = None
@@ -40,8 +40,9 @@ class ChannelRow:
         return Cursor(self.epoch, self.next - 1, self.proof)
 
     def enter(self) -> None:
-        """Enter the file's life: the next message begins an epoch, unless it is the channel's first message."""
-        if self.next > 1:
+        """Enter the file's life: the next message begins an epoch. The channel's first message does not, unless the
+        channel is known from another life, which may have lost messages of it."""
+        if self.next > 1 or self.life:
             self.epoch, past = self.lives.begin()
             self.past = write_past(past)
         self.life, self.begun = self.lives_in, True

@@ -29,7 +29,7 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
-from raiden.history.calls import Answer, Asked, Done, plain, to_appended, to_page
+from raiden.history.calls import Answer, Asked, Done, plain, to_appended, to_page, to_refusal
 from raiden.history.pipe import Closed, Pipe
 from raiden.history.store import (
     NOBODY_KNOWS,
@@ -44,7 +44,8 @@ from raiden.history.store import (
     StoreFailed,
 )
 from raiden.model.message import Cursor
-from raiden.model.page import Gap, Page, Record
+from raiden.model.page import Gap, Page, Record, Stand
+from raiden.model.refusals import Refusal
 from raiden.runtime import faults
 
 # Seconds that a call may wait to be begun, and then to be done: the engines bound their own time to 5 s.
@@ -114,13 +115,13 @@ class History:
 
     # Calls.
 
-    def append(self, appends: Sequence[Append], done: Callable[[list[Appended] | StoreFailed], None]) -> None:
-        """Append all in one go, and call ``done`` with their places or the failure. Raises StoreFailed where too much
-        waits already."""
+    def append(self, appends: Sequence[Append], done: Callable[[list[Appended] | Refusal], None]) -> None:
+        """Append all in one go, and call ``done`` with their places, or the refusal: `StoreFailed`, or that of a
+        condition (`raiden.history.conditions`). Raises StoreFailed where too much waits already."""
 
-        def answered(why: str | None, rows: Any) -> None:
+        def answered(why: Any, rows: Any) -> None:
             if why is not None:
-                done(StoreFailed(why))
+                done(to_refusal(why))
             else:
                 done([to_appended(*row) for row in rows])
 
@@ -143,8 +144,9 @@ class History:
         asked = [(name, tuple(at), limit) for name, at in places]
         return [to_page(*found) for found in self._calls_of("before", asked, page=True)]
 
-    def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
-        return {name: Cursor(*place) for name, place in self._call("positions", list(channels)).items()}
+    def positions(self, channels: Sequence[str]) -> dict[str, Stand]:
+        found = self._call("positions", list(channels))
+        return {name: Stand(Cursor(*place), ended) for name, (place, ended) in found.items()}
 
     def clear(self, channel: str) -> str:
         epoch: str = self._call("clear", channel)

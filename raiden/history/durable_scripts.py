@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raiden.history.scripts import APPEND, CHANNEL, CLAIMED, FIND, GO_ON, LIVES
+from raiden.history.scripts import APPEND, ARGUMENTS, CHANNEL, CLAIMED, FIND, GO_ON, LIVES
 from raiden.history.store import LOOKED
 from raiden.model.message import Kind
 from raiden.model.page import PAGE_BYTES
@@ -134,11 +134,11 @@ return {{epoch, gap and {{gap, first or 0, last or 0}} or false, answer, past, d
 # given up; nothing where there are none.
 GIVE_UP = f"""{CHANNEL}{LIVES}{CLAIMED}{_DONE}
 local function append(KEYS, ARGV) {APPEND} end
-local known, given, arguments = redis.call('HGET', KEYS[3], 'epoch'), {{}}, {{unpack(ARGV, 1, 9)}}
+local known, given, arguments = redis.call('HGET', KEYS[3], 'epoch'), {{}}, {{unpack(ARGV, 1, {ARGUMENTS})}}
 local present = known and epoch and end_of(known) > 0
 -- The life that the client knows may be another server's.
 arguments[2] = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
-for n = 10, #ARGV, 4 do
+for n = {ARGUMENTS} + 1, #ARGV, 4 do
     local at, attempts, name, letter = unpack(ARGV, n, n + 3)
     local waits = tonumber(redis.call('ZSCORE', KEYS[4], at) or 0) < 0
     local same = known and (present and epoch_of(tonumber(at)) or known) == name
@@ -150,6 +150,8 @@ end
 if #given == 0 then return {{}} end
 -- This first, for it may fail, and then nothing takes back what a script has done.
 local appended = append({{KEYS[7], KEYS[8]}}, arguments)
+-- The channel takes no letters: the messages wait.
+if string.sub(appended, 1, 6) == 'unmet ' then return {{}} end
 done(given)
 redis.call('HINCRBY', KEYS[3], 'dead', #given)
 return {{appended, given}}

@@ -24,12 +24,15 @@ def read(
         if not forward:
             high = cursor.offset if cursor and lives.holds(cursor) else channel.next
             records = _records(db, channel, 1, high, limit, now(), "DESC")
-            return Page.found(records, lives, channel.proof, cursor, limit, forward=False)
+            page = Page.found(records, lives, channel.proof, cursor, limit, forward=False)
+            page.ended = bool(channel.ended)
+            return page
         records = _records(db, channel, lives.stand(cursor) + 1, channel.next, limit, now(), "ASC")
         page = Page.found(records, lives, channel.proof, cursor, limit, forward=True)
         if cursor is not None and cursor.proof and not page.is_proved(cursor, _proof(db, channel, cursor.offset)):
             records = _records(db, channel, 1, channel.next, limit, now(), "ASC")
             page = Page.disproved(records, lives, channel.proof, cursor, limit)
+        page.ended = bool(channel.ended)
         return page
     finally:
         db.execute("COMMIT")

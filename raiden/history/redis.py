@@ -58,12 +58,11 @@ from raiden.history.store import (
     GiveUp,
     Letters,
     StoreFailed,
-    full,
 )
 from raiden.model import encoding
 from raiden.model.chain import Lives, read_past
 from raiden.model.message import EARLIEST, Cursor, Message
-from raiden.model.page import Gap, Page, Record
+from raiden.model.page import Gap, Page, Record, Stand
 
 # The texts for clients; the server's words, and its address, are for the log.
 AWAY = "the store of the history does not answer: try again later"
@@ -71,9 +70,9 @@ REFUSES = "the store of the history refuses what it is asked: this node's log sa
 
 # The key of all durables, in their order; those that are over may be among them.
 _ALL_DURABLES = "raiden:durables"
-_APPEND_SHA, _FIGURES_SHA = (
+_APPEND_SHA, _APPEND_ALL_SHA, _FIGURES_SHA = (
     hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (scripts.APPEND, durable_scripts.FIGURES)
+    for script in (scripts.APPEND, scripts.APPEND_ALL, durable_scripts.FIGURES)
 )
 
 T = TypeVar("T")
@@ -132,10 +131,11 @@ class Redis:
             pipeline.connection = self._redis.connection_pool.get_connection()
             # The first command brings the script along for all of them, so nobody needs to ask whether the server has
             # it.
-            script = ("EVAL", scripts.APPEND)
+            script, script_of_all = ("EVAL", scripts.APPEND), ("EVAL", scripts.APPEND_ALL)
             for call in together:
                 if len(call) > 1:
-                    pipeline.execute_command("EVAL", scripts.APPEND_ALL, *redis_rows.arguments_of_all(call, self.life))
+                    pipeline.execute_command(*script_of_all, *redis_rows.arguments_of_all(call, self.life))
+                    script_of_all = ("EVALSHA", _APPEND_ALL_SHA)
                     continue
                 keys, arguments = redis_rows.append_arguments(call[0], self.life)
                 pipeline.execute_command(*script, len(keys), *keys, *arguments)
@@ -155,12 +155,13 @@ class Redis:
 
         results: list[Appended] = []
         for call, answer in zip(together, self._guarded(append), strict=True):
-            if isinstance(answer, bytes) and answer.startswith(b"full"):
-                of = call[int(answer[5:] or 1) - 1]
-                results += [Appended("", range(0), full=full(of.channel, of.limits()[0]))] * len(call)
+            answers = answer if isinstance(answer, list) else [answer]
+            told = [each.decode() for each in answers]
+            unmet = redis_rows.unmet(call, told[0])
+            if unmet is None:
+                results += [redis_rows.appended(*each.split()) for each in told]
             else:
-                answers = answer if isinstance(answer, list) else [answer]
-                results += [redis_rows.appended(*each.decode().split()) for each in answers]
+                results += [Appended("", range(0), unmet=unmet)] * len(call)
         return results
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
@@ -175,15 +176,17 @@ class Redis:
         return self._page(channel, cursor, limit, forward=False)
 
     @_reads
-    def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
+    def positions(self, channels: Sequence[str]) -> dict[str, Stand]:
         def positions() -> list[Any]:
             pipeline = self._redis.pipeline(transaction=False)
             for channel in channels:
-                pipeline.hmget(redis_rows.key_name(channel, "meta"), "epoch", "next", "proof")
+                pipeline.hmget(redis_rows.key_name(channel, "meta"), "epoch", "next", "proof", "ended")
             return pipeline.execute()
 
         found = zip(channels, self._guarded(positions), strict=True)
-        return {channel: redis_rows.position(*state) for channel, state in found if state[0]}
+        return {
+            channel: Stand(redis_rows.position(*state), ended == b"1") for channel, (*state, ended) in found if state[0]
+        }
 
     @_reads
     def clear(self, channel: str) -> str:
@@ -330,33 +333,34 @@ class Redis:
         found = self._ask_page(channel, cursor, limit, forward=forward)
         if found is None:
             return Page.nothing(cursor, forward=forward)
-        lives, proof, at, records = found
+        lives, proof, at, records, ended = found
         page = Page.found(records, lives, proof, cursor, limit, forward=forward)
         if forward and cursor is not None and not page.is_proved(cursor, at):
             found = self._ask_page(channel, None, limit, forward=True)
             if found is None:
                 return Page.nothing(cursor, forward=True)
-            lives, proof, _, records = found
+            lives, proof, _, records, ended = found
             page = Page.disproved(records, lives, proof, cursor, limit)
+        page.ended = ended
         return page
 
     def _ask_page(
         self, channel: str, cursor: Cursor | None, limit: int, *, forward: bool
-    ) -> tuple[Lives, str, str | None, list[Record]] | None:
-        """The channel's epochs, the last message's proof, the proof of the message at the cursor, and the records that
-        were found."""
+    ) -> tuple[Lives, str, str | None, list[Record], bool] | None:
+        """The channel's epochs, the last message's proof, the proof of the message at the cursor, the records that were
+        found, and whether the channel has come to its end."""
         keys = (redis_rows.key_name(channel, "meta"), redis_rows.key_name(channel, "stream"))
         arguments = (int(forward), limit + 1, self.life, *(cursor.place if cursor else ()))
         answer = self._guarded(lambda: self._page_script(keys, arguments))
         if not answer:
             return None
-        epoch, next_, past, proof, at, rows = answer
+        epoch, next_, past, proof, at, rows, ended = answer
         records = []
         for head, payload in zip(rows[::2], rows[1::2], strict=True):
             offset, kind, published, *proofs = head.decode().split()
             records.append(Record(int(offset), int(kind), payload, int(published), *proofs))
         lives = Lives(epoch.decode(), next_, read_past(past.decode()))
-        return lives, proof.decode(), None if at is None else at.decode(), records
+        return lives, proof.decode(), None if at is None else at.decode(), records, bool(ended)
 
     def _begin(self, connection: Any) -> None:
         """Begin a connection: find out the server's life. A replica is refused: its data may be old, and a Sentinel may

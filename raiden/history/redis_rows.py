@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from raiden.history.conditions import Unmet
 from raiden.history.store import FORGET, KEY_WINDOW, Append, Appended
 from raiden.model.chain import new_digits, new_epoch
 from raiden.model.message import Cursor
@@ -36,15 +37,12 @@ def claims(rows: Sequence[bytes]) -> list[tuple[Record, int]]:
 
 
 def together(appends: Sequence[Append], calls: Sequence[int] | None) -> list[Sequence[Append]]:
-    """The appends of each script: a call that may be refused as a whole is one script."""
-    if calls is None or not any([append.discard_new for append in appends]):
-        return [[append] for append in appends]
+    """The appends of each script: a call is one script, because it may be refused as a whole."""
     found: list[Sequence[Append]] = []
     at = 0
-    for count in calls:
-        call = appends[at : at + count]
+    for count in calls or [1] * len(appends):
+        found.append(appends[at : at + count])
         at += count
-        found += [call] if any([append.discard_new for append in call]) else [[append] for append in call]
     return found
 
 
@@ -56,7 +54,10 @@ def append_arguments(append: Append, life: str) -> tuple[list[str], list[Any]]:
     size, ttl, retain = append.limits()
     times = [int(seconds * 1_000_000) for seconds in (ttl, retain if retain > ttl else 0, FORGET)]
     epochs = (new_epoch(), life, new_digits())
-    arguments: list[Any] = [*epochs, size, *times, int(KEY_WINDOW), int(append.discard_new)]
+    place = ("", "", "") if append.at is None else append.at
+    arguments: list[Any] = [
+        *epochs, size, *times, int(KEY_WINDOW), int(append.discard_new), *place, int(append.ends),
+    ]  # fmt: skip
     for kind, payload in append.messages:
         arguments += (int(kind), payload)
     return keys, arguments
@@ -74,6 +75,16 @@ def appended(epoch: str, first: str, next_: str, chain: str = "", repeated: str 
     if chain == "repeated":  # from a release that knew no proofs
         chain, repeated = "", chain
     return Appended(epoch, range(int(first), int(next_)), bool(repeated), chain)
+
+
+def unmet(call: Sequence[Append], answer: str) -> Unmet | None:
+    """The condition that a script names because of which it did not do a call; None: it did."""
+    number, found, rest = answer.partition("unmet ")
+    if not found:
+        return None
+    append = call[int(number or 1) - 1]
+    what, epoch, offset, *proof = rest.split()
+    return Unmet(what, append.channel, append.limits()[0], Cursor(epoch, int(offset), *proof))
 
 
 def position(epoch: bytes, next_: bytes, proof: bytes | None) -> Cursor:

@@ -17,7 +17,8 @@ CREATE TABLE channels (
     ends INTEGER NOT NULL,       -- when it is forgotten, if no messages are left
     proof TEXT NOT NULL DEFAULT '',  -- of the last message
     life TEXT NOT NULL DEFAULT '',   -- of the file, in which the last message was appended
-    past TEXT NOT NULL DEFAULT ''    -- the epochs before, and where each ended
+    past TEXT NOT NULL DEFAULT '',   -- the epochs before, and where each ended
+    ended INTEGER NOT NULL DEFAULT 0 -- whether the last message is its end
 );
 CREATE INDEX channels_by_end ON channels (ends);
 CREATE TABLE life (
@@ -65,6 +66,7 @@ CREATE TABLE life (name TEXT NOT NULL);
 INSERT INTO life VALUES ('');
 """,
     2: durables.COUNTERS,
+    3: "ALTER TABLE channels ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;",
 }
 
 # The table of the clock, also for files that were made without it.

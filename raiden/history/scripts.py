@@ -3,6 +3,7 @@ are the hash and the stream of a channel; it answers with texts where it can, wh
 
 from __future__ import annotations
 
+from raiden.history.conditions import ELSEWHERE, ENDED, FULL
 from raiden.model.chain import MAX_PAST, OWN_DIGITS, ROOT_DIGITS
 from raiden.model.message import PROOF_DIGITS, UNPROVED
 from raiden.model.page import PAGE_BYTES
@@ -12,9 +13,9 @@ from raiden.model.page import PAGE_BYTES
 CHANNEL = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'next', 'retained', 'past', 'life', 'proof')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'next', 'retained', 'past', 'life', 'proof', 'ended')
 local epoch, next, retained = state[1], tonumber(state[2]), tonumber(state[3] or 0)
-local past, life, proof = state[4] or '', state[5], ''
+local past, life, proof, ended = state[4] or '', state[5], '', state[7] == '1'
 if state[6] then
     local at, known = string.match(state[6], '^(%d+):(%w+)$')
     if at and tonumber(at) == next - 1 then proof = known end
@@ -180,33 +181,48 @@ local function is_needed(below)
 end
 """
 
+# The number of arguments of an append before its messages.
+ARGUMENTS = 13
+
 # KEYS: the hash, the stream, and the publisher's key if there is one. ARGV: the epoch of a new channel, the server's
 # life, and the end of the name of an epoch that begins in it; the channel's size, and in microseconds its messages'
 # age, the last one's age while it is the last (0: no other), and the time after which the channel is forgotten; the
 # seconds for which the key is kept; 1 where nothing may be appended that would push out a message that a durable needs;
-# then kind and payload of each message. The answer: the epoch, the first offset and the next, the proof before the
-# first message and those of the messages, and "repeated" where that was done before; or "full".
+# epoch, offset and proof of the place where the channel must stand ('': anywhere); 1 where the last message is the
+# channel's end; then kind and payload of each message. The answer: the epoch, the first offset and the next, the proof
+# before the first message and those of the messages, and "repeated" where that was done before; or "unmet", the
+# condition, and epoch, offset and proof of the channel's position.
 _LOOK = f"""{CHANNEL}{LIVES}{_TOO_OLD}
 if epoch and KEYS[3] then
     local done = redis.call('GET', KEYS[3])
     local name, first = string.match(done or '', '^(%w+) (%d+)')
     if name and epoch_of(tonumber(first)) == name then return done .. ' repeated' end
 end
+local function unmet(what) return table.concat({{'unmet', what, epoch or '0', whole((next or 1) - 1), proof}}, ' ') end
+-- As `conditions.stands_at` has it.
+local function stands_elsewhere()
+    local at, offset = ARGV[10], tonumber(ARGV[11])
+    if at == '0' and offset == 0 then return epoch and next > 1 end
+    return at ~= epoch or offset ~= next - 1 or (ARGV[12] ~= '' and proof ~= '' and ARGV[12] ~= proof)
+end
+if ended and #ARGV > {ARGUMENTS} then return unmet('{ENDED}') end
+if ARGV[10] ~= '' and stands_elsewhere() then return unmet('{ELSEWHERE}') end
 if ARGV[9] == '1' then
     {_NEEDED}
     next = next or 1
-    local below = next + (#ARGV - 9) / 2 - ARGV[4]
-    if below > 1 and is_needed(below) then return 'full' end
+    local below = next + (#ARGV - {ARGUMENTS}) / 2 - ARGV[4]
+    if below > 1 and is_needed(below) then return unmet('{FULL}') end
 end
 """
 _ADD = f"""
 if not epoch then
-    epoch, next = ARGV[1], 1
+    epoch, next, life = ARGV[1], 1, ARGV[2]
     redis.call('DEL', KEYS[2])
+    redis.call('HSET', KEYS[1], 'life', life)
 end
-local first, count, expires = next, (#ARGV - 9) / 2, now + ARGV[5]
+local first, count, expires = next, (#ARGV - {ARGUMENTS}) / 2, now + ARGV[5]
 if count > 0 and life ~= ARGV[2] then
-    if next > 1 then
+    if next > 1 or life then
         local kept = {{}}
         for each in string.gmatch(past .. ' ' .. epoch .. ':' .. whole(next), '%S+') do kept[#kept + 1] = each end
         past = table.concat(kept, ' ', math.max(1, #kept - {MAX_PAST} + 1))
@@ -225,7 +241,8 @@ elseif count > 0 and retained > 0 then
 end
 local chain = {{proof == '' and '{UNPROVED}' or proof}}
 for n = 0, count - 1 do
-    local kind, published, payload = ARGV[10 + 2 * n], whole(now), ARGV[11 + 2 * n]
+    local at = {ARGUMENTS} + 2 * n
+    local kind, published, payload = ARGV[at + 1], whole(now), ARGV[at + 2]
     -- As `chain.link` has it.
     proof = string.sub(redis.sha1hex(proof .. ' ' .. kind .. ' ' .. published .. ' ' .. payload), 1, {PROOF_DIGITS})
     chain[#chain + 1] = proof
@@ -234,6 +251,7 @@ for n = 0, count - 1 do
 end
 local done = table.concat({{epoch, whole(first), whole(next), table.concat(chain)}}, ' ')
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'next', whole(next), 'proof', whole(next - 1) .. ':' .. proof)
+if count > 0 and ARGV[13] == '1' then redis.call('HSET', KEYS[1], 'ended', '1') end
 -- Looking at one more than came, again and again, finds all that are too old.
 redis.call('XTRIM', KEYS[2], 'MINID', whole(math.max(next - ARGV[4], too_old(count + 1))))
 local last = math.max(redis.call('PEXPIRETIME', KEYS[2]), math.ceil(math.max(expires, retained) / 1000))
@@ -245,7 +263,8 @@ return done
 APPEND = _LOOK + _ADD
 
 # Several appends as a whole or not at all. KEYS and ARGV: those of each, one after the other. ARGV begins with the
-# numbers of keys and arguments of each. The answer: that of each, or "full" and the number of the append that is.
+# numbers of keys and arguments of each. The answer: that of each, or of the first one with a condition that does not
+# hold, behind its number.
 APPEND_ALL = f"""
 local function look(KEYS, ARGV) {_LOOK} end
 local function append(KEYS, ARGV) {APPEND} end
@@ -258,7 +277,8 @@ local calls, keys, arguments = {{}}, 1, 2 + 2 * ARGV[1]
 for n = 1, tonumber(ARGV[1]) do
     local call = {{part(KEYS, keys, ARGV[2 * n]), part(ARGV, arguments, ARGV[2 * n + 1])}}
     keys, arguments = keys + ARGV[2 * n], arguments + ARGV[2 * n + 1]
-    if look(call[1], call[2]) == 'full' then return 'full ' .. n end
+    local answer = look(call[1], call[2])
+    if answer and string.sub(answer, 1, 6) == 'unmet ' then return n .. ' ' .. answer end
     calls[n] = call
 end
 local done = {{}}
@@ -268,8 +288,8 @@ return done
 
 # KEYS: the hash and the stream. ARGV: 1 for forwards, how many, the server's life, and epoch and offset of the cursor
 # if there is one; the place before all epochs is of epoch 0. The answer: epoch, the next offset, the epochs before, the
-# last message's proof, that of the message at the cursor, and for each record a text of offset, kind, time and proof,
-# and the payload.
+# last message's proof, that of the message at the cursor, for each record a text of offset, kind, time and proof, and
+# the payload; and 1 where the channel has come to its end.
 PAGE = f"""{CHANNEL}{LIVES}{FIND}
 if not epoch then return {{}} end
 local forward, name, offset = ARGV[1] == '1', ARGV[4], tonumber(ARGV[5])
@@ -290,7 +310,7 @@ for _, entry in ipairs(find(low, high, tonumber(ARGV[2]), forward)) do
     if size > {PAGE_BYTES} then break end
     size = size + #entry[2][8]
 end
-return {{epoch, next, past, proof, at, found}}
+return {{epoch, next, past, proof, at, found, ended}}
 """
 
 # KEYS: the hash of a kept value and its holder. ARGV: the holder, the value, and the milliseconds for which it is kept.

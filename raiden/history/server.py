@@ -11,7 +11,8 @@ Messages are marshalled: both ends are forked by one supervisor, and the folder 
 message is ``(number, deadline, name, arguments)``, its answer ``(number, None, result)`` or ``(number, why it failed,
 None)``. A call that was not begun by its deadline (seconds of CLOCK_MONOTONIC, which all processes of a machine share)
 is not done any more. Each answer also has the store's life, and the time when the store last answered. The arguments of
-``append`` are a list of calls, and its result has an ``(why it failed, result)`` for each.
+``append`` are a list of calls, and its result has an ``(why it failed, result)`` for each; the reason is a text, or the
+condition that did not hold (`raiden.history.conditions`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from raiden.history import calls
 from raiden.history.pipe import Closed, Pipe
 from raiden.history.store import (
     Append,
@@ -51,7 +53,7 @@ SLICE: Final = 0.005  # seconds that questions are answered before appends have 
 LATE = "the history had too much to do, and nothing was done: try again later"
 FAULT = "the history failed; its log says why"
 
-Answer = tuple[str | None, Any]
+Answer = tuple[Any, Any]
 
 
 class _Worker:
@@ -161,17 +163,17 @@ class Server:
         now = time.monotonic()
         asked, self._appends = self._appends, []
         due: list[tuple[_Worker, int, list[list[Append]]]] = []
-        for worker, number, deadline, calls in asked:
+        for worker, number, deadline, asked_for in asked:
             if deadline <= now:
                 self._send(worker, number, LATE, None)
             else:
-                due.append((worker, number, [[Append(*values) for values in group] for group in calls]))
-        refused = self._refused([append for _, _, calls in due for group in calls for append in group])
+                due.append((worker, number, [[calls.to_append(*values) for values in group] for group in asked_for]))
+        refused = self._refused([append for _, _, groups in due for group in groups for append in group])
         answers: list[tuple[_Worker, int, list[tuple[str | None, int]]]] = []
         appends: list[Append] = []
-        for worker, number, calls in due:
+        for worker, number, groups in due:
             told: list[tuple[str | None, int]] = []
-            for group in calls:
+            for group in groups:
                 # A call is appended as a whole: it is refused if one of its channels is.
                 why = (
                     next((refused[each.channel] for each in group if each.channel in refused), None)
@@ -188,8 +190,11 @@ class Server:
             results: list[Answer] = []
             for why, size in told:
                 if why is None and failed is None:
-                    full = rows[at] if isinstance(rows[at], str) else None
-                    results.append((None, rows[at : at + size]) if full is None else (full, None))
+                    unmet = rows[at].unmet
+                    if unmet is None:
+                        results.append((None, [_row(appended) for appended in rows[at : at + size]]))
+                    else:
+                        results.append((calls.plain_unmet(unmet), None))
                     at += size
                 else:
                     results.append((why or failed, None))
@@ -201,14 +206,13 @@ class Server:
         except StoreFailed:
             return {}  # the append will fail, too
 
-    def _store_all(self, appends: list[Append], calls: list[int]) -> tuple[str | None, list[Any]]:
-        """Append all, and return why that failed, or a row for each: its place, or the text that says why its call was
-        not done. ``calls`` gives the number of appends in each call."""
+    def _store_all(self, appends: list[Append], sizes: list[int]) -> tuple[str | None, list[Appended]]:
+        """Append all, and return why that failed, or the place of each. ``sizes`` gives the number of appends in each
+        call."""
         if not appends:
             return None, []
-        rows: list[Any]
         try:
-            rows = [appended.full or _row(appended) for appended in self._store.append(appends, calls)]
+            rows = self._store.append(appends, sizes)
         except StoreFailed as error:
             self._note("written", error)
             return error.detail, []
@@ -292,7 +296,7 @@ def _cursor(cursor: tuple[str, int, str] | None) -> Cursor | None:
 def _plain(page: Page) -> tuple[Any, ...]:
     """A page of plain tuples, which can be marshalled."""
     position, gap = page.position and tuple(page.position), page.gap and tuple(page.gap)
-    return [tuple(record) for record in page.records], page.epoch, position, gap, page.more, page.past
+    return [tuple(record) for record in page.records], page.epoch, position, gap, page.more, page.past, page.ended
 
 
 def _claimed(claimed: Claimed) -> tuple[Any, ...]:
@@ -313,7 +317,7 @@ def _row(appended: Appended) -> tuple[Any, ...]:
 
 
 def _give_up(attempts: int, letters: tuple[Any, ...] | None) -> GiveUp:
-    return GiveUp(attempts, Append(*letters) if letters else None)
+    return GiveUp(attempts, calls.to_append(*letters) if letters else None)
 
 
 # The calls that show that the store can be "read", or ("") show nothing; all others show that it can be "written".
@@ -321,7 +325,7 @@ _USES = {"after": "read", "before": "read", "positions": "read", "figures": "rea
 _CALLS: dict[str, Callable[..., Any]] = {
     "after": lambda store, channel, cursor, limit: _plain(store.after(channel, _cursor(cursor), limit)),
     "before": lambda store, channel, cursor, limit: _plain(store.before(channel, _cursor(cursor), limit)),
-    "positions": lambda store, channels: {n: tuple(c) for n, c in store.positions(channels).items()},
+    "positions": lambda store, channels: {n: (tuple(c), over) for n, (c, over) in store.positions(channels).items()},
     "clear": lambda store, channel: store.clear(channel),
     "claim": lambda store, channel, durable, limit, wait, since, give_up, make: _claimed(
         store.claim(channel, durable, limit, wait, _cursor(since), _give_up(*give_up), make=make)

@@ -5,8 +5,8 @@ channels stand, and so gives out offsets in one order. But a process that finds 
 again: with two writers the slowest commits took 330 ms, so let one process write for all. Readers see the last commit
 and never wait. The caller makes groups: one `append` is one commit, however many messages it has.
 
-Messages beyond a channel's size are hidden at once and removed some at a time (`SLACK`). Messages beyond their age are
-hidden at once and removed by `tidy`.
+Messages beyond a channel's size are hidden at once and removed some at a time (`raiden.history.appending`). Messages
+beyond their age are hidden at once and removed by `tidy`.
 """
 
 from __future__ import annotations
@@ -15,18 +15,14 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from raiden.history import channel_row, durables, figures, pages, schema
-from raiden.history.channel_row import ChannelRow
+from raiden.history.appending import ROW, Appending, size_of_name
 from raiden.history.clock import Clock, steady
 from raiden.history.file import File
 from raiden.history.share import Share
 from raiden.history.store import (
-    FORGET,
-    KEY_WINDOW,
     NEVER,
-    TOUCH,
     Append,
     Appended,
     Claimed,
@@ -35,16 +31,12 @@ from raiden.history.store import (
     GiveUp,
     Letters,
     StoreFailed,
-    full,
 )
-from raiden.model.chain import Lives, chained, link, new_epoch
-from raiden.model.message import EARLIEST, Cursor, Kind
+from raiden.model.message import Cursor, Kind
 from raiden.model.names import MAX_CHANNEL_BYTES
 from raiden.model.options import Durability
-from raiden.model.page import Page
+from raiden.model.page import Page, Stand
 
-# Messages over a channel's size that are left until it is worth removing them.
-SLACK = 64
 # The parts of the largest size that channels, besides their messages, and kept values may take. So messages always have
 # more than half of it.
 NAMES, KEPT = 1 / 4, 1 / 8
@@ -53,24 +45,15 @@ LOOKED_AT = 5
 # Microseconds after which a transaction that writes writes the time, too.
 SAVE_TIME = 10_000_000
 
-_EXPIRES = 4  # the column of messages
-
 
 def _with_holder(value: bytes, holder: str) -> bytes:
     """A value as it is kept: behind the name of its holder."""
     return holder.encode() + b"\0" + value
 
 
-# Bytes that rows take on the disk besides their texts, with their indexes and the room that pages leave. A channel's
-# name is stored twice.
-_ROW = 128
-_MOST_OF_A_NAME = _ROW + 3 * MAX_CHANNEL_BYTES
-_NAMES_SIZE = f"SELECT count(*) * {_ROW} + 3 * sum(length(CAST(name AS BLOB))) FROM channels"
-_KEPT_SIZE = f"SELECT count(*) * {_ROW} + sum(length(value)) FROM kept"
-
-
-def _size_of_name(name: str) -> int:
-    return _ROW + 3 * len(name.encode())
+_MOST_OF_A_NAME = ROW + 3 * MAX_CHANNEL_BYTES
+_NAMES_SIZE = f"SELECT count(*) * {ROW} + 3 * sum(length(CAST(name AS BLOB))) FROM channels"
+_KEPT_SIZE = f"SELECT count(*) * {ROW} + sum(length(value)) FROM kept"
 
 
 class Sqlite:
@@ -91,6 +74,7 @@ class Sqlite:
         self._names = self._share(NAMES * max_size, _NAMES_SIZE, "there are too many channels")
         self._kept = self._share(KEPT * max_size, _KEPT_SIZE, "too much is kept for sessions")
         self._durables = durables.Shares(self._share, max_size)
+        self._appending = Appending(self._db, self._names)
         # The channel up to which channels without messages were looked for.
         self._looked = (0, 0)
 
@@ -104,7 +88,7 @@ class Sqlite:
 
     def append(self, appends: Sequence[Append], calls: Sequence[int] | None = None) -> list[Appended]:
         synced = any(append.durability == Durability.SYNCED for append in appends)
-        return self._file.write(lambda: self._append(appends, calls), synced=synced, grows=True)
+        return self._file.write(lambda: self._appending.append(appends, calls, self._now()), synced=synced, grows=True)
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         return self._file.read(lambda: pages.read(self._db, channel, cursor, limit, self._clock, forward=True))
@@ -112,15 +96,15 @@ class Sqlite:
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         return self._file.read(lambda: pages.read(self._db, channel, cursor, limit, self._clock, forward=False))
 
-    def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
+    def positions(self, channels: Sequence[str]) -> dict[str, Stand]:
         found = self._file.read(lambda: [(name, channel_row.find(self._db, name)) for name in channels])
-        return {name: row.position for name, row in found if row}
+        return {name: Stand(row.position, bool(row.ended)) for name, row in found if row}
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
         if self._names.has_room(len(channels) * _MOST_OF_A_NAME):
             return {}
         new = {name for name in channels if self._file.read(lambda: channel_row.find(self._db, name)) is None}  # noqa: B023
-        room = self._names.has_room(sum(map(_size_of_name, new)))
+        room = self._names.has_room(sum(map(size_of_name, new)))
         return {} if room else dict.fromkeys(new, self._names.why)
 
     def clear(self, channel: str) -> str:
@@ -142,7 +126,7 @@ class Sqlite:
         if place := self._file.read(lambda: durables.idle(self._db, channel, durable, now)):
             return Claimed([], place)
         most, dead = give_up
-        room = dead is None or (self._file.has_room() and not self.refused([dead.channel]))
+        room = dead is None or (self._file.has_room() and self._takes(dead.channel))
 
         def claim() -> Claimed:
             claimed, letters = durables.claim(
@@ -152,7 +136,8 @@ class Sqlite:
             if not letters or dead is None:
                 return claimed
             # This need not be flushed to the disk: a failure that loses a letter brings the claim back.
-            (appended,) = self._append([replace(dead, messages=[(int(Kind.JSON), letter) for letter in letters])], None)
+            written = replace(dead, messages=[(int(Kind.JSON), letter) for letter in letters])
+            (appended,) = self._appending.append([written], None, self._now())
             return claimed._replace(letters=Letters(appended, letters))
 
         try:
@@ -189,7 +174,7 @@ class Sqlite:
                 return False
             stored = _with_holder(value, holder)
             row = self._db.execute("SELECT length(value) FROM kept WHERE name = ?", (name,)).fetchone()
-            self._kept.take(len(stored) - row[0] if row else len(stored) + _ROW)
+            self._kept.take(len(stored) - row[0] if row else len(stored) + ROW)
             expires = self._now() + int(ttl * 1_000_000)
             self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?)", (name, expires, stored))
             return True
@@ -254,6 +239,11 @@ class Sqlite:
     def close(self) -> None:
         self._file.close()
 
+    def _takes(self, channel: str) -> bool:
+        """Whether there is room for a channel, and it has not come to its end."""
+        row = self._file.read(lambda: channel_row.find(self._db, channel))
+        return not row.ended if row else not self.refused([channel])
+
     def _now(self) -> int:
         """The time, for a transaction that writes; now and then it is stored."""
         now = self._clock()
@@ -263,138 +253,15 @@ class Sqlite:
         return now
 
     def _forget_empty(self, limit: int) -> int:
-        """Forget the channels without messages and keys among the next ``limit`` ones, least used first."""
+        """Forget the channels without messages and keys among the next ``limit`` ones, least used first; not those that
+        have come to their end, for then they would take messages again."""
         found = self._db.execute(
             "SELECT ends, id FROM channels WHERE (ends, id) > (?, ?) ORDER BY ends, id LIMIT ?", (*self._looked, limit)
         ).fetchall()
         self._looked = found[-1] if len(found) == limit else (0, 0)
         return self._db.executemany(
-            "DELETE FROM channels WHERE id = ? AND NOT EXISTS (SELECT 1 FROM messages WHERE channel = channels.id)"
+            "DELETE FROM channels WHERE id = ? AND NOT ended"
+            " AND NOT EXISTS (SELECT 1 FROM messages WHERE channel = channels.id)"
             " AND NOT EXISTS (SELECT 1 FROM keys WHERE channel = channels.id)",
             [(id,) for _, id in found],
         ).rowcount
-
-    # Appending.
-
-    def _append(self, appends: Sequence[Append], calls: Sequence[int] | None) -> list[Appended]:
-        now = self._now()
-        channels: dict[str, ChannelRow] = {}
-        rows: list[list[Any]] = []
-        results: list[Appended] = []
-        if not any([append.discard_new for append in appends]):
-            results = [self._place(append, channels, rows, now) for append in appends]
-        else:
-            for count in calls or [1] * len(appends):
-                call = appends[len(results) : len(results) + count]
-                why = self._full(call, channels, now)
-                if why:
-                    results += [Appended("", range(0), full=why)] * count
-                else:
-                    results += [self._place(append, channels, rows, now) for append in call]
-        self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-        for channel in channels.values():
-            self._trim(channel)
-        return results
-
-    def _full(self, call: Sequence[Append], channels: dict[str, ChannelRow], now: int) -> str:
-        """The reason why a call is not done: it would push out a message that a durable still needs. "": it may be
-        done."""
-        for append in call:
-            if not append.discard_new:
-                continue
-            size, _, _ = append.limits()
-            channel = channels.get(append.channel) or channel_row.find(self._db, append.channel)
-            id, first, stored, next_, lives = 0, 1, 1, 1, Lives(EARLIEST.epoch, 1)
-            if channel is not None:
-                if append.key is not None and self._appended(channel, append.key, now):
-                    continue
-                id, first, stored, next_ = channel.id, channel.first, channel.stored, channel.next
-                lives = channel.lives
-            below = next_ + len(append.messages) - size
-            if below > first and durables.need(self._db, append.channel, id, lives, first, stored, below, now):
-                return full(append.channel, size)
-        return ""
-
-    def _appended(self, channel: ChannelRow, key: str, now: int) -> Appended | None:
-        """The result of the append that was made under a key before, if there was one."""
-        known = self._db.execute(
-            "SELECT epoch, first, count, chain FROM keys WHERE channel = ? AND key = ? AND expires > ?",
-            (channel.id, key, now),
-        ).fetchone()
-        if known is None:
-            return None
-        epoch, first, count, chain = known
-        return Appended(epoch, range(first, first + count), True, chain)
-
-    def _place(self, append: Append, channels: dict[str, ChannelRow], rows: list[list[Any]], now: int) -> Appended:
-        """Give an append its offsets, and add its rows."""
-        channel = channels.get(append.channel)
-        if channel is None:
-            name = append.channel
-            channel = channels[name] = channel_row.find(self._db, name) or self._new_channel(name)
-        if append.key is not None:
-            known = self._appended(channel, append.key, now)
-            if known is not None:
-                return known
-        size, ttl, retain = append.limits()
-        first, expires = channel.next, now + int(ttl * 1_000_000)
-        before, proofs = channel.proof, []
-        if append.messages:
-            if channel.life != channel.lives_in:
-                channel.enter()
-            self._fade(channel)
-            for kind, payload in append.messages:
-                channel.proof = link(channel.proof, kind, now, payload)
-                rows.append([channel.id, channel.next, kind, now, expires, payload, channel.proof])
-                proofs.append(channel.proof)
-                channel.next += 1
-            channel.last = rows[-1]
-            if retain > ttl:
-                channel.fades, channel.last[_EXPIRES] = expires, now + int(retain * 1_000_000)
-            ends = max(now + int(FORGET * 1_000_000), channel.last[_EXPIRES])
-            if not ends <= channel.ends <= ends + int(TOUCH * 1_000_000):
-                channel.ends, channel.touched = ends + int(TOUCH * 1_000_000), True
-        channel.first = max(channel.first, channel.next - size)
-        offsets, chain = range(first, channel.next), chained(before, proofs)
-        if append.key is not None:
-            window = now + int(KEY_WINDOW * 1_000_000)
-            values = (channel.id, append.key, channel.epoch, first, len(offsets), window, chain)
-            self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-        return Appended(channel.epoch, offsets, False, chain)
-
-    def _fade(self, channel: ChannelRow) -> None:
-        """Let the message that is the last no more expire as all others do."""
-        if channel.fades and channel.last:
-            channel.last[_EXPIRES] = channel.fades
-        elif channel.fades:
-            self._db.execute(
-                "UPDATE messages SET expires = ? WHERE channel = ? AND position = ?",
-                (channel.fades, channel.id, channel.next - 1),
-            )
-        channel.fades = 0
-
-    def _trim(self, channel: ChannelRow) -> None:
-        """Write a channel's row, and remove its hidden messages, once that is worth it."""
-        if channel.first - channel.removed >= SLACK:
-            self._db.execute("DELETE FROM messages WHERE channel = ? AND position < ?", (channel.id, channel.first))
-            channel.removed = channel.first
-        self._db.execute(
-            "UPDATE channels SET next = ?, first = ?, removed = ?, fades = ?, proof = ? WHERE id = ?",
-            (channel.next, channel.first, channel.removed, channel.fades, channel.proof, channel.id),
-        )
-        if channel.begun:
-            self._db.execute(
-                "UPDATE channels SET epoch = ?, life = ?, past = ? WHERE id = ?",
-                (channel.epoch, channel.life, channel.past, channel.id),
-            )
-        if channel.touched:  # this changes an index too, so it is not done each time
-            self._db.execute("UPDATE channels SET ends = ? WHERE id = ?", (channel.ends, channel.id))
-
-    def _new_channel(self, name: str) -> ChannelRow:
-        self._names.take(_size_of_name(name))
-        row = self._db.execute(
-            "INSERT INTO channels (name, epoch, next, first, removed, fades, ends) VALUES (?, ?, 1, 1, 1, 0, ?)"
-            f" RETURNING {ChannelRow.COLUMNS}",
-            (name, new_epoch(), self._clock() + int((FORGET + TOUCH) * 1_000_000)),
-        ).fetchone()
-        return ChannelRow(row)

@@ -6,6 +6,7 @@ clients; its calls block, so they are for a thread.
 - The offsets of a channel begin at 1 and have no holes. Each message has a proof, which covers all before it, and an
   epoch, which is the life of the store that it was appended in (`raiden.model.chain`). A cursor of a message that the
   store has lost is a `Gap`. When the channel's history is cleared or forgotten as a whole, offsets begin anew.
+- A channel that has come to its end takes no more messages until its history is cleared, or it is forgotten.
 - An append is done when `Store.append` returns: its messages survive the failures that their `Durability` names. If it
   raises `StoreFailed`, none of them was appended, as far as anybody can know.
 - Messages that were appended under a key are not appended again under that key within `KEY_WINDOW` seconds, on any
@@ -22,10 +23,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from raiden.history.conditions import Unmet
 from raiden.model.chain import Lives, Past
 from raiden.model.message import PROOF_DIGITS, UNPROVED, Cursor, Message
 from raiden.model.options import Durability, Options
-from raiden.model.page import Gap, Page, Record
+from raiden.model.page import Gap, Page, Record, Stand
 from raiden.model.refusals import Unavailable
 
 KEY_WINDOW = 300.0  # seconds
@@ -56,15 +58,6 @@ class StoreFailed(Unavailable):
         self.detail = detail or why
 
 
-def full(channel: str, size: int) -> str:
-    """The text that says why an `Append` with ``discard_new`` was not done, and what to do."""
-    return (
-        f"{channel} is full: it keeps {size} messages (history_size), and to publish this would push out some that a "
-        "durable subscription has not had acknowledged (discard = 'new'). Nothing was published: try again when its "
-        "consumers have acknowledged more, or forget a durable subscription that nobody needs (see /-/durables)"
-    )
-
-
 class TooLargeToKeep(StoreFailed):
     """A value has more than `MAX_KEPT` bytes."""
 
@@ -75,8 +68,12 @@ class TooLargeToKeep(StoreFailed):
 class Append:
     """Messages ``(kind, payload)`` for one channel, all or none. At most ``size`` messages are kept, each for ``ttl``
     seconds. While no other message follows, the last one is there for ``retain`` seconds, if that is longer; also where
-    the size is 0. ``key`` is the publisher's: the messages are appended once under it. ``discard_new``: they are not
-    appended where that would push a message out of the history for which a durable still needs an acknowledgement."""
+    the size is 0. ``key`` is the publisher's: the messages are appended once under it. ``ends``: the last one is the
+    channel's end. Without messages, the channel has a history from then on.
+
+    Conditions: no message is appended to a channel that has come to its end. ``at``: they are appended only where the
+    channel stands there. ``discard_new``: only where they push no message out of the history for which a durable still
+    needs an acknowledgement."""
 
     channel: str
     messages: Sequence[tuple[int, bytes]]
@@ -86,16 +83,19 @@ class Append:
     durability: Durability = Durability.STORED
     retain: float = 0.0
     discard_new: bool = False
+    at: Cursor | None = None
+    ends: bool = False
 
     @classmethod
     def by(
-        cls, options: Options, channel: str, messages: Sequence[tuple[int, bytes]], key: str | None = None
-    ) -> Append:
+        cls, options: Options, channel: str, messages: Sequence[tuple[int, bytes]], key: str | None = None, *,
+        at: Cursor | None = None, ends: bool = False,
+    ) -> Append:  # fmt: skip
         """An append to a channel with these options."""
         return cls(
             channel, messages,
             size=options.history_size, ttl=options.history_ttl, key=key, durability=options.durability,
-            retain=options.retain, discard_new=options.discard == "new",
+            retain=options.retain, discard_new=options.discard == "new", at=at, ends=ends,
         )  # fmt: skip
 
     def limits(self) -> tuple[int, float, float]:
@@ -109,14 +109,18 @@ class Append:
 class Appended(NamedTuple):
     """The places of an `Append`'s messages, in their order. ``repeated``: they were appended before, under the same
     key. ``chain`` is the proof of the message before the first one, then theirs, as one text (`chain.chained`); "":
-    they have none. ``full`` is the text that says why nothing was appended, because of ``discard_new``; "": the
-    messages were appended."""
+    they have none. ``unmet`` is the condition because of which nothing was appended; None: the messages were."""
 
     epoch: str
     offsets: range
     repeated: bool = False
     chain: str = ""
-    full: str = ""
+    unmet: Unmet | None = None
+
+    @property
+    def position(self) -> Cursor:
+        """The place of the last message; without messages, where the channel stands."""
+        return Cursor(self.epoch, self.offsets.stop - 1, self.chain[-PROOF_DIGITS:].replace(UNPROVED, ""))
 
     @property
     def before(self) -> str:
@@ -221,10 +225,9 @@ class Store(Protocol):
 
     def append(self, appends: Sequence[Append], calls: Sequence[int] | None = None) -> list[Appended]:
         """Append all in one go, in this order, with the strongest durability that one of them asks for. ``calls`` gives
-        the number of appends in each call (None: one each). A call is done as a whole or, where one of its appends
-        would push out a message that it may not (``discard_new``), not at all: then each `Appended` of it is ``full``.
-        (Such a call has one append for each of its channels.) An append whose key was used before pushes nothing
-        out."""
+        the number of appends in each call (None: one each). A call is done as a whole or, where a condition of one of
+        its appends does not hold, not at all: then each `Appended` of it has that condition as ``unmet``. (A call has
+        one append for each of its channels.) An append whose key was used before has no conditions."""
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
         """The new channels among these for which there is no room, each with the reason: an append to one of them would
@@ -239,11 +242,11 @@ class Store(Protocol):
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         """The last ``limit`` records before a cursor; None: the newest."""
 
-    def positions(self, channels: Sequence[str]) -> dict[str, Cursor]:
-        """The newest position of each channel that has a history."""
+    def positions(self, channels: Sequence[str]) -> dict[str, Stand]:
+        """Where each channel stands that has a history."""
 
     def clear(self, channel: str) -> str:
-        """Forget a channel's history, and return the epoch that ends with it; empty where there was none."""
+        """Forget a channel's history, and its end. Returns the epoch that ends with it; empty where there was none."""
 
     def claim(
         self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None,

@@ -95,4 +95,4 @@ def changed(message: Message, payload: bytes) -> Message:
                 kind, data = Kind.BYTES, base64.b64decode(value["base64"], validate=True)
             except (ValueError, TypeError):
                 pass  # then it is JSON
-    return Message(message.channel, kind, data, None, message.published)
+    return Message(message.channel, kind, data, None, message.published, attributes=message.attributes)

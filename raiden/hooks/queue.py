@@ -23,6 +23,7 @@ from raiden.hooks import events
 from raiden.hooks.endpoint import PUBLISHED, Endpoint
 from raiden.hooks.events import Event
 from raiden.model.message import Kind, Message
+from raiden.model.refusals import Refusal
 from raiden.runtime.seldom import Seldom
 
 log = logging.getLogger(__name__)
@@ -125,9 +126,9 @@ class Queues:
         except StoreFailed as error:
             self._appended(error)
 
-    def _appended(self, outcome: list[Appended] | StoreFailed) -> None:
+    def _appended(self, outcome: list[Appended] | Refusal) -> None:
         assert self._group is not None
-        if isinstance(outcome, StoreFailed):
+        if isinstance(outcome, Refusal):
             gevent.spawn_later(_RETRY, self._append)
             return
         for _ in range(self._group[0]):
@@ -141,9 +142,9 @@ class Queues:
 
 def store(history: History, appends: Sequence[Append]) -> list[Appended]:
     """Append all, and wait until that is done; raises StoreFailed."""
-    outcome: AsyncResult[list[Appended] | StoreFailed] = AsyncResult()
+    outcome: AsyncResult[list[Appended] | Refusal] = AsyncResult()
     history.append(appends, outcome.set)
     found = outcome.get()
-    if isinstance(found, StoreFailed):
+    if isinstance(found, Refusal):
         raise found
     return found

@@ -181,9 +181,10 @@ class Webhooks(Service):
         if not self._senders:
             return
         try:
-            positions = self._history.positions([sender.endpoint.queue for sender in self._senders])
+            stands = self._history.positions([sender.endpoint.queue for sender in self._senders])
         except StoreFailed:
             return
         for sender in self._senders:
-            sender.look(positions.get(sender.endpoint.queue))
+            stand = stands.get(sender.endpoint.queue)
+            sender.look(None if stand is None else stand.position)
         self._router.stats.webhooks = [sender.row() for sender in self._senders]

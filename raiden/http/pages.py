@@ -131,8 +131,10 @@ class Pages:
     def _channel(self, name: str) -> webob.Response:
         found: dict[str, Any] = {**self._census.row(name)}
         if self.router.history is not None and not name.endswith("*") and self.router.keeps(name):
-            position = self.router.history.positions([name]).get(name)
-            found["cursor"] = None if position is None else str(position)
+            stand = self.router.history.positions([name]).get(name)
+            found["cursor"] = None if stand is None else str(stand.position)
+            if stand is not None and stand.ended:
+                found["end"] = True
         return _json({"channel": name, **found})
 
 

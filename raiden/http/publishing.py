@@ -87,7 +87,7 @@ class Publishing:
             self._door.serve(connection, request, answer)
             self._door.go_on(connection)
 
-        self._publisher.publish(*ask.groups, key=ask.key, done=published)
+        self._publisher.publish(*ask.groups, key=ask.key, at=ask.at, done=published)
         connection.state = SERVING
 
 

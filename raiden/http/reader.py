@@ -9,17 +9,17 @@ from typing import Final
 
 import webob
 
-from raiden.http import accept, calls, front_page, managing, parameters
+from raiden.history.conditions import ANYWHERE
+from raiden.http import accept, calls, front_page, headers, managing, parameters
 from raiden.http.channel_builders import path
 from raiden.http.origins import Origins
 from raiden.http.reserved import Reserved
 from raiden.model import encoding, payload, strict_json
 from raiden.model.encoding import Encoding, dumps
-from raiden.model.message import Kind, Message
+from raiden.model.message import Cursor, Kind, Message
 from raiden.model.names import check_channel, check_subscription
 from raiden.model.near import did_you_mean
 from raiden.model.options import Channels
-from raiden.model.payload import check_key
 from raiden.model.refusals import Invalid
 from raiden.model.strict_json import json_payload
 from raiden.protocols import websocket
@@ -38,10 +38,10 @@ FORMS = {
     "line": ("application/x-ndjson", "application/ndjson", "application/jsonl", "application/json"),
     "event": ("text/event-stream",), "raw": ("application/octet-stream",), "page": ("text/html",),
 }  # fmt: skip
-# The members of a publish to many channels.
 # The functions that read what managers ask for, by path.
 _MANAGING: Final[dict[str, Callable[[bytes], Ask]]] = {"revoke": managing.revoke, "disconnect": managing.disconnect}
-_ORDER: Final = frozenset({"channels", "data"})
+# The members of a publish to many channels.
+_ORDER: Final = frozenset({"channels", "data", "end", "if"})
 
 
 class Reader:
@@ -116,44 +116,57 @@ class Reader:
     def _publish(self, request: Request, channel: str, name: str) -> Publish:
         """Read the body's messages. ``name`` is the channel's name in the target."""
         content_type, limits = request.fields.get("content-type", ""), self.limits
-        if len(request.fields) != len(request.raw_headers) and _is_repeated(request, "content-type"):
+        if headers.is_repeated(request, "content-type"):
             raise Invalid("more than one Content-Type: send one")
         is_batch = payload.is_batch(content_type)
-        if is_batch:
+        ends, at = headers.flag(request, "raiden-end"), headers.condition(request)
+        if ends and not request.raw_body:
+            is_batch, messages = False, [payload.end_of(channel)]
+        elif is_batch:
             lines = payload.batch(request.raw_body, limits.max_batch, limits.max_message)
             messages = [Message(channel, Kind.JSON, line) for line in lines]
             if self.channels is not None:
                 payload.check_batch(len(messages), self.channels.of(channel).most_at_once)
         else:
             messages = [Message(channel, *payload.of_type(content_type, request.raw_body, limits.max_message))]
-        key = self._key(request, [channel])
-        is_simple = key is None and payload.is_json(content_type)
+        if ends and not messages[-1].ends:
+            payload.with_end(messages[-1])
+        key = request.fields.get("idempotency-key")
+        payload.check_terms(messages[-1], key, at, keeps=self._keeps(channel))
+        is_simple = key is None and at is None and not ends and payload.is_json(content_type)
         prefix = channel.removesuffix(name) if is_simple else None
-        return Publish([messages], key, _cursors_of_a_batch if is_batch else _cursor, prefix)
+        places = ANYWHERE if at is None else {channel: at}
+        return Publish([messages], key, _cursors_of_a_batch if is_batch else _cursor, prefix, places)
 
     def _publish_to_many(self, request: Request) -> Publish:
         order = strict_json.members(request.raw_body)
         if order is not None and not order.keys() <= _ORDER:
             unknown = min(order.keys() - _ORDER)
             raise Invalid(f"the body has an unknown member {unknown[:100]!r}{did_you_mean(unknown, _ORDER)}")
-        if order is None or "channels" not in order or "data" not in order:
+        ends = order is not None and _flag(order, "end")
+        if order is None or "channels" not in order or ("data" not in order and not ends):
             raise Invalid('the body must be like {"channels": ["a", "b"], "data": ...}')
+        if headers.flag(request, "raiden-end") or headers.condition(request) is not None:
+            raise Invalid(
+                "Raiden-End and If-Match are for the POST of one channel: use the members 'end' and 'if' here"
+            )
         names = strict_json.value(order["channels"], most=strict_json.MAX_SLOW)
         known = isinstance(names, list) and all(isinstance(name, str) for name in names)
         if not known or not 0 < len(names) <= self.limits.max_subscriptions:
             raise Invalid(f"channels must be a list of 1 to {self.limits.max_subscriptions} names")
-        data = json_payload(order["data"])
-        payload.check_size(Kind.JSON, data, self.limits.max_message)
         channels = [check_channel(name) for name in dict.fromkeys(names)]
-        groups = [[Message(channel, Kind.JSON, data)] for channel in channels]
-        return Publish(groups, self._key(request, channels), _cursors_by_channel)
-
-    def _key(self, request: Request, channels: list[str]) -> str | None:
-        """The publisher's key, if there is one; all channels must remember it."""
-        key = request.fields.get("idempotency-key")
-        if key is not None:
-            check_key(key, all([self._keeps(channel) for channel in channels]))
-        return key
+        if "data" in order:
+            data = json_payload(order["data"])
+            payload.check_size(Kind.JSON, data, self.limits.max_message)
+            messages = [Message(channel, Kind.JSON, data) for channel in channels]
+            if ends:
+                messages = [payload.with_end(message) for message in messages]
+        else:
+            messages = [payload.end_of(channel) for channel in channels]
+        key, places = request.fields.get("idempotency-key"), _places(order, channels)
+        for message in messages:
+            payload.check_terms(message, key, places.get(message.channel), keeps=self._keeps(message.channel))
+        return Publish([[message] for message in messages], key, _cursors_by_channel, at=places)
 
     # Subscribe.
 
@@ -217,10 +230,6 @@ def _check_coding(request: Request) -> None:
         )
 
 
-def _is_repeated(request: Request, field: str) -> bool:
-    return sum([name.lower() == field for name, _ in request.raw_headers]) > 1
-
-
 def _check_durable(query: Mapping[str, str], what: str) -> None:
     """Raise Invalid for parameters that don't go together. ``what`` names what to use instead, where a durable
     subscription is not possible."""
@@ -277,6 +286,28 @@ def _cursors_of_a_batch(groups: object, cursors: Cursors) -> bytes:
 def _cursors_by_channel(groups: Sequence[Sequence[Message]], cursors: Cursors) -> bytes:
     places = zip(groups, cursors, strict=True)
     return dumps({"cursors": {group[0].channel: str(found[0]) if found else None for group, found in places}})
+
+
+def _flag(order: Mapping[str, bytes], name: str) -> bool:
+    """A member of an order that is true or false."""
+    text = order.get(name, b"false")
+    if text not in (b"true", b"false"):
+        raise Invalid(f"{name} is true or false")
+    return text == b"true"
+
+
+def _places(order: Mapping[str, bytes], channels: Sequence[str]) -> Mapping[str, Cursor]:
+    """The cursors at which channels must stand, by an order's member ``if``."""
+    if "if" not in order:
+        return ANYWHERE
+    told = strict_json.value(order["if"], most=strict_json.MAX_SLOW)
+    if not isinstance(told, dict) or not told.keys() <= set(channels) or not all(map(_is_text, told.values())):
+        raise Invalid('if has the cursor of some of the channels, like {"a": "k3x9:41:8c1f02d9e7ab"}')
+    return {name: Cursor.parse(text) for name, text in told.items()}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _require(request: Request, *methods: str) -> None:

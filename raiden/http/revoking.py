@@ -24,7 +24,7 @@ from raiden.history.client import History
 from raiden.history.store import Append, Appended, StoreFailed
 from raiden.model.encoding import dumps
 from raiden.model.message import Cursor, Kind
-from raiden.model.refusals import Unavailable
+from raiden.model.refusals import Refusal, Unavailable
 from raiden.model.strict_json import json_payload
 from raiden.protocols.http import Json
 from raiden.router import Router
@@ -121,12 +121,12 @@ class Revoking(Service):
     def _keep(self, one: Revocation, place: int | None) -> None:
         history = self._router.history
         assert history is not None
-        done: AsyncResult[list[Appended] | StoreFailed] = AsyncResult()
+        done: AsyncResult[list[Appended] | Refusal] = AsyncResult()
         row = int(Kind.JSON), json_payload(dumps(list(one)))
         ttl = KEPT if place is None else 2.0**place
         history.append([Append(_channel(place), [row], size=ON_SHELF, ttl=ttl)], done.set)
         outcome = done.get()
-        if isinstance(outcome, StoreFailed):
+        if isinstance(outcome, Refusal):
             raise outcome
 
     # What another worker asks for.

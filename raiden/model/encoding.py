@@ -73,9 +73,9 @@ def dumps(value: object) -> bytes:
 
 
 def json_value(message: Message) -> bytes:
-    """The payload as a JSON value."""
+    """The payload as a JSON value; null where there is none, as in an end without data."""
     if message.kind == Kind.JSON:
-        return message.payload
+        return message.payload or b"null"
     if message.kind == Kind.TEXT:
         return dumps(message.payload.decode())
     return b'{"base64":"%b"}' % base64.b64encode(message.payload)

@@ -97,6 +97,16 @@ class Message(msgspec.Struct, eq=False, gc=False):
             return self.kind, self.payload
         return self.kind | ENVELOPE, attributes.put_in(self.attributes, self.payload)
 
+    @property
+    def ends(self) -> bool:
+        """Whether it is the last one of its channel."""
+        return self.attributes is not None and self.attributes.end
+
+    @property
+    def is_empty_end(self) -> bool:
+        """Whether it ends its channel and says nothing besides: it has no payload."""
+        return not self.payload and self.ends
+
     def open(self) -> None:
         """Take kind and payload, which are those of an `entry`, apart; raises `attributes.NoEnvelope`."""
         if self.kind & ENVELOPE:

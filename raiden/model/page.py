@@ -46,6 +46,13 @@ class Gap(NamedTuple):
     last: int
 
 
+class Stand(NamedTuple):
+    """Where a channel stands: the cursor of its newest message, and whether that is its end."""
+
+    position: Cursor
+    ended: bool = False
+
+
 class Start(NamedTuple):
     """The start of a reader: behind a cursor, or with the ``last`` messages; neither: with the earliest."""
 
@@ -77,7 +84,7 @@ def parse_since(text: str) -> Cursor:
 class Page:
     """Records in the order of their offsets. ``position`` is the cursor of the channel's newest message (None: it has
     no history), and ``past`` the channel's epochs before ``epoch``. ``gap`` is missing before the first record.
-    ``more``: the limit, or `PAGE_BYTES`, cut the page short."""
+    ``more``: the limit, or `PAGE_BYTES`, cut the page short. ``ended``: the channel has come to its end."""
 
     records: list[Record] = field(default_factory=list)
     epoch: str = ""
@@ -85,6 +92,7 @@ class Page:
     gap: Gap | None = None
     more: bool = False
     past: Past = ()
+    ended: bool = False
 
     @property
     def lives(self) -> Lives:

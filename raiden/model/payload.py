@@ -7,9 +7,12 @@ import itertools
 import re
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from raiden.model import charsets, fields, forms
+from raiden.model.attributes import Attributes
 from raiden.model.encoding import dumps
-from raiden.model.message import Kind
+from raiden.model.message import Cursor, Kind, Message
 from raiden.model.refusals import TooLarge
 from raiden.model.strict_json import InvalidPayload, is_unicode, json_payload
 
@@ -164,6 +167,28 @@ def _text(body: bytes, charset: str) -> bytes:
         raise InvalidPayload(f"the charset is not known here: send the text in one of {charsets.NAMES}") from None
     except UnicodeError:
         raise InvalidPayload(f"the text is not {charset}: send UTF-8, or name its charset") from None
+
+
+def end_of(channel: str) -> Message:
+    """The end of a channel, without a payload."""
+    return Message(channel, Kind.JSON, b"", attributes=Attributes(end=True))
+
+
+def with_end(message: Message) -> Message:
+    """The message as the last one of its channel."""
+    message.attributes = msgspec.structs.replace(message.attributes or Attributes(), end=True)
+    return message
+
+
+def check_terms(message: Message, key: Any, at: Cursor | None, *, keeps: bool) -> None:
+    """Raise InvalidPayload where a message can't be published on these terms to a channel that ``keeps`` history or
+    not."""
+    if key is not None:
+        check_key(key, keeps)
+    if at is not None and not keeps:
+        raise InvalidPayload("a channel without history stands nowhere: set its history_size, or publish without 'if'")
+    if message.ends and not keeps:
+        raise InvalidPayload("a channel without history can't end, for nobody would remember it: set its history_size")
 
 
 def check_key(key: Any, keeps: bool) -> None:

@@ -65,6 +65,20 @@ class Conflict(Refusal):
     status = 409
 
 
+class PreconditionFailed(Refusal):
+    """The condition that the client has set does not hold. ``cursor`` tells where the channel stands."""
+
+    status = 412
+
+    def __init__(self, detail: str, cursor: str) -> None:
+        super().__init__(detail)
+        self.cursor = cursor
+
+    @property
+    def more(self) -> Mapping[str, Any]:
+        return {"cursor": self.cursor}
+
+
 class TooLarge(Refusal):
     """The request has more bytes, or more parts, than a limit allows."""
 

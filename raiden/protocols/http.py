@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 import webob
 
 from raiden.model.encoding import dumps
-from raiden.model.refusals import Refusal, TooFast, Unauthorized
+from raiden.model.refusals import PreconditionFailed, Refusal, TooFast, Unauthorized
 
 # Fields of every answer that has no others of these names. An answer is right at one moment only, and how much of it a
 # page may read depends on the page (the Fetch standard, section 3.3.5, "CORS protocol and HTTP caches").
@@ -159,8 +159,8 @@ class Json(NamedTuple):
 def problem_json(refusal: Refusal) -> bytes:
     """The refusal as JSON (RFC 9457); that of a limit is of the type that draft-ietf-httpapi-ratelimit-headers-11,
     section 5.1, has for it."""
-    told = {"status": refusal.status, "title": HTTPStatus(refusal.status).phrase, "detail": refusal.detail}
-    told |= refusal.more
+    status, title = refusal.status, HTTPStatus(refusal.status).phrase
+    told: dict[str, Any] = {"status": status, "title": title, "detail": refusal.detail, **refusal.more}
     too_fast = _too_fast(refusal)
     if too_fast is not None:
         told |= {"type": _QUOTA_EXCEEDED, "violated-policies": [too_fast.policy], "retry_after": retry_after(too_fast)}
@@ -208,6 +208,8 @@ def problem(refusal: Refusal) -> webob.Response:
         response.headers.update(_rate_fields(too_fast))
     if isinstance(refusal, HttpError):
         response.headers.update(refusal.headers)
+    if isinstance(refusal, PreconditionFailed):
+        response.headers["Raiden-Cursor"] = refusal.cursor
     if isinstance(refusal, Unauthorized):
         response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if refusal.bad else "Bearer"
     return response

@@ -66,6 +66,7 @@ MISSED: Final = 4004
 EXPIRED: Final = 4401
 FORBIDDEN: Final = 4503
 CHANNEL_DELETED: Final = 4504
+CHANNEL_ENDED: Final = 4505
 
 
 class Closed(NamedTuple):

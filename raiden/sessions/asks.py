@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import webob
 
 from raiden.access.revocations import Revocation
+from raiden.history.conditions import ANYWHERE
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor, Message
@@ -38,14 +39,15 @@ class Reply(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """Publish groups of messages, each of one channel, all or none. ``answer`` makes the answer's body of the groups
-    and their cursors. ``prefix`` is the part of the channel's name before the target, where another request with this
-    head and another target is as simple (None: it is not)."""
+    """Publish groups of messages, each of one channel, all or none; only where the channels in ``at`` stand at these
+    cursors. ``answer`` makes the answer's body of the groups and their cursors. ``prefix`` is the part of the channel's
+    name before the target, where another request with this head and another target is as simple (None: it is not)."""
 
     groups: Sequence[Sequence[Message]]
     key: str | None
     answer: Callable[[Sequence[Sequence[Message]], Cursors], bytes]
     prefix: str | None = None
+    at: Mapping[str, Cursor] = ANYWHERE
 
 
 class Clear(NamedTuple):
@@ -160,10 +162,12 @@ class Unserve(NamedTuple):
 
 
 class PublishOne(NamedTuple):
-    """Publish one message, under a ``key`` if any; both are still to be checked."""
+    """Publish one message, under a ``key`` if any, and only where the channel stands ``at`` a cursor, if any. They are
+    still to be checked."""
 
     message: Message
     key: Any
+    at: Cursor | None = None
 
 
 class Follow(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Protocol
 import gevent
 from gevent.event import Event
 
-from raiden.delivery.table import Subscription
+from raiden.delivery.table import End, Subscription
 from raiden.history.store import StoreFailed
 from raiden.model.encoding import Encoding
 from raiden.model.page import Gap
@@ -123,6 +123,9 @@ class Bell:
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         self.ring()
+
+    def at_end(self, subscription: Subscription, end: End) -> None:
+        self.ring()  # there may be messages to claim yet
 
 
 class Bells:

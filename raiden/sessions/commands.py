@@ -12,6 +12,7 @@ from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.names import check_channel, check_durable, check_subscription
 from raiden.model.near import did_you_mean
 from raiden.model.page import MAX_LAST, PAGE, Read, Start, parse_since
+from raiden.model.payload import end_of, with_end
 from raiden.model.refusals import Invalid
 from raiden.model.strict_json import Digits, is_unicode, json_payload
 from raiden.requests.refusals import Failure
@@ -124,10 +125,16 @@ def _unsubscribe(command: dict[str, Any]) -> Unfollow | Leave:
 
 
 def _publish(command: dict[str, Any]) -> PublishOne:
-    name = check_channel(_channel(command))
-    if "data" not in command:
+    name, ends = check_channel(_channel(command)), _flag(command, "end")
+    if "data" in command:
+        message = Message(name, Kind.JSON, json_payload(command["data"]))
+        if ends:
+            with_end(message)
+    elif ends:
+        message = end_of(name)
+    else:
         raise Invalid("publish needs data: any JSON value")
-    return PublishOne(Message(name, Kind.JSON, json_payload(command["data"])), command.get("key"))
+    return PublishOne(message, command.get("key"), _cursor(command, "if"))
 
 
 def _request(command: dict[str, Any]) -> Call:
@@ -264,7 +271,7 @@ _COMMANDS: dict[str, tuple[frozenset[str], Callable[[dict[str, Any]], Command]]]
         _ANY | {"channel", "filters", "since", "last", "durable", "ack", "window", "ack_wait"}, _subscribe
     ),
     "unsubscribe": (_ANY | {"channel", "durable", "forget"}, _unsubscribe),
-    "publish": (_ANY | {"channel", "data", "key"}, _publish),
+    "publish": (_ANY | {"channel", "data", "key", "if", "end"}, _publish),
     "history": (_ANY | {"channel", "filters", "since", "before", "limit"}, _history),
     "request": (_ANY | {"channel", "data", "timeout", "again"}, _request),
     "serve": (_ANY | {"channel", "window"}, _serve),

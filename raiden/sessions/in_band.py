@@ -80,6 +80,14 @@ class InBand:
             return self._frame(event(b"{}", name=name))
         return self._frame(self._line({name: True})) if self._wrapped else b""
 
+    def end_of_channel(self, channel: str, cursor: Cursor, *, is_position: bool = True) -> bytes:
+        """The notice that a channel has come to its end with the message at ``cursor``, which is the subscriber's
+        position; only where ``tells`` is set."""
+        what = {"channel": channel, "end": True, "cursor": str(cursor)} if self._wrapped else {"end": True}
+        if self._form != "event":
+            return self._frame(self._line(what))
+        return self._frame(event(dumps(what), cursor if is_position else None, name="end"))
+
     def gap(self, channel: str, missing: Gap) -> bytes:
         """The notice that messages of the channel are lost; only where ``tells`` is set."""
         what = gap(channel if self._wrapped else None, missing)

@@ -16,13 +16,13 @@ from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
 from raiden.delivery import past
-from raiden.delivery.table import Subscription, TooManyChannels
+from raiden.delivery.table import End, Subscription, TooManyChannels
 from raiden.history.store import StoreFailed, TooLargeToKeep
 from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor
 from raiden.model.page import Read, Start
-from raiden.model.payload import check_key, check_size
+from raiden.model.payload import check_size, check_terms
 from raiden.model.refusals import Conflict, Forbidden, NotFound, Refusal, attempt
 from raiden.protocols.websocket import WebSocket
 from raiden.requests.exchange import Exchange
@@ -122,6 +122,13 @@ class MultiplexSocket(Socket):
         self.unsubscribe(subscription.name)
         self.replies.tell({"channel": subscription.name, "ended": True})
 
+    def at_end(self, subscription: Subscription, end: End) -> None:
+        self.replies.tell({"channel": end.channel, "end": True, "cursor": str(end.cursor)})
+        if subscription.name == end.channel:
+            if self.resumable is not None:
+                self.resumable.end(subscription)
+            self.unsubscribe(subscription.name)
+
     def remove(self, name: str) -> None:
         if name in self.subscriptions:
             self.ended(self.subscriptions[name])
@@ -138,7 +145,8 @@ class MultiplexSocket(Socket):
 
     def attach(self, name: str) -> None:
         super().attach(name)
-        self._places().attached(name)
+        if name in self.subscriptions:  # else the channel was at its end
+            self._places().attached(name)
 
     def replay(self, subscription: Subscription, recovery: Recovery) -> None:
         with self.replies.turn:
@@ -251,14 +259,13 @@ class MultiplexSocket(Socket):
         elif name in self.subscriptions:
             self.ended(self.subscriptions[name])
 
-    # Messages.
+    # Messages, and durable subscriptions.
 
     def _publish(self, number: Any, ask: PublishOne) -> None:
-        message, key = ask
-        if key is not None:
-            check_key(key, self.router.keeps(message.channel))
+        message, key, at = ask
+        check_terms(message, key, at, keeps=self.router.keeps(message.channel))
         check_size(message.kind, message.payload, self.max_message)
-        self.router.publisher.publish_one(message, self.replies.published, number, key=key)
+        self.router.publisher.publish_one(message, self.replies.published, number, key, at)
 
     def _read(self, number: Any, ask: Read) -> None:
         pages.read(self.router, self.replies, number, ask, self.allowed.of_history(ask), self.max_message)
@@ -267,19 +274,11 @@ class MultiplexSocket(Socket):
         self._check_room()
         self._requests().begin(number, ask)
 
-    # Durable subscriptions.
-
     def _join(self, number: Any, ask: Join) -> None:
         consumers = self._consumers()
         if not consumers.has(ask.channel, ask.durable):
             self._check_room()
         consumers.join(number, ask)
-
-    def _settle(self, number: Any, ask: Settle) -> None:
-        self._consumers().settle(number, ask)
-
-    def _leave(self, number: Any, ask: Leave) -> Result | None:
-        return self._consumers().leave(number, ask)
 
     # Sessions.
 
@@ -387,8 +386,8 @@ _DO: dict[type, Callable[..., Result | None]] = {
     Unfollow: MultiplexSocket._unfollow,
     Read: MultiplexSocket._read,
     Join: MultiplexSocket._join,
-    Leave: MultiplexSocket._leave,
-    Settle: MultiplexSocket._settle,
+    Leave: lambda socket, number, ask: socket._consumers().leave(number, ask),
+    Settle: lambda socket, number, ask: socket._consumers().settle(number, ask),
     Keep: MultiplexSocket._keep,
     Resume: MultiplexSocket._resume,
     Renew: MultiplexSocket._renew,

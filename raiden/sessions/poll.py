@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
-from raiden.delivery.table import Subscription
+from raiden.delivery.table import End, Subscription
 from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor
@@ -17,7 +17,7 @@ from raiden.protocols.heads import Repeated
 from raiden.protocols.http import Json, Request, problem_json
 from raiden.protocols.parser import MAX_PIPELINED, RequestParser
 from raiden.router import Router
-from raiden.sessions.asks import Subscribe
+from raiden.sessions.asks import Subscribe, is_merged
 from raiden.sessions.in_band import Told, joined
 from raiden.sessions.over import DISCONNECTED, EXPIRED, Over
 from raiden.sessions.recovery import Recovery
@@ -35,8 +35,8 @@ class Poll(Session):
     answers_once = True
 
     __slots__ = (
-        "answer", "early", "fields", "gaps", "max_bytes", "names", "pending", "places", "ready", "wait", "waiters",
-        "wheel",
+        "answer", "early", "ends", "fields", "gaps", "max_bytes", "names", "news", "pending", "places", "ready", "wait",
+        "waiters", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,9 @@ class Poll(Session):
         self.early: list[bytes] = []
         self.gaps: list[dict[str, Any]] = []
         self.places: dict[str, Cursor] = {}
+        # The channels that have come to their end, and whether that is news: with one of them the poll is answered.
+        self.ends: list[str] = []
+        self.news = False
         self.ready = False
         self.answer = answer
 
@@ -114,12 +117,20 @@ class Poll(Session):
             self.reached(name, batch.cursor)
             if batch.gap is not None:
                 self.missed(subscription, name, batch.gap)
-            self.early += [subscription.encoding(m) for m in batch.messages if filters is None or filters.match(m)]
+            self.early += [
+                subscription.encoding(message) for message in batch.messages
+                if not message.is_empty_end and (filters is None or filters.match(message))
+            ]  # fmt: skip
+            end = self.router.at_end(name)
+            if end is not None and end.place == batch.cursor.place:
+                self.news = True
+                break
             if self.early or self.gaps:
                 return
         if self.has(subscription):
             self.attach(name)
-            self.reached(name, None)
+            if self.has(subscription):  # else the channel was at its end
+                self.reached(name, None)
 
     def reached(self, name: str, place: Cursor | None) -> None:
         if place is not None:
@@ -136,13 +147,17 @@ class Poll(Session):
         self.pending.clear()
         if not self.ready and sum(map(len, self.early)) <= self.max_bytes:
             return  # another channel is still being read, or the poll was answered
-        if self.early or self.gaps:
+        if self.early or self.gaps or self.news or (self.ends and not self.subscriptions):
             cursor = self._position()
             body = b"" if cursor is None else b'"cursor":"%b",' % cursor.encode()
             if self.gaps and len(self.names) == 1:
                 body += b'"gap":%b,' % encoding.dumps(self.gaps[-1])
             elif self.gaps:
                 body += b'"gaps":%b,' % encoding.dumps(self.gaps)
+            if self.ends and is_merged(self.names):
+                body += b'"ends":%b,' % encoding.dumps(self.ends)
+            if self.ends and not self.subscriptions and set(self.ends) == set(self.names):
+                body += b'"end":true,'
             answer = self._json(200, b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1]), cursor)
             waiters, self.waiters = self.waiters, {}
             self.close()
@@ -180,6 +195,15 @@ class Poll(Session):
     def fail(self) -> None:
         for waiter in list(self.waiters):
             self.give_up(waiter)
+
+    def at_end(self, subscription: Subscription, end: End) -> None:
+        self.news = self.news or end.message is not None
+        if subscription.name == end.channel:
+            self.reached(subscription.name, end.cursor)
+            self.unsubscribe(subscription.name)
+        if end.channel not in self.ends:
+            self.ends.append(end.channel)
+        self.flush()
 
     def ended(self, subscription: Subscription) -> None:
         if self.router.keeps(subscription.name):

@@ -159,7 +159,7 @@ def _catch_up(router: Router, names: Iterable[str]) -> None:
     places = {name: place for name in names if (place := router.position(name)) is not None}
     goals = history.positions(list(places)) if history is not None and places else {}
     deadline = time.monotonic() + CATCH_UP
-    for name, goal in goals.items():
+    for name, (goal, _) in goals.items():
         place = places[name]
         router.compare(name, place, goal)
         # A lower place than before belongs to another life of the channel.

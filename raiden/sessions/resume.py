@@ -32,7 +32,7 @@ class Wanted(NamedTuple):
 class Places:
     """The places up to which the client of a socket has got each of its subscriptions."""
 
-    __slots__ = ("_got", "_opening", "_sent")
+    __slots__ = ("_ended", "_got", "_opening", "_sent")
 
     def __init__(self) -> None:
         # The places up to which the client has surely got everything, and those up to which it had been sent everything
@@ -42,10 +42,14 @@ class Places:
         # The places of subscriptions that are not attached yet, as far as known; the others are at the router's
         # positions.
         self._opening: dict[str, Cursor | None] = {}
+        # The rows of subscriptions that are over, because their channels have ended, until the client has surely heard
+        # of that; and whether it was pinged since.
+        self._ended: dict[str, tuple[Row, bool]] = {}
 
     def begin(self, name: str) -> None:
         """Note a subscription that is not attached yet."""
         self._opening[name] = None
+        self._ended.pop(name, None)
 
     def known(self, places: Mapping[str, Cursor]) -> None:
         """Note places up to which the client has got everything."""
@@ -62,10 +66,15 @@ class Places:
         for table in (self._got, self._sent, self._opening):
             table.pop(name, None)
 
+    def end(self, name: str, row: Row) -> None:
+        """Note that a subscription with this row will be over, because its channel has ended."""
+        self._ended[name] = row, False
+
     def pinged(self, router: Router, subscriptions: Mapping[str, Subscription]) -> dict[str, Cursor]:
         """Note that the client has got all that was sent before the last ping, and that the next ping comes now.
         Returns the places to tell: nothing else tells of messages that filters hide."""
         self._got.update(self._sent)
+        self._ended = {name: (row, True) for name, (row, pinged) in self._ended.items() if not pinged}
         places = {name: router.position(name) for name in subscriptions} | self._opening
         self._sent = {name: place for name, place in places.items() if place}
         return {
@@ -75,7 +84,8 @@ class Places:
 
     def rows(self, subscriptions: Mapping[str, Subscription], asked: Mapping[str, Filters]) -> dict[str, Row]:
         """The rows to keep for the subscriptions, with the filters in ``asked``, or else their own."""
-        return {
+        ended = {name: row for name, (row, _) in self._ended.items()}
+        return ended | {
             name: Row(asked.get(name, subscription.filters or NO_FILTERS), self._got.get(name))
             for name, subscription in subscriptions.items()
         }
@@ -159,10 +169,16 @@ class Resumable:
         self._held.id = taken.session
         self.keep_soon()
 
+    def end(self, subscription: Subscription) -> None:
+        """Keep a subscription whose channel has ended, until the client has surely heard of that."""
+        if self._keeps:
+            self._places.end(subscription.name, self._rows()[subscription.name])
+
     def close(self) -> None:
         """Keep the subscriptions of a socket that ends, for the socket that resumes them; it must still have them."""
-        if self._keeps and self._subscriptions:
-            self._held.keep_soon(self._rows(), self.window)
+        rows = self._rows() if self._keeps else {}
+        if rows:
+            self._held.keep_soon(rows, self.window)
         self._over = True
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
-from raiden.delivery.table import Subscription
+from raiden.delivery.table import End, Subscription
 from raiden.history.store import StoreFailed
 from raiden.model import encoding
 from raiden.model.filters import Filters
@@ -160,6 +160,10 @@ class Session:
         """Tell the client that messages were lost: those that come next follow the gap."""
         raise NotImplementedError
 
+    def at_end(self, subscription: Subscription, end: End) -> None:
+        """Tell the client that the channel has come to its end. A subscription to that channel alone is over."""
+        raise NotImplementedError
+
     def fail(self) -> None:
         """End the connection, because promised messages can't be had: the client comes back."""
         raise NotImplementedError
@@ -209,7 +213,8 @@ class Lasting(Session):
                 return
         if self.has(subscription) and not self.was_deleted(subscription, deletions):
             self.attach(name)
-            self.reached(name, None)
+            if self.has(subscription):  # else the channel was at its end
+                self.reached(name, None)
 
     def join(self, connection: Connection, request: Request | Repeated) -> Client:
         return self
@@ -254,6 +259,28 @@ class Lasting(Session):
         if self.connection.permit is not None:
             self.connection.permit.ended(subscription.name)
 
+    def at_end(self, subscription: Subscription, end: End) -> None:
+        if self.in_band.tells:
+            subscription.sink.pending.append(self.end_notice(end))
+            subscription.sink.flush()
+        if subscription.name != end.channel or not self.has(subscription):
+            return  # a pattern brings other channels, too
+        self.reached(subscription.name, end.cursor)
+        self.router.unsubscribe(subscription)
+        super().ended(subscription)
+        if self.connection.permit is not None:
+            self.connection.permit.ended(subscription.name)
+        if not self.subscriptions and self.connection.session is self:
+            self.all_ended()
+
+    def end_notice(self, end: End) -> bytes:
+        """The notice of a channel's end."""
+        return self.in_band.end_of_channel(end.channel, end.cursor)
+
+    def all_ended(self) -> None:
+        """End the connection: all its channels have come to their end."""
+        raise NotImplementedError
+
     def position(self) -> str | None:
         """The position, up to which everything has been sent."""
         replayed = self.replayed
@@ -274,7 +301,7 @@ class Lasting(Session):
         has taken that part. Returns False where the session has ended."""
         sink, size, begun = subscription.sink, 0, 0
         for number, message in enumerate(batch.messages, 1):
-            if subscription.filters is None or subscription.filters.match(message):
+            if not message.is_empty_end and (subscription.filters is None or subscription.filters.match(message)):
                 data = subscription.encoding(message)
                 sink.pending.append(data)
                 size += len(data)

@@ -169,6 +169,9 @@ class Socket(Lasting):
         elif gap is not NO_HISTORY:  # that would be so again and again
             self.goodbye(websocket.MISSED, "messages were lost: reconnect")
 
+    def all_ended(self) -> None:
+        self.goodbye(websocket.CHANNEL_ENDED, "the channel has come to its end")
+
     def fail(self) -> None:
         self.goodbye(websocket.TRY_LATER, "the history does not answer: reconnect")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
-from raiden.delivery.table import Subscription
+from raiden.delivery.table import End, Subscription
 from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.page import Gap
@@ -55,6 +55,9 @@ class Stream(Lasting):
         else:
             self.fail()
 
+    def all_ended(self) -> None:
+        self.finish(self.in_band.end)
+
     def fail(self) -> None:
         self.finish(b"")  # without its end: the client sees that it broke off
 
@@ -80,6 +83,9 @@ class MergedEvents(Stream):
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, self)
+
+    def end_notice(self, end: End) -> bytes:
+        return self.in_band.end_of_channel(end.channel, end.cursor, is_position=False)
 
     def flush(self) -> None:
         position = self.moved() if self.pending else None

@@ -12,6 +12,7 @@ from raiden.access.clients import Client
 from raiden.backend import BackboneFull
 from raiden.connections import client as clients
 from raiden.connections.connection import Connection
+from raiden.history.conditions import HasEnded
 from raiden.history.store import StoreFailed
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.refusals import Refusal
@@ -144,7 +145,12 @@ class Pusher(ZmqSession):
             room = 0 if most else room - count
 
         def stored(outcome: list[list[Cursor]] | Refusal) -> None:
-            if isinstance(outcome, Refusal):
+            if isinstance(outcome, HasEnded):
+                ended = outcome.channel
+                self._refuse(outcome, sum([len(run) for run in runs if run[0].channel == ended]), ended.encode())
+                self._runs.extendleft(run for run in reversed(runs) if run[0].channel != ended)
+                self._publish()
+            elif isinstance(outcome, Refusal):
                 self._runs.extendleft(reversed(runs))
                 self._wait(self._soon)
             else:

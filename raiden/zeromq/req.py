@@ -17,7 +17,7 @@ from raiden.model.encoding import dumps, gap
 from raiden.model.message import Cursor, Message
 from raiden.model.numbers import whole
 from raiden.model.page import MAX_LAST, PAGE, PAGE_BYTES, Read
-from raiden.model.payload import check_key
+from raiden.model.payload import check_terms
 from raiden.model.refusals import Invalid, Refusal, attempt
 from raiden.protocols import zmtp
 from raiden.protocols.http import problem_json
@@ -147,9 +147,8 @@ class Requester(ZmqSession):
     # Doing what is asked for.
 
     def _publish(self, envelope: Frames, ask: PublishOne) -> None:
-        message, key = ask
-        if key is not None:
-            check_key(key, self.common.router.keeps(message.channel))
+        message, key, at = ask
+        check_terms(message, key, at, keeps=self.common.router.keeps(message.channel))
 
         def published(envelope: Frames, outcome: Cursor | Refusal | None) -> None:
             if isinstance(outcome, Cursor):
@@ -157,7 +156,7 @@ class Requester(ZmqSession):
             else:
                 self._finish(envelope, outcome or (b"202", b""))
 
-        self.common.router.publisher.publish_one(message, published, envelope, key=key)
+        self.common.router.publisher.publish_one(message, published, envelope, key, at)
         self.waiting += 1
 
     def _history(self, envelope: Frames, ask: Read) -> None:

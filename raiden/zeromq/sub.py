@@ -8,7 +8,7 @@ from raiden.access.clients import Client
 from raiden.backend import NotInForce
 from raiden.connections import client as clients
 from raiden.connections.connection import Connection
-from raiden.delivery.table import Subscription, TooManyChannels
+from raiden.delivery.table import End, Subscription, TooManyChannels
 from raiden.history.store import StoreFailed
 from raiden.model.encoding import Encoding
 from raiden.model.message import Message
@@ -224,6 +224,11 @@ class Subscriber(ZmqSession):
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         """Do nothing: the cursors show the gap."""
+
+    def at_end(self, subscription: Subscription, end: End) -> None:
+        """Send an end that has no payload, as any other message. The subscription goes on."""
+        if end.message is not None and end.message.is_empty_end:
+            subscription.sink.pending.append(DELIVERY(end.message))
 
     def close(self) -> None:
         for subscription in self._subscriptions.values():

@@ -1,0 +1,54 @@
+"""The end of what subscribers get of a channel: it was deleted, or it has come to its end.
+
+A channel comes to its end with a message that its publisher marks so; nothing follows until the channel is deleted. Its
+subscribers are told after that message, and those that come later when they have come so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from raiden.delivery.orders import Orders
+from raiden.delivery.sends import flush
+from raiden.delivery.table import End, Sink, Subscription, Table
+from raiden.model.message import Cursor, Message
+from raiden.runtime import faults
+
+
+class Ends:
+    """The ends of the channels of a table; ``unsubscribe`` ends a subscription."""
+
+    def __init__(self, table: Table, orders: Orders, unsubscribe: Callable[[Subscription], None]) -> None:
+        self._table = table
+        self._orders = orders
+        self._unsubscribe = unsubscribe
+
+    def deleted(self, channel: bytes, ended: Cursor | None) -> None:
+        """End the subscriptions to a channel that was deleted, and with it the epoch of ``ended``."""
+        if not self._orders.ended(channel, ended.epoch if ended else ""):
+            return
+        found = self._table.channels.get(channel + b"\0")
+        if found is None:
+            return
+        found.deletions += 1  # ends those that are still being sent what they missed
+        for subscription in found.subscriptions():
+            if subscription.owner.lasts:
+                continue
+            flush([subscription.sink])  # messages that came before the end, while the channel's position is known
+            self._unsubscribe(subscription)
+            faults.call("the end of a subscription", subscription.owner.ended, subscription)
+
+    def delivered(self, message: Message, dirty: list[Sink]) -> None:
+        """Tell all subscribers of a channel that this message, which was put before them, was its last one."""
+        assert message.cursor is not None
+        end = End(message.channel, message.cursor, message)
+        for found in self._table.matching(message.channel.encode()):
+            for subscription in found.subscriptions():
+                faults.call("the end of a channel", subscription.owner.at_end, subscription, end)
+                dirty.append(subscription.sink)
+
+    def attach(self, subscription: Subscription) -> None:
+        """Tell a subscriber that has got all of a channel, if that has come to its end."""
+        cursor = self._orders.at_end(subscription.name)
+        if cursor is not None:
+            subscription.owner.at_end(subscription, End(subscription.name, cursor))

@@ -1,0 +1,186 @@
+"""Appending to the embedded store, in the transaction of its caller.
+
+Each call is looked at as a whole (`raiden.history.conditions`) before its messages get their offsets, and after the
+calls before it. The channels' rows are written once, when all calls are done.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from raiden.history import channel_row, durables
+from raiden.history.channel_row import ChannelRow
+from raiden.history.conditions import ELSEWHERE, ENDED, FULL, Unmet, stands_at
+from raiden.history.share import Share
+from raiden.history.store import FORGET, KEY_WINDOW, TOUCH, Append, Appended
+from raiden.model.chain import Lives, chained, link, new_epoch
+from raiden.model.message import EARLIEST
+
+# Messages over a channel's size that are left until it is worth removing them.
+SLACK = 64
+# Bytes that rows take on the disk besides their texts, with their indexes and the room that pages leave. A channel's
+# name is stored twice.
+ROW = 128
+
+_EXPIRES = 4  # the column of messages
+
+
+def size_of_name(name: str) -> int:
+    """The bytes that a channel without messages takes."""
+    return ROW + 3 * len(name.encode())
+
+
+class Appending:
+    """Appends to the tables of ``db``; ``names`` is the room for names of channels."""
+
+    def __init__(self, db: sqlite3.Connection, names: Share) -> None:
+        self._db = db
+        self._names = names
+        # The rows of the channels that are appended to, and of messages, as this transaction will leave them.
+        self._channels: dict[str, ChannelRow] = {}
+        self._rows: list[list[Any]] = []
+
+    def append(self, appends: Sequence[Append], calls: Sequence[int] | None, now: int) -> list[Appended]:
+        """Append, as `Store.append` has it; ``now`` is the time of the messages."""
+        self._channels, self._rows = {}, []
+        results: list[Appended] = []
+        for count in calls or [1] * len(appends):
+            call = appends[len(results) : len(results) + count]
+            unmet = self._unmet(call, now)
+            if unmet is None:
+                results += [self._place(append, now) for append in call]
+            else:
+                results += [Appended("", range(0), unmet=unmet)] * count
+        self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", self._rows)
+        for channel in self._channels.values():
+            self._trim(channel)
+        return results
+
+    def _find(self, name: str) -> ChannelRow | None:
+        return self._channels.get(name) or channel_row.find(self._db, name)
+
+    def _unmet(self, call: Sequence[Append], now: int) -> Unmet | None:
+        """The condition because of which a call is not done; None: it may be done."""
+        for append in call:
+            channel = self._find(append.channel)
+            if channel is not None:
+                self._channels[append.channel] = channel
+            elif append.at is None and not append.discard_new:
+                continue
+            what = self._what_is_unmet(append, channel, now)
+            if what:
+                position = EARLIEST if channel is None else channel.position
+                return Unmet(what, append.channel, append.limits()[0], position)
+        return None
+
+    def _what_is_unmet(self, append: Append, channel: ChannelRow | None, now: int) -> str:
+        if channel is not None and append.key is not None and self._appended(channel, append.key, now):
+            return ""
+        if channel is not None and channel.ended and append.messages:
+            return ENDED
+        if append.at is not None and not stands_at(EARLIEST if channel is None else channel.position, append.at):
+            return ELSEWHERE
+        return FULL if append.discard_new and self._is_full(append, channel, now) else ""
+
+    def _is_full(self, append: Append, channel: ChannelRow | None, now: int) -> bool:
+        """Whether an append would push out a message that a durable still needs."""
+        size, _, _ = append.limits()
+        id, first, stored, next_, lives = 0, 1, 1, 1, Lives(EARLIEST.epoch, 1)
+        if channel is not None:
+            id, first, stored, next_ = channel.id, channel.first, channel.stored, channel.next
+            lives = channel.lives
+        below = next_ + len(append.messages) - size
+        return below > first and durables.need(self._db, append.channel, id, lives, first, stored, below, now)
+
+    def _appended(self, channel: ChannelRow, key: str, now: int) -> Appended | None:
+        """The result of the append that was made under a key before, if there was one."""
+        known = self._db.execute(
+            "SELECT epoch, first, count, chain FROM keys WHERE channel = ? AND key = ? AND expires > ?",
+            (channel.id, key, now),
+        ).fetchone()
+        if known is None:
+            return None
+        epoch, first, count, chain = known
+        return Appended(epoch, range(first, first + count), True, chain)
+
+    def _place(self, append: Append, now: int) -> Appended:
+        """Give an append its offsets, and add its rows."""
+        channel = self._channels.get(append.channel)
+        if channel is None:
+            if not append.messages and self._names.short:
+                return Appended(EARLIEST.epoch, range(1, 1))  # the room that is left is for channels with messages
+            channel = self._channels[append.channel] = self._new_channel(append.channel, now)
+        if append.key is not None:
+            known = self._appended(channel, append.key, now)
+            if known is not None:
+                return known
+        size, ttl, retain = append.limits()
+        first, expires = channel.next, now + int(ttl * 1_000_000)
+        before, proofs = channel.proof, []
+        if append.messages:
+            if channel.life != channel.lives_in:
+                channel.enter()
+            self._fade(channel)
+            for kind, payload in append.messages:
+                channel.proof = link(channel.proof, kind, now, payload)
+                self._rows.append([channel.id, channel.next, kind, now, expires, payload, channel.proof])
+                proofs.append(channel.proof)
+                channel.next += 1
+            channel.last = self._rows[-1]
+            if retain > ttl:
+                channel.fades, channel.last[_EXPIRES] = expires, now + int(retain * 1_000_000)
+            ends = max(now + int(FORGET * 1_000_000), channel.last[_EXPIRES])
+            if not ends <= channel.ends <= ends + int(TOUCH * 1_000_000):
+                channel.ends, channel.touched = ends + int(TOUCH * 1_000_000), True
+            channel.ended = int(append.ends)
+        channel.first = max(channel.first, channel.next - size)
+        offsets, chain = range(first, channel.next), chained(before, proofs)
+        if append.key is not None:
+            window = now + int(KEY_WINDOW * 1_000_000)
+            values = (channel.id, append.key, channel.epoch, first, len(offsets), window, chain)
+            self._db.execute("INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        return Appended(channel.epoch, offsets, False, chain)
+
+    def _fade(self, channel: ChannelRow) -> None:
+        """Let the message that is the last no more expire as all others do."""
+        if channel.fades and channel.last:
+            channel.last[_EXPIRES] = channel.fades
+        elif channel.fades:
+            self._db.execute(
+                "UPDATE messages SET expires = ? WHERE channel = ? AND position = ?",
+                (channel.fades, channel.id, channel.next - 1),
+            )
+        channel.fades = 0
+
+    def _trim(self, channel: ChannelRow) -> None:
+        """Write a channel's row, if messages have come, and remove its hidden messages, once that is worth it."""
+        if channel.next == channel.stored:
+            return
+        if channel.first - channel.removed >= SLACK:
+            self._db.execute("DELETE FROM messages WHERE channel = ? AND position < ?", (channel.id, channel.first))
+            channel.removed = channel.first
+        self._db.execute(
+            "UPDATE channels SET next = ?, first = ?, removed = ?, fades = ?, proof = ?, ended = ? WHERE id = ?",
+            (
+                channel.next, channel.first, channel.removed, channel.fades, channel.proof, channel.ended, channel.id,
+            ),
+        )  # fmt: skip
+        if channel.begun:
+            self._db.execute(
+                "UPDATE channels SET epoch = ?, life = ?, past = ? WHERE id = ?",
+                (channel.epoch, channel.life, channel.past, channel.id),
+            )
+        if channel.touched:  # this changes an index too, so it is not done each time
+            self._db.execute("UPDATE channels SET ends = ? WHERE id = ?", (channel.ends, channel.id))
+
+    def _new_channel(self, name: str, now: int) -> ChannelRow:
+        self._names.take(size_of_name(name))
+        row = self._db.execute(
+            "INSERT INTO channels (name, epoch, next, first, removed, fades, ends, life)"
+            " VALUES (?, ?, 1, 1, 1, 0, ?, (SELECT name FROM life LIMIT 1))"
+            f" RETURNING {ChannelRow.COLUMNS}",
+            (name, new_epoch(), now + int((FORGET + TOUCH) * 1_000_000)),
+        ).fetchone()
+        return ChannelRow(row)
