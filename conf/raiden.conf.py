@@ -170,6 +170,10 @@
 # max_consumers = 2000
 # That clients of a worker wait for servers to answer. [reload]
 # max_requests = 10000
+# Members of a channel that presence lists; of more only the number. [reload]
+# max_presence = 1000
+# A member that has left a channel may come back for so long before others are told. [reload]
+# presence_linger = 5.0
 # Channels and patterns that a worker carries. [reload]
 # max_channels = 100000
 # Of the names that a worker carries; the backbones take 130 to 180 times as much. [reload]

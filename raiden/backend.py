@@ -40,6 +40,7 @@ from raiden.model.message import EARLIEST, Cursor, Message
 from raiden.model.options import Channels
 from raiden.model.page import Stand
 from raiden.model.refusals import Refusal
+from raiden.runtime import faults
 
 __all__ = ["TURN_BYTES", "TURN_FRAMES", "BackboneFull", "Backend", "NotInForce", "Question", "Received", "Stored"]
 
@@ -89,6 +90,8 @@ class Backend:
         self.mail = Mail(self._line, worker=name)
         self.more = False  # the last turn was full: there is probably more
         self.enough = False  # the received messages take long: no more in this turn
+        # Those who hear the texts on topics of Raiden's own.
+        self._followed: dict[bytes, Callable[[bytes], None]] = {}
         for topic in (*self._asking.topics, self._nodes.topic, self.mail.topic):
             self._line.subscribe(topic + b"\0")
 
@@ -224,11 +227,11 @@ class Backend:
         another round."""
         return self._alone.apart or self._rounds.hold(begun)
 
-    def in_force(self, timeout: float = NODE_PATIENCE) -> tuple[str, ...]:
+    def in_force(self, timeout: float = NODE_PATIENCE, *, own_topics: bool = False) -> tuple[str, ...]:
         """Wait until every subscription made before this call holds at all nodes. Returns the addresses of the nodes
         where that could not be found out; raises NotInForce after ``timeout`` seconds without an answer of this
-        node."""
-        return () if self._alone.apart else self._rounds.in_force(timeout)
+        node. ``own_topics``: also those of `follow`, for which a worker that is alone has to wait, too."""
+        return () if self._alone.apart and not own_topics else self._rounds.in_force(timeout)
 
     # Receiving.
 
@@ -279,9 +282,26 @@ class Backend:
         topic, _, text = frame.partition(b"\0")
         if topic == self._nodes.topic:
             self.hear_roster(text)
+        elif topic in self._followed:
+            faults.call("a text of another worker", self._followed[topic], text)
         elif not self.mail.hear(topic, text) and not self._rounds.hear(topic, text):
             return self._asking.hear(topic, text)
         return None
+
+    # Texts on topics of Raiden's own (`raiden.backbone.frames`), between workers.
+
+    def follow(self, topic: bytes, heard: Callable[[bytes], None]) -> None:
+        """Call ``heard`` with the texts that any worker tells on a topic: soon, and surely after `in_force`."""
+        self._followed[topic] = heard
+        self._line.subscribe(topic + b"\0")
+
+    def unfollow(self, topic: bytes) -> None:
+        del self._followed[topic]
+        self._line.unsubscribe(topic + b"\0")
+
+    def tell(self, topic: bytes, text: bytes) -> None:
+        """Tell the workers that follow a topic, this one included. Raises BackboneFull."""
+        self._line.send(topic + b"\0" + text)
 
     # The nodes, and their workers.
 

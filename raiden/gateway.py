@@ -32,7 +32,8 @@ from raiden.http.publishing import ACCEPTED, Publishing
 from raiden.http.reader import AT_ONCE, Reader
 from raiden.http.reserved import Reserved
 from raiden.http.revoking import Ending, Revoking
-from raiden.model.refusals import Refusal, TooFast, Unauthorized
+from raiden.model.refusals import Refusal, TooFast, Unauthorized, Unavailable
+from raiden.presence.presence import Presence
 from raiden.protocols.heads import Heads, Repeated
 from raiden.protocols.hosts import Hosts
 from raiden.protocols.http import Request
@@ -44,13 +45,15 @@ from raiden.runtime.stats import Stats
 from raiden.sessions import costs, durable
 from raiden.sessions.asks import Answer as AnswerTo
 from raiden.sessions.asks import Ask, Call, Clear, Consume, Disconnect, Publish, Reply, Revoke, Show, Subscribe, Take
+from raiden.sessions.attending import attend, watch
 from raiden.sessions.bell import Bells
+from raiden.sessions.client import Client
 from raiden.sessions.in_band import Told, joined
 from raiden.sessions.needs import needs
 from raiden.sessions.over import Consuming
 from raiden.sessions.poll import Poll
 from raiden.sessions.recovery import Beginning
-from raiden.sessions.session import Client, Session
+from raiden.sessions.session import Session
 from raiden.sessions.transports import Transports
 
 
@@ -108,10 +111,15 @@ class Gateway(Service):
         self._bells = Bells(router, limits)
         exchange = exchange or Exchange(router)
         self.calling = Calling(door, exchange)
+        self._presence = Presence(router, limits)
+        self.add(self._presence)
         self._transports = Transports(
-            router, door.wheel, limits, door.unfinished, self._bells, exchange, rates, door.answer_polls
+            router, door.wheel, limits, door.unfinished, self._bells, exchange, rates, self._presence,
+            door.answer_polls,
         )  # fmt: skip
-        self.pages = Pages(router, stats, min_peers=min_peers, ready_without_store=ready_without_store)
+        self.pages = Pages(
+            router, stats, self._presence, min_peers=min_peers, ready_without_store=ready_without_store
+        )  # fmt: skip
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         # Until it is known, the client is not the one of the request before.
@@ -293,7 +301,8 @@ class Gateway(Service):
         except TooManyChannels as error:
             session.close()
             raise ask.refused(error) from None
-        if not whole and not self._is_over(ask) and Beginning.is_known(self.router, ask.names, ask.starts):
+        is_quick = not whole and ask.presence is None and not self._is_over(ask)
+        if is_quick and Beginning.is_known(self.router, ask.names, ask.starts):
             # The hot path of clients that come back.
             self._open(connection, request, ask, session, client, self._known(ask, session))
             for name in ask.names:
@@ -303,8 +312,9 @@ class Gateway(Service):
 
         def confirm(connection: Connection, request: Request) -> Answer | None:
             try:
+                watched = [] if ask.presence is None else watch(self._presence, ask.presence)
                 beginning = Beginning(self.router, ask.names, ask.starts, whole=whole)
-            except (NotInForce, StoreFailed) as error:
+            except (Unavailable, NotInForce, StoreFailed) as error:
                 session.close()
                 raise ask.refused(error) from None
             try:
@@ -321,6 +331,7 @@ class Gateway(Service):
                 session.close()
                 return _over(told)
             self._open(connection, request, ask, session, client, told)
+            attend(session, self._presence, watched, ask.presence)
             session.begin(beginning)
             self._opened(connection, session, client)
             return None

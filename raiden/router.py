@@ -24,6 +24,7 @@ from raiden.delivery.answers import Answers
 from raiden.delivery.ends import Ends
 from raiden.delivery.orders import Orders, Repaired
 from raiden.delivery.pace import Pace
+from raiden.delivery.polled import Polled
 from raiden.delivery.publisher import Publisher
 from raiden.delivery.sends import Sends, flush
 from raiden.delivery.table import Group, Sink, Subscriber, Subscription, Table, Topic, clients_of
@@ -65,6 +66,8 @@ class Router:
         self.table = Table(max_channels=max_channels, max_bytes=max_channel_bytes)
         self.publisher = Publisher(backend, stats)
         self.answers = Answers(backend, self.table, stats)
+        # The clients of long-polls that were just answered: their topics linger, and so do they.
+        self.polled = Polled(lambda: LINGER)
         self.pace = Pace(max_gather)
         # Messages that were put before sinks, one for each sink.
         self._puts = 0

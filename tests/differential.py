@@ -172,6 +172,9 @@ class Ear:
     def ended(self, subscription: Subscription) -> None:
         pass
 
+    def connections(self) -> tuple[()]:
+        return ()
+
     def missed(self, *_: object) -> None:
         pass
 

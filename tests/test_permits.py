@@ -198,7 +198,13 @@ OTHERS: dict[str, Door] = {
     "websocket from the past": by_websocket("/CHANNEL?_last=1"),
     "page of history": by_http("GET", "/-/channels/CHANNEL/history"),
     "page of a channel": by_http("GET", "/-/channels/CHANNEL"),
+    "page of who is there": by_http("GET", "/-/channels/CHANNEL/presence"),
+    "events of who is there": stream("/CHANNEL?_presence=1", Accept="text/event-stream"),
+    "poll of who is there": by_http("GET", "/CHANNEL?_wait=0&_presence=1"),
+    "websocket of who is there": by_websocket("/CHANNEL?_wrap=1&_presence=1"),
     "command subscribe": by_command(cmd="subscribe", channel="CHANNEL"),
+    "command presence": by_command(cmd="presence", channel="CHANNEL"),
+    "command subscribe to who is there": by_command(cmd="subscribe", channel="CHANNEL", presence=True),
     "command subscribe from the past": by_command(cmd="subscribe", channel="CHANNEL", last=1),
     "command subscribe durably": by_command(cmd="subscribe", channel="CHANNEL", durable="d"),
     "command history": by_command(cmd="history", channel="CHANNEL"),
@@ -318,10 +324,10 @@ SETTLED: dict[str, tuple[str | None, int]] = {
     "right": (token(), 200),
     "API key": (KEY, 200),
 }
-# A delegate is not asked who manages: callers without a token for that get these.
+# A delegate is not asked who manages, nor who sees who is there: callers without a token for that get these.
 MANAGING = {
     "delete", "page of a channel", "command unsubscribe and forget", "metrics", "nodes", "channels", "durables",
-    "webhooks", "revoke", "disconnect",
+    "webhooks", "revoke", "disconnect", *[door for door in OTHERS if "who is there" in door], "command presence",
 }  # fmt: skip
 
 
@@ -389,16 +395,9 @@ def test_what_is_for_nobody_is_not_asked(delegating: Daemon, application: Applic
 
 
 def test_every_command_is_in_a_table() -> None:
-    told = {"subscribe", "publish", "history", "unsubscribe", "auth", "request", "serve"}
-    of_ones_own = {
-        "ack",
-        "nack",
-        "session",
-        "resume",
-        "ping",
-        "unserve",
-        "answer",
-    }  # of what the client has got by the others
+    told = {"subscribe", "publish", "history", "presence", "unsubscribe", "auth", "request", "serve"}
+    # Of what the client has got by the others.
+    of_ones_own = {"ack", "nack", "session", "resume", "ping", "unserve", "answer"}
     assert told | of_ones_own == set(commands._COMMANDS)
 
 

@@ -69,6 +69,9 @@ class Client:
         self.gone.append(subscription)
         self._changed.set()
 
+    def connections(self) -> tuple[()]:
+        return ()
+
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         raise AssertionError("there is no history here")
 

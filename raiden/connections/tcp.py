@@ -14,6 +14,8 @@ PROBES = 3
 # In struct tcp_info (linux/tcp.h): bytes that the peer has acknowledged (RFC 4898, tcpEStatsAppHCThruOctetsAcked).
 _ACKNOWLEDGED, _TO_ITS_END = struct.Struct("=Q"), 128
 _OFFSET = 120
+# There, too: milliseconds since data of the peer came, and since its last acknowledgement did.
+_LAST_HEARD, _TO_LAST_HEARD, _HEARD_OFFSET = struct.Struct("=II"), 60, 52
 # The first byte there is the connection's state; this one (net/tcp_states.h) is of a peer that has closed its end.
 _CLOSE_WAIT = 8
 
@@ -47,6 +49,15 @@ def acknowledged(sock: socket.socket) -> int:
         return int(_ACKNOWLEDGED.unpack_from(info, _OFFSET)[0])
     except (OSError, struct.error):  # it is no TCP socket, or broken
         return 0
+
+
+def silence(sock: socket.socket) -> float | None:
+    """The seconds since the peer's TCP last acknowledged something, or sent something; None where nobody knows."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TO_LAST_HEARD)
+        return min(_LAST_HEARD.unpack_from(info, _HEARD_OFFSET)) / 1000
+    except (OSError, struct.error):  # it is no TCP socket, or broken
+        return None
 
 
 def has_ended(sock: socket.socket) -> bool:

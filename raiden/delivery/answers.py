@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import ujson
 
 from raiden.backend import Backend, Question
 from raiden.delivery.table import MAX_ROWS, Table
 from raiden.model.encoding import dumps
+from raiden.runtime import faults
 from raiden.runtime.stats import Stats
 
 # Questions about connections to end (`raiden.http.revoking`).
@@ -26,9 +29,25 @@ class Answers:
         # Further questions: the functions that answer one, about one argument. A worker that has nothing to do with one
         # says so, or its asker would wait for it.
         self.others: dict[bytes, Callable[[Any], Any]] = dict.fromkeys(ENDING, _nothing)
+        # Those among them whose functions may wait, since they take long: a greenlet answers one after the other.
+        self.long: set[bytes] = set()
+        self._waiting: deque[Question] = deque()
 
     def answer(self, question: Question) -> None:
-        """Answer a question of another worker, or of this one, for each of its arguments."""
+        """Answer a question of another worker, or of this one, for each of its arguments: now, or soon."""
+        if question.text.partition(b" ")[0] not in self.long:
+            self._answer(question)
+            return
+        self._waiting.append(question)
+        if len(self._waiting) == 1:
+            gevent.spawn(self._answer_waiting)
+
+    def _answer_waiting(self) -> None:
+        while self._waiting:
+            faults.call("an answer to a worker", self._answer, self._waiting[0])
+            self._waiting.popleft()
+
+    def _answer(self, question: Question) -> None:
         kind, _, text = question.text.partition(b" ")
         try:
             arguments = ujson.loads(text) if text else [None]

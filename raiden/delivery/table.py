@@ -6,7 +6,9 @@ byte of each name several times, on every node, so the table bounds the bytes of
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, TypeAlias
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from raiden.delivery.occupancy import Occupancy
 from raiden.delivery.prefixes import Prefixes
@@ -67,11 +69,15 @@ class Subscriber(Protocol):
         """Hear that the channel has come to its end, and that the subscription has got all of it. A subscription to
         that channel alone may be ended."""
 
+    def connections(self) -> Iterable[Any]:
+        """The connections of the clients that are present by its subscriptions."""
+
 
 class Subscription:
-    """One channel or pattern of one sink, with its encoding and filters. ``topic`` is None when it has ended."""
+    """One channel or pattern of one sink, with its encoding and filters. ``topic`` is None when it has ended; ``since``
+    is the Unix time at which it was attached."""
 
-    __slots__ = ("encoding", "filters", "name", "owner", "sink", "topic")
+    __slots__ = ("encoding", "filters", "name", "owner", "since", "sink", "topic")
 
     def __init__(
         self, name: str, topic: Topic, sink: Sink, owner: Subscriber, encoding: Encoding, filters: Filters | None
@@ -82,6 +88,7 @@ class Subscription:
         self.owner = owner
         self.encoding = encoding
         self.filters = filters
+        self.since = 0.0
 
     @property
     def deletions(self) -> int:
@@ -104,22 +111,24 @@ class Topic:
     backbone is subscribed to ``key``; ``made`` is the number of the table's change that made the topic. ``since`` is a
     moment between the first subscription and when that was in force, in microseconds by the history's clock (0: not
     known yet). ``rounds`` is the number of rounds that the backbone had begun when the topic was made, ``deletions``
-    the number of times that the channel was deleted since."""
+    the number of times that the channel was deleted since, ``changes`` that of subscriptions that came or went."""
 
-    __slots__ = ("count", "deletions", "filtered", "groups", "key", "made", "messages", "rounds", "since")
+    __slots__ = ("changes", "count", "deletions", "filtered", "groups", "key", "made", "messages", "rounds", "since")
 
     def __init__(self, key: bytes, made: int, rounds: int) -> None:
         self.key = key
         self.made = made
         self.rounds = rounds
         self.since = 0
-        self.count = self.deletions = 0
+        self.count = self.deletions = self.changes = 0
         # Groups without filters, by encoding; those with filters, if there are any.
         self.groups: dict[Encoding, Group] = {}
         self.filtered: Selection[Group] | None = None
         self.messages = 0
 
     def attach(self, subscription: Subscription) -> None:
+        subscription.since = time.time()
+        self.changes += 1
         encoding, filters = subscription.encoding, subscription.filters
         if not filters:
             self.groups.setdefault(encoding, {})[subscription.sink] = subscription
@@ -133,7 +142,8 @@ class Topic:
         group[subscription.sink] = subscription
 
     def detach(self, subscription: Subscription) -> None:
-        """Detach a subscription; one that is not attached changes nothing."""
+        """Detach a subscription, which need not be attached."""
+        self.changes += 1
         encoding, filters, sink = subscription.encoding, subscription.filters, subscription.sink
         if not filters:
             group = self.groups.get(encoding)

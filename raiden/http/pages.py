@@ -22,6 +22,7 @@ from raiden.model.encoding import dumps
 from raiden.model.names import check_channel, check_subscription, unquote
 from raiden.model.page import Page
 from raiden.model.refusals import NotFound
+from raiden.presence.presence import Presence
 from raiden.protocols.http import HttpError, Request
 from raiden.router import Router
 from raiden.runtime.stats import Stats, exposition
@@ -34,7 +35,8 @@ class Pages:
     """The pages for the whole node: a worker asks the others by the backbone for what it doesn't know."""
 
     def __init__(
-        self, router: Router, stats: Stats, *, min_peers: int = 0, ready_without_store: bool = False
+        self, router: Router, stats: Stats, presence: Presence, *, min_peers: int = 0,
+        ready_without_store: bool = False,
     ) -> None:  # fmt: skip
         self.router = router
         self.stats = stats
@@ -43,6 +45,7 @@ class Pages:
         self._stats = Questions(to_workers(router.backend, b"stats", everywhere=False), at_once=1)
         self._census = Census(router.backend)
         self._queues = Queues(router.history)
+        self._presence = presence
 
     def serve(self, request: Request, page: str, permit: Permit | None = None) -> webob.Response:
         """Return a page's response to a client with this permit (None: it may see all). Waits for other workers;
@@ -61,6 +64,9 @@ class Pages:
             return self._durables(request)
         if page == "webhooks/dead":
             return _json(encoding.page(DEAD, self._read(request, DEAD, keeps=True)))
+        if page.startswith("channels/") and page.endswith("/presence"):
+            parameters.check(parameters.query_pairs(request), parameters.NONE)
+            return _json(self._presence.of(check_channel(unquote(page[len("channels/") : -len("/presence")]))))
         if page.startswith("channels/") and page.endswith("/history"):
             name = page[len("channels/") : -len("/history")]
             return self._history(request, check_channel(unquote(name)), permit)

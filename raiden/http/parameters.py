@@ -9,7 +9,7 @@ from raiden.model import fields
 from raiden.model.chain import MAX_PAST
 from raiden.model.filters import Filters, split
 from raiden.model.message import EARLIEST, Cursor, InvalidCursor
-from raiden.model.names import check_durable, unquote
+from raiden.model.names import check_channel, check_durable, unquote
 from raiden.model.near import did_you_mean
 from raiden.model.numbers import whole
 from raiden.model.page import MAX_LAST, PAGE, Read, Start, parse_since
@@ -32,12 +32,13 @@ SUBSCRIBE = frozenset(
         "_ack",
         "_nack",
         "_nack_delay",
+        "_presence",
         "_token",
     }
 )
 # The parameters that mean nothing without ``_durable``, and those that mean nothing with it.
 DURABLY = frozenset({"_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"})
-NOT_DURABLY = frozenset({"_last", "_wrap", "_raw"})
+NOT_DURABLY = frozenset({"_last", "_wrap", "_raw", "_presence"})
 HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
 CHANNELS = frozenset({"_prefix", "_after", "_limit"})
 DURABLES = frozenset({"_prefix", "_channel", "_durable", "_after", "_limit"})
@@ -46,6 +47,8 @@ REQUEST = frozenset({"_request", "_again"})
 SERVE = frozenset({"_serve", "_wait", "_token"})
 ANSWER = frozenset({"_error"})
 NONE: frozenset[str] = frozenset()
+# A list of members that a long-poll has told (`raiden.presence.watch`).
+_DIGEST = re.compile("[0-9a-f]{16}|many")
 # A comparison without ``=``, like ``price<10``.
 _COMPARED = re.compile(r"([^<>]+[<>])(.*)", re.DOTALL)
 _SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
@@ -122,6 +125,22 @@ def flag(query: dict[str, str], name: str) -> bool:
     if value not in ("0", "1"):
         raise Invalid(f"{name} is 1 or 0, like {name}=1")
     return value == "1"
+
+
+def presence(query: dict[str, str], names: Sequence[str]) -> dict[str, str] | None:
+    """``_presence``: by channel, the digest of the list of its members that the client has ("": it has none); None: the
+    client does not watch these. Raises Invalid."""
+    value = query.get("_presence", "0")
+    if value == "0":
+        return None
+    if not names:
+        raise Invalid('/-/websocket takes it as a command: {"cmd": "subscribe", "channel": "a", "presence": true}')
+    for name in names:
+        check_channel(name)
+    digests = [""] * len(names) if value == "1" else value.split(",")
+    if value != "1" and not (len(digests) == len(names) and all(map(_DIGEST.fullmatch, digests))):
+        raise Invalid("_presence is 1 or 0; a long-poll also takes the presence of the answer before")
+    return dict(zip(names, digests, strict=True))
 
 
 def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dict[str, Start]:

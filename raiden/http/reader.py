@@ -187,12 +187,15 @@ class Reader:
         _check_durable(query, what="a long-poll, or a command of /-/websocket" if request.upgrade else "")
         if "_durable" in query and filters:
             raise Invalid("a durable subscription is without filters")
+        presence = parameters.presence(query, names)
         if request.upgrade:
+            _check_presence(presence, tells=wrapped)
             agreement = websocket.accept(request, deflate=self.deflate)
             encode = encoding.websocket(wrapped, agreement.deflate is not None, verbatim and bool(names))
             return Subscribe(
-                names, filters, starts, wrapped, "websocket", encode, agreement=agreement, verbatim=verbatim
-            )
+                names, filters, starts, wrapped, "websocket", encode, agreement=agreement, verbatim=verbatim,
+                presence=presence,
+            )  # fmt: skip
         if not names:
             raise HttpError(426, "/-/websocket is a WebSocket", headers={"Upgrade": "websocket"})
         wait = parameters.wait(request, query)
@@ -202,17 +205,22 @@ class Reader:
             if request.method == "HEAD":
                 return Reply(stream_response(_POLL_HEAD))
             encode, wait = encoding.poll(wrapped), min(wait, self.limits.max_wait)
-            return Subscribe(names, filters, starts, wrapped, "poll", encode, head=(AT_ONCE,), wait=wait)
+            return Subscribe(
+                names, filters, starts, wrapped, "poll", encode, head=(AT_ONCE,), wait=wait, presence=presence
+            )
         form = _form(request, wrapped=wrapped, for_people=request.environ["raiden.path"] != "/-/subscribe")
         if form == "page":
             return Reply(front_page.lead_to(request, path(request)))
+        _check_presence(presence, tells=wrapped or form == "event")
         content_type, encode = _stream(request, names, wrapped, form)
         head: Fields = (("Content-Type", content_type), AT_ONCE, ("X-Accel-Buffering", "no"))
         head += tuple(self.origins.headers(request.fields).items())
         if request.method == "HEAD":
             return Reply(stream_response(head))
         transport = "event" if form == "event" else "stream"
-        return Subscribe(names, filters, starts, wrapped, transport, encode, head=head, http10=request.http10)
+        return Subscribe(
+            names, filters, starts, wrapped, transport, encode, head=head, http10=request.http10, presence=presence
+        )
 
     def _consume(self, request: Request, names: tuple[str, ...], query: dict[str, str], wait: float) -> Ask:
         if len(names) != 1 or not self._keeps(check_channel(names[0])):
@@ -240,6 +248,15 @@ def _check_durable(query: Mapping[str, str], what: str) -> None:
         raise Invalid(f"a durable subscription is {what}")
     elif other := min(query.keys() & parameters.NOT_DURABLY, default=None):
         raise Invalid(f"{other} is not for a durable subscription")
+
+
+def _check_presence(presence: Mapping[str, str] | None, *, tells: bool) -> None:
+    """Raise Invalid where a connection is to tell of presence, but has no place for it beside messages (``tells``), or
+    the client shows a list that only a long-poll has told."""
+    if presence is not None and not tells:
+        raise Invalid("_presence=1 is told between the messages, so these have to be wrapped: add _wrap=1")
+    if any((presence or {}).values()):
+        raise Invalid("_presence is 1 or 0, except for a long-poll")
 
 
 def _wants_page(request: Request, *, always: bool) -> bool:

@@ -138,6 +138,12 @@ class Settings:
     max_requests: int = _setting(
         10_000, "open requests of a worker's clients, which servers answer", reload=True, least=1
     )
+    max_presence: int = _setting(
+        1000, "members of a channel that presence lists; of more only the number", reload=True, least=0
+    )
+    presence_linger: float = _setting(
+        5.0, "a member that has left a channel may come back for so long before others are told", reload=True, least=0
+    )
     max_channels: int = _setting(100_000, "channels and patterns that a worker carries", reload=True, least=1)
     max_channel_bytes: int = _setting(
         4 << 20,

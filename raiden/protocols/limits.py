@@ -1,8 +1,19 @@
-"""The limits of a client of the gateway."""
+"""The limits of a client of the gateway, and of presence."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class PresenceLimits(Protocol):
+    """The bounds of presence; they are read anew each time, so that a reload may change them. ``max_presence`` members
+    of a channel are listed; a member's leave is told ``presence_linger`` seconds after its last connection went. A
+    client that was silent for two ``keepalive`` is perhaps not there any more."""
+
+    max_presence: int
+    presence_linger: float
+    keepalive: float
 
 
 @dataclass(slots=True)
@@ -28,3 +39,5 @@ class HttpLimits:
     request_timeout: float = 30.0
     idle_timeout: float = 75.0
     keepalive: float = 25.0
+    max_presence: int = 1000
+    presence_linger: float = 5.0

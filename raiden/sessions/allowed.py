@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from raiden.access.rates import Rates
@@ -21,13 +22,15 @@ class Allowed:
     """What the client of a connection is allowed, now: its permit may change, and the rates. A connection without a
     permit may do all."""
 
-    __slots__ = ("_connection", "_rates", "asked")
+    __slots__ = ("_connection", "_rates", "asked", "watched")
 
     def __init__(self, connection: Connection, rates: Rates) -> None:
         self._connection = connection
         self._rates = rates
         self.asked: dict[str, Filters] = {}
         """The filters that the client asked for, by the names of subscriptions that have others by its token."""
+        self.watched: Sequence[str] = ()
+        """The channels whose members the client watches."""
 
     @property
     def guest(self) -> Any:
@@ -69,12 +72,20 @@ class Allowed:
             self.asked[name] = filters
         return found
 
+    def forget(self, name: str) -> None:
+        """Forget a subscription that has ended."""
+        self.asked.pop(name, None)
+        if name in self.watched:
+            self.watched = [each for each in self.watched if each != name]
+
     def may_stay(self, subscription: Subscription) -> bool:
         """Whether a subscription is allowed as it is, by a permit that is newer than it."""
         name, permit = subscription.name, self._connection.permit
         own: Filters = subscription.filters or NO_FILTERS
         if permit is None:
             return True
+        if name in self.watched and not permit.allows("presence", name):
+            return False
         return permit.filters("subscribe", name) is not None and own == permit.narrowed(
             self.asked.get(name, own), name, past=False
         )

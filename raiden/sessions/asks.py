@@ -69,6 +69,12 @@ class Disconnect(NamedTuple):
     channel: str | None
 
 
+class Members(NamedTuple):
+    """Tell who is at a channel."""
+
+    channel: str
+
+
 class Show(NamedTuple):
     """A page below ``/-/``, by its path there."""
 
@@ -98,7 +104,8 @@ class Subscribe(NamedTuple):
     ``starts`` has the start of each name with some of its past. ``wrapped``: each message says its channel and cursor.
     ``transport`` is "stream", "event", "poll" or "websocket". For the first two, ``head`` has the fields of the answer;
     a poll waits for ``wait`` seconds; a WebSocket has the ``agreement`` of its handshake, and is ``verbatim`` if text
-    is published as it is."""
+    is published as it is. ``presence``: the client watches who is at its channels; by channel, the digest of the list
+    of members that it has, if any."""
 
     names: tuple[str, ...]
     filters: Filters
@@ -111,6 +118,7 @@ class Subscribe(NamedTuple):
     wait: float = 0.0
     agreement: Agreement | None = None
     verbatim: bool = False
+    presence: Mapping[str, str] | None = None
 
     @property
     def is_merged(self) -> bool:
@@ -171,11 +179,13 @@ class PublishOne(NamedTuple):
 
 
 class Follow(NamedTuple):
-    """Subscribe to one more channel or pattern, from ``start`` on (None: the next messages)."""
+    """Subscribe to one more channel or pattern, from ``start`` on (None: the next messages). ``presence``: the client
+    watches who is at the channel."""
 
     name: str
     filters: Filters
     start: Start | None
+    presence: bool = False
 
 
 class Unfollow(NamedTuple):
@@ -240,8 +250,8 @@ class Ping(NamedTuple):
 Ask: TypeAlias = "Reply | Publish | Clear | Revoke | Disconnect | Show | Consume | Subscribe | Call | Take | Answer"
 """The ask of a request."""
 Command: TypeAlias = (
-    PublishOne | Follow | Unfollow | Read | Join | Leave | Settle | Keep | Resume | Renew | Ping | Call | Serve
-    | Unserve | Answer
+    PublishOne | Follow | Unfollow | Read | Members | Join | Leave | Settle | Keep | Resume | Renew | Ping | Call
+    | Serve | Unserve | Answer
 )  # fmt: skip
 """The ask of a command, on a connection that takes commands."""
 

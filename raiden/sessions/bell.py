@@ -127,6 +127,10 @@ class Bell:
     def at_end(self, subscription: Subscription, end: End) -> None:
         self.ring()  # there may be messages to claim yet
 
+    def connections(self) -> tuple[()]:
+        """None: consumers share out work, and are not present."""
+        return ()
+
 
 class Bells:
     """The bells of a worker, by channel and durable; ``limits.max_consumers`` bounds their consumers in all."""

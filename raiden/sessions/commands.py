@@ -33,6 +33,7 @@ from raiden.sessions.asks import (
     Join,
     Keep,
     Leave,
+    Members,
     Ping,
     PublishOne,
     Renew,
@@ -98,13 +99,18 @@ def _subscribe(command: dict[str, Any]) -> Follow | Join:
     if "durable" in command:
         return _join(command)
     _only_durably(command, "ack", "window", "ack_wait")
-    return Follow(check_subscription(_channel(command)), _filters(command), _start(command))
+    name, presence = check_subscription(_channel(command)), _flag(command, "presence")
+    if presence:
+        check_channel(name)
+    return Follow(name, _filters(command), _start(command), presence)
 
 
 def _join(command: dict[str, Any]) -> Join:
     name, durable = check_channel(_channel(command)), _durable(command)
     if "filters" in command:
         raise Invalid("a durable subscription has no filters: its messages are shared out as they are")
+    if _flag(command, "presence"):
+        raise Invalid("consumers of a durable subscription are no members of the channel: subscribe to it, too")
     if "last" in command:
         raise Invalid("a durable subscription begins since a cursor, not with the last messages")
     return Join(
@@ -268,11 +274,13 @@ _ANY = frozenset({"id", "cmd"})
 # The members that each command may have, and the function that reads it.
 _COMMANDS: dict[str, tuple[frozenset[str], Callable[[dict[str, Any]], Command]]] = {
     "subscribe": (
-        _ANY | {"channel", "filters", "since", "last", "durable", "ack", "window", "ack_wait"}, _subscribe
+        _ANY | {"channel", "filters", "since", "last", "presence", "durable", "ack", "window", "ack_wait"},
+        _subscribe,
     ),
     "unsubscribe": (_ANY | {"channel", "durable", "forget"}, _unsubscribe),
     "publish": (_ANY | {"channel", "data", "key", "if", "end"}, _publish),
     "history": (_ANY | {"channel", "filters", "since", "before", "limit"}, _history),
+    "presence": (_ANY | {"channel"}, lambda command: Members(check_channel(_channel(command)))),
     "request": (_ANY | {"channel", "data", "timeout", "again"}, _request),
     "serve": (_ANY | {"channel", "window"}, _serve),
     "unserve": (_ANY | {"channel"}, lambda command: Unserve(_channel(command))),

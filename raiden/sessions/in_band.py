@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from raiden.model.encoding import END_OF_CHUNKS, chunk, dumps, event, gap, text_frame
 from raiden.model.message import EARLIEST, Cursor
@@ -92,6 +92,10 @@ class InBand:
         """The notice that messages of the channel are lost; only where ``tells`` is set."""
         what = gap(channel if self._wrapped else None, missing)
         return self._frame(event(dumps(what), name="gap") if self._form == "event" else self._line(what))
+
+    def presence(self, name: str, what: dict[str, Any]) -> bytes:
+        """The notice of who is at a channel, has joined or left it; only where ``tells`` is set."""
+        return self._frame(event(dumps(what), name=name) if self._form == "event" else self._line(what))
 
     def _line(self, value: object) -> bytes:
         return dumps(value) + (b"\n" if self._form == "line" else b"")

@@ -11,27 +11,30 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raiden.access.rates import Rates
-from raiden.backend import NotInForce
 from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
 from raiden.delivery import past
 from raiden.delivery.table import End, Subscription, TooManyChannels
-from raiden.history.store import StoreFailed, TooLargeToKeep
+from raiden.history.store import TooLargeToKeep
 from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor
-from raiden.model.page import Read, Start
+from raiden.model.page import Read
 from raiden.model.payload import check_size, check_terms
 from raiden.model.refusals import Conflict, Forbidden, NotFound, Refusal, attempt
+from raiden.presence.presence import Presence
+from raiden.presence.watches import Watched
 from raiden.protocols.websocket import WebSocket
 from raiden.requests.exchange import Exchange
 from raiden.router import Router
 from raiden.sessions import asks, commands, in_band, pages
 from raiden.sessions.allowed import Allowed
 from raiden.sessions.asks import Command, Follow, Join, Keep, Leave, Ping, PublishOne, Renew, Resume, Settle, Unfollow
+from raiden.sessions.attending import attend
 from raiden.sessions.bell import Bells
 from raiden.sessions.consume import Consumers
+from raiden.sessions.kept import Taken
 from raiden.sessions.recovery import Beginning, Recovery
 from raiden.sessions.replies import Replies, Result
 from raiden.sessions.requests import Requests
@@ -44,13 +47,14 @@ class MultiplexSocket(Socket):
     sockets need are made when they are first needed."""
 
     __slots__ = (
-        "allowed", "bells", "consumers", "exchange", "max_subscriptions", "places", "replies", "requests", "resumable",
-        "session_window",
+        "_presence", "allowed", "bells", "consumers", "exchange", "max_subscriptions", "places", "replies", "requests",
+        "resumable", "session_window",
     )  # fmt: skip
 
     def __init__(
         self, connection: Connection, router: Router, wheel: Wheel, keepalive: float, socket: WebSocket, *,
-        bells: Bells, exchange: Exchange, rates: Rates, max_subscriptions: int, session_window: float, max_message: int,
+        bells: Bells, exchange: Exchange, rates: Rates, presence: Presence, max_subscriptions: int,
+        session_window: float, max_message: int,
     ) -> None:  # fmt: skip
         super().__init__(
             connection, router, wheel, keepalive, in_band.websocket(True), [], socket, rates=rates,
@@ -58,6 +62,7 @@ class MultiplexSocket(Socket):
         )  # fmt: skip
         self.bells = bells
         self.exchange = exchange
+        self._presence = presence
         self.max_subscriptions = max_subscriptions
         self.session_window = session_window
         self.replies = Replies(connection, max_subscriptions)
@@ -158,7 +163,7 @@ class MultiplexSocket(Socket):
 
     def unsubscribe(self, name: str) -> None:
         super().unsubscribe(name)
-        self.allowed.asked.pop(name, None)
+        self.allowed.forget(name)
         self._places().forget(name)
 
     def _follow(self, number: Any, ask: Follow) -> None:
@@ -166,8 +171,10 @@ class MultiplexSocket(Socket):
         if name in self.subscriptions:
             raise Conflict("already subscribed: unsubscribe first to change filters")
         self._check_room()
-        wanted = Wanted({name: ask.filters}, {} if ask.start is None else {name: ask.start})
+        starts, watched = {} if ask.start is None else {name: ask.start}, [name] if ask.presence else []
+        wanted = Wanted({name: ask.filters}, starts, watched=watched)
         self._begin_later(number, wanted, lambda told: {"channel": name, **told[name]})
+        self.allowed.watched = [*self.allowed.watched, *wanted.watched]
 
     def _check_room(self) -> None:
         others = sum([len(each) for each in (self.consumers, self.requests) if each is not None])
@@ -203,32 +210,34 @@ class MultiplexSocket(Socket):
             fail()
             raise
         beginnings: list[Beginning] = []
+        watched: list[Watched] = []
 
         def work() -> Result:
             try:
+                watched.extend(self._presence.watch(wanted.watched))
                 beginning = Beginning(self.router, names, starts, soon=False)
                 self._places().known(beginning.known(names))
                 if self.resumable is not None:
                     # A client that has had the reply may come back at once, and to another worker.
                     self.resumable.keep()
-            except (NotInForce, StoreFailed):
+            except Refusal:
                 fail()
                 raise
             # From here on nothing yields: the subscriptions are attached at the places that are told.
             beginnings.append(beginning)
             result = result_of({name: beginning.told(name) for name in names})
-            if beginning.unconfirmed:
-                result["unconfirmed"] = beginning.unconfirmed
-            return result
+            result |= {"presence": watched[0].watch.listing()} if watched else {}
+            return result | ({"unconfirmed": beginning.unconfirmed} if beginning.unconfirmed else {})
 
         def after() -> None:
             if taken is not None and resumable is not None:
                 resumable.resumed(taken)
+            attend(self, self._presence, watched, None)
             self.begin(beginnings[0], mine)
 
         has_session = taken is not None or (resumable is not None and resumable.is_open)
         try:
-            if not has_session and Beginning.is_known(self.router, names, starts):
+            if not (has_session or wanted.watched) and Beginning.is_known(self.router, names, starts):
                 self.replies.at_once(number, work, after)
             else:
                 self.replies.later(number, work, after)
@@ -286,11 +295,7 @@ class MultiplexSocket(Socket):
         resumable = self._resumable()
         if resumable.resuming:
             raise Conflict("a session is being resumed: it will be this socket's")
-
-        def work() -> Result:
-            return {"session": resumable.open(), "window": resumable.window}
-
-        self.replies.later(number, work)
+        self.replies.later(number, lambda: {"session": resumable.open(), "window": resumable.window})
 
     def _resume(self, number: Any, ask: Resume) -> None:
         if self.subscriptions:
@@ -304,24 +309,18 @@ class MultiplexSocket(Socket):
                 row.setdefault("recovered", False)  # without a history, nothing is recovered
             return {"session": ask.session, "subscriptions": told}
 
-        def bring_back() -> None:
-            taken = resumable.take(ask.session)
+        def check(taken: Taken) -> None:
             try:
                 self.allowed.check_taken(taken)  # it may wait
                 if self.subscriptions or self.connection.closed:
                     raise Conflict("resume before anything is subscribed")
             except Refusal as refusal:
                 client.refused(self.connection, refusal, "resume", ", ".join(taken.rows))
-                resumable.give_back(taken)
                 raise
-            starts = {name: Start(row.place) for name, row in taken.rows.items() if row.place}
-            starts.update({name: Start(place) for name, place in ask.since.items() if name in taken.rows})
-            filters = {name: row.filters for name, row in taken.rows.items()}
-            self._begin_later(number, Wanted(filters, starts, taken), result_of)
 
         def work() -> None:
             try:
-                bring_back()
+                self._begin_later(number, resumable.bring_back(ask, check), result_of)
             except BaseException:  # raised again
                 resumable.resuming = False
                 raise
@@ -385,6 +384,7 @@ _DO: dict[type, Callable[..., Result | None]] = {
     Follow: MultiplexSocket._follow,
     Unfollow: MultiplexSocket._unfollow,
     Read: MultiplexSocket._read,
+    asks.Members: lambda socket, number, ask: socket.replies.later(number, lambda: socket._presence.of(ask.channel)),
     Join: MultiplexSocket._join,
     Leave: lambda socket, number, ask: socket._consumers().leave(number, ask),
     Settle: lambda socket, number, ask: socket._consumers().settle(number, ask),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
-from raiden.model.names import check_subscription, unquote
+from raiden.model.names import check_channel, check_subscription, unquote
 from raiden.model.page import Read
 from raiden.sessions.asks import (
     Answer,
@@ -19,6 +19,7 @@ from raiden.sessions.asks import (
     Join,
     Keep,
     Leave,
+    Members,
     Ping,
     Publish,
     PublishOne,
@@ -75,12 +76,16 @@ def _subscribe(ask: Subscribe) -> Needs:
         yield Need("subscribe", name, filtered=True)
     for name in ask.starts:
         yield Need("history", name, filtered=True)
+    for name in ask.presence or ():
+        yield Need("presence", name)
 
 
 def _follow(ask: Follow) -> Needs:
     yield Need("subscribe", ask.name, filtered=True)
     if ask.start is not None:
         yield Need("history", ask.name, filtered=True)
+    if ask.presence:
+        yield Need("presence", ask.name)
 
 
 def _consume(ask: Consume | Join) -> Needs:
@@ -100,6 +105,10 @@ def _read(ask: Read) -> Needs:
     yield Need("history", ask.channel, filtered=True)
 
 
+def _members(ask: Members) -> Needs:
+    yield Need("presence", ask.channel)
+
+
 def _call(ask: Call) -> Needs:
     yield Need("request", ask.message.channel)
 
@@ -117,13 +126,16 @@ def _all(ask: Any) -> Needs:
 
 
 def _show(ask: Show) -> Needs:
-    """A page of one channel is for those that manage it, or of its history, that may read it; the others, which tell of
-    all channels, are for those that manage all."""
+    """A page of one channel is for those that manage it; of its history, that may read it; of its members, that may see
+    these. The others, which tell of all channels, are for those that manage all."""
     if ask.page.startswith("channels/"):
-        name = ask.page.removeprefix("channels/")
-        is_history = name.endswith("/history")
-        channel = check_subscription(unquote(name.removesuffix("/history")))
-        yield Need("history", channel, filtered=True) if is_history else Need("manage", channel)
+        name, _, what = ask.page.removeprefix("channels/").rpartition("/")
+        if what == "history":
+            yield Need("history", check_subscription(unquote(name)), filtered=True)
+        elif what == "presence":
+            yield Need("presence", check_channel(unquote(name)))
+        else:
+            yield Need("manage", check_subscription(unquote(ask.page.removeprefix("channels/"))))
     elif ask.page not in PUBLIC_PAGES:
         yield Need("manage", "*")
 
@@ -132,5 +144,5 @@ _NEEDS: dict[type, Callable[[Any], Needs]] = {
     Reply: _nothing, Publish: _publish, Clear: _clear, Show: _show, Consume: _consume, Subscribe: _subscribe,
     PublishOne: _publish_one, Follow: _follow, Unfollow: _nothing, Read: _read, Join: _consume, Leave: _leave,
     Settle: _of_durable, Keep: _nothing, Resume: _nothing, Renew: _nothing, Ping: _nothing, Revoke: _all,
-    Disconnect: _all, Call: _call, Serve: _serve, Take: _serve, Unserve: _nothing, Answer: _nothing,
+    Disconnect: _all, Members: _members, Call: _call, Serve: _serve, Take: _serve, Unserve: _nothing, Answer: _nothing,
 }  # fmt: skip

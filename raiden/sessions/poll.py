@@ -13,6 +13,7 @@ from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor
 from raiden.model.page import Gap
 from raiden.model.refusals import Unauthorized
+from raiden.presence.watches import Notice
 from raiden.protocols.heads import Repeated
 from raiden.protocols.http import Json, Request, problem_json
 from raiden.protocols.parser import MAX_PIPELINED, RequestParser
@@ -35,7 +36,8 @@ class Poll(Session):
     answers_once = True
 
     __slots__ = (
-        "answer", "early", "ends", "fields", "gaps", "max_bytes", "names", "news", "pending", "places", "ready", "wait",
+        "answer", "digests", "early", "ends", "fields", "gaps", "max_bytes", "names", "news", "pending", "places",
+        "ready", "wait",
         "waiters", "wheel",
     )  # fmt: skip
 
@@ -59,6 +61,8 @@ class Poll(Session):
         self.news = False
         self.ready = False
         self.answer = answer
+        # The digests of the members' lists that its clients know once they have its answer, where they watch these.
+        self.digests: dict[str, str] | None = None
 
     def join(self, connection: Connection, request: Request | Repeated) -> Waiter:
         waiter = Waiter(connection, request, self)
@@ -73,6 +77,9 @@ class Poll(Session):
     @property
     def clients(self) -> int:
         return len(self.waiters)
+
+    def connections(self) -> list[Connection]:
+        return [waiter.connection for waiter in self.waiters]
 
     @property
     def waits(self) -> bool:
@@ -142,6 +149,14 @@ class Poll(Session):
         # The answer leaves with the messages after the gap, in `flush`: its position is behind these already.
         self.gaps.append(encoding.gap(channel if len(self.names) > 1 else None, gap))
 
+    def presence(self, subscription: Subscription, notice: Notice) -> None:
+        if self.digests is None:
+            self.digests = {}
+        self.digests[notice.channel] = notice.digest
+        if notice.events:
+            self.pending.append(notice.encoded("poll", lambda name, what: encoding.dumps(what) + b","))
+            self.flush()
+
     def flush(self) -> None:
         self.early += self.pending
         self.pending.clear()
@@ -158,7 +173,10 @@ class Poll(Session):
                 body += b'"ends":%b,' % encoding.dumps(self.ends)
             if self.ends and not self.subscriptions and set(self.ends) == set(self.names):
                 body += b'"end":true,'
+            if self.digests is not None:
+                body += b'"presence":"%b",' % self._presence().encode()
             answer = self._json(200, b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1]), cursor)
+            self.router.polled.note(self.names, self.connections())
             waiters, self.waiters = self.waiters, {}
             self.close()
             self.early.clear()
@@ -171,6 +189,7 @@ class Poll(Session):
         self.flush()
         if waiter in self.waiters:
             answer = self._json(204, b"", self._position())
+            self.router.polled.note(self.names, [waiter.connection])
             self.leave(waiter)
             permit = waiter.connection.permit
             if permit is not None and permit.is_over:
@@ -215,12 +234,19 @@ class Poll(Session):
     def _position(self) -> str | None:
         return joined([self.places.get(name) or self.router.position(name) for name in self.names])
 
+    def _presence(self) -> str:
+        """The digests of the members' lists, in the order of the channels."""
+        digests = self.digests or {}
+        return ",".join([digests.get(name, "0" * 16) for name in self.names])
+
     def _json(self, status: int, body: bytes, cursor: str | None) -> Json:
         fields = self.fields
         if cursor is not None:
             fields = {**fields, "Raiden-Cursor": cursor}
         if self.gaps:
             fields = {**fields, "Raiden-Recovered": "false"}
+        if self.digests is not None:
+            fields = {**fields, "Raiden-Presence": self._presence()}
         return Json(status, body, tuple(fields.items()))
 
 

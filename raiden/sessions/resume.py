@@ -7,7 +7,7 @@ back in one round trip, on any node; it knows better what it got last, and may s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from raiden.delivery.table import Subscription
@@ -15,18 +15,21 @@ from raiden.history.client import History
 from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.message import Cursor
 from raiden.model.page import Start
-from raiden.model.refusals import NotFound
+from raiden.model.refusals import NotFound, Refusal
 from raiden.router import Router
+from raiden.sessions.asks import Resume
 from raiden.sessions.kept import Held, Row, Taken
 
 
 class Wanted(NamedTuple):
     """Subscriptions that a command asks for, by name: their filters, and the starts of those with some of their past.
-    ``taken`` is the session that they are of, if any."""
+    ``taken`` is the session that they are of, if any. Of channels that are ``watched``, the client is told who joins
+    and leaves."""
 
     filters: Mapping[str, Filters]
     starts: Mapping[str, Start]
     taken: Taken | None = None
+    watched: Sequence[str] = ()
 
 
 class Places:
@@ -158,6 +161,19 @@ class Resumable:
         if taken is None:
             raise NotFound("no such session, or it is over: subscribe anew")
         return taken
+
+    def bring_back(self, ask: Resume, check: Callable[[Taken], None]) -> Wanted:
+        """Take a session, and return the subscriptions to make; where ``check`` refuses that, it is given back. Waits;
+        raises what `take` raises."""
+        taken = self.take(ask.session)
+        try:
+            check(taken)
+        except Refusal:
+            self.give_back(taken)
+            raise
+        starts = {name: Start(row.place) for name, row in taken.rows.items() if row.place}
+        starts.update({name: Start(place) for name, place in ask.since.items() if name in taken.rows})
+        return Wanted({name: row.filters for name, row in taken.rows.items()}, starts, taken)
 
     def give_back(self, taken: Taken) -> None:
         """Give a session back that was not brought back."""

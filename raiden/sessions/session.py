@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
@@ -21,11 +21,13 @@ from raiden.model.filters import Filters
 from raiden.model.message import EARLIEST, Cursor
 from raiden.model.page import Gap
 from raiden.model.refusals import Refusal
+from raiden.presence.watches import Notice
 from raiden.protocols.heads import Repeated
 from raiden.protocols.http import Request
 from raiden.protocols.parser import RequestParser
 from raiden.router import Router
 from raiden.sessions.asks import Subscribe
+from raiden.sessions.client import Client
 from raiden.sessions.in_band import InBand, Told, joined
 from raiden.sessions.over import CHANGED, DISCONNECTED, EXPIRED, Over, refused
 from raiden.sessions.recovery import Batch, Beginning, Recovery
@@ -39,31 +41,6 @@ WARNING = 30.0
 
 # The gap reported to a subscriber who asks for the past of a channel that keeps none.
 NO_HISTORY = Gap("", 0, 0)
-
-
-class Client(Protocol):
-    """The receiver of a connection's events from its door: a `Lasting` session, or the `Waiter` of a long-poll."""
-
-    def receive(self, data: bytes) -> None:
-        """The peer has sent these bytes."""
-
-    def tick(self) -> None:
-        """The connection is due."""
-
-    def drain(self) -> None:
-        """The node stops: tell the client to come back."""
-
-    def over(self, reason: Over) -> None:
-        """End what the client has, for this reason."""
-
-    def remove(self, name: str) -> None:
-        """End what the client has of a channel, or of a pattern."""
-
-    def overflow(self) -> None:
-        """The client reads too slowly: end the connection."""
-
-    def close(self) -> None:
-        """The connection is gone."""
 
 
 class Session:
@@ -164,6 +141,14 @@ class Session:
         """Tell the client that the channel has come to its end. A subscription to that channel alone is over."""
         raise NotImplementedError
 
+    def connections(self) -> Sequence[Connection]:
+        """The connections of its clients."""
+        raise NotImplementedError
+
+    def presence(self, subscription: Subscription, notice: Notice) -> None:
+        """Tell the client who is at a channel, joins and leaves it."""
+        raise NotImplementedError
+
     def fail(self) -> None:
         """End the connection, because promised messages can't be had: the client comes back."""
         raise NotImplementedError
@@ -199,6 +184,13 @@ class Lasting(Session):
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
         super().subscribe(name, encode, filters, sink or self.connection)
+
+    def connections(self) -> Sequence[Connection]:
+        return (self.connection,)
+
+    def presence(self, subscription: Subscription, notice: Notice) -> None:
+        if notice.events:
+            self.connection.send(notice.encoded(self.in_band, self.in_band.presence))
 
     def replay(self, subscription: Subscription, recovery: Recovery) -> None:
         """Send the missed messages of a channel, as fast as the peer reads them, then attach, unless the subscription

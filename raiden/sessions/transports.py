@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from raiden.access.rates import Rates
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
+from raiden.presence.presence import Presence
 from raiden.protocols.http import Json
 from raiden.protocols.limits import HttpLimits
 from raiden.protocols.unfinished import Unfinished
@@ -29,7 +30,7 @@ class Transports:
 
     def __init__(
         self, router: Router, wheel: Wheel, limits: HttpLimits, unfinished: Unfinished, bells: Bells,
-        exchange: Exchange, rates: Rates, answer: Callable[[Iterable[Waiter], Json], None],
+        exchange: Exchange, rates: Rates, presence: Presence, answer: Callable[[Iterable[Waiter], Json], None],
     ) -> None:  # fmt: skip
         self._router = router
         self._wheel = wheel
@@ -38,6 +39,7 @@ class Transports:
         self._bells = bells
         self._exchange = exchange
         self._rates = rates
+        self._presence = presence
         self._answer = answer
 
     def session(self, connection: Connection, ask: Subscribe) -> Session:
@@ -63,7 +65,8 @@ class Transports:
         if not ask.names:
             return MultiplexSocket(
                 connection, self._router, self._wheel, limits.keepalive, core, bells=self._bells,
-                exchange=self._exchange, rates=self._rates, max_subscriptions=limits.max_subscriptions,
+                exchange=self._exchange, rates=self._rates, presence=self._presence,
+                max_subscriptions=limits.max_subscriptions,
                 session_window=limits.session_window, max_message=limits.max_message,
             )  # fmt: skip
         return Socket(

@@ -22,6 +22,7 @@ from raiden.connections import client
 from raiden.connections.connection import Connection, Gone, Overflow
 from raiden.connections.door import Door
 from raiden.model.refusals import Unauthorized
+from raiden.presence.presence import Presence
 from raiden.protocols import zmtp
 from raiden.protocols.curve import Curve
 from raiden.protocols.zmtp import Event, Failed, Peer, Reply, Zmtp
@@ -211,6 +212,7 @@ class ZmqGateway(Service):
         self.gate = gate
         self.limits = limits
         self._common = Common(router, stats, limits, permits, rates, exchange)
+        self.add(Presence(router, limits))
         self._heartbeat = heartbeat
         self._doors = {name: self.DOORS[name](listener, gate, self._common) for name, listener in listeners.items()}
         for door in self._doors.values():

@@ -43,6 +43,8 @@ class ZmqLimits:
     max_unfinished: int = 1 << 28
     zmq_max_topics: int = 1000
     keepalive: float = 25.0
+    max_presence: int = 1000
+    presence_linger: float = 5.0
 
 
 class Common:

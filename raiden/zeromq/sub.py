@@ -230,6 +230,9 @@ class Subscriber(ZmqSession):
         if end.message is not None and end.message.is_empty_end:
             subscription.sink.pending.append(DELIVERY(end.message))
 
+    def connections(self) -> tuple[Connection]:
+        return (self.connection,)
+
     def close(self) -> None:
         for subscription in self._subscriptions.values():
             self.common.router.unsubscribe(subscription)

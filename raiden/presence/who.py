@@ -1,0 +1,43 @@
+"""Who is at a channel, in the whole cluster: all workers are asked, and nothing is kept in a store.
+
+A worker can't be asked that does not answer, or whose node is suspected. The members of its last answer are told as
+unsure.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+from raiden.backend import Backend
+from raiden.delivery.questions import Questions, to_workers
+from raiden.presence.members import Part, Remembered, answer
+from raiden.protocols.limits import PresenceLimits
+
+KIND: Final = b"present"
+# Channels that are asked about with one question.
+AT_ONCE: Final = 16
+# Seconds for which the last answer of a worker is told that can't be asked; members in all of those that are kept.
+REMEMBER: Final = 60.0
+REMEMBERED: Final = 20_000
+
+
+class Who:
+    """The questions of a worker who is at channels. `of` waits for answers, and raises TooManyQuestions."""
+
+    def __init__(self, backend: Backend, limits: PresenceLimits) -> None:
+        self._backend = backend
+        self._limits = limits
+        self._questions = Questions(to_workers(backend, KIND, everywhere=True), at_once=AT_ONCE)
+        self._remembered = Remembered(seconds=REMEMBER, most=REMEMBERED)
+
+    def of(self, channel: str) -> dict[str, Any]:
+        """Who is at a channel: its members, as clients are told of them."""
+        parts = {str(worker): Part.of(value) for worker, value in self._questions.ask(channel)}
+        workers = self._backend.all_workers()
+        now = time.time()
+        missing = [worker for worker in workers if worker not in parts]
+        told = {worker: part if workers.get(worker, True) else part.unsure() for worker, part in parts.items()}
+        told |= self._remembered.missing(channel, missing, now)
+        self._remembered.note(channel, parts, workers, now)
+        return answer(channel, told.values(), most=self._limits.max_presence, complete=not missing)
