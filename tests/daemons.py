@@ -30,16 +30,17 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T], what: str, timeout: float = PATIENCE, *, every: float = 0.01) -> T:
-    """Poll until the condition is true and return what it returned. Asking a node takes milliseconds of it: what comes
-    after seconds is asked for less often, ``every`` so many seconds."""
-    deadline = time.monotonic() + timeout
+    """Poll until the condition is true and return what it returned. To ask costs milliseconds, often of all processes
+    of a node: so a pause is a tenth of what was waited, at least ``every`` so many seconds, at most a tenth of one."""
+    begun = time.monotonic()
     pause = threading.Event()
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"not within {timeout} s: {what}"
-        pause.wait(every)
+        waited = time.monotonic() - begun
+        assert waited < timeout, f"not within {timeout} s: {what}"
+        pause.wait(max(every, min(waited / 10, 0.1)))
 
 
 def environment(root: Path = ROOT) -> dict[str, str]:

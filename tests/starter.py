@@ -43,12 +43,13 @@ class Started:
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, or the negative number of the signal that has ended it; raises TimeoutExpired."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        begun = time.monotonic()
         pause = threading.Event()
         while (code := self.poll()) is None:
-            if deadline is not None and time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
-            pause.wait(0.01)
+            waited = time.monotonic() - begun
+            if timeout is not None and waited > timeout:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            pause.wait(max(0.01, min(waited / 10, 0.1)))
         return code
 
     def send_signal(self, number: int) -> None:

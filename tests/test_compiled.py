@@ -55,7 +55,7 @@ def make(folder: Path) -> str:
         install_compiled(folder, OPTIMIZE)
     except subprocess.CalledProcessError as error:
         return f"{error}\n{error.stderr}"
-    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "tests", folder / "tests")  # with its bytecode
     for name in ("pyproject.toml", "build"):
         (folder / name).symlink_to(ROOT / name)
     return MADE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from raiden.http.control import is_control
 from raiden.node import config
 from raiden.node.config import ConfigError
 from tests.certificates import NAME, Authority
-from tests.daemons import Daemon, Stream, command, environment
+from tests.daemons import Daemon, Stream, command, run
 from tests.tokens import API_KEYS, JWT_KEYS, KEY, bearer, token
 
 JSON = {"Content-Type": "application/json"}
@@ -51,7 +50,7 @@ def test_pages_for_those_who_look_after_the_node(start: Callable[..., Daemon]) -
             assert control.request(method, path, "1", JSON)[0] == 404, path
     assert control.request("GET", "/-/metrics", headers={"Host": "evil.example"})[0] == 421
     words = command("nodes", data_dir=node.folder, control_port=control.port, http_port=1)
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=True)
+    done = run(words)
     assert done.stdout.startswith("ADDRESS")
 
 

@@ -23,7 +23,7 @@ import pytest
 from raiden.history.sqlite import Sqlite
 from raiden.model.chain import ROOT_DIGITS
 from raiden.model.message import Cursor
-from tests.daemons import ROOT, Daemon, Stream, command, environment, wait_for
+from tests.daemons import ROOT, Daemon, Stream, command, environment, run, wait_for
 
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -177,7 +177,7 @@ def test_synced_is_flushed_before_the_answer(start: Callable[..., Daemon], tmp_p
 def refused(folder: Path, **settings: Any) -> str:
     """What a node says that can't start; it must end by itself, and leave no process."""
     argv = command(data_dir=folder, **{"http_port": 0, "backend_port": 0, **settings})
-    process = subprocess.run(argv, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=30)
+    process = run(argv)
     assert process.returncode == 1 and "Traceback" not in process.stderr, process.stderr
     last = process.stderr.splitlines()[-1]
     assert last.startswith("raiden: "), process.stderr
@@ -234,13 +234,12 @@ def test_nobody_else_may_hold_a_node_s_locks(tmp_path: Path) -> None:
         (folder / name).touch(mode=0o644)
         (folder / name).chmod(0o644)
     argv = command("start", data_dir=folder, http_port=0, backend_port=0)
-    subprocess.run(argv, check=True, env=environment(), cwd=ROOT, timeout=30, capture_output=True)
+    assert run(argv).returncode == 0
     try:
         modes = {name: (folder / name).stat().st_mode & 0o777 for name in ("history.lock", "raiden.pid")}
         assert modes == {"history.lock": 0o600, "raiden.pid": 0o600}
     finally:
-        stop = command("stop", data_dir=folder)
-        subprocess.run(stop, check=True, env=environment(), cwd=ROOT, timeout=30, capture_output=True)
+        assert run(command("stop", data_dir=folder)).returncode == 0
 
 
 @pytest.mark.parametrize("name", ["history.lock", "raiden.pid"])
@@ -252,7 +251,7 @@ def test_a_link_in_place_of_a_lock_is_not_followed(tmp_path: Path, name: str) ->
     target.write_text("untouched")
     (folder / name).symlink_to(target)
     argv = command(*(["start"] if name == "raiden.pid" else []), data_dir=folder, http_port=0, backend_port=0)
-    process = subprocess.run(argv, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=30)
+    process = run(argv)
     assert process.returncode == 1 and "symbolic link" in process.stderr and "Traceback" not in process.stderr
     assert target.read_text() == "untouched"
 

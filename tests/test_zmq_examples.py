@@ -23,7 +23,8 @@ import pytest
 import zmq
 from websockets.sync.client import connect
 
-from tests.daemons import ROOT, Daemon, command, environment, post, wait_for
+from tests import daemons
+from tests.daemons import ROOT, Daemon, command, post, wait_for
 from tests.stores import RedisServer
 
 EXAMPLES = ROOT / "examples" / "zmq"
@@ -191,7 +192,8 @@ class Keyed:
 def keygen(path: Path, data_dir: Path) -> str:
     """Make a key; its public half."""
     argv = command("keygen", str(path), data_dir=data_dir)
-    made = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment(), cwd=ROOT)
+    made = daemons.run(argv)
+    assert made.returncode == 0, made.stderr
     return made.stdout.strip()
 
 

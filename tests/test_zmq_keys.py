@@ -16,7 +16,7 @@ import zmq
 
 from raiden.node import config
 from tests import daemons
-from tests.daemons import ROOT, Daemon, environment, wait_for
+from tests.daemons import Daemon, wait_for
 from tests.zeromq import (
     BYTES,
     GREETING,
@@ -434,7 +434,7 @@ def test_a_reload_with_bad_keys_changes_nothing(guarded: Guarded) -> None:
 
 def run(folder: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
     words = daemons.command(*arguments, data_dir=folder, **{"http_port": 0, "backend_port": 0, **settings})
-    return subprocess.run(words, capture_output=True, text=True, env=environment(), cwd=ROOT, timeout=60)
+    return daemons.run(words)
 
 
 GOOD = {"name": "a", "publish": ["*"]}

@@ -9,7 +9,6 @@ import random
 import signal
 import socket
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from raiden.access import keys
 from raiden.backbone.frames import ANSWER, ASK, BEATS, HELLO, INBOX, NONCE, REPORTS, ROSTER, VERSION, to_frame
 from raiden.backbone.roster import Beat
 from raiden.model.message import Kind, Message
-from tests.daemons import Daemon, Stream, command, environment, wait_for
+from tests.daemons import Daemon, Stream, command, run, wait_for
 
 Start = Callable[..., Daemon]
 
@@ -212,7 +211,7 @@ def test_nodes_for_people(start: Start, tmp_path: Path) -> None:
     connected(first, second)
     wait_for(lambda: rows(first)[1]["lag"], "the lag is known")
     words = command("nodes", data_dir=tmp_path, http_port=first.port)
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=60)
+    done = run(words)
     head, own, other = done.stdout.splitlines()
     assert head.split()[:3] == ["ADDRESS", "STATE", "VERSION"]
     assert own.split()[:2] == [address(first), "self"]
@@ -220,14 +219,14 @@ def test_nodes_for_people(start: Start, tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         words = command("nodes", data_dir=tmp_path, http_port=unused.getsockname()[1])
-        done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=60)
+        done = run(words)
     assert done.returncode == 1 and done.stderr.startswith("raiden: no node answers at 127.0.0.1")
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         words = command(data_dir=tmp_path, http_port=0, backend_port=taken.getsockname()[1])
-        done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=60)
+        done = run(words)
     assert done.returncode == 1
     assert "raiden: backbone: cannot listen" in done.stderr and "set backend_host or backend_port" in done.stderr, (
         done.stderr
@@ -311,7 +310,7 @@ def test_an_intruder_gets_nothing_and_injects_nothing(keyed: Keyed, has_key: boo
 def test_without_keys_only_loopback(tmp_path: Path) -> None:
     def check(**settings: Any) -> str:
         words = command("check", data_dir=tmp_path, **settings)
-        done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=60)
+        done = run(words)
         return done.stdout + done.stderr
 
     assert "open_backbone = True" in check(backend_host="10.0.0.1")
