@@ -168,6 +168,8 @@
 # max_subscriptions = 128
 # Of durable subscriptions, per worker. [reload]
 # max_consumers = 2000
+# Streaming publishes, per worker. [reload]
+# max_streams = 1000
 # That clients of a worker wait for servers to answer. [reload]
 # max_requests = 10000
 # Members of a channel that presence lists; of more only the number. [reload]
@@ -211,6 +213,8 @@
 # request_timeout = 30.0
 # Between the requests of a connection. [reload]
 # idle_timeout = 75.0
+# Without a byte of a streaming publish. [reload]
+# stream_timeout = 120.0
 
 # The ZeroMQ doors; docs/zeromq.md explains
 

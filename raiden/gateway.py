@@ -20,7 +20,7 @@ from raiden.delivery.table import TooManyChannels
 from raiden.history.store import StoreFailed
 from raiden.hooks.delegate import Delegate
 from raiden.hooks.guest import Guest
-from raiden.http import counted, credentials, delegated
+from raiden.http import counted, credentials, delegated, ended
 from raiden.http.audited import managed
 from raiden.http.calling import Calling
 from raiden.http.channel_builders import host_path, path
@@ -32,6 +32,7 @@ from raiden.http.publishing import ACCEPTED, Publishing
 from raiden.http.reader import AT_ONCE, Reader
 from raiden.http.reserved import Reserved
 from raiden.http.revoking import Ending, Revoking
+from raiden.http.streaming import Streaming
 from raiden.model.refusals import Refusal, TooFast, Unauthorized, Unavailable
 from raiden.presence.presence import Presence
 from raiden.protocols.heads import Heads, Repeated
@@ -42,7 +43,7 @@ from raiden.requests.exchange import Exchange
 from raiden.router import Router
 from raiden.runtime.service import Service
 from raiden.runtime.stats import Stats
-from raiden.sessions import costs, durable
+from raiden.sessions import asks, costs, durable
 from raiden.sessions.asks import Answer as AnswerTo
 from raiden.sessions.asks import Ask, Call, Clear, Consume, Disconnect, Publish, Reply, Revoke, Show, Subscribe, Take
 from raiden.sessions.attending import attend, watch
@@ -113,6 +114,7 @@ class Gateway(Service):
         self.calling = Calling(door, exchange)
         self._presence = Presence(router, limits)
         self.add(self._presence)
+        self.streaming = Streaming(door, router.publisher, limits, rates)
         self._transports = Transports(
             router, door.wheel, limits, door.unfinished, self._bells, exchange, rates, self._presence,
             door.answer_polls,
@@ -178,6 +180,8 @@ class Gateway(Service):
             self._subscribe(connection, request, plan)
         elif isinstance(ask, Consume):
             self.door.serve_waiting(connection, request, lambda connection, _: self._consume(connection, ask))
+        elif isinstance(ask, asks.PublishLines):
+            self.streaming.begin(connection, request, ask)
         elif isinstance(ask, Call | Take | AnswerTo):
             return self.calling.do(connection, request, ask)
         elif isinstance(ask, Clear):
@@ -301,7 +305,7 @@ class Gateway(Service):
         except TooManyChannels as error:
             session.close()
             raise ask.refused(error) from None
-        is_quick = not whole and ask.presence is None and not self._is_over(ask)
+        is_quick = not whole and ask.presence is None and not ended.is_over(self.router, ask)
         if is_quick and Beginning.is_known(self.router, ask.names, ask.starts):
             # The hot path of clients that come back.
             self._open(connection, request, ask, session, client, self._known(ask, session))
@@ -327,9 +331,9 @@ class Gateway(Service):
                 session.close()
                 return None
             told = _told(ask, beginning)
-            if self._is_over(ask, beginning):
+            if ended.is_over(self.router, ask, beginning):
                 session.close()
-                return _over(told)
+                return ended.answer(told)
             self._open(connection, request, ask, session, client, told)
             attend(session, self._presence, watched, ask.presence)
             session.begin(beginning)
@@ -358,29 +362,10 @@ class Gateway(Service):
         if self.door.draining and connection.session is client:
             client.drain()
 
-    def _is_over(self, ask: Subscribe, beginning: Beginning | None = None) -> bool:
-        """Whether a stream would begin behind the end of all its channels. A browser's EventSource comes back again and
-        again, unless the answer is 204 (the HTML standard, section 9.2.2)."""
-        if ask.transport not in ("stream", "event") or not ask.starts:
-            return False
-        for name, start in ask.starts.items():
-            end = self.router.at_end(name)
-            place = start.cursor if beginning is None else beginning.place(name)
-            if end is None or place is None or place.place != end.place:
-                return False
-        return True
-
     def _known(self, ask: Subscribe, session: Session) -> Told:
         """The beginning that a subscriber is told that misses nothing, and waits for nothing."""
         position = None if session.answers_once else joined([self.router.position(name) for name in ask.names])
         return Told(position, True if ask.starts else None)
-
-
-def _over(told: Told) -> webob.Response:
-    """The answer where nothing follows."""
-    response = webob.Response(status=204, content_type=None)
-    response.headers.update({**told.fields(), "Raiden-End": "true"})
-    return response
 
 
 def _told(ask: Subscribe, beginning: Beginning) -> Told:

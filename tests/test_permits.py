@@ -174,6 +174,7 @@ BATCH = {"Content_Type": "application/x-ndjson"}
 TO_MANY = '{"channels": ["CHANNEL"], "data": 1}'
 # Doors by which something is published: what is refused is not there afterwards.
 PUBLISHING: dict[str, Door] = {
+    "streaming publish": by_http("POST", "/CHANNEL?_stream=1", "1"),
     "publish": by_http("POST", "/CHANNEL", "1", Content_Type="application/json"),
     "publish a batch": by_http("POST", "/CHANNEL", "1\n2", **BATCH),
     "publish text": by_http("POST", "/CHANNEL", "a", Content_Type="text/plain"),

@@ -12,7 +12,7 @@ from raiden.http import counted
 from raiden.http.door import Answer, HttpDoor
 from raiden.model.refusals import Refusal, Unavailable, attempt
 from raiden.protocols.http import Request
-from raiden.sessions.asks import Ask, Subscribe
+from raiden.sessions.asks import Ask, PublishLines, Subscribe
 from raiden.sessions.decisions import judge
 
 
@@ -25,8 +25,8 @@ def serve(
     decision = judge(guest, ask)
     if rates.on:
         counted.count(rates, connection, ask)
-    is_socket = isinstance(ask, Subscribe) and ask.transport == "websocket"
-    if decision is None and not is_socket:
+    asks_more = isinstance(ask, PublishLines) or (isinstance(ask, Subscribe) and ask.transport == "websocket")
+    if decision is None and not asks_more:
         return do(connection, request, ask)
     connection.permit = guest
     if isinstance(ask, Subscribe) and ask.transport != "poll":

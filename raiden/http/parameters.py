@@ -40,6 +40,7 @@ SUBSCRIBE = frozenset(
 DURABLY = frozenset({"_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"})
 NOT_DURABLY = frozenset({"_last", "_wrap", "_raw", "_presence"})
 HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
+STREAM = frozenset({"_stream"})
 CHANNELS = frozenset({"_prefix", "_after", "_limit"})
 DURABLES = frozenset({"_prefix", "_channel", "_durable", "_after", "_limit"})
 # The parameters of a request that a server answers, of taking one, and of an answer.

@@ -10,7 +10,7 @@ from typing import Final
 import webob
 
 from raiden.history.conditions import ANYWHERE
-from raiden.http import accept, calls, front_page, headers, managing, parameters
+from raiden.http import accept, calls, front_page, headers, lines, managing, parameters
 from raiden.http.channel_builders import path
 from raiden.http.origins import Origins
 from raiden.http.reserved import Reserved
@@ -78,6 +78,8 @@ class Reader:
             if method == "POST" and calls.is_call(pairs):
                 channel = check_channel(self.channel_builder(request))
                 return calls.call(request, channel, pairs, self.limits.max_message)
+            if method == "POST" and lines.is_streamed(pairs):
+                return lines.read(request, check_channel(self.channel_builder(request)), self.channels)
             parameters.check(pairs, parameters.NONE)
         elif target == "/" and _wants_page(request, always=self.channel_builder is path):
             return Reply(front_page.response())
@@ -123,8 +125,8 @@ class Reader:
         if ends and not request.raw_body:
             is_batch, messages = False, [payload.end_of(channel)]
         elif is_batch:
-            lines = payload.batch(request.raw_body, limits.max_batch, limits.max_message)
-            messages = [Message(channel, Kind.JSON, line) for line in lines]
+            batch = payload.batch(request.raw_body, limits.max_batch, limits.max_message)
+            messages = [Message(channel, Kind.JSON, line) for line in batch]
             if self.channels is not None:
                 payload.check_batch(len(messages), self.channels.of(channel).most_at_once)
         else:

@@ -25,6 +25,11 @@ _CODECS = {alias: codec for codec, aliases in _ALIASES.items() for alias in alia
 _MARKS = (codecs.BOM_UTF16_BE, codecs.BOM_UTF16_LE)
 
 
+def has_lines(charset: str) -> bool:
+    """Whether a line break is one byte in texts of this charset."""
+    return not _CODECS.get(charset.lower(), "").startswith("utf-16")
+
+
 def to_utf8(text: bytes, charset: str) -> bytes:
     """A text in UTF-8. Raises LookupError for a charset that is not one of `NAMES`, UnicodeError for bytes that are no
     text of it. UTF-16 without a byte order mark is big-endian (RFC 2781 section 4.3)."""

@@ -43,6 +43,13 @@ def is_json(content_type: str) -> bool:
     return _type(content_type).form == "json"
 
 
+def form_of(content_type: str) -> tuple[str, str]:
+    """The form of bodies of this type (json, text, form, batch, bytes, or none), and their charset; raises
+    InvalidPayload."""
+    found = _type(content_type)
+    return found.form, found.charset
+
+
 def of_type(content_type: str, body: bytes, max_message: int) -> tuple[int, bytes]:
     """The kind and payload of the one message in a body of this type; raises InvalidPayload and TooLarge."""
     kind, data = _of_type(_type(content_type), body)
@@ -55,7 +62,7 @@ def _of_type(content_type: _Type, body: bytes) -> tuple[int, bytes]:
     if form == "json":
         return Kind.JSON, json_payload(body)
     if form == "text":
-        return Kind.TEXT, _text(body, content_type.charset)
+        return Kind.TEXT, text(body, content_type.charset)
     if form == "form":
         if _BEGINNING.match(body):
             raise InvalidPayload(f"this is no form: {_USE_JSON}")
@@ -160,7 +167,8 @@ def _fields(body: bytes) -> dict[str, str | list[str]]:
         raise InvalidPayload("the form is not UTF-8") from None
 
 
-def _text(body: bytes, charset: str) -> bytes:
+def text(body: bytes, charset: str) -> bytes:
+    """A text in UTF-8; raises InvalidPayload."""
     try:
         return charsets.to_utf8(body, charset)
     except LookupError:

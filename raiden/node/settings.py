@@ -135,6 +135,7 @@ class Settings:
     max_connections_per_address: int = _setting(15_000, "per worker and client address", reload=True, least=1)
     max_subscriptions: int = _setting(128, "per connection; also channels of one publish", reload=True, least=1)
     max_consumers: int = _setting(2000, "of durable subscriptions, per worker", reload=True, least=1)
+    max_streams: int = _setting(1000, "publishes of a worker's clients that are streaming", reload=True, least=1)
     max_requests: int = _setting(
         10_000, "open requests of a worker's clients, which servers answer", reload=True, least=1
     )
@@ -168,6 +169,7 @@ class Settings:
     )
     request_timeout: float = _setting(30.0, "from a request's first byte to its last", reload=True, least=0.1)
     idle_timeout: float = _setting(75.0, "between the requests of a connection", reload=True, least=0.1)
+    stream_timeout: float = _setting(120.0, "without a byte of a streaming publish", reload=True, least=0.1)
     zmq_host: str = _setting("127.0.0.1", "address of the ZeroMQ doors; without zmq_key only this machine's")
     zmq_sub_port: int | None = _setting(None, "the door for SUB; None: closed, 0: the kernel chooses")
     zmq_push_port: int | None = _setting(None, "the door for PUSH")

@@ -83,6 +83,20 @@ class Request(webob.Request):
         return self.environ["raiden.body"]
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether its body is not there yet, but comes in pieces behind it."""
+        return self.environ.get("raiden.streamed", False)
+
+    def is_whole(self) -> None:
+        """The body of a streamed request has come: the connection goes on, if the client wants that."""
+        self.environ["raiden.keep_alive"] = self.environ.get("raiden.goes_on", self.keep_alive)
+
+    @property
+    def waits_for_leave(self) -> bool:
+        """Whether the client of a streamed request waits for leave to send its body."""
+        return self.environ.get("raiden.waits", False)
+
+    @property
     def websocket_key(self) -> str:
         """The key of a handshake."""
         return self.fields.get("sec-websocket-key", "")

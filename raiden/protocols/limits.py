@@ -31,6 +31,7 @@ class HttpLimits:
     max_connections_per_address: int = 15_000
     max_subscriptions: int = 128
     max_consumers: int = 2000
+    max_streams: int = 1000
     max_outbox: int = 4 << 20
     max_ws_message: int = 1 << 20
     max_unfinished: int = 1 << 28
@@ -38,6 +39,7 @@ class HttpLimits:
     session_window: float = 120.0
     request_timeout: float = 30.0
     idle_timeout: float = 75.0
+    stream_timeout: float = 120.0
     keepalive: float = 25.0
     max_presence: int = 1000
     presence_linger: float = 5.0

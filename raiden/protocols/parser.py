@@ -2,8 +2,9 @@
 
 `RequestParser.feed` yields an event for everything that the bytes completed: `Request`s, `Repeated` ones among them,
 `CONTINUE` where the client waits for leave to send its body, and as the last event an `HttpError` where the bytes are
-no HTTP; then nothing more may be fed. llhttp (httptools) parses, in its strict mode; all that it does not check, and
-every limit, is checked here.
+no HTTP; then nothing more may be fed. A request whose body is a stream (`Request.is_streamed`) comes when its head has;
+its body follows in pieces, as bytes, and then `END`. llhttp (httptools) parses, in its strict mode; all that it does
+not check, and every limit, is checked here.
 
 The caller may stop after any event. The remaining bytes stay as they are, and no request is made of them before it is
 asked for: of a client that sends thousands of requests at once one is parsed, and the others cost only their bytes. To
@@ -17,14 +18,16 @@ from typing import Final
 
 import httptools
 
+from raiden.protocols import framing
 from raiden.protocols.heads import Heads, Repeated
-from raiden.protocols.hosts import MAX_LENGTH
 from raiden.protocols.http import HttpError, Request, environ
 from raiden.protocols.limits import HttpLimits
-from raiden.protocols.targets import absolute, is_host
+from raiden.protocols.targets import absolute
 from raiden.protocols.unfinished import FULL, Full, Share, Unfinished
 
 CONTINUE = object()
+# The end of the body of a request that is streamed.
+END = object()
 # Bytes that may wait behind a request that is under way, besides those of one more read.
 MAX_PIPELINED: Final = 16384
 
@@ -33,6 +36,8 @@ _HEAD: Final = 1
 _BODY: Final = 2
 # Bytes that a header field takes besides its text, and once more when it is also kept by its name.
 FIELD: Final = 160
+# The parameter of a POST whose body is a stream of messages.
+STREAM: Final = b"_stream=1"
 # The end of a head, and of a body in chunks.
 _END: Final = b"\r\n\r\n"
 
@@ -58,6 +63,7 @@ class RequestParser:
         "_share",
         "_size",
         "_state",
+        "_streamed",
         "_unfinished",
         "_url",
     )
@@ -85,6 +91,8 @@ class RequestParser:
         self._headers: list[tuple[str, str]] = []
         self._fields: dict[str, str] = {}
         self._body: bytearray | None = None
+        # Whether the body is passed on as it comes.
+        self._streamed = False
         # The length of the body, if the head says so.
         self._length = 0
         self._size = 0
@@ -199,7 +207,7 @@ class RequestParser:
                 head = piece if piece.endswith(_END) else b""
             self._at = end
             self._parse(piece)
-            if head and self._events and isinstance(self._events[-1], Request):
+            if head and self._events and isinstance(self._events[-1], Request) and not self._streamed:
                 self._heads.remember(head, self._events[-1], self._limits.max_header - self._head_size)
 
     def _parse(self, piece: bytes) -> None:
@@ -211,11 +219,19 @@ class RequestParser:
             self._at -= len(piece) - int(upgrade.args[0])
             self._upgrade(parser)
         except httptools.HttpParserError as error:
+            self._pass_on()
             self._events.append(self._refusal(error))
+        self._pass_on()
         if not self._events and (self._state == _HEAD or (self._state, self._body_size) == (state, body_size)):
             self._count(len(piece))
         if self._state == _IDLE:
             self._parser = None
+
+    def _pass_on(self) -> None:
+        """Pass on the piece of a streamed body that has come."""
+        if self._streamed and self._body:
+            self._events.append(bytes(self._body))
+            self._body.clear()
 
     def _holds(self) -> bool:
         """Whether the part of a request that has come may wait for the rest."""
@@ -294,6 +310,7 @@ class RequestParser:
         value = value or b""
         if self._state != _HEAD:
             self._body_size += len(name) + len(value)  # a trailer: counted, then ignored
+            self._size += len(name) + len(value)
             self._check_body()
             return
         # llhttp leaves the white space after a value, which is not part of it (RFC 9110 section 5.5).
@@ -309,45 +326,27 @@ class RequestParser:
         self._head_size = self._body_size
         self._body_size = self._size = 0
         assert self._parser is not None
-        version = self._parser.get_http_version()
         fields = self._fields
-        doubled = ""
-        for name, value in self._headers:
-            name = name.lower()
-            if name in fields and name in ("host", "content-length", "transfer-encoding", "expect"):
-                doubled = name
-            fields[name] = value
-        if doubled:
-            raise HttpError(400, f"more than one {doubled} field: send one", close=True)
-        if version not in ("1.0", "1.1"):
-            raise HttpError(505, "this server speaks HTTP/1.1 and HTTP/1.0", close=True)
-        host = fields.get("host")
-        if (version == "1.1" and not host) or (host and not (len(host) <= MAX_LENGTH and is_host(host))):
-            raise HttpError(400, "HTTP/1.1 needs one valid Host field, like 'Host: localhost:8088'", close=True)
-        authority = absolute(self._url)[0]
-        if authority:
-            # "MUST ignore the received Host header field (if any) and instead use the host information of the
-            # request-target" (RFC 9112 section 3.2.2).
-            fields["host"] = authority.decode("latin-1")
-            if not (len(authority) <= MAX_LENGTH and is_host(fields["host"])):
-                raise HttpError(
-                    400, "the host of the request target is none: write it like 'localhost:8088'", close=True
-                )
-        coding = fields.get("transfer-encoding")
-        if coding is not None:
-            if version == "1.0":
-                raise HttpError(400, "HTTP/1.0 has no Transfer-Encoding: use Content-Length", close=True)
-            if coding.lower() != "chunked":
-                raise HttpError(501, "the only transfer coding served is 'chunked'", close=True)
-        length = self._length = int(fields.get("content-length") or 0)
-        if length > self._limits.max_body:
+        length = framing.check(self._headers, fields, self._parser.get_http_version(), absolute(self._url)[0])
+        self._length = length
+        # With an offer to upgrade, llhttp takes the head for the whole request, which will be read again without it.
+        self._streamed = (
+            self._parser.get_method() == b"POST"
+            and STREAM in self._url.partition(b"?")[2].split(b"&")
+            and "upgrade" not in fields
+        )
+        if length > self._limits.max_body and not self._streamed:
             raise self._body_too_large()
-        expect = fields.get("expect")
-        if expect is not None and version == "1.1":
-            if expect.lower() != "100-continue":
-                raise HttpError(417, "the only expectation served is '100-continue'", close=True)
-            if length or coding:
-                self._events.append(CONTINUE)
+        waits = framing.expects(fields, self._parser.get_http_version(), length)
+        if waits and not self._streamed:
+            self._events.append(CONTINUE)
+        if self._streamed:
+            request = self._request()
+            request.environ["raiden.streamed"] = True
+            request.environ["raiden.waits"] = waits
+            # While the end of the body has not come, nobody knows where the next request begins.
+            request.environ["raiden.goes_on"], request.environ["raiden.keep_alive"] = request.keep_alive, False
+            self._events.append(request)
 
     def on_body(self, body: bytes) -> None:
         self._size = 0
@@ -359,16 +358,26 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         self._state = _IDLE
-        try:
-            self._events.append(self._request())
-            self._fields = {}  # they are the request's now
-        except HttpError as error:
-            self._events.append(error)
+        if self._streamed:
+            self._pass_on()
+            self._streamed = False
+            self._fields = {}
+            self._events.append(END)
+        else:
+            try:
+                self._events.append(self._request())
+                self._fields = {}  # they are the request's now
+            except HttpError as error:
+                self._events.append(error)
         self._body = None
         self._release()
 
     def _check_body(self) -> None:
-        if self._body_size > self._limits.max_body:
+        """Raise where a body is too large; of one that is streamed, its trailer is."""
+        size, most = (
+            (self._size, self._limits.max_header) if self._streamed else (self._body_size, self._limits.max_body)
+        )
+        if size > most:
             raise self._body_too_large()
 
     def _body_too_large(self) -> HttpError:

@@ -50,6 +50,18 @@ class Publish(NamedTuple):
     at: Mapping[str, Cursor] = ANYWHERE
 
 
+class PublishLines(NamedTuple):
+    """Publish the lines of a body as they come, at most ``most`` of them together: JSON, or texts in a ``charset``. The
+    first are published only where the channel stands ``at`` a cursor, if any; ``ends``: the channel ends behind the
+    last one."""
+
+    channel: str
+    charset: str | None
+    ends: bool
+    at: Cursor | None
+    most: int
+
+
 class Clear(NamedTuple):
     """Delete a channel: its history, and its subscriptions."""
 
@@ -247,7 +259,9 @@ class Ping(NamedTuple):
     """Ask for a reply and nothing else."""
 
 
-Ask: TypeAlias = "Reply | Publish | Clear | Revoke | Disconnect | Show | Consume | Subscribe | Call | Take | Answer"
+Ask: TypeAlias = (
+    "Reply | Publish | PublishLines | Clear | Revoke | Disconnect | Show | Consume | Subscribe | Call | Take | Answer"
+)
 """The ask of a request."""
 Command: TypeAlias = (
     PublishOne | Follow | Unfollow | Read | Members | Join | Leave | Settle | Keep | Resume | Renew | Ping | Call

@@ -13,7 +13,7 @@ from raiden.hooks.verdict import Verdict
 from raiden.model.message import Message
 from raiden.model.payload import check_size
 from raiden.model.refusals import Forbidden, Refusal
-from raiden.sessions.asks import Consume, Follow, Join, Leave, Publish, PublishOne, Settle, Subscribe
+from raiden.sessions.asks import Consume, Follow, Join, Leave, Publish, PublishLines, PublishOne, Settle, Subscribe
 from raiden.sessions.kept import Taken
 from raiden.sessions.needs import Need, needs
 
@@ -103,8 +103,10 @@ def judge(guest: Guest, ask: Any) -> Decision | None:
     """The decision about an ask that is still to be asked for; None where there is nothing to ask, and it may be done.
     Raises Unauthorized or Forbidden where it is refused already."""
     left = [need.name for need in needs(ask) if guest.leaves_open(*need)]
-    if isinstance(ask, Settle | Leave):
-        return None  # it is of what the delegate has allowed on this connection, or there is nothing to do
+    if isinstance(ask, Settle | Leave | PublishLines):
+        # It is of what the delegate has allowed on this connection, or there is nothing to do; each message of a stream
+        # is judged by itself.
+        return None
     greets = isinstance(ask, Subscribe) and ask.transport != "poll" and guest.handles("connect")
     return Decision(guest, ask, list(dict.fromkeys(left)), greets=greets) if left or greets else None
 

@@ -22,6 +22,7 @@ from raiden.sessions.asks import (
     Members,
     Ping,
     Publish,
+    PublishLines,
     PublishOne,
     Renew,
     Reply,
@@ -65,6 +66,10 @@ def _publish(ask: Publish) -> Needs:
     for group in ask.groups:
         if group:
             yield Need("publish", group[0].channel)
+
+
+def _publish_lines(ask: PublishLines) -> Needs:
+    yield Need("publish", ask.channel)
 
 
 def _publish_one(ask: PublishOne) -> Needs:
@@ -142,6 +147,7 @@ def _show(ask: Show) -> Needs:
 
 _NEEDS: dict[type, Callable[[Any], Needs]] = {
     Reply: _nothing, Publish: _publish, Clear: _clear, Show: _show, Consume: _consume, Subscribe: _subscribe,
+    PublishLines: _publish_lines,
     PublishOne: _publish_one, Follow: _follow, Unfollow: _nothing, Read: _read, Join: _consume, Leave: _leave,
     Settle: _of_durable, Keep: _nothing, Resume: _nothing, Renew: _nothing, Ping: _nothing, Revoke: _all,
     Disconnect: _all, Members: _members, Call: _call, Serve: _serve, Take: _serve, Unserve: _nothing, Answer: _nothing,
