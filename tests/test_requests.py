@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -400,6 +400,32 @@ def test_large_requests_and_answers(node: Daemon) -> None:
             server.ask(cmd="answer", request=asked["request"], data=large)
         assert json.loads(answer.result()[2]) == large
         problem(node.request("POST", "/large?_request=5", b"a" * 800_000, {}), 413)
+
+
+def test_a_server_that_does_not_read(start: Callable[..., Daemon]) -> None:
+    """It is given no more than its outbox takes; the other requests wait, and hold up nobody."""
+    node = start(workers=1)
+    body = json.dumps("a" * 900_000).encode()
+    head = f"POST /deaf?_request=60 HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
+    with Client(node) as client, ExitStack() as stack:
+        deaf = stack.enter_context(node.connect())
+        command = b'{"id":1,"cmd":"serve","channel":"deaf","window":100}'
+        opening = "GET /-/websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        deaf.sendall(opening.encode() + f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {'A' * 22}==\r\n\r\n".encode()
+                     + bytes([0x81, 0x80 | len(command), 0, 0, 0, 0]) + command)  # fmt: skip
+        said = b""
+        while b'"window":100}' not in said:
+            said += deaf.recv(4096)
+        socks = [stack.enter_context(node.connect()) for _ in range(12)]
+        for sock in socks:
+            sock.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        wait_for(lambda: node.metric("raiden_requests_asked") == 12, "all have come")
+        assert 1 <= node.metric("raiden_requests_served") < 12
+        for sock in socks:
+            sock.close()
+        wait_for(lambda: node.metric("raiden_requests_asked") == 0, "all are withdrawn")
+        assert client.code(cmd="request", channel="deaf", data=1, timeout=0.2) == 504
+    assert node.metric("raiden_slow_consumers_total") == 0
 
 
 # Tokens.

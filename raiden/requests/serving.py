@@ -267,8 +267,12 @@ class Serving:
             self._call(found)
 
     def _call(self, found: _Channel) -> None:
-        while found.waits and found.pool.room > len(found.called):
-            asker = next(iter(found.waits))
+        """Call workers that wait, as there is room, once each: a request may come at once and be returned."""
+        for asker in list(found.waits):
+            if found.pool.room <= len(found.called):
+                break
+            if asker not in found.waits:
+                continue
             del found.waits[asker]
             found.called[asker] = self._clock() + KEPT
             self._timed[found.name] = None
