@@ -184,6 +184,12 @@ class Connection:
         else:
             self._put(data)
 
+    def send_soon(self, data: bytes) -> None:
+        """`send`, at the end of this turn of the event loop, in one go with what else is sent so until then."""
+        if not self.pending:
+            gevent.get_hub().loop.run_callback(self.flush)
+        self.pending.append(data)
+
     def flush(self) -> None:
         """Send the pending bytes in one go: as one piece, or where they are many, in pieces that other connections may
         share. Never raises, never yields to another greenlet."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import gevent
 from gevent.lock import Semaphore
@@ -24,6 +24,8 @@ from raiden.model.refusals import Refusal, TooFast, TooManyRequests, attempt
 from raiden.protocols.http import retry_after
 from raiden.runtime import faults
 
+# Bytes of a frame that may wait for others.
+SMALL: Final = 16384
 # An object, or its JSON.
 Result: TypeAlias = "dict[str, Any] | bytes"
 
@@ -49,8 +51,9 @@ class Replies:
             self._turn = Semaphore(1)
         return self._turn
 
-    def reply(self, number: Any, result: Result | Refusal) -> None:
-        """Send the result of the command with this id, or its refusal; None: of a command without an id."""
+    def reply(self, number: Any, result: Result | Refusal, *, soon: bool = False) -> None:
+        """Send the result of the command with this id, or its refusal; None: of a command without an id. ``soon``:
+        together with what else this turn of the event loop brings."""
         if isinstance(result, Refusal):
             error: dict[str, Any] = {"code": result.status, "message": result.detail, **result.more}
             if isinstance(result, TooFast):
@@ -59,7 +62,8 @@ class Replies:
         data = result if isinstance(result, bytes) else encoding.dumps(result)
         if number is not None:
             data = b'{"id":%b%b%b' % (encoding.dumps(number), b"," if len(data) > 2 else b"", data[1:])
-        self.connection.send(encoding.text_frame(data))
+        send = self.connection.send_soon if soon and len(data) <= SMALL else self.connection.send
+        send(encoding.text_frame(data))
 
     def tell(self, what: dict[str, Any]) -> None:
         """Send fields that reply to no command."""

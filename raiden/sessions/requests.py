@@ -13,7 +13,7 @@ from raiden.requests.exchange import Exchange
 from raiden.requests.servers import Given
 from raiden.sessions.asks import Answer, Call, Serve, Unserve
 from raiden.sessions.party import Party
-from raiden.sessions.replies import Replies, Result
+from raiden.sessions.replies import SMALL, Replies, Result
 
 
 class Requests(Party):
@@ -28,10 +28,8 @@ class Requests(Party):
 
     def request(self, number: Any, ask: Call) -> None:
         def done(outcome: Outcome) -> None:
-            if isinstance(outcome, Refusal):
-                self._replies.reply(number, outcome)
-            else:
-                self._replies.reply(number, b'{"data":%b}' % encoding.json_value(outcome))
+            result = outcome if isinstance(outcome, Refusal) else b'{"data":%b}' % encoding.json_value(outcome)
+            self._replies.reply(number, result, soon=True)
 
         self.ask(ask, self._max_message, done)
 
@@ -53,9 +51,9 @@ class Requests(Party):
         self.unserve(ask.channel)
         return {"channel": ask.channel}
 
-    def settle(self, number: Any, ask: Answer) -> Result:
+    def settle(self, number: Any, ask: Answer) -> None:
         self.answer(ask, self._max_message)
-        return {}
+        self._replies.reply(number, {}, soon=True)
 
     def withdraw(self, channel: str) -> None:
         """Let the client serve a channel no longer, and tell it."""
@@ -71,7 +69,9 @@ class Requests(Party):
         data = b'{"channel":%b,"request":"%b","data":%b,"left":%.3f}' % (
             encoding.dumps(message.channel), given.id.encode(), encoding.json_value(message), left,
         )  # fmt: skip
-        self.connection.send(encoding.text_frame(data))
+        # A large one is sent now: `is_ready` looks at what waits.
+        send = self.connection.send_soon if len(data) <= SMALL else self.connection.send
+        send(encoding.text_frame(data))
 
     def withdrawn(self, given: Given) -> None:
         self._replies.tell({"channel": given.server.channel, "cancel": given.id})

@@ -1,0 +1,305 @@
+"""The parts of requests and replies that need no sockets, with a clock that the test turns."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from raiden.model.message import Kind, Message
+from raiden.model.refusals import NotFound, Unavailable
+from raiden.requests import asking, letters, serving
+from raiden.requests.asking import Asking
+from raiden.requests.deadlines import Deadlines
+from raiden.requests.letters import Asked, Letter, Report
+from raiden.requests.refusals import Full, Late, Lost, Nobody
+from raiden.requests.routes import Route
+from raiden.requests.servers import Given, Pool, Server
+from raiden.requests.serving import Serving
+
+ONE, TWO = "n:0.0000000000000001", "n:1.0000000000000002"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Sink:
+    """A server that keeps what it is given."""
+
+    def __init__(self, *, ready: bool = True) -> None:
+        self.ready = ready
+        self.given: list[Given] = []
+        self.cancelled: list[str] = []
+
+    def is_ready(self, size: int) -> bool:
+        return self.ready
+
+    def give(self, given: Given, message: Message, left: float) -> None:
+        self.given.append(given)
+
+    def withdrawn(self, given: Given) -> None:
+        self.cancelled.append(given.id)
+
+
+def message(payload: bytes = b"1", channel: str = "a") -> Message:
+    return Message(channel, Kind.JSON, payload)
+
+
+def test_deadlines() -> None:
+    """Against a list that is sorted anew each time."""
+    chance = random.Random(1)
+    deadlines: Deadlines[int] = Deadlines()
+    times: dict[int, float] = {}
+    now = 0.0
+    for key in range(2000):
+        at = now + chance.uniform(0, 60)
+        deadlines.add(key, at)
+        times[key] = at
+        if chance.random() < 0.3:
+            gone = chance.choice(list(times))
+            deadlines.remove(gone, times.pop(gone))
+        if chance.random() < 0.3:
+            now += chance.uniform(0, 2)
+            due = deadlines.due(now)
+            assert all(times[each] <= now for each in due)
+            for each in due:
+                del times[each]
+            assert all(at > now - 0.05 for at in times.values()), "none is later than a look"
+    deadlines.due(now + 100)
+    assert not deadlines
+
+
+def test_the_server_with_the_fewest_open_requests_is_next() -> None:
+    chance = random.Random(2)
+    pool = Pool()
+    servers = [Server("a", Sink(), "h", window=chance.randint(1, 5)) for _ in range(10)]
+    for server in servers:
+        pool.add(server)
+    open_ones: list[Given] = []
+    for number in range(3000):
+        if open_ones and chance.random() < 0.5:
+            pool.end(open_ones.pop(chance.randrange(len(open_ones))))
+        free = [server for server in servers if len(server.open) < server.window]
+        chosen = next(pool.choices(), None)
+        assert (chosen is None) == (not free)
+        if chosen is not None:
+            assert len(chosen.open) == min(len(server.open) for server in free) == pool.least[0]
+            given = Given(str(number), "x", number, 0.0, chosen)
+            pool.begin(given)
+            open_ones.append(given)
+        assert pool.room == sum(server.window - len(server.open) for server in servers)
+    for server in servers:
+        pool.remove(server)
+    assert pool.room == 0 and next(pool.choices(), None) is None
+    for given in open_ones:
+        pool.end(given)
+    assert not any(server.open for server in servers)
+
+
+def test_an_older_report_counts_for_nothing() -> None:
+    route = Route("a")
+    route.take(Report(TWO, 5, "a", 1, 0, 1, 4))
+    route.take(Report(TWO, 4, "a", 0))
+    assert route.best(ONE) == TWO
+    route.take(Report(TWO, 6, "a", 0))
+    assert route.best(ONE) is None and not route.workers
+
+
+def test_letters() -> None:
+    report = Report(ONE, 1, "a", 2, 1, 1, 9)
+    for letter in (
+        Asked(ONE, 1, "ä", 2, b"\0\xff", 4.5, True), letters.Answered(1, 0, b"1", report), letters.Told(report),
+        letters.Failed(1, 2, "no", report), letters.Settle(ONE, 1, "id", "h", 0, b"", 1, None), letters.Ping(ONE),
+    ):  # fmt: skip
+        data = letters.to_bytes(letter)
+        assert letters.from_bytes(data) == letter
+        for end in range(len(data)):
+            assert letters.from_bytes(data[:end]) is None
+    for size in range(200):
+        letters.from_bytes(os.urandom(size))  # a letter or None, and no error
+    assert letters.report_of(letters.to_row(report)) == report
+    for value in (None, [], [1], [ONE, "1", "a", 2], {"worker": ONE}):
+        assert letters.report_of(value) is None
+    assert letters.life_in("0123456789abcdef-x") == "0123456789abcdef"
+    assert letters.life_in("0123456789abcdeg-x") is None and letters.life_in("") is None
+
+
+class Pair:
+    """Both halves of two workers, whose letters go at once; what `Asking` seeks is found when the test says so."""
+
+    def __init__(self, *, most: int = 10_000) -> None:
+        self.clock = Clock()
+        self.sought: list[str] = []
+        self.servings = {name: Serving(name, self._post, self.clock) for name in (ONE, TWO)}
+        self.asking = Asking(
+            ONE, self._post, self.servings[ONE].report, self.sought.append, self.clock, lambda: most
+        )  # fmt: skip
+        self.outcomes: list[Any] = []
+
+    def _post(self, worker: str, letter: Letter) -> bool:
+        there = self.servings[worker]
+        by_kind: dict[type, Callable[[Any], object]] = {
+            Asked: there.take,
+            letters.Withdrawn: lambda letter: there.withdraw(letter.asker, letter.number),
+            letters.Waits: lambda letter: there.wait(letter.asker, letter.channel),
+            letters.Passed: lambda letter: there.passed(letter.asker, letter.channel),
+            letters.Ping: lambda letter: None,
+            letters.Answered: lambda letter: self.asking.answered(letter.number, message(), letter.report),
+            letters.Dropped: lambda letter: self.asking.dropped(letter.number, letter.report),
+            letters.Returned: lambda letter: self.asking.returned(letter.number, letter.report),
+            letters.Called: lambda letter: self.asking.called(letter.report),
+            letters.Told: lambda letter: self.asking.told(letter.report),
+        }
+        by_kind[type(letter)](letter)
+        return True
+
+    def ask(self, payload: bytes = b"1", *, again: bool = False, timeout: float = 5.0) -> Any:
+        return self.asking.ask(message(payload), timeout, again=again, done=self.outcomes.append)
+
+    def found(self) -> None:
+        reports = [each.follow("a", ONE) for each in self.servings.values()]
+        for channel in self.sought[:]:
+            self.sought.remove(channel)
+            self.asking.found(channel, reports)
+
+    def pass_time(self, seconds: float) -> None:
+        for _ in range(round(seconds / 0.05)):
+            self.clock.now += 0.05
+            self.asking.tick()
+            for each in self.servings.values():
+                each.tick()
+
+
+def test_a_worker_is_asked_for_its_servers_first() -> None:
+    pair = Pair()
+    sink = Sink()
+    pair.servings[TWO].add("a", sink, "h", window=2)
+    pair.ask()
+    assert pair.sought == ["a"] and not sink.given
+    pair.found()
+    assert len(sink.given) == 1
+    pair.servings[TWO].settle(sink.given[0].id, "h", message())
+    assert len(pair.outcomes) == 1 and pair.asking.open == 0 and pair.servings[TWO].open == 0
+
+
+def test_a_server_that_comes_meanwhile_is_not_forgotten_by_an_older_answer() -> None:
+    pair = Pair()
+    pair.ask()
+    old = pair.servings[TWO].report("a")
+    sink = Sink()
+    pair.servings[TWO].add("a", sink, "h", window=2)
+    pair.asking.told(pair.servings[TWO].report("a"))  # as all are told of a new server
+    pair.asking.found("a", [old])
+    assert len(sink.given) == 1 and not pair.outcomes
+
+
+def test_nobody_and_late() -> None:
+    pair = Pair()
+    pair.ask()
+    pair.found()
+    assert isinstance(pair.outcomes.pop(), Nobody)
+    sink = Sink(ready=False)
+    pair.servings[TWO].add("a", sink, "h", window=2)
+    pair.ask()
+    pair.found()
+    pair.pass_time(4.9)
+    assert not pair.outcomes and not sink.given
+    pair.pass_time(0.3)
+    assert isinstance(pair.outcomes.pop(), Late)
+
+
+def test_a_lost_request_is_given_to_another_server_only_where_that_is_wanted() -> None:
+    for again in (False, True):
+        pair = Pair()
+        first, second = Sink(), Sink()
+        server = pair.servings[TWO].add("a", first, "first", window=2)
+        pair.ask(again=again)
+        pair.found()
+        pair.servings[ONE].add("a", second, "second", window=2)
+        pair.servings[TWO].remove(server)
+        pair.found()
+        assert len(second.given) == again
+        if not again:
+            assert isinstance(pair.outcomes.pop(), Lost)
+            continue
+        with pytest.raises(NotFound):
+            pair.servings[TWO].settle(first.given[0].id, "first", message())
+        pair.servings[ONE].settle(second.given[0].id, "second", message())
+        assert len(pair.outcomes) == 1
+
+
+def test_workers_that_have_gone() -> None:
+    pair = Pair()
+    sink = Sink()
+    pair.servings[TWO].add("a", sink, "h", window=2)
+    pair.ask()
+    pair.found()
+    pair.servings[TWO].gone(lambda worker: worker == ONE)
+    assert sink.cancelled == [sink.given[0].id], "nobody waits for the answer"
+    pair.asking.gone(lambda worker: worker == TWO)
+    assert isinstance(pair.outcomes.pop(), Lost) and pair.asking.open == 0
+
+
+def test_a_worker_that_gives_no_sign_of_life() -> None:
+    pair = Pair()
+    pair.servings[TWO].add("a", Sink(), "h", window=2)
+    pair.ask(timeout=60.0)
+    pair.found()
+    pair.pass_time(asking.SILENT - 2)
+    pair.asking.heard_of(TWO)
+    pair.pass_time(asking.SILENT - 2)
+    assert not pair.outcomes
+    pair.pass_time(5)
+    assert isinstance(pair.outcomes.pop(), Lost)
+
+
+def test_bounds() -> None:
+    pair = Pair(most=3000)
+    for _ in range(asking.MAX_WAITING):
+        pair.ask()
+    with pytest.raises(Full, match="wait for servers"):
+        pair.ask()
+    pair = Pair(most=10)
+    for _ in range(10):
+        request = pair.ask()
+    with pytest.raises(Full, match="max_requests"):
+        pair.ask()
+    pair.asking.cancel(request)
+    pair.ask()
+    pair = Pair()
+    large = bytes(asking.MAX_BYTES // 4)
+    for _ in range(4):
+        pair.ask(large)
+    with pytest.raises(Full, match="bytes"):
+        pair.ask()
+    servers = pair.servings[ONE]
+    for number in range(100):
+        server = servers.add(f"b{number}", Sink(), "h", window=1000)
+    with pytest.raises(Unavailable):
+        servers.add("b", Sink(), "h", window=1)
+    servers.remove(server)
+    servers.remove(server)
+    servers.add("b", Sink(), "h", window=1000)
+
+
+def test_requests_that_are_over_are_forgotten() -> None:
+    pair = Pair()
+    sink = Sink()
+    pair.servings[TWO].add("a", sink, "h", window=1)
+    for _ in range(serving.MAX_OVER + 5):
+        pair.ask()
+        pair.found()
+        pair.servings[TWO].settle(sink.given[-1].id, "h", message())
+    with pytest.raises(NotFound):
+        pair.servings[TWO].settle(sink.given[0].id, "h", message())
+    assert len(pair.outcomes) == serving.MAX_OVER + 5
+    pair.pass_time(asking.UNUSED + 2)
+    assert not pair.asking.is_busy, "the way is forgotten"
