@@ -372,6 +372,8 @@ def test_open_requests_are_bounded(start: Callable[..., Daemon]) -> None:
     with serve(node, "a", window=1000) as server:
         clients = [Client(node) for _ in range(2)]
         numbers = [(client, client.send(cmd="request", channel="a", data=n)) for n in range(30) for client in clients]
+        for client in clients:
+            client.ask(cmd="ping")  # all its requests were looked at
         for each in server.take(50):
             server.ask(cmd="answer", request=each["request"], data=1)
         replies = [client.reply(number) for client, number in numbers]
