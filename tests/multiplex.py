@@ -22,9 +22,10 @@ from tests.daemons import Daemon, wait_for
 
 class Client:
     """One socket: `ask` sends a command and returns its reply; what is pushed meanwhile waits for `push`. ``buffer``
-    bounds what the kernel has received and nobody has read, in bytes."""
+    bounds what the kernel has received and nobody has read, in bytes. ``unread`` bounds the messages that the library
+    has read and nobody has taken (None: nothing does): with so many it reads no more, and answers no ping."""
 
-    def __init__(self, node: Daemon, *, buffer: int | None = None) -> None:
+    def __init__(self, node: Daemon, *, buffer: int | None = None, unread: int | None = 16) -> None:
         sock = socket.socket()
         if buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -36,7 +37,9 @@ class Client:
         self.pushes: deque[Any] = deque()
         url = f"ws://{node.host}:{node.port}/-/websocket"
         # A client that has not taken all that it got does not notice the end.
-        self.ws = connect(url, sock=sock, compression=None, max_size=None, close_timeout=0.5).__enter__()
+        self.ws = connect(
+            url, sock=sock, compression=None, max_size=None, max_queue=unread, close_timeout=0.5
+        ).__enter__()
 
     def send(self, **command: Any) -> int:
         """Send a command; its id."""

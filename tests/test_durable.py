@@ -21,6 +21,7 @@ from websockets.sync.client import connect
 from raiden.model.chain import MAX_PAST
 from tests.daemons import Daemon, Stream, post, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
+from tests.relay import Relay
 from tests.stores import RedisServer
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -620,6 +621,21 @@ def test_trimmed_messages_are_a_gap(node: Daemon) -> None:
     answer = json.loads(node.request("GET", "/short.b?_durable=d")[2])
     assert answer["gap"]["recovered"] is False and answer["gap"]["missing"]["last"] == 2
     assert [message["data"] for message in answer["messages"]] == [2, 3, 4, 5, 6]
+
+
+def test_a_claim_that_is_under_way_at_the_end_tells_its_gap(own_server: RedisServer, tmp_path: Path) -> None:
+    """The durable stands behind the gap then, and no other consumer would hear of it."""
+    with Relay(str(own_server.folder / "socket"), 0.05) as relay:
+        node = Daemon(tmp_path / "node", store=f"redis://127.0.0.1:{relay.port}/0", channels=CHANNELS)
+        with Client(node) as client:
+            consume(client, "short")
+            client.ask(cmd="unsubscribe", channel="short", durable="d")
+            post(node, "short", *range(10))
+            consume(client, "short")
+            client.ask(cmd="unsubscribe", channel="short", durable="d")
+            told = [push for push in client.rest() if "missing" in push]
+        assert [gap["missing"]["last"] for gap in told] == [5]
+        assert node.stop() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

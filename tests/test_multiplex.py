@@ -106,7 +106,7 @@ def kept(server: RedisServer, session: str) -> dict[str, Any]:
 
 def test_what_has_subscribed_is_kept_before_it_is_told(shared: Shared, channel: str) -> None:
     """Also where many subscribe at once: what is kept then is for all of them."""
-    with Client(shared.node) as client:
+    with Client(shared.node, unread=None) as client:
         session = open_session(client)
         names = [f"{channel}.{number}" for number in range(100)]
         numbers = [client.send(cmd="subscribe", channel=name) for name in names]

@@ -106,22 +106,28 @@ class Consumers:
         self._later(number, work, undo=lambda: consumer.take_back(taken))
 
     def leave(self, number: Any, ask: Leave) -> Result | None:
-        """Consume a durable no longer, and perhaps end it for all. Returns the reply, or None where it comes later;
-        raises NotFound, Invalid and TooManyRequests."""
+        """Consume a durable no longer, and perhaps end it for all. Returns the reply, or None where it comes later,
+        behind the last that the consumer has to tell; raises NotFound, Invalid and TooManyRequests."""
         history = past.required(self._bells.router.history)  # by its settings, the channel may keep none any more
-        if not self._end(ask.channel, ask.durable) and not ask.forget:
+        consumer = self._consumers.get((ask.channel, ask.durable))
+        if consumer is None and not ask.forget:
             raise NotFound("not subscribed to that channel by that name")
         result = {"channel": ask.channel, "durable": ask.durable}
-        if not ask.forget:
-            return result
 
         def work() -> Result:
-            history.forget(ask.channel, ask.durable)
-            client.done(self._replies.connection, "forget", ask.channel, durable=ask.durable)
+            gap = None if consumer is None else consumer.rest()
+            if gap is not None:
+                self._tell_gap(ask, gap)
+            if ask.forget:
+                history.forget(ask.channel, ask.durable)
+                client.done(self._replies.connection, "forget", ask.channel, durable=ask.durable)
             return result
 
-        self._replies.later(number, work)
-        return None
+        later = ask.forget or (consumer is not None and consumer.claiming)
+        if later:
+            self._replies.later(number, work)  # refuses before anything is done
+        self._end(ask.channel, ask.durable)
+        return None if later else result
 
     def _later(
         self, number: Any, work: Callable[[], Result], after: Callable[[], None] | None = None, *,
@@ -168,7 +174,7 @@ class Consumers:
                     return False
         return True
 
-    def _tell_gap(self, ask: Join, gap: Gap) -> None:
+    def _tell_gap(self, ask: Join | Leave, gap: Gap) -> None:
         self._replies.tell({"durable": ask.durable, **encoding.gap(ask.channel, gap)})
 
     def _end(self, channel: str, durable: str, mine: Consumer | None = None) -> bool:

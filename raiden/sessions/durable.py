@@ -59,6 +59,9 @@ class Consumer:
         # The claimed messages, by epoch and offset.
         self._claimed: dict[tuple[str, int], _Claimed] = {}
         self._made = self._in_force = self._called = self._more = False
+        # Whether the history is asked for messages now, and the gap that it told after the consumer had ended.
+        self.claiming = False
+        self._gap: Gap | None = None
         self.wake = Event()
         self._bells = bells
         self._bell: Bell | None = bells.enter(self, channel, name)
@@ -77,6 +80,15 @@ class Consumer:
             self._pass_on()
             return [], None
         self._called = False
+        self.claiming = True
+        try:
+            return self._claim(limit)
+        finally:
+            self.claiming = False
+            if self._bell is None:
+                self.wake.set()  # for `rest`
+
+    def _claim(self, limit: int) -> tuple[list[Claim], Gap | None]:
         deadline = time.monotonic() + self.ack_wait
         claimed = self._history.claim(
             self._channel, self._name, limit, self.ack_wait, self._since, self._give_up, make=not self._made
@@ -96,10 +108,19 @@ class Consumer:
             self._claimed[message.cursor.place] = message.cursor.proof, attempt, deadline
         if self._bell is None:
             self._bells.give_back(self._give_back)
+            self._gap = claimed.gap
             return [], None
         if claimed.more or (limit and len(claims) == limit):
             self._bell.ring()  # there may be more than this consumer may have
         return claims, claimed.gap
+
+    def rest(self) -> Gap | None:
+        """Wait until a claim that was under way when the consumer ended is over. Returns the gap that it brought: the
+        durable stands behind it now, so no other consumer will be told of it."""
+        while self.claiming:
+            self.wake.wait()
+            self.wake.clear()
+        return self._gap
 
     def _room(self) -> int:
         self._forget_late()
