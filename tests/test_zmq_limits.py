@@ -176,8 +176,8 @@ def test_a_reload_changes_the_limits(start: Callable[..., Daemon], tmp_path: Pat
 
 
 def publish_to(fast: zmq.Socket[bytes], push: zmq.Socket[bytes], name: bytes, total: int, size: int) -> None:
-    """Publish numbers with ``size`` bytes behind each, and read all of them. No more is under way than the outbox of the
-    one that reads takes: it would lose messages, too, where this process waits long for a processor."""
+    """Publish numbers with ``size`` bytes behind each, and read all of them. No more is under way than the outbox of
+    the one that reads takes: it would lose messages, too, where this process waits long for a processor."""
     most = MAX_OUTBOX // 2 // size
     for begin in range(0, total, most):
         numbers = range(begin, min(begin + most, total))
