@@ -23,8 +23,8 @@ FIRST = (
     "tests/test_zmq_doors.py", "tests/test_zmq_limits.py", "tests/test_daemon.py", "tests/test_compiled.py",
     "tests/test_chat.py", "tests/test_token_examples.py", "tests/test_page.py", "tests/test_store_away.py",
     "tests/test_zmq_keys.py", "tests/test_durable.py",
-    "tests/independent/test_returns.py", "tests/test_pages.py", "tests/cluster/test_webhooks.py", "tests/cluster/test_presence.py",
-    "tests/test_webhooks.py", "tests/test_tls.py",
+    "tests/independent/test_returns.py", "tests/test_pages.py", "tests/cluster/test_webhooks.py",
+    "tests/cluster/test_presence.py", "tests/test_webhooks.py", "tests/test_tls.py",
 )  # fmt: skip
 # Begun after those, in turns with all others: these keep the processors busy, and the others mostly wait.
 BUSY = "tests/cluster/"
