@@ -42,7 +42,7 @@ COMPILED = [
     "access/clients", "access/policy", "access/tokens",
     "backbone/alone", "backbone/line", "backbone/nodes", "backbone/rounds", "backend", "connections/connection",
     "connections/door", "connections/pieces", "connections/states", "connections/wheel", "delivery/answers",
-    "delivery/brought", "delivery/order", "delivery/orders", "delivery/pace", "delivery/prefixes",
+    "delivery/brought", "delivery/fan_out", "delivery/order", "delivery/orders", "delivery/pace", "delivery/prefixes",
     "delivery/publisher", "delivery/selection", "delivery/sends", "delivery/sorted_names", "delivery/table",
     "gateway", "history/calls", "history/channel_row", "history/client", "history/clock", "history/file",
     "history/pages", "history/pipe", "history/server", "history/sqlite", "history/wal", "http/door",

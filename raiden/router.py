@@ -22,12 +22,14 @@ import gevent
 from raiden.backend import Backend, Question
 from raiden.delivery.answers import Answers
 from raiden.delivery.ends import Ends
+from raiden.delivery.fan_out import FanOut
 from raiden.delivery.orders import Orders, Repaired
 from raiden.delivery.pace import Pace
 from raiden.delivery.polled import Polled
 from raiden.delivery.publisher import Publisher
 from raiden.delivery.sends import Sends, flush
-from raiden.delivery.table import Group, Sink, Subscriber, Subscription, Table, Topic, clients_of
+from raiden.delivery.table import Sink, Subscriber, Subscription, Table
+from raiden.delivery.thinner import Thinner
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor, Kind, Message
@@ -45,8 +47,6 @@ TURN_TIME: Final = 0.01
 TIME_OF_SINK: Final = 0.00002
 # Lingering topics that are dropped before others have their turn.
 DROPPED_AT_ONCE = 500
-# The gap told to subscribers to whom a delivery failed: nobody knows how much of the delivery they have.
-LOST = Gap("", 0, 0)
 
 
 class Router:
@@ -69,17 +69,15 @@ class Router:
         # The clients of long-polls that were just answered: their topics linger, and so do they.
         self.polled = Polled(lambda: LINGER)
         self.pace = Pace(max_gather)
-        # Messages that were put before sinks, one for each sink.
-        self._puts = 0
-        # Bytes that were put before sinks, counted for each sink, and counted once: no sink got more than the latter.
-        self._put_bytes = self._run_bytes = 0
+        self.sends = Sends(self._caught_up)
+        self._thinner = Thinner(self.sends, stats)
+        self._fan = FanOut(self.table, self._thinner, stats)
         self._orders = Orders(backend, self.table, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
-        self._ends = Ends(self.table, self._orders, self.unsubscribe)
+        self._ends = Ends(self.table, self._orders, self._fan, self.unsubscribe)
         self._loop = gevent.get_hub().loop
         self._readable = self._loop.io(backend.fileno, 1)
         self._again = self._loop.timer(0)
         self._waiting = False
-        self.sends = Sends(self._caught_up)
         # Names of topics without subscriptions that are kept, with the times until which they are, in this order.
         self._lingering: dict[str, float] = {}
         self._sweeper = self._loop.timer(LINGER / 5, LINGER / 5)
@@ -92,6 +90,7 @@ class Router:
         for watcher in (self._readable, self._again, self._sweeper):
             watcher.stop()
             watcher.close()
+        self._thinner.close()
         self.sends.close()
         self.backend.listen_no_more()
 
@@ -280,8 +279,8 @@ class Router:
 
     def _turn(self, *, local: bool = False) -> None:
         self._go_on()
-        began, puts = time.perf_counter(), self._puts
-        put_bytes, run_bytes = self._put_bytes, self._run_bytes
+        fan = self._fan
+        began, puts, put_bytes, run_bytes = time.perf_counter(), fan.puts, fan.bytes, fan.run_bytes
         dirty: list[Sink] = []
         came: list[tuple[int, int]] = []
         try:
@@ -292,7 +291,7 @@ class Router:
                     self.backend.enough = True
         finally:
             # Also where this raises: messages that have come are sent, and those that still wait are received.
-            self.sends.send(dirty, self._put_bytes - put_bytes, self._run_bytes - run_bytes)
+            self.sends.send(dirty, fan.bytes - put_bytes, fan.run_bytes - run_bytes)
             if self.sends.behind:
                 self._wait()
             if self.backend.more if local else self.backend.readable:
@@ -300,7 +299,7 @@ class Router:
         if came:
             self.stats.observe_deliveries(came)
         if len(dirty) >= MANY:
-            self.pace.turn(began, time.perf_counter(), (self._puts - puts) / len(dirty))
+            self.pace.turn(began, time.perf_counter(), (fan.puts - puts) / len(dirty))
 
     def _runs(
         self, turn: Iterator[tuple[bytes, Sequence[Message]] | Question], came: list[tuple[int, int]]
@@ -347,21 +346,10 @@ class Router:
             if last.is_empty_end:
                 run = run[:-1]
             if run:
-                self._put_run(channel, run, dirty)
+                self._fan.put(channel, run, dirty)
             self._ends.delivered(last, dirty)
         else:
-            self._put_run(channel, run, dirty)
-
-    def _put_run(self, channel: bytes, run: list[Message], dirty: list[Sink]) -> None:
-        for found in self.table.matching(channel):
-            found.messages += len(run)
-            try:
-                self._put(found, run, dirty)
-            except Exception:  # any exception: subscribers that may have missed something are told so
-                faults.report("a delivery")
-                for subscription in found.subscriptions():
-                    faults.call("telling of a gap", subscription.owner.missed, subscription, channel.decode(), LOST)
-                    dirty.append(subscription.sink)
+            self._fan.put(channel, run, dirty)
 
     def _deliver(self, repaired: Repaired) -> None:
         """Deliver messages that did not come by the backbone as they should."""
@@ -369,32 +357,8 @@ class Router:
         dirty: list[Sink] = []
         if gap is not None:
             self.stats.gaps += 1
-            for found in self.table.matching(channel):
-                for subscription in found.subscriptions():
-                    faults.call("telling of a gap", subscription.owner.missed, subscription, channel.decode(), gap)
-                    dirty.append(subscription.sink)
+            self._fan.tell_gap(channel, gap, dirty)
         if messages:
             self._fan_out(channel, messages, dirty)
             self.stats.repaired += fetched
         flush(dirty)
-
-    def _put(self, found: Topic, run: list[Message], dirty: list[Sink]) -> None:
-        for encoding, group in found.groups.items():
-            self._put_before(encoding, group, run, dirty)
-        filtered = found.filtered
-        if filtered is not None:
-            for key, passed in filtered.matching(run).items():
-                self._put_before(key[0], filtered.groups[key], passed, dirty)
-
-    def _put_before(self, encoding: Encoding, group: Group, messages: list[Message], dirty: list[Sink]) -> None:
-        data = encoding(messages[0]) if len(messages) == 1 else encoding.run(messages)
-        self._puts += len(messages) * len(group)
-        self._put_bytes += len(data) * len(group)
-        self._run_bytes += len(data)
-        self.stats.delivered += len(messages) * clients_of(encoding, group)
-        # The hot loop: one append a subscriber and run.
-        for sink in group:
-            pending = sink.pending
-            if not pending:
-                dirty.append(sink)
-            pending.append(data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from raiden.delivery.fan_out import FanOut
 from raiden.delivery.orders import Orders
 from raiden.delivery.sends import flush
 from raiden.delivery.table import End, Sink, Subscription, Table
@@ -18,9 +19,12 @@ from raiden.runtime import faults
 class Ends:
     """The ends of the channels of a table; ``unsubscribe`` ends a subscription."""
 
-    def __init__(self, table: Table, orders: Orders, unsubscribe: Callable[[Subscription], None]) -> None:
+    def __init__(
+        self, table: Table, orders: Orders, fan_out: FanOut, unsubscribe: Callable[[Subscription], None]
+    ) -> None:  # fmt: skip
         self._table = table
         self._orders = orders
+        self._fan_out = fan_out
         self._unsubscribe = unsubscribe
 
     def deleted(self, channel: bytes, ended: Cursor | None) -> None:
@@ -31,6 +35,7 @@ class Ends:
         if found is None:
             return
         found.deletions += 1  # ends those that are still being sent what they missed
+        self._fan_out.settle(found, [])  # each sink is flushed below
         for subscription in found.subscriptions():
             if subscription.owner.lasts:
                 continue
@@ -43,6 +48,7 @@ class Ends:
         assert message.cursor is not None
         end = End(message.channel, message.cursor, message)
         for found in self._table.matching(message.channel.encode()):
+            self._fan_out.settle(found, dirty)
             for subscription in found.subscriptions():
                 faults.call("the end of a channel", subscription.owner.at_end, subscription, end)
                 dirty.append(subscription.sink)

@@ -14,12 +14,14 @@ from raiden.delivery.occupancy import Occupancy
 from raiden.delivery.prefixes import Prefixes
 from raiden.delivery.selection import Selection
 from raiden.delivery.sorted_names import SortedNames
+from raiden.delivery.thinned import Thinned
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor, Message
 from raiden.model.names import topic
 from raiden.model.page import Gap
 from raiden.model.refusals import Unavailable
+from raiden.model.thinning import Thinning
 
 # Channels for which the patterns that bring them are remembered, where patterns have more lengths than `FEW`: then a
 # search takes longer.
@@ -101,6 +103,14 @@ class Subscription:
         count: int = getattr(self.owner, "clients", 1)
         return count
 
+    @property
+    def place(self) -> Cursor | None:
+        """The place up to which it was sent everything, or told that it was skipped; None: all that came."""
+        if self.filters is None or self.filters.thinning is None or self.topic is None or self.topic.thinned is None:
+            return None
+        group = self.topic.thinned.groups.get((self.encoding, self.filters))
+        return None if group is None else group.place(self.sink)
+
 
 # Subscriptions that get the same bytes.
 Group: TypeAlias = dict[Sink, Subscription]
@@ -113,7 +123,9 @@ class Topic:
     known yet). ``rounds`` is the number of rounds that the backbone had begun when the topic was made, ``deletions``
     the number of times that the channel was deleted since, ``changes`` that of subscriptions that came or went."""
 
-    __slots__ = ("changes", "count", "deletions", "filtered", "groups", "key", "made", "messages", "rounds", "since")
+    __slots__ = (
+        "changes", "count", "deletions", "filtered", "groups", "key", "made", "messages", "rounds", "since", "thinned",
+    )  # fmt: skip
 
     def __init__(self, key: bytes, made: int, rounds: int) -> None:
         self.key = key
@@ -124,6 +136,8 @@ class Topic:
         # Groups without filters, by encoding; those with filters, if there are any.
         self.groups: dict[Encoding, Group] = {}
         self.filtered: Selection[Group] | None = None
+        # Groups that do not get all messages, if there are any.
+        self.thinned: Selection[Thinned[Sink, Subscription]] | None = None
         self.messages = 0
 
     def attach(self, subscription: Subscription) -> None:
@@ -132,6 +146,9 @@ class Topic:
         encoding, filters = subscription.encoding, subscription.filters
         if not filters:
             self.groups.setdefault(encoding, {})[subscription.sink] = subscription
+            return
+        if filters.thinning is not None:
+            self._attach_thinned(subscription, filters, filters.thinning)
             return
         if self.filtered is None:
             self.filtered = Selection()
@@ -151,6 +168,8 @@ class Topic:
                 del group[sink]
                 if not group:
                     del self.groups[encoding]
+        elif filters.thinning is not None:
+            self._detach_thinned(subscription, filters)
         elif self.filtered is not None:
             group = self.filtered.groups.get((encoding, filters))
             if group is not None and group.get(sink) is subscription:
@@ -160,22 +179,51 @@ class Topic:
                     if not self.filtered.groups:
                         self.filtered = None
 
+    def _attach_thinned(self, subscription: Subscription, filters: Filters, thinning: Thinning) -> None:
+        if self.thinned is None:
+            self.thinned = Selection()
+        group = self.thinned.groups.get((subscription.encoding, filters))
+        if group is None:
+            group = Thinned(thinning, _is_behind, has_places=not subscription.name.endswith("*"))
+            self.thinned.add((subscription.encoding, filters), group)
+        group.join(subscription.sink, subscription)
+
+    def _detach_thinned(self, subscription: Subscription, filters: Filters) -> None:
+        key = subscription.encoding, filters
+        group = None if self.thinned is None else self.thinned.groups.get(key)
+        if self.thinned is not None and group is not None:
+            group.leave(subscription.sink, subscription)
+            if not len(group):
+                self.thinned.remove(key)
+                if not self.thinned.groups:
+                    self.thinned = None
+
     def subscriptions(self) -> list[Subscription]:
         """The subscriptions that are attached."""
         groups = [*self.groups.values(), *(self.filtered.groups.values() if self.filtered is not None else ())]
-        return [subscription for group in groups for subscription in group.values()]
+        found = [subscription for group in groups for subscription in group.values()]
+        for thinned in self.thinned.groups.values() if self.thinned is not None else ():
+            found += thinned.subscriptions()
+        return found
 
     @property
     def is_attached(self) -> bool:
         """Whether a subscription is attached."""
-        return bool(self.groups) or self.filtered is not None
+        return bool(self.groups) or self.filtered is not None or self.thinned is not None
 
     def row(self) -> dict[str, int]:
         """The name's row of figures: clients that are attached, and messages since the first of them."""
         clients = sum([clients_of(encoding, group) for encoding, group in self.groups.items()])
         if self.filtered is not None:
             clients += sum([clients_of(encoding, group) for (encoding, _), group in self.filtered.groups.items()])
+        if self.thinned is not None:
+            clients += sum([len(group) for group in self.thinned.groups.values()])
         return {"subscribers": clients, "messages": self.messages}
+
+
+def _is_behind(subscription: Subscription) -> bool:
+    """Whether its client has yet to read what was sent before."""
+    return any([connection.outbox_size for connection in subscription.owner.connections()])
 
 
 def clients_of(encoding: Encoding, group: Group) -> int:

@@ -15,6 +15,8 @@ from raiden.model.numbers import whole
 from raiden.model.page import MAX_LAST, PAGE, Read, Start, parse_since
 from raiden.model.refusals import Invalid
 from raiden.model.subjects import FIELD, is_attribute
+from raiden.model.thinning import Thinning
+from raiden.model.thinning import of as thinned
 from raiden.protocols.http import Request
 from raiden.sessions.asks import ACK_WAIT, MAX_ACK_WAIT, MAX_NACK_DELAY, MAX_WINDOW, WINDOW, Consume
 
@@ -34,11 +36,14 @@ SUBSCRIBE = frozenset(
         "_nack_delay",
         "_presence",
         "_token",
+        "_rate",
+        "_key",
+        "_slow",
     }
 )
 # The parameters that mean nothing without ``_durable``, and those that mean nothing with it.
 DURABLY = frozenset({"_limit", "_ack_wait", "_ack", "_nack", "_nack_delay"})
-NOT_DURABLY = frozenset({"_last", "_wrap", "_raw", "_presence"})
+NOT_DURABLY = frozenset({"_last", "_wrap", "_raw", "_presence", "_rate", "_key", "_slow"})
 HISTORY = frozenset({"_since", "_last", "_before", "_limit"})
 STREAM = frozenset({"_stream"})
 CHANNELS = frozenset({"_prefix", "_after", "_limit"})
@@ -160,6 +165,14 @@ def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dic
     if "_last" in query:
         return dict.fromkeys(names, Start(last=number(query, "_last", MAX_LAST)))
     return {}
+
+
+def thinning(query: Mapping[str, str]) -> Thinning | None:
+    """``_rate``, ``_key`` and ``_slow``: how many of its messages a subscription gets; raises Invalid."""
+    rate = query.get("_rate")
+    if rate is not None and not _SECONDS.fullmatch(rate):
+        raise Invalid(f"_rate is a number of messages a second, like _rate=2 or _rate=0.5: {rate[:60]!r} is none")
+    return thinned(None if rate is None else float(rate), query.get("_key"), query.get("_slow"), "_")
 
 
 def number(query: Mapping[str, str], name: str, most: int, least: int = 1) -> int:

@@ -184,11 +184,14 @@ class Reader:
             raise Invalid(f"at most {self.limits.max_subscriptions} channels on a connection")
         wrap, verbatim = parameters.flag(query, "_wrap"), parameters.flag(query, "_raw")
         wrapped = not names or is_merged(names) or wrap
-        filters = parameters.filters(request)
+        thinning = parameters.thinning(query)
+        filters = parameters.filters(request).thinned(thinning)
         starts = MappingProxyType(parameters.starts(request, query, names))
         _check_durable(query, what="a long-poll, or a command of /-/websocket" if request.upgrade else "")
         if "_durable" in query and filters:
             raise Invalid("a durable subscription is without filters")
+        if thinning is not None and not names:
+            raise Invalid("say rate, key and slow with each command that subscribes")
         presence = parameters.presence(query, names)
         if request.upgrade:
             _check_presence(presence, tells=wrapped)
@@ -201,6 +204,8 @@ class Reader:
         if not names:
             raise HttpError(426, "/-/websocket is a WebSocket", headers={"Upgrade": "websocket"})
         wait = parameters.wait(request, query)
+        if thinning is not None and wait is not None:
+            raise Invalid("_rate, _key and _slow are not for a long-poll: its client asks as often as it likes")
         if "_durable" in query:
             return self._consume(request, names, query, min(wait or 0.0, self.limits.max_wait))
         if wait is not None:

@@ -31,15 +31,18 @@ _MIN_DEFLATE_BYTES = 64
 
 class Encoding:
     """A function from messages to the bytes that one kind of subscriber is sent; the bytes are kept with the message.
-    ``run`` encodes many messages of one channel at once, where that is faster. ``shared``: a subscription may have
-    several clients."""
+    ``run`` encodes many messages of one channel at once, where that is faster. ``notice`` encodes what a subscriber is
+    told of a channel between the messages: the channel, a name, and a value (None: there is no place for that).
+    ``shared``: a subscription may have several clients."""
 
-    __slots__ = ("_encode", "_encode_run", "form", "shared")
+    __slots__ = ("_encode", "_encode_run", "form", "notice", "shared")
 
     def __init__(
-        self, form: str, encode: Callable[[Message], bytes], run: Callable[[list[Message]], bytes] | None = None
+        self, form: str, encode: Callable[[Message], bytes], run: Callable[[list[Message]], bytes] | None = None,
+        notice: Callable[[str, str, Any], bytes] | None = None,
     ) -> None:  # fmt: skip
         self.form = form
+        self.notice = notice
         self.shared = form in ("poll", "knock")
         self._encode = encode
         self._encode_run = run
@@ -180,13 +183,23 @@ def deflated_frame(opcode: int, data: bytes) -> bytes:
     return _frame(opcode, data)
 
 
+def _told(channel: str, name: str, value: Any) -> bytes:
+    """A notice to a subscriber of wrapped messages."""
+    return dumps({"channel": channel, name: value})
+
+
 @functools.cache
 def line(wrapped: bool, chunked: bool) -> Encoding:
     """NDJSON: a message per line."""
     value = _wrapped if wrapped else json_value
+
+    def notice(channel: str, name: str, told: Any) -> bytes:
+        data = _told(channel, name, told) + b"\n"
+        return chunk(data) if chunked else data
+
     if chunked:
-        return Encoding("line", lambda message: chunk(value(message) + b"\n"))
-    return Encoding("line", lambda message: value(message) + b"\n")
+        return Encoding("line", lambda message: chunk(value(message) + b"\n"), notice=notice if wrapped else None)
+    return Encoding("line", lambda message: value(message) + b"\n", notice=notice if wrapped else None)
 
 
 @functools.cache
@@ -198,7 +211,16 @@ def sse(wrapped: bool, chunked: bool, merged: bool = False) -> Encoding:
         data = event(value(message), None if merged else message.cursor)
         return chunk(data) if chunked else data
 
-    return Encoding("event", encode)
+    def notice(channel: str, name: str, told: Any) -> bytes:
+        if name == "cursor" and merged:
+            return b""  # the position in all channels is told behind the turn's messages
+        if name == "cursor":
+            data = b"id: %b\n\n" % told.encode()
+        else:
+            data = event(dumps({"channel": channel, **told} if wrapped else told), name=name)
+        return chunk(data) if chunked else data
+
+    return Encoding("event", encode, notice=notice)
 
 
 @functools.cache
@@ -233,4 +255,7 @@ def websocket(wrapped: bool, deflate: bool, verbatim: bool = False) -> Encoding:
             return frame(_TEXT_FRAME, message.payload)
         return frame(_TEXT_FRAME, json_value(message))
 
-    return Encoding("websocket", encode)
+    def notice(channel: str, name: str, told: Any) -> bytes:
+        return text_frame(_told(channel, name, told))
+
+    return Encoding("websocket", encode, notice=notice if wrapped else None)

@@ -1,4 +1,5 @@
-"""Filters of a subscription: conditions on the fields of JSON objects, and on the attributes of messages. Pure.
+"""Filters of a subscription: conditions on the fields of JSON objects, and on the attributes of messages; and its
+thinning, where it does not want all that match. Pure.
 
 A condition is a subject, an operator and a value. The operator is the end of the key: ``team`` (equal), ``team!=``,
 ``price<``, ``price<=``, ``price>=``, ``price>``; without a value, ``team`` is there. Values of one key are
@@ -17,6 +18,7 @@ from raiden.model.message import Message
 from raiden.model.refusals import Invalid
 from raiden.model.strict_json import Digits
 from raiden.model.subjects import MISSING, Subject
+from raiden.model.thinning import Thinning
 
 # Values of one subscription's filters, and bytes of these and of the subjects' names.
 MAX_VALUES, MAX_BYTES = 100, 4096
@@ -45,7 +47,7 @@ class Filters:
     keys and values; None: the subject is there. Raises InvalidFilters for more than `MAX_VALUES` or `MAX_BYTES`, and
     Invalid for a comparison with what is no number, or a subject that can't be."""
 
-    __slots__ = ("_conditions", "_equal", "_hash", "_others", "bound", "is_simple", "rarest")
+    __slots__ = ("_conditions", "_equal", "_hash", "_others", "bound", "is_simple", "rarest", "thinning")
 
     rarest: tuple[Subject, frozenset[str]] | None
     """The equality with the fewest values, if there is any: a subject, and the values that it may have."""
@@ -53,6 +55,8 @@ class Filters:
     """A comparison, if there is one, and no equality: a subject, an operator, and the number to compare with."""
     is_simple: bool
     """Whether `rarest` or `bound` is the only condition."""
+    thinning: Thinning | None
+    """How many of the messages that match are wanted; None: all."""
 
     def __init__(self, pairs: Iterable[tuple[str, str | None]]) -> None:
         sets: dict[_Place, set[str]] = {}
@@ -79,9 +83,10 @@ class Filters:
                 sets.setdefault((subject.text, operator), set()).add(value)
         self._set({**{place: frozenset(values) for place, values in sets.items()}, **numbers})
 
-    def _set(self, conditions: dict[_Place, Any]) -> None:
+    def _set(self, conditions: dict[_Place, Any], thinning: Thinning | None = None) -> None:
         self._conditions = conditions
-        self._hash = hash(frozenset(conditions.items()))
+        self.thinning = thinning
+        self._hash = hash((frozenset(conditions.items()), thinning))
         compiled = [(Subject(text), operator, value) for (text, operator), value in conditions.items()]
         equal = [(subject, values) for subject, operator, values in compiled if operator == EQUAL]
         self.rarest = min(equal, key=lambda each: len(each[1]), default=None)
@@ -93,13 +98,15 @@ class Filters:
         self.is_simple = len(conditions) == 1 and bool(equal or compared)
 
     def __bool__(self) -> bool:
-        return bool(self._conditions)
+        return bool(self._conditions) or self.thinning is not None
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Filters) and self._conditions == other._conditions
+        if not isinstance(other, Filters):
+            return False
+        return self._conditions == other._conditions and self.thinning == other.thinning
 
     @classmethod
     def of(cls, filters: Any) -> Filters:
@@ -120,7 +127,15 @@ class Filters:
             else:
                 conditions[place] = conditions[place] & value if place[1] == EQUAL else conditions[place] | value
         found = Filters(())
-        found._set(conditions)
+        found._set(conditions, self.thinning or other.thinning)
+        return found
+
+    def thinned(self, thinning: Thinning | None) -> Filters:
+        """These conditions, with this thinning."""
+        if thinning is None:
+            return self
+        found = Filters(())
+        found._set(self._conditions, thinning)
         return found
 
     def pairs(self) -> list[tuple[str, str | None]]:

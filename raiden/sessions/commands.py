@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from raiden.model import strict_json
+from raiden.model import strict_json, thinning
 from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.names import check_channel, check_durable, check_subscription
@@ -102,7 +102,8 @@ def _subscribe(command: dict[str, Any]) -> Follow | Join:
     name, presence = check_subscription(_channel(command)), _flag(command, "presence")
     if presence:
         check_channel(name)
-    return Follow(name, _filters(command), _start(command), presence)
+    filters = _filters(command).thinned(thinning.of(command.get("rate"), command.get("key"), command.get("slow")))
+    return Follow(name, filters, _start(command), presence)
 
 
 def _join(command: dict[str, Any]) -> Join:
@@ -111,6 +112,8 @@ def _join(command: dict[str, Any]) -> Join:
         raise Invalid("a durable subscription has no filters: its messages are shared out as they are")
     if _flag(command, "presence"):
         raise Invalid("consumers of a durable subscription are no members of the channel: subscribe to it, too")
+    if thinned := min(command.keys() & {"rate", "key", "slow"}, default=None):
+        raise Invalid(f"a durable subscription has no {thinned}: its messages are shared out, each to one consumer")
     if "last" in command:
         raise Invalid("a durable subscription begins since a cursor, not with the last messages")
     return Join(
@@ -274,8 +277,10 @@ _ANY = frozenset({"id", "cmd"})
 # The members that each command may have, and the function that reads it.
 _COMMANDS: dict[str, tuple[frozenset[str], Callable[[dict[str, Any]], Command]]] = {
     "subscribe": (
-        _ANY | {"channel", "filters", "since", "last", "presence", "durable", "ack", "window", "ack_wait"},
-        _subscribe,
+        _ANY | {
+            "channel", "filters", "rate", "key", "slow", "since", "last", "presence", "durable", "ack", "window",
+            "ack_wait",
+        }, _subscribe,
     ),
     "unsubscribe": (_ANY | {"channel", "durable", "forget"}, _unsubscribe),
     "publish": (_ANY | {"channel", "data", "key", "if", "end"}, _publish),

@@ -24,6 +24,7 @@ from raiden.model.filters import Filters
 from raiden.model.message import Cursor
 from raiden.model.names import check_subscription
 from raiden.model.refusals import Refusal
+from raiden.model.thinning import Thinning
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,11 @@ def _log_failure(result: AsyncResult[None]) -> None:
 
 def _written(rows: Mapping[str, Row]) -> bytes:
     kept = {
-        name: {"filters": row.filters.pairs(), "cursor": None if row.place is None else str(row.place)}
+        name: {
+            "filters": row.filters.pairs(),
+            "cursor": None if row.place is None else str(row.place),
+            **({} if row.filters.thinning is None else {"thinning": row.filters.thinning}),
+        }
         for name, row in rows.items()
     }
     return ujson.dumps({"subscriptions": kept}).encode()
@@ -170,7 +175,9 @@ def _rows(value: bytes) -> dict[str, Row] | None:
         rows: dict[str, Any] = ujson.loads(value)["subscriptions"]
         return {
             check_subscription(name): Row(
-                Filters([(str(key), None if text is None else str(text)) for key, text in row["filters"]]),
+                Filters([(str(key), None if text is None else str(text)) for key, text in row["filters"]]).thinned(
+                    Thinning(*row["thinning"]) if "thinning" in row else None
+                ),
                 Cursor.parse(row["cursor"]) if row["cursor"] else None,
             )
             for name, row in rows.items()

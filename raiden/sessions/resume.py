@@ -78,7 +78,7 @@ class Places:
         Returns the places to tell: nothing else tells of messages that filters hide."""
         self._got.update(self._sent)
         self._ended = {name: (row, True) for name, (row, pinged) in self._ended.items() if not pinged}
-        places = {name: router.position(name) for name in subscriptions} | self._opening
+        places = {name: each.place or router.position(name) for name, each in subscriptions.items()} | self._opening
         self._sent = {name: place for name, place in places.items() if place}
         return {
             name: place for name, place in self._sent.items()

@@ -14,7 +14,9 @@ from typing import Any, cast
 
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
+from raiden.delivery.skipped import with_notices
 from raiden.delivery.table import End, Subscription
+from raiden.delivery.thinned import of_past
 from raiden.history.store import StoreFailed
 from raiden.model import encoding
 from raiden.model.filters import Filters
@@ -275,10 +277,13 @@ class Lasting(Session):
 
     def position(self) -> str | None:
         """The position, up to which everything has been sent."""
-        replayed = self.replayed
-        if not replayed:
-            return joined([self.router.position(name) for name in self.names])
-        return joined([replayed.get(name) or self.router.position(name) for name in self.names])
+        replayed = self.replayed or {}
+        return joined([replayed.get(name) or self.place(name) for name in self.names])
+
+    def place(self, name: str) -> Cursor | None:
+        """The place up to which a subscription that is attached was sent everything."""
+        subscription = self.subscriptions.get(name)
+        return (None if subscription is None else subscription.place) or self.router.position(name)
 
     def moved(self) -> str | None:
         """The position, unless it was told already, or can't be."""
@@ -292,9 +297,12 @@ class Lasting(Session):
         """Send the part of a batch that the client takes at once; the rest is not kept, but read again when the client
         has taken that part. Returns False where the session has ended."""
         sink, size, begun = subscription.sink, 0, 0
+        thinned = of_past(batch.messages, subscription.filters)
         for number, message in enumerate(batch.messages, 1):
-            if not message.is_empty_end and (subscription.filters is None or subscription.filters.match(message)):
-                data = subscription.encoding(message)
+            wanted = subscription.filters is None or subscription.filters.match(message)
+            if wanted and not message.is_empty_end and (thinned is None or message.cursor in thinned):
+                skipped = None if thinned is None else thinned[message.cursor]
+                data = with_notices(subscription.encoding, message, skipped, None)
                 sink.pending.append(data)
                 size += len(data)
             last = number == len(batch.messages)
