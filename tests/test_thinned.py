@@ -1,4 +1,4 @@
-"""Thinned groups: whatever comes when, each subscription gets the newest, and knows of all others that it missed them."""
+"""Thinned groups: whatever comes when, each subscription gets the newest, and is told of the others."""
 
 from __future__ import annotations
 
@@ -251,9 +251,9 @@ def test_a_page_of_the_past_is_thinned_by_the_times_of_publishing() -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    [(0, None, None), (0.009, None, None), (1000.1, None, None), (10**6, None, None), (True, None, None), ("2", None, None),
-     (None, "a", None), (1, "", None), (1, "a..b", None), (1, 5, None), (1, "a" * 256, None), (1, "\ud800", None),
-     (1, None, "newest"), (1, None, True), (float("nan"), None, None)],
+    [(0, None, None), (0.009, None, None), (1000.1, None, None), (10**6, None, None), (True, None, None),
+     ("2", None, None), (None, "a", None), (1, "", None), (1, "a..b", None), (1, 5, None), (1, "a" * 256, None),
+     (1, "\ud800", None), (1, None, "newest"), (1, None, True), (float("nan"), None, None)],
 )  # fmt: skip
 def test_bad_options(asked: tuple[object, object, object]) -> None:
     with pytest.raises(Invalid):
