@@ -140,9 +140,10 @@
 # end of the node; where nodes share a store). discard is what goes where the history is full: "old", the oldest
 # message, or "new", the publish, while a durable subscription needs that message. max_attempts is how often a durable
 # subscription hands a message out before it gives it up (0: any number of times), and dead_letter the channel that gets
-# it then ("": none). What a pattern doesn't say is: history_size 100, history_ttl 300, retain 0, ack "stored", discard
-# "old", max_attempts 0, dead_letter "". subscribe, publish, history, presence, request, serve and manage are for
-# "anyone", for clients whose "token" or key permits it, or for "nobody".
+# it then ("": none). With show_from messages say who has published them, by the sub and info of a token. What a pattern
+# doesn't say is: history_size 100, history_ttl 300, retain 0, ack "stored", discard "old", max_attempts 0, dead_letter
+# "", show_from False. subscribe, publish, history, presence, request, serve and manage are for "anyone", for clients
+# whose "token" or key permits it, or for "nobody".
 # channels = {"*": {}}
 # A message that others overtook is waited for so long, then fetched from the history.
 # gap_time = 0.05

@@ -137,7 +137,8 @@ class Gateway(Service):
             return self._do(connection, request, self.read(connection, request))
         ask = self._read(connection, request)
         most = self.limits.max_message
-        guest = Guest(connection.permit, delegate, connection.address, request.fields, most)
+        own = self.router.ids.of(connection)
+        guest = Guest(own, connection.permit, delegate, connection.address, request.fields, most)
         return delegated.serve(self.door, connection, request, ask, guest, self.rates, self._do)
 
     def read(self, connection: Connection, request: Request) -> Ask:
@@ -171,7 +172,7 @@ class Gateway(Service):
             return ask.answer
         if isinstance(ask, Publish):
             if ask.prefix is not None and "origin" not in request.fields:
-                self._keep_plan(request, PublishPlan(ask.prefix, shown(connection)))
+                self._keep_plan(request, PublishPlan(ask.prefix, shown(connection), ask.label))
             self.publishing.publish(connection, request, ask)
         elif isinstance(ask, Subscribe):
             plan = SubscriptionPlan(ask, shown(connection))
@@ -257,7 +258,7 @@ class Gateway(Service):
                 connection.permit = allowed(self.permits, plan, repeated.credential, channel)
             except Refusal:
                 return False
-            return self.publishing.again(connection, repeated, channel)
+            return self.publishing.again(connection, repeated, channel, plan.label)
         try:
             connection.permit = allowed(self.permits, plan, repeated.credential)
         except Refusal:
@@ -308,7 +309,7 @@ class Gateway(Service):
         is_quick = not whole and ask.presence is None and not ended.is_over(self.router, ask)
         if is_quick and Beginning.is_known(self.router, ask.names, ask.starts):
             # The hot path of clients that come back.
-            self._open(connection, request, ask, session, client, self._known(ask, session))
+            self._open(connection, request, ask, session, client, self._known(connection, ask, session))
             for name in ask.names:
                 session.attach(name)
             self._opened(connection, session, client)
@@ -334,6 +335,8 @@ class Gateway(Service):
             if ended.is_over(self.router, ask, beginning):
                 session.close()
                 return ended.answer(told)
+            if not session.answers_once:
+                told = told._replace(connection=self.router.ids.of(connection))
             self._open(connection, request, ask, session, client, told)
             attend(session, self._presence, watched, ask.presence)
             session.begin(beginning)
@@ -362,10 +365,13 @@ class Gateway(Service):
         if self.door.draining and connection.session is client:
             client.drain()
 
-    def _known(self, ask: Subscribe, session: Session) -> Told:
+    def _known(self, connection: Connection, ask: Subscribe, session: Session) -> Told:
         """The beginning that a subscriber is told that misses nothing, and waits for nothing."""
-        position = None if session.answers_once else joined([self.router.position(name) for name in ask.names])
-        return Told(position, True if ask.starts else None)
+        recovered = True if ask.starts else None
+        if session.answers_once:
+            return Told(None, recovered)
+        position = joined([self.router.position(name) for name in ask.names])
+        return Told(position, recovered, (), self.router.ids.of(connection))
 
 
 def _told(ask: Subscribe, beginning: Beginning) -> Told:

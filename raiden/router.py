@@ -21,6 +21,7 @@ import gevent
 
 from raiden.backend import Backend, Question
 from raiden.delivery.answers import Answers
+from raiden.delivery.connection_ids import ConnectionIds
 from raiden.delivery.ends import Ends
 from raiden.delivery.fan_out import FanOut
 from raiden.delivery.orders import Orders, Repaired
@@ -65,13 +66,14 @@ class Router:
         self.stats = stats
         self.table = Table(max_channels=max_channels, max_bytes=max_channel_bytes)
         self.publisher = Publisher(backend, stats)
+        self.ids = ConnectionIds()
         self.answers = Answers(backend, self.table, stats)
         # The clients of long-polls that were just answered: their topics linger, and so do they.
         self.polled = Polled(lambda: LINGER)
         self.pace = Pace(max_gather)
         self.sends = Sends(self._caught_up)
-        self._thinner = Thinner(self.sends, stats)
-        self._fan = FanOut(self.table, self._thinner, stats)
+        self._thinner = Thinner(self.sends, stats, self.ids)
+        self._fan = FanOut(self.table, self._thinner, stats, self.ids)
         self._orders = Orders(backend, self.table, gap_time=gap_time, check_every=check_every, limit=2 * max_channels)
         self._ends = Ends(self.table, self._orders, self._fan, self.unsubscribe)
         self._loop = gevent.get_hub().loop

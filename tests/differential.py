@@ -75,6 +75,7 @@ FIELDS = [
     "Last-Event-ID: earliest", "Last-Event-ID: x", "Idempotency-Key: k", "X-A: 1", "X-A: 2", "x-a:  3 ", "Host: h",
     "Content-Length: 1", "Transfer-Encoding: chunked", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: a, b",
     "Sec-WebSocket-Extensions: permessage-deflate", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    "Raiden-Event: e", "Raiden-Event: gap", "Raiden-Tags: {}", "Raiden-Transient: maybe", "Raiden-Except: a",
 ]  # fmt: skip
 # Fields that show a token; most requests of a run that needs tokens have one of them.
 SHOWING = [
@@ -92,13 +93,16 @@ TOKENS = [
         {"publish": ["*"], "exp": 1}, {"publish": ["*"], "info": "i" * 60, "subscribe": ["*"]},
     )
 ] + ["nonsense", "a.b.c", "a~b", "x" * 300, "a,b"]  # fmt: skip
-HARMLESS = ["X-A: 1", "Connection: keep-alive", "Accept: */*", "Origin: http://h", "Prefer: wait=9", "Upgrade: h2c"]
+HARMLESS = [
+    "X-A: 1", "Connection: keep-alive", "Accept: */*", "Origin: http://h", "Prefer: wait=9", "Upgrade: h2c",
+    "Raiden-Event: e", 'Raiden-Tags: {"t": "v"}', "Raiden-Transient: true",
+]  # fmt: skip
 HOSTS = ["Host: h", "Host: h", "Host: h", "host: h", "Host: H:80", "Host: other", "Host: ", "Host: a b"]
 METHODS = ["POST", "POST", "POST", "POST", "GET", "GET", "HEAD", "DELETE", "PUT", "OPTIONS", "CONNECT"]
 BEFORE = [b"\r\n", b"\r\n\r\n", b"\n", b"\r"]
 FRAMES = [b"\x81\x81\0\0\0\x001", b"\x82\x81\0\0\0\0b", b"\x89\x80\0\0\0\0", b"\x01\x81\0\0\0\0c", b"\x81\0"]
 # What of an answer depends on the time, or on chance.
-_OTHERS = re.compile(rb"\r\n(Date|Retry-After): [^\r]*")
+_OTHERS = re.compile(rb"\r\n(Date|Retry-After|Raiden-Connection): [^\r]*")
 
 
 class Form:
@@ -159,6 +163,7 @@ class Ear:
     """Hears all that is published in a router."""
 
     lasts = True
+    own_id = b""
 
     def __init__(self, router: Router) -> None:
         self.pending: list[bytes] = []
@@ -272,7 +277,8 @@ class Server:
 
 def _guarded() -> Permits:
     keys = [Key.of({"alg": "HS256", "key": KEY})]
-    return Permits(Policy({"*": {}, "c": {"publish": "anyone"}}, guarded=True), Tokens(keys))
+    channels = {"*": {}, "c": {"publish": "anyone"}, "b": {"show_from": True}}
+    return Permits(Policy(channels, guarded=True), Tokens(keys))
 
 
 class Run:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec import Raw
 
 from raiden.backbone.frames import InvalidFrame, from_frame, runs, to_frame
 from raiden.history.sqlite import Sqlite
@@ -13,7 +14,7 @@ from raiden.model.attributes import ENVELOPE, Attributes, NoEnvelope, put_in, ta
 from raiden.model.message import Cursor, Kind, Message
 
 ALL = Attributes(
-    event="created", tags={"color": "réd"}, sender={"sub": "ann", "info": {"n": [1, None]}}, excluded="c1", end=True
+    event="created", tags={"color": "réd"}, sender=Raw(b'{"sub":"ann","info":{"n":[1,null]}}'), excluded="c1", end=True
 )
 
 

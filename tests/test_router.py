@@ -51,6 +51,7 @@ class Client:
     """A sink and the owner of its subscriptions: keeps what is sent, one item a send."""
 
     lasts = False
+    own_id = b""
 
     def __init__(self, router: Router) -> None:
         self.router = router

@@ -324,7 +324,8 @@ def test_what_can_not_be_published_is_dropped_and_counted_and_the_next_one_passe
 ) -> None:
     name = channel.encode()
     bad = [
-        [name], [name, b"1", b"", b""], [name, b"{"], [name, b""], [name, b"\xff"], [name, b"NaN"], [b"", b"1"],
+        [name], [name, b"1", b"", b"{}", b""], [name, b"1", b"", b"{"], [name, b"{"], [name, b""], [name, b"\xff"],
+        [name, b"NaN"], [b"", b"1"],
         [name + b"*", b"1"], [b"-/x", b"1"], [b"\xff", b"1"], [b"a\nb", b"1"], [b"x" * 256, b"1"],
         [name, b"\xff", TEXT], [name, b"1\n2", b"application/x-ndjson"], [name, b"x", b"text/plain; charset=nope"],
         [name, b"[" * 100_000], [b""], [name, b"", b""],
@@ -557,7 +558,8 @@ def test_requests_of_raw_clients_end_when_they_do(node: Daemon, clients: Clients
         (400, [b"channels", b"\xff"]),
         (400, [b"publish"]),
         (400, [b"publish", b"a"]),
-        (400, [b"publish", b"a", b"1", b"", b"k", b""]),
+        (400, [b"publish", b"a", b"1", b"", b"k", b"", b""]),
+        (400, [b"publish", b"a", b"1", b"", b"k", b"[]"]),
         (400, [b"publish", b"", b"1"]),
         (400, [b"publish", b"a*", b"1"]),
         (400, [b"publish", b"-/a", b"1"]),

@@ -6,11 +6,15 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+from msgspec import Raw
+
 from raiden.access.api_keys import hash_of
 from raiden.access.clients import NOBODY_KNOWN, Client
 from raiden.access.policy import HOW, NEEDED, Policy
 from raiden.access.revocations import Revocations
 from raiden.access.tokens import InvalidToken, Tokens
+from raiden.model.attributes import NOBODY
+from raiden.model.encoding import dumps
 from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.refusals import Unauthorized, Unavailable
 
@@ -88,6 +92,15 @@ class Permit:
             known.clear()
         known.add((self, channel))
         return True
+
+    def sender(self, channel: str) -> Raw:
+        """The subject and the info of the client's token, as messages of the channel show them to subscribers;
+        `NOBODY`: they don't, or the client has neither."""
+        if not self.permits.policy.shows_sender(channel):
+            return NOBODY
+        told = {"sub": self.client.subject, "info": self.client.info}
+        known = {name: value for name, value in told.items() if value is not None}
+        return Raw(dumps(known, "replace")) if known else NOBODY
 
     def within(self, action: str, prefix: str) -> list[str]:
         """As `Policy.within`."""

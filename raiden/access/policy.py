@@ -29,8 +29,12 @@ class Policy:
     def __init__(self, channels: Mapping[str, Any], *, guarded: bool) -> None:
         self._channels = Channels(channels)
         self._default = TOKEN if guarded else ANYONE
-        self.is_open = all(self._who(each, action) == ANYONE for each in self._channels.all() for action in ACTIONS)
-        """Whether anyone may do all."""
+        self.shows_senders = guarded and any(each.show_from for each in self._channels.all())
+        """Whether there are channels whose messages say who published them."""
+        self.is_open = not self.shows_senders and all(
+            self._who(each, action) == ANYONE for each in self._channels.all() for action in ACTIONS
+        )
+        """Whether anyone may do all, and nobody hears who did it."""
         self.has_open = any(self._who(each, action) == ANYONE for each in self._channels.all() for action in ACTIONS)
         """Whether anyone may do something."""
 
@@ -56,6 +60,10 @@ class Policy:
         """Whether a delegate may still allow what this policy does not allow the client: the action is for those that
         have the permission, and the client is nobody's server, whose key lists all that it may do."""
         return self._whose(action, name) == TOKEN and client.credential in ("", "token")
+
+    def shows_sender(self, channel: str) -> bool:
+        """Whether the channel's messages say who published them."""
+        return self.shows_senders and self._channels.of(channel).show_from
 
     def within(self, client: Client, action: str, prefix: str) -> list[str]:
         """The channels and patterns that stand for those to which the client may do the action, among the channels that

@@ -53,8 +53,8 @@ class Connection:
 
     __slots__ = (
         "__weakref__", "_acknowledged", "_ahead", "_callback", "_large", "_outbox", "_paused", "_reader", "_sent",
-        "_stats", "_writer", "address", "drop", "due", "in_line", "max_outbox", "outbox_size", "overflown", "pending",
-        "permit", "protocol", "remote", "scheme", "seen", "session", "slot", "socket", "state", "transport",
+        "_stats", "_writer", "address", "drop", "due", "in_line", "max_outbox", "outbox_size", "overflown", "own_id",
+        "pending", "permit", "protocol", "remote", "scheme", "seen", "session", "slot", "socket", "state", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +78,8 @@ class Connection:
         self.overflown = False
         # What its client may do, and until when (`raiden.access.permit`); None: all that anyone may.
         self.permit: Any = None
+        # The part of its id that is its own (`raiden.delivery.connection_ids`); b"": nobody has asked for its id.
+        self.own_id = b""
         # Called with the bytes that were dropped.
         self.drop: Callable[[bytes], None] | None = None
         self.due = 0

@@ -5,7 +5,8 @@ A run of messages is encoded once for each group, and the same bytes are put bef
 
 from __future__ import annotations
 
-from raiden.delivery.table import Group, Sink, Subscription, Table, Topic, clients_of
+from raiden.delivery.connection_ids import ConnectionIds
+from raiden.delivery.table import Group, Sink, Subscription, Table, Topic, clients_of, without
 from raiden.delivery.thinner import LOST, Thinner
 from raiden.model.encoding import Encoding
 from raiden.model.message import Message
@@ -19,18 +20,21 @@ class FanOut:
     sink; ``bytes`` their bytes, counted for each sink, and ``run_bytes`` counted once: no sink got more than that.
     Sinks with something to send are added to a ``dirty`` list."""
 
-    def __init__(self, table: Table, thinner: Thinner, stats: Stats) -> None:
+    def __init__(self, table: Table, thinner: Thinner, stats: Stats, ids: ConnectionIds) -> None:
         self._table = table
         self._thinner = thinner
         self._stats = stats
+        self._ids = ids
         self.puts = self.bytes = self.run_bytes = 0
 
     def put(self, channel: bytes, run: list[Message], dirty: list[Sink]) -> None:
         """Put messages of a channel before all that want them."""
+        pieces = self._ids.pieces(run)
         for found in self._table.matching(channel):
             found.messages += len(run)
             try:
-                self._put(found, run, dirty)
+                for piece, excluded in pieces:
+                    self._put(found, piece, dirty, excluded)
             except Exception:  # any exception: subscribers that may have missed something are told so
                 faults.report("a delivery")
                 tell_gap(found.subscriptions(), channel, LOST, dirty)
@@ -45,13 +49,15 @@ class FanOut:
         """Put what still waits in the topic before its sinks: something comes that must be behind it."""
         self._thinner.settle(found.thinned, dirty)
 
-    def _put(self, found: Topic, run: list[Message], dirty: list[Sink]) -> None:
+    def _put(self, found: Topic, run: list[Message], dirty: list[Sink], excluded: bytes) -> None:
+        """Put messages before the sinks of a topic, but for the one whose ``own_id`` is ``excluded``."""
         for encoding, group in found.groups.items():
-            self._put_before(encoding, group, run, dirty)
+            self._put_before(encoding, without(group, excluded) if excluded else group, run, dirty)
         filtered = found.filtered
         if filtered is not None:
             for key, passed in filtered.matching(run).items():
-                self._put_before(key[0], filtered.groups[key], passed, dirty)
+                group = filtered.groups[key]
+                self._put_before(key[0], without(group, excluded) if excluded else group, passed, dirty)
         if found.thinned is not None:
             size, most = self._thinner.put(found.thinned, run, dirty)
             self.bytes += size

@@ -36,19 +36,20 @@ class Publisher:
         self._stats = stats
         self._loop = gevent.get_hub().loop
         # Messages to publish at the end of the turn, by channel, with the callbacks to tell; the number of those to be
-        # stored.
+        # stored. Those of a channel with history that are not to be stored stand behind its name and a NUL, which no
+        # name has.
         self._batches: dict[str, tuple[list[Message], list[tuple[Answered, Any]], bool]] = {}
         self._to_store = 0
 
     def publish(
         self, *groups: Sequence[Message], key: str | None = None, at: Mapping[str, Cursor] = ANYWHERE, done: Published
     ) -> None:  # fmt: skip
-        """Publish groups of messages, each of one channel and one kind: a group, and all that are of channels with
-        history, as a whole or not at all. ``done`` is called later, with the cursors of each group, or the refusal;
+        """Publish groups of messages, each of one channel, one kind and one label: a group, and all that are to be
+        stored, as a whole or not at all. ``done`` is called later, with the cursors of each group, or the refusal;
         raises StoreFailed. Messages that were published under ``key`` in the last five minutes are not published again,
         and get the cursors that they got then. ``at`` has the cursors at which channels with history must stand."""
         self.publish_turn()
-        keeps = [self._backend.keeps(group[0].channel) for group in groups]
+        keeps = [self.stores(group[0]) for group in groups]
         if not any(keeps):
             self._loop.run_callback(done, self._finish(groups, keeps, ()))
             return
@@ -57,6 +58,10 @@ class Publisher:
             done(self._finish(groups, keeps, result) if isinstance(result, list) else result)
 
         self._backend.store([group for group, kept in zip(groups, keeps, strict=True) if kept], key, stored, at)
+
+    def stores(self, message: Message) -> bool:
+        """Whether a message is stored when it is published."""
+        return not message.transient and self._backend.keeps(message.channel)
 
     def _finish(
         self, groups: Sequence[Sequence[Message]], keeps: Sequence[bool], result: Sequence[Appended]
@@ -87,7 +92,7 @@ class Publisher:
         return self._backend.most_at_once(channel)
 
     def publish_now(self, messages: Sequence[Message]) -> None:
-        """Publish messages of one channel, which has no history, and of one kind; raises BackboneFull."""
+        """Publish messages of one channel, of one kind and label, which are not stored; raises BackboneFull."""
         self.publish_turn()
         self._publish(messages)
 
@@ -96,18 +101,21 @@ class Publisher:
     ) -> None:  # fmt: skip
         """Publish a message together with the others that the event loop brings in this turn, which costs each of them
         least: the messages of one channel are one append to its history, and one frame. Then ``done(asker, outcome)``
-        is called, with the message's cursor, None where the channel keeps no history, or the refusal. ``at`` is the
-        cursor at which the channel must stand."""
+        is called, with the message's cursor, None where it is not stored, or the refusal. ``at`` is the cursor at which
+        the channel must stand."""
         if key is not None or at is not None or message.ends:
             # What may be refused is appended by itself, and nothing stands behind an end.
             places = ANYWHERE if at is None else {message.channel: at}
             self.publish([message], key=key, at=places, done=lambda outcome: done(asker, _only(outcome)))
             return
-        batch = self._batches.get(message.channel)
+        channel = message.channel
+        if message.transient and self._backend.keeps(channel):
+            channel += "\0"
+        batch = self._batches.get(channel)
         if batch is None:
             if not self._batches:
                 self._loop.run_callback(self.publish_turn)
-            batch = self._batches[message.channel] = ([], [], self._backend.keeps(message.channel))
+            batch = self._batches[channel] = ([], [], not message.transient and self._backend.keeps(channel))
         messages, askers, keeps = batch
         messages.append(message)
         askers.append((done, asker))
@@ -140,7 +148,7 @@ class Publisher:
             _tell_all(askers, outcomes)
 
     def _publish_runs(self, messages: Sequence[Message]) -> list[Refusal | None]:
-        """Publish messages of one channel, which has no history. Returns the refusal of each, or None."""
+        """Publish messages of one channel, which are not stored. Returns the refusal of each, or None."""
         outcomes: list[Refusal | None] = []
         for run in runs(messages):
             outcome = None

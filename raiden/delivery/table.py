@@ -37,10 +37,14 @@ class TooManyChannels(Unavailable):
 class Sink(Protocol):
     """The receiver of encoded bytes: `pending` collects them during a turn, `flush` sends them after it.
 
-    `flush` may close the sink and so end its subscriptions; it may not yield to another greenlet.
+    `flush` may close the sink and so end its subscriptions; it may not yield to another greenlet. `own_id` is that of
+    its connection (`raiden.delivery.connection_ids`); b"": it has none of its own, or nobody has asked for its id.
     """
 
     pending: list[bytes]
+
+    @property
+    def own_id(self) -> bytes: ...
 
     def flush(self) -> None: ...
 
@@ -230,6 +234,11 @@ def clients_of(encoding: Encoding, group: Group) -> int:
     """The number of clients of a group. With most encodings each subscription has one client, and they need not be
     looked at."""
     return sum([each.clients for each in group.values()]) if encoding.shared else len(group)
+
+
+def without(group: Group, excluded: bytes) -> Group:
+    """A group without the sink that has this ``own_id``."""
+    return {sink: subscription for sink, subscription in group.items() if sink.own_id != excluded}
 
 
 class Table:

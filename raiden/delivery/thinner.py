@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 import gevent
 
+from raiden.delivery.connection_ids import ConnectionIds
 from raiden.delivery.selection import Selection
 from raiden.delivery.sends import Sends
 from raiden.delivery.skipped import Put, with_notices
@@ -33,9 +34,10 @@ LOST: Final = Gap("", 0, 0)
 class Thinner:
     """Puts the messages of thinned groups before their sinks. One timer serves all groups."""
 
-    def __init__(self, sends: Sends, stats: Stats) -> None:
+    def __init__(self, sends: Sends, stats: Stats, ids: ConnectionIds) -> None:
         self._sends = sends
         self._stats = stats
+        self._ids = ids
         self._timer = gevent.get_hub().loop.timer(0)
         # The times at which groups are to be looked at, with a number for those with the same time. Groups that have
         # no subscriptions any more are left out when there are `_many`.
@@ -74,6 +76,8 @@ class Thinner:
                 continue
             data = with_notices(encoding, put.message, put.skipped, put.place)
             for sink in put.sinks:
+                if put.message.attributes is not None and self._ids.is_excluded(sink, put.message):
+                    continue
                 pending = sink.pending
                 if not pending:
                     dirty.append(sink)

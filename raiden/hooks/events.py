@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from raiden.hooks.endpoint import PUBLISHED
-from raiden.model.encoding import dumps, json_value
+from raiden.model.encoding import dumps, json_value, shown
 from raiden.model.message import Message
 
 # The channel of events that were given up; no client can name such a channel.
@@ -46,7 +46,7 @@ def of_client(type: str, id: str, data: Mapping[str, Any]) -> Event:
 
 def of_message(message: Message) -> Event:
     """The event of a message that is published. It has no cursor: it is stored together with the message."""
-    data = b'{"channel":%b,"data":%b}' % (dumps(message.channel), json_value(message))
+    data = b'{"channel":%b,"data":%b%b}' % (dumps(message.channel), json_value(message), shown(message.attributes))
     body = _body(PUBLISHED, message.published / 1_000_000, data)
     return Event(PUBLISHED, message.channel, message.channel, body)
 

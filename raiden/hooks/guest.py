@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
@@ -41,21 +40,22 @@ class _Grant(NamedTuple):
 class Guest(Permit):
     """The permit of one connection where there is a delegate: what the client's token does not settle, the delegate is
     asked. Granted subscriptions whose answer holds for a time are asked about again when that is over; until there is
-    an answer they stay. ``max_message`` bounds the bytes of a message that the delegate has changed."""
+    an answer they stay. ``id`` is the connection's, and ``max_message`` bounds the bytes of a message that the
+    delegate has changed."""
 
     __slots__ = ("_delegate", "_granted", "_session", "asker", "deciding", "greeted", "max_message")
 
     is_personal = True
 
     def __init__(
-        self, permit: Permit, delegate: Delegate, address: str, fields: Mapping[str, str], max_message: int
+        self, id: str, permit: Permit, delegate: Delegate, address: str, fields: Mapping[str, str], max_message: int
     ) -> None:  # fmt: skip
         super().__init__(permit.client, permit.permits)
         self.max_message = max_message
         self._delegate = delegate
         headers = {name: fields[name] for name in delegate.way.headers if name in fields}
         client = permit.client
-        self.asker = Asker(secrets.token_urlsafe(12), client.subject, client.info, address, headers)
+        self.asker = Asker(id, client.subject, client.info, address, headers)
         # Granted subscriptions, by name and durable ("": none); the way to the session of the connection.
         self._granted: dict[tuple[str, str], _Grant] = {}
         self._session: Callable[[], Ended | None] | None = None

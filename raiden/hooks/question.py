@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raiden.model import strict_json
-from raiden.model.encoding import dumps, json_value
+from raiden.model.encoding import dumps, json_value, shown_alone
 from raiden.model.message import Kind, Message
 
 # The events that a delegate is asked about, and those that it is only told.
@@ -65,9 +65,20 @@ class Question:
             "id": client.id, "sub": client.sub, "info": client.info, "address": client.address,
             "headers": dict(client.headers),
         }  # fmt: skip
+        if attributes := self.attributes:
+            about["attributes"] = attributes
         text = dumps(about)
         # The payload goes as it was published: reading and writing it might change it.
         return text if self.message is None else b'%b,"data":%b}' % (text[:-1], json_value(self.message))
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The message's attributes that its subscribers are shown, and ``{"transient": True}`` where it is that."""
+        if self.message is None:
+            return {}
+        told = shown_alone(self.message.attributes)
+        shown = strict_json.value(told) if told else {}
+        return {**shown, "transient": True} if self.message.transient else shown
 
     @property
     def key(self) -> bytes:
@@ -79,7 +90,9 @@ class Question:
     @property
     def size(self) -> int:
         """About the bytes that it takes for as long as it is under way."""
-        return 1000 if self.message is None else 1000 + len(self.message.payload)
+        if self.message is None:
+            return 1000
+        return 1000 + len(self.message.payload) + len(shown_alone(self.message.attributes))
 
 
 def changed(message: Message, payload: bytes) -> Message:
@@ -95,4 +108,6 @@ def changed(message: Message, payload: bytes) -> Message:
                 kind, data = Kind.BYTES, base64.b64decode(value["base64"], validate=True)
             except (ValueError, TypeError):
                 pass  # then it is JSON
-    return Message(message.channel, kind, data, None, message.published, attributes=message.attributes)
+    return Message(
+        message.channel, kind, data, None, message.published, "", message.attributes, message.transient
+    )  # fmt: skip

@@ -8,7 +8,6 @@ not nodes see each other, one goes on, with the progress of each sender, and wit
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -22,7 +21,6 @@ from raiden.history.store import StoreFailed
 from raiden.hooks import events
 from raiden.hooks.counter import Counter
 from raiden.hooks.endpoint import CONNECTED, DISCONNECTED, OCCUPIED, VACATED, Endpoint
-from raiden.hooks.guest import Guest
 from raiden.hooks.queue import Queues
 from raiden.hooks.sender import Deposed, Sender
 from raiden.router import Router
@@ -96,7 +94,7 @@ class Webhooks(Service):
         permit = connection.permit
         subject = None if permit is None else permit.client.subject
         data = {"sub": subject, "transport": connection.transport, "address": connection.address}
-        id = permit.asker.id if isinstance(permit, Guest) else os.urandom(12).hex()
+        id = self._router.ids.of(connection)
         self._clients[connection] = id, data
         self._queues.tell(events.of_client(CONNECTED, id, data))
 

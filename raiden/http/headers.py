@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from raiden.model import labels
+from raiden.model.labels import Label
 from raiden.model.message import Cursor
 from raiden.model.refusals import Invalid
 from raiden.protocols.http import Request
@@ -28,6 +30,11 @@ def flag(request: Request, field: str) -> bool:
     if value not in (None, "true", "false"):
         raise Invalid(f"{field} is true or false")
     return value == "true"
+
+
+def label(request: Request) -> Label | None:
+    """What the fields of a publish say of its messages (`raiden.model.labels`); None: nothing. Raises Invalid."""
+    return None if labels.FIELDS.keys().isdisjoint(request.fields) else labels.of_fields(request.raw_headers)
 
 
 def condition(request: Request) -> Cursor | None:

@@ -39,10 +39,15 @@ def read(request: Request, channel: str, channels: Channels | None) -> PublishLi
         raise Invalid("a stream has no Idempotency-Key: publish its messages one by one, each under a key of its own")
     options = None if channels is None else channels.of(channel)
     at, ends = headers.condition(request), headers.flag(request, "raiden-end")
-    payload.check_terms(payload.end_of(channel) if ends else Message(channel, Kind.JSON, b""), None, at,
-                        keeps=options is not None and options.keeps)  # fmt: skip
+    label = headers.label(request)
+    sample = Message(channel, Kind.JSON, b"")
+    if label is not None:
+        label.put_on(sample)
+    if ends:
+        payload.with_end(sample)
+    payload.check_terms(sample, None, at, keeps=options is not None and options.keeps)
     most = min(GROUP, (options.most_at_once if options is not None else 0) or GROUP)
-    return PublishLines(channel, charset if form == "text" else None, ends, at, most)
+    return PublishLines(channel, charset if form == "text" else None, ends, at, most, label)
 
 
 class Lines:
@@ -53,7 +58,8 @@ class Lines:
         self._channel = ask.channel
         self._charset = ask.charset
         self._most = ask.most
-        self._max_message = max_message
+        self._label = ask.label
+        self._max_message = max_message - (0 if ask.label is None else ask.label.size)
         self._data = bytearray()
         # Bytes that are known to have no line break.
         self._looked = 0
@@ -99,6 +105,8 @@ class Lines:
                 self._refusal = refusal
                 break
             if message is not None:
+                if self._label is not None:
+                    self._label.put_on(message)
                 found.append(message)
                 size += len(message.payload)
         del self._data[:start]

@@ -16,8 +16,13 @@ from raiden.runtime.seldom import Seldom
 log = logging.getLogger(__name__)
 
 # The fields that a page may send and read where its browser asks for nothing in particular.
-_FIELDS = "Content-Type, Prefer, Last-Event-ID, Idempotency-Key, Authorization"
-_TOLD = "Raiden-Cursor, Raiden-Recovered, Raiden-Unconfirmed, Retry-After, RateLimit, RateLimit-Policy"
+_FIELDS = (
+    "Content-Type, Prefer, Last-Event-ID, Idempotency-Key, Authorization, Raiden-Event, Raiden-Tags, Raiden-Transient, "
+    "Raiden-Except"
+)
+_TOLD = (
+    "Raiden-Cursor, Raiden-Recovered, Raiden-Unconfirmed, Raiden-Connection, Retry-After, RateLimit, RateLimit-Policy"
+)
 # Seconds for which a browser need not ask again.
 _MAX_AGE = 600
 _DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from raiden.access.permit import Permit, Permits
 from raiden.connections.connection import Connection
 from raiden.http.reserved import Reserved
+from raiden.model.labels import Label
 from raiden.model.names import MAX_CHANNEL_BYTES, InvalidChannel, check_channel, unquote
 from raiden.sessions.asks import Subscribe
 from raiden.sessions.needs import needs
@@ -18,11 +19,13 @@ LONGEST: Final = 1 + 3 * MAX_CHANNEL_BYTES
 
 
 class PublishPlan(NamedTuple):
-    """The plan for the head of a JSON publish, whatever its target is: the beginning of its channel's name, and the
-    credential that the head shows, where requests do not show their own."""
+    """The plan for the head of a JSON publish, whatever its target is: the beginning of its channel's name, the
+    credential that the head shows, where requests do not show their own, and the label of its message, if there is
+    one."""
 
     prefix: str
     credential: str | None = None
+    label: Label | None = None
 
 
 class SubscriptionPlan:

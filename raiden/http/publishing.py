@@ -16,14 +16,16 @@ from raiden.delivery.publisher import Publisher
 from raiden.http import counted
 from raiden.http.door import Answer, HttpDoor
 from raiden.model import payload
+from raiden.model.labels import Label
 from raiden.model.message import Cursor, Kind, Message
-from raiden.model.refusals import Refusal, TooFast
+from raiden.model.refusals import Refusal, TooFast, TooLarge
 from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.protocols.heads import Repeated
 from raiden.protocols.http import Json, Request, date, json_bytes, problem, serialize
 from raiden.protocols.limits import HttpLimits
 from raiden.runtime.stats import Stats
 from raiden.sessions.asks import Publish
+from raiden.sessions.publishing import sign
 
 # The answer where no history is kept: the message was taken, and is on its way.
 ACCEPTED = Json(202, b"{}")
@@ -39,15 +41,20 @@ class Publishing:
         self._limits = limits
         self._rates = rates
 
-    def again(self, connection: Connection, repeated: Repeated, channel: str) -> bool:
-        """The hot path: publish a JSON value that came with a remembered head."""
-        if len(repeated.body) > self._limits.max_message - payload.WRAPPING:
+    def again(self, connection: Connection, repeated: Repeated, channel: str, label: Label | None) -> bool:
+        """The hot path: publish a JSON value that came with a remembered head, with its label if it has one."""
+        room = self._limits.max_message - payload.WRAPPING
+        if len(repeated.body) > (room if label is None else room - label.size):
             return False
         try:
             message = Message(channel, Kind.JSON, json_payload(repeated.body), None, time.time_ns() // 1000)
+            if label is not None:
+                label.put_on(message)
+            if connection.permit is not None:
+                sign((message,), connection.permit, self._limits.max_message)
             if self._rates.on:
                 self._rates.publish_one(client.account(connection), channel)
-        except InvalidPayload:
+        except (InvalidPayload, TooLarge):
             return False
         except TooFast as refusal:
             return counted.refuse(self._door, connection, repeated, refusal, "publish", channel)
@@ -87,6 +94,8 @@ class Publishing:
             self._door.serve(connection, request, answer)
             self._door.go_on(connection)
 
+        for group in ask.groups:
+            sign(group, connection.permit, self._limits.max_message)
         self._publisher.publish(*ask.groups, key=ask.key, at=ask.at, done=published)
         connection.state = SERVING
 

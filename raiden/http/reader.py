@@ -14,7 +14,7 @@ from raiden.http import accept, calls, front_page, headers, lines, managing, par
 from raiden.http.channel_builders import path
 from raiden.http.origins import Origins
 from raiden.http.reserved import Reserved
-from raiden.model import encoding, payload, strict_json
+from raiden.model import encoding, labels, payload, strict_json
 from raiden.model.encoding import Encoding, dumps
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.names import check_channel, check_subscription
@@ -41,7 +41,7 @@ FORMS = {
 # The functions that read what managers ask for, by path.
 _MANAGING: Final[dict[str, Callable[[bytes], Ask]]] = {"revoke": managing.revoke, "disconnect": managing.disconnect}
 # The members of a publish to many channels.
-_ORDER: Final = frozenset({"channels", "data", "end", "if"})
+_ORDER: Final = frozenset({"channels", "data", "end", "if", *labels.MEMBERS})
 
 
 class Reader:
@@ -120,25 +120,30 @@ class Reader:
         content_type, limits = request.fields.get("content-type", ""), self.limits
         if headers.is_repeated(request, "content-type"):
             raise Invalid("more than one Content-Type: send one")
+        label = headers.label(request)
+        room = limits.max_message if label is None else limits.max_message - label.size
         is_batch = payload.is_batch(content_type)
         ends, at = headers.flag(request, "raiden-end"), headers.condition(request)
         if ends and not request.raw_body:
-            is_batch, messages = False, [payload.end_of(channel)]
+            is_batch, messages = False, [Message(channel, Kind.JSON, b"")]  # which becomes the end
         elif is_batch:
-            batch = payload.batch(request.raw_body, limits.max_batch, limits.max_message)
+            batch = payload.batch(request.raw_body, limits.max_batch, room)
             messages = [Message(channel, Kind.JSON, line) for line in batch]
             if self.channels is not None:
                 payload.check_batch(len(messages), self.channels.of(channel).most_at_once)
         else:
-            messages = [Message(channel, *payload.of_type(content_type, request.raw_body, limits.max_message))]
-        if ends and not messages[-1].ends:
+            messages = [Message(channel, *payload.of_type(content_type, request.raw_body, room))]
+        if label is not None:
+            for message in messages:
+                label.put_on(message)
+        if ends:
             payload.with_end(messages[-1])
         key = request.fields.get("idempotency-key")
         payload.check_terms(messages[-1], key, at, keeps=self._keeps(channel))
         is_simple = key is None and at is None and not ends and payload.is_json(content_type)
         prefix = channel.removesuffix(name) if is_simple else None
         places = ANYWHERE if at is None else {channel: at}
-        return Publish([messages], key, _cursors_of_a_batch if is_batch else _cursor, prefix, places)
+        return Publish([messages], key, _cursors_of_a_batch if is_batch else _cursor, prefix, places, label)
 
     def _publish_to_many(self, request: Request) -> Publish:
         order = strict_json.members(request.raw_body)
@@ -156,17 +161,22 @@ class Reader:
         known = isinstance(names, list) and all(isinstance(name, str) for name in names)
         if not known or not 0 < len(names) <= self.limits.max_subscriptions:
             raise Invalid(f"channels must be a list of 1 to {self.limits.max_subscriptions} names")
-        channels = [check_channel(name) for name in dict.fromkeys(names)]
+        if field := min(labels.FIELDS.keys() & request.fields.keys(), default=None):
+            raise Invalid(f"{field} is for the POST of one channel: use the member {labels.FIELDS[field]!r} here")
+        label = labels.of_members({
+            name: strict_json.value(order[name], most=strict_json.MAX_SLOW) for name in order.keys() & labels.MEMBERS
+        })  # fmt: skip
+        data = b""
         if "data" in order:
             data = json_payload(order["data"])
-            payload.check_size(Kind.JSON, data, self.limits.max_message)
-            messages = [Message(channel, Kind.JSON, data) for channel in channels]
-            if ends:
-                messages = [payload.with_end(message) for message in messages]
-        else:
-            messages = [payload.end_of(channel) for channel in channels]
+            payload.check_size(Kind.JSON, data, self.limits.max_message - label.size)
+        channels = [check_channel(name) for name in dict.fromkeys(names)]
+        messages = [Message(channel, Kind.JSON, data) for channel in channels]
         key, places = request.fields.get("idempotency-key"), _places(order, channels)
         for message in messages:
+            label.put_on(message)
+            if ends:
+                payload.with_end(message)
             payload.check_terms(message, key, places.get(message.channel), keeps=self._keeps(message.channel))
         return Publish([[message] for message in messages], key, _cursors_by_channel, at=places)
 

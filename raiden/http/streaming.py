@@ -29,6 +29,7 @@ from raiden.protocols.unfinished import FULL, Full, Share
 from raiden.sessions.asks import Publish, PublishLines
 from raiden.sessions.decisions import judge
 from raiden.sessions.over import DISCONNECTED, EXPIRED, Over
+from raiden.sessions.publishing import sign
 
 # Bytes that may wait to be published, besides those of one read and of a line that has not come whole.
 PAUSE = 1 << 16
@@ -275,6 +276,7 @@ class _Stream:
     def _publish(self, messages: list[Message]) -> None:
         """Publish messages together, and wait until that is done; raises a refusal."""
         left = PATIENCE
+        sign(messages, self._connection.permit, self._streaming.limits.max_message)
         while True:
             done: AsyncResult[list[list[Cursor]] | Refusal] = AsyncResult()
             places = {} if self._at is None else {self._ask.channel: self._at}

@@ -12,7 +12,7 @@ covers its attributes.
 from __future__ import annotations
 
 import struct
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -22,14 +22,18 @@ ENVELOPE: Final = 0x10
 _LENGTH = struct.Struct("!I")
 
 
+# No sender; a union of `msgspec.Raw` with None could not be read.
+NOBODY: Final = msgspec.Raw(b"")
+
+
 class Attributes(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The attributes of one message. ``event`` is its name ("": it has none), ``sender`` the subject and the info of
-    the client that published it, ``excluded`` the connection that is not to get it. ``end``: the message is the last
-    one of its channel, until that is deleted."""
+    the client that published it, as a JSON object (`NOBODY`: it is not shown), ``excluded`` the id of the connection
+    that is not to get it. ``end``: the message is the last one of its channel, until that is deleted."""
 
     event: str = ""
     tags: dict[str, str] = {}
-    sender: dict[str, Any] | None = msgspec.field(name="from", default=None)
+    sender: msgspec.Raw = msgspec.field(name="from", default=NOBODY)
     excluded: str = msgspec.field(name="except", default="")
     end: bool = False
 

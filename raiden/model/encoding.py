@@ -17,6 +17,7 @@ from typing import Any
 
 import ujson
 
+from raiden.model.attributes import Attributes
 from raiden.model.filters import Filters
 from raiden.model.message import Kind, Message
 from raiden.model.page import Gap, Page
@@ -65,14 +66,15 @@ class Encoding:
         return b"".join([self(message) for message in messages])
 
 
-def dumps(value: object) -> bytes:
+def dumps(value: object, surrogates: str = "backslashreplace") -> bytes:
     """JSON as Raiden writes it: UTF-8, no spaces, slashes as they are. Line breaks of Unicode are escaped, because some
-    clients take them for the end of a line; lone surrogates, because UTF-8 has none."""
+    clients take them for the end of a line; lone surrogates, because UTF-8 has none, or (``surrogates`` is "replace")
+    they become question marks, because some readers refuse them."""
     text: str = ujson.dumps(value, ensure_ascii=False, escape_forward_slashes=False)
     if text.isascii():
         return text.encode()
     text = text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
-    return text.encode("utf-8", "backslashreplace")
+    return text.encode("utf-8", surrogates)
 
 
 def json_value(message: Message) -> bytes:
@@ -84,15 +86,38 @@ def json_value(message: Message) -> bytes:
     return b'{"base64":"%b"}' % base64.b64encode(message.payload)
 
 
+def shown(attributes: Attributes | None) -> bytes:
+    """The attributes that subscribers are shown, as members of a JSON object that has others before them."""
+    if attributes is None:
+        return b""
+    event = b',"event":%b' % dumps(attributes.event) if attributes.event else b""
+    tags = b',"tags":%b' % dumps(attributes.tags) if attributes.tags else b""
+    sender = b',"from":%b' % bytes(attributes.sender) if attributes.sender else b""
+    return event + tags + sender
+
+
+def shown_alone(attributes: Attributes | None) -> bytes:
+    """The attributes that subscribers are shown, as a JSON object; b"": there are none."""
+    members = shown(attributes)
+    return b"{%b}" % members[1:] if members else b""
+
+
+def _behind_data(message: Message) -> bytes:
+    """The members behind the message's value: its cursor, and the attributes that are shown."""
+    cursor = b"" if message.cursor is None else b',"cursor":"%b"' % str(message.cursor).encode()
+    return cursor if message.attributes is None else cursor + shown(message.attributes)
+
+
 def _item(message: Message) -> bytes:
-    if message.cursor is None:
-        return b'{"data":%b}' % json_value(message)
-    return b'{"data":%b,"cursor":"%b"}' % (json_value(message), str(message.cursor).encode())
+    return b'{"data":%b%b}' % (json_value(message), _behind_data(message))
 
 
 def _wrapped(message: Message) -> bytes:
-    cursor = b"" if message.cursor is None else b',"cursor":"%b"' % str(message.cursor).encode()
-    return b'{"channel":%b,"data":%b%b}' % (dumps(message.channel), json_value(message), cursor)
+    # The hot path of subscribers to several channels: nothing is called that most messages don't need.
+    behind = b"" if message.cursor is None else b',"cursor":"%b"' % str(message.cursor).encode()
+    if message.attributes is not None:
+        behind += shown(message.attributes)
+    return b'{"channel":%b,"data":%b%b}' % (dumps(message.channel), json_value(message), behind)
 
 
 def chunk(data: bytes) -> bytes:
@@ -146,16 +171,15 @@ def claim(durable: str | None, message: Message, attempt: int) -> bytes:
     """A message that a consumer has to acknowledge, as JSON; with the channel and ``durable`` where it may have several
     subscriptions."""
     named = b"" if durable is None else b'"channel":%b,"durable":%b,' % (dumps(message.channel), dumps(durable))
-    return b'{%b"data":%b,"cursor":"%b","attempt":%d}' % (
-        named, json_value(message), str(message.cursor).encode(), attempt,
-    )  # fmt: skip
+    return b'{%b"data":%b%b,"attempt":%d}' % (named, json_value(message), _behind_data(message), attempt)
 
 
 def dead_letter(durable: str, message: Message, attempts: int) -> bytes:
-    """The dead letter for a message that a durable has given up, as JSON."""
+    """The dead letter for a message that a durable has given up, as JSON. The attributes in it are the message's: the
+    letter has none of its own."""
     named = b'"channel":%b,"durable":%b' % (dumps(message.channel), dumps(durable))
-    return b'{%b,"cursor":"%b","attempts":%d,"data":%b}' % (
-        named, str(message.cursor).encode(), attempts, json_value(message),
+    return b'{%b,"cursor":"%b","attempts":%d,"data":%b%b}' % (
+        named, str(message.cursor).encode(), attempts, json_value(message), shown(message.attributes),
     )  # fmt: skip
 
 
@@ -204,11 +228,13 @@ def line(wrapped: bool, chunked: bool) -> Encoding:
 
 @functools.cache
 def sse(wrapped: bool, chunked: bool, merged: bool = False) -> Encoding:
-    """Server-sent events, with the cursor as the event's id unless several channels are ``merged``."""
+    """Server-sent events, with the cursor as the event's id unless several channels are ``merged``, and the name of the
+    message's own event, if it has one."""
     value = _wrapped if wrapped else json_value
 
     def encode(message: Message) -> bytes:
-        data = event(value(message), None if merged else message.cursor)
+        name = None if message.attributes is None else message.attributes.event or None
+        data = event(value(message), None if merged else message.cursor, name)
         return chunk(data) if chunked else data
 
     def notice(channel: str, name: str, told: Any) -> bytes:

@@ -77,7 +77,8 @@ def _now() -> int:
 
 class Message(msgspec.Struct, eq=False, gc=False):
     """One payload on one channel. ``published`` is wall-clock microseconds since 1970, ``before`` the proof of the
-    message before it in the channel's history ("": unknown, or there is none)."""
+    message before it in the channel's history ("": unknown, or there is none). ``transient``: it is not stored, though
+    its channel may have a history; only the worker that publishes it knows that."""
 
     channel: str
     kind: int
@@ -86,6 +87,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
     published: int = msgspec.field(default_factory=_now)
     before: str = ""
     attributes: Attributes | None = None
+    transient: bool = False
     # Cached encodings of this message, by `Encoding`.
     encoded: dict[object, bytes] | None = None
     decoded: dict[str, Any] | bool | None = False

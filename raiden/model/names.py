@@ -30,11 +30,16 @@ def check_subscription(name: str) -> str:
         raise InvalidChannel("a channel's name must be valid Unicode, without lone surrogates") from None
     if not 1 <= size <= MAX_CHANNEL_BYTES:
         raise InvalidChannel(f"a channel's name has 1 to {MAX_CHANNEL_BYTES} bytes of UTF-8; this one has {size}")
-    if not name.isprintable() and any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
+    if has_controls(name):
         raise InvalidChannel("a channel's name may not contain control characters")
     if name.startswith("-/"):
         raise InvalidChannel("names that begin with '-/' are Raiden's own; choose another")
     return name
+
+
+def has_controls(text: str) -> bool:
+    """Whether a text has control characters (Unicode's category Cc)."""
+    return not text.isprintable() and any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text)
 
 
 def unquote(text: str) -> str:

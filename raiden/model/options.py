@@ -33,7 +33,8 @@ class Options:
     ``history_ttl``; the last one for ``retain``, if that is longer. ``ack`` names a `Durability`, in small letters.
     ``discard`` says what is dropped where the history is full and a durable subscription still needs its oldest
     message: "old", that message, or "new", the publish. A durable subscription hands a message out ``max_attempts``
-    times (0: again and again), and then gives it up, to the channel ``dead_letter`` if there is one.
+    times (0: again and again), and then gives it up, to the channel ``dead_letter`` if there is one. ``show_from``:
+    messages say who published them, by the subject and the info of its token.
 
     Each of `ACTIONS` is for "anyone", for clients whose key or token permits it ("token"), or for "nobody"; "": for
     anyone, unless clients have keys or tokens."""
@@ -45,6 +46,7 @@ class Options:
     discard: str = "old"
     max_attempts: int = 0
     dead_letter: str = ""
+    show_from: bool = False
     subscribe: str = ""
     publish: str = ""
     history: str = ""
@@ -70,8 +72,9 @@ class Options:
 
 
 _NAMES = {option.name: option for option in fields(Options)}
-# The options that are whole numbers, and those that are one of some words.
+# The options that are whole numbers, those that are true or false, and those that are one of some words.
 _WHOLE = frozenset({"history_size", "max_attempts"})
+_FLAGS = frozenset({"show_from"})
 _WORDS = {
     "ack": [durability.name.lower() for durability in Durability], "discard": ["old", "new"],
     **{action: [ANYONE, TOKEN, NOBODY] for action in ACTIONS},
@@ -147,6 +150,9 @@ def _options(pattern: Any, values: Any) -> Options:
                 raise ValueError(f"channels: {name} of {pattern!r} must be one of {words}, not {value!r}")
         elif name == "dead_letter":
             _check_name(pattern, value)
+        elif name in _FLAGS:
+            if not isinstance(value, bool):
+                raise ValueError(f"channels: {name} of {pattern!r} must be True or False, not {value!r}")
         elif isinstance(value, bool) or not isinstance(value, int if name in _WHOLE else (int, float)):
             raise ValueError(f"channels: {name} of {pattern!r} must be a number, not {value!r}")
         elif not 0 <= value < 1e10:  # also not NaN

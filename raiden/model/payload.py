@@ -11,7 +11,7 @@ import msgspec
 
 from raiden.model import charsets, fields, forms
 from raiden.model.attributes import Attributes
-from raiden.model.encoding import dumps
+from raiden.model.encoding import dumps, shown
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.refusals import TooLarge
 from raiden.model.strict_json import InvalidPayload, is_unicode, json_payload
@@ -103,6 +103,11 @@ def check_size(kind: int, data: bytes, max_message: int) -> None:
         )
 
 
+def check_message(message: Message, max_message: int) -> None:
+    """`check_size`, for a message with what its attributes add to it."""
+    check_size(message.kind, message.payload, max_message - len(shown(message.attributes)))
+
+
 def check_batch(count: int, most: int) -> None:
     """Raise TooLarge where a channel may not take so many messages together (``most`` 0: it takes any number)."""
     if most and count > most:
@@ -179,7 +184,7 @@ def text(body: bytes, charset: str) -> bytes:
 
 def end_of(channel: str) -> Message:
     """The end of a channel, without a payload."""
-    return Message(channel, Kind.JSON, b"", attributes=Attributes(end=True))
+    return with_end(Message(channel, Kind.JSON, b""))
 
 
 def with_end(message: Message) -> Message:
@@ -191,6 +196,10 @@ def with_end(message: Message) -> Message:
 def check_terms(message: Message, key: Any, at: Cursor | None, *, keeps: bool) -> None:
     """Raise InvalidPayload where a message can't be published on these terms to a channel that ``keeps`` history or
     not."""
+    if message.transient and (key is not None or at is not None or message.ends):
+        raise InvalidPayload(
+            "a transient message is not stored: it has no key and no condition, and is no channel's end"
+        )
     if key is not None:
         check_key(key, keeps)
     if at is not None and not keeps:

@@ -61,7 +61,7 @@ Frames: TypeAlias = "list[bytes]"
 
 
 class Alike(NamedTuple):
-    """Messages of two or three frames that came one after the other, and differ in the second: the payloads."""
+    """Messages of two to four frames that came one after the other, and differ in the second: the payloads."""
 
     channel: bytes
     payloads: list[bytes]
@@ -345,7 +345,7 @@ class Zmtp:
                 frames, held = [], 0
             else:
                 yield frames
-                if begun < at and 2 <= len(frames) <= 3 and len(frames[0]) < 256:
+                if begun < at and 2 <= len(frames) <= 4 and len(frames[0]) < 256:
                     head = buffer[begun : begun + len(frames[0]) + 3]  # to the payload's size
                     if buffer.startswith(head, at):
                         payloads, at = _alike(buffer, begun, at, head, len(frames[1]), limit)

@@ -13,6 +13,7 @@ from raiden.access.revocations import Revocation
 from raiden.history.conditions import ANYWHERE
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
+from raiden.model.labels import Label
 from raiden.model.message import Cursor, Message
 from raiden.model.page import Read, Start
 from raiden.model.refusals import Refusal, TooFast
@@ -41,25 +42,28 @@ class Reply(NamedTuple):
 class Publish(NamedTuple):
     """Publish groups of messages, each of one channel, all or none; only where the channels in ``at`` stand at these
     cursors. ``answer`` makes the answer's body of the groups and their cursors. ``prefix`` is the part of the channel's
-    name before the target, where another request with this head and another target is as simple (None: it is not)."""
+    name before the target, where another request with this head and another target is as simple (None: it is not); its
+    message has the same ``label``, if there is one."""
 
     groups: Sequence[Sequence[Message]]
     key: str | None
     answer: Callable[[Sequence[Sequence[Message]], Cursors], bytes]
     prefix: str | None = None
     at: Mapping[str, Cursor] = ANYWHERE
+    label: Label | None = None
 
 
 class PublishLines(NamedTuple):
     """Publish the lines of a body as they come, at most ``most`` of them together: JSON, or texts in a ``charset``. The
     first are published only where the channel stands ``at`` a cursor, if any; ``ends``: the channel ends behind the
-    last one."""
+    last one. Each has the ``label``, if there is one."""
 
     channel: str
     charset: str | None
     ends: bool
     at: Cursor | None
     most: int
+    label: Label | None = None
 
 
 class Clear(NamedTuple):
@@ -259,13 +263,17 @@ class Ping(NamedTuple):
     """Ask for a reply and nothing else."""
 
 
+class Hello(NamedTuple):
+    """Ask for the connection's id."""
+
+
 Ask: TypeAlias = (
     "Reply | Publish | PublishLines | Clear | Revoke | Disconnect | Show | Consume | Subscribe | Call | Take | Answer"
 )
 """The ask of a request."""
 Command: TypeAlias = (
-    PublishOne | Follow | Unfollow | Read | Members | Join | Leave | Settle | Keep | Resume | Renew | Ping | Call
-    | Serve | Unserve | Answer
+    PublishOne | Follow | Unfollow | Read | Members | Join | Leave | Settle | Keep | Resume | Renew | Ping | Hello
+    | Call | Serve | Unserve | Answer
 )  # fmt: skip
 """The ask of a command, on a connection that takes commands."""
 

@@ -53,6 +53,7 @@ class Bell:
     """The subscription that all consumers of one durable on this worker share. Raises TooManyChannels."""
 
     lasts = False
+    own_id = b""
 
     def __init__(self, bells: Bells, channel: str, durable: str) -> None:
         self.pending: list[bytes] = []

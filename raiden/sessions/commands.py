@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from raiden.model import strict_json, thinning
+from raiden.model import labels, strict_json, thinning
 from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.names import check_channel, check_durable, check_subscription
 from raiden.model.near import did_you_mean
 from raiden.model.page import MAX_LAST, PAGE, Read, Start, parse_since
-from raiden.model.payload import end_of, with_end
+from raiden.model.payload import with_end
 from raiden.model.refusals import Invalid
 from raiden.model.strict_json import Digits, is_unicode, json_payload
 from raiden.requests.refusals import Failure
@@ -30,6 +30,7 @@ from raiden.sessions.asks import (
     Call,
     Command,
     Follow,
+    Hello,
     Join,
     Keep,
     Leave,
@@ -137,12 +138,13 @@ def _publish(command: dict[str, Any]) -> PublishOne:
     name, ends = check_channel(_channel(command)), _flag(command, "end")
     if "data" in command:
         message = Message(name, Kind.JSON, json_payload(command["data"]))
-        if ends:
-            with_end(message)
     elif ends:
-        message = end_of(name)
+        message = Message(name, Kind.JSON, b"")
     else:
         raise Invalid("publish needs data: any JSON value")
+    labels.of_members(command).put_on(message)
+    if ends:
+        with_end(message)
     return PublishOne(message, command.get("key"), _cursor(command, "if"))
 
 
@@ -283,7 +285,7 @@ _COMMANDS: dict[str, tuple[frozenset[str], Callable[[dict[str, Any]], Command]]]
         }, _subscribe,
     ),
     "unsubscribe": (_ANY | {"channel", "durable", "forget"}, _unsubscribe),
-    "publish": (_ANY | {"channel", "data", "key", "if", "end"}, _publish),
+    "publish": (_ANY | {"channel", "data", "key", "if", "end"} | labels.MEMBERS, _publish),
     "history": (_ANY | {"channel", "filters", "since", "before", "limit"}, _history),
     "presence": (_ANY | {"channel"}, lambda command: Members(check_channel(_channel(command)))),
     "request": (_ANY | {"channel", "data", "timeout", "again"}, _request),
@@ -296,4 +298,5 @@ _COMMANDS: dict[str, tuple[frozenset[str], Callable[[dict[str, Any]], Command]]]
     "resume": (_ANY | {"session", "since"}, _resume),
     "auth": (_ANY | {"token"}, _renew),
     "ping": (_ANY, lambda command: Ping()),
+    "hello": (_ANY, lambda command: Hello()),
 }  # fmt: skip

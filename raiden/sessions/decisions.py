@@ -11,7 +11,7 @@ from raiden.hooks.guest import Guest
 from raiden.hooks.question import Question, changed
 from raiden.hooks.verdict import Verdict
 from raiden.model.message import Message
-from raiden.model.payload import check_size
+from raiden.model.payload import check_message
 from raiden.model.refusals import Forbidden, Refusal
 from raiden.sessions.asks import Consume, Follow, Join, Leave, Publish, PublishLines, PublishOne, Settle, Subscribe
 from raiden.sessions.kept import Taken
@@ -52,7 +52,7 @@ class Decision:
         decided = _APPLIED.get(type(ask), _as_it_is)(ask, self._granted)
         if any(verdict.data is not None for verdict in verdicts):
             for message in _messages(decided):
-                check_size(message.kind, message.payload, guest.max_message)
+                check_message(message, guest.max_message)
         return decided
 
     def enter(self) -> None:

@@ -21,11 +21,13 @@ _KEEPALIVES = {"event": b": keep-alive\n\n", "line": b"\n"}
 class Told(NamedTuple):
     """The notice to a subscriber that its subscription is in force, which begins behind ``position`` (None: without
     history, or it is told later). ``recovered``: whether it gets all of the past that it asked for (None: it asked for
-    nothing). ``unconfirmed``: the nodes that did not say in time that the subscription holds."""
+    nothing). ``unconfirmed``: the nodes that did not say in time that the subscription holds. ``connection`` is the id
+    of the connection ("": of no single one)."""
 
     position: str | None = None
     recovered: bool | None = None
     unconfirmed: Sequence[str] = ()
+    connection: str = ""
 
     def fields(self) -> dict[str, str]:
         """The notice as fields of the answer's head."""
@@ -36,6 +38,8 @@ class Told(NamedTuple):
             fields["Raiden-Cursor"] = self.position
         if self.recovered is not None:
             fields["Raiden-Recovered"] = "true" if self.recovered else "false"
+        if self.connection:
+            fields["Raiden-Connection"] = self.connection
         return fields
 
 

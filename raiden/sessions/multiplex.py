@@ -21,14 +21,13 @@ from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor
 from raiden.model.page import Read
-from raiden.model.payload import check_size, check_terms
 from raiden.model.refusals import Conflict, Forbidden, NotFound, Refusal, attempt
 from raiden.presence.presence import Presence
 from raiden.presence.watches import Watched
 from raiden.protocols.websocket import WebSocket
 from raiden.requests.exchange import Exchange
 from raiden.router import Router
-from raiden.sessions import asks, commands, in_band, pages
+from raiden.sessions import asks, commands, in_band, pages, publishing
 from raiden.sessions.allowed import Allowed
 from raiden.sessions.asks import Command, Follow, Join, Keep, Leave, Ping, PublishOne, Renew, Resume, Settle, Unfollow
 from raiden.sessions.attending import attend
@@ -271,10 +270,8 @@ class MultiplexSocket(Socket):
     # Messages, and durable subscriptions.
 
     def _publish(self, number: Any, ask: PublishOne) -> None:
-        message, key, at = ask
-        check_terms(message, key, at, keeps=self.router.keeps(message.channel))
-        check_size(message.kind, message.payload, self.max_message)
-        self.router.publisher.publish_one(message, self.replies.published, number, key, at)
+        permit = self.connection.permit
+        publishing.publish_one(self.router, permit, ask, self.max_message, self.replies.published, number)
 
     def _read(self, number: Any, ask: Read) -> None:
         pages.read(self.router, self.replies, number, ask, self.allowed.of_history(ask), self.max_message)
@@ -396,4 +393,5 @@ _DO: dict[type, Callable[..., Result | None]] = {
     asks.Unserve: lambda socket, number, ask: socket._requests().end(number, ask),
     asks.Answer: lambda socket, number, ask: socket._requests().settle(number, ask),
     Ping: lambda socket, number, ask: {},
+    asks.Hello: lambda socket, number, ask: {"connection": socket.router.ids.of(socket.connection)},
 }

@@ -16,6 +16,7 @@ from raiden.sessions.asks import (
     Consume,
     Disconnect,
     Follow,
+    Hello,
     Join,
     Keep,
     Leave,
@@ -149,6 +150,7 @@ _NEEDS: dict[type, Callable[[Any], Needs]] = {
     Reply: _nothing, Publish: _publish, Clear: _clear, Show: _show, Consume: _consume, Subscribe: _subscribe,
     PublishLines: _publish_lines,
     PublishOne: _publish_one, Follow: _follow, Unfollow: _nothing, Read: _read, Join: _consume, Leave: _leave,
-    Settle: _of_durable, Keep: _nothing, Resume: _nothing, Renew: _nothing, Ping: _nothing, Revoke: _all,
-    Disconnect: _all, Members: _members, Call: _call, Serve: _serve, Take: _serve, Unserve: _nothing, Answer: _nothing,
+    Settle: _of_durable, Keep: _nothing, Resume: _nothing, Renew: _nothing, Ping: _nothing, Hello: _nothing,
+    Revoke: _all, Disconnect: _all, Members: _members, Call: _call, Serve: _serve, Take: _serve, Unserve: _nothing,
+    Answer: _nothing,
 }  # fmt: skip

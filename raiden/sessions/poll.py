@@ -34,6 +34,7 @@ class Poll(Session):
     ``max_bytes`` of missed messages are gathered."""
 
     answers_once = True
+    own_id = b""
 
     __slots__ = (
         "answer", "digests", "early", "ends", "fields", "gaps", "max_bytes", "names", "news", "pending", "places",

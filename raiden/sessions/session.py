@@ -300,7 +300,8 @@ class Lasting(Session):
         thinned = of_past(batch.messages, subscription.filters)
         for number, message in enumerate(batch.messages, 1):
             wanted = subscription.filters is None or subscription.filters.match(message)
-            if wanted and not message.is_empty_end and (thinned is None or message.cursor in thinned):
+            wanted = wanted and not message.is_empty_end and not self.router.ids.is_excluded(self.connection, message)
+            if wanted and (thinned is None or message.cursor in thinned):
                 skipped = None if thinned is None else thinned[message.cursor]
                 data = with_notices(subscription.encoding, message, skipped, None)
                 sink.pending.append(data)

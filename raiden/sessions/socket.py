@@ -14,7 +14,7 @@ from raiden.delivery.table import Subscription
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.page import Gap
 from raiden.model.payload import check_size
-from raiden.model.refusals import Forbidden, Refusal, TooLarge, Unauthorized
+from raiden.model.refusals import Forbidden, Refusal, TooLarge, Unauthorized, attempt
 from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.protocols import websocket
 from raiden.protocols.heads import Repeated
@@ -26,6 +26,7 @@ from raiden.sessions.asks import PublishOne, Subscribe
 from raiden.sessions.in_band import InBand, Told
 from raiden.sessions.line import Line
 from raiden.sessions.over import Over
+from raiden.sessions.publishing import sign
 from raiden.sessions.session import NO_HISTORY, Lasting
 
 
@@ -99,6 +100,8 @@ class Socket(Lasting):
             if is_guest:
                 self.in_line().put(permit, PublishOne(message, None), len(data), self._publish_decided)
                 return
+            if permit is not None:
+                sign((message,), permit, self.max_message)
             self.router.publisher.publish_one(message, Socket._published, self)
 
     def in_line(self) -> Line:
@@ -115,7 +118,11 @@ class Socket(Lasting):
             self.in_line().clear()
             self.goodbye(_code(outcome), outcome.detail)
             return False
-        self.router.publisher.publish_one(outcome.message, Socket._published, self)
+        message = outcome.message
+        refusal = attempt("a message", sign, (message,), self.connection.permit, self.max_message)
+        if isinstance(refusal, Refusal):
+            return self._publish_decided(refusal)
+        self.router.publisher.publish_one(message, Socket._published, self)
         return True
 
     def _published(self, outcome: Cursor | Refusal | None) -> None:

@@ -87,6 +87,10 @@ class MergedEvents(Stream):
     def end_notice(self, end: End) -> bytes:
         return self.in_band.end_of_channel(end.channel, end.cursor, is_position=False)
 
+    @property
+    def own_id(self) -> bytes:
+        return self.connection.own_id
+
     def flush(self) -> None:
         position = self.moved() if self.pending else None
         if position is not None:

@@ -14,9 +14,10 @@ from raiden.connections import client as clients
 from raiden.connections.connection import Connection
 from raiden.history.conditions import HasEnded
 from raiden.history.store import StoreFailed
+from raiden.model import labels
+from raiden.model.labels import Label
 from raiden.model.message import Cursor, Kind, Message
-from raiden.model.refusals import Refusal
-from raiden.model.strict_json import InvalidPayload
+from raiden.model.refusals import Invalid, Refusal
 from raiden.protocols.zmtp import Alike, Event
 from raiden.zeromq.session import BYTES, RETRY, Common, ZmqSession, channel_of, kind_of
 
@@ -34,7 +35,7 @@ class Pusher(ZmqSession):
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
-        # Consecutive messages of one channel and kind, which are published together.
+        # Consecutive messages of one channel, kind and label, which are published together.
         self._runs: deque[list[Message]] = deque()
         # Those that wait for their rates first.
         self._early: deque[list[Message]] = deque()
@@ -43,37 +44,44 @@ class Pusher(ZmqSession):
         for event in events:
             if isinstance(event, Alike):
                 self._add(*event)
-            elif isinstance(event, list) and 2 <= len(event) <= 3:
+            elif isinstance(event, list) and 2 <= len(event) <= 4:
                 self._add(event[0], event[1:2], event[2:])
             else:
-                self._refuse(InvalidPayload("push [channel, payload] or [channel, payload, type]"))
+                self._refuse(Invalid("push [channel, payload, type, attributes], or leave out the last or both"))
         if not self.waiting:
             self._publish()
         return True
 
     def _add(self, channel: bytes, payloads: list[bytes], rest: list[bytes]) -> None:
-        """Add messages to one channel, of the type in the rest of their frames, to those that wait to be published."""
+        """Add messages to one channel, of the type and with the label in the rest of their frames, to those that wait
+        to be published."""
         content_type = rest[0] if rest else b""
+        label = labels.NOTHING
         try:
             name = channel_of(channel)
             self.permit.check("publish", name)
+            if len(rest) > 1:
+                label = labels.of_object(rest[1])
         except Refusal as refusal:
             self._refuse(refusal, len(payloads), channel)
             return
         kind, now = _RAW, time.time_ns() // 1000
         # The hot path is bytes of an ordinary size.
         if content_type != BYTES or max(map(len, payloads), default=0) > _ORDINARY:
-            payloads, kind = self._checked(channel, payloads, content_type)
-        run = [Message(name, kind, payload, None, now) for payload in payloads]
+            payloads, kind = self._checked(channel, payloads, content_type, label)
+        attributes, transient = label
+        run = [Message(name, kind, payload, None, now, "", attributes, transient) for payload in payloads]
         runs = self._early if self.common.rates.on else self._runs
-        if runs and runs[-1][0].channel == name and runs[-1][0].kind == kind:
+        if runs and _alike(runs[-1][0], name, kind, label):
             runs[-1] += run
         elif run:
             runs.append(run)
 
-    def _checked(self, channel: bytes, payloads: list[bytes], content_type: bytes) -> tuple[list[bytes], int]:
+    def _checked(
+        self, channel: bytes, payloads: list[bytes], content_type: bytes, label: Label
+    ) -> tuple[list[bytes], int]:
         """The payloads that are valid for their type, as they are published, and their kind."""
-        good, kind, most = [], _RAW, self.common.limits.max_message
+        good, kind, most = [], _RAW, self.common.limits.max_message - label.size
         for payload in payloads:
             try:
                 found, data = kind_of(payload, content_type, most)
@@ -106,7 +114,7 @@ class Pusher(ZmqSession):
             if flow.full:
                 self._wait(flow.wait)
                 return
-            if router.keeps(run[0].channel):
+            if router.publisher.stores(run[0]):
                 self._store()
                 return
             try:
@@ -133,7 +141,7 @@ class Pusher(ZmqSession):
         """Publish the first messages, of channels with history: only as many at once as let others have their turn."""
         runs: list[list[Message]] = []
         room, router = MAX_STORED, self.common.router
-        while room and self._runs and router.keeps(self._runs[0][0].channel):
+        while room and self._runs and router.publisher.stores(self._runs[0][0]):
             most = router.publisher.most_at_once(self._runs[0][0].channel)
             if most and runs:
                 break  # messages of a channel that may be full are published by themselves
@@ -172,3 +180,9 @@ class Pusher(ZmqSession):
 
     def _soon(self, call: Callable[[], None]) -> None:
         gevent.spawn_later(RETRY, self.work, call)
+
+
+def _alike(message: Message, channel: str, kind: int, label: Label) -> bool:
+    """Whether a message may be published together with others of this channel, kind and label."""
+    same = message.channel == channel and message.kind == kind and message.transient == label.transient
+    return same and message.attributes == label.attributes

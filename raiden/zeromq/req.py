@@ -13,7 +13,8 @@ from raiden.access.clients import Client
 from raiden.connections import client as clients
 from raiden.connections.connection import Connection
 from raiden.delivery import past
-from raiden.model.encoding import dumps, gap
+from raiden.model import labels
+from raiden.model.encoding import dumps, gap, shown_alone
 from raiden.model.message import Cursor, Message
 from raiden.model.numbers import whole
 from raiden.model.page import MAX_LAST, PAGE, PAGE_BYTES, Read
@@ -167,12 +168,13 @@ class Requester(ZmqSession):
             summary: dict[str, Any] = {"cursor": page.position and page.position.bare, "more": page.more}
             if page.gap is not None:
                 summary["gap"] = gap(None, page.gap)
-            frames = [b"200", dumps(summary)]
-            lives = page.lives
-            for record in page.records:
-                place = Cursor(lives.epoch_of(record.offset), record.offset)
-                frames += place.bare.encode(), record.payload
-            return frames
+            messages, frames = page.messages(ask.channel), list[bytes]()
+            for message in messages:
+                assert message.cursor is not None
+                frames += message.cursor.bare.encode(), message.payload
+            told = [shown_alone(message.attributes) or b"null" for message in messages]
+            attributes = b',"attributes":[%b]}' % b",".join(told) if set(told) - {b"null"} else b"}"
+            return b"200", dumps(summary)[:-1] + attributes, *frames
 
         self._later(envelope, work)
 
@@ -250,8 +252,11 @@ def _read(command: Frames, max_message: int) -> Ask:
 
 
 def _read_publish(arguments: Frames, max_message: int) -> PublishOne:
-    channel, payload, content_type, key = given(arguments, 2, 4, "publish, channel, payload, type, key")
-    message = Message(channel_of(channel), *kind_of(payload, content_type, max_message))
+    form = "publish, channel, payload, type, key, attributes"
+    channel, payload, content_type, key, attributes = given(arguments, 2, 5, form)
+    label = labels.of_object(attributes)
+    message = Message(channel_of(channel), *kind_of(payload, content_type, max_message - label.size))
+    label.put_on(message)
     return PublishOne(message, key.decode("utf-8", "surrogateescape") if key else None)
 
 

@@ -10,7 +10,7 @@ from raiden.connections import client as clients
 from raiden.connections.connection import Connection
 from raiden.delivery.table import End, Subscription, TooManyChannels
 from raiden.history.store import StoreFailed
-from raiden.model.encoding import Encoding
+from raiden.model.encoding import Encoding, shown_alone
 from raiden.model.message import Message
 from raiden.model.names import InvalidChannel, check_subscription
 from raiden.model.page import Gap
@@ -41,14 +41,16 @@ def _name(channel: str) -> bytes:
 
 def _delivery(message: Message) -> bytes:
     cursor = b"" if message.cursor is None else message.cursor.bare.encode()
-    return b"%b%b%b" % (_name(message.channel), zmtp.frame(message.payload, zmtp.MORE), zmtp.frame(cursor))
+    told = shown_alone(message.attributes)
+    last = zmtp.frame(cursor, zmtp.MORE) + zmtp.frame(told) if told else zmtp.frame(cursor)
+    return b"%b%b%b" % (_name(message.channel), zmtp.frame(message.payload, zmtp.MORE), last)
 
 
 def _deliveries(messages: list[Message]) -> bytes:
-    # The hot path of SUB clients: the bytes between payloads of one size, without cursors, are always the same.
+    # The hot path of SUB clients: the bytes between payloads of one size, without cursors or attributes, are the same.
     payloads = [message.payload for message in messages]
     size = len(payloads[0])
-    if set(map(len, payloads)) != {size} or any([message.cursor for message in messages]):
+    if set(map(len, payloads)) != {size} or any([message.cursor or message.attributes for message in messages]):
         return b"".join(map(_delivery, messages))
     head, tail = _name(messages[0].channel) + zmtp.header(size, zmtp.MORE), zmtp.frame(b"")
     return b"%b%b%b" % (head, (tail + head).join(payloads), tail)
@@ -64,6 +66,7 @@ class Subscriber(ZmqSession):
     separately."""
 
     lasts = True
+    own_id = b""
 
     def __init__(self, common: Common, connection: Connection, client: Client, key: bytes) -> None:
         super().__init__(common, connection, client, key)
