@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -83,6 +84,9 @@ class Exchange(Service):
         self._settling: dict[int, tuple[_Settled, float]] = {}
         self._deadlines: Deadlines[int] = Deadlines()
         self._rows: Any = None
+        # Letters of this worker to itself, and whether one is being taken.
+        self._own: deque[Letter] = deque()
+        self._taking = False
         self._timer = gevent.get_hub().loop.timer(TICK, TICK)
         backend.mail.heard = self._hear
         router.answers.others.update({b"servers": self._answer, b"serves": self._note, b"arrived": self._came})
@@ -109,7 +113,11 @@ class Exchange(Service):
 
     def ask(self, message: Message, timeout: float, *, again: bool, done: Callable[[Outcome], None]) -> Request:
         """As `Asking.ask`."""
-        request = self._asking.ask(message, timeout, again=again, done=done)
+
+        def finished(outcome: Outcome) -> None:
+            faults.call("the outcome of a request", done, outcome)
+
+        request = self._asking.ask(message, timeout, again=again, done=finished)
         self._wake()
         return request
 
@@ -184,13 +192,25 @@ class Exchange(Service):
 
     def _post(self, worker: str, letter: Letter) -> bool:
         if worker == self._name:
-            self._take(letter)
+            self._own.append(letter)
+            if not self._taking:
+                self._take_own()
             return True
         try:
             self._backend.mail.send(life_of(worker).encode(), letters.to_bytes(letter))
         except BackboneFull:
             return False
         return True
+
+    def _take_own(self) -> None:
+        """Take the letters of this worker to itself one after the other, and not within each other: one that is given a
+        request, or has its answer, may make another one at once."""
+        self._taking = True
+        try:
+            while self._own:
+                faults.call("a letter to this worker itself", self._take, self._own.popleft())
+        finally:
+            self._taking = False
 
     def _hear(self, data: bytes) -> None:
         letter = letters.from_bytes(data)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from raiden.model.refusals import Invalid, Refusal, Unavailable
+from raiden.model.strict_json import is_unicode
 
 # A server's own codes, and the characters of its messages.
 MAX_CODE: Final = 9999
@@ -66,6 +67,8 @@ class Failure(Refusal):
             raise Invalid(f"the code of an error is a number from 1 to {MAX_CODE}")
         if not isinstance(message, str) or len(message) > MAX_MESSAGE:
             raise Invalid(f"the message of an error is a string of at most {MAX_MESSAGE} characters")
+        if not is_unicode(message):
+            raise Invalid("the message of an error must be valid Unicode, without lone surrogates")
         return cls(code, message)
 
     @property
