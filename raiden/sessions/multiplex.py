@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from raiden.access.rates import Rates
@@ -381,7 +382,7 @@ _DO: dict[type, Callable[..., Result | None]] = {
     Follow: MultiplexSocket._follow,
     Unfollow: MultiplexSocket._unfollow,
     Read: MultiplexSocket._read,
-    asks.Members: lambda socket, number, ask: socket.replies.later(number, lambda: socket._presence.of(ask.channel)),
+    asks.Members: lambda socket, number, ask: socket.replies.later(number, partial(socket._presence.of, ask.channel)),
     Join: MultiplexSocket._join,
     Leave: lambda socket, number, ask: socket._consumers().leave(number, ask),
     Settle: lambda socket, number, ask: socket._consumers().settle(number, ask),
