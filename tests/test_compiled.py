@@ -21,9 +21,10 @@ MADE = "made"
 # How much the C compiler optimizes: what it compiles is the same. A wheel's level takes it minutes more; `make test
 # OPTIMIZE=3` has that.
 OPTIMIZE = int(os.environ.get("TESTS_OPTIMIZE", "0"))
-# The tests of one process, which takes a second or two to start.
+# The tests of one process, which takes a second or two to start. Programs of others (`tests/test_clients.py`) are not
+# among them: what they send is what the tests of the doors send.
 DOORS = (
-    "recovery", "multiplex", "gateway", "zmq_doors zmq_sessions", "durable", "control_history clients permits",
+    "recovery", "multiplex", "gateway", "zmq_doors zmq_sessions", "durable", "control_history permits",
     "http malformed pipe websocket",
     "control_port forwarded proxy_header",
 )  # fmt: skip

@@ -21,7 +21,7 @@ pytestmark = requires_network
 
 PORT = 6379
 # The storm has the same course with any number of them; TESTS_MESSAGES=500000 makes it a longer and a denser one.
-MESSAGES = int(os.environ.get("TESTS_MESSAGES", 60_000))
+MESSAGES = int(os.environ.get("TESTS_MESSAGES", 40_000))
 CHANNELS = [f"channel {n}" for n in range(24)]
 PUBLISHERS = 8
 RATE = MESSAGES / 50  # messages a second, of all publishers together
@@ -112,7 +112,7 @@ def nodes(network: Network, store: Store, tmp_path: Path) -> Iterator[Nodes]:
 
 
 def test_every_offset_once_and_in_order(nodes: Nodes, store: Store) -> None:
-    """60,000 messages on 24 channels, 48 followers that come and go, and a storm."""
+    """40,000 messages on 24 channels, 48 followers that come and go, and a storm."""
     checker = Checker()
     offsets = Offsets(checker)
     publishers = [
