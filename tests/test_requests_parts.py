@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from raiden.model.message import Kind, Message
-from raiden.model.refusals import NotFound, Unavailable
+from raiden.delivery.questions import TooManyQuestions
+from raiden.model.refusals import Conflict, NotFound, Unavailable
 from raiden.requests import asking, letters, serving
 from raiden.requests.asking import Asking
 from raiden.requests.deadlines import Deadlines
@@ -36,11 +37,12 @@ class Sink:
 
     def __init__(self, *, ready: bool = True) -> None:
         self.ready = ready
+        self.most = 1 << 20
         self.given: list[Given] = []
         self.cancelled: list[str] = []
 
     def is_ready(self, size: int) -> bool:
-        return self.ready
+        return self.ready and size <= self.most
 
     def give(self, given: Given, message: Message, left: float) -> None:
         self.given.append(given)
@@ -143,8 +145,13 @@ class Pair:
             ONE, self._post, self.servings[ONE].report, self.sought.append, self.clock, lambda: most
         )  # fmt: skip
         self.outcomes: list[Any] = []
+        self.posted: list[Letter] = []
+        self.is_full = False
 
     def _post(self, worker: str, letter: Letter) -> bool:
+        if self.is_full:
+            return False
+        self.posted.append(letter)
         there = self.servings[worker]
         by_kind: dict[type, Callable[[Any], object]] = {
             Asked: there.take,
@@ -259,6 +266,106 @@ def test_a_worker_that_gives_no_sign_of_life() -> None:
     assert not pair.outcomes
     pair.pass_time(5)
     assert isinstance(pair.outcomes.pop(), Lost)
+
+
+def test_a_worker_that_stood_still_does_not_take_the_others_for_dead() -> None:
+    pair = Pair()
+    pair.servings[TWO].add("a", Sink(), "h", window=2)
+    pair.ask(timeout=60.0)
+    pair.found()
+    pair.pass_time(1)
+    pair.clock.now += asking.SILENT + 5  # what has come meanwhile is heard behind the next look
+    pair.pass_time(1)
+    pair.asking.heard_of(TWO)
+    pair.pass_time(asking.SILENT - 2)
+    assert not pair.outcomes
+    pair.pass_time(5)
+    assert isinstance(pair.outcomes.pop(), Lost)
+
+
+def test_a_request_that_comes_twice_is_given_once() -> None:
+    pair = Pair()
+    sink = Sink()
+    pair.servings[TWO].add("a", sink, "h", window=2)
+    pair.ask()
+    pair.found()
+    asked = next(letter for letter in pair.posted if isinstance(letter, Asked))
+    pair.servings[TWO].take(asked)
+    assert len(sink.given) == 1
+    pair.servings[TWO].settle(sink.given[0].id, "h", message())
+    assert pair.servings[TWO].open == 0 and pair.servings[TWO].report("a").room == 2
+
+
+def test_an_answer_while_the_backbone_is_full_may_come_again() -> None:
+    for stays in (True, False):
+        pair = Pair()
+        sink, serving = Sink(), pair.servings[TWO]
+        server = serving.add("a", sink, "h", window=2, stays=stays)
+        pair.ask()
+        pair.found()
+        if not stays:
+            serving.remove(server, returns=True)
+        pair.is_full = True
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="again"):
+                serving.settle(sink.given[0].id, "h", message())
+        assert serving.open == 1 and not pair.outcomes
+        pair.is_full = False
+        serving.settle(sink.given[0].id, "h", message())
+        assert len(pair.outcomes) == 1 and serving.open == 0 and not server.open
+        assert serving.report("a").room == (2 if stays else 0)
+        with pytest.raises(Conflict):
+            serving.settle(sink.given[0].id, "h", message())
+
+
+@pytest.mark.parametrize("where", [ONE, TWO])
+def test_a_server_that_does_not_read_is_not_tried_again_and_again(where: str) -> None:
+    pair = Pair()
+    sink, second = Sink(ready=False), Sink()
+    pair.servings[where].add("a", sink, "h", window=10)
+    pair.ask(timeout=30)
+    pair.found()
+    pair.posted.clear()
+    pair.pass_time(5)
+    assert sum(isinstance(letter, Asked) for letter in pair.posted) <= 5, "a request has a body that may be large"
+    sink.ready = True
+    pair.pass_time(0.1)
+    assert len(sink.given) == 1
+    sink.most = 1000  # there is room for small ones only
+    pair.ask(bytes(2000), timeout=30)
+    pair.posted.clear()
+    pair.pass_time(5)
+    assert sum(isinstance(letter, Asked) for letter in pair.posted) <= 10 and len(sink.given) == 1
+    pair.servings[where].add("a", second, "second", window=1)
+    assert len(second.given) == 1
+
+
+def test_servers_are_known_on_while_they_cannot_be_asked_for() -> None:
+    pair = Pair()
+    near, far = Sink(), Sink()
+    server = pair.servings[TWO].add("a", far, "far", window=1)
+    pair.ask()
+    pair.found()
+    pair.asking.found("a", [], TooManyQuestions("later"))
+    pair.servings[TWO].settle(far.given[0].id, "far", message())
+    pair.ask()
+    assert len(far.given) == 2 and not pair.sought, "it is known where the server is"
+    pair.servings[TWO].remove(server)
+    # A channel of which only the servers here are known, and these have no room.
+    pair = Pair()
+    pair.servings[ONE].add("a", near, "near", window=1)
+    for _ in range(2):
+        pair.ask(timeout=30)
+    assert len(near.given) == 1 and pair.sought == ["a"]
+    for _ in range(3):
+        pair.sought.clear()
+        pair.asking.found("a", [pair.servings[ONE].report("a")], TooManyQuestions("later"))
+        assert not pair.sought, "not at once: they can't be asked for now, either"
+        pair.pass_time(1.1)
+        assert pair.sought == ["a"]
+    pair.found()
+    pair.servings[ONE].settle(near.given[0].id, "near", message())
+    assert len(near.given) == 2
 
 
 def test_bounds() -> None:

@@ -147,10 +147,12 @@ class Asking:
         route = self._routes.get(channel)
         if route is None:
             return
-        route.seeking, route.is_known = False, refusal is None
+        route.seeking, route.refused = False, refusal is not None
+        route.is_known = route.is_known or refusal is None
         for report in reports:
             self._note(report)
         if not route.workers:
+            route.refused = False
             for request in list(route.waiting.values()):
                 self._finish(request, refusal or (Lost(tried=True) if request.lost else Nobody(channel)))
         self._go_on(route)
@@ -181,8 +183,8 @@ class Asking:
             why = "the server did not answer" if request.worker else "no server had room for the request"
             self._finish(request, Late(why))
         if now >= self._next_beat:
-            self._next_beat = now + BEAT
             self._beat(now)
+            self._next_beat = now + BEAT
 
     # The table.
 
@@ -242,7 +244,8 @@ class Asking:
         if not route.waiting:
             return
         if not route.is_known or not route.workers:
-            self._look_for(route)
+            if not (route.refused and route.workers):
+                self._look_for(route)
             return
         for worker in route.workers:
             if worker not in route.told:
@@ -281,6 +284,9 @@ class Asking:
 
     def _beat(self, now: float) -> None:
         """Look at the workers with requests, and at the ways that are used."""
+        if now - self._next_beat > 2 * BEAT:
+            # This worker itself stood still: what the others have sent meanwhile is not heard yet.
+            self._heard = dict.fromkeys(self._heard, now)
         busy = {request.worker for request in self._open.values()}
         for worker in [worker for worker in self._heard if worker not in busy]:
             del self._heard[worker]
@@ -294,6 +300,7 @@ class Asking:
                 self._look_for(route)
             if route.waiting:
                 route.told.clear()  # a letter may have been lost
+                route.refused = False
                 self._go_on(route)
         self._forget_unused(UNUSED)
 

@@ -31,7 +31,7 @@ class Route:
     """The workers with servers of a ``channel``, and the requests that wait until one has room, by their numbers.
     ``used`` is the time at which it was asked for last, ``asked`` that at which all workers were."""
 
-    __slots__ = ("_serials", "_workers", "asked", "channel", "is_known", "seeking", "told", "used", "waiting")
+    __slots__ = ("_serials", "_workers", "asked", "channel", "is_known", "refused", "seeking", "told", "used", "waiting")
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
@@ -39,6 +39,8 @@ class Route:
         self.used = self.asked = 0.0
         # Whether all workers have said what servers they have; and whether they are being asked.
         self.is_known = self.seeking = False
+        # Whether they could not be asked, so that the next look has time.
+        self.refused = False
         # The workers that were told that requests wait, and have not called since.
         self.told: set[str] = set()
         self._workers: dict[str, _Known] = {}

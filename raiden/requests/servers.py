@@ -90,8 +90,11 @@ class Pool:
         return least, len(self._by_open[least])
 
     def begin(self, given: Given) -> None:
-        """Let a server of this pool have a request."""
+        """Let a server have a request; one that has gone, too."""
         server = given.server
+        if server not in self.servers:
+            server.open[given.id] = given
+            return
         self._take(server)
         server.open[given.id] = given
         self.room -= 1

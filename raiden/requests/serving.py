@@ -56,8 +56,8 @@ _Settled = Callable[[], Refusal]
 
 class _Channel:
     """The servers of a channel. ``followers`` are the workers that are told of changes, with the times at which they
-    asked last; ``waits`` those with requests that wait, in their order; ``called`` those for which room is kept, and
-    until when. Servers by long-poll are waited for until ``returns``."""
+    asked last; ``waits`` those with requests that wait, in their order, and the bytes of one that was returned (0: not
+    known); ``called`` those for which room is kept, and until when. Servers by long-poll are waited for until ``returns``."""
 
     __slots__ = ("called", "followers", "name", "pool", "returns", "waits")
 
@@ -65,16 +65,16 @@ class _Channel:
         self.name = name
         self.pool = Pool()
         self.followers: dict[str, float] = {}
-        self.waits: dict[str, None] = {}
+        self.waits: dict[str, int] = {}
         self.called: dict[str, float] = {}
         self.returns = 0.0
 
 
 class Serving:
-    """The servers of the worker that is called ``worker``. ``post`` sends a letter to a worker, and ``clock`` tells the
-    monotonic time."""
+    """The servers of the worker that is called ``worker``. ``post`` sends a letter to a worker, and returns False where
+    the backbone takes no more. ``clock`` tells the monotonic time."""
 
-    def __init__(self, worker: str, post: Callable[[str, Letter], object], clock: Callable[[], float]) -> None:
+    def __init__(self, worker: str, post: Callable[[str, Letter], bool], clock: Callable[[], float]) -> None:
         self._worker = worker
         self._prefix = life_of(worker) + "-"
         self._post = post
@@ -180,29 +180,32 @@ class Serving:
         if found is None:
             self._post(asked.asker, Returned(asked.number, self.report(asked.channel)))
             return
+        if (asked.asker, asked.number) in self._numbers:
+            return  # the backbone has brought it twice
         found.followers[asked.asker] = now
         is_turn = found.called.pop(asked.asker, None) is not None if asked.called else not found.waits
-        server = None
-        if is_turn and found.pool.room > len(found.called):
-            size = len(asked.payload)
-            choices = islice(found.pool.choices(), TRIED)
-            server = next((server for server in choices if server.sink.is_ready(size)), None)
+        has_room = is_turn and found.pool.room > len(found.called)
+        server = self._ready(found, len(asked.payload)) if has_room else None
         if server is None:
-            found.waits[asked.asker] = None
+            found.waits[asked.asker] = len(asked.payload)
+            self._timed[asked.channel] = None
             self._post(asked.asker, Returned(asked.number, self.report(asked.channel)))
             return
         given = Given(
             self._prefix + secrets.token_urlsafe(16), asked.asker, asked.number, now + asked.left, server
         )  # fmt: skip
-        self._given[given.id] = self._numbers[given.asker, given.number] = given
-        self._deadlines.add(given.id, given.deadline)
-        found.pool.begin(given)
-        self._changed[asked.channel] = None
+        self._begin(given)
         server.sink.give(given, Message(asked.channel, asked.kind, asked.payload), asked.left)
+
+    def _ready(self, found: _Channel, size: int) -> Server | None:
+        """The server for the next request, which has so many bytes; None: those with room have too much to read."""
+        choices = islice(found.pool.choices(), TRIED)
+        return next((server for server in choices if server.sink.is_ready(size)), None)
 
     def settle(self, id: str, holder: str, outcome: Message | Failure) -> None:
         """Take the answer of a server to a request that it has. The message's channel counts for nothing. Raises
-        NotFound, Forbidden, Conflict and TooLate."""
+        NotFound, Forbidden, Conflict and TooLate; and Unavailable where the backbone is full: then it has the request
+        still."""
         given = self._given.get(id)
         if given is None:
             over = self._over.get(id)
@@ -217,10 +220,15 @@ class Serving:
         if found is not None and len(found.waits) == 1:
             found.waits.pop(given.asker, None)  # the report tells it that there is room, which no other waits for
         report = self.report(channel)
+        letter: Letter
         if isinstance(outcome, Failure):
-            self._post(given.asker, Failed(given.number, outcome.code, outcome.message, report))
+            letter = Failed(given.number, outcome.code, outcome.message, report)
         else:
-            self._post(given.asker, Answered(given.number, outcome.kind, outcome.payload, report))
+            letter = Answered(given.number, outcome.kind, outcome.payload, report)
+        if not self._post(given.asker, letter):
+            del self._over[id]
+            self._begin(given)
+            raise Unavailable("the backbone is full: answer again soon")
         self._go_on(channel)
 
     def withdraw(self, asker: str, number: int) -> None:
@@ -230,6 +238,14 @@ class Serving:
             self._end(given, lambda: TooLate("the client has gone: nobody waits for the answer"))
             given.server.sink.withdrawn(given)
             self._go_on(given.server.channel)
+
+    def _begin(self, given: Given) -> None:
+        self._given[given.id] = self._numbers[given.asker, given.number] = given
+        self._deadlines.add(given.id, given.deadline)
+        found = self._channels.get(given.server.channel)
+        if found is not None:
+            found.pool.begin(given)
+        self._changed[given.server.channel] = None
 
     def _end(self, given: Given, over: _Settled) -> None:
         del self._given[given.id]
@@ -252,7 +268,7 @@ class Serving:
             self._post(asker, Told(self.report(channel)))
             return
         found.followers[asker] = self._clock()
-        found.waits[asker] = None
+        found.waits[asker] = 0
         self._call(found)
 
     def passed(self, asker: str, channel: str) -> None:
@@ -268,14 +284,14 @@ class Serving:
 
     def _call(self, found: _Channel) -> None:
         """Call workers that wait, as there is room, once each: a request may come at once and be returned."""
-        for asker in list(found.waits):
+        for asker, size in list(found.waits.items()):
             if found.pool.room <= len(found.called):
                 break
-            if asker not in found.waits:
+            self._timed[found.name] = None
+            if asker not in found.waits or self._ready(found, size) is None:
                 continue
             del found.waits[asker]
             found.called[asker] = self._clock() + KEPT
-            self._timed[found.name] = None
             self._post(asker, Called(self.report(found.name)))
 
     # Time, and other workers.
