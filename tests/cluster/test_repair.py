@@ -74,10 +74,12 @@ def number(frame: bytes) -> int:
     return int(frame[frame.rfind(b":") + 1 : -1])
 
 
-def published(node: Daemon, channel: str, *numbers: int) -> float:
-    """Publish messages with these numbers, as a batch; when that was acknowledged."""
+def published(node: Daemon, channel: str, *numbers: int, **fields: str) -> float:
+    """Publish messages with these numbers, as a batch, with attributes in further fields; when that was
+    acknowledged."""
     body = "\n".join(f'{{"n":{n}}}' for n in numbers)
-    status, _, answer = node.request("POST", f"/{channel}", body, {"Content-Type": "application/x-ndjson"})
+    headers = {"Content-Type": "application/x-ndjson", **{f"Raiden-{name}": text for name, text in fields.items()}}
+    status, _, answer = node.request("POST", f"/{channel}", body, headers)
     assert status == 200, answer
     return time.monotonic()
 
@@ -193,6 +195,28 @@ def test_a_lost_message_comes_within_the_gap_time(pair: MakePair, channel: str, 
         came(stream, 5, offset=5)
     assert losing.lost == [2]
     assert both.counts() == (0, 1, 0)
+
+
+def test_a_lost_message_comes_with_its_attributes(pair: MakePair, channel: str) -> None:
+    """And not to the connection that is left out of it."""
+    both = pair(**BY_GAPS)
+    (first, second), link = both.nodes, both.link
+    link.disturb = losing = Losing(2, 3)
+    path = f"/{channel}?_wrap=1"
+    with Stream(second, path) as stream, Stream(second, path) as excluded:
+        own = excluded.response.getheader("Raiden-Connection") or ""
+        published(first, channel, 1)
+        published(first, channel, 2, Event="created", Tags='{"color":"red"}', Except=own)
+        published(first, channel, 3, Event="updated")
+        published(first, channel, 4, Except=own)
+        published(first, channel, 5)
+        told = [stream.value() for _ in range(5)]
+        assert [line["data"]["n"] for line in told] == [1, 2, 3, 4, 5]
+        assert [(line.get("event"), line.get("tags")) for line in told[:4]] == [
+            (None, None), ("created", {"color": "red"}), ("updated", None), (None, None),
+        ]  # fmt: skip
+        assert [excluded.value()["data"]["n"] for _ in range(3)] == [1, 3, 5]
+    assert sorted(losing.lost) == [2, 3] and both.counts() == (0, 2, 0)
 
 
 @pytest.mark.parametrize("lost", [(10,), range(6, 11)])
