@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
+import gevent
+
 from raiden.backend import Backend
 from raiden.delivery.questions import Questions, to_workers
 from raiden.presence.members import Part, Remembered, answer
@@ -33,7 +35,10 @@ class Who:
 
     def of(self, channel: str) -> dict[str, Any]:
         """Who is at a channel: its members, as clients are told of them."""
-        parts = {str(worker): Part.of(value) for worker, value in self._questions.ask(channel)}
+        parts = {}
+        for worker, value in self._questions.ask(channel):
+            parts[str(worker)] = Part.of(value)
+            gevent.sleep(0)  # an answer may be long, and there may be many
         workers = self._backend.all_workers()
         now = time.time()
         missing = [worker for worker in workers if worker not in parts]
