@@ -91,7 +91,8 @@ def test_a_change_that_does_not_follow_is_noticed() -> None:
     watch = Watch()
     assert not watch.hear("one", "a", 1, [], []), "of a worker whose list is not known"
     watch.take("one", "a", 3, members("ann"), 1, 5)
-    assert watch.knows("one", "a", 3) and not watch.knows("one", "b", 3) and not watch.knows("two", "a", 3)
+    assert watch.knows("one", "a", 3, 1)
+    assert not (watch.knows("one", "b", 3, 1) or watch.knows("two", "a", 3, 1) or watch.knows("one", "a", 4, 1))
     assert not watch.hear("one", "a", 5, [["bob", None, 1.0]], []), "one was lost"
     assert not watch.hear("one", "b", 1, [], []), "another list"
     watch.take("one", "a", 2, members(), 0, 5)
@@ -114,6 +115,7 @@ def test_too_many_members_are_only_counted() -> None:
     assert name == "presence" and [each["sub"] for each in what["members"]] == sorted("3456789xy")
     watch.take("two", "b", 0, None, 5000, 5)
     assert watch.settle(5, 10) == [("presence", {"members": None, "count": 5009, "complete": False})]
+    assert watch.knows("two", "b", 0, 6000) and watch.listing()["count"] == 6009
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -143,7 +145,7 @@ def test_whatever_is_lost_the_list_comes_right(seed: int) -> None:
         follow(shown, watch.settle(now, 100))
     for worker, (life, version, have) in truth.items():
         for each in (watch, other):
-            if not each.knows(worker, life, version):
+            if not each.knows(worker, life, version, len(have)):
                 each.take(worker, life, version, dict(have), len(have), 3.0)
     follow(shown, watch.settle(now, 100))
     follow(shown, watch.settle(now + 4, 100))

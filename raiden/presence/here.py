@@ -92,19 +92,19 @@ class Here:
             rows.append(self._row(sub, member, turn))
         return Part(len(rows), anonymous, tuple(rows))
 
-    def subjects(self, channel: str) -> dict[str, tuple[Any, float]] | None:
-        """The subjects that have connections at a channel now, with their ``info`` and the time at which the first of
-        these came; None where there are too many to list. Waits where this takes long."""
+    def subjects(self, channel: str) -> tuple[int, dict[str, tuple[Any, float]] | None]:
+        """The number of subjects that have connections at a channel now; and these, with their ``info`` and the time at
+        which the first of their connections came, or None where there are too many to list. Waits where this takes
+        long."""
         members: dict[str, _Member] = {}
         turn = _Turn()
         for connection, since in self._connections(channel):
             turn.step()
             _add(members, connection, since)
-            if len(members) > self._limits.max_presence:
-                return None
-        if sum([len(dumps(member.info)) for member in members.values() if member.info is not None]) > MAX_INFO:
-            return None
-        return {sub: (member.info, member.since) for sub, member in members.items()}
+        size = sum([len(dumps(member.info)) for member in members.values() if member.info is not None])
+        if len(members) > self._limits.max_presence or size > MAX_INFO:
+            return len(members), None
+        return len(members), {sub: (member.info, member.since) for sub, member in members.items()}
 
     def version(self, channel: str) -> list[tuple[int, int]]:
         """A value that changes whenever a subscription to a channel comes or goes. A client that joins others in their

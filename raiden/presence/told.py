@@ -39,13 +39,14 @@ AGAIN: Final = 1.0
 class _Channel:
     """A channel that is watched until a time: its members as they were told, and when those that are gone went."""
 
-    __slots__ = ("gone", "life", "members", "next", "seen", "until", "version")
+    __slots__ = ("gone", "life", "members", "next", "number", "seen", "until", "version")
 
     def __init__(self) -> None:
         self.until = 0.0
         self.life = ""
         self.version = 0
         self.members: dict[str, Listed] | None = {}
+        self.number = 0
         self.gone: dict[str, float] = {}
         self.seen: list[tuple[int, int]] = []
         self.next = 0.0
@@ -77,12 +78,13 @@ class Told:
             self._look(channel, told)
         members = told.members
         rows = None if members is None else [(sub, *listed) for sub, listed in members.items()]
-        return self._backend.name, told.life, told.version, rows, len(rows or ())
+        return self._backend.name, told.life, told.version, rows, told.number
 
-    def versions_of(self, channels: Iterable[str]) -> tuple[str, list[tuple[str, int]]]:
-        """This worker's name, and the life and version of each channel's list, which is told for longer."""
+    def versions_of(self, channels: Iterable[str]) -> tuple[str, list[tuple[str, int, int]]]:
+        """This worker's name; and of each channel the list's life and version, and the number of members. The list is
+        told for longer."""
         leases = [self._lease(channel) for channel in channels]
-        return self._backend.name, [(told.life, told.version) for told in leases]
+        return self._backend.name, [(told.life, told.version, told.number) for told in leases]
 
     def _lease(self, channel: str) -> _Channel:
         told = self._channels.get(channel)
@@ -114,7 +116,7 @@ class Told:
     def _look(self, channel: str, told: _Channel) -> None:
         """Look at a channel, and tell what has changed."""
         told.seen = self._here.version(channel)
-        found = self._here.subjects(channel)
+        told.number, found = self._here.subjects(channel)
         now = time.monotonic()
         told.next = now + AGAIN
         members = told.members

@@ -59,10 +59,14 @@ class Watch:
         self.complete = False
         """Whether all workers have told their lists."""
 
-    def knows(self, worker: str, life: str, version: int) -> bool:
-        """Whether this list of a worker is the one that is known."""
+    def knows(self, worker: str, life: str, version: int, count: int) -> bool:
+        """Whether this list of a worker is the one that is known. The number of its members is known from now on, also
+        where these are too many to list."""
         known = self._workers.get(worker)
-        return known is not None and known.life == life and known.version == version
+        if known is None or known.life != life or known.version != version:
+            return False
+        known.count = count
+        return True
 
     def take(
         self, worker: str, life: str, version: int, members: dict[str, Listed] | None, count: int, linger: float

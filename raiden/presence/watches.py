@@ -231,8 +231,8 @@ class Watches:
             told: set[str] = set()
             for worker, versions in answers:
                 told.add(worker)
-                for watched, (life, version) in zip(some, versions, strict=True):
-                    watched.stale = watched.stale or not watched.watch.knows(worker, life, version)
+                for watched, version in zip(some, versions, strict=True):
+                    watched.stale = watched.stale or not watched.watch.knows(worker, *version)
             missing = not told.issuperset(self._backend.all_workers())
             for watched in some:
                 watched.watch.complete = not missing
