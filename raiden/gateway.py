@@ -44,8 +44,7 @@ from raiden.router import Router
 from raiden.runtime.service import Service
 from raiden.runtime.stats import Stats
 from raiden.sessions import asks, costs, durable
-from raiden.sessions.asks import Answer as AnswerTo
-from raiden.sessions.asks import Ask, Call, Clear, Consume, Disconnect, Publish, Reply, Revoke, Show, Subscribe, Take
+from raiden.sessions.asks import Ask, Clear, Consume, Disconnect, Publish, Reply, Revoke, Show, Subscribe
 from raiden.sessions.attending import attend, watch
 from raiden.sessions.bell import Bells
 from raiden.sessions.client import Client
@@ -183,7 +182,7 @@ class Gateway(Service):
             self.door.serve_waiting(connection, request, lambda connection, _: self._consume(connection, ask))
         elif isinstance(ask, asks.PublishLines):
             self.streaming.begin(connection, request, ask)
-        elif isinstance(ask, Call | Take | AnswerTo):
+        elif isinstance(ask, asks.Call | asks.Take | asks.Respond):
             return self.calling.do(connection, request, ask)
         elif isinstance(ask, Clear):
             work = managed(lambda: self._clear(ask), "delete", ask.channel)

@@ -714,6 +714,15 @@ def test_zmq_req(node: Daemon, clients: Clients) -> None:
     assert len(json.loads(page)["messages"]) == 1
 
 
+def test_requests_and_replies_by_zmq(node: Daemon, clients: Clients) -> None:
+    right, elsewhere = clients.req(key=RIGHT), clients.req(key=ELSEWHERE)
+    assert refusal(ask(elsewhere, "request", "zmq.asked", "1"))[0] == 403
+    assert refusal(ask(right, "request", "zmq.asked", "1"))[0] == 503, "it is allowed, and nobody serves"
+    assert refusal(ask(elsewhere, "serve", "zmq.served"))[0] == 403
+    assert ask(right, "serve", "zmq.served") == [b"200", b""]
+    assert ask(right, "unserve", "zmq.served") == [b"200", b""]
+
+
 def test_zmq_sub_and_push(clients: Clients) -> None:
     right, elsewhere = clients.sub("push", "elsewhere", key=RIGHT), clients.sub("push", "elsewhere", key=ELSEWHERE)
     anyone = clients.sub("open.", "secret", key=ELSEWHERE)

@@ -106,6 +106,8 @@ def test_the_time_is_up(node: Daemon) -> None:
     with serve(node, "slow") as server:
         problem(ask(node, "slow", 1, seconds=0.2), 504)
         late = server.push()
+        # The server's worker has heard of the request some time after that of the client.
+        wait_for(lambda: node.metric("raiden_requests_served") == 0, "it is over there, too")
         assert server.code(cmd="answer", request=late["request"], data=1) == 410
 
 
@@ -175,13 +177,15 @@ def test_a_client_that_goes(node: Daemon) -> None:
 
 
 def test_long_polls(node: Daemon) -> None:
-    with later(poll, node, "polled") as taken:
+    page = {"Origin": node.url}  # a browser's
+    with later(lambda: poll(node, "polled", headers=page)) as taken:
         wait_for(lambda: node.metric("raiden_connections", transport="serve") == 1, "it waits")
         with later(ask, node, "polled", {"a": 1}) as answer:
             status, headers, body = taken.result(20)
             assert (status, json.loads(body)) == (200, {"a": 1})
             assert headers["content-type"].startswith("application/json")
             assert 0 < float(headers["raiden-left"]) <= 20
+            assert {"Raiden-Request", "Raiden-Left"} <= set(headers["access-control-expose-headers"].split(", "))
             id = headers["raiden-request"]
             for wrong in (id + "a", "a", id[:17] + "a"):
                 assert node.request("POST", f"/-/answer/{wrong}", "1", JSON)[0] == 404

@@ -16,7 +16,7 @@ from raiden.requests import asking, letters, serving
 from raiden.requests.asking import Asking
 from raiden.requests.deadlines import Deadlines
 from raiden.requests.letters import Asked, Letter, Report
-from raiden.requests.refusals import Full, Late, Lost, Nobody
+from raiden.requests.refusals import Full, Late, Lost, Nobody, TooLate
 from raiden.requests.routes import Route
 from raiden.requests.servers import Given, Pool, Server
 from raiden.requests.serving import Serving
@@ -221,6 +221,19 @@ def test_nobody_and_late() -> None:
     assert not pair.outcomes and not sink.given
     pair.pass_time(0.3)
     assert isinstance(pair.outcomes.pop(), Late)
+
+
+def test_an_answer_after_the_deadline_is_refused_before_anybody_has_looked_at_the_clock() -> None:
+    pair = Pair()
+    sink = Sink()
+    pair.servings[TWO].add("a", sink, "h", window=1)
+    pair.ask()
+    pair.found()
+    pair.clock.now += 5.01
+    for _ in range(2):
+        with pytest.raises(TooLate):
+            pair.servings[TWO].settle(sink.given[0].id, "h", message())
+    assert pair.servings[TWO].report("a").room == 1
 
 
 def test_a_lost_request_is_given_to_another_server_only_where_that_is_wanted() -> None:

@@ -35,7 +35,7 @@ class Calling:
         self.door = door
         self.exchange = exchange
 
-    def do(self, connection: Connection, request: Request, ask: asks.Call | asks.Take | asks.Answer) -> Answer | None:
+    def do(self, connection: Connection, request: Request, ask: asks.Call | asks.Take | asks.Respond) -> Answer | None:
         """Do what is asked for; returns the answer, or None where it comes later. Raises Refusal."""
         if isinstance(ask, asks.Call):
             Caller(self, connection, request, ask)
@@ -45,7 +45,7 @@ class Calling:
             return self._settle(connection, request, ask)
         return None
 
-    def _settle(self, connection: Connection, request: Request, ask: asks.Answer) -> Answer | None:
+    def _settle(self, connection: Connection, request: Request, ask: asks.Respond) -> Answer | None:
         def settled(refusal: Refusal | None) -> None:
             if connection.state >= CLOSING:
                 return

@@ -12,7 +12,7 @@ from raiden.model.names import check_channel
 from raiden.model.refusals import Invalid
 from raiden.protocols.http import Request
 from raiden.requests.refusals import MAX_CODE, Failure
-from raiden.sessions.asks import MAX_TIMEOUT, MIN_TIMEOUT, Answer, Call, Take
+from raiden.sessions.asks import MAX_TIMEOUT, MIN_TIMEOUT, Call, Respond, Take
 
 _Pairs = Sequence[tuple[str, str]]
 # Characters of a request's id.
@@ -55,7 +55,7 @@ def take(request: Request, names: Sequence[str], pairs: _Pairs, max_wait: float)
     return Take(check_channel(names[0]), min(wait, max_wait))
 
 
-def answer(request: Request, id: str, max_message: int) -> Answer:
+def answer(request: Request, id: str, max_message: int) -> Respond:
     """Read ``POST /-/answer/ID``; with ``_error=CODE`` the body, a text, is the message of an error. Raises Invalid,
     InvalidPayload and TooLarge."""
     pairs = parameters.query_pairs(request)
@@ -64,13 +64,13 @@ def answer(request: Request, id: str, max_message: int) -> Answer:
     if not 0 < len(id) <= _MAX_ID:
         raise Invalid("this is no id of a request: send it as it came (Raiden-Request)")
     if "_error" not in query:
-        return Answer(id, Message("", *_body(request, max_message)))
+        return Respond(id, Message("", *_body(request, max_message)))
     code = parameters.number(query, "_error", MAX_CODE)
     try:
         text = request.raw_body.decode()
     except UnicodeDecodeError:
         raise Invalid("the message of an error is a text in UTF-8") from None
-    return Answer(id, Failure.of(code, text))
+    return Respond(id, Failure.of(code, text))
 
 
 def _body(request: Request, max_message: int) -> tuple[int, bytes]:

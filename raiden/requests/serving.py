@@ -51,7 +51,8 @@ FOLLOWS: Final = 60.0
 # Letters about changed servers in one look.
 TOLD_AT_ONCE: Final = 200
 
-_Settled = Callable[[], Refusal]
+# Makes the refusal of a further answer to a request that is over.
+_Over = Callable[[], Refusal]
 
 
 class _Channel:
@@ -87,7 +88,7 @@ class Serving:
         self._numbers: dict[tuple[str, int], Given] = {}
         self._deadlines: Deadlines[str] = Deadlines()
         # Requests that are over: their holders, and the refusals of another answer.
-        self._over: dict[str, tuple[str, _Settled]] = {}
+        self._over: dict[str, tuple[str, _Over]] = {}
         # Channels whose followers are still to be told, and those with times that are looked at.
         self._changed: dict[str, None] = {}
         self._timed: dict[str, None] = {}
@@ -215,6 +216,10 @@ class Serving:
         if given.holder != holder:
             raise _another()
         channel = given.server.channel
+        if self._clock() >= given.deadline:
+            self._end(given, _late)
+            self._go_on(channel)
+            raise _late()
         self._end(given, lambda: Conflict("this request was answered already"))
         found = self._channels.get(channel)
         if found is not None and len(found.waits) == 1:
@@ -247,7 +252,7 @@ class Serving:
             found.pool.begin(given)
         self._changed[given.server.channel] = None
 
-    def _end(self, given: Given, over: _Settled) -> None:
+    def _end(self, given: Given, over: _Over) -> None:
         del self._given[given.id]
         del self._numbers[given.asker, given.number]
         self._deadlines.remove(given.id, given.deadline)
@@ -302,7 +307,7 @@ class Serving:
         for id in self._deadlines.due(now):
             given = self._given.get(id)
             if given is not None:
-                self._end(given, lambda: TooLate("the time of this request is up"))
+                self._end(given, _late)
                 self._go_on(given.server.channel)
         for channel in list(self._timed):
             found = self._channels.get(channel)
@@ -346,6 +351,10 @@ class Serving:
                 for asker in [asker for asker in askers if is_gone(asker)]:
                     askers.pop(asker, None)
             self._call(found)
+
+
+def _late() -> Refusal:
+    return TooLate("the time of this request is up")
 
 
 def _another() -> Refusal:

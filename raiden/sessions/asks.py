@@ -165,7 +165,7 @@ class Take(NamedTuple):
     wait: float
 
 
-class Answer(NamedTuple):
+class Respond(NamedTuple):
     """Answer the ``request`` of this id, or fail. The channel of the message counts for nothing."""
 
     request: str
@@ -268,12 +268,12 @@ class Hello(NamedTuple):
 
 
 Ask: TypeAlias = (
-    "Reply | Publish | PublishLines | Clear | Revoke | Disconnect | Show | Consume | Subscribe | Call | Take | Answer"
+    "Reply | Publish | PublishLines | Clear | Revoke | Disconnect | Show | Consume | Subscribe | Call | Take | Respond"
 )
 """The ask of a request."""
 Command: TypeAlias = (
     PublishOne | Follow | Unfollow | Read | Members | Join | Leave | Settle | Keep | Resume | Renew | Ping | Hello
-    | Call | Serve | Unserve | Answer
+    | Call | Serve | Unserve | Respond
 )  # fmt: skip
 """The ask of a command, on a connection that takes commands."""
 

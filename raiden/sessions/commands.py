@@ -26,7 +26,6 @@ from raiden.sessions.asks import (
     MIN_TIMEOUT,
     TIMEOUT,
     WINDOW,
-    Answer,
     Call,
     Command,
     Follow,
@@ -38,6 +37,7 @@ from raiden.sessions.asks import (
     Ping,
     PublishOne,
     Renew,
+    Respond,
     Resume,
     Serve,
     Settle,
@@ -160,17 +160,17 @@ def _serve(command: dict[str, Any]) -> Serve:
     return Serve(check_channel(_channel(command)), _number(command, "window", WINDOW, 1, MAX_WINDOW))
 
 
-def _answer(command: dict[str, Any]) -> Answer:
+def _answer(command: dict[str, Any]) -> Respond:
     request, error = command.get("request"), command.get("error")
     if not isinstance(request, str):
         raise Invalid("request must be the id of a request, as it came")
     if ("data" in command) == (error is not None):
         raise Invalid("answer needs data, or an error, and not both")
     if error is None:
-        return Answer(request, Message("", Kind.JSON, json_payload(command["data"])))
+        return Respond(request, Message("", Kind.JSON, json_payload(command["data"])))
     if not isinstance(error, dict) or error.keys() != {"code", "message"}:
         raise Invalid('error is like {"code": 422, "message": "what is wrong"}')
-    return Answer(request, Failure.of(error["code"], error["message"]))
+    return Respond(request, Failure.of(error["code"], error["message"]))
 
 
 def _history(command: dict[str, Any]) -> Read:

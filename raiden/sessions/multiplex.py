@@ -392,7 +392,7 @@ _DO: dict[type, Callable[..., Result | None]] = {
     asks.Serve: MultiplexSocket._serve,
     asks.Call: lambda socket, number, ask: socket._requests().request(number, ask),
     asks.Unserve: lambda socket, number, ask: socket._requests().end(number, ask),
-    asks.Answer: lambda socket, number, ask: socket._requests().settle(number, ask),
+    asks.Respond: lambda socket, number, ask: socket._requests().settle(number, ask),
     Ping: lambda socket, number, ask: {},
     asks.Hello: lambda socket, number, ask: {"connection": socket.router.ids.of(socket.connection)},
 }

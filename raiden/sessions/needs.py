@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeAlias
 from raiden.model.names import check_channel, check_subscription, unquote
 from raiden.model.page import Read
 from raiden.sessions.asks import (
-    Answer,
     Ask,
     Call,
     Clear,
@@ -27,6 +26,7 @@ from raiden.sessions.asks import (
     PublishOne,
     Renew,
     Reply,
+    Respond,
     Resume,
     Revoke,
     Serve,
@@ -152,5 +152,5 @@ _NEEDS: dict[type, Callable[[Any], Needs]] = {
     PublishOne: _publish_one, Follow: _follow, Unfollow: _nothing, Read: _read, Join: _consume, Leave: _leave,
     Settle: _of_durable, Keep: _nothing, Resume: _nothing, Renew: _nothing, Ping: _nothing, Hello: _nothing,
     Revoke: _all, Disconnect: _all, Members: _members, Call: _call, Serve: _serve, Take: _serve, Unserve: _nothing,
-    Answer: _nothing,
+    Respond: _nothing,
 }  # fmt: skip

@@ -16,7 +16,7 @@ from raiden.model.refusals import Conflict, NotFound, TooManyRequests
 from raiden.requests.asked import Outcome, Request
 from raiden.requests.exchange import Exchange
 from raiden.requests.servers import Given, Server
-from raiden.sessions.asks import Answer, Call, Serve
+from raiden.sessions.asks import Call, Respond, Serve
 
 # Open requests of one connection.
 MAX_OPEN: Final = 128
@@ -80,7 +80,7 @@ class Party:
             raise NotFound("you do not serve this channel")
         self.remove(channel)
 
-    def answer(self, ask: Answer, max_message: int) -> None:
+    def answer(self, ask: Respond, max_message: int) -> None:
         """Answer a request that this connection was given. Raises NotFound, Forbidden, Conflict, TooLate and
         TooLarge."""
         if isinstance(ask.outcome, Message):

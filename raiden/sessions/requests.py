@@ -11,7 +11,7 @@ from raiden.model.refusals import Refusal
 from raiden.requests.asked import Outcome
 from raiden.requests.exchange import Exchange
 from raiden.requests.servers import Given
-from raiden.sessions.asks import Answer, Call, Serve, Unserve
+from raiden.sessions.asks import Call, Respond, Serve, Unserve
 from raiden.sessions.party import Party
 from raiden.sessions.replies import SMALL, Replies, Result
 
@@ -51,7 +51,7 @@ class Requests(Party):
         self.unserve(ask.channel)
         return {"channel": ask.channel}
 
-    def settle(self, number: Any, ask: Answer) -> None:
+    def settle(self, number: Any, ask: Respond) -> None:
         self.answer(ask, self._max_message)
         self._replies.reply(number, {}, soon=True)
 

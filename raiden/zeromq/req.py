@@ -225,7 +225,7 @@ class Requester(ZmqSession):
         self.party.unserve(ask.channel)
         return b"200", b""
 
-    def _settle(self, envelope: Frames, ask: asks.Answer) -> Sequence[bytes]:
+    def _settle(self, envelope: Frames, ask: asks.Respond) -> Sequence[bytes]:
         self.party.answer(ask, self.common.limits.max_message)
         return b"200", b""
 
@@ -236,7 +236,7 @@ class Requester(ZmqSession):
 _DO: dict[type[Ask], Callable[[Requester, Frames, Any], Sequence[bytes] | None]] = {
     PublishOne: Requester._publish, Read: Requester._history, List: Requester._list, Ping: Requester._pong,
     asks.Call: Requester._call, asks.Serve: Requester._serve, asks.Unserve: Requester._unserve,
-    asks.Answer: Requester._settle,
+    asks.Respond: Requester._settle,
 }  # fmt: skip
 
 

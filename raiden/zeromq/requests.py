@@ -19,15 +19,15 @@ from raiden.sessions.asks import (
     MIN_TIMEOUT,
     TIMEOUT,
     WINDOW,
-    Answer,
     Call,
+    Respond,
     Serve,
     Unserve,
 )
 from raiden.sessions.party import Party
 from raiden.zeromq.session import BYTES, channel_of, given, kind_of, text_of
 
-Ask: TypeAlias = Call | Serve | Unserve | Answer
+Ask: TypeAlias = Call | Serve | Unserve | Respond
 
 _TYPES: Final = {Kind.JSON: b"application/json", Kind.TEXT: b"text/plain"}
 
@@ -109,15 +109,15 @@ def _unserve(arguments: Frames, max_message: int) -> Unserve:
     return Unserve(channel_of(*given(arguments, 1, 1, "unserve, channel")))
 
 
-def _answer(arguments: Frames, max_message: int) -> Answer:
+def _answer(arguments: Frames, max_message: int) -> Respond:
     id, payload, content_type = given(arguments, 2, 3, "answer, id, payload, type")
-    return Answer(text_of(id, "an id"), Message("", *kind_of(payload, content_type, max_message)))
+    return Respond(text_of(id, "an id"), Message("", *kind_of(payload, content_type, max_message)))
 
 
-def _fail(arguments: Frames, max_message: int) -> Answer:
+def _fail(arguments: Frames, max_message: int) -> Respond:
     id, code, message = given(arguments, 3, 3, "fail, id, code, message")
     number = whole("code", text_of(code, "a code"), MAX_CODE)
-    return Answer(text_of(id, "an id"), Failure.of(number, text_of(message, "a message")))
+    return Respond(text_of(id, "an id"), Failure.of(number, text_of(message, "a message")))
 
 
 READERS: Final[dict[bytes, Callable[[Frames, int], Ask]]] = {
