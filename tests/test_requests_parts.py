@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from raiden.model.message import Kind, Message
 from raiden.delivery.questions import TooManyQuestions
+from raiden.model.message import Kind, Message
 from raiden.model.refusals import Conflict, NotFound, Unavailable
 from raiden.requests import asking, letters, serving
 from raiden.requests.asking import Asking

@@ -31,7 +31,18 @@ class Route:
     """The workers with servers of a ``channel``, and the requests that wait until one has room, by their numbers.
     ``used`` is the time at which it was asked for last, ``asked`` that at which all workers were."""
 
-    __slots__ = ("_serials", "_workers", "asked", "channel", "is_known", "refused", "seeking", "told", "used", "waiting")
+    __slots__ = (
+        "_serials",
+        "_workers",
+        "asked",
+        "channel",
+        "is_known",
+        "refused",
+        "seeking",
+        "told",
+        "used",
+        "waiting",
+    )
 
     def __init__(self, channel: str) -> None:
         self.channel = channel

@@ -58,7 +58,8 @@ _Over = Callable[[], Refusal]
 class _Channel:
     """The servers of a channel. ``followers`` are the workers that are told of changes, with the times at which they
     asked last; ``waits`` those with requests that wait, in their order, and the bytes of one that was returned (0: not
-    known); ``called`` those for which room is kept, and until when. Servers by long-poll are waited for until ``returns``."""
+    known); ``called`` those for which room is kept, and until when. Servers by long-poll are waited for until
+    ``returns``."""
 
     __slots__ = ("called", "followers", "name", "pool", "returns", "waits")
 
