@@ -23,8 +23,8 @@ from raiden.model.strict_json import InvalidPayload, is_unicode
 MAX_EVENT, MAX_TAGS, MAX_TAG_NAME, MAX_TAG = 64, 16, 64, 256
 # The names of Raiden's own events on event streams, and of those that a browser's EventSource fires by itself.
 RESERVED: Final = frozenset({
-    "changed", "disconnected", "end", "ended", "error", "expired", "gap", "join", "leave", "open", "refused", "revoked",
-    "skipped",
+    "changed", "disconnected", "end", "ended", "error", "expired", "gap", "join", "leave", "open", "presence",
+    "refused", "revoked", "skipped",
 })  # fmt: skip
 _ID = re.compile("[A-Za-z0-9_-]{1,64}")
 _TAGS = '{"color": "red"}'
