@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
-from weakref import WeakKeyDictionary
 
 import gevent
 
@@ -65,8 +64,8 @@ class Here:
     def __init__(self, router: Router, limits: PresenceLimits) -> None:
         self._router = router
         self._limits = limits
-        # The last proofs of life, and the times at which they were asked for.
-        self._proofs: WeakKeyDictionary[Connection, tuple[float, float]] = WeakKeyDictionary()
+        # The proofs of life that were asked for within `FRESH` seconds.
+        self._proofs: dict[Connection, float] = {}
 
     def part(self, channel: str) -> Part:
         """The members of a channel on this worker. Waits where this takes long."""
@@ -151,13 +150,13 @@ class Here:
     def _proof(self, connection: Connection) -> float:
         """The Unix time of the last proof that a client is there: its TCP has acknowledged bytes or a probe, or bytes
         have come from it, such as a pong."""
-        now = time.time()
-        known = self._proofs.get(connection)
-        if known is not None and now - known[1] < FRESH:
-            return known[0]
-        silence = tcp.silence(connection.socket)
-        proof = 0.0 if silence is None else now - silence
-        self._proofs[connection] = proof, now
+        proof = self._proofs.get(connection)
+        if proof is None:
+            silence = tcp.silence(connection.socket)
+            proof = 0.0 if silence is None else time.time() - silence
+            if not self._proofs:
+                gevent.spawn_later(FRESH, self._proofs.clear)
+            self._proofs[connection] = proof
         return proof
 
 

@@ -60,10 +60,10 @@ class Watch:
         """Whether all workers have told their lists."""
 
     def knows(self, worker: str, life: str, version: int, count: int) -> bool:
-        """Whether this list of a worker is the one that is known. The number of its members is known from now on, also
-        where these are too many to list."""
+        """Whether this list of a worker is known, or one that has come of it since. The number of its members is known
+        from now on, also where these are too many to list."""
         known = self._workers.get(worker)
-        if known is None or known.life != life or known.version != version:
+        if known is None or known.life != life or known.version < version:
             return False
         known.count = count
         return True

@@ -18,7 +18,7 @@ from gevent.event import AsyncResult
 from raiden.backend import Backend
 from raiden.delivery.questions import Questions, to_workers
 from raiden.delivery.table import Subscription
-from raiden.model.refusals import Refusal, Unavailable
+from raiden.model.refusals import Refusal, Unavailable, attempt
 from raiden.presence.told import LISTS, SAME
 from raiden.presence.watch import Event, Listed, Watch
 from raiden.protocols.limits import PresenceLimits
@@ -84,12 +84,12 @@ class Watched:
     def take(self, answers: Iterable[Any], workers: Iterable[str], linger: float) -> None:
         """Take the lists of workers, and the changes that came meanwhile."""
         told = set()
+        early, self.early = self.early or [], None
         for worker, life, version, rows, count in answers:
             told.add(worker)
             members = None if rows is None else {sub: Listed(info, since) for sub, info, since in rows}
             self.watch.take(worker, life, version, members, count, linger)
         self.watch.complete = told.issuperset(workers)
-        early, self.early = self.early or [], None
         for change in early:
             self.hear(change)
 
@@ -123,6 +123,8 @@ class Watches:
         self._same = to_workers(backend, SAME, everywhere=True)
         self._runs = False
         self._renewed = 0.0
+        # The workers that were there at the last look.
+        self._there: set[str] = set()
 
     def open(self, channels: Sequence[str]) -> list[Watched]:
         """Watch channels: their members are known from now on. Waits; raises NotInForce, TooManyQuestions and
@@ -142,32 +144,35 @@ class Watches:
             raise TooManyWatched(f"this worker watches the members of {MOST} channels already: try again later")
         watched = self._watched[channel] = Watched(channel)
         self._backend.follow(self._topic(channel), lambda text: self._hear(watched, text))
-        gevent.spawn(self._ask_first, watched)
+        gevent.spawn(self._open, watched)
         if not self._runs:
             self._runs = True
             self._spawn(self._run)
         return watched
 
-    def _ask_first(self, watched: Watched) -> None:
-        try:
+    def _open(self, watched: Watched) -> None:
+        def work() -> None:
             self._backend.in_force(own_topics=True)
             self._ask(watched)
-        except Refusal as refusal:
+
+        outcome = attempt("a watch of members", work)
+        if isinstance(outcome, Refusal):
             self._end(watched)
-            watched.ready.set_exception(refusal)
+            watched.ready.set_exception(outcome)
         else:
             watched.ready.set(None)
 
     def _ask(self, watched: Watched) -> None:
         """Ask for a channel's lists."""
+        answers: list[Any] = []
         watched.stale, watched.early = False, watched.early or []
         try:
             answers = self._lists.ask(watched.channel)
         except Refusal:
-            watched.take([], self._backend.all_workers(), 0.0)
             watched.stale = True
             raise
-        watched.take(answers, self._backend.all_workers(), self._limits.presence_linger)
+        finally:
+            watched.take(answers, self._backend.all_workers(), self._limits.presence_linger)
         self._settle(watched)
 
     def _end(self, watched: Watched) -> None:
@@ -193,14 +198,15 @@ class Watches:
 
     def _look(self) -> None:
         now = time.monotonic()
-        workers = self._backend.all_workers()
-        there = [name for name, is_there in workers.items() if is_there]
+        there = {name for name, is_there in self._backend.all_workers().items() if is_there}
+        is_time = now >= self._renewed + RENEW
         for watched in list(self._watched.values()):
-            if there and watched.early is None:
+            if there and (is_time or there != self._there):
                 watched.watch.only(there, self._limits.presence_linger)
             if watched.watch.waits:
                 self._settle(watched)
-        if now >= self._renewed + RENEW:
+        self._there = there
+        if is_time:
             self._renewed = now
             self._drop_unused(now)
             self._renew()
