@@ -9,6 +9,8 @@ queue group and the client has one inbox.
 takes itself, and the kernel, are in the latency, the same for all. First one request after the other is made: the
 latency. Then `WINDOW` are under way, or by HTTP one: the requests a second, and the CPU that the system's processes
 take for each, by /proc. Rounds have every way once, in turns; the table has the medians, with the least and the most.
+
+``--open 10000``: instead the memory of a worker with so many open requests.
 """
 
 from __future__ import annotations
@@ -35,9 +37,10 @@ from benchmarks.processes import cpu_of, server, stop_all, tree
 from benchmarks.tables import Samples, cell, print_rows
 from benchmarks.zeromq import NATS_SERVER, no_nats
 from raiden.protocols import zmtp
-from tests.daemons import Daemon, wait_for
+from tests.daemons import Daemon, memory, wait_for
 
 WINDOW = 32
+EACH = 125  # open requests of a client
 PAYLOAD = b'"' + b"x" * 126 + b'"'
 
 
@@ -87,11 +90,11 @@ class ByWebSocket(Way):
     """Both on ``/-/websocket``; the client on ``port``, the server on ``other``."""
 
     def __init__(self, port: int, other: int) -> None:
-        self.server, self.client = self._socket(other), self._socket(port)
+        self.server, self.client = self.socket(other), self.socket(port)
         self.server.socket.sendall(_frame(b'{"id":1,"cmd":"serve","channel":"bench","window":1000}'))
         self.server.until(b'"window":1000}')
 
-    def _socket(self, port: int) -> Peer:
+    def socket(self, port: int) -> Peer:
         key = base64.b64encode(os.urandom(16)).decode()
         fields = "Host: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         peer = Peer(port, f"GET /-/websocket HTTP/1.1\r\n{fields}Sec-WebSocket-Key: {key}\r\n\r\n".encode())
@@ -99,7 +102,7 @@ class ByWebSocket(Way):
         return peer
 
     def ask(self, count: int) -> bytes:
-        return count * _frame(b'{"id":2,"cmd":"request","channel":"bench","data":%b}' % PAYLOAD)
+        return count * _frame(b'{"id":2,"cmd":"request","channel":"bench","data":%b,"timeout":60}' % PAYLOAD)
 
     def asked(self) -> Sequence[bytes]:
         return [found[1] for frame in _frames(self.server) if (found := re.search(rb'"request":"([^"]+)"', frame))]
@@ -302,11 +305,35 @@ def measure(name: str, requests: int, samples: dict[str, Samples]) -> None:
             way.close()
 
 
+def measure_open(count: int) -> None:
+    """Print the memory of a worker that so many open requests take, with the servers that have them."""
+    with tempfile.TemporaryDirectory() as folder:
+        node = Daemon(Path(folder), workers=1, store="none", max_requests=count)
+        way = ByWebSocket(node.port, node.port)
+        pid = node.workers()["worker 0"]
+        try:
+            others = [ByWebSocket(node.port, node.port) for _ in range(count // 1000)]  # servers, 1,000 requests each
+            clients = [way.socket(node.port) for _ in range(count // EACH + 10)]
+            before = memory(pid)
+            for client in clients:
+                client.socket.sendall(way.ask(EACH))
+            wait_for(lambda: node.metric("raiden_requests_asked") == count, "they are open")
+            print(f"{count:,} open requests: {(memory(pid) - before) / 1e6:.0f} MB")
+            for peer in (way, *others):
+                peer.close()
+        finally:
+            stop_all([node])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--open", type=int, help="measure the memory of so many open requests instead")
     options = parser.parse_args()
+    if options.open:
+        measure_open(options.open)
+        return
     missing = no_nats()
     if missing:
         print(f"without {missing}", file=sys.stderr)
