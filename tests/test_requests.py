@@ -436,6 +436,17 @@ def test_a_server_that_does_not_read(start: Callable[..., Daemon]) -> None:
     assert node.metric("raiden_slow_consumers_total") == 0
 
 
+def test_rates(start: Callable[..., Daemon]) -> None:
+    """A request counts as a publish, and to serve as a subscription."""
+    node = start(workers=1, rates={"publish": (0.01, 2), "subscribe": (0.01, 3)})
+    with Client(node) as client:
+        assert ask(node, "a", 1)[0] == client.code(cmd="request", channel="a", data=1) == 503
+        assert ask(node, "a", 1)[0] == client.code(cmd="request", channel="a", data=1) == 429
+        assert client.ask(cmd="serve", channel="a")["channel"] == "a"
+        assert [poll(node, "a", wait=0)[0] for _ in range(3)] == [204, 204, 429]
+        assert client.code(cmd="serve", channel="b") == 429
+
+
 # Tokens.
 
 
