@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 import zmq
-from gevent.event import Event
 
 from raiden.backbone import frames
 from raiden.backbone.addresses import Addresses
@@ -35,10 +33,9 @@ from raiden.backbone.refusals import BackboneFull, NotInForce
 from raiden.backbone.rounds import NODE_PATIENCE, Rounds
 from raiden.history.client import History
 from raiden.history.conditions import ANYWHERE
-from raiden.history.store import Append, Appended, StoreFailed
-from raiden.model.message import EARLIEST, Cursor, Message
+from raiden.history.store import Append, Appended
+from raiden.model.message import Cursor, Message
 from raiden.model.options import Channels
-from raiden.model.page import Stand
 from raiden.model.refusals import Refusal
 from raiden.runtime import faults
 
@@ -152,29 +149,6 @@ class Backend:
         if self.witness is not None:
             appends += self.witness.appends(groups, key)
         self.history.append(appends, stored)
-
-    def begin(self, channels: Sequence[str]) -> dict[str, Stand]:
-        """Begin the histories of channels that have none, so that their places are known before a message comes; waits.
-        Returns where each stands; those that could not be begun, for want of room, are left out."""
-        assert self.history is not None and self.channels is not None
-        found: dict[str, Stand] = {}
-        left, done = len(channels), Event()
-
-        def begun(name: str, outcome: list[Appended] | Refusal) -> None:
-            nonlocal left
-            left -= 1
-            if isinstance(outcome, list) and outcome[0].epoch != EARLIEST.epoch:
-                found[name] = Stand(outcome[0].position)
-            if not left:
-                done.set()
-
-        for name in channels:
-            try:
-                self.history.append([Append.by(self.channels.of(name), name, ())], partial(begun, name))
-            except StoreFailed as error:
-                begun(name, error)
-        done.wait()
-        return found
 
     def store_now(self) -> None:
         """Store now the messages that wait for the end of the turn."""

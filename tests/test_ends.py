@@ -287,6 +287,22 @@ def test_zeromq(start: Callable[..., Daemon]) -> None:
         cursor = end(node, "a").rpartition(":")[0]
         assert sub.recv_multipart()[:2] == [b"a", b"1"]
         assert sub.recv_multipart()[:3] == [b"a", b"", cursor.encode()]
+        req = context.socket(zmq.REQ)
+        req.connect(doors["REQ"])
+
+        def ask(*frames: bytes) -> list[bytes]:
+            req.send_multipart([b"publish", *frames])
+            answer: list[bytes] = req.recv_multipart()
+            return answer
+
+        assert ask(b"a", b"2")[0] == b"409"
+        place = ask(b"c", b"1", b"", b"", b'{"if": "0:0"}')[1]
+        status, problem = ask(b"c", b"2", b"", b"", b'{"if": "0:0"}')
+        assert status == b"412" and json.loads(problem)["cursor"].startswith(place.decode())
+        assert ask(b"c", b"2", b"", b"", b'{"if": "%b", "end": true}' % place)[0] == b"200"
+        assert ask(b"c", b"3")[0] == b"409" and ask(b"d", b"", b"", b"", b'{"end": true}')[0] == b"200"
+        for bad in (b"1", b"nonsense", b'{"if": 1}', b'{"unknown": 1}', b'{"if": "nonsense"}'):
+            assert ask(b"e", b"1", b"", b"", bad)[0] == b"400"
         push.connect(doors["PUSH"])
         push.send_multipart([b"a", b"1"])
         push.send_multipart([b"b", b"2"])

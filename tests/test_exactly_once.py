@@ -147,20 +147,15 @@ class World:
     def positions(self, names: Sequence[str]) -> dict[str, Stand]:
         return self._answer(lambda: {} if self.position is None else {CHANNEL: Stand(self.position)})
 
-    def begin(self, names: Sequence[str]) -> dict[str, Stand]:
-        def begin() -> dict[str, Stand]:
-            if self.records is None and self.random.random() < 0.5:
-                self.records, self.newest = [], 0
-            return {} if self.position is None else {CHANNEL: Stand(self.position)}
-
-        return self._answer(begin)
+    def begin(self, names: Sequence[str]) -> dict[str, Cursor]:
+        return self._answer(lambda: {CHANNEL: Cursor(self.epoch, 0)})
 
     def after(self, name: str, cursor: Cursor | None, limit: int) -> Page:
         limit = min(limit, self.random.choice([1, 3, 100]))
 
         def after() -> Page:
             if self.records is None:
-                return Page.nothing(cursor, forward=True)
+                return Page() if cursor == Cursor(self.epoch, 0) else Page.nothing(cursor, forward=True)
             lives = Lives(self.epoch, self.newest + 1)
             found = [record_of(offset) for offset in self.records if offset > lives.stand(cursor)]
             return Page.found(found, lives, "", cursor, limit, forward=True)

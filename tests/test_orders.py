@@ -44,7 +44,7 @@ class Answers:
             for name, (epoch, offsets) in self.channels.items() if name in names
         })  # fmt: skip
 
-    def begin(self, names: Sequence[str]) -> dict[str, Stand]:
+    def begin(self, names: Sequence[str]) -> dict[str, Cursor]:
         return {}
 
     def after(self, name: str, cursor: Cursor | None, limit: int) -> Page:

@@ -26,7 +26,7 @@ from raiden.delivery.table import Table, Topic
 from raiden.history.store import StoreFailed
 from raiden.model.chain import ROOT_DIGITS
 from raiden.model.message import EARLIEST, Cursor, Message
-from raiden.model.page import Gap
+from raiden.model.page import Gap, Stand
 
 # Messages of a page of the history; positions that are asked for in one go, and compared in one look.
 PAGE, POSITIONS, CHECKED = 500, 500, 10_000
@@ -176,7 +176,7 @@ class Orders:
         stands = self._backend.history.positions(opening)
         new = [name for name in opening if name not in stands]
         if new:
-            stands |= self._backend.begin(new)
+            stands |= {name: Stand(place) for name, place in self._backend.history.begin(new).items()}
         for name in opening:
             order = self._orders.get(name.encode())
             if order is not None:

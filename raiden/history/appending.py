@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from raiden.history import channel_row, durables
+from raiden.history.beginnings import Beginnings
 from raiden.history.channel_row import ChannelRow
 from raiden.history.conditions import ELSEWHERE, ENDED, FULL, Unmet, stands_at
 from raiden.history.share import Share
 from raiden.history.store import FORGET, KEY_WINDOW, TOUCH, Append, Appended
-from raiden.model.chain import Lives, chained, link, new_epoch
-from raiden.model.message import EARLIEST
+from raiden.model.chain import Lives, chained, link
+from raiden.model.message import EARLIEST, Cursor
 
 # Messages over a channel's size that are left until it is worth removing them.
 SLACK = 64
@@ -33,11 +34,13 @@ def size_of_name(name: str) -> int:
 
 
 class Appending:
-    """Appends to the tables of ``db``; ``names`` is the room for names of channels."""
+    """Appends to the tables of ``db``; ``names`` is the room for names of channels, and ``beginnings`` has the places
+    of new ones."""
 
-    def __init__(self, db: sqlite3.Connection, names: Share) -> None:
+    def __init__(self, db: sqlite3.Connection, names: Share, beginnings: Beginnings) -> None:
         self._db = db
         self._names = names
+        self._beginnings = beginnings
         # The rows of the channels that are appended to, and of messages, as this transaction will leave them.
         self._channels: dict[str, ChannelRow] = {}
         self._rows: list[list[Any]] = []
@@ -69,18 +72,18 @@ class Appending:
                 self._channels[append.channel] = channel
             elif append.at is None and not append.discard_new:
                 continue
-            what = self._what_is_unmet(append, channel, now)
+            position = self._beginnings.place(append.channel) if channel is None else channel.position
+            what = self._what_is_unmet(append, channel, position, now)
             if what:
-                position = EARLIEST if channel is None else channel.position
                 return Unmet(what, append.channel, append.limits()[0], position)
         return None
 
-    def _what_is_unmet(self, append: Append, channel: ChannelRow | None, now: int) -> str:
+    def _what_is_unmet(self, append: Append, channel: ChannelRow | None, position: Cursor, now: int) -> str:
         if channel is not None and append.key is not None and self._appended(channel, append.key, now):
             return ""
-        if channel is not None and channel.ended and append.messages:
+        if channel is not None and channel.ended:
             return ENDED
-        if append.at is not None and not stands_at(EARLIEST if channel is None else channel.position, append.at):
+        if append.at is not None and not stands_at(position, append.at):
             return ELSEWHERE
         return FULL if append.discard_new and self._is_full(append, channel, now) else ""
 
@@ -109,8 +112,6 @@ class Appending:
         """Give an append its offsets, and add its rows."""
         channel = self._channels.get(append.channel)
         if channel is None:
-            if not append.messages and self._names.short:
-                return Appended(EARLIEST.epoch, range(1, 1))  # the room that is left is for channels with messages
             channel = self._channels[append.channel] = self._new_channel(append.channel, now)
         if append.key is not None:
             known = self._appended(channel, append.key, now)
@@ -178,9 +179,8 @@ class Appending:
     def _new_channel(self, name: str, now: int) -> ChannelRow:
         self._names.take(size_of_name(name))
         row = self._db.execute(
-            "INSERT INTO channels (name, epoch, next, first, removed, fades, ends, life)"
-            " VALUES (?, ?, 1, 1, 1, 0, ?, (SELECT name FROM life LIMIT 1))"
+            "INSERT INTO channels (name, epoch, next, first, removed, fades, ends) VALUES (?, ?, 1, 1, 1, 0, ?)"
             f" RETURNING {ChannelRow.COLUMNS}",
-            (name, new_epoch(), now + int((FORGET + TOUCH) * 1_000_000)),
+            (name, self._beginnings.place(name).epoch, now + int((FORGET + TOUCH) * 1_000_000)),
         ).fetchone()
         return ChannelRow(row)

@@ -40,9 +40,8 @@ class ChannelRow:
         return Cursor(self.epoch, self.next - 1, self.proof)
 
     def enter(self) -> None:
-        """Enter the file's life: the next message begins an epoch. The channel's first message does not, unless the
-        channel is known from another life, which may have lost messages of it."""
-        if self.next > 1 or self.life:
+        """Enter the file's life: the next message begins an epoch, unless it is the channel's first message."""
+        if self.next > 1:
             self.epoch, past = self.lives.begin()
             self.past = write_past(past)
         self.life, self.begun = self.lives_in, True

@@ -148,6 +148,9 @@ class History:
         found = self._call("positions", list(channels))
         return {name: Stand(Cursor(*place), ended) for name, (place, ended) in found.items()}
 
+    def begin(self, channels: Sequence[str]) -> dict[str, Cursor]:
+        return {name: Cursor(*place) for name, place in self._call("begin", list(channels)).items()}
+
     def clear(self, channel: str) -> str:
         epoch: str = self._call("clear", channel)
         return epoch

@@ -1,7 +1,8 @@
 """The shared store: a Redis (7 or later) or Valkey server that all nodes of a cluster use.
 
 A channel has a hash, ``raiden:{channel}:meta``, with its epochs, the offset that comes next and the proof of the last
-message, and a stream, ``raiden:{channel}:stream``, whose entry ``41-0`` is the message at offset 41. An append runs one
+message, and a stream, ``raiden:{channel}:stream``, whose entry ``41-0`` is the message at offset 41. The random text
+``raiden:{channel}:begun`` was written when the history began, so that the next one is another. An append runs one
 script, which takes the next offsets, adds the messages and trims the stream: the server runs one script at a time, so
 offsets come in one order. A publisher's key is ``raiden:{channel}:key:KEY``; it counts in the history that it was used
 in. A script uses the keys of its own channel only, and the braces put these into one slot; but a script that appends to
@@ -189,6 +190,19 @@ class Redis:
         }
 
     @_reads
+    def begin(self, channels: Sequence[str]) -> dict[str, Cursor]:
+        def begin() -> list[Any]:
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.time()
+            for channel in channels:
+                pipeline.get(redis_rows.key_name(channel, "begun"))
+            return pipeline.execute()
+
+        (now, _), *begun = self._guarded(begin)
+        found = zip(channels, begun, strict=True)
+        return {name: redis_rows.place_of_new(name, self.life, int(now), each) for name, each in found}
+
+    @_reads
     def clear(self, channel: str) -> str:
         def clear() -> str:
             pipeline = self._redis.pipeline(transaction=True)
@@ -332,7 +346,8 @@ class Redis:
     def _page(self, channel: str, cursor: Cursor | None, limit: int, *, forward: bool) -> Page:
         found = self._ask_page(channel, cursor, limit, forward=forward)
         if found is None:
-            return Page.nothing(cursor, forward=forward)
+            known = cursor is not None and not cursor.offset and cursor == self.begin([channel])[channel]
+            return Page() if known else Page.nothing(cursor, forward=forward)
         lives, proof, at, records, ended = found
         page = Page.found(records, lives, proof, cursor, limit, forward=forward)
         if forward and cursor is not None and not page.is_proved(cursor, at):

@@ -7,7 +7,7 @@ from typing import Any
 
 from raiden.history.conditions import Unmet
 from raiden.history.store import FORGET, KEY_WINDOW, Append, Appended
-from raiden.model.chain import new_digits, new_epoch
+from raiden.model.chain import first_epoch, new_digits
 from raiden.model.message import Cursor
 from raiden.model.page import Record
 
@@ -15,6 +15,13 @@ from raiden.model.page import Record
 def key_name(channel: str, what: str) -> str:
     """A key's name. Its first closing brace ends the channel, so that no two names are the same."""
     return f"raiden:{{{channel.replace('%', '%25').replace('}', '%7D')}}}:{what}"
+
+
+def place_of_new(channel: str, life: str, now: int, begun: bytes | None) -> Cursor:
+    """The place of a channel that has no history: its epoch is of the server's life, of a span of time (``now`` in
+    seconds) in which no history can be both begun and forgotten, and of the last history that was ``begun``."""
+    facts = (life, key_name(channel, "meta"), now // int(FORGET), (begun or b"").decode())
+    return Cursor(first_epoch(*facts), 0)
 
 
 def member(channel: str, durable: str) -> str:
@@ -53,7 +60,7 @@ def append_arguments(append: Append, life: str) -> tuple[list[str], list[Any]]:
         keys.append(key_name(append.channel, f"key:{append.key}"))
     size, ttl, retain = append.limits()
     times = [int(seconds * 1_000_000) for seconds in (ttl, retain if retain > ttl else 0, FORGET)]
-    epochs = (new_epoch(), life, new_digits())
+    epochs = (int(FORGET), life, new_digits())
     place = ("", "", "") if append.at is None else append.at
     arguments: list[Any] = [
         *epochs, size, *times, int(KEY_WINDOW), int(append.discard_new), *place, int(append.ends),

@@ -184,28 +184,39 @@ end
 # The number of arguments of an append before its messages.
 ARGUMENTS = 13
 
-# KEYS: the hash, the stream, and the publisher's key if there is one. ARGV: the epoch of a new channel, the server's
-# life, and the end of the name of an epoch that begins in it; the channel's size, and in microseconds its messages'
-# age, the last one's age while it is the last (0: no other), and the time after which the channel is forgotten; the
-# seconds for which the key is kept; 1 where nothing may be appended that would push out a message that a durable needs;
-# epoch, offset and proof of the place where the channel must stand ('': anywhere); 1 where the last message is the
-# channel's end; then kind and payload of each message. The answer: the epoch, the first offset and the next, the proof
-# before the first message and those of the messages, and "repeated" where that was done before; or "unmet", the
-# condition, and epoch, offset and proof of the channel's position.
+# KEYS: the hash, the stream, and the publisher's key if there is one. ARGV: the seconds after which the first epoch
+# of a channel is another one, the server's life, and the end of the name of an epoch that begins in it; the channel's
+# size, and in microseconds its messages' age, the last one's age while it is the last (0: no other), and the time
+# after which the channel is forgotten; the seconds for which the key is kept; 1 where nothing may be appended that
+# would push out a message that a durable needs; epoch, offset and proof of the place where the channel must stand
+# ('': anywhere); 1 where the last message is the channel's end; then kind and payload of each message. The answer:
+# the epoch, the first offset and the next, the proof before the first message and those of the messages, and
+# "repeated" where that was done before; or "unmet", the condition, and epoch, offset and proof of the channel's
+# position.
 _LOOK = f"""{CHANNEL}{LIVES}{_TOO_OLD}
 if epoch and KEYS[3] then
     local done = redis.call('GET', KEYS[3])
     local name, first = string.match(done or '', '^(%w+) (%d+)')
     if name and epoch_of(tonumber(first)) == name then return done .. ' repeated' end
 end
-local function unmet(what) return table.concat({{'unmet', what, epoch or '0', whole((next or 1) - 1), proof}}, ' ') end
+local first_epoch
+if not epoch then
+    -- As `redis_rows.place_of_new` has it.
+    local begun = redis.call('GET', string.sub(KEYS[1], 1, -5) .. 'begun') or ''
+    local facts = table.concat({{ARGV[2], KEYS[1], whole(math.floor(time[1] / ARGV[1])), begun}}, ' ')
+    first_epoch = string.sub(redis.sha1hex(facts), 1, {ROOT_DIGITS})
+end
+local function unmet(what)
+    return table.concat({{'unmet', what, epoch or first_epoch, whole((next or 1) - 1), proof}}, ' ')
+end
 -- As `conditions.stands_at` has it.
 local function stands_elsewhere()
     local at, offset = ARGV[10], tonumber(ARGV[11])
     if at == '0' and offset == 0 then return epoch and next > 1 end
-    return at ~= epoch or offset ~= next - 1 or (ARGV[12] ~= '' and proof ~= '' and ARGV[12] ~= proof)
+    if at ~= (epoch or first_epoch) or offset ~= (next or 1) - 1 then return true end
+    return ARGV[12] ~= '' and proof ~= '' and ARGV[12] ~= proof
 end
-if ended and #ARGV > {ARGUMENTS} then return unmet('{ENDED}') end
+if ended then return unmet('{ENDED}') end
 if ARGV[10] ~= '' and stands_elsewhere() then return unmet('{ELSEWHERE}') end
 if ARGV[9] == '1' then
     {_NEEDED}
@@ -216,13 +227,13 @@ end
 """
 _ADD = f"""
 if not epoch then
-    epoch, next, life = ARGV[1], 1, ARGV[2]
+    epoch, next = first_epoch, 1
     redis.call('DEL', KEYS[2])
-    redis.call('HSET', KEYS[1], 'life', life)
+    redis.call('SET', string.sub(KEYS[1], 1, -5) .. 'begun', ARGV[3], 'EX', ARGV[1])
 end
 local first, count, expires = next, (#ARGV - {ARGUMENTS}) / 2, now + ARGV[5]
 if count > 0 and life ~= ARGV[2] then
-    if next > 1 or life then
+    if next > 1 then
         local kept = {{}}
         for each in string.gmatch(past .. ' ' .. epoch .. ':' .. whole(next), '%S+') do kept[#kept + 1] = each end
         past = table.concat(kept, ' ', math.max(1, #kept - {MAX_PAST} + 1))

@@ -321,11 +321,20 @@ def _give_up(attempts: int, letters: tuple[Any, ...] | None) -> GiveUp:
 
 
 # The calls that show that the store can be "read", or ("") show nothing; all others show that it can be "written".
-_USES = {"after": "read", "before": "read", "positions": "read", "figures": "read", "now": "read", "size": ""}
+_USES = {
+    "after": "read",
+    "before": "read",
+    "positions": "read",
+    "begin": "read",
+    "figures": "read",
+    "now": "read",
+    "size": "",
+}
 _CALLS: dict[str, Callable[..., Any]] = {
     "after": lambda store, channel, cursor, limit: _plain(store.after(channel, _cursor(cursor), limit)),
     "before": lambda store, channel, cursor, limit: _plain(store.before(channel, _cursor(cursor), limit)),
     "positions": lambda store, channels: {n: (tuple(c), over) for n, (c, over) in store.positions(channels).items()},
+    "begin": lambda store, channels: {name: tuple(place) for name, place in store.begin(channels).items()},
     "clear": lambda store, channel: store.clear(channel),
     "claim": lambda store, channel, durable, limit, wait, since, give_up, make: _claimed(
         store.claim(channel, durable, limit, wait, _cursor(since), _give_up(*give_up), make=make)

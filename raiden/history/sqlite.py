@@ -18,6 +18,7 @@ from pathlib import Path
 
 from raiden.history import channel_row, durables, figures, pages, schema
 from raiden.history.appending import ROW, Appending, size_of_name
+from raiden.history.beginnings import Beginnings
 from raiden.history.clock import Clock, steady
 from raiden.history.file import File
 from raiden.history.share import Share
@@ -74,7 +75,8 @@ class Sqlite:
         self._names = self._share(NAMES * max_size, _NAMES_SIZE, "there are too many channels")
         self._kept = self._share(KEPT * max_size, _KEPT_SIZE, "too much is kept for sessions")
         self._durables = durables.Shares(self._share, max_size)
-        self._appending = Appending(self._db, self._names)
+        self._beginnings = Beginnings(self.life)
+        self._appending = Appending(self._db, self._names, self._beginnings)
         # The channel up to which channels without messages were looked for.
         self._looked = (0, 0)
 
@@ -91,7 +93,10 @@ class Sqlite:
         return self._file.write(lambda: self._appending.append(appends, calls, self._now()), synced=synced, grows=True)
 
     def after(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
-        return self._file.read(lambda: pages.read(self._db, channel, cursor, limit, self._clock, forward=True))
+        page = self._file.read(lambda: pages.read(self._db, channel, cursor, limit, self._clock, forward=True))
+        if page.position is None and cursor == self._beginnings.place(channel):
+            page.gap = None
+        return page
 
     def before(self, channel: str, cursor: Cursor | None, limit: int) -> Page:
         return self._file.read(lambda: pages.read(self._db, channel, cursor, limit, self._clock, forward=False))
@@ -99,6 +104,9 @@ class Sqlite:
     def positions(self, channels: Sequence[str]) -> dict[str, Stand]:
         found = self._file.read(lambda: [(name, channel_row.find(self._db, name)) for name in channels])
         return {name: Stand(row.position, bool(row.ended)) for name, row in found if row}
+
+    def begin(self, channels: Sequence[str]) -> dict[str, Cursor]:
+        return {name: self._beginnings.place(name) for name in channels}
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
         if self._names.has_room(len(channels) * _MOST_OF_A_NAME):
@@ -114,6 +122,7 @@ class Sqlite:
                 self._db.execute("DELETE FROM messages WHERE channel = ?", (row.id,))
                 self._db.execute("DELETE FROM keys WHERE channel = ?", (row.id,))
                 self._db.execute("DELETE FROM channels WHERE id = ?", (row.id,))
+                self._beginnings.forget(channel)
             return row.epoch if row else ""
 
         return self._file.write(clear)
@@ -212,11 +221,11 @@ class Sqlite:
                 "DELETE FROM keys WHERE (channel, key) IN (SELECT channel, key FROM keys WHERE expires <= ? LIMIT ?)",
                 (now, limit),
             ).rowcount
-            removed += self._db.execute(
+            removed += self._forgotten(
                 "DELETE FROM channels WHERE id IN (SELECT id FROM channels WHERE ends <= ?"
-                " AND NOT EXISTS (SELECT 1 FROM messages WHERE channel = channels.id) LIMIT ?)",
+                " AND NOT EXISTS (SELECT 1 FROM messages WHERE channel = channels.id) LIMIT ?) RETURNING name",
                 (now, limit),
-            ).rowcount
+            )
             removed += self._db.execute(
                 "DELETE FROM kept WHERE name IN (SELECT name FROM kept WHERE expires <= ? LIMIT ?)", (now, limit)
             ).rowcount
@@ -259,9 +268,16 @@ class Sqlite:
             "SELECT ends, id FROM channels WHERE (ends, id) > (?, ?) ORDER BY ends, id LIMIT ?", (*self._looked, limit)
         ).fetchall()
         self._looked = found[-1] if len(found) == limit else (0, 0)
-        return self._db.executemany(
+        command = (
             "DELETE FROM channels WHERE id = ? AND NOT ended"
             " AND NOT EXISTS (SELECT 1 FROM messages WHERE channel = channels.id)"
-            " AND NOT EXISTS (SELECT 1 FROM keys WHERE channel = channels.id)",
-            [(id,) for _, id in found],
-        ).rowcount
+            " AND NOT EXISTS (SELECT 1 FROM keys WHERE channel = channels.id) RETURNING name"
+        )
+        return sum([self._forgotten(command, (id,)) for _, id in found])
+
+    def _forgotten(self, command: str, values: Sequence[int]) -> int:
+        """Remove channels by a command that returns their names; their number."""
+        names = self._db.execute(command, values).fetchall()
+        for (name,) in names:
+            self._beginnings.forget(name)
+        return len(names)

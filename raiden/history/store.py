@@ -69,7 +69,7 @@ class Append:
     """Messages ``(kind, payload)`` for one channel, all or none. At most ``size`` messages are kept, each for ``ttl``
     seconds. While no other message follows, the last one is there for ``retain`` seconds, if that is longer; also where
     the size is 0. ``key`` is the publisher's: the messages are appended once under it. ``ends``: the last one is the
-    channel's end. Without messages, the channel has a history from then on.
+    channel's end.
 
     Conditions: no message is appended to a channel that has come to its end. ``at``: they are appended only where the
     channel stands there. ``discard_new``: only where they push no message out of the history for which a durable still
@@ -116,11 +116,6 @@ class Appended(NamedTuple):
     repeated: bool = False
     chain: str = ""
     unmet: Unmet | None = None
-
-    @property
-    def position(self) -> Cursor:
-        """The place of the last message; without messages, where the channel stands."""
-        return Cursor(self.epoch, self.offsets.stop - 1, self.chain[-PROOF_DIGITS:].replace(UNPROVED, ""))
 
     @property
     def before(self) -> str:
@@ -244,6 +239,10 @@ class Store(Protocol):
 
     def positions(self, channels: Sequence[str]) -> dict[str, Stand]:
         """Where each channel stands that has a history."""
+
+    def begin(self, channels: Sequence[str]) -> dict[str, Cursor]:
+        """The places of channels that have no history, before their first message. A reader that goes on there misses
+        nothing, unless the channel was deleted meanwhile, or the store's life has ended."""
 
     def clear(self, channel: str) -> str:
         """Forget a channel's history, and its end. Returns the epoch that ends with it; empty where there was none."""

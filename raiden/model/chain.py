@@ -112,9 +112,12 @@ class Lives(NamedTuple):
         return self.next if epoch == self.epoch else dict(self.past).get(epoch, 0)
 
 
-def new_epoch() -> str:
-    """The name of a channel's first epoch. The names of its later epochs begin with it."""
-    return secrets.token_hex(ROOT_DIGITS // 2)
+def first_epoch(*facts: object) -> str:
+    """The name of a channel's first epoch, before it has a message. It follows from facts that are known to all, so
+    that nothing needs to be written for a channel without a message, and at least one of which changes before the
+    channel begins anew. The names of its later epochs begin with it."""
+    text = " ".join([str(fact) for fact in facts])
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:ROOT_DIGITS]
 
 
 def new_digits() -> str:

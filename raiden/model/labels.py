@@ -58,9 +58,19 @@ def of_members(members: Mapping[str, Any]) -> Label:
 
 def of_object(text: bytes) -> Label:
     """Read a label that is a JSON object (b"": nothing is said); raises Invalid."""
-    members = strict_json.value(text, most=strict_json.MAX_SLOW) if text else {}
-    if not isinstance(members, dict):
+    return of_only(members(text))
+
+
+def members(text: bytes) -> dict[str, Any]:
+    """The members of a JSON object (b"": none); raises Invalid."""
+    found = strict_json.value(text, most=strict_json.MAX_SLOW) if text else {}
+    if not isinstance(found, dict):
         raise Invalid(f'attributes are a JSON object, like {{"event": "created", "tags": {_TAGS}}}')
+    return found
+
+
+def of_only(members: Mapping[str, Any]) -> Label:
+    """Read the label in the members of an object that has no others; raises Invalid."""
     if not members.keys() <= MEMBERS:
         unknown = min(members.keys() - MEMBERS)
         raise Invalid(f"attributes have an unknown member {unknown[:100]!r}{did_you_mean(unknown, MEMBERS)}")

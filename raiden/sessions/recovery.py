@@ -95,6 +95,8 @@ class Recovery:
             live = self._router.position(self._name)
             if live is None or before is None:
                 return Batch([], page.gap, EARLIEST)  # the subscription has ended
+            if page.position is None and not live.offset and live != EARLIEST:
+                return Batch([], page.gap, live)  # no message has come yet
             if _share_a_history(live, page) and page.begin <= live.offset and not _is_lost(before, page):
                 if live == EARLIEST:
                     # No message of the history has come yet. A subscriber that comes back with the place before all

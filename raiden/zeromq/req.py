@@ -15,10 +15,10 @@ from raiden.connections.connection import Connection
 from raiden.delivery import past
 from raiden.model import labels
 from raiden.model.encoding import dumps, gap, shown_alone
-from raiden.model.message import Cursor, Message
+from raiden.model.message import Cursor, Kind, Message
 from raiden.model.numbers import whole
 from raiden.model.page import MAX_LAST, PAGE, PAGE_BYTES, Read
-from raiden.model.payload import check_terms
+from raiden.model.payload import check_terms, with_end
 from raiden.model.refusals import Invalid, Refusal, attempt
 from raiden.protocols import zmtp
 from raiden.protocols.http import problem_json
@@ -254,10 +254,20 @@ def _read(command: Frames, max_message: int) -> Ask:
 def _read_publish(arguments: Frames, max_message: int) -> PublishOne:
     form = "publish, channel, payload, type, key, attributes"
     channel, payload, content_type, key, attributes = given(arguments, 2, 5, form)
-    label = labels.of_object(attributes)
-    message = Message(channel_of(channel), *kind_of(payload, content_type, max_message - label.size))
+    members = labels.members(attributes)
+    at, ends = members.pop("if", None), members.pop("end", False)
+    if not isinstance(ends, bool) or not (at is None or isinstance(at, str)):
+        raise Invalid('"end" is true or false, and "if" a cursor')
+    label, name = labels.of_only(members), channel_of(channel)
+    if ends and not payload:
+        message = Message(name, Kind.JSON, b"")
+    else:
+        message = Message(name, *kind_of(payload, content_type, max_message - label.size))
     label.put_on(message)
-    return PublishOne(message, key.decode("utf-8", "surrogateescape") if key else None)
+    if ends:
+        with_end(message)
+    place = None if at is None else Cursor.parse(at)
+    return PublishOne(message, key.decode("utf-8", "surrogateescape") if key else None, place)
 
 
 def _read_history(arguments: Frames, max_message: int) -> Read:
