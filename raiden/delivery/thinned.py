@@ -28,6 +28,8 @@ from raiden.model.thinning import Thinning
 # Values of the key, and channels of a pattern, that a group remembers; bytes of its messages that wait.
 MAX_VALUES: Final = 1000
 MAX_WAITING: Final = 4 << 20
+# Groups of subscriptions that are young. With one more, all that waits is sent: then none is.
+MAX_YOUNG: Final = 16
 # Characters of a value that is kept as it is; of a longer one a hash is kept.
 SHORT: Final = 64
 
@@ -35,25 +37,40 @@ Sink = TypeVar("Sink")
 Member = TypeVar("Member")
 
 
+class _Run:
+    """Messages of one value that are skipped: ``number`` is that of the first one, ``count`` how many they are."""
+
+    __slots__ = ("behind", "count", "first", "last", "number")
+
+    def __init__(self, number: int, message: Message) -> None:
+        self.number = number
+        self.count = 1
+        self.first = self.last = message.cursor
+        self.behind = before(message)
+
+    @property
+    def skipped(self) -> Skipped:
+        return Skipped(self.count, self.first, self.last, self.behind)
+
+
 class _State:
     """The state of one value. ``until`` is the time up to which it is closed. Its newest message waits, the
-    ``number``th of the group. Those before it are in a list of `Skipped`, each with the number of its first message:
-    there is a new one where subscriptions were young."""
+    ``number``th of the group. Those before it are in ``runs``: there is a new one where subscriptions were young."""
 
-    __slots__ = ("newest", "number", "skipped", "until")
+    __slots__ = ("newest", "number", "runs", "until")
 
     def __init__(self, until: float) -> None:
         self.until = until
         self.newest: Message | None = None
         self.number = 0
-        self.skipped: list[tuple[int, Skipped]] = []
+        self.runs: list[_Run] = []
 
     def first(self, after: int) -> tuple[int, Cursor | None] | None:
         """The first message behind the ``after``th that was neither sent nor told as skipped: its number, and the place
         before it."""
-        for number, skipped in self.skipped:
-            if number > after:
-                return number, skipped.behind
+        for run in self.runs:
+            if run.number > after:
+                return run.number, run.behind
         if self.newest is None or self.number <= after:
             return None
         return self.number, before(self.newest)
@@ -61,9 +78,9 @@ class _State:
     def skipped_after(self, after: int) -> Skipped | None:
         """The messages behind the ``after``th that are skipped."""
         found: Skipped | None = None
-        for number, skipped in self.skipped:
-            if number > after:
-                found = skipped if found is None else found.and_then(skipped)
+        for run in self.runs:
+            if run.number > after:
+                found = run.skipped if found is None else found.and_then(run.skipped)
         return found
 
 
@@ -75,8 +92,8 @@ class Thinned(Generic[Sink, Member]):
     next `tick` that it has arranged."""
 
     __slots__ = (
-        "_boundary", "_bytes", "_every", "_has_places", "_laggards", "_last", "_number", "_states", "_subject",
-        "_waiting", "alarm", "fresh", "members", "young",
+        "_begins", "_boundary", "_bytes", "_every", "_has_places", "_laggards", "_last", "_number", "_states",
+        "_subject", "_waiting", "alarm", "fresh", "members", "young",
     )  # fmt: skip
 
     def __init__(
@@ -88,8 +105,9 @@ class Thinned(Generic[Sink, Member]):
         self._laggards: Laggards[Sink, Member] | None = Laggards(is_behind) if thinning.latest else None
         self.members: dict[Sink, Member] = {}
         self.fresh: dict[Sink, Member] = {}
-        # Young subscriptions, by the number of the message that they began with.
+        # Young subscriptions, by the number of the message that they began with; and its cursor.
         self.young: dict[int, dict[Sink, Member]] = {}
+        self._begins: dict[int, Cursor | None] = {}
         # The number of the last message, and that of the last one with which a subscription began.
         self._number = self._boundary = 0
         self._last: Message | None = None
@@ -112,7 +130,7 @@ class Thinned(Generic[Sink, Member]):
                 if self._laggards is not None:
                     self._laggards.leave(sink)
         for after in [after for after, group in self.young.items() if not group]:
-            del self.young[after]
+            del self.young[after], self._begins[after]
 
     def subscriptions(self) -> Iterator[Member]:
         for group in (self.members, self.fresh, *self.young.values()):
@@ -163,7 +181,7 @@ class Thinned(Generic[Sink, Member]):
         if state is None or (state.newest is None and state.until <= now):
             yield from self._make_room(value, now)
             self._close(value, now)
-            self._begin_young()
+            yield from self._begin(now)
             yield from self._put(message, value, None, self._number)
             return
         if state.newest is None:
@@ -174,7 +192,7 @@ class Thinned(Generic[Sink, Member]):
         self._bytes += len(message.payload)
         if self.fresh:
             yield Put(self.fresh, message, None, None, value)
-            self._begin_young()
+            yield from self._begin(now)
         while self._bytes > MAX_WAITING:
             yield from self._send(next(iter(self._waiting)), now)
 
@@ -199,11 +217,12 @@ class Thinned(Generic[Sink, Member]):
     def _skip(self, state: _State, message: Message) -> None:
         """Skip the message that waited: a newer one has come."""
         self._bytes -= len(message.payload)
-        skipped = state.skipped
-        if skipped and skipped[-1][0] > self._boundary:
-            skipped[-1] = skipped[-1][0], skipped[-1][1].and_then(Skipped.of(message))
+        runs = state.runs
+        if runs and runs[-1].number > self._boundary:
+            runs[-1].count += 1
+            runs[-1].last = message.cursor
         else:
-            skipped.append((state.number, Skipped.of(message)))
+            runs.append(_Run(state.number, message))
 
     def _close(self, value: Value, now: float) -> None:
         self._states.pop(value, None)
@@ -229,10 +248,15 @@ class Thinned(Generic[Sink, Member]):
         first = self._first(0)
         for after in [after for after in self.young if first is None or after < first[0]]:
             self.members.update(self.young.pop(after))
+            del self._begins[after]
 
-    def _begin_young(self) -> None:
+    def _begin(self, now: float) -> Iterator[Put[Sink, Member]]:
+        """Let subscriptions that are fresh begin with the last message."""
         if self.fresh:
+            if len(self.young) >= MAX_YOUNG:
+                yield from self._tick(now, True)
             self.young[self._number], self.fresh = self.fresh, {}
+            self._begins[self._number] = None if self._last is None else self._last.cursor
             self._boundary = self._number
 
     def _after(self, sink: Sink) -> int:
@@ -240,12 +264,15 @@ class Thinned(Generic[Sink, Member]):
         return next((after for after, group in self.young.items() if sink in group), 0)
 
     def _first(self, after: int) -> tuple[int, Cursor | None] | None:
-        """The first message behind the ``after``th that waits or is skipped and not told: its number, and the place
-        before it."""
-        if not after:  # those that wait are in this order
-            return next(iter(self._waiting.values())).first(0) if self._waiting else None
-        found = [each for state in self._waiting.values() if (each := state.first(after)) is not None]
-        return min(found, key=lambda each: each[0], default=None)
+        """The first message behind the ``after``th that waits or is skipped and not told, or one before it: its number,
+        and the place before that."""
+        if not self._waiting:
+            return None
+        first = next(iter(self._waiting.values())).first(0 if self._subject is not None else after)
+        if first is None or first[0] > after:
+            return first
+        # Others wait for an earlier one. To look at all values for those behind it would take too long.
+        return after + 1, self._begins[after]
 
     def _place(self, after: int) -> Cursor | None:
         first = self._first(after)
