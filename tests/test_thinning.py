@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 from tests.daemons import Daemon, Stream, post, wait_for
 from tests.multiplex import Client, two_nodes
 from tests.stores import RedisServer
+from tests.tokens import JWT_KEYS, bearer, token
 
 EVENTS = {"Accept": "text/event-stream"}
 CHANNELS = {"*": {}, "none*": {"history_size": 0}}
@@ -97,12 +98,20 @@ def websocket(node: Daemon, name: str, options: str = "_rate=1") -> Iterator[Rea
 
 
 @contextmanager
-def commands(node: Daemon, name: str, options: str = "_rate=1") -> Iterator[Reader]:
+def commands(node: Daemon, name: str, options: str = "_rate=1") -> Iterator[CommandReader]:
     with Client(node) as client:
         said = {key.removeprefix("_"): value for key, value in (each.split("=") for each in options.split("&"))}
         told: dict[str, Any] = {**said, **({"rate": float(said["rate"])} if "rate" in said else {})}
         assert "error" not in client.ask(cmd="subscribe", channel=name, **told)
-        yield Reader(lambda: _member(client.push()))
+        yield CommandReader(client)
+
+
+class CommandReader(Reader):
+    """A subscriber on ``/-/websocket``."""
+
+    def __init__(self, client: Client) -> None:
+        super().__init__(lambda: _member(client.push()))
+        self.client = client
 
 
 def _member(told: dict[str, Any]) -> tuple[str, Any]:
@@ -240,6 +249,28 @@ def test_a_session_keeps_its_rate(node: Daemon, channel: str) -> None:
         while told[-1].get("data") != {"s": 1, "n": 19}:
             told.append(second.push())
         assert told[-2]["skipped"]["count"] == 17, "and its filter"
+
+
+def test_a_connection_that_is_left_out_is_told_what_was_skipped(node: Daemon, channel: str) -> None:
+    with commands(node, channel, "_rate=2") as reader, events(node, channel, "_rate=2") as other:
+        post(node, channel, 1, 2)
+        own = reader.client.ask(cmd="hello")["connection"]
+        reader.client.ask(cmd="publish", channel=channel, data=3, **{"except": own})
+        assert [other.next(), other.next(), other.next()] == [1, (2, 2, 1), 3]
+        assert [reader.next(), reader.next()] == [1, (2, 2, 1)]
+        post(node, channel, 4)
+        assert reader.next() == 4
+
+
+def test_a_token_narrows_a_rate(start: Callable[..., Daemon]) -> None:
+    guarded = start(jwt_keys=JWT_KEYS)
+    reader = token(subscribe=[{"channel": "*", "filters": {"n>=": 10}}])
+    writer = {"Content-Type": "application/x-ndjson", **bearer(token(publish=["*"]))}
+    with Stream(guarded, "/a?_rate=2&_wrap=1", bearer(reader)) as source:
+        body = "\n".join(json.dumps({"n": number}) for number in range(20))
+        assert guarded.request("POST", "/a", body, writer)[0] == 200
+        told = [source.value() for _ in range(3)]
+        assert [told[0]["data"]["n"], told[1]["skipped"]["count"], told[2]["data"]["n"]] == [10, 8, 19]
 
 
 def test_the_end_of_a_channel_does_not_lose_the_newest(node: Daemon, channel: str) -> None:

@@ -75,8 +75,10 @@ class Thinner:
             if not put.sinks:
                 continue
             data = with_notices(encoding, put.message, put.skipped, put.place)
+            excluded = self._excluded(put.message)
             for sink in put.sinks:
-                if put.message.attributes is not None and self._ids.is_excluded(sink, put.message):
+                if excluded and sink.own_id == excluded:
+                    self._tell_only(encoding, sink, put, dirty)
                     continue
                 pending = sink.pending
                 if not pending:
@@ -85,6 +87,20 @@ class Thinner:
             self._stats.delivered += len(put.sinks)
             size, most = size + len(data) * len(put.sinks), most + len(data)
         return size, most
+
+    def _excluded(self, message: Message) -> bytes:
+        """The own part of the id of the connection that is not to get a message; b"": it is for all of this worker."""
+        attributes = message.attributes
+        return b"" if attributes is None or not attributes.excluded else self._ids.own_part(attributes.excluded)
+
+    def _tell_only(
+        self, encoding: Encoding, sink: Sink, put: Put[Sink, Subscription], dirty: list[Sink]
+    ) -> None:  # fmt: skip
+        """Tell the excluded connection what is skipped for the message that it does not get."""
+        if put.skipped is not None and encoding.notice is not None:
+            if not sink.pending:
+                dirty.append(sink)
+            sink.pending.append(encoding.notice(put.message.channel, "skipped", put.skipped.told()))
 
     def _watch(self, encoding: Encoding, group: Group) -> None:
         """See to it that the group is looked at when something is due."""
