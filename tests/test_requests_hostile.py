@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import signal
 from collections.abc import Callable
 
-from tests.daemons import Daemon
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.daemons import Daemon, wait_for
 from tests.multiplex import Client, on_each_worker
+from tests.tokens import JWT_KEYS, token
+from tests.zeromq import OPEN, Clients
 
 TAKE = b"GET /a?_serve=1&_wait=20 HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -49,3 +56,89 @@ def test_an_error_that_is_no_text(start: Callable[..., Daemon]) -> None:
     assert client.reply(number)["error"]["error"] == {"code": 1, "message": "no"}
     server.close()
     client.close()
+
+
+def test_what_ends_while_all_are_told_of_a_server(start: Callable[..., Daemon]) -> None:
+    """The reply to `serve` says whether it serves."""
+    node = start(workers=2, store="none", jwt_keys=JWT_KEYS)
+    with Client(node) as client:
+        client.ask(cmd="auth", token=token(sub="eve", serve=["*"]))
+        first = client.send(cmd="serve", channel="a")
+        client.send(cmd="unserve", channel="a")
+        second = client.send(cmd="serve", channel="a", window=3)
+        assert client.reply(first)["error"]["code"] == 404
+        assert client.reply(second)["window"] == 3
+        number = client.send(cmd="serve", channel="b")
+        client.ask(cmd="auth", token=token(sub="eve", serve=["a"]))
+        assert client.push() == {"channel": "b", "serves": False}
+        assert client.reply(number)["error"]["code"] == 404
+
+
+@pytest.mark.parametrize("field", ["Idempotency-Key", "If-Match", "Raiden-End", "Raiden-Event", "Raiden-Transient"])
+def test_a_request_is_no_message(daemon: Daemon, field: str) -> None:
+    status, _, body = daemon.request("POST", "/a?_request=1", "1", {"Content-Type": "application/json", field: "true"})
+    assert status == 400 and field in json.loads(body)["detail"]
+
+
+def test_a_request_has_one_type(daemon: Daemon) -> None:
+    with daemon.connect() as sock:
+        sock.sendall(b"POST /a?_request=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Type: text/plain\r\n"
+                     b"Content-Type: application/json\r\n\r\n1")  # fmt: skip
+        assert sock.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_page_may_read_the_fields_of_a_request_that_it_serves(start: Callable[..., Daemon]) -> None:
+    node = start(store="none", allowed_origins=["http://page.example"])
+    fields = node.request("GET", "/a?_serve=1&_wait=0", headers={"Origin": "http://page.example"})[1]
+    assert {"Raiden-Request", "Raiden-Left"} <= set(fields["access-control-expose-headers"].split(", "))
+
+
+# A node that stops.
+
+
+def test_a_node_that_stops_lets_requests_have_their_answers(start: Callable[..., Daemon]) -> None:
+    node = start(workers=1, store="none", drain_timeout=60)
+    with Client(node) as server, Client(node) as idle, Client(node) as client:
+        for each in (server, idle):
+            each.ask(cmd="serve", channel="a")
+        number = client.send(cmd="request", channel="a", data=1, timeout=60)
+        wait_for(lambda: node.metric("raiden_requests_served") == 1, "one has it")
+        given = {each: each.rest() for each in (server, idle)}
+        server, idle = sorted(given, key=lambda each: not given[each])
+        id = given[server][0]["request"]
+        node.hang_up()
+        node.signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed):
+            idle.push()
+        assert idle.ws.close_code == 4002
+        for command in ({"cmd": "serve", "channel": "b"}, {"cmd": "request", "channel": "a", "data": 1}):
+            assert server.code(**command) == 503
+        assert server.ask(cmd="answer", request=id, data=2) == {}
+        assert client.reply(number) == {"data": 2}
+        for each in (server, client):
+            with pytest.raises(ConnectionClosed):
+                each.push()
+            assert each.ws.close_code == 4002
+    assert node.stop() == 0
+
+
+def test_a_node_that_stops_reads_answers_of_a_dealer(start: Callable[..., Daemon]) -> None:
+    node = start(workers=1, store="none", drain_timeout=60, **OPEN)
+    with Clients(node) as clients:
+        server, client = clients.dealer(), clients.req()
+        server.send_multipart([b"", b"serve", b"a"])
+        assert server.recv_multipart() == [b"", b"200", b""]
+        client.send_multipart([b"request", b"a", b"1", b"", b"60"])
+        id = server.recv_multipart()[3]
+        node.hang_up()
+        node.signal(signal.SIGTERM)
+
+        def refused() -> bool:
+            server.send_multipart([b"", b"serve", b"b"])
+            status: bytes = server.recv_multipart()[1]
+            return status == b"503"
+
+        wait_for(refused, "it stops")
+        server.send_multipart([b"", b"answer", id, b"2"])
+        assert client.recv_multipart() == [b"200", b"2", b"application/json"]
+        assert node.stop() == 0

@@ -125,6 +125,8 @@ def test_letters() -> None:
         assert letters.from_bytes(data) == letter
         for end in range(len(data)):
             assert letters.from_bytes(data[:end]) is None
+    assert letters.from_bytes(b"\x92\x0d\xa1a") == letters.Ping("a")
+    assert letters.from_bytes(b"\x92\x0d\xa1\xff") is None, "no UTF-8"
     for size in range(200):
         letters.from_bytes(os.urandom(size))  # a letter or None, and no error
     assert letters.report_of(letters.to_row(report)) == report

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from raiden.http import parameters
+from raiden.http import headers, parameters
 from raiden.model import payload
 from raiden.model.message import Kind, Message
 from raiden.model.names import check_channel
@@ -15,6 +15,10 @@ from raiden.requests.refusals import MAX_CODE, Failure
 from raiden.sessions.asks import MAX_TIMEOUT, MIN_TIMEOUT, Call, Respond, Take
 
 _Pairs = Sequence[tuple[str, str]]
+# Fields that say something of a message, which would be no more true of a request.
+_OF_MESSAGES: Final = (
+    "idempotency-key", "if-match", "raiden-end", "raiden-event", "raiden-tags", "raiden-transient", "raiden-except",
+)  # fmt: skip
 # Characters of a request's id.
 _MAX_ID: Final = 64
 
@@ -34,8 +38,8 @@ def call(request: Request, channel: str, pairs: _Pairs, max_message: int) -> Cal
     parameters.check(pairs, parameters.REQUEST)
     query = dict(pairs)
     timeout = parameters.seconds(query, "_request", MIN_TIMEOUT, MAX_TIMEOUT)
-    if "idempotency-key" in request.fields:
-        raise Invalid("a request has no Idempotency-Key: it is not stored")
+    if field := next((field for field in _OF_MESSAGES if field in request.fields), None):
+        raise Invalid(f"a request has no {field.title()}: it is no message that is published")
     return Call(Message(channel, *_body(request, max_message)), timeout, parameters.flag(query, "_again"))
 
 
@@ -74,7 +78,7 @@ def answer(request: Request, id: str, max_message: int) -> Respond:
 
 
 def _body(request: Request, max_message: int) -> tuple[int, bytes]:
-    content_type = request.fields.get("content-type", "")
+    content_type = headers.one(request, "content-type") or ""
     if payload.is_batch(content_type):
         raise Invalid("a request, or an answer, is one message: send it as application/json")
     return payload.of_type(content_type, request.raw_body, max_message)

@@ -21,8 +21,8 @@ _FIELDS = (
     "Raiden-Except"
 )
 _TOLD = (
-    "Raiden-Cursor, Raiden-Recovered, Raiden-Unconfirmed, Raiden-Connection, Raiden-Request, Raiden-Left, Retry-After, "
-    "RateLimit, RateLimit-Policy"
+    "Raiden-Cursor, Raiden-Recovered, Raiden-Unconfirmed, Raiden-Connection, Raiden-End, Raiden-Presence, "
+    "Raiden-Request, Raiden-Left, Retry-After, RateLimit, RateLimit-Policy"
 )
 # Seconds for which a browser need not ask again.
 _MAX_AGE = 600

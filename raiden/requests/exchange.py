@@ -142,6 +142,11 @@ class Exchange(Service):
         self._serving.remove(server, returns=returns)
         self._wake()
 
+    def retire_server(self, server: Server) -> None:
+        """As `Serving.retire`."""
+        self._serving.retire(server)
+        self._wake()
+
     def announce(self, channel: str) -> None:
         """Tell all workers of the servers of a channel here: whoever asks after this finds them. Waits; raises
         TooManyQuestions."""

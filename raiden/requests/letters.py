@@ -157,7 +157,7 @@ def from_bytes(data: bytes) -> Letter | None:
     """Read a letter; None where the bytes are none of this release."""
     try:
         return _decode(data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 

@@ -32,17 +32,8 @@ class Route:
     ``used`` is the time at which it was asked for last, ``asked`` that at which all workers were."""
 
     __slots__ = (
-        "_serials",
-        "_workers",
-        "asked",
-        "channel",
-        "is_known",
-        "refused",
-        "seeking",
-        "told",
-        "used",
-        "waiting",
-    )
+        "_serials", "_workers", "asked", "channel", "is_known", "refused", "seeking", "told", "used", "waiting",
+    )  # fmt: skip
 
     def __init__(self, channel: str) -> None:
         self.channel = channel

@@ -127,8 +127,16 @@ class Serving:
         return server
 
     def remove(self, server: Server, *, returns: bool = False) -> None:
-        """Let a server have no more requests; one that was removed is ignored. ``returns``: it will probably be back
-        soon."""
+        """A server has gone, and the requests that it has are lost, if they can't be answered without it
+        (`Server.stays`). ``returns``: it will probably be back soon."""
+        self.retire(server, returns=returns)
+        if server.stays:
+            for given in list(server.open.values()):
+                self._end(given, lambda: NotFound("you do not serve the channel any more"))
+                self._post(given.asker, Dropped(given.number, self.report(server.channel)))
+
+    def retire(self, server: Server, *, returns: bool = False) -> None:
+        """Let a server have no more requests; it may answer those that it has. One that was retired is ignored."""
         found = self._channels.get(server.channel)
         if found is None or server not in found.pool.servers:
             return
@@ -137,10 +145,6 @@ class Serving:
         if returns:
             found.returns = self._clock() + LINGER
             self._timed[server.channel] = None
-        if server.stays:
-            for given in list(server.open.values()):
-                self._end(given, lambda: NotFound("you do not serve the channel any more"))
-                self._post(given.asker, Dropped(given.number, self.report(server.channel)))
         self._changed[server.channel] = None
         if not self._is_served(found):
             self._close(found)
@@ -251,6 +255,8 @@ class Serving:
         found = self._channels.get(given.server.channel)
         if found is not None:
             found.pool.begin(given)
+        else:
+            given.server.open[given.id] = given
         self._changed[given.server.channel] = None
 
     def _end(self, given: Given, over: _Over) -> None:
@@ -260,6 +266,8 @@ class Serving:
         found = self._channels.get(given.server.channel)
         if found is not None:
             found.pool.end(given)
+        else:
+            del given.server.open[given.id]
         self._changed[given.server.channel] = None
         if len(self._over) >= MAX_OVER:
             del self._over[next(iter(self._over))]

@@ -114,13 +114,14 @@ class MultiplexSocket(Socket):
     def expires_soon(self, left: float) -> None:
         self.replies.tell({"expires": round(left)})
 
+    def drain(self) -> None:
+        self._requests().finish(super().drain)
+
     def close(self) -> None:
-        if self.resumable is not None:
-            self.resumable.close()
-        if self.consumers is not None:
-            self.consumers.close()
-        if self.requests is not None:
-            self.requests.close()
+        parts: tuple[Resumable | Consumers | Requests | None, ...] = (self.resumable, self.consumers, self.requests)
+        for part in parts:
+            if part is not None:
+                part.close()
         super().close()
 
     def ended(self, subscription: Subscription) -> None:

@@ -35,10 +35,10 @@ class Requests(Party):
 
     def begin(self, number: Any, ask: Serve) -> None:
         """Serve a channel: requests that are made anywhere after the reply find this server."""
-        self.serve(ask)
+        server = self.serve(ask)
 
         def work() -> Result:
-            self.announce(ask.channel)
+            self.announce(server)
             return {"channel": ask.channel, "window": ask.window}
 
         try:
@@ -75,3 +75,4 @@ class Requests(Party):
 
     def withdrawn(self, given: Given) -> None:
         self._replies.tell({"channel": given.server.channel, "cancel": given.id})
+        self._leave()

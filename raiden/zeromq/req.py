@@ -71,6 +71,19 @@ class Requester(ZmqSession):
         self._begin()
         return True
 
+    def drain(self) -> None:
+        party = self._party
+        if party is None:
+            super().drain()
+            return
+        # Answers of a server are still read.
+        self.waiting += 1
+        party.finish(self._finished)
+
+    def _finished(self) -> None:
+        self.waiting -= 1
+        super().drain()
+
     def close(self) -> None:
         self._requests.clear()
         party, self._party = self._party, None
@@ -213,10 +226,10 @@ class Requester(ZmqSession):
         self.waiting += 1
 
     def _serve(self, envelope: Frames, ask: asks.Serve) -> None:
-        self.party.begin(envelope, ask)
+        server = self.party.begin(envelope, ask)
 
         def work() -> Sequence[bytes]:
-            self.party.announce(ask.channel)
+            self.party.announce(server)
             return b"200", b""
 
         self._later(envelope, work)

@@ -12,7 +12,7 @@ from raiden.model.refusals import Invalid, Refusal
 from raiden.protocols.zmtp import Frames
 from raiden.requests.exchange import Exchange
 from raiden.requests.refusals import MAX_CODE, Failure
-from raiden.requests.servers import Given
+from raiden.requests.servers import Given, Server
 from raiden.sessions.asks import (
     MAX_TIMEOUT,
     MAX_WINDOW,
@@ -43,12 +43,12 @@ class ZmqParty(Party):
         self._send = send
         self._envelopes: dict[str, Frames] = {}
 
-    def begin(self, envelope: Frames, ask: Serve) -> None:
+    def begin(self, envelope: Frames, ask: Serve) -> Server:
         """Serve a channel from now on, as `serve`."""
         known = dict(self._envelopes)
         self._envelopes[ask.channel] = envelope  # requests may come before `serve` returns
         try:
-            self.serve(ask)
+            return self.serve(ask)
         except Refusal:
             self._envelopes = known
             raise
@@ -68,6 +68,7 @@ class ZmqParty(Party):
         channel = given.server.channel
         if channel in self._envelopes:
             self._send(*self._envelopes[channel], b"cancel", channel.encode(), given.id.encode())
+        self._leave()
 
 
 def type_of(kind: int) -> bytes:
