@@ -3,6 +3,7 @@ told of the tests' order (`tests.schedule`), and of those that must be alone (`t
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -38,6 +39,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_sessionstart() -> None:
     starter.of(ROOT)  # before tests look at what they have opened
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect tests, of which there are thousands, and which stay: the garbage collector need not look at them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
