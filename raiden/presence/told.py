@@ -101,17 +101,21 @@ class Told:
         while self._channels:
             began = turn = time.monotonic()
             for channel, told in list(self._channels.items()):
-                now = time.monotonic()
-                if now > turn + SLICE:
+                if time.monotonic() > turn + SLICE:
                     gevent.sleep(0)
-                    turn = now = time.monotonic()
-                if told.until < now:
-                    self._channels.pop(channel, None)
-                elif now >= told.next or self._here.version(channel) != told.seen:
-                    with self._looking:
-                        faults.call("a look at members", self._look, channel, told)
+                    turn = time.monotonic()
+                faults.call("a look at members", self._visit, channel, told)
             gevent.sleep(min(LONGEST, max(LOOK, SHARE * (time.monotonic() - began))))
         self._runs = False
+
+    def _visit(self, channel: str, told: _Channel) -> None:
+        """Look at a channel if that is due, or forget it if nobody has asked about it for long."""
+        now = time.monotonic()
+        if told.until < now:
+            self._channels.pop(channel, None)
+        elif now >= told.next or self._here.version(channel) != told.seen:
+            with self._looking:
+                self._look(channel, told)
 
     def _look(self, channel: str, told: _Channel) -> None:
         """Look at a channel, and tell what has changed."""

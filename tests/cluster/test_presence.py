@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from tests.cluster import test_liveness
@@ -24,6 +25,7 @@ from tests.tokens import JWT_KEYS, bearer, token
 pytestmark = requires_network
 serve = test_liveness.serve
 COUNT = int(os.environ.get("TESTS_MEMBERS", "90"))
+LONG = PATIENCE * max(1, COUNT / 1000)
 ALL: dict[str, Any] = {"subscribe": ["*"], "presence": ["*"]}
 # Anyone may ask for /-/nodes.
 CHANNELS = {"*": {"manage": "anyone"}}
@@ -160,9 +162,8 @@ def test_whatever_happens_presence_is_right(cluster: Callable[..., Nodes]) -> No
                 return members == expected and told["count"] == len(expected) and told["complete"] is complete
 
             for node in nodes:
-                wait_for(lambda node=node: is_right(node), f"{what}: node {node.name} is right", every=0.1)  # type: ignore[misc]
-            for watcher in watchers:
-                wait_for(lambda watcher=watcher: watcher.members == expected, f"{what}: is told", every=0.1)  # type: ignore[misc]
+                wait_for(partial(is_right, node), f"{what}: node {node.name} is right", LONG, every=0.1)
+            wait_for(lambda: all(each.members == expected for each in watchers), f"{what}: all are told", LONG)
 
         for number in range(COUNT):
             node = (first, second, third)[number // len(REQUESTS) % 3]
