@@ -220,12 +220,13 @@ class Orders:
                 self._suspect(name.encode())
 
     def ended(self, channel: bytes, epoch: str) -> bool:
-        """End a channel that was deleted, and with it this epoch of its history (empty: the present one). Returns False
-        where its subscribers are in a later epoch already."""
+        """End a channel that was deleted, and with it this epoch of its history (empty: the present one; that of
+        `EARLIEST`: it had none). Returns False where its subscribers are in a later epoch already."""
         order = self._orders.get(channel)
         if order is None:
             return True
-        if epoch and order.epoch and order.epoch[:ROOT_DIGITS] != epoch[:ROOT_DIGITS]:
+        is_empty = epoch == EARLIEST.epoch and order.next <= 1
+        if epoch and order.epoch and order.epoch[:ROOT_DIGITS] != epoch[:ROOT_DIGITS] and not is_empty:
             return False
         order.vanished(epoch)
         return True
