@@ -163,6 +163,19 @@ def test_the_first_comes_at_once_then_the_newest() -> None:
     assert reader.got[-1] == (8, 5.0) == late.got[-1]
 
 
+def test_what_waits_may_be_sent_before_its_time() -> None:
+    group = Group(Thinning(1.0, "symbol"))
+    reader = group.join()
+    for value in "ABB":
+        group.publish(value)
+    group.tick(all_of_them=True)
+    assert [number for number, _ in reader.got] == [1, 2, 3]
+    group.publish("A")
+    assert len(reader.got) == 3 and group.thinned.due == 1.0, (
+        "values that did not wait are closed for as long as before"
+    )
+
+
 def test_each_value_has_its_first_at_once() -> None:
     group = Group(Thinning(1.0, "symbol"))
     reader = group.join()

@@ -197,9 +197,11 @@ class Thinned(Generic[Sink, Member]):
             yield from self._send(next(iter(self._waiting)), now)
 
     def _tick(self, now: float, all_of_them: bool) -> Iterator[Put[Sink, Member]]:
+        for value in list(self._waiting) if all_of_them else ():
+            yield from self._send(value, now)
         while self._waiting:
             value, state = next(iter(self._states.items()))
-            if state.until > now and not all_of_them:
+            if state.until > now:
                 return
             if state.newest is None:
                 del self._states[value]  # it is open again
