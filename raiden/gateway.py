@@ -337,7 +337,7 @@ class Gateway(Service):
             if not session.answers_once:
                 told = told._replace(connection=self.router.ids.of(connection))
             self._open(connection, request, ask, session, client, told)
-            attend(session, self._presence, watched, ask.presence)
+            attend(session, self._presence, watched, session.subscriptions, ask.presence)
             session.begin(beginning)
             self._opened(connection, session, client)
             return None

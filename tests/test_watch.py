@@ -56,7 +56,7 @@ def names(events: list[Event]) -> list[tuple[str, Any]]:
 
 
 def members(*subs: str, info: Any = None) -> dict[str, Listed]:
-    return {sub: Listed(info, 1.0) for sub in subs}
+    return {sub: Listed(info, 1.0, 1.0) for sub in subs}
 
 
 def test_joins_and_leaves_are_told_once() -> None:
@@ -64,11 +64,11 @@ def test_joins_and_leaves_are_told_once() -> None:
     watch.take("one", "a", 0, members("ann", "bob"), 2, 5)
     watch.take("two", "b", 0, members("bob"), 1, 5)
     assert names(watch.settle(0, 10)) == [("join", "ann"), ("join", "bob")]
-    assert watch.hear("one", "a", 1, [["eve", None, 2.0]], ["bob"])
+    assert watch.hear("one", "a", 1, [["eve", None, 2.0, 2.0]], ["bob"])
     assert names(watch.settle(1, 10)) == [("join", "eve")], "bob is still on the other worker"
-    assert watch.hear("two", "b", 1, [["eve", None, 2.0]], ["bob"])
+    assert watch.hear("two", "b", 1, [["eve", None, 2.0, 2.0]], ["bob"])
     assert names(watch.settle(2, 10)) == [("leave", "bob")], "its worker has waited"
-    assert watch.hear("two", "b", 2, [["eve", "new", 3.0]], [])
+    assert watch.hear("two", "b", 2, [["eve", "new", 3.0, 3.0]], [])
     ((name, what),) = watch.settle(3, 10)
     assert (name, what) == ("join", {"sub": "eve", "info": "new", "since": 2.0}), "since it came, with its new info"
     assert watch.hear("two", "b", 2, [], ["eve"]) and not watch.settle(4, 10), "an old change changes nothing"
@@ -93,7 +93,7 @@ def test_a_change_that_does_not_follow_is_noticed() -> None:
     watch.take("one", "a", 3, members("ann"), 1, 5)
     assert watch.knows("one", "a", 3, 1)
     assert not (watch.knows("one", "b", 3, 1) or watch.knows("two", "a", 3, 1) or watch.knows("one", "a", 4, 1))
-    assert not watch.hear("one", "a", 5, [["bob", None, 1.0]], []), "one was lost"
+    assert not watch.hear("one", "a", 5, [["bob", None, 1.0, 1.0]], []), "one was lost"
     assert not watch.hear("one", "b", 1, [], []), "another list"
     watch.take("one", "a", 2, members(), 0, 5)
     assert names(watch.settle(0, 10)) == [("join", "ann")], "an older list changes nothing"
@@ -103,10 +103,10 @@ def test_too_many_members_are_only_counted() -> None:
     watch = Watch()
     watch.take("one", "a", 0, members(*map(str, range(10))), 10, 5)
     assert len(watch.settle(0, 10)) == 10
-    assert watch.hear("one", "a", 1, [["x", None, 2.0]], [])
+    assert watch.hear("one", "a", 1, [["x", None, 2.0, 2.0]], [])
     crowd = ("presence", {"members": None, "count": 11, "complete": False})
     assert watch.settle(1, 10) == [crowd] and watch.digest == CROWDED
-    assert watch.hear("one", "a", 2, [["y", None, 2.0]], ["0"])
+    assert watch.hear("one", "a", 2, [["y", None, 2.0, 2.0]], ["0"])
     assert watch.settle(2, 10) == []
     assert watch.hear("one", "a", 3, [], ["1"])
     assert watch.settle(3, 10) == [], "not before some more have left"
@@ -134,9 +134,9 @@ def test_whatever_is_lost_the_list_comes_right(seed: int) -> None:
             truth[worker] = str(now), 0, {}
         else:
             sub, info = dice.choice("abcdefgh"), dice.choice([None, {"n": 1}])
-            on, off = ([[sub, info, now]], []) if dice.random() < 0.5 else ([], [sub])
+            on, off = ([[sub, info, now, now]], []) if dice.random() < 0.5 else ([], [sub])
             have = {name: each for name, each in have.items() if name != sub}
-            have |= {sub: Listed(info, now)} if on else {}
+            have |= {sub: Listed(info, now, now)} if on else {}
             truth[worker] = life, version + 1, have
             if dice.random() < 0.8 and not watch.hear(worker, life, version + 1, on, off):
                 watch.take(worker, life, version + 1, dict(have), len(have), 3.0)

@@ -4,45 +4,50 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 # Clients that are remembered, in all.
 MOST: Final = 10_000
 
 
+class Answered(NamedTuple):
+    """Polls for the same channels and patterns (``names``) that were answered at a Unix time. Of each, the connection
+    and its client (`raiden.access.clients.Client`, or None) are known: a proxy may send somebody else's request by the
+    same connection."""
+
+    time: float
+    names: Sequence[str]
+    polls: Sequence[tuple[Any, Any]]
+
+    def brought(self, channel: str) -> bool:
+        """Whether the polls were for messages of a channel."""
+        return any([name == channel or (name[-1] == "*" and channel.startswith(name[:-1])) for name in self.names])
+
+
 class Polled:
-    """The connections of clients between two polls, each for at most ``linger`` seconds. A client that asks again at
-    once is still in here: whoever looks knows its connection."""
+    """The clients between two polls, each for at most ``linger`` seconds. A client that asks again at once is still in
+    here: whoever looks knows its connection."""
 
     def __init__(self, linger: Callable[[], float]) -> None:
         self.linger = linger
-        # The time of each answer, the channels and patterns that were asked for, and the connections.
-        self._answered: deque[tuple[float, Sequence[str], Sequence[Any]]] = deque()
+        self._answered: deque[Answered] = deque()
         self._size = 0
 
-    def note(self, names: Sequence[str], connections: Sequence[Any]) -> None:
+    def note(self, names: Sequence[str], polls: Sequence[tuple[Any, Any]]) -> None:
         """Note that polls for these names were answered."""
         # The hot path of long-polls: nothing is done for each connection.
-        self._answered.append((time.time(), names, connections))
-        self._size += len(connections)
+        self._answered.append(Answered(time.time(), names, polls))
+        self._size += len(polls)
         self._forget()
 
-    def at(self, channel: str) -> Iterator[tuple[Any, float]]:
-        """Yield the connections whose polls brought the channel, each with the time when it was answered."""
+    def all(self) -> list[Answered]:
+        """The polls that were answered, the latest last."""
         self._forget()
-        for answered, names, connections in self._answered:
-            if any([_brings(name, channel) for name in names]):
-                for connection in connections:
-                    yield connection, answered
+        return list(self._answered)
 
     def _forget(self) -> None:
         answered = self._answered
         end = time.time() - self.linger()
-        while answered and (self._size > MOST or answered[0][0] <= end):
-            self._size -= len(answered.popleft()[2])
-
-
-def _brings(name: str, channel: str) -> bool:
-    """Whether a channel or pattern brings the messages of a channel."""
-    return name == channel or (name.endswith("*") and channel.startswith(name[:-1]))
+        while answered and (self._size > MOST or answered[0].time <= end):
+            self._size -= len(answered.popleft().polls)

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import gevent
 
+from raiden.access.clients import Client
 from raiden.connections import tcp
 from raiden.connections.connection import Connection
 from raiden.model.encoding import dumps
@@ -34,28 +35,34 @@ class Subject(NamedTuple):
 NOBODY: Final = Subject("", None)
 
 
-def subject_of(connection: Connection) -> Subject:
-    """The client of a connection: the subject of its token, or the name of its key."""
-    permit = connection.permit
-    if permit is None:
+def subject_of(client: Client | None) -> Subject:
+    """A client by the subject of its token, or the name of its key."""
+    if client is None:
         return NOBODY
-    client = permit.client
     if client.subject:
         return Subject(client.subject, client.info)
     return Subject(client.name, None) if client.credential == "key" else NOBODY
 
 
-class _Member:
-    """A subject while its connections are put together. ``since`` is when its first one came, and ``newest`` when its
-    last one did, of which it has the ``info``."""
+class Member:
+    """A subject at a channel. ``since`` is the Unix time at which its first connection came, and ``newest`` that of its
+    last one, of which it has the ``info``. ``is_attached``: it has a subscription. ``polled`` is the time at which its
+    last poll was answered, if it is between two."""
 
-    __slots__ = ("answered", "connections", "info", "newest", "since")
+    __slots__ = ("connections", "info", "is_attached", "newest", "polled", "since")
 
     def __init__(self, info: Any, since: float) -> None:
         self.info = info
         self.since = self.newest = since
         self.connections: list[Connection] = []
-        self.answered = 0.0  # the time of its last poll that was answered, if it is present by that
+        self.is_attached = False
+        self.polled = 0.0
+
+    def come(self, info: Any, since: float) -> None:
+        """Note a connection, or a poll."""
+        self.since = min(self.since, since)
+        if since > self.newest:
+            self.newest, self.info = since, info
 
 
 class Here:
@@ -69,48 +76,52 @@ class Here:
 
     def part(self, channel: str) -> Part:
         """The members of a channel on this worker. Waits where this takes long."""
-        members: dict[str, _Member] = {}
-        anonymous = 0
         turn = _Turn()
-        known: set[Connection] = set()
-        for connection, since in self._connections(channel):
-            turn.step()
-            known.add(connection)
-            anonymous += not _add(members, connection, since)
-        for connection, answered in list(self._router.polled.at(channel)):
-            if connection not in known:
-                known.add(connection)
-                anonymous += self._between_polls(members, connection, answered)
-        if len(members) > self._limits.max_presence:
+        members, anonymous = self._members(channel, turn)
+        if not self._can_be_listed(members, turn):
             return Part(len(members), anonymous, None)
-        rows, size = [], 0
-        for sub, member in members.items():
-            size += 0 if member.info is None else len(dumps(member.info))
-            if size > MAX_INFO:
-                return Part(len(members), anonymous, None)
-            rows.append(self._row(sub, member, turn))
-        return Part(len(rows), anonymous, tuple(rows))
+        return Part(len(members), anonymous, tuple([self._row(sub, each, turn) for sub, each in members.items()]))
 
-    def subjects(self, channel: str) -> tuple[int, dict[str, tuple[Any, float]] | None]:
-        """The number of subjects that have connections at a channel now; and these, with their ``info`` and the time at
-        which the first of their connections came, or None where there are too many to list. Waits where this takes
-        long."""
-        members: dict[str, _Member] = {}
+    def members(self, channel: str) -> tuple[int, dict[str, Member] | None]:
+        """The number of a channel's members on this worker; and these, or None where there are too many to list. Waits
+        where this takes long."""
         turn = _Turn()
-        for connection, since in self._connections(channel):
-            turn.step()
-            _add(members, connection, since)
-        size = sum([len(dumps(member.info)) for member in members.values() if member.info is not None])
-        if len(members) > self._limits.max_presence or size > MAX_INFO:
-            return len(members), None
-        return len(members), {sub: (member.info, member.since) for sub, member in members.items()}
+        members, _ = self._members(channel, turn)
+        return len(members), members if self._can_be_listed(members, turn) else None
 
     def version(self, channel: str) -> list[tuple[int, int]]:
         """A value that changes whenever a subscription to a channel comes or goes. A client that joins others in their
         long-poll does not change it."""
         return [(topic.made, topic.changes) for topic in self._router.table.matching(channel.encode())]
 
-    def _connections(self, channel: str) -> Iterator[tuple[Connection, float]]:
+    def _members(self, channel: str, turn: _Turn) -> tuple[dict[str, Member], int]:
+        """The members of a channel, and the number of anonymous connections."""
+        members: dict[str, Member] = {}
+        anonymous = 0
+        known: set[Connection] = set()
+        for connection, since in self._connections(channel, turn):
+            turn.step()
+            known.add(connection)
+            sub, info = subject_of(_client(connection))
+            if sub:
+                member = members.get(sub)
+                if member is None:
+                    member = members[sub] = Member(info, since)
+                    member.is_attached = True
+                else:
+                    member.come(info, since)
+                member.connections.append(connection)
+            else:
+                anonymous += 1
+        for answered in self._router.polled.all():
+            turn.step()
+            if answered.brought(channel):
+                for connection, client in answered.polls:
+                    turn.step()
+                    anonymous += _between_polls(members, connection, client, answered.time, known)
+        return members, anonymous
+
+    def _connections(self, channel: str, turn: _Turn) -> Iterator[tuple[Connection, float]]:
         """The connections with a subscription, also by a pattern, that brings the channel: each once, with the time at
         which it came."""
         topics = self._router.table.matching(channel.encode())
@@ -122,25 +133,25 @@ class Here:
         found: dict[Connection, float] = {}
         for topic in topics:
             for subscription in topic.subscriptions():
+                turn.step()
                 for connection in subscription.owner.connections():
                     found[connection] = min(found.get(connection, subscription.since), subscription.since)
         yield from found.items()
 
-    def _between_polls(self, members: dict[str, _Member], connection: Connection, answered: float) -> bool:
-        """Add a client whose poll was answered, unless it does something else now; return whether it is anonymous.
-        Without a subject, a client counts only as long as it keeps its connection: after that nobody could tell it from
-        another one."""
-        if connection.closed:
-            sub, info = subject_of(connection)
-            if sub and sub not in members:
-                members[sub] = _Member(info, answered)
-            if sub:
-                members[sub].answered = max(members[sub].answered, answered)
+    def _can_be_listed(self, members: dict[str, Member], turn: _Turn) -> bool:
+        if len(members) > self._limits.max_presence:
             return False
-        return connection.session is None and not _add(members, connection, answered)
+        size = 0
+        for member in members.values():
+            if member.info is not None:
+                turn.step()
+                size += len(dumps(member.info))
+                if size > MAX_INFO:
+                    return False
+        return True
 
-    def _row(self, sub: str, member: _Member, turn: _Turn) -> Row:
-        proved = member.answered
+    def _row(self, sub: str, member: Member, turn: _Turn) -> Row:
+        proved = member.polled
         for connection in member.connections:
             turn.step()
             proved = max(proved, self._proof(connection))
@@ -177,17 +188,30 @@ class _Turn:
             self._began = time.monotonic()
 
 
-def _add(members: dict[str, _Member], connection: Connection, since: float) -> bool:
-    """Add a connection to its member; False where it is anonymous."""
-    sub, info = subject_of(connection)
+def _between_polls(
+    members: dict[str, Member], connection: Connection, client: Client | None, answered: float, known: set[Connection]
+) -> bool:  # fmt: skip
+    """Add a client whose poll was answered; return whether it is anonymous. Then it counts only as long as it keeps its
+    connection, and does nothing else there: after that nobody could tell it from another one."""
+    sub, info = subject_of(client)
+    is_idle = not connection.closed and connection.session is None and connection not in known
+    if is_idle and subject_of(_client(connection)).sub != sub:
+        is_idle = False  # somebody else's request has come by it since
+    if is_idle:
+        known.add(connection)
     if not sub:
-        return False
+        return is_idle
     member = members.get(sub)
     if member is None:
-        member = members[sub] = _Member(info, since)
-    elif since < member.since:
-        member.since = since
-    elif since > member.newest:
-        member.newest, member.info = since, info
-    member.connections.append(connection)
-    return True
+        member = members[sub] = Member(info, answered)
+    elif not member.is_attached:
+        member.come(info, answered)
+    member.polled = max(member.polled, answered)
+    if is_idle:
+        member.connections.append(connection)
+    return False
+
+
+def _client(connection: Connection) -> Client | None:
+    permit = connection.permit
+    return None if permit is None else permit.client

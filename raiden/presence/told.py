@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import gevent
@@ -18,7 +18,7 @@ from gevent.lock import Semaphore
 
 from raiden.backend import BackboneFull, Backend
 from raiden.model.encoding import dumps
-from raiden.presence.here import SLICE, Here
+from raiden.presence.here import SLICE, Here, Member
 from raiden.presence.watch import Listed
 from raiden.protocols.limits import PresenceLimits
 from raiden.runtime import faults
@@ -37,7 +37,8 @@ AGAIN: Final = 1.0
 
 
 class _Channel:
-    """A channel that is watched until a time: its members as they were told, and when those that are gone went."""
+    """A channel that is watched until a time: its members as they were told, and when those that are gone went; None,
+    and their ``number``, where they are too many."""
 
     __slots__ = ("gone", "life", "members", "next", "number", "seen", "until", "version")
 
@@ -120,7 +121,7 @@ class Told:
     def _look(self, channel: str, told: _Channel) -> None:
         """Look at a channel, and tell what has changed."""
         told.seen = self._here.version(channel)
-        told.number, found = self._here.subjects(channel)
+        told.number, found = self._here.members(channel)
         now = time.monotonic()
         told.next = now + AGAIN
         members = told.members
@@ -128,27 +129,33 @@ class Told:
             if found is None and members is None:
                 return
             # Another list begins, which watchers ask for.
-            told.members = None if found is None else {sub: Listed(*each) for sub, each in found.items()}
+            told.members = None if found is None else {sub: _listed(each) for sub, each in found.items()}
             told.gone.clear()
             told.life, told.version = next(self._lives), 0
             self._tell(channel, told, [], [])
             return
         on: list[tuple[Any, ...]] = []
-        for sub, (info, since) in found.items():
+        for sub, member in found.items():
             known = members.get(sub)
-            if known is None or known.info != info:
-                members[sub] = listed = Listed(info, since if known is None else known.since)
+            if known is None or known.info != member.info:
+                listed = _listed(member)
+                members[sub] = listed = listed if known is None else listed._replace(since=known.since)
                 on.append((sub, *listed))
-        off = self._left(told, members, found.keys(), now)
+        off = self._left(told, members, found, now)
         if on or off:
             told.version += 1
             self._tell(channel, told, on, off)
 
-    def _left(self, told: _Channel, members: dict[str, Listed], here: Iterable[str], now: float) -> list[str]:
-        """Take the members out that have been gone for long enough, and return their subjects."""
+    def _left(
+        self, told: _Channel, members: dict[str, Listed], here: Mapping[str, Member], now: float
+    ) -> list[str]:  # fmt: skip
+        """Take the members out that have been gone for long enough, and return their subjects. Those that poll are gone
+        since their last poll was answered."""
         linger = self._limits.presence_linger
-        gone = {sub: told.gone.get(sub, now) for sub in members.keys() - set(here)}
+        gone = {sub: told.gone.get(sub, now) for sub in members.keys() - here.keys()}
         off = [sub for sub, since in gone.items() if now - since >= linger]
+        age = now - time.time()
+        gone |= {sub: each.polled + age for sub, each in here.items() if not each.is_attached}
         for sub in off:
             del members[sub], gone[sub]
         told.gone = gone
@@ -161,3 +168,7 @@ class Told:
             self._backend.tell(self._topic(channel), dumps([self._backend.name, told.life, told.version, on, off]))
         except BackboneFull:
             return  # watchers miss it, and ask for the list
+
+
+def _listed(member: Member) -> Listed:
+    return Listed(member.info, member.since, member.newest)

@@ -22,7 +22,16 @@ Event: TypeAlias = "tuple[str, dict[str, Any]]"
 
 
 class Listed(NamedTuple):
-    """A member on a worker: its ``info``, and the Unix time at which it came."""
+    """A member on a worker: its ``info``, and the Unix times at which it came, and at which the connection did that has
+    this info."""
+
+    info: Any
+    since: float
+    newest: float
+
+
+class _Shown(NamedTuple):
+    """A member as watchers know it."""
 
     info: Any
     since: float
@@ -50,7 +59,7 @@ class Watch:
         # By subject: the workers that have it.
         self._where: dict[str, dict[str, Listed]] = {}
         # The members that watchers know of; and subjects that may have changed, with the seconds until a leave.
-        self._shown: dict[str, Listed] = {}
+        self._shown: dict[str, _Shown] = {}
         self._touched: dict[str, float] = {}
         # The times at which to tell leaves.
         self._gone: dict[str, float] = {}
@@ -90,9 +99,9 @@ class Watch:
         if known is None or known.life != life or version != known.version + 1 or known.members is None:
             return False
         known.version = version
-        for sub, info, since in on:
-            known.members[sub] = listed = Listed(info, since)
-            self._add(worker, sub, listed)
+        for sub, *listed in on:
+            known.members[sub] = Listed(*listed)
+            self._add(worker, sub, known.members[sub])
         for sub in off:
             known.members.pop(sub, None)
             self._remove(worker, sub, 0.0)
@@ -127,8 +136,8 @@ class Watch:
             where = self._where.get(sub)
             if where is not None:
                 self._gone.pop(sub, None)
-                _, newest = max(where.items(), key=lambda each: (each[1].since, each[0]))  # the same on all workers
-                self._show(sub, newest, events)
+                _, newest = max(where.items(), key=lambda each: (each[1].newest, each[0]))  # the same on all workers
+                self._show(sub, newest.info, min([each.since for each in where.values()]), events)
             elif sub in self._shown:
                 self._gone[sub] = now + linger
         for sub in [sub for sub, until in self._gone.items() if until <= now] if self._gone else ():
@@ -141,21 +150,21 @@ class Watch:
         self._crowded = crowded
         return [(name, self.listing() if name == "presence" else what) for name, what in events]
 
-    def _show(self, sub: str, listed: Listed, events: list[Event]) -> None:
+    def _show(self, sub: str, info: Any, since: float, events: list[Event]) -> None:
         known = self._shown.get(sub)
         if known is not None:
-            if known.info == listed.info:
+            if known.info == info:
                 return
             self._digest ^= _digest(sub, known.info)
-            listed = Listed(listed.info, known.since)
-        self._shown[sub] = listed
-        self._digest ^= _digest(sub, listed.info)
-        events.append(("join", _row(sub, listed)))
+            since = known.since
+        self._shown[sub] = shown = _Shown(info, since)
+        self._digest ^= _digest(sub, info)
+        events.append(("join", _row(sub, shown)))
 
     def _hide(self, sub: str, events: list[Event]) -> None:
-        listed = self._shown.pop(sub)
-        self._digest ^= _digest(sub, listed.info)
-        events.append(("leave", {"sub": sub, "info": listed.info}))
+        info = self._shown.pop(sub).info
+        self._digest ^= _digest(sub, info)
+        events.append(("leave", {"sub": sub, "info": info}))
 
     def listing(self) -> dict[str, Any]:
         """The members, as a watcher is told of them first."""
@@ -174,8 +183,8 @@ class Watch:
         return bool(self._gone or self._touched)
 
 
-def _row(sub: str, listed: Listed) -> dict[str, Any]:
-    return {"sub": sub, "info": listed.info, "since": round(listed.since, 3)}
+def _row(sub: str, shown: _Shown) -> dict[str, Any]:
+    return {"sub": sub, "info": shown.info, "since": round(shown.since, 3)}
 
 
 def _digest(sub: str, info: Any) -> int:

@@ -87,7 +87,7 @@ class Watched:
         early, self.early = self.early or [], None
         for worker, life, version, rows, count in answers:
             told.add(worker)
-            members = None if rows is None else {sub: Listed(info, since) for sub, info, since in rows}
+            members = None if rows is None else {sub: Listed(*listed) for sub, *listed in rows}
             self.watch.take(worker, life, version, members, count, linger)
         self.watch.complete = told.issuperset(workers)
         for change in early:

@@ -19,8 +19,8 @@ MOMENT: Final = 0.5
 class Attentive(Protocol):
     """A session whose client may watch."""
 
-    @property
-    def subscriptions(self) -> Mapping[str, Subscription]: ...
+    def has(self, subscription: Subscription) -> bool:
+        """Whether a subscription has not ended, nor was replaced by another one of the same name."""
 
     def presence(self, subscription: Subscription, notice: Notice) -> None:
         """Tell the client who is at a channel, joins and leaves it."""
@@ -35,14 +35,16 @@ def watch(presence: Presence, known: Mapping[str, str]) -> list[Watched]:
 
 
 def attend(
-    session: Attentive, presence: Presence, watched: Sequence[Watched], known: Mapping[str, str] | None
+    session: Attentive, presence: Presence, watched: Sequence[Watched], mine: Mapping[str, Subscription],
+    known: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
-    """Tell the client who is at the channels of its session now, and from then on who joins and leaves. ``known`` has
-    the digests of lists that the client has: these are not told again. None: it was told all lists already."""
+    """Tell the client who is at channels now, and from then on who joins and leaves, by the subscriptions with which it
+    asked for that (``mine``). ``known`` has the digests of lists that the client has: these are not told again. None:
+    it was told all lists already."""
     for each in watched:
-        subscription = session.subscriptions.get(each.channel)
-        if subscription is None:
-            continue  # the channel was deleted meanwhile
+        subscription = mine.get(each.channel)
+        if subscription is None or not session.has(subscription):
+            continue  # it has ended meanwhile; the client may have another one, by which it does not watch
         if known is not None:
             has = known.get(each.channel) == each.watch.digest
             events = [] if has else [("presence", each.watch.listing())]

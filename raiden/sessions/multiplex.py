@@ -227,13 +227,14 @@ class MultiplexSocket(Socket):
             # From here on nothing yields: the subscriptions are attached at the places that are told.
             beginnings.append(beginning)
             result = result_of({name: beginning.told(name) for name in names})
-            result |= {"presence": watched[0].watch.listing()} if watched else {}
+            is_told = watched and self.has(mine[names[0]])
+            result |= {"presence": watched[0].watch.listing()} if is_told else {}
             return result | ({"unconfirmed": beginning.unconfirmed} if beginning.unconfirmed else {})
 
         def after() -> None:
             if taken is not None and resumable is not None:
                 resumable.resumed(taken)
-            attend(self, self._presence, watched, None)
+            attend(self, self._presence, watched, mine)
             self.begin(beginnings[0], mine)
 
         has_session = taken is not None or (resumable is not None and resumable.is_open)

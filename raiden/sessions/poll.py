@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+from raiden.access.clients import Client
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
 from raiden.delivery.table import End, Subscription
@@ -81,6 +82,10 @@ class Poll(Session):
 
     def connections(self) -> list[Connection]:
         return [waiter.connection for waiter in self.waiters]
+
+    def _polls(self) -> list[tuple[Connection, Client | None]]:
+        """The connections of its clients, and whose polls they are."""
+        return [(waiter.connection, _client(waiter.connection)) for waiter in self.waiters]
 
     @property
     def waits(self) -> bool:
@@ -177,7 +182,7 @@ class Poll(Session):
             if self.digests is not None:
                 body += b'"presence":"%b",' % self._presence().encode()
             answer = self._json(200, b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1]), cursor)
-            self.router.polled.note(self.names, self.connections())
+            self.router.polled.note(self.names, self._polls())
             waiters, self.waiters = self.waiters, {}
             self.close()
             self.early.clear()
@@ -190,7 +195,7 @@ class Poll(Session):
         self.flush()
         if waiter in self.waiters:
             answer = self._json(204, b"", self._position())
-            self.router.polled.note(self.names, [waiter.connection])
+            self.router.polled.note(self.names, [(waiter.connection, _client(waiter.connection))])
             self.leave(waiter)
             permit = waiter.connection.permit
             if permit is not None and permit.is_over:
@@ -283,6 +288,11 @@ class Waiter:
 
     def close(self) -> None:
         self.poll.leave(self)
+
+
+def _client(connection: Connection) -> Client | None:
+    permit = connection.permit
+    return None if permit is None else permit.client
 
 
 def keep_behind(connection: Connection, data: bytes) -> None:

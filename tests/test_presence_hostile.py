@@ -1,0 +1,149 @@
+"""Presence where clients, or what is between, do not do as expected; on one worker, and on two."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests import multiplex
+from tests.daemons import Daemon, Stream, wait_for
+from tests.test_presence import Socket, subs, token, who
+from tests.tokens import JWT_KEYS, bearer
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    folder = tmp_path_factory.mktemp("hostile")
+    found = Daemon(folder / "node", jwt_keys=JWT_KEYS, presence_linger=1, max_presence=20)
+    yield found
+    assert found.stop() == 0
+    assert "Traceback" not in found.log(), found.log()
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as found:
+        yield found
+
+
+@pytest.fixture
+def watcher(node: Daemon, channel: str, stack: ExitStack) -> Socket:
+    """A client without a subject that watches the channel, where nobody is."""
+    found = stack.enter_context(Socket(node, token(None)))
+    assert found.watch(channel)["members"] == []
+    return found
+
+
+def request(connection: http.client.HTTPConnection, method: str, path: str, sub: str) -> None:
+    connection.request(method, path, "1" if method == "POST" else None, {**JSON, **bearer(token(sub))})
+    response = connection.getresponse()
+    assert response.status in (200, 204), response.read()
+    response.read()
+
+
+def test_a_later_subscription_of_the_same_name_does_not_watch(node: Daemon, channel: str, stack: ExitStack) -> None:
+    """The client has no permission any more when it makes that, before the reply to the one by which it watches."""
+    spy = stack.enter_context(Socket(node, token("spy")))
+    with Stream(node, f"/{channel}", bearer(token("ann"))):
+        first = spy.send(cmd="subscribe", channel=channel, presence=True)
+        spy.send(cmd="auth", token=token("spy", presence=[]))
+        second = spy.send(cmd="subscribe", channel=channel)
+        assert "presence" not in spy.reply(first)
+        assert "error" not in spy.reply(second)
+    spy.pushes.clear()
+    watcher = stack.enter_context(Socket(node, token(None)))
+    watcher.watch(channel)
+    with Stream(node, f"/{channel}", bearer(token("bob"))):
+        while watcher.push().get("join", {}).get("sub") != "bob":
+            pass
+        node.request("POST", f"/{channel}", "1", {**JSON, **bearer(token("x"))})
+        assert spy.push()["data"] == 1, "and nothing was told before"
+
+
+def test_too_many_members_on_one_worker(node: Daemon, channel: str, stack: ExitStack, watcher: Socket) -> None:
+    """Their number is told, and watchers that come later are told the number as it is then."""
+    streams = [stack.enter_context(Stream(node, f"/{channel}", bearer(token(f"m{at}")))) for at in range(21)]
+    while "join" in (told := watcher.push()):
+        pass
+    assert told["presence"] == {"members": None, "count": 21, "complete": True}
+    streams += [stack.enter_context(Stream(node, f"/{channel}", bearer(token(f"n{at}")))) for at in range(9)]
+
+    def counted() -> bool:
+        with Socket(node, token(None)) as late:
+            told = late.watch(channel)
+            return told["members"] is None and told["count"] == 30
+
+    wait_for(counted, "all are counted")
+    assert who(node, channel)["count"] == 30 and watcher.rest() == []
+
+
+def test_the_info_of_the_newest_connection(start: Callable[..., Daemon], channel: str, stack: ExitStack) -> None:
+    """Members with connections on two workers: who asks and who watches is told the same."""
+    node = start(workers=2, jwt_keys=JWT_KEYS, store="none")
+    one, two = (sockets for _, sockets in sorted(multiplex.on_each_worker(node, 3).items()))
+    for each in (*one, *two):
+        stack.enter_context(each)
+    watcher = one[0]
+    watcher.ask(cmd="auth", token=token(None))
+    watcher.ask(cmd="subscribe", channel=channel, presence=True)
+    since = set()
+    for each, info in ((one[1], "first"), (two[1], "second"), (one[2], "third"), (two[2], "fourth")):
+        each.ask(cmd="auth", token=token("ann", info=info))
+        each.ask(cmd="subscribe", channel=channel)
+        told = watcher.push()["join"]
+        (row,) = who(node, channel)["members"]
+        assert told["info"] == row["info"] == info
+        since |= {told["since"], row["since"]}
+    assert len(since) == 1
+    two[2].ask(cmd="unsubscribe", channel=channel)
+    assert watcher.push()["join"]["info"] == who(node, channel)["members"][0]["info"] == "third"
+
+
+def test_polls_that_are_answered_at_once(node: Daemon, channel: str, watcher: Socket) -> None:
+    """A client that always has something to read never waits; it is there for as long as it asks."""
+    connection = node.open()
+    request(connection, "POST", f"/{channel}", "x")
+    assert watcher.push()["data"] == 1
+    end = time.monotonic() + 3  # three times as long as a member may be away
+    while time.monotonic() < end:
+        request(connection, "GET", f"/{channel}?_wait=20&_since=earliest", "bob")
+        assert subs(node, channel).keys() == {"bob"}
+    watcher.hears("join", "bob")
+    assert watcher.rest() == []
+    connection.close()
+    watcher.hears("leave", "bob")
+
+
+def test_a_proxy_uses_a_connection_for_several_clients(node: Daemon, channel: str, watcher: Socket) -> None:
+    """Those that do something else by the connection of one that polls are not at the channel."""
+    shared, other = node.open(), node.open()
+    request(shared, "GET", f"/{channel}?_wait=0", "bob")
+    watcher.hears("join", "bob")
+    for sub in ("eve", "bob", "eve"):
+        request(shared, "POST", f"/{channel}.2", sub)
+        assert subs(node, channel) == {"bob": int(sub == "bob")}
+    request(shared, "GET", f"/{channel}?_wait=0", "ann")
+    request(other, "GET", f"/{channel}?_wait=0", "bob")
+    assert subs(node, channel) == {"ann": 1, "bob": 1}
+    watcher.hears("join", "ann")
+    assert {watcher.push()["leave"]["sub"] for _ in range(2)} == {"ann", "bob"} and watcher.rest() == []
+    shared.close()
+    other.close()
+
+
+def test_one_connection_polls_several_channels(node: Daemon, channel: str, watcher: Socket) -> None:
+    """A client that waits for another channel by the same connection has not left the first."""
+    connection = node.open()
+    request(connection, "GET", f"/{channel}?_wait=0", "bob")
+    connection.request("GET", f"/{channel}.2?_wait=60", headers=bearer(token("bob")))
+    wait_for(lambda: subs(node, f"{channel}.2") == {"bob": 1}, "it waits")
+    assert subs(node, channel) == {"bob": 0}
+    watcher.hears("join", "bob")
+    watcher.hears("leave", "bob")
+    connection.close()
