@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import json
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -146,4 +150,35 @@ def test_one_connection_polls_several_channels(node: Daemon, channel: str, watch
     assert subs(node, channel) == {"bob": 0}
     watcher.hears("join", "bob")
     watcher.hears("leave", "bob")
+    connection.close()
+
+
+def cpu(pid: int) -> float:
+    """Seconds of CPU that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_many_that_ask_at_once_are_one_question(start: Callable[..., Daemon], channel: str, stack: ExitStack) -> None:
+    """The answer is made once for all of them: a channel with many members does not keep a worker busy."""
+    node = start(jwt_keys=JWT_KEYS, presence_linger=600, store="none")
+    worker = node.workers()["worker 0"]
+    connection = node.open()
+    for number in range(600):
+        request(connection, "GET", f"/{channel}?_wait=0", f"member {number}")
+    head = f"GET /-/channels/{channel}/presence HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token('ann')}\r\n\r\n"
+    sockets = [stack.enter_context(node.connect()) for _ in range(200)]
+
+    def ask(askers: list[socket.socket]) -> float:
+        before = cpu(worker)
+        for each in askers:
+            each.sendall(head.encode())
+        for each in askers:
+            answer = http.client.HTTPResponse(each)
+            answer.begin()
+            assert answer.status == 200 and json.loads(answer.read())["count"] == 600
+        return cpu(worker) - before
+
+    alone = sum([ask(sockets[:1]) for _ in range(10)])
+    assert ask(sockets) < 3 * alone, "of twenty times as many"
     connection.close()

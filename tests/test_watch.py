@@ -36,7 +36,7 @@ def test_a_member_on_several_workers_counts_once() -> None:
 
 
 def test_last_answers_are_unsure_and_forgotten() -> None:
-    known = Remembered(seconds=10, most=5)
+    known = Remembered(seconds=10, most=1500)
     known.note("a", {"one": Part(1, 0, (row("ann"),)), "two": Part(1, 0, (row("bob"),))}, ["one", "two"], 100)
     found = known.missing("a", ["two", "three"], 105)
     assert list(found) == ["two"] and found["two"].members == (row("bob", is_here=False),)
@@ -49,6 +49,8 @@ def test_last_answers_are_unsure_and_forgotten() -> None:
         known.note(f"b{number}", {"one": Part(1, 0, (row("ann"),))}, ["one"], 120)
     kept = [number for number in range(10) if known.missing(f"b{number}", ["one"], 121)]
     assert kept == [8, 9], "the oldest are forgotten first"
+    known.note("large", {"one": Part(1, 0, (row("ann", "x" * 1000),))}, ["one"], 122)
+    assert not known.missing("large", ["one"], 123) and not known.missing("b9", ["one"], 123), "by their bytes"
 
 
 def names(events: list[Event]) -> list[tuple[str, Any]]:

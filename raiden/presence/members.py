@@ -6,7 +6,14 @@ A worker says of a channel which subjects have connections there (a `Part`). The
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import ujson
+
+from raiden.model.encoding import dumps
+
+# Bytes that a part takes besides its JSON.
+_BESIDES: Final = 500
 
 
 class Row(NamedTuple):
@@ -86,20 +93,21 @@ def answer(channel: str, parts: Iterable[Part], *, most: int, complete: bool) ->
 
 class Remembered:
     """The last parts of channels, by worker: those of a worker that can't be asked are told as unsure for a while.
-    ``seconds`` bounds their age, ``most`` the number of members in all of them together."""
+    ``seconds`` bounds their age, ``most`` their bytes in all: they are kept as JSON, since objects take many times as
+    much."""
 
     def __init__(self, *, seconds: float, most: int) -> None:
         self._seconds = seconds
         self._most = most
         self._size = 0
         # By channel, those that were asked about longest ago first: parts by worker, each with the time of its answer.
-        self._channels: dict[str, dict[str, tuple[float, Part]]] = {}
+        self._channels: dict[str, dict[str, tuple[float, bytes]]] = {}
 
     def missing(self, channel: str, workers: Iterable[str], now: float) -> dict[str, Part]:
         """The last parts of those workers, as far as they are known."""
         known = self._channels.get(channel, {})
         return {
-            worker: known[worker][1].unsure()
+            worker: Part.of(ujson.loads(known[worker][1])).unsure()
             for worker in workers
             if worker in known and known[worker][0] > now - self._seconds
         }
@@ -109,19 +117,19 @@ class Remembered:
         before = self._forget(channel)
         kept = {worker: before[worker] for worker in workers if worker in before and worker not in parts}
         rows = {worker: each for worker, each in kept.items() if each[0] > now - self._seconds}
-        rows |= {worker: (now, part) for worker, part in parts.items() if part.members or part.anonymous}
+        rows |= {worker: (now, dumps(part)) for worker, part in parts.items() if part.number or part.anonymous}
         if not rows:
             return
         self._channels[channel] = rows
-        self._size += _size(rows)
+        self._size += _size(channel, rows)
         while self._size > self._most:
             self._forget(next(iter(self._channels)))
 
-    def _forget(self, channel: str) -> dict[str, tuple[float, Part]]:
+    def _forget(self, channel: str) -> dict[str, tuple[float, bytes]]:
         rows = self._channels.pop(channel, {})
-        self._size -= _size(rows)
+        self._size -= _size(channel, rows)
         return rows
 
 
-def _size(rows: Mapping[str, tuple[float, Part]]) -> int:
-    return sum([1 + len(part.members or ()) for _, part in rows.values()])
+def _size(channel: str, rows: Mapping[str, tuple[float, bytes]]) -> int:
+    return sum([_BESIDES + len(channel) + len(part) for _, part in rows.values()])

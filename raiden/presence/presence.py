@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from raiden.backbone.frames import PRESENCE
 from raiden.delivery.table import Subscription
@@ -39,8 +38,8 @@ class Presence(Service):
     def _part(self, channel: str) -> tuple[str, Part]:
         return self._backend.name, self._here.part(channel)
 
-    def of(self, channel: str) -> dict[str, Any]:
-        """Who is at a channel, as clients are told. Waits; raises TooManyQuestions."""
+    def of(self, channel: str) -> bytes:
+        """Who is at a channel, as clients are told it in JSON. Waits; raises TooManyQuestions."""
         return self._who.of(channel)
 
     def watch(self, channels: Sequence[str]) -> list[Watched]:

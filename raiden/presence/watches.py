@@ -20,7 +20,7 @@ from raiden.delivery.questions import Questions, to_workers
 from raiden.delivery.table import Subscription
 from raiden.model.refusals import Refusal, Unavailable, attempt
 from raiden.presence.told import LISTS, SAME
-from raiden.presence.watch import Event, Listed, Watch
+from raiden.presence.watch import CROWDED, Event, Listed, Watch
 from raiden.protocols.limits import PresenceLimits
 from raiden.runtime import faults
 
@@ -31,6 +31,9 @@ MOST: Final = 10_000
 TICK: Final = 0.25
 RENEW: Final = 3.0
 STAY: Final = 30.0
+# Seconds of telling the watchers of a channel after which these rest, and times as long as that they do.
+LONG: Final = 0.005
+REST: Final = 3.0
 # Channels in one question: for their lists; and whether these are still the same.
 LISTED_AT_ONCE: Final = 16
 SAME_AT_ONCE: Final = 500
@@ -71,9 +74,11 @@ class Watched:
         self.ready: AsyncResult[None] = AsyncResult()
         # Changes that come while lists are asked for; None: they are not.
         self.early: list[list[Any]] | None = []
-        # Whether a change was missed; when somebody last watched.
+        # Whether a change was missed; when somebody last watched; until when nothing is told.
         self.stale = False
         self.used = time.monotonic()
+        self.rests_until = 0.0
+        self._first: Notice | None = None
 
     def hear(self, change: list[Any]) -> None:
         if self.early is not None:
@@ -90,12 +95,27 @@ class Watched:
             members = None if rows is None else {sub: Listed(*listed) for sub, *listed in rows}
             self.watch.take(worker, life, version, members, count, linger)
         self.watch.complete = told.issuperset(workers)
+        self.has_changed()
         for change in early:
             self.hear(change)
 
+    @property
+    def first(self) -> Notice:
+        """The list of members, as all are told it that begin to watch now."""
+        if self._first is None or self.watch.digest == CROWDED:
+            self._first = Notice(self.channel, [("presence", self.watch.listing())], self.watch.digest)
+        return self._first
+
+    def has_changed(self) -> None:
+        """Note that the list is another one from now on."""
+        self._first = None
+
     def tell(self, events: Sequence[Event]) -> None:
         """Tell all that watch."""
-        if not events or not self.subscriptions:
+        if not events:
+            return
+        self.has_changed()
+        if not self.subscriptions:
             return
         notice = Notice(self.channel, events, self.watch.digest)
         for subscription in list(self.subscriptions):
@@ -186,7 +206,14 @@ class Watches:
         self._settle(watched)
 
     def _settle(self, watched: Watched) -> None:
-        watched.tell(watched.watch.settle(time.monotonic(), self._limits.max_presence))
+        """Tell what has changed: now, or where telling takes long, later together with what comes until then."""
+        now = time.monotonic()
+        if now < watched.rests_until:
+            return
+        watched.tell(watched.watch.settle(now, self._limits.max_presence))
+        end = time.monotonic()
+        if end - now > LONG:
+            watched.rests_until = end + REST * (end - now)
 
     # What is due.
 
@@ -242,3 +269,4 @@ class Watches:
             missing = not told.issuperset(self._backend.all_workers())
             for watched in some:
                 watched.watch.complete = not missing
+                watched.has_changed()

@@ -7,21 +7,23 @@ unsure.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import gevent
 
 from raiden.backend import Backend
 from raiden.delivery.questions import Questions, to_workers
+from raiden.model.encoding import dumps
 from raiden.presence.members import Part, Remembered, answer
 from raiden.protocols.limits import PresenceLimits
 
 KIND: Final = b"present"
 # Channels that are asked about with one question.
 AT_ONCE: Final = 16
-# Seconds for which the last answer of a worker is told that can't be asked; members in all of those that are kept.
+# Seconds for which the last answer of a worker is told that can't be asked; bytes of all of those that are kept.
 REMEMBER: Final = 60.0
-REMEMBERED: Final = 20_000
+REMEMBERED: Final = 16 << 20
 
 
 class Who:
@@ -30,13 +32,25 @@ class Who:
     def __init__(self, backend: Backend, limits: PresenceLimits) -> None:
         self._backend = backend
         self._limits = limits
-        self._questions = Questions(to_workers(backend, KIND, everywhere=True), at_once=AT_ONCE)
+        self._ask_workers = to_workers(backend, KIND, everywhere=True)
+        self._questions = Questions(self._ask, at_once=AT_ONCE)
         self._remembered = Remembered(seconds=REMEMBER, most=REMEMBERED)
 
-    def of(self, channel: str) -> dict[str, Any]:
-        """Who is at a channel: its members, as clients are told of them."""
+    def of(self, channel: str) -> bytes:
+        """Who is at a channel, as clients are told it in JSON."""
+        told: bytes
+        (told,) = self._questions.ask(channel)
+        return told
+
+    def _ask(self, channels: Sequence[str]) -> list[list[bytes]]:
+        """The answers about channels, each made once for all that have asked."""
+        return [
+            [self._answer(channel, said)] for channel, said in zip(channels, self._ask_workers(channels), strict=True)
+        ]
+
+    def _answer(self, channel: str, said: Sequence[Any]) -> bytes:
         parts = {}
-        for worker, value in self._questions.ask(channel):
+        for worker, value in said:
             parts[str(worker)] = Part.of(value)
             gevent.sleep(0)  # an answer may be long, and there may be many
         workers = self._backend.all_workers()
@@ -45,4 +59,4 @@ class Who:
         told = {worker: part if workers.get(worker, True) else part.unsure() for worker, part in parts.items()}
         told |= self._remembered.missing(channel, missing, now)
         self._remembered.note(channel, parts, workers, now)
-        return answer(channel, told.values(), most=self._limits.max_presence, complete=not missing)
+        return dumps(answer(channel, told.values(), most=self._limits.max_presence, complete=not missing))

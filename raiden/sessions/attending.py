@@ -47,6 +47,5 @@ def attend(
             continue  # it has ended meanwhile; the client may have another one, by which it does not watch
         if known is not None:
             has = known.get(each.channel) == each.watch.digest
-            events = [] if has else [("presence", each.watch.listing())]
-            session.presence(subscription, Notice(each.channel, events, each.watch.digest))
+            session.presence(subscription, Notice(each.channel, [], each.watch.digest) if has else each.first)
         presence.listen(each, subscription)

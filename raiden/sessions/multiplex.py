@@ -228,7 +228,7 @@ class MultiplexSocket(Socket):
             beginnings.append(beginning)
             result = result_of({name: beginning.told(name) for name in names})
             is_told = watched and self.has(mine[names[0]])
-            result |= {"presence": watched[0].watch.listing()} if is_told else {}
+            result |= {"presence": watched[0].first.events[0][1]} if is_told else {}
             return result | ({"unconfirmed": beginning.unconfirmed} if beginning.unconfirmed else {})
 
         def after() -> None:
