@@ -90,6 +90,8 @@ def test_lines(daemon: Daemon, channel: str, last: Any) -> None:
     with Stream(daemon, f"/{channel}?_since=earliest") as stream:
         assert [json.loads(line) for line in stream.response.read().split(b"\n") if line] == values
     assert daemon.request("GET", f"/{channel}?_since={cursor}")[0] == 204
+    pages = [daemon.json(f"/-/channels/{channel}/history?_limit={limit}") for limit in (1, 100)]
+    assert "end" not in pages[0] and pages[1]["end"] is True
 
 
 def test_bytes(daemon: Daemon, channel: str) -> None:

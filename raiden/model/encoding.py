@@ -159,6 +159,8 @@ def page(
     kept = items[-count:] if backwards else items[:count]
     told: dict[str, Any] = {} if found.gap is None else {"gap": gap(None, found.gap)}
     more = found.more or len(kept) < len(items)
+    if found.ended and not more:
+        told["end"] = True
     if filters and more:
         if count < len(items):
             last = messages[-count if backwards else count - 1].cursor
