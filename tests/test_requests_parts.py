@@ -27,8 +27,10 @@ ONE, TWO = "n:0.0000000000000001", "n:1.0000000000000002"
 class Clock:
     def __init__(self) -> None:
         self.now = 100.0
+        self.looked = 0
 
     def __call__(self) -> float:
+        self.looked += 1
         return self.now
 
 
@@ -381,6 +383,20 @@ def test_servers_are_known_on_while_they_cannot_be_asked_for() -> None:
     pair.found()
     pair.servings[ONE].settle(near.given[0].id, "near", message())
     assert len(near.given) == 2
+
+
+def test_channels_that_wait_for_a_long_poll_cost_nothing_meanwhile() -> None:
+    pair = Pair()
+    there = pair.servings[TWO]
+    for number in range(serving.MAX_CHANNELS + 1):
+        there.remove(there.add(f"c{number}", Sink(), "h", window=1, stays=False), returns=True)
+    assert there.serves("c0") and not there.serves(f"c{serving.MAX_CHANNELS}"), "only so many are waited for"
+    there.tick()  # all changes are told
+    pair.clock.looked = 0
+    pair.pass_time(1)
+    assert pair.clock.looked < serving.MAX_CHANNELS, "each is looked at when its time is up"
+    pair.pass_time(serving.LINGER)
+    assert not there.serves("c0") and not there.is_busy
 
 
 def test_bounds() -> None:

@@ -45,6 +45,8 @@ MAX_OVER: Final = 10_000
 TRIED: Final = 8
 # Seconds for which a server by long-poll is waited for that has just been answered, and comes back.
 LINGER: Final = 5.0
+# Channels of a worker, of which those without servers are waited for.
+MAX_CHANNELS: Final = 20_000
 # Seconds for which room is kept for a worker that was called; for which a worker is told of changes.
 KEPT: Final = 0.5
 FOLLOWS: Final = 60.0
@@ -59,9 +61,9 @@ class _Channel:
     """The servers of a channel. ``followers`` are the workers that are told of changes, with the times at which they
     asked last; ``waits`` those with requests that wait, in their order, and the bytes of one that was returned (0: not
     known); ``called`` those for which room is kept, and until when. Servers by long-poll are waited for until
-    ``returns``."""
+    ``returns``. It is looked at when it is ``due`` (0: never)."""
 
-    __slots__ = ("called", "followers", "name", "pool", "returns", "waits")
+    __slots__ = ("called", "due", "followers", "name", "pool", "returns", "waits")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -69,7 +71,7 @@ class _Channel:
         self.followers: dict[str, float] = {}
         self.waits: dict[str, int] = {}
         self.called: dict[str, float] = {}
-        self.returns = 0.0
+        self.returns = self.due = 0.0
 
 
 class Serving:
@@ -90,9 +92,9 @@ class Serving:
         self._deadlines: Deadlines[str] = Deadlines()
         # Requests that are over: their holders, and the refusals of another answer.
         self._over: dict[str, tuple[str, _Over]] = {}
-        # Channels whose followers are still to be told, and those with times that are looked at.
+        # Channels whose followers are still to be told, and those that are looked at.
         self._changed: dict[str, None] = {}
-        self._timed: dict[str, None] = {}
+        self._looks: Deadlines[str] = Deadlines()
 
     @property
     def open(self) -> int:
@@ -102,7 +104,7 @@ class Serving:
     @property
     def is_busy(self) -> bool:
         """Whether `tick` has something to do in time."""
-        return bool(self._given or self._changed or self._timed)
+        return bool(self._given or self._changed or self._looks)
 
     # Servers.
 
@@ -142,9 +144,9 @@ class Serving:
             return
         self._windows -= server.window
         found.pool.remove(server)
-        if returns:
+        if returns and len(self._channels) <= MAX_CHANNELS:
             found.returns = self._clock() + LINGER
-            self._timed[server.channel] = None
+            self._look_at(found, found.returns)
         self._changed[server.channel] = None
         if not self._is_served(found):
             self._close(found)
@@ -156,7 +158,8 @@ class Serving:
         """The last server of a channel has gone: workers with requests that wait are told at once."""
         self._channels.pop(found.name, None)
         self._changed.pop(found.name, None)
-        self._timed.pop(found.name, None)
+        if found.due:
+            self._looks.remove(found.name, found.due)
         report = self.report(found.name)
         for asker in found.followers:
             self._post(asker, Told(report))
@@ -194,7 +197,7 @@ class Serving:
         server = self._ready(found, len(asked.payload)) if has_room else None
         if server is None:
             found.waits[asked.asker] = len(asked.payload)
-            self._timed[asked.channel] = None
+            self._look_at(found, now)
             self._post(asked.asker, Returned(asked.number, self.report(asked.channel)))
             return
         given = Given(
@@ -301,11 +304,15 @@ class Serving:
         for asker, size in list(found.waits.items()):
             if found.pool.room <= len(found.called):
                 break
-            self._timed[found.name] = None
-            if asker not in found.waits or self._ready(found, size) is None:
+            if asker not in found.waits:
+                continue
+            now = self._clock()
+            if self._ready(found, size) is None:
+                self._look_at(found, now)
                 continue
             del found.waits[asker]
-            found.called[asker] = self._clock() + KEPT
+            found.called[asker] = now + KEPT
+            self._look_at(found, now + KEPT)
             self._post(asker, Called(self.report(found.name)))
 
     # Time, and other workers.
@@ -318,9 +325,10 @@ class Serving:
             if given is not None:
                 self._end(given, _late)
                 self._go_on(given.server.channel)
-        for channel in list(self._timed):
+        for channel in self._looks.due(now):
             found = self._channels.get(channel)
             if found is not None:
+                found.due = 0.0
                 self._look(found, now)
         told = 0
         while self._changed and told < TOLD_AT_ONCE:
@@ -335,9 +343,20 @@ class Serving:
         if not self._is_served(found):
             self._close(found)
             return
-        if not found.called and found.returns <= now:
-            self._timed.pop(found.name, None)
+        for until in found.called.values():
+            self._look_at(found, until)
+        if found.returns > now:
+            self._look_at(found, found.returns)
         self._call(found)
+
+    def _look_at(self, found: _Channel, at: float) -> None:
+        """Look at the times of a channel soon after one of them, or earlier."""
+        if found.due and found.due <= at:
+            return
+        if found.due:
+            self._looks.remove(found.name, found.due)
+        found.due = at
+        self._looks.add(found.name, at)
 
     def _tell(self, channel: str, now: float) -> int:
         """Tell the followers of a channel how its servers are; return how many these are."""
