@@ -143,7 +143,11 @@ def many_descriptors() -> Iterator[None]:
 
 
 def test_whatever_happens_presence_is_right(cluster: Callable[..., Nodes]) -> None:
-    nodes = cluster(3, jwt_keys=JWT_KEYS, channels=CHANNELS, presence_linger=2, max_presence=2 * COUNT, max_wait=900)
+    # These clients answer no pings, and many of them take longer than the keepalive to come.
+    patience = {"max_wait": 900, "keepalive": 900}
+    nodes = cluster(
+        3, jwt_keys=JWT_KEYS, channels=CHANNELS, presence_linger=2, max_presence=2 * COUNT, **patience
+    )  # fmt: skip
     first, second, third = nodes.start_all()
     clients: dict[int, tuple[Node, socket.socket]] = {}
     with many_descriptors(), ExitStack() as stack:
