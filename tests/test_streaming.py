@@ -15,6 +15,7 @@ from raiden.model.message import Kind
 from raiden.model.refusals import TooLarge
 from raiden.model.strict_json import InvalidPayload
 from raiden.sessions.asks import PublishLines
+from tests.application import Application
 from tests.daemons import Daemon, Stream, memory, wait_for
 from tests.tokens import API_KEYS, JWT_KEYS, KEY, bearer, on, token
 
@@ -321,3 +322,18 @@ def test_a_token_may_end_meanwhile(start: Callable[..., Daemon]) -> None:
         headers = {"Content-Type": "application/json", **bearer(KEY)}
         assert node.request("POST", "/-/revoke", '{"sub": "bob"}', headers)[0] == 200
         assert upload.answer()[0] == 401
+
+
+def test_a_delegate_is_asked_about_each_line(start: Callable[..., Daemon]) -> None:
+    def decide(question: dict[str, Any]) -> dict[str, Any]:
+        data = question.get("data")
+        return {"allow": data != "bad", **({"data": 20} if data == 2 else {})}
+
+    with Application(decide) as application:
+        node = start(delegate={"url": application.url})
+        with Upload(node, "asked") as upload:
+            upload.send(1, 2, "bad", 4)
+            status, answer = upload.answer()
+        assert (status, answer["published"]) == (403, 2)
+        with Stream(node, "/asked?_since=earliest") as stream:
+            assert [stream.value(), stream.value()] == [1, 20]
