@@ -232,7 +232,7 @@
 # Who may come in: clients' public keys, and what each stands for, like {"name": "feeder", "publish": ["news.*"],
 # "subscribe": ["*"], "history": ["*"]}; what is not listed is not allowed. [reload]
 # zmq_keys = {}
-# Topics of a SUB client; one with more is cut off. [reload]
+# Topics of a SUB client; one with more is cut off. Channels that a DEALER serves; more are refused. [reload]
 # zmq_max_topics = 1000
 # Seconds between messages on the topic '-/heartbeat'; 0: none.
 # zmq_heartbeat = 0.0

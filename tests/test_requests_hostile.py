@@ -142,3 +142,23 @@ def test_a_node_that_stops_reads_answers_of_a_dealer(start: Callable[..., Daemon
         server.send_multipart([b"", b"answer", id, b"2"])
         assert client.recv_multipart() == [b"200", b"2", b"application/json"]
         assert node.stop() == 0
+
+
+def test_commands_of_a_dealer_are_bounded(start: Callable[..., Daemon]) -> None:
+    node = start(workers=1, store="none", zmq_max_topics=3, **OPEN)
+    with Clients(node) as clients:
+        server = clients.dealer()
+
+        def status(envelope: bytes, *frames: bytes) -> bytes:
+            server.send_multipart([envelope, b"", *frames])
+            answer = server.recv_multipart()
+            assert answer[:2] == [envelope, b""]
+            return answer[2]
+
+        assert [status(b"x", b"serve", b"%d" % number) for number in range(4)] == [b"200"] * 3 + [b"403"]
+        assert status(b"x", b"unserve", b"1") == b"200"
+        assert status(b"x" * 1025, b"serve", b"4") == b"400", "it would be kept"
+        assert status(b"x" * 1024, b"serve", b"4") == b"200"
+        for seconds in (b"1_0", b" 5 ", "５".encode(), b"nan", b"1e1", b"-1", b"61", b"0.01"):  # noqa: RUF001
+            assert status(b"y", b"request", b"nobody", b"1", b"", seconds) == b"400"
+        assert status(b"y", b"request", b"nobody", b"1", b"", b"5.5") == b"503"

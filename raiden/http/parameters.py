@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from raiden.model import fields
+from raiden.model import fields, numbers
 from raiden.model.chain import MAX_PAST
 from raiden.model.filters import Filters, split
 from raiden.model.message import EARLIEST, Cursor, InvalidCursor
@@ -57,7 +57,6 @@ NONE: frozenset[str] = frozenset()
 _DIGEST = re.compile("[0-9a-f]{16}|many")
 # A comparison without ``=``, like ``price<10``.
 _COMPARED = re.compile(r"([^<>]+[<>])(.*)", re.DOTALL)
-_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 
 # The form of a preference, which may have white space around ``=``; HTTP's other parameters may not.
 _WAIT = re.compile(r'wait[ \t]*=[ \t]*("?)([^";]*)\1[ \t]*(?:;|$)', re.IGNORECASE)
@@ -170,7 +169,7 @@ def starts(request: Request, query: dict[str, str], names: Sequence[str]) -> dic
 def thinning(query: Mapping[str, str]) -> Thinning | None:
     """``_rate``, ``_key`` and ``_slow``: how many of its messages a subscription gets; raises Invalid."""
     rate = query.get("_rate")
-    if rate is not None and not _SECONDS.fullmatch(rate):
+    if rate is not None and not numbers.SECONDS.fullmatch(rate):
         raise Invalid(f"_rate is a number of messages a second, like _rate=2 or _rate=0.5: {rate[:60]!r} is none")
     return thinned(None if rate is None else float(rate), query.get("_key"), query.get("_slow"), "_")
 
@@ -182,10 +181,7 @@ def number(query: Mapping[str, str], name: str, most: int, least: int = 1) -> in
 
 def seconds(query: Mapping[str, str], name: str, least: float, most: float) -> float:
     """A parameter that is a number of seconds, from ``least`` to ``most``; raises Invalid."""
-    text = query[name]
-    if not _SECONDS.fullmatch(text) or not least <= float(text) <= most:
-        raise Invalid(f"{name} is a number of seconds from {least:g} to {most:g}, like {name}=5")
-    return float(text)
+    return numbers.seconds(name, query[name], least, most)
 
 
 def wait(request: Request, query: dict[str, str]) -> float | None:
@@ -193,7 +189,7 @@ def wait(request: Request, query: dict[str, str]) -> float | None:
     text = query["_wait"] if "_wait" in query else _preferred_wait(request.fields.get("prefer", ""))
     if text is None:
         return None
-    if not _SECONDS.fullmatch(text):
+    if not numbers.SECONDS.fullmatch(text):
         raise Invalid("wait is a number of seconds, like _wait=25, _wait=0.5 or Prefer: wait=25")
     return float(text)
 

@@ -176,7 +176,7 @@ class Settings:
     zmq_req_port: int | None = _setting(None, "the door for REQ and DEALER")
     zmq_key: str | None = _setting(None, "file with the doors' secret key, from 'raiden keygen FILE'; None: no keys")
     zmq_keys: dict[str, Any] = _setting({}, "who may come in by public key, and what each may do", reload=True)
-    zmq_max_topics: int = _setting(1000, "topics of a SUB client", reload=True, least=1)
+    zmq_max_topics: int = _setting(1000, "topics of a SUB client, channels that a DEALER serves", reload=True, least=1)
     zmq_heartbeat: float = _setting(0.0, "between messages on the topic '-/heartbeat'; 0: none", least=0)
     backbone_high_water: int = _setting(100_000, "messages that a backbone socket queues", least=1)
     backend_host: str = _setting("127.0.0.1", "address of the backbone's door, that other nodes connect to")

@@ -226,7 +226,7 @@ class Requester(ZmqSession):
         self.waiting += 1
 
     def _serve(self, envelope: Frames, ask: asks.Serve) -> None:
-        server = self.party.begin(envelope, ask)
+        server = self.party.begin(envelope, ask, self.common.limits.zmq_max_topics)
 
         def work() -> Sequence[bytes]:
             self.party.announce(server)

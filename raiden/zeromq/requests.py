@@ -7,8 +7,8 @@ from typing import Final, TypeAlias
 
 from raiden.connections.connection import Connection
 from raiden.model.message import Kind, Message
-from raiden.model.numbers import whole
-from raiden.model.refusals import Invalid, Refusal
+from raiden.model.numbers import seconds, whole
+from raiden.model.refusals import Forbidden, Invalid, Refusal
 from raiden.protocols.zmtp import Frames
 from raiden.requests.exchange import Exchange
 from raiden.requests.refusals import MAX_CODE, Failure
@@ -27,6 +27,9 @@ from raiden.sessions.asks import (
 from raiden.sessions.party import Party
 from raiden.zeromq.session import BYTES, channel_of, given, kind_of, text_of
 
+# Bytes of the frames before the empty one, which are kept for as long as a channel is served.
+MAX_ENVELOPE: Final = 1024
+
 Ask: TypeAlias = Call | Serve | Unserve | Respond
 
 _TYPES: Final = {Kind.JSON: b"application/json", Kind.TEXT: b"text/plain"}
@@ -43,8 +46,12 @@ class ZmqParty(Party):
         self._send = send
         self._envelopes: dict[str, Frames] = {}
 
-    def begin(self, envelope: Frames, ask: Serve) -> Server:
-        """Serve a channel from now on, as `serve`."""
+    def begin(self, envelope: Frames, ask: Serve, most: int) -> Server:
+        """Serve a channel from now on, as `serve`, and at most ``most`` of them. Raises Invalid and Forbidden, too."""
+        if len(self) >= most:
+            raise Forbidden(f"a connection serves at most {most} channels (zmq_max_topics)")
+        if sum(map(len, envelope)) > MAX_ENVELOPE:
+            raise Invalid(f"to serve, the frames before the empty one have at most {MAX_ENVELOPE} bytes together")
         known = dict(self._envelopes)
         self._envelopes[ask.channel] = envelope  # requests may come before `serve` returns
         try:
@@ -80,24 +87,16 @@ def type_of(kind: int) -> bytes:
 
 
 def _request(arguments: Frames, max_message: int) -> Call:
-    channel, payload, content_type, seconds, again = given(
+    channel, payload, content_type, left, again = given(
         arguments, 2, 5, "request, channel, payload, type, seconds, again"
     )
-    timeout = _seconds(text_of(seconds, "a number of seconds")) if seconds else TIMEOUT
+    timeout = TIMEOUT
+    if left:
+        timeout = seconds("seconds", text_of(left, "a number of seconds"), MIN_TIMEOUT, MAX_TIMEOUT)
     if again not in (b"", b"0", b"1"):
         raise Invalid("again is 1 or 0")
     message = Message(channel_of(channel), *kind_of(payload, content_type, max_message))
     return Call(message, timeout, again == b"1")
-
-
-def _seconds(text: str) -> float:
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not MIN_TIMEOUT <= found <= MAX_TIMEOUT:
-        raise Invalid(f"seconds is a number from {MIN_TIMEOUT:g} to {MAX_TIMEOUT:g}")
-    return found
 
 
 def _serve(arguments: Frames, max_message: int) -> Serve:
