@@ -9,10 +9,13 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from raiden.backend import Backend
+from raiden.backend import Backend, Question
 from raiden.delivery import questions
+from raiden.delivery.answers import TIMEOUT, Answers
 from raiden.delivery.questions import Questions, TooManyQuestions, to_workers
+from raiden.delivery.table import Table
 from raiden.model.encoding import dumps
+from raiden.runtime.stats import Stats
 
 
 class Workers:
@@ -85,3 +88,38 @@ def test_who_does_not_get_a_turn_is_told(workers: Workers, asking: Questions, mo
     monkeypatch.setattr(questions, "PATIENCE", 10.0)
     gevent.idle()
     assert asking.ask("d") == [["d", 3]]
+
+
+class Askers:
+    """Other workers, which note the answers that they get."""
+
+    name = "worker"
+
+    def __init__(self) -> None:
+        self.told: list[bytes] = []
+
+    def answer(self, question: Question, text: bytes) -> None:
+        self.told.append(question.reply_to)
+
+
+def test_questions_whose_askers_have_given_up_are_not_answered() -> None:
+    """A worker that needs longer for an answer than its askers wait does not fall ever further behind."""
+    askers, go_on, looked = Askers(), Event(), []
+
+    def look(argument: Any) -> int:
+        looked.append(argument)
+        go_on.wait()
+        return 0
+
+    answers = Answers(cast(Backend, askers), Table(max_channels=1, max_bytes=1), cast(Stats, None))
+    answers.others[b"slow"] = look
+    answers.long.add(b"slow")
+    for number in range(5):
+        answers.answer(Question(b"%d" % number, b"slow [%d]" % number))
+    gevent.sleep(TIMEOUT)
+    answers.answer(Question(b"5", b"slow [5]"))
+    go_on.set()
+    with gevent.Timeout(10):
+        while len(askers.told) < 2:
+            gevent.sleep(0)
+    assert askers.told == [b"0", b"5"] and looked == [0, 5]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import gevent
 import ujson
@@ -17,6 +18,8 @@ from raiden.runtime.stats import Stats
 
 # Questions about connections to end (`raiden.http.revoking`).
 ENDING = (b"revoke", b"disconnect", b"revoked")
+# Seconds for which an asker waits (`Backend.ask`).
+TIMEOUT: Final = 1.0
 
 
 class Answers:
@@ -29,22 +32,27 @@ class Answers:
         # Further questions: the functions that answer one, about one argument. A worker that has nothing to do with one
         # says so, or its asker would wait for it.
         self.others: dict[bytes, Callable[[Any], Any]] = dict.fromkeys(ENDING, _nothing)
-        # Those among them whose functions may wait, since they take long: a greenlet answers one after the other.
+        # Those among them whose functions may wait, since they take long: a greenlet answers one after the other. Each
+        # question waits with the time at which it came.
         self.long: set[bytes] = set()
-        self._waiting: deque[Question] = deque()
+        self._waiting: deque[tuple[float, Question]] = deque()
 
     def answer(self, question: Question) -> None:
         """Answer a question of another worker, or of this one, for each of its arguments: now, or soon."""
         if question.text.partition(b" ")[0] not in self.long:
             self._answer(question)
             return
-        self._waiting.append(question)
+        self._waiting.append((time.monotonic(), question))
         if len(self._waiting) == 1:
             gevent.spawn(self._answer_waiting)
 
     def _answer_waiting(self) -> None:
         while self._waiting:
-            faults.call("an answer to a worker", self._answer, self._waiting[0])
+            came, question = self._waiting[0]
+            # The asker of an older one has given up, and perhaps asked again: with all of these answered, a worker that
+            # can't keep up would be ever further behind.
+            if time.monotonic() - came < TIMEOUT:
+                faults.call("an answer to a worker", self._answer, question)
             self._waiting.popleft()
 
     def _answer(self, question: Question) -> None:
