@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-# Clients that are remembered, in all.
+# The clients that are remembered, in all, as far as they have asked for few channels: so many names count as a client.
 MOST: Final = 10_000
+NAMES: Final = 10
 
 
 class Answered(NamedTuple):
@@ -19,6 +20,11 @@ class Answered(NamedTuple):
     time: float
     names: Sequence[str]
     polls: Sequence[tuple[Any, Any]]
+
+    @property
+    def size(self) -> int:
+        """What this takes, in names."""
+        return len(self.polls) * NAMES + len(self.names)
 
     def brought(self, channel: str) -> bool:
         """Whether the polls were for messages of a channel."""
@@ -37,8 +43,9 @@ class Polled:
     def note(self, names: Sequence[str], polls: Sequence[tuple[Any, Any]]) -> None:
         """Note that polls for these names were answered."""
         # The hot path of long-polls: nothing is done for each connection.
-        self._answered.append(Answered(time.time(), names, polls))
-        self._size += len(polls)
+        answered = Answered(time.time(), names, polls)
+        self._answered.append(answered)
+        self._size += answered.size
         self._forget()
 
     def all(self) -> list[Answered]:
@@ -49,5 +56,5 @@ class Polled:
     def _forget(self) -> None:
         answered = self._answered
         end = time.time() - self.linger()
-        while answered and (self._size > MOST or answered[0].time <= end):
-            self._size -= len(answered.popleft().polls)
+        while answered and (self._size > MOST * NAMES or answered[0].time <= end):
+            self._size -= answered.popleft().size
