@@ -147,8 +147,8 @@ class World:
     def positions(self, names: Sequence[str]) -> dict[str, Stand]:
         return self._answer(lambda: {} if self.position is None else {CHANNEL: Stand(self.position)})
 
-    def begin(self, names: Sequence[str]) -> dict[str, Cursor]:
-        return self._answer(lambda: {CHANNEL: Cursor(self.epoch, 0)})
+    def open(self, names: Sequence[str]) -> dict[str, Stand]:
+        return self._answer(lambda: {CHANNEL: Stand(self.position or Cursor(self.epoch, 0))})
 
     def after(self, name: str, cursor: Cursor | None, limit: int) -> Page:
         limit = min(limit, self.random.choice([1, 3, 100]))

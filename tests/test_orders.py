@@ -44,8 +44,8 @@ class Answers:
             for name, (epoch, offsets) in self.channels.items() if name in names
         })  # fmt: skip
 
-    def begin(self, names: Sequence[str]) -> dict[str, Cursor]:
-        return {}
+    def open(self, names: Sequence[str]) -> dict[str, Stand]:
+        return self.positions(names)
 
     def after(self, name: str, cursor: Cursor | None, limit: int) -> Page:
         epoch, offsets = self.channels.get(name, ("", []))

@@ -26,7 +26,7 @@ from raiden.delivery.table import Table, Topic
 from raiden.history.store import StoreFailed
 from raiden.model.chain import ROOT_DIGITS
 from raiden.model.message import EARLIEST, Cursor, Message
-from raiden.model.page import Gap, Stand
+from raiden.model.page import Gap
 
 # Messages of a page of the history; positions that are asked for in one go, and compared in one look.
 PAGE, POSITIONS, CHECKED = 500, 500, 10_000
@@ -173,10 +173,7 @@ class Orders:
         if not opening:
             return
         assert self._backend.history is not None
-        stands = self._backend.history.positions(opening)
-        new = [name for name in opening if name not in stands]
-        if new:
-            stands |= {name: Stand(place) for name, place in self._backend.history.begin(new).items()}
+        stands = self._backend.history.open(opening)
         for name in opening:
             order = self._orders.get(name.encode())
             if order is not None:

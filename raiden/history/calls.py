@@ -9,7 +9,7 @@ from raiden.history.conditions import Unmet
 from raiden.history.store import Append, Appended, StoreFailed
 from raiden.model.chain import Past
 from raiden.model.message import Cursor
-from raiden.model.page import Gap, Page, Record
+from raiden.model.page import Gap, Page, Record, Stand
 from raiden.model.refusals import Refusal
 
 # A call's answer: why it failed, and its result. The reason is a text, or the condition of an append that did not hold.
@@ -40,6 +40,10 @@ class Asked:
 def to_page(rows: Any, epoch: str, position: Any, gap: Any, more: bool, past: Past, ended: bool) -> Page:
     records = [Record(*row) for row in rows]
     return Page(records, epoch, position and Cursor(*position), gap and Gap(*gap), more, past, ended)
+
+
+def to_stands(found: dict[str, Any]) -> dict[str, Stand]:
+    return {name: Stand(Cursor(*place), ended) for name, (place, ended) in found.items()}
 
 
 def to_refusal(why: Any) -> Refusal:

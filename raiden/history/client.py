@@ -29,7 +29,7 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
-from raiden.history.calls import Answer, Asked, Done, plain, to_appended, to_page, to_refusal
+from raiden.history.calls import Answer, Asked, Done, plain, to_appended, to_page, to_refusal, to_stands
 from raiden.history.pipe import Closed, Pipe
 from raiden.history.store import (
     NOBODY_KNOWS,
@@ -145,11 +145,11 @@ class History:
         return [to_page(*found) for found in self._calls_of("before", asked, page=True)]
 
     def positions(self, channels: Sequence[str]) -> dict[str, Stand]:
-        found = self._call("positions", list(channels))
-        return {name: Stand(Cursor(*place), ended) for name, (place, ended) in found.items()}
+        return to_stands(self._call("positions", list(channels)))
 
-    def begin(self, channels: Sequence[str]) -> dict[str, Cursor]:
-        return {name: Cursor(*place) for name, place in self._call("begin", list(channels)).items()}
+    def open(self, channels: Sequence[str]) -> dict[str, Stand]:
+        """`positions`, and of channels without a history the places before their first message (`Store.begin`)."""
+        return to_stands(self._call("open", list(channels)))
 
     def clear(self, channel: str) -> str:
         epoch: str = self._call("clear", channel)

@@ -40,7 +40,7 @@ from raiden.history.store import (
     TooLargeToKeep,
 )
 from raiden.model.message import Cursor
-from raiden.model.page import Page
+from raiden.model.page import Page, Stand
 from raiden.runtime import faults
 
 logger = logging.getLogger(__name__)
@@ -306,6 +306,13 @@ def _claimed(claimed: Claimed) -> tuple[Any, ...]:
     return found, epoch, gap and tuple(gap), past, dead, ended, more
 
 
+def _open(store: Store, channels: Sequence[str]) -> dict[str, Stand]:
+    """Where each channel stands; of one without a history, its place before the first message."""
+    found = store.positions(channels)
+    new = [name for name in channels if name not in found]
+    return found | {name: Stand(place) for name, place in store.begin(new).items()} if new else found
+
+
 def _figures(page: FiguresPage) -> tuple[Any, ...]:
     return [tuple(row) for row in page.rows], page.next
 
@@ -325,7 +332,7 @@ _USES = {
     "after": "read",
     "before": "read",
     "positions": "read",
-    "begin": "read",
+    "open": "read",
     "figures": "read",
     "now": "read",
     "size": "",
@@ -334,7 +341,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "after": lambda store, channel, cursor, limit: _plain(store.after(channel, _cursor(cursor), limit)),
     "before": lambda store, channel, cursor, limit: _plain(store.before(channel, _cursor(cursor), limit)),
     "positions": lambda store, channels: {n: (tuple(c), over) for n, (c, over) in store.positions(channels).items()},
-    "begin": lambda store, channels: {name: tuple(place) for name, place in store.begin(channels).items()},
+    "open": lambda store, channels: {n: (tuple(c), over) for n, (c, over) in _open(store, channels).items()},
     "clear": lambda store, channel: store.clear(channel),
     "claim": lambda store, channel, durable, limit, wait, since, give_up, make: _claimed(
         store.claim(channel, durable, limit, wait, _cursor(since), _give_up(*give_up), make=make)
