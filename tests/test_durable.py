@@ -623,10 +623,12 @@ def test_trimmed_messages_are_a_gap(node: Daemon) -> None:
     assert [message["data"] for message in answer["messages"]] == [2, 3, 4, 5, 6]
 
 
-def test_a_claim_that_is_under_way_at_the_end_tells_its_gap(own_server: RedisServer, tmp_path: Path) -> None:
+def test_a_claim_that_is_under_way_at_the_end_tells_its_gap(
+    own_server: RedisServer, start: Callable[..., Daemon]
+) -> None:
     """The durable stands behind the gap then, and no other consumer would hear of it."""
     with Relay(str(own_server.folder / "socket"), 0.05) as relay:
-        node = Daemon(tmp_path / "node", store=f"redis://127.0.0.1:{relay.port}/0", channels=CHANNELS)
+        node = start(store=f"redis://127.0.0.1:{relay.port}/0", channels=CHANNELS)
         with Client(node) as client:
             consume(client, "short")
             client.ask(cmd="unsubscribe", channel="short", durable="d")
