@@ -162,3 +162,12 @@ def test_commands_of_a_dealer_are_bounded(start: Callable[..., Daemon]) -> None:
         for seconds in (b"1_0", b" 5 ", "５".encode(), b"nan", b"1e1", b"-1", b"61", b"0.01"):  # noqa: RUF001
             assert status(b"y", b"request", b"nobody", b"1", b"", seconds) == b"400"
         assert status(b"y", b"request", b"nobody", b"1", b"", b"5.5") == b"503"
+
+
+@pytest.mark.parametrize("query", ["_serve=1&_wait=0", "_durable=d&_wait=0"])
+def test_the_image_of_another_sites_page_takes_nothing(daemon: Daemon, query: str) -> None:
+    """A browser gets it without ``Origin``, and the page can't read it: what it took would be lost."""
+    for site in ("cross-site", "same-site"):
+        assert daemon.request("GET", f"/image?{query}", headers={"Sec-Fetch-Site": site})[0] == 403
+    for site in ("same-origin", "none"):
+        assert daemon.request("GET", f"/image?{query}", headers={"Sec-Fetch-Site": site})[0] == 204

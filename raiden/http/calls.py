@@ -56,6 +56,7 @@ def take(request: Request, names: Sequence[str], pairs: _Pairs, max_wait: float)
     wait = parameters.wait(request, query)
     if wait is None or request.method != "GET":
         raise Invalid("to serve is a long-poll: GET with _serve=1&_wait=25")
+    headers.check_takes(request)
     return Take(check_channel(names[0]), min(wait, max_wait))
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from http.cookies import CookieError, SimpleCookie
 
-from raiden.http import parameters
+from raiden.http import headers, parameters
 from raiden.model.refusals import Unauthorized
 from raiden.protocols.http import Request
 from raiden.protocols.websocket import TOKEN
 
 # The paths of the server's own that subscribe.
 _SUBSCRIBING = ("/-/subscribe", "/-/websocket")
-# The sites whose pages may use a cookie (the W3C's Fetch Metadata, section 2.3). Other origins are told by Origin.
-_OWN_SITE = ("same-origin", "none")
 
 
 def of(request: Request, cookie: str | None) -> str | None:
@@ -41,11 +39,10 @@ def of(request: Request, cookie: str | None) -> str | None:
 def _of_cookie(request: Request, name: str) -> str | None:
     """The credential in a cookie. A page of another origin that may use this server sends its own (``Origin`` was
     looked at); where a browser says that another site asks, and not which, the cookie counts for nothing."""
-    fields = request.fields
-    if "origin" not in fields and fields.get("sec-fetch-site", "none") not in _OWN_SITE:
+    if headers.is_of_another_site(request):
         return None
     try:
-        found = SimpleCookie(fields["cookie"]).get(name)
+        found = SimpleCookie(request.fields["cookie"]).get(name)
     except CookieError:
         return None
     return None if found is None else found.value

@@ -1,12 +1,17 @@
-"""Header fields of a publish, read strictly: what is sent twice, or is not understood, is refused. Pure."""
+"""Header fields of requests, read strictly: what is sent twice, or is not understood, is refused. Pure."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from raiden.model import labels
 from raiden.model.labels import Label
 from raiden.model.message import Cursor
-from raiden.model.refusals import Invalid
+from raiden.model.refusals import Forbidden, Invalid
 from raiden.protocols.http import Request
+
+# The sites whose pages may do what pages of the server itself may.
+_OWN_SITE: Final = ("same-origin", "none")
 
 
 def one(request: Request, field: str) -> str | None:
@@ -22,6 +27,20 @@ def is_repeated(request: Request, field: str) -> bool:
     if len(request.fields) == len(request.raw_headers):
         return False
     return sum([name.lower() == field for name, _ in request.raw_headers]) > 1
+
+
+def is_of_another_site(request: Request) -> bool:
+    """Whether a browser says that a page of another site asks, and not which, as it does for an image (the W3C's Fetch
+    Metadata, section 2.3). Other origins are told by ``Origin``."""
+    fields = request.fields
+    return "origin" not in fields and fields.get("sec-fetch-site", "none") not in _OWN_SITE
+
+
+def check_takes(request: Request) -> None:
+    """Raise Forbidden for a GET that takes something away, a request or messages of a durable subscription, where it
+    is made for a page of another site: that could not read it, and nobody else would get it."""
+    if is_of_another_site(request):
+        raise Forbidden("a page of another site may not take this: use fetch, and list its origin in allowed_origins")
 
 
 def flag(request: Request, field: str) -> bool:

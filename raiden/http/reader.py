@@ -242,6 +242,7 @@ class Reader:
     def _consume(self, request: Request, names: tuple[str, ...], query: dict[str, str], wait: float) -> Ask:
         if len(names) != 1 or not self._keeps(check_channel(names[0])):
             raise Invalid("a durable subscription is to one channel, which has a history")
+        headers.check_takes(request)
         ask = parameters.consume(names[0], query, wait)
         return Reply(stream_response(_POLL_HEAD)) if request.method == "HEAD" else ask
 
