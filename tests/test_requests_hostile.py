@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.daemons import Daemon, wait_for
-from tests.multiplex import Client, on_each_worker
+from tests.multiplex import Client, on_each_worker, two_nodes
 from tests.tokens import JWT_KEYS, token
 from tests.zeromq import OPEN, Clients
 
@@ -171,3 +173,28 @@ def test_the_image_of_another_sites_page_takes_nothing(daemon: Daemon, query: st
         assert daemon.request("GET", f"/image?{query}", headers={"Sec-Fetch-Site": site})[0] == 403
     for site in ("same-origin", "none"):
         assert daemon.request("GET", f"/image?{query}", headers={"Sec-Fetch-Site": site})[0] == 204
+
+
+def test_one_connection_does_not_take_all_windows(daemon: Daemon) -> None:
+    with Client(daemon) as client:
+        for number in range(10):
+            assert client.ask(cmd="serve", channel=f"window.{number}", window=1000)["window"] == 1000
+        assert client.code(cmd="serve", channel="window.more", window=1) == 403
+        client.ask(cmd="unserve", channel="window.0")
+        assert client.ask(cmd="serve", channel="window.more", window=1)["window"] == 1
+
+
+def test_nobody_waits_for_long_polls_at_a_node_that_stops(tmp_path: Path) -> None:
+    with two_nodes(tmp_path, "none", drain_timeout=60) as (one, two), ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(two.request, "GET", "/a?_serve=1&_wait=60")
+        wait_for(lambda: two.metric("raiden_connections", transport="serve") == 1, "it waits")
+        with Client(two) as busy:  # the node waits until it has its answer
+            busy.ask(cmd="serve", channel="b")
+            number = busy.send(cmd="request", channel="b", data=1, timeout=60)
+            id = busy.push()["request"]
+            two.hang_up()
+            two.signal(signal.SIGTERM)
+            assert taken.result(60)[0] == 204
+            assert one.request("POST", "/a?_request=2", "1", {})[0] == 503
+            busy.ask(cmd="answer", request=id, data=1)
+            assert busy.reply(number) == {"data": 1}

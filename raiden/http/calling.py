@@ -194,7 +194,9 @@ class Taker(_Waiting):
     def close(self) -> None:
         server, self._server = self._server, None
         if server is not None:
-            self._calling.exchange.remove_server(server, returns=self._answered)
+            # It can't come back to a node that stops.
+            returns = self._answered and not self._calling.door.draining
+            self._calling.exchange.remove_server(server, returns=returns)
 
 
 def holder(permit: Permit | None) -> str:

@@ -14,14 +14,16 @@ from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING
 from raiden.model.message import Message
 from raiden.model.payload import WRAPPING, check_size
-from raiden.model.refusals import Conflict, NotFound, TooManyRequests, Unavailable
+from raiden.model.refusals import Conflict, Forbidden, NotFound, TooManyRequests, Unavailable
 from raiden.requests.asked import Outcome, Request
 from raiden.requests.exchange import Exchange
 from raiden.requests.servers import Given, Server
 from raiden.sessions.asks import Call, Respond, Serve
 
-# Open requests of one connection.
+# Open requests of one connection; and those that it may have as a server, of all its channels: a tenth of what all
+# servers of a worker may have.
 MAX_OPEN: Final = 128
+MAX_WINDOWS: Final = 10_000
 
 
 class Party:
@@ -72,10 +74,13 @@ class Party:
     # Serving.
 
     def serve(self, ask: Serve) -> Server:
-        """Serve a channel from now on; `announce` the server then. Raises Conflict and Unavailable."""
+        """Serve a channel from now on; `announce` the server then. Raises Conflict, Forbidden and
+        Unavailable."""
         self._check_stays()
         if ask.channel in self._servers:
             raise Conflict("you serve this channel already: unserve first to change the window")
+        if sum([server.window for server in self._servers.values()]) + ask.window > MAX_WINDOWS:
+            raise Forbidden(f"the windows of a connection are at most {MAX_WINDOWS} together")
         server = self.exchange.add_server(ask.channel, self, self._holder, window=ask.window)
         self._servers[ask.channel] = server
         return server
