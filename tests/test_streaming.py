@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import select
 import subprocess
 import time
 from collections.abc import Callable
@@ -283,6 +285,37 @@ def test_a_line_that_never_ends_counts_among_what_has_not_come_whole(start: Call
         upload.send(2)
         assert upload.finish()[0] == 200
     assert published(node, "long") == [1, 2]
+
+
+def test_who_leaves_amid_a_line_counts_no_more(start: Callable[..., Daemon]) -> None:
+    """The bytes of many that break off would fill `max_unfinished`, and nobody could send anything."""
+    node = start(workers=1, max_unfinished=100_000)
+    for _ in range(20):
+        with Upload(node, "left") as upload:
+            upload.raw(b'"' + b"x" * 10_000)
+    attempts = itertools.count()
+
+    def goes() -> bool:
+        channel = f"next{next(attempts)}"
+        with Upload(node, channel) as upload:
+            upload.send("y" * 60_000)
+            wait_for(
+                lambda: published(node, channel) or select.select([upload.sock], [], [], 0)[0], "the line was looked at"
+            )
+            return upload.finish()[0] == 200
+
+    wait_for(goes, "there is room again")
+
+
+def test_a_body_that_came_whole_ends_with_its_client(start: Callable[..., Daemon]) -> None:
+    """By whichever spelling of the parameter: nobody waits for rates on behalf of a client that has gone."""
+    node = start(workers=1, max_streams=1, rates={"publish": (0.001, 2)})
+    body = b"1\n" * 1000
+    head = f"POST /gone?%5fstream=1 HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    with node.connect() as sock:
+        sock.sendall(head.encode() + body)
+        wait_for(lambda: published(node, "gone") == [1, 1], "it publishes what rates allow")
+    wait_for(lambda: node.request("POST", "/next?_stream=1", "", {})[0] != 503, "there is room for another stream")
 
 
 def test_rates_slow_a_stream_down(start: Callable[..., Daemon]) -> None:

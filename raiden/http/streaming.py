@@ -79,8 +79,8 @@ class Streaming:
         stream = _Stream(self, connection, request, ask)
         self.under_way += 1
         self.door.serve_waiting(connection, request, stream.serve)
+        connection.session = stream
         if request.is_streamed:
-            connection.session = stream
             if request.waits_for_leave:
                 connection.send(CONTINUE_BYTES)
             stream.receive(b"")
@@ -150,7 +150,10 @@ class _Stream:
         self._more.set()
 
     def _hold(self, size: int) -> None:
-        """Count the bytes that wait here among those of all requests that have not come whole."""
+        """Count the bytes that wait here among those of all requests that have not come whole. Those of a client that
+        has gone count no more: nobody would take them back."""
+        if self._gone:
+            return
         try:
             self._share = self._streaming.door.unfinished.hold(self._share, size)
         except Full:
