@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from raiden.delivery.laggards import MAX_KEPT
+from raiden.delivery.laggards import MAX_KEPT, MAX_KEPT_BYTES
 from raiden.delivery.skipped import Put
 from raiden.delivery.thinned import MAX_VALUES, MAX_WAITING, MAX_YOUNG, Thinned, of_past
 from raiden.model.filters import Filters
@@ -247,6 +247,45 @@ def test_messages_kept_for_who_reads_too_slowly_are_bounded() -> None:
     puts = list(group.thinned.tick(group.now))
     assert [put.message.cursor.offset for put in puts if put.message.cursor] == list(range(21, MAX_KEPT + 21))
     assert puts[0].skipped is not None and puts[0].skipped.number == 20
+
+
+def test_bytes_kept_for_who_reads_too_slowly_are_bounded() -> None:
+    thinned: Thinned[int, int] = Thinned(Thinning(0.0, "symbol", True), bool)
+    thinned.join(1, True)
+    size = MAX_KEPT_BYTES // 4
+    for number in range(1, 21):
+        list(thinned.offer(message(number, str(number), size), 0.0))
+    puts = list(thinned.tick(1.0, all_of_them=True))
+    assert sum([len(put.message.payload) for put in puts]) <= MAX_KEPT_BYTES
+    assert puts[0].skipped is not None and puts[0].skipped.number == 20 - len(puts)
+
+
+def test_messages_kept_no_more_are_told_from_the_first_to_the_last() -> None:
+    thinned: Thinned[int, int] = Thinned(Thinning(0.0, "symbol", True), bool)
+    thinned.join(1, True)
+    values = ["b", "a", "b", *map(str, range(MAX_KEPT - 1))]  # with the last one, a is kept no more
+    for number, value in enumerate(values, 1):
+        list(thinned.offer(message(number, value), 0.0))
+    skipped = next(iter(thinned.tick(1.0, all_of_them=True))).skipped
+    assert skipped is not None and skipped.first is not None and skipped.last is not None
+    assert (skipped.number, skipped.first.offset, skipped.last.offset) == (2, 1, 2)
+
+
+def test_subscriptions_that_begin_and_leave_take_nothing() -> None:
+    group = Group(Thinning(0.01))
+    group.join()
+    for _ in range(20 * MAX_YOUNG):
+        passing = group.join()
+        group.publish("A")
+        group.publish("A")
+        group.leave(passing)
+        group.check()
+    (state,) = group.thinned._states.values()
+    assert len(state.runs) <= 2 * MAX_YOUNG
+    group.now = 1000.0
+    group.tick()
+    assert group.readers[0].got[-1][0] == len(group.values)
+    group.check()
 
 
 def test_messages_without_the_key_are_one_value() -> None:

@@ -10,8 +10,9 @@ from raiden.model.message import Cursor, Message
 
 # Seconds between two looks whether they have. So nothing is called from where bytes are sent, for each connection.
 LOOK: Final = 0.05
-# Values of the key that are kept for a subscription.
+# Values of the key, and bytes of their messages, that are kept for a subscription; one message may have more bytes.
 MAX_KEPT: Final = 1000
+MAX_KEPT_BYTES: Final = 1 << 20
 
 Sink = TypeVar("Sink")
 Member = TypeVar("Member")
@@ -19,14 +20,16 @@ Member = TypeVar("Member")
 
 class _Lag(Generic[Member]):
     """The messages that are kept for one subscription, each with what is skipped before it: the newest of each value,
-    in the order in which they came. ``place`` is the place before all that it was not sent."""
+    in the order in which they came. ``size`` is the bytes of these, ``place`` the place before all that it was not
+    sent."""
 
-    __slots__ = ("kept", "member", "place")
+    __slots__ = ("kept", "member", "place", "size")
 
     def __init__(self, member: Member) -> None:
         self.member = member
         self.kept: dict[Value, tuple[Message, Skipped | None]] = {}
         self.place: Cursor | None = None
+        self.size = 0
 
     def keep(self, put: Put[Sink, Member]) -> None:
         skipped = put.skipped
@@ -35,12 +38,15 @@ class _Lag(Generic[Member]):
             self.place = place  # of several values, the one that comes first may have skipped the least
         older = self.kept.pop(put.value, None)
         if older is not None:
+            self.size -= len(older[0].payload)
             skipped = _and_itself(*older).and_then(skipped)
         self.kept[put.value] = put.message, skipped
-        if len(self.kept) > MAX_KEPT:
+        self.size += len(put.message.payload)
+        while len(self.kept) > MAX_KEPT or (self.size > MAX_KEPT_BYTES and len(self.kept) > 1):
             oldest = self.kept.pop(next(iter(self.kept)))
+            self.size -= len(oldest[0].payload)
             value, (message, others) = next(iter(self.kept.items()))
-            self.kept[value] = message, _and_itself(*oldest).and_then(others)
+            self.kept[value] = message, _and_itself(*oldest).among(others)
 
 
 def _and_itself(message: Message, skipped: Skipped | None) -> Skipped:

@@ -31,6 +31,14 @@ class Skipped(NamedTuple):
         """These and later ones."""
         return self if later is None else Skipped(self.number + later.number, self.first, later.last, self.behind)
 
+    def among(self, others: Skipped | None) -> Skipped:
+        """These and others of the same channel, of which any may be the first and the last."""
+        if others is None or self.first is None or others.first is None or self.last is None or others.last is None:
+            return self.and_then(others)
+        begin = self if self.first.offset < others.first.offset else others
+        last = max(self.last, others.last, key=lambda each: each.offset)
+        return Skipped(self.number + others.number, begin.first, last, begin.behind)
+
     def told(self) -> dict[str, Any]:
         """The fields that tell a client of them."""
         cursors = {} if self.first is None else {"first": str(self.first), "last": str(self.last)}

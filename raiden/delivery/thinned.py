@@ -225,6 +225,20 @@ class Thinned(Generic[Sink, Member]):
             runs[-1].last = message.cursor
         else:
             runs.append(_Run(state.number, message))
+            if len(runs) > 2 * MAX_YOUNG:
+                state.runs = self._joined(runs)
+
+    def _joined(self, runs: list[_Run]) -> list[_Run]:
+        """Runs, of which those are one that no young subscription tells apart: it may have left."""
+        found = runs[:1]
+        for run in runs[1:]:
+            last = found[-1]
+            if any([last.number <= after < run.number for after in self.young]):
+                found.append(run)
+            else:
+                last.count += run.count
+                last.last = run.last
+        return found
 
     def _close(self, value: Value, now: float) -> None:
         self._states.pop(value, None)
