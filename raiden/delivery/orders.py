@@ -27,6 +27,7 @@ from raiden.history.store import StoreFailed
 from raiden.model.chain import ROOT_DIGITS
 from raiden.model.message import EARLIEST, Cursor, Message
 from raiden.model.page import Gap
+from raiden.runtime.turns import pause
 
 # Messages of a page of the history; positions that are asked for in one go, and compared in one look.
 PAGE, POSITIONS, CHECKED = 500, 500, 10_000
@@ -138,7 +139,7 @@ class Orders:
             for channels in self._brought.forsaken():
                 for channel in channels:
                     self._orders.pop(channel, None)
-                gevent.sleep(0)
+                pause()
 
     def _lasting(self, channel: bytes) -> Order | None:
         """A channel's order. A forsaken order is dropped: present subscribers did not want the messages that it

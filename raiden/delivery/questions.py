@@ -18,6 +18,7 @@ from raiden.backend import Backend
 from raiden.history.store import StoreFailed
 from raiden.model.encoding import dumps
 from raiden.model.refusals import Unavailable
+from raiden.runtime.turns import pause
 
 # Seconds that an asker waits: for the question under way, and for others before its own.
 PATIENCE = 5.0
@@ -42,7 +43,7 @@ def to_workers(backend: Backend, kind: bytes, *, everywhere: bool) -> Ask:
         answers: list[list[Any]] = []
         for text in backend.ask(kind + b" " + dumps(arguments), everywhere=everywhere):
             answers += _answers(text, len(arguments))
-            gevent.sleep(0)  # an answer may be long, and there may be many
+            pause()  # an answer may be long, and there may be many
         return [[answer[place] for answer in answers] for place in range(len(arguments))]
 
     return ask

@@ -15,10 +15,8 @@ from raiden.model.encoding import dumps
 from raiden.presence.members import Part, Row
 from raiden.protocols.limits import PresenceLimits
 from raiden.router import Router
+from raiden.runtime.turns import Turn
 
-# Seconds of work before others have their turn; connections that are looked at before the clock is.
-SLICE: Final = 0.005
-LOOKS: Final = 64
 # Bytes of ``info`` of all members of a channel, beyond which they are only counted.
 MAX_INFO: Final = 1 << 20
 # Seconds for which a proof of life is good: to ask the kernel for another one takes longer than all else.
@@ -76,7 +74,7 @@ class Here:
 
     def part(self, channel: str) -> Part:
         """The members of a channel on this worker. Waits where this takes long."""
-        turn = _Turn()
+        turn = Turn()
         members, anonymous = self._members(channel, turn)
         if not self._can_be_listed(members, turn):
             return Part(len(members), anonymous, None)
@@ -85,7 +83,7 @@ class Here:
     def members(self, channel: str) -> tuple[int, dict[str, Member] | None]:
         """The number of a channel's members on this worker; and these, or None where there are too many to list. Waits
         where this takes long."""
-        turn = _Turn()
+        turn = Turn()
         members, _ = self._members(channel, turn)
         return len(members), members if self._can_be_listed(members, turn) else None
 
@@ -94,7 +92,7 @@ class Here:
         long-poll does not change it."""
         return [(topic.made, topic.changes) for topic in self._router.table.matching(channel.encode())]
 
-    def _members(self, channel: str, turn: _Turn) -> tuple[dict[str, Member], int]:
+    def _members(self, channel: str, turn: Turn) -> tuple[dict[str, Member], int]:
         """The members of a channel, and the number of anonymous connections."""
         members: dict[str, Member] = {}
         anonymous = 0
@@ -121,7 +119,7 @@ class Here:
                     anonymous += _between_polls(members, connection, client, answered.time, known)
         return members, anonymous
 
-    def _connections(self, channel: str, turn: _Turn) -> Iterator[tuple[Connection, float]]:
+    def _connections(self, channel: str, turn: Turn) -> Iterator[tuple[Connection, float]]:
         """The connections with a subscription, also by a pattern, that brings the channel: each once, with the time at
         which it came."""
         topics = self._router.table.matching(channel.encode())
@@ -138,7 +136,7 @@ class Here:
                     found[connection] = min(found.get(connection, subscription.since), subscription.since)
         yield from found.items()
 
-    def _can_be_listed(self, members: dict[str, Member], turn: _Turn) -> bool:
+    def _can_be_listed(self, members: dict[str, Member], turn: Turn) -> bool:
         if len(members) > self._limits.max_presence:
             return False
         size = 0
@@ -150,7 +148,7 @@ class Here:
                     return False
         return True
 
-    def _row(self, sub: str, member: Member, turn: _Turn) -> Row:
+    def _row(self, sub: str, member: Member, turn: Turn) -> Row:
         proved = member.polled
         for connection in member.connections:
             turn.step()
@@ -169,23 +167,6 @@ class Here:
                 gevent.spawn_later(FRESH, self._proofs.clear)
             self._proofs[connection] = proof
         return proof
-
-
-class _Turn:
-    """A turn of work that lets others have theirs."""
-
-    __slots__ = ("_began", "_steps")
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._steps = 0
-
-    def step(self) -> None:
-        """Note a step of the work. This may wait."""
-        self._steps += 1
-        if self._steps % LOOKS == 0 and time.monotonic() - self._began > SLICE:
-            gevent.sleep(0)
-            self._began = time.monotonic()
 
 
 def _between_polls(

@@ -18,10 +18,11 @@ from gevent.lock import Semaphore
 
 from raiden.backend import BackboneFull, Backend
 from raiden.model.encoding import dumps
-from raiden.presence.here import SLICE, Here, Member
+from raiden.presence.here import Here, Member
 from raiden.presence.watch import Listed
 from raiden.protocols.limits import PresenceLimits
 from raiden.runtime import faults
+from raiden.runtime.turns import Turn
 
 # Questions: for the lists of channels; and whether these are still the same.
 LISTS: Final = b"members"
@@ -100,11 +101,9 @@ class Told:
 
     def _run(self) -> None:
         while self._channels:
-            began = turn = time.monotonic()
+            began, turn = time.monotonic(), Turn()
             for channel, told in list(self._channels.items()):
-                if time.monotonic() > turn + SLICE:
-                    gevent.sleep(0)
-                    turn = time.monotonic()
+                turn.look()
                 faults.call("a look at members", self._visit, channel, told)
             gevent.sleep(min(LONGEST, max(LOOK, SHARE * (time.monotonic() - began))))
         self._runs = False

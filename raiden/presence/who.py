@@ -10,13 +10,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-import gevent
-
 from raiden.backend import Backend
 from raiden.delivery.questions import Questions, to_workers
 from raiden.model.encoding import dumps
 from raiden.presence.members import Part, Remembered, answer
 from raiden.protocols.limits import PresenceLimits
+from raiden.runtime.turns import pause
 
 KIND: Final = b"present"
 # Channels that are asked about with one question.
@@ -52,7 +51,7 @@ class Who:
         parts = {}
         for worker, value in said:
             parts[str(worker)] = Part.of(value)
-            gevent.sleep(0)  # an answer may be long, and there may be many
+            pause()  # an answer may be long, and there may be many
         workers = self._backend.all_workers()
         now = time.time()
         missing = [worker for worker in workers if worker not in parts]
