@@ -442,7 +442,8 @@ def test_the_sender_is_shown(known: Daemon, name: str) -> None:
 @pytest.mark.parametrize(
     ("credential", "shown"),
     [(token("bob"), {"sub": "bob"}), (token(None, info=0, **on("*")), {"info": 0}), (token(None), None), (KEY, None)],
-)
+    ids=["subject", "info", "nobody", "server"],
+)  # fmt: skip
 def test_who_is_shown(known: Daemon, credential: str, shown: Any) -> None:
     with Stream(known, "/who?_wrap=1", bearer(ANN)) as stream, Stream(known, "/hidden?_wrap=1", bearer(ANN)) as hidden:
         for channel in ("who", "hidden"):

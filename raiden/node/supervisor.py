@@ -231,6 +231,8 @@ class Supervisor:
             child = self._children.pop(pid, None)
             if child is None:
                 continue
+            if child.channel in self._selector.get_map():
+                self._hear(child)  # it may have said why it ends, just now
             self._forget(child)
             if not self._stopping:
                 self._replace(child, os.waitstatus_to_exitcode(status))
@@ -275,7 +277,9 @@ class Supervisor:
 
     def _hear(self, child: Child) -> None:
         try:
-            said = child.channel.recv(1024)
+            said = child.channel.recv(1024, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
         except ConnectionResetError:  # it died with a reload unread
             said = b""
         if said == READY:
