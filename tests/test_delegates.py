@@ -297,6 +297,24 @@ def test_a_token_counts_for_what_comes_behind_it(
     assert past(node, channel) == [1, 2] and len(application.of("publish", channel)) == 1
 
 
+@pytest.mark.parametrize("action", ["serve", "subscribe"])
+def test_what_lasts_is_judged_by_the_token_by_which_it_lasts(
+    node: Daemon, rules: Rules, application: Application, channel: str, action: str
+) -> None:
+    """Another token may come while an ask waits behind one about which the application is asked."""
+    held = rules.hold(channel)
+    rules.answers[f"subscribe {channel}"] = {"allow": False}
+    claims: dict[str, Any] = {action: [channel]}
+    with socket(node, **bearer(token(**claims))) as found:
+        found.send(json.dumps({"id": 1, "cmd": "publish", "channel": channel, "data": 1}))
+        found.send(json.dumps({"id": 2, "cmd": action, "channel": channel}))
+        wait_for(lambda: application.of("publish", channel), "it is asked about")
+        assert "error" not in command(found, 3, cmd="auth", token=token(history=[channel]))
+        held.set()
+        told = {reply["id"]: reply for reply in (json.loads(found.recv(60)) for _ in range(2))}
+        assert "error" not in told[1] and told[2]["error"]["code"] == 403
+
+
 def test_filters_hold_on_each_transport(node: Daemon, rules: Rules, channel: str) -> None:
     rules.answers[channel] = {"allow": True, "filters": {"team": "red"}}
     serve(node, channel, BLUE)

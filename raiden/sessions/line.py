@@ -12,12 +12,13 @@ from typing import Any
 
 import gevent
 
+from raiden.access.clients import Client
 from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING
 from raiden.hooks.guest import Guest
 from raiden.model.refusals import TooManyRequests, Unavailable, attempt
 from raiden.runtime import faults
-from raiden.sessions.asks import PublishOne
+from raiden.sessions.asks import Follow, Join, PublishOne, Serve
 from raiden.sessions.decisions import AT_ONCE, Decision, judge
 
 # Asks that may wait, and their bytes, before the connection is not read from; and before more are refused, which come
@@ -32,12 +33,16 @@ Do = Callable[[Any], bool]
 
 
 class _Entry:
-    """An ask in the line; ``outcome`` is the ask as it may be done, or its refusal; None: that is being asked."""
+    """An ask in the line; ``outcome`` is the ask as it may be done, or its refusal; None: that is being asked.
+    ``client`` is the one by whose token it was judged."""
 
-    __slots__ = ("ask", "decision", "do", "outcome", "size")
+    __slots__ = ("ask", "client", "decision", "do", "outcome", "size")
 
-    def __init__(self, ask: Any, outcome: Any, decision: Decision | None, do: Do, size: int) -> None:
+    def __init__(
+        self, ask: Any, client: Client, outcome: Any, decision: Decision | None, do: Do, size: int
+    ) -> None:  # fmt: skip
         self.ask = ask
+        self.client = client
         self.outcome = outcome
         self.decision = decision
         self.do = do
@@ -69,7 +74,7 @@ class Line:
         if len(self._entries) >= MOST or self._bytes + size > MOST_BYTES:
             outcome = TooManyRequests("too much at once: wait for the replies")
             ask, decision, size = None, None, 0
-        entry = _Entry(ask, outcome, decision, do, size)
+        entry = _Entry(ask, guest.client, outcome, decision, do, size)
         self._entries.append(entry)
         self._bytes += size
         if outcome is None:
@@ -108,7 +113,7 @@ class Line:
             return
         self._going = True
         try:
-            while self._entries and self._entries[0].outcome is not None:
+            while self._entries and self._is_decided(self._entries[0]):
                 entry = self._entries.popleft()
                 self._bytes -= entry.size
                 if self._is_to_be_done(entry):
@@ -116,6 +121,21 @@ class Line:
         finally:
             self._going = False
         self._pause()
+
+    def _is_decided(self, entry: _Entry) -> bool:
+        """Whether an ask may be done, or is refused. One that lasts, and that the token has settled, is judged again
+        where another one has come since: it would last by that."""
+        guest = self._connection.permit
+        if entry.outcome is entry.ask and isinstance(entry.ask, Follow | Join | Serve) and guest is not None:
+            client, entry.client = entry.client, guest.client
+            found = None if client is guest.client else attempt("a command", judge, guest, entry.ask)
+            if isinstance(found, Decision):
+                entry.decision, entry.outcome = found, None
+                self._new.append(entry)
+                self._begin()
+            elif found is not None:
+                entry.outcome = found
+        return entry.outcome is not None
 
     def _is_to_be_done(self, entry: _Entry) -> bool:
         """Whether the client is there, or has sent a message before it closed."""

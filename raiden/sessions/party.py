@@ -23,7 +23,7 @@ from raiden.sessions.asks import Call, Respond, Serve
 # Open requests of one connection; and those that it may have as a server, of all its channels: a tenth of what all
 # servers of a worker may have.
 MAX_OPEN: Final = 128
-MAX_WINDOWS: Final = 10_000
+MAX_SERVED: Final = 10_000
 
 
 class Party:
@@ -74,13 +74,12 @@ class Party:
     # Serving.
 
     def serve(self, ask: Serve) -> Server:
-        """Serve a channel from now on; `announce` the server then. Raises Conflict, Forbidden and
-        Unavailable."""
+        """Serve a channel from now on; `announce` the server then. Raises Conflict, Forbidden and Unavailable."""
         self._check_stays()
         if ask.channel in self._servers:
             raise Conflict("you serve this channel already: unserve first to change the window")
-        if sum([server.window for server in self._servers.values()]) + ask.window > MAX_WINDOWS:
-            raise Forbidden(f"the windows of a connection are at most {MAX_WINDOWS} together")
+        if sum([server.window for server in self._servers.values()]) + ask.window > MAX_SERVED:
+            raise Forbidden(f"the windows of a connection are at most {MAX_SERVED} together")
         server = self.exchange.add_server(ask.channel, self, self._holder, window=ask.window)
         self._servers[ask.channel] = server
         return server
