@@ -124,7 +124,7 @@ class Serving:
             found = self._channels[channel] = _Channel(channel)
         self._windows += window
         found.pool.add(server)
-        self._changed[channel] = None
+        self._note_change(found)
         self._call(found)
         return server
 
@@ -147,7 +147,7 @@ class Serving:
         if returns and len(self._channels) <= MAX_CHANNELS:
             found.returns = self._clock() + LINGER
             self._look_at(found, found.returns)
-        self._changed[server.channel] = None
+        self._note_change(found)
         if not self._is_served(found):
             self._close(found)
 
@@ -258,9 +258,9 @@ class Serving:
         found = self._channels.get(given.server.channel)
         if found is not None:
             found.pool.begin(given)
+            self._note_change(found)
         else:
             given.server.open[given.id] = given
-        self._changed[given.server.channel] = None
 
     def _end(self, given: Given, over: _Over) -> None:
         del self._given[given.id]
@@ -269,9 +269,9 @@ class Serving:
         found = self._channels.get(given.server.channel)
         if found is not None:
             found.pool.end(given)
+            self._note_change(found)
         else:
             del given.server.open[given.id]
-        self._changed[given.server.channel] = None
         if len(self._over) >= MAX_OVER:
             del self._over[next(iter(self._over))]
         self._over[given.id] = given.holder, over
@@ -357,6 +357,10 @@ class Serving:
             self._looks.remove(found.name, found.due)
         found.due = at
         self._looks.add(found.name, at)
+
+    def _note_change(self, found: _Channel) -> None:
+        if found.followers:
+            self._changed[found.name] = None
 
     def _tell(self, channel: str, now: float) -> int:
         """Tell the followers of a channel how its servers are; return how many these are."""
