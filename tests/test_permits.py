@@ -647,6 +647,10 @@ def test_the_commands_make_and_check(start: Callable[..., Daemon]) -> None:
     made = raiden(
         "token", "make", "ann", "--subscribe", "a*", "--ttl", "60", jwt_keys=JWT_KEYS, jwt_audience="x"
     ).stdout
+    shown = raiden("token", "make", "ann", "--info", '{"color": "red"}', jwt_keys=JWT_KEYS).stdout
+    assert json.loads(raiden("token", "check", shown.strip(), jwt_keys=JWT_KEYS).stdout)["info"] == {"color": "red"}
+    no_json = raiden("token", "make", "ann", "--info", "red", jwt_keys=JWT_KEYS)
+    assert no_json.returncode == 2 and "'red' is not JSON" in no_json.stderr
     node = start(jwt_keys=JWT_KEYS, api_keys=settings, jwt_audience="x")
     assert node.request("POST", "/a", "1", {**JSON, **bearer(key)})[0] == 200
     assert node.request("GET", "/a?_wait=0", headers=bearer(made.strip()))[0] == 204

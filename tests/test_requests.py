@@ -194,6 +194,8 @@ def test_long_polls(node: Daemon) -> None:
             )
     status, headers, body = answer.result()
     assert (status, headers["content-type"], body) == (200, "application/octet-stream", b"\0\1")
+    for without in ("/-/answer", "/-/answer/"):
+        assert "/-/answer/ID" in problem(node.request("POST", without, "1", JSON), 400)["detail"]
     for _ in range(4):  # on whichever worker this comes in
         problem(node.request("POST", f"/-/answer/{id}", "1", JSON), 409)
 

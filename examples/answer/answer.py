@@ -75,14 +75,17 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--raiden", default="http://127.0.0.1:8088")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--raiden", default="http://127.0.0.1:8088", help="where Raiden is")
+    parser.add_argument("--port", type=int, default=8000, help="where the page is to be")
     parser.add_argument("--pause", type=float, default=0.15, help="seconds between two words")
     options = parser.parse_args()
     Handler.raiden, Handler.pause = options.raiden, options.pause
     with ThreadingHTTPServer(("127.0.0.1", options.port), Handler) as server:
         print(f"http://127.0.0.1:{server.server_port}", flush=True)
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            pass
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PAGE = Path(__file__).with_name("index.html")
-SECRET = os.environ["BOARD_SECRET"]
+SECRET = os.environ.get("BOARD_SECRET") or sys.exit("BOARD_SECRET is not set: export it as for Raiden (README.md)")
 RAIDEN = os.environ.get("BOARD_RAIDEN", "ws://127.0.0.1:8088")
 PORT = int(os.environ.get("BOARD_PORT", "8000"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import Any
 
 import gevent
@@ -25,12 +25,22 @@ def add_arguments(parser: ArgumentParser) -> None:
     make = actions.add_parser("make", help="make a token, for trying things out", description="Make a token.")
     make.add_argument("sub", metavar="SUBJECT", help="who the token is for")
     make.add_argument("--ttl", type=float, default=3600.0, metavar="SECONDS", help="how long it lasts (3600)")
+    make.add_argument(
+        "--info", type=_json, metavar="JSON", help='what others are shown of its subject, like \'{"color": "red"}\''
+    )
     for action in ACTIONS:
         make.add_argument(
             f"--{action}", action="append", metavar="CHANNEL", help=f"a channel or pattern for {action}; repeatable"
         )
     check = actions.add_parser("check", help="say what a token permits, or why it is refused")
     check.add_argument("token", metavar="TOKEN", help="the token; -: it is read from standard input")
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise ArgumentTypeError(f'{text!r} is not JSON, like \'{{"color": "red"}}\'') from None
 
 
 def command(settings: Settings, options: Namespace) -> int:
@@ -47,6 +57,7 @@ def _make(settings: Settings, options: Namespace) -> int:
     claims: dict[str, Any] = {"sub": options.sub, "iat": now, "exp": now + int(options.ttl)}
     claims |= {"aud": settings.jwt_audience} if settings.jwt_audience else {}
     claims |= {"iss": settings.jwt_issuer} if settings.jwt_issuer else {}
+    claims |= {} if options.info is None else {"info": options.info}
     claims |= {action: listed for action in ACTIONS if (listed := getattr(options, action))}
     print(jwt.encode(claims, keys[0].key, keys[0].algorithm, {"kid": keys[0].kid} if keys[0].kid else None))
     return 0
@@ -71,6 +82,8 @@ def _check(settings: Settings, token: str) -> int:
     told: dict[str, Any] = {"client": client.name}
     if client.expires is not None:
         told["expires_in"] = round(client.expires - time.time())
+    if client.info is not None:
+        told["info"] = client.info
     for action, patterns in client.permissions.items():
         told[action] = [*[f"{prefix}*" for prefix in patterns.prefixes], *sorted(patterns.names)]
     for action, entries in client.filtered.items():

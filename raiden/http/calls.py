@@ -67,7 +67,7 @@ def answer(request: Request, id: str, max_message: int) -> Respond:
     parameters.check(pairs, parameters.ANSWER)
     query = dict(pairs)
     if not 0 < len(id) <= _MAX_ID:
-        raise Invalid("this is no id of a request: send it as it came (Raiden-Request)")
+        raise Invalid("this is no id of a request: POST /-/answer/ID, with the id as it came (Raiden-Request)")
     if "_error" not in query:
         return Respond(id, Message("", *_body(request, max_message)))
     code = parameters.number(query, "_error", MAX_CODE)

@@ -73,7 +73,7 @@ class Pages:
         if page.startswith("channels/"):
             return self._channel(check_subscription(unquote(page[len("channels/") :])))
         raise NotFound(
-            "no such page: there are /-/publish, /-/answer, /-/subscribe, /-/websocket, /-/channels, /-/durables, "
+            "no such page: there are /-/publish, /-/answer/ID, /-/subscribe, /-/websocket, /-/channels, /-/durables, "
             "/-/nodes, /-/webhooks/dead, /-/metrics, /-/revoke, /-/disconnect, /-/health and /-/ready"
         )
 

@@ -95,9 +95,9 @@ class Reader:
             _require(request, "POST")
             parameters.check(parameters.query_pairs(request), parameters.NONE)
             return self._publish_to_many(request)
-        if own.startswith("answer/"):
+        if own == "answer" or own.startswith("answer/"):
             _require(request, "POST")
-            return calls.answer(request, own.removeprefix("answer/"), self.limits.max_message)
+            return calls.answer(request, own[len("answer/") :], self.limits.max_message)
         if own in _MANAGING:
             _require(request, "POST")
             parameters.check(parameters.query_pairs(request), parameters.NONE)
