@@ -205,6 +205,13 @@ def test_if_match_is_one_cursor(daemon: Daemon, value: str) -> None:
     assert daemon.json("/-/channels/cas-bad/history")["messages"] == []
 
 
+def test_a_condition_of_delete_is_refused(daemon: Daemon) -> None:
+    """A condition that was not looked at might not hold."""
+    assert publish(daemon, "kept", 1)[0] == 200
+    assert daemon.request("DELETE", "/kept", headers={"If-Match": "0:0"})[0] == 400
+    assert len(daemon.json("/-/channels/kept/history")["messages"]) == 1
+
+
 def test_if_match_needs_a_history(start: Callable[..., Daemon]) -> None:
     node = start(channels={"*": {}, "plain*": {"history_size": 0}})
     for fields in ({"If_Match": "0:0"}, {"Raiden_End": "true"}):

@@ -86,6 +86,8 @@ class Reader:
         if method == "POST":
             return self._publish(request, check_channel(self.channel_builder(request)), name)
         if method == "DELETE":
+            if "if-match" in request.fields:
+                raise Invalid("If-Match is for a publish: a channel is deleted wherever it stands")
             return Clear(check_channel(self.channel_builder(request)))
         return self._subscribe(request, (check_subscription(self.channel_builder(request)),))
 
