@@ -363,4 +363,6 @@ class Router:
         if messages:
             self._fan_out(channel, messages, dirty)
             self.stats.repaired += fetched
+        elif gap is not None:
+            self._ends.missed(channel, dirty)
         flush(dirty)

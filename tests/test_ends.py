@@ -325,6 +325,19 @@ def test_a_durable_gets_the_end_as_a_message(daemon: Daemon, channel: str) -> No
 # A reader that is cut again and again.
 
 
+def test_an_end_that_is_lost_is_told_behind_the_gap(start: Callable[..., Daemon], redis_server: RedisServer) -> None:
+    """The nodes don't know each other, so the reader's hears of the end from the store, where no message is left."""
+    options = {"store": redis_server.url, "position_check": 2, "channels": {"*": {"history_ttl": 0.05}}}
+    reader, publisher = start(**options), start(**options)
+    with Stream(reader, "/lost", EVENTS) as events, socket_of(reader, "/-/websocket") as socket:
+        socket.send(json.dumps({"id": 1, "cmd": "subscribe", "channel": "lost"}))
+        socket.recv(20)
+        publisher.publish("lost", 1)
+        end(publisher, "lost")
+        wait_for(lambda: json.loads(socket.recv(20)).get("end"), "the end is told")
+        assert "event: end" in events.response.read().decode()
+
+
 class Reader:
     """Reads a channel by one transport, from node to node, until its end."""
 

@@ -46,8 +46,17 @@ class Ends:
     def delivered(self, message: Message, dirty: list[Sink]) -> None:
         """Tell all subscribers of a channel that this message, which was put before them, was its last one."""
         assert message.cursor is not None
-        end = End(message.channel, message.cursor, message)
-        for found in self._table.matching(message.channel.encode()):
+        self._tell(End(message.channel, message.cursor, message), dirty)
+
+    def missed(self, channel: bytes, dirty: list[Sink]) -> None:
+        """Tell all subscribers of a channel, who were told of a gap, if its last message is lost in that."""
+        name = channel.decode()
+        cursor = self._orders.at_end(name)
+        if cursor is not None:
+            self._tell(End(name, cursor), dirty)
+
+    def _tell(self, end: End, dirty: list[Sink]) -> None:
+        for found in self._table.matching(end.channel.encode()):
             self._fan_out.settle(found, dirty)
             for subscription in found.subscriptions():
                 faults.call("the end of a channel", subscription.owner.at_end, subscription, end)

@@ -172,7 +172,7 @@ class Order:
             if lost is not None:
                 yield Step(lost, [])
             return
-        self._doubted = False
+        self._doubted = self.end = False
         gap: Gap | None = None
         if page.gap is not None and not page.gap.first:
             # The history that was delivered is not the one that is there.
