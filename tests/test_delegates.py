@@ -253,6 +253,16 @@ def test_a_batch_is_refused_as_a_whole(node: Daemon, rules: Rules, channel: str)
     assert node.request("POST", "/-/publish", body, JSON)[0] == 403 and past(node, channel) == []
 
 
+def test_the_end_behind_a_stream_is_asked_about(node: Daemon, rules: Rules, channel: str) -> None:
+    rules.answers[f"publish {channel}"] = {"allow": False}
+    status, _, body = node.request("POST", f"/{channel}?_stream=1", "", {"Raiden-End": "true"})
+    assert (status, json.loads(body)["published"]) == (403, 0)
+    rules.answers[f"publish {channel}"] = {"allow": True}
+    status, _, body = node.request("POST", f"/{channel}?_stream=1", "1\n2", {"Raiden-End": "true"})
+    assert (status, json.loads(body)["published"]) == (200, 2)
+    assert post(node, channel, 3) == 409
+
+
 def test_a_refused_frame_closes_its_socket(node: Daemon, rules: Rules, channel: str) -> None:
     rules.answers[f"publish {channel}"] = lambda asked: {"allow": asked["data"] != 1, "reason": "not one"}
     with socket(node, f"/{channel}") as found:

@@ -245,7 +245,7 @@ class _Stream:
                 self._more.clear()
                 self._more.wait()
         if self._ask.ends:
-            self._publish([payload.end_of(self._ask.channel)])
+            self._publish_some([payload.end_of(self._ask.channel)])
         return True
 
     def _publish_some(self, messages: list[Message]) -> None:
@@ -265,7 +265,7 @@ class _Stream:
                 decision = judge(permit, Publish([some], None, _no_answer))
                 some = list(some if decision is None else decision.wait().groups[0])
             self._publish(some)
-            self._published += count
+            self._published += count - some[-1].is_empty_end  # which is no line
 
     def _wait(self, seconds: float) -> None:
         """Wait for rates. Raises a refusal where the rest is not published any more: nobody waits long for a client
