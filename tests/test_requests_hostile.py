@@ -22,9 +22,13 @@ TAKE = b"GET /a?_serve=1&_wait=20 HTTP/1.1\r\nHost: a\r\n\r\n"
 def test_long_polls_that_come_in_one_go(start: Callable[..., Daemon]) -> None:
     """Each is given the next request as soon as the one before has its answer."""
     node = start(workers=1, store="none")
-    node.request("GET", "/a?_serve=1&_wait=0")
     clients = [Client(node) for _ in range(2)]
-    numbers = [(clients[n % 2], clients[n % 2].send(cmd="request", channel="a", data=n)) for n in range(200)]
+    busy = Client(node)  # so that the others wait
+    busy.ask(cmd="serve", channel="a", window=1)
+    busy.send(cmd="request", channel="a", data=1, timeout=60)
+    busy.push()
+    ask = {"cmd": "request", "channel": "a", "data": 1, "timeout": 60}
+    numbers = [(client, client.send(**ask)) for client in clients for _ in range(100)]
     for client in clients:
         client.ask(cmd="ping")
     with node.connect() as sock:
@@ -40,7 +44,7 @@ def test_long_polls_that_come_in_one_go(start: Callable[..., Daemon]) -> None:
             sock.sendall(b"POST /-/answer/%b HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
                          b"Content-Length: 1\r\n\r\n1" % id)  # fmt: skip
         assert [client.reply(number) for client, number in numbers] == [{"data": 1}] * 200
-    for client in clients:
+    for client in (busy, *clients):
         client.close()
     assert node.metric("raiden_faults") == 0
 
@@ -51,7 +55,7 @@ def test_an_error_that_is_no_text(start: Callable[..., Daemon]) -> None:
     clients = on_each_worker(node)
     (server,), (client,) = clients["worker 0"], clients["worker 1"]
     server.ask(cmd="serve", channel="a")
-    number = client.send(cmd="request", channel="a", data=1)
+    number = client.send(cmd="request", channel="a", data=1, timeout=60)
     id = server.push()["request"]
     assert server.code(cmd="answer", request=id, error={"code": 1, "message": "\ud800"}) == 400
     assert server.ask(cmd="answer", request=id, error={"code": 1, "message": "no"}) == {}
