@@ -266,6 +266,8 @@ def stream(soak: Soak, chance: random.Random) -> None:
         path = "/soak.*"
     elif soak.keeps_history and path == f"/{some[0]}":
         path += chance.choice(("", "?_last=5", "?_since=earliest"))
+    if fields and "*" not in path and chance.random() < 0.3:
+        path += "&_presence=1" if "?" in path else "?_presence=1"
     with connection(soak, chance) as sock:
         request(sock, "GET", path, fields)
         if chance.random() < 0.1:
@@ -277,7 +279,8 @@ def stream(soak: Soak, chance: random.Random) -> None:
 def poll(soak: Soak, chance: random.Random) -> None:
     with connection(soak, chance) as sock:
         for _ in range(chance.randint(1, 3)):
-            request(sock, "GET", f"/{soak.channels(chance)[0]}?_wait=1")
+            watches = chance.choice(("", "", "&_presence=1"))
+            request(sock, "GET", f"/{soak.channels(chance)[0]}?_wait=1{watches}")
             if chance.random() < 0.2:
                 return
             expect(head_of(sock), 200, 204)
@@ -299,7 +302,10 @@ def multiplex(soak: Soak, chance: random.Random) -> None:
     some = soak.channels(chance, 4)
     with connection(soak, chance) as sock:
         ws = WebSocket(sock, "/-/websocket")
-        commands: list[dict[str, Any]] = [{"cmd": "subscribe", "channel": name} for name in some]
+        commands: list[dict[str, Any]] = [
+            {"cmd": "subscribe", "channel": name, "presence": chance.random() < 0.3} for name in some
+        ]
+        commands += [{"cmd": "presence", "channel": name} for name in some[:2]]
         commands += [{"cmd": "subscribe", "channel": "soak.*"}, {"cmd": "ping"}]
         commands += [{"cmd": "unsubscribe", "channel": name} for name in some[:2]]
         commands += [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +16,7 @@ import pytest
 from benchmarks.soak import LIVES, SETTINGS, Soak
 from tests.daemons import Daemon, memory, wait_for
 from tests.data.malformed import HOST, JSON, KEY, POST, VERSION, head, websocket
+from tests.multiplex import Client
 from tests.zeromq import GREETING, ready
 
 SIZE, CLIENTS = 900_000, 40
@@ -138,4 +141,36 @@ def test_no_cycle_is_left(tmp_path: Path, kind: str, asked: bool) -> None:
         assert collected() == ""
         soak.context.destroy(linger=0)
     finally:
+        node.stop()
+
+
+def test_no_cycle_is_left_of_watches_that_are_refused(tmp_path: Path) -> None:
+    """Too many ask for lists of members while a worker does not answer."""
+    config = tmp_path / "raiden.conf.py"
+    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)))
+    node = Daemon(tmp_path / "node", config=config, store="none", zmq_sub_port=0)
+    stopped = node.workers()["zeromq"]
+
+    def collected() -> str:
+        (tmp_path / "asked").touch()
+        found = tmp_path / "found"
+        wait_for(found.exists, "the collector has found something")
+        names = found.read_text()
+        found.unlink()
+        return names
+
+    try:
+        others = node.metric("raiden_connections")
+        client = Client(node)
+        collected()
+        os.kill(stopped, signal.SIGSTOP)
+        asked = [client.send(cmd="subscribe", channel=f"{at}", presence=True) for at in range(120)]
+        codes = {client.reply(number, 60).get("error", {}).get("code") for number in asked}
+        assert codes == {None, 503}
+        os.kill(stopped, signal.SIGCONT)
+        client.abort()
+        wait_for(lambda: node.metric("raiden_connections") <= others, "it has gone")
+        assert collected() == ""
+    finally:
+        os.kill(stopped, signal.SIGCONT)
         node.stop()

@@ -131,7 +131,9 @@ def attempt(what: str, work: Callable[..., Result], *arguments: object, **extra:
     try:
         return work(*arguments)
     except Refusal as refusal:
-        return refusal.with_traceback(None)  # its frames would keep what the client has sent
+        # Its frames, and those of exceptions before it, would keep what the client has sent.
+        refusal.__context__ = refusal.__cause__ = None
+        return refusal.with_traceback(None)
     except Exception:  # whatever it is: it ends no more than this request
         log.exception("%s failed", what, extra=extra)
         return Fault()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from copy import copy
 from typing import Any, Final
 
 import gevent
@@ -71,7 +72,7 @@ class Watched:
         self.channel = channel
         self.watch = Watch()
         self.subscriptions: dict[Subscription, None] = {}
-        self.ready: AsyncResult[None] = AsyncResult()
+        self.ready: AsyncResult[Refusal | None] = AsyncResult()
         # Changes that come while lists are asked for; None: they are not.
         self.early: list[list[Any]] | None = []
         # Whether a change was missed; when somebody last watched; until when nothing is told.
@@ -152,7 +153,9 @@ class Watches:
         found = [self._watched.get(channel) or self._begin(channel) for channel in dict.fromkeys(channels)]
         for each in found:
             each.used = time.monotonic()
-            each.ready.get()
+            refusal = each.ready.get()
+            if refusal is not None:
+                raise copy(refusal)  # frames that it is raised in refer to the watch, too
         return found
 
     def listen(self, watched: Watched, subscription: Subscription) -> None:
@@ -176,11 +179,9 @@ class Watches:
             self._ask(watched)
 
         outcome = attempt("a watch of members", work)
-        if isinstance(outcome, Refusal):
+        if outcome is not None:
             self._end(watched)
-            watched.ready.set_exception(outcome)
-        else:
-            watched.ready.set(None)
+        watched.ready.set(outcome)
 
     def _ask(self, watched: Watched) -> None:
         """Ask for a channel's lists."""
