@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-# The clients that are remembered, in all, as far as they have asked for few channels: so many names count as a client.
+# Clients that are remembered, in all; and the number of names that count as much as a client.
 MOST: Final = 10_000
 NAMES: Final = 10
 

@@ -10,15 +10,15 @@ import gevent
 # Seconds of work before others have their turn; steps of it before the clock is looked at.
 SLICE: Final = 0.005
 STEPS: Final = 64
-# Seconds that are no time, and yet a timer's: `pause` says why.
-_NO_TIME: Final = 1e-6
+# Seconds of a pause: as short as a timer's can be.
+_SHORTEST: Final = 1e-6
 
 
 def pause() -> None:
     """Let all others have their turn, those included whose sockets are readable. ``gevent.sleep(0)`` would not: gevent
     goes on with callbacks, of which that is one, until none is left or 50 were called (its CALLBACK_CHECK_COUNT), and
     only then looks at sockets: after 50 slices. A timer is looked at together with them."""
-    gevent.sleep(_NO_TIME)
+    gevent.sleep(_SHORTEST)
 
 
 class Turn:
