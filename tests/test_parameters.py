@@ -39,6 +39,7 @@ JSON = {"Content-Type": "application/json"}
         ("GET /a?_wait=-1", "_wait=0.5"),
         ("GET /a?_since=latest", "'latest' is no cursor: pass one as it was received, like 'k3x9:41:8c1f02d9e7ab', or"),
         ("GET /a?_since=latest", "or 'earliest'; leave it out to begin with what comes next"),
+        ("GET /-/subscribe?channel=a&channel=b&_since=earliest,earliest", "give it once, by itself"),
         ("GET /a?_wait=1&_durable=d&_since=latest", "or 'earliest'"),
         ("GET /-/channels/a/history?_since=latest", "or 'earliest'"),
     ],

@@ -19,7 +19,8 @@ _VERBS = {
     "presence": "see who is at", "request": "ask", "serve": "serve", "manage": "manage",
 }  # fmt: skip
 # The parts of the sentence by which a client is asked for a token.
-NEEDED, HOW = "a token is needed", "over HTTP it is sent as Authorization: Bearer TOKEN"
+NEEDED = "a token is needed"
+HOW = "over HTTP it is sent as Authorization: Bearer TOKEN, to subscribe also as ?_token=TOKEN; on /-/websocket by auth"
 
 
 class Policy:

@@ -47,7 +47,7 @@ def flag(request: Request, field: str) -> bool:
     """A field that is "true" or "false"; raises Invalid."""
     value = one(request, field)
     if value not in (None, "true", "false"):
-        raise Invalid(f"{field} is true or false")
+        raise Invalid(f"{field.title()} is true or false")
     return value == "true"
 
 

@@ -74,6 +74,8 @@ class Read(NamedTuple):
 def parse_since(text: str) -> Cursor:
     """Return the cursor behind which a subscription or a page begins; raise Invalid, which says what else is
     possible."""
+    if text == "earliest":  # among others
+        raise Invalid("'earliest' stands for all channels: give it once, by itself")
     try:
         return Cursor.parse(text)
     except InvalidCursor as error:
