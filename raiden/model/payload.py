@@ -204,8 +204,6 @@ def check_terms(message: Message, key: Any, at: Cursor | None, *, keeps: bool) -
         check_key(key, keeps)
     if at is not None and not keeps:
         raise InvalidPayload("a channel without history stands nowhere: set its history_size, or publish without 'if'")
-    if message.transient and (at is not None or message.ends):
-        raise InvalidPayload("a transient message is not stored: it has no condition, and is no end")
     if message.ends and not keeps:
         raise InvalidPayload("a channel without history can't end, for nobody would remember it: set its history_size")
 
