@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +29,16 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     assert "Traceback" not in found.log(), found.log()
 
 
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A node where clients may take their time between two polls."""
+    folder = tmp_path_factory.mktemp("patient")
+    found = Daemon(folder / "node", jwt_keys=JWT_KEYS, presence_linger=600, store="none")
+    yield found
+    assert found.stop() == 0
+    assert "Traceback" not in found.log(), found.log()
+
+
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as found:
@@ -47,7 +56,7 @@ def watcher(node: Daemon, channel: str, stack: ExitStack) -> Socket:
 def request(connection: http.client.HTTPConnection, method: str, path: str, sub: str) -> None:
     connection.request(method, path, "1" if method == "POST" else None, {**JSON, **bearer(token(sub))})
     response = connection.getresponse()
-    assert response.status in (200, 204), response.read()
+    assert response.status in (200, 202, 204), response.read()
     response.read()
 
 
@@ -114,42 +123,39 @@ def test_polls_that_are_answered_at_once(node: Daemon, channel: str, watcher: So
     connection = node.open()
     request(connection, "POST", f"/{channel}", "x")
     assert watcher.push()["data"] == 1
-    end = time.monotonic() + 3  # three times as long as a member may be away
-    while time.monotonic() < end:
+    for _ in range(100):
         request(connection, "GET", f"/{channel}?_wait=20&_since=earliest", "bob")
-        assert subs(node, channel).keys() == {"bob"}
     watcher.hears("join", "bob")
-    assert watcher.rest() == []
     connection.close()
     watcher.hears("leave", "bob")
 
 
-def test_a_proxy_uses_a_connection_for_several_clients(node: Daemon, channel: str, watcher: Socket) -> None:
+def test_a_proxy_uses_a_connection_for_several_clients(patient: Daemon, channel: str, stack: ExitStack) -> None:
     """Those that do something else by the connection of one that polls are not at the channel."""
-    shared, other = node.open(), node.open()
+    watcher = stack.enter_context(Socket(patient, token(None)))
+    watcher.watch(channel)
+    shared, other = patient.open(), patient.open()
     request(shared, "GET", f"/{channel}?_wait=0", "bob")
     watcher.hears("join", "bob")
     for sub in ("eve", "bob", "eve"):
         request(shared, "POST", f"/{channel}.2", sub)
-        assert subs(node, channel) == {"bob": int(sub == "bob")}
+        assert subs(patient, channel) == {"bob": int(sub == "bob")}
     request(shared, "GET", f"/{channel}?_wait=0", "ann")
     request(other, "GET", f"/{channel}?_wait=0", "bob")
-    assert subs(node, channel) == {"ann": 1, "bob": 1}
+    assert subs(patient, channel) == {"ann": 1, "bob": 1}
     watcher.hears("join", "ann")
-    assert {watcher.push()["leave"]["sub"] for _ in range(2)} == {"ann", "bob"} and watcher.rest() == []
+    assert watcher.rest() == []
     shared.close()
     other.close()
 
 
-def test_one_connection_polls_several_channels(node: Daemon, channel: str, watcher: Socket) -> None:
+def test_one_connection_polls_several_channels(patient: Daemon, channel: str) -> None:
     """A client that waits for another channel by the same connection has not left the first."""
-    connection = node.open()
+    connection = patient.open()
     request(connection, "GET", f"/{channel}?_wait=0", "bob")
     connection.request("GET", f"/{channel}.2?_wait=60", headers=bearer(token("bob")))
-    wait_for(lambda: subs(node, f"{channel}.2") == {"bob": 1}, "it waits")
-    assert subs(node, channel) == {"bob": 0}
-    watcher.hears("join", "bob")
-    watcher.hears("leave", "bob")
+    wait_for(lambda: subs(patient, f"{channel}.2") == {"bob": 1}, "it waits")
+    assert subs(patient, channel) == {"bob": 0}
     connection.close()
 
 
@@ -159,15 +165,14 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_many_that_ask_at_once_are_one_question(start: Callable[..., Daemon], channel: str, stack: ExitStack) -> None:
+def test_many_that_ask_at_once_are_one_question(patient: Daemon, channel: str, stack: ExitStack) -> None:
     """The answer is made once for all of them: a channel with many members does not keep a worker busy."""
-    node = start(jwt_keys=JWT_KEYS, presence_linger=600, store="none")
-    worker = node.workers()["worker 0"]
-    connection = node.open()
+    worker = patient.workers()["worker 0"]
+    connection = patient.open()
     for number in range(600):
         request(connection, "GET", f"/{channel}?_wait=0", f"member {number}")
     head = f"GET /-/channels/{channel}/presence HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token('ann')}\r\n\r\n"
-    sockets = [stack.enter_context(node.connect()) for _ in range(200)]
+    sockets = [stack.enter_context(patient.connect()) for _ in range(200)]
 
     def ask(askers: list[socket.socket]) -> float:
         before = cpu(worker)
