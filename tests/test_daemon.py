@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
+import random
 import re
 import shlex
 import shutil
@@ -35,10 +37,14 @@ def run(*arguments: str, variables: dict[str, str] | None = None, **settings: An
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that is free, of those that the kernel gives to no connection: so it is still free when it is used."""
+    least, _ = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    for _ in range(100):
+        port = random.SystemRandom().randrange(max(1024, least - 12_000), least)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class Node:

@@ -50,6 +50,17 @@ def opened(at: int = 0) -> Order:
 # What comes.
 
 
+def test_messages_that_are_lost_at_the_beginning_are_a_gap() -> None:
+    """The place of an empty channel is in an epoch that never got a message, and no longer names its history."""
+    found = opened(0)
+    filled = page([3, 4], newest=4, epoch="f", gap=Gap("e", 0, 0))
+    gap, messages = fill(found, filled, Cursor("f", 4))
+    assert gap == Gap("f", 1, 2) and offsets_of(messages) == [3, 4] and found.position == Cursor("f", 4)
+    found = opened(0)
+    gap, messages = fill(found, page([1, 2], newest=2, epoch="f", gap=Gap("e", 0, 0)), Cursor("f", 2))
+    assert gap is None and offsets_of(messages) == [1, 2]
+
+
 def test_the_next_is_delivered() -> None:
     found = opened(5)
     assert found.position == Cursor("e", 5)

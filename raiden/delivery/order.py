@@ -175,10 +175,13 @@ class Order:
         self._doubted = self.end = False
         gap: Gap | None = None
         if page.gap is not None and not page.gap.first:
-            # The history that was delivered is not the one that is there.
-            # A history that was forgotten before its first message lacks none.
-            gap = page.gap if self.epoch and self.next > 1 else None
-            self.next, self.proof = page.begin + 1, ""
+            # The history that was delivered is not the one that is there. Where nothing of that was delivered, the
+            # present one is expected from its first message on.
+            if self.epoch and self.next > 1:
+                gap, self.next = page.gap, page.begin + 1
+            else:
+                self.next = 1
+            self.proof = ""
         messages: list[Message] = []
         found = {_cursor(message).offset: message for message in page.messages(channel)}
         end = page.records[-1].offset if page.more and page.records else position.offset
