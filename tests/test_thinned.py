@@ -9,7 +9,7 @@ import pytest
 
 from raiden.delivery.laggards import MAX_KEPT, MAX_KEPT_BYTES
 from raiden.delivery.skipped import Put
-from raiden.delivery.thinned import MAX_VALUES, MAX_WAITING, MAX_YOUNG, Thinned, of_past
+from raiden.delivery.thinned import MAX_VALUES, MAX_WAITING, MAX_YOUNG, Room, Thinned, of_past
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.refusals import Invalid
@@ -335,3 +335,26 @@ def test_options() -> None:
     assert of(2, "a.b", None) == Thinning(2.0, "a.b")
     assert of(None, "a", "latest") == Thinning(0.0, "a", True)
     assert of(0.01, None, None) != of(1000, None, None)
+
+
+def test_groups_share_room_for_their_values() -> None:
+    """With many groups each remembers less, and its newest messages are sent before their time."""
+    room, wanted = Room(10), of(1, "symbol", None)
+    assert wanted is not None
+    groups: list[Thinned[str, str]] = [Thinned(wanted, bool, room=room) for _ in range(8)]
+    got: list[set[int]] = [set() for _ in groups]
+
+    def note(at: int, puts: Iterable[Put[str, str]]) -> None:
+        got[at] |= {put.message.published for put in puts if put.sinks}
+
+    for at, group in enumerate(groups):
+        group.join("a", "a")
+        for number in range(1, 41):
+            note(at, group.offer(message(number, str(number % 20)), 0.0))
+        assert room.count <= 10 + len(groups)
+    for at, group in enumerate(groups):
+        note(at, group.tick(0.0, all_of_them=True))
+        assert got[at] >= set(range(21, 41))
+        group.close()
+        assert group.due is None and not list(group.tick(9.0))
+    assert room.count == 0

@@ -14,7 +14,7 @@ from raiden.delivery.occupancy import Occupancy
 from raiden.delivery.prefixes import Prefixes
 from raiden.delivery.selection import Selection
 from raiden.delivery.sorted_names import SortedNames
-from raiden.delivery.thinned import Thinned
+from raiden.delivery.thinned import Room, Thinned
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
 from raiden.model.message import Cursor, Message
@@ -125,13 +125,16 @@ class Topic:
     backbone is subscribed to ``key``; ``made`` is the number of the table's change that made the topic. ``since`` is a
     moment between the first subscription and when that was in force, in microseconds by the history's clock (0: not
     known yet). ``rounds`` is the number of rounds that the backbone had begun when the topic was made, ``deletions``
-    the number of times that the channel was deleted since, ``changes`` that of subscriptions that came or went."""
+    the number of times that the channel was deleted since, ``changes`` that of subscriptions that came or went.
+    ``room`` is that of all its thinned groups, and of others."""
 
     __slots__ = (
-        "changes", "count", "deletions", "filtered", "groups", "key", "made", "messages", "rounds", "since", "thinned",
+        "changes", "count", "deletions", "filtered", "groups", "key", "made", "messages", "room", "rounds", "since",
+        "thinned",
     )  # fmt: skip
 
-    def __init__(self, key: bytes, made: int, rounds: int) -> None:
+    def __init__(self, key: bytes, made: int, rounds: int, room: Room) -> None:
+        self.room = room
         self.key = key
         self.made = made
         self.rounds = rounds
@@ -188,7 +191,7 @@ class Topic:
             self.thinned = Selection()
         group = self.thinned.groups.get((subscription.encoding, filters))
         if group is None:
-            group = Thinned(thinning, _is_behind, has_places=not subscription.name.endswith("*"))
+            group = Thinned(thinning, _is_behind, has_places=not subscription.name.endswith("*"), room=self.room)
             self.thinned.add((subscription.encoding, filters), group)
         group.join(subscription.sink, subscription)
 
@@ -199,6 +202,7 @@ class Topic:
             group.leave(subscription.sink, subscription)
             if not len(group):
                 self.thinned.remove(key)
+                group.close()
                 if not self.thinned.groups:
                     self.thinned = None
 
@@ -255,6 +259,7 @@ class Table:
         # The channels with subscribers, where somebody follows them.
         self.occupancy: Occupancy | None = None
         self._names = SortedNames()
+        self._room = Room()
         # The patterns that bring a channel.
         self._brought_by: dict[bytes, list[Topic]] = {}
 
@@ -284,7 +289,7 @@ class Table:
             raise TooManyChannels(why)
         key, written = topic(name), name.encode()
         self.changes += 1
-        made = Topic(key, self.changes, rounds)
+        made = Topic(key, self.changes, rounds, self._room)
         if name.endswith("*"):
             self.patterns.add(key, made)
             self._brought_by.clear()

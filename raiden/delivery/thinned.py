@@ -28,6 +28,8 @@ from raiden.model.thinning import Thinning
 # Values of the key, and channels of a pattern, that a group remembers; bytes of its messages that wait.
 MAX_VALUES: Final = 1000
 MAX_WAITING: Final = 4 << 20
+# Values that all groups of a worker remember together, besides one for each.
+MAX_IN_ALL: Final = 50_000
 # Groups of subscriptions that are young. With one more, all that waits is sent: then none is.
 MAX_YOUNG: Final = 16
 # Characters of a value that is kept as it is; of a longer one a hash is kept.
@@ -35,6 +37,16 @@ SHORT: Final = 64
 
 Sink = TypeVar("Sink")
 Member = TypeVar("Member")
+
+
+class Room:
+    """The room for the values of several groups: ``count`` are remembered, and ``most`` may be."""
+
+    __slots__ = ("count", "most")
+
+    def __init__(self, most: int = MAX_IN_ALL) -> None:
+        self.count = 0
+        self.most = most
 
 
 class _Run:
@@ -89,17 +101,19 @@ class Thinned(Generic[Sink, Member]):
     ``is_behind`` says whether a member reads too slowly. ``has_places``: the messages are of one channel, so that there
     is a place after each where a client goes on that comes back; those of a pattern have none. `offer` and `tick` are
     iterators: each `Put` is to be done before the next one is asked for. ``alarm`` is for the caller: the time of the
-    next `tick` that it has arranged."""
+    next `tick` that it has arranged. ``room`` is shared with other groups; None: it has its own."""
 
     __slots__ = (
-        "_begins", "_boundary", "_bytes", "_every", "_has_places", "_laggards", "_last", "_number", "_states",
+        "_begins", "_boundary", "_bytes", "_every", "_has_places", "_laggards", "_last", "_number", "_room", "_states",
         "_subject", "_waiting", "alarm", "fresh", "members", "young",
     )  # fmt: skip
 
     def __init__(
-        self, thinning: Thinning, is_behind: Callable[[Member], bool], *, has_places: bool = True
+        self, thinning: Thinning, is_behind: Callable[[Member], bool], *, has_places: bool = True,
+        room: Room | None = None,
     ) -> None:  # fmt: skip
         self._has_places = has_places
+        self._room = Room() if room is None else room
         self._every = thinning.every
         self._subject = thinning.subject
         self._laggards: Laggards[Sink, Member] | None = Laggards(is_behind) if thinning.latest else None
@@ -131,6 +145,13 @@ class Thinned(Generic[Sink, Member]):
                     self._laggards.leave(sink)
         for after in [after for after, group in self.young.items() if not group]:
             del self.young[after], self._begins[after]
+
+    def close(self) -> None:
+        """Give back the room for its values: its last subscription has left."""
+        self._room.count -= len(self._states)
+        self._states.clear()
+        self._waiting.clear()
+        self._bytes = 0
 
     def subscriptions(self) -> Iterator[Member]:
         for group in (self.members, self.fresh, *self.young.values()):
@@ -204,7 +225,7 @@ class Thinned(Generic[Sink, Member]):
             if state.until > now:
                 return
             if state.newest is None:
-                del self._states[value]  # it is open again
+                self._forget(value)  # it is open again
             else:
                 yield from self._send(value, now)
 
@@ -241,8 +262,13 @@ class Thinned(Generic[Sink, Member]):
         return found
 
     def _close(self, value: Value, now: float) -> None:
-        self._states.pop(value, None)
+        if self._states.pop(value, None) is None:
+            self._room.count += 1
         self._states[value] = _State(now + self._every)
+
+    def _forget(self, value: Value) -> None:
+        del self._states[value]
+        self._room.count -= 1
 
     def _send(self, value: Value, now: float) -> Iterator[Put[Sink, Member]]:
         """Put the newest message of a value that waits before those that have yet to get it."""
@@ -308,12 +334,13 @@ class Thinned(Generic[Sink, Member]):
             first, state = next(iter(states.items()))
             if state.newest is not None or state.until > now:
                 break
-            del states[first]
-        if len(states) >= MAX_VALUES and value not in states:
+            self._forget(first)
+        is_full = len(states) >= MAX_VALUES or self._room.count >= self._room.most
+        if states and is_full and value not in states:
             first, state = next(iter(states.items()))
             if state.newest is not None:
                 yield from self._send(first, now)
-            del states[first]
+            self._forget(first)
 
 
 def of_past(messages: Sequence[Message], filters: Filters | None) -> dict[Cursor | None, Skipped | None] | None:
