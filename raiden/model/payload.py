@@ -203,9 +203,13 @@ def check_terms(message: Message, key: Any, at: Cursor | None, *, keeps: bool) -
     if key is not None:
         check_key(key, keeps)
     if at is not None and not keeps:
-        raise InvalidPayload("a channel without history stands nowhere: set its history_size, or publish without 'if'")
+        raise InvalidPayload(
+            "a channel without history stands nowhere: set its history_size, and a store, or publish unconditionally"
+        )
     if message.ends and not keeps:
-        raise InvalidPayload("a channel without history can't end, for nobody would remember it: set its history_size")
+        raise InvalidPayload(
+            "a channel without history can't end, for nobody would remember it: set its history_size, and a store"
+        )
 
 
 def check_key(key: Any, keeps: bool) -> None:

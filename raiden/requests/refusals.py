@@ -43,7 +43,7 @@ class Lost(Refusal):
     status = 502
 
     def __init__(self, *, tried: bool) -> None:
-        more = ": ask again, if the work may be done twice (_again=1)"
+        more = ": ask again, if the work may be done twice (_again=1, or the member again)"
         if tried:
             more = ", and nobody else serves the channel"
         super().__init__(f"the server that had the request has gone without an answer{more}")
