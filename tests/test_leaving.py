@@ -117,7 +117,7 @@ delegate = Rules()
 def test_no_cycle_is_left(tmp_path: Path, kind: str, asked: bool) -> None:
     config = tmp_path / "raiden.conf.py"
     config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)) + DELEGATE * asked)
-    anyone = dict.fromkeys(("request", "serve", "manage"), "anyone")
+    anyone = dict.fromkeys(("request", "serve", "manage", "presence"), "anyone")
     channels = {pattern: {**options, **anyone} for pattern, options in SETTINGS["channels"].items()}
     node = Daemon(tmp_path / "node", config=config, **{**SETTINGS, "workers": 1, "channels": channels})
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import signal
-import socket
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +20,7 @@ from raiden.history.store import Append, StoreFailed
 from raiden.model.page import Gap
 from tests.daemons import wait_for
 from tests.stores import RedisServer, append, payloads
-
-
-def free_port() -> int:
-    """Redis can't be asked which port the kernel chose."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
+from tests.test_daemon import free_port
 
 # Servers that are not as they should be.
 
@@ -91,9 +86,11 @@ def test_a_redis_that_ends_before_its_answer_leaves_it_open(own_server: RedisSer
     """What was sent to it may be stored; what could not be sent is not."""
     store = Redis(own_server.url)
     append(store, "a", b"1")
+    (connection,) = store._redis.connection_pool._available_connections
     own_server.process.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor() as pool:
         failure = pool.submit(append, store, "a", b"2")
+        wait_for(lambda: any(fcntl.ioctl(connection._sock, termios.TIOCOUTQ, bytes(4))), "it was sent, and is not read")
         own_server.kill()
         with pytest.raises(StoreFailed, match="nobody knows whether the message was stored"):
             failure.result()
