@@ -117,6 +117,12 @@ def _learn(known: dict[str, Forks], log: Sequence[Event]) -> None:
         forks.seal()
 
 
+def _is_doubtful(at: Place, since: Sequence[int]) -> bool:
+    """Whether this is the place of a channel without a message, of a life of the store that is over: nobody can tell
+    whether messages came behind it, and were lost (docs/history.md, positions)."""
+    return at.offset == 0 and at.epoch != NOWHERE and since[-1] > 0
+
+
 class _Histories:
     """What the store did with a channel."""
 
@@ -247,7 +253,7 @@ class _Walks:
                 self.say("recovered", event.channel, event.at, text)
         if event.recovered is False:
             self.found.counts["told false"] += 1
-            if all(forks.has(number, at) for number in lately):
+            if all(forks.has(number, at) for number in lately) and not _is_doubtful(at, lately):
                 self.say(
                     "recovered", event.channel, event.at, f"{event.who} was told false, and nothing is lost: {event}"
                 )
@@ -328,6 +334,7 @@ class _Walks:
         lossy = [each for each in self.lossy[event.channel] if {each - 1, each} <= set(since)]
         # Who asks for what follows its position is told when it does.
         lost = walk.at is not None and not walk.told and self.is_lost(walk.at, since, forks)
+        lost = lost or (walk.at is not None and _is_doubtful(walk.at, since))
         if not walk.due and not lost and not any(each > walk.told_in for each in lossy):
             self.say("gap", event.channel, event.at, f"{event.who} was told of a gap, and nothing is lost: {event}")
         walk.due, walk.told, walk.told_in = False, True, number
