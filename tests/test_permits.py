@@ -397,7 +397,7 @@ def test_what_is_for_nobody_is_not_asked(delegating: Daemon, application: Applic
 
 def test_every_command_is_in_a_table() -> None:
     told = {"subscribe", "publish", "history", "presence", "unsubscribe", "auth", "request", "serve"}
-    # Of what the client has got by the others.
+    # Commands about what the client has got by the others.
     of_ones_own = {"ack", "nack", "session", "resume", "ping", "hello", "unserve", "answer"}
     assert told | of_ones_own == set(commands._COMMANDS)
 

@@ -67,7 +67,7 @@ class Selection(Generic[Group]):
             del self._others[key]
             return
         subject, values = rarest
-        # Of groups that want no value, as their filters contradict each other, there may be several.
+        # There may be several groups that want no value, because their filters contradict each other.
         by_value = (self._by_field.get(subject.name) if subject.is_plain else self._by_subject.get(subject)) or {}
         for value in values:
             del by_value[value][key]

@@ -39,7 +39,7 @@ class Presence(Service):
         return self._backend.name, self._here.part(channel)
 
     def of(self, channel: str) -> bytes:
-        """Who is at a channel, as clients are told it in JSON. Waits; raises TooManyQuestions."""
+        """The members of a channel, as clients are told of them in JSON. Waits; raises TooManyQuestions."""
         return self._who.of(channel)
 
     def watch(self, channels: Sequence[str]) -> list[Watched]:

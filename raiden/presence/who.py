@@ -1,4 +1,4 @@
-"""Who is at a channel, in the whole cluster: all workers are asked, and nothing is kept in a store.
+"""The members of a channel in the whole cluster: all workers are asked, and nothing is kept in a store.
 
 A worker can't be asked that does not answer, or whose node is suspected. The members of its last answer are told as
 unsure.
@@ -36,7 +36,7 @@ class Who:
         self._remembered = Remembered(seconds=REMEMBER, most=REMEMBERED)
 
     def of(self, channel: str) -> bytes:
-        """Who is at a channel, as clients are told it in JSON."""
+        """The members of a channel, as clients are told of them in JSON."""
         told: bytes
         (told,) = self._questions.ask(channel)
         return told
