@@ -1,4 +1,4 @@
-"""Who is at a channel, and who joins and leaves it: two workers, and clients by every transport."""
+"""Presence at a channel, joins and leaves: two workers, and clients by every transport."""
 
 from __future__ import annotations
 
