@@ -15,9 +15,20 @@ from pathlib import Path
 from typing import Any, Self
 
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.frames import Frame, Opcode
+from websockets.sync.client import ClientConnection, connect
 
 from tests.daemons import Daemon, wait_for
+
+
+class _Counting(ClientConnection):
+    """A connection that counts the server's pings, each of which the library has answered."""
+
+    pings = 0
+
+    def process_event(self, event: Any) -> None:
+        super().process_event(event)
+        self.pings += isinstance(event, Frame) and event.opcode is Opcode.PING
 
 
 class Client:
@@ -38,8 +49,9 @@ class Client:
         url = f"ws://{node.host}:{node.port}/-/websocket"
         # A client that has not taken all that it got does not notice the end.
         self.ws = connect(
-            url, sock=sock, compression=None, max_size=None, max_queue=unread, close_timeout=0.5
-        ).__enter__()
+            url, sock=sock, compression=None, max_size=None, max_queue=unread, close_timeout=0.5,
+            create_connection=_Counting,
+        ).__enter__()  # fmt: skip
 
     def send(self, **command: Any) -> int:
         """Send a command; its id."""
@@ -68,6 +80,12 @@ class Client:
         while not self.pushes:
             self._receive(timeout)
         return self.pushes.popleft()
+
+    def wait_for_pings(self, count: int) -> None:
+        """Wait until so many more pings have come."""
+        assert isinstance(self.ws, _Counting)
+        enough = self.ws.pings + count
+        wait_for(lambda: isinstance(self.ws, _Counting) and self.ws.pings >= enough, f"{count} pings have come")
 
     def take(self, count: int) -> list[Any]:
         return [self.push() for _ in range(count)]

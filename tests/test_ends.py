@@ -155,7 +155,9 @@ def test_a_session_tells_the_end_until_the_client_has_heard_of_it(start: Callabl
         assert told == {"channel": "a", "end": True, "cursor": cursor}
         assert client.ask(cmd="subscribe", channel="b")
         wait_for(lambda: client.ask(cmd="ping") == {} and node.json("/-/channels/a")["subscribers"] == 0, "it is over")
-        threading.Event().wait(1.5)  # two pings, of which the second tells that the client has heard
+        # The second one says that the answer to the first has come, and so what was told before; a third, that this
+        # is kept.
+        client.wait_for_pings(3)
     with Client(node) as client:
         assert list(client.ask(cmd="resume", session=session)["subscriptions"]) == ["b"]
 

@@ -53,7 +53,7 @@ class InvalidFrame(ValueError):
 def to_frame(messages: Sequence[Message]) -> bytes:
     """The backbone's frame of messages of one channel and one kind, with cursors that follow each other, or none."""
     first = messages[0]
-    kind, payload = first.entry
+    kind, payload = (first.kind, first.payload) if first.attributes is None else first.entry
     extensions = b""
     if first.cursor is not None:
         cursor = b"%b:%d" % (first.cursor.epoch.encode(), first.cursor.offset)
@@ -77,12 +77,12 @@ def runs(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     """Split messages of one channel into those of one frame each: of one kind, all with attributes or all without, and
     ending with the message that goes over `RUN_BYTES`."""
     begin = size = 0
+    kind, plain = messages[0].kind, messages[0].attributes is None
     for at, message in enumerate(messages):
-        first = messages[begin]
-        plain = (message.attributes is None) is (first.attributes is None)
-        if message.kind != first.kind or not plain or size > RUN_BYTES:
+        if message.kind != kind or (message.attributes is None) is not plain or size > RUN_BYTES:
             yield messages[begin:at]
             begin, size = at, 0
+            kind, plain = message.kind, message.attributes is None
         size += len(message.payload)
     yield messages[begin:] if begin else messages
 
