@@ -39,8 +39,8 @@ BENCH = [
 
 # What a message passes through. `make wheel` compiles it.
 COMPILED = [
-    "access/clients", "access/policy", "access/tokens", "backbone/alone", "backbone/line", "backbone/nodes",
-    "backbone/rounds", "backend", "connections/connection", "connections/door", "connections/pieces",
+    "access/clients", "access/policy", "access/tokens", "backbone/alone", "backbone/frames", "backbone/line",
+    "backbone/nodes", "backbone/rounds", "backend", "connections/connection", "connections/door", "connections/pieces",
     "connections/states", "connections/wheel", "delivery/answers", "delivery/brought", "delivery/connection_ids",
     "delivery/fan_out", "delivery/ends", "delivery/order", "delivery/orders", "delivery/pace", "delivery/prefixes",
     "delivery/publisher", "delivery/selection", "delivery/sends", "delivery/sorted_names", "delivery/table", "gateway",

@@ -103,7 +103,8 @@ class Publisher:
         least: the messages of one channel are one append to its history, and one frame. Then ``done(asker, outcome)``
         is called, with the message's cursor, None where it is not stored, or the refusal. ``at`` is the cursor at which
         the channel must stand."""
-        if key is not None or at is not None or message.ends:
+        attributes = message.attributes  # `Message.ends` would be a call for each message
+        if key is not None or at is not None or (attributes is not None and attributes.end):
             # What may be refused is appended by itself, and nothing stands behind an end.
             places = ANYWHERE if at is None else {message.channel: at}
             self.publish([message], key=key, at=places, done=lambda outcome: done(asker, _only(outcome)))
