@@ -80,6 +80,8 @@
 # Paths that are no channels by HTTP, since browsers, crawlers and probes ask for them by themselves: 404, which names
 # the page that is meant, or for favicon.ico 204. "x/*" is all that begins with x/. [reload]
 # reserved_paths = ["favicon.ico", "robots.txt", ".well-known/*", "metrics", "health", "healthz", "ready", "readyz"]
+# Protocols of other servers that are spoken too, on paths that are no channels then: see docs/dialects.md.
+# dialects = []
 # The channel of a request: "path", "host_path", or a function of the webob request.
 # channel_builder = "path"
 

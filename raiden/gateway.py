@@ -32,6 +32,7 @@ from raiden.http.publishing import ACCEPTED, Publishing
 from raiden.http.reader import AT_ONCE, Reader
 from raiden.http.reserved import Reserved
 from raiden.http.revoking import Ending, Revoking
+from raiden.http.routes import Routes
 from raiden.http.streaming import Streaming
 from raiden.model.refusals import Refusal, TooFast, Unauthorized, Unavailable
 from raiden.presence.presence import Presence
@@ -91,6 +92,8 @@ class Gateway(Service):
         self.limits = limits
         # Raises NotFound for a path that another gateway of the worker serves.
         self._check_path = check_path
+        # Paths that others serve, on the same door; None: there are none.
+        self.routes: Routes | None = None
         self.permits = permits
         self.rates = rates = rates or Rates()
         self.token_cookie = token_cookie
@@ -131,6 +134,10 @@ class Gateway(Service):
         self.door.origins.check(request.fields, connection.scheme)
         if self._check_path is not None:
             self._check_path(request.environ["raiden.path"])
+        if self.routes is not None:
+            application = self.routes.of(request.environ["PATH_INFO"])
+            if application is not None:
+                return application.dispatch(connection, request)
         delegate = self.delegate
         if delegate is None:
             return self._do(connection, request, self.read(connection, request))

@@ -22,7 +22,7 @@ from raiden.connections import tls
 from raiden.http import origins
 from raiden.model.near import did_you_mean
 from raiden.model.options import Channels, Durability
-from raiden.node import permits, webhooks
+from raiden.node import dialect_names, permits, webhooks
 from raiden.node.settings import ServiceBuilder, Settings
 from raiden.protocols import hosts
 from raiden.protocols.proxies import Proxies
@@ -202,6 +202,7 @@ def _check_together(settings: Settings) -> None:
     try:
         permits.check(settings)
         webhooks.check(settings)
+        dialect_names.check(settings.dialects)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if (

@@ -92,6 +92,7 @@ class Settings:
         "paths that are no channels, since browsers and probes ask for them by themselves",
         reload=True,
     )
+    dialects: list[str] = _setting([], "protocols of other servers that are spoken too: see docs/dialects.md")
     channel_builder: str | Callable[..., str] = _setting(
         "path", "the channel of a request: 'path', 'host_path', or a function of the webob request"
     )

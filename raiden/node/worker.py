@@ -42,7 +42,7 @@ from raiden.model.options import Channels
 from raiden.model.payload import check_size
 from raiden.model.refusals import Refusal
 from raiden.model.strict_json import TOO_DEEP, InvalidPayload, json_payload
-from raiden.node import http_doors, permits
+from raiden.node import dialects, http_doors, permits
 from raiden.node.http_doors import CONTROL, PUBLIC, REDIRECT
 from raiden.node.routing import RouterService
 from raiden.node.settings import ServiceBuilder, Settings
@@ -236,6 +236,9 @@ class HttpWorker(Worker):
             ready_without_store=settings.ready_without_store,
         )
         self.add(self.gateway)
+        self._dialects = dialects.opened(settings, self.gateway)
+        for dialect in self._dialects:
+            self.add(dialect)
         self._doors = {PUBLIC: self.gateway.door}
         applications: dict[str, Control | Redirect] = {
             CONTROL: Control(self.gateway), REDIRECT: Redirect(listeners[PUBLIC].getsockname()[1]),
@@ -268,7 +271,7 @@ class HttpWorker(Worker):
             elif name == "allowed_origins":
                 self.gateway.door.origins = self.gateway.reader.origins = Origins(value)
             elif name == "reserved_paths":
-                self.gateway.reader.reserved = Reserved(value)
+                self.gateway.reader.reserved = dialects.reserved(self.settings, self.gateway)
             elif name == "ws_deflate":
                 self.gateway.reader.deflate = value
         if not _ACCESS.isdisjoint(values):
@@ -276,6 +279,8 @@ class HttpWorker(Worker):
             self.gateway.token_cookie = self.settings.token_cookie
         if "delegate" in values:
             self.gateway.delegate = permits.delegate(self.settings, self.gateway.delegate)
+        for dialect in self._dialects:
+            dialect.reload(values)
         for name, door in self._doors.items():
             http_doors.furnish(door, name, self.settings)
             if "keepalive" in values:

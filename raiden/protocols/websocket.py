@@ -49,12 +49,16 @@ TOKEN = "raiden.token."
 class _Negotiation(ServerProtocol):
     """The handshake. The first subprotocol that a client offers is taken (no token): to Raiden they mean nothing, but a
     browser drops a connection if it has offered some and gets none of them (the WebSockets standard of the WHATWG,
-    section 2, "establish a WebSocket connection")."""
+    section 2, "establish a WebSocket connection"). Where they mean something, ``known`` are those that do: the first of
+    these that the client offers is taken, or none."""
 
-    def __init__(self, deflate: bool) -> None:
+    def __init__(self, deflate: bool, known: Sequence[str] | None) -> None:
         super().__init__(extensions=_DEFLATE if deflate else None)
+        self._known = known
 
     def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        if self._known is not None:
+            return next((Subprotocol(each) for each in self._known if each in subprotocols), None)
         return next((each for each in subprotocols if not each.lower().startswith(TOKEN)), None)
 
 
@@ -95,15 +99,16 @@ class Agreement(NamedTuple):
         return self.head % (date().encode(), accept_key(key).encode())
 
 
-def accept(request: Request, *, deflate: bool) -> Agreement:
-    """Agree to a handshake; raises HttpError if the request is no valid one."""
+def accept(request: Request, *, deflate: bool, subprotocols: tuple[str, ...] | None = None) -> Agreement:
+    """Agree to a handshake; raises HttpError if the request is no valid one. Of ``subprotocols`` the first that the
+    client offers is taken, or none; None: the first that it offers, whatever that is."""
     fields = request.fields
     single = len(fields) == len(request.raw_headers) and not request.http10  # no field is repeated
     if single and TOKEN not in fields.get("sec-websocket-protocol", "").lower():
-        agreement = _agree(*[fields.get(name.lower()) for name in _DECISIVE], deflate)
+        agreement = _agree(*[fields.get(name.lower()) for name in _DECISIVE], deflate, subprotocols)
         if agreement is not None and _KEY.fullmatch(fields.get("sec-websocket-key", "")):
             return agreement
-    return _negotiate(request, deflate)
+    return _negotiate(request, deflate, subprotocols)
 
 
 # The fields that decide the result of a handshake, besides the key.
@@ -117,13 +122,13 @@ _KEY = re.compile("[A-Za-z0-9+/]{21}[AQgw]==")
 @functools.lru_cache(256)
 def _agree(
     connection: str | None, upgrade: str | None, version: str | None, extensions: str | None, protocols: str | None,
-    deflate: bool,
+    deflate: bool, known: tuple[str, ...] | None,
 ) -> Agreement | None:  # fmt: skip
     """The agreement of handshakes with these fields; None: they are no valid handshake. To negotiate takes longer than
     all else about a connection."""
     named = zip(_DECISIVE, (connection, upgrade, version, extensions, protocols), strict=True)
     headers = Headers([("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="), *((n, v) for n, v in named if v is not None)])
-    negotiation = _Negotiation(deflate)
+    negotiation = _Negotiation(deflate, known)
     response = negotiation.accept(Handshake("/", headers, "GET"))
     return _agreement(negotiation, response) if response.status_code == 101 else None
 
@@ -138,8 +143,8 @@ def _agreement(negotiation: ServerProtocol, response: Response) -> Agreement:
     return Agreement(head, None)
 
 
-def _negotiate(request: Request, deflate: bool) -> Agreement:
-    negotiation = _Negotiation(deflate)
+def _negotiate(request: Request, deflate: bool, known: tuple[str, ...] | None) -> Agreement:
+    negotiation = _Negotiation(deflate, known)
     if request.http10:
         raise HttpError(426, "WebSocket needs HTTP/1.1", close=True, headers={"Upgrade": "websocket"})
     response = negotiation.accept(

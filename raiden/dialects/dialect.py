@@ -1,0 +1,31 @@
+"""A dialect: another server's protocol, spoken on Raiden's channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raiden.connections.connection import Connection
+from raiden.gateway import Gateway
+from raiden.http.door import Answer
+from raiden.protocols.http import Request
+from raiden.runtime.service import Service
+
+
+class Dialect(Service):
+    """The part of a worker that serves the ``paths`` of a dialect, and takes them from the channels' names. Making it
+    raises ValueError for settings that it can't use, which says what to do."""
+
+    paths: tuple[str, ...] = ()
+    """The paths that it serves, decoded; one that ends in a slash stands for all below it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__()
+        self.gateway = gateway
+
+    def dispatch(self, connection: Connection, request: Request) -> Answer | None:
+        """Return the answer to a request for one of the paths; None where it comes later. Raises Refusal."""
+        raise NotImplementedError
+
+    def reload(self, values: Mapping[str, Any]) -> None:
+        """Take settings that have changed."""

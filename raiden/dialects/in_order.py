@@ -1,0 +1,79 @@
+"""The commands of one client, done one after the other, in the order in which they came."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import gevent
+
+from raiden.connections.connection import Connection
+from raiden.connections.states import CLOSING
+from raiden.runtime import faults
+
+# Commands that may wait, and their bytes, before the connection is not read from.
+PAUSE: Final = 64
+PAUSE_BYTES: Final = 65536
+
+Rest: TypeAlias = "Callable[[], None]"
+"""The part of a command that waits."""
+Command: TypeAlias = "Callable[[], Rest | None]"
+
+
+class InOrder:
+    """The commands of one connection. One that need not wait is done at once, if nothing waits before it; the others
+    are done in a greenlet, which lasts as long as there are any. While many wait, the connection is not read from."""
+
+    __slots__ = ("_bytes", "_commands", "_connection", "_paused")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        # The commands that wait, with their bytes; None: none is being done.
+        self._commands: deque[tuple[Command, int]] | None = None
+        self._bytes = 0
+        self._paused = False
+
+    def do(self, command: Command, size: int) -> None:
+        """Do a command of ``size`` bytes, once those before it are done. It returns what is left to do where that
+        waits. Both must answer their own failures."""
+        if self._commands is not None:
+            self._commands.append((command, size))
+            self._bytes += size
+            self._pause()
+            return
+        rest = command()
+        if rest is not None:
+            self._commands = deque()
+            # The greenlet ends by itself: what commands wait for is bounded in time.
+            gevent.spawn(self._go_on, self._commands, rest)
+
+    def _go_on(self, commands: deque[tuple[Command, int]], rest: Rest | None) -> None:
+        while rest is not None or commands:
+            if rest is not None:
+                faults.call("a command", rest)
+                rest = None
+            elif self._connection.state >= CLOSING:
+                break
+            else:
+                command, size = commands.popleft()
+                self._bytes -= size
+                self._pause()
+                rest = self._begin(command)
+        self._commands = None
+        self._bytes = 0
+        self._pause()
+
+    def _begin(self, command: Command) -> Rest | None:
+        found: list[Rest | None] = []
+        faults.call("a command", lambda: found.append(command()))
+        return found[0] if found else None
+
+    def _pause(self) -> None:
+        full = self._commands is not None and (len(self._commands) >= PAUSE or self._bytes >= PAUSE_BYTES)
+        if full != self._paused and not self._connection.closed:
+            self._paused = full
+            if full:
+                self._connection.pause()
+            else:
+                self._connection.resume()

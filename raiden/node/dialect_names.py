@@ -1,0 +1,20 @@
+"""The names of the dialects that a node can speak."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+# The modules with the dialects' classes, by the dialect's name; a module is loaded only where the settings name it.
+KNOWN: Final[dict[str, str]] = {}
+
+
+def check(names: Iterable[str]) -> None:
+    """Raise ValueError for a name that is no dialect's, and for one that comes twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name not in KNOWN:
+            raise ValueError(f"there is no dialect {name!r}: there are {', '.join(sorted(KNOWN))}")
+        if name in seen:
+            raise ValueError(f"{name!r} is there twice")
+        seen.add(name)

@@ -1,0 +1,42 @@
+"""Paths that dialects take from the channels' names, and the setting that opens them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raiden.http.routes import Routes
+from raiden.node import config
+
+
+class Served:
+    """An application for some paths."""
+
+    def dispatch(self, connection: Any, request: Any) -> Any:
+        return None
+
+
+def test_a_path_leads_to_the_one_that_took_it() -> None:
+    routes, api, app, push = Routes(), Served(), Served(), Served()
+    routes.add("/api/", api)
+    routes.add("/app/", app)
+    routes.add("/push", push)
+    assert routes.of("/api/publish") is api and routes.of("/app/key") is app and routes.of("/push") is push
+    for path in ("/", "/api", "/apis/x", "/push/", "/pushes", "/-/api/"):
+        assert routes.of(path) is None
+    assert sorted(routes.names()) == ["api/*", "app/*", "push"]
+
+
+def test_a_path_is_taken_once() -> None:
+    routes = Routes()
+    routes.add("/api/", Served())
+    routes.add("/api", Served())
+    for path in ("/api/", "/api"):
+        with pytest.raises(ValueError, match="served already"):
+            routes.add(path, Served())
+
+
+def test_an_unknown_dialect_is_refused() -> None:
+    with pytest.raises(config.ConfigError, match="no dialect 'klingon'"):
+        config.load(None, ["dialects=['klingon']"], {})
