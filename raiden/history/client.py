@@ -29,7 +29,7 @@ from typing import Any, Final
 import gevent
 from gevent.event import Event
 
-from raiden.history.calls import Answer, Asked, Done, plain, to_appended, to_page, to_refusal, to_stands
+from raiden.history.calls import Answer, Asked, Done, plain, to_appended, to_claimed, to_page, to_refusal, to_stands
 from raiden.history.pipe import Closed, Pipe
 from raiden.history.store import (
     NOBODY_KNOWS,
@@ -40,11 +40,10 @@ from raiden.history.store import (
     FiguresAsked,
     FiguresPage,
     GiveUp,
-    Letters,
     StoreFailed,
 )
 from raiden.model.message import Cursor
-from raiden.model.page import Gap, Page, Record, Stand
+from raiden.model.page import Page, Stand
 from raiden.model.refusals import Refusal
 from raiden.runtime import faults
 
@@ -159,13 +158,8 @@ class History:
         self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None, give_up: GiveUp, *, make: bool
     ) -> Claimed:
         told = give_up.attempts, give_up.letters and plain(give_up.letters)
-        rows, epoch, gap, past, dead, ended, more = self._call(
-            "claim", channel, durable, limit, wait, since and tuple(since), told, make, page=limit > 0
-        )
-        letters = Letters(to_appended(*dead[0]), dead[1]) if dead else None
-        return Claimed(
-            [(Record(*row), attempt) for row, attempt in rows], epoch, gap and Gap(*gap), past, letters, ended, more
-        )
+        asked = channel, durable, limit, wait, since and tuple(since), told, make
+        return to_claimed(*self._call("claim", *asked, page=limit > 0))
 
     def acknowledge(
         self, channel: str, durable: str, epoch: str, claims: Sequence[tuple[int, int]],

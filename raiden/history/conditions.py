@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from raiden.history.streams import Outcome, StreamRefused, refuses
 from raiden.model.message import EARLIEST, Cursor
 from raiden.model.refusals import Conflict, PreconditionFailed, Refusal, Unavailable
 
@@ -39,16 +40,19 @@ class Full(Unavailable):
 
 class Unmet(NamedTuple):
     """A condition that does not hold: which one, and the channel, the number of messages that it keeps, and its
-    position (`EARLIEST`: it has no history yet)."""
+    position (`EARLIEST`: it has no history yet). ``outcome`` is a stream's (`raiden.history.streams`)."""
 
     what: str
     channel: str
     size: int
     position: Cursor
+    outcome: Outcome | None = None
 
     def refusal(self) -> Refusal:
         """The refusal, which says what to do."""
         name = self.channel
+        if refuses(self.what):
+            return StreamRefused(self.what, name, self.outcome)
         if self.what == ENDED:
             return HasEnded(f"{name} has come to its end: DELETE it before anything is published to it again", name)
         if self.what == ELSEWHERE:

@@ -192,7 +192,7 @@ class Server:
                 if why is None and failed is None:
                     unmet = rows[at].unmet
                     if unmet is None:
-                        results.append((None, [_row(appended) for appended in rows[at : at + size]]))
+                        results.append((None, [calls.plain_appended(appended) for appended in rows[at : at + size]]))
                     else:
                         results.append((calls.plain_unmet(unmet), None))
                     at += size
@@ -302,7 +302,7 @@ def _plain(page: Page) -> tuple[Any, ...]:
 def _claimed(claimed: Claimed) -> tuple[Any, ...]:
     records, epoch, gap, past, letters, ended, more = claimed
     found = [(tuple(record), attempt) for record, attempt in records]
-    dead = letters and (_row(letters.appended), letters.payloads)
+    dead = letters and (calls.plain_appended(letters.appended), letters.payloads)
     return found, epoch, gap and tuple(gap), past, dead, ended, more
 
 
@@ -315,12 +315,6 @@ def _open(store: Store, channels: Sequence[str]) -> dict[str, Stand]:
 
 def _figures(page: FiguresPage) -> tuple[Any, ...]:
     return [tuple(row) for row in page.rows], page.next
-
-
-def _row(appended: Appended) -> tuple[Any, ...]:
-    """The fields of an `Appended`, as plain values."""
-    epoch, offsets, repeated, chain, _ = appended
-    return epoch, offsets.start, offsets.stop, repeated, chain
 
 
 def _give_up(attempts: int, letters: tuple[Any, ...] | None) -> GiveUp:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from raiden.history.conditions import Unmet
+from raiden.history.streams import Outcome, Terms
 from raiden.model.chain import Lives, Past
 from raiden.model.message import PROOF_DIGITS, UNPROVED, Cursor, Message
 from raiden.model.options import Durability, Options
@@ -73,7 +74,8 @@ class Append:
 
     Conditions: no message is appended to a channel that has come to its end. ``at``: they are appended only where the
     channel stands there. ``discard_new``: only where they push no message out of the history for which a durable still
-    needs an acknowledgement."""
+    needs an acknowledgement. ``terms`` are those of an append to a stream (`raiden.history.streams`).
+    ``hollow``: the end says nothing besides."""
 
     channel: str
     messages: Sequence[tuple[int, bytes]]
@@ -85,17 +87,20 @@ class Append:
     discard_new: bool = False
     at: Cursor | None = None
     ends: bool = False
+    hollow: bool = False
+    terms: Terms | None = None
 
     @classmethod
     def by(
         cls, options: Options, channel: str, messages: Sequence[tuple[int, bytes]], key: str | None = None, *,
-        at: Cursor | None = None, ends: bool = False,
+        at: Cursor | None = None, ends: bool = False, hollow: bool = False, terms: Terms | None = None,
     ) -> Append:  # fmt: skip
         """An append to a channel with these options."""
         return cls(
             channel, messages,
             size=options.history_size, ttl=options.history_ttl, key=key, durability=options.durability,
             retain=options.retain, discard_new=options.discard == "new", at=at, ends=ends,
+            hollow=hollow, terms=terms,
         )  # fmt: skip
 
     def limits(self) -> tuple[int, float, float]:
@@ -109,13 +114,16 @@ class Append:
 class Appended(NamedTuple):
     """The places of an `Append`'s messages, in their order. ``repeated``: they were appended before, under the same
     key. ``chain`` is the proof of the message before the first one, then theirs, as one text (`chain.chained`); "":
-    they have none. ``unmet`` is the condition because of which nothing was appended; None: the messages were."""
+    they have none. ``unmet`` is the condition because of which nothing was appended; None: the messages were.
+    ``outcome`` is that of an append to a stream; where nothing was appended, the offsets are empty, behind the last
+    message."""
 
     epoch: str
     offsets: range
     repeated: bool = False
     chain: str = ""
     unmet: Unmet | None = None
+    outcome: Outcome | None = None
 
     @property
     def before(self) -> str:
