@@ -16,7 +16,7 @@ from raiden.sessions.recovery import Beginning
 
 def is_over(router: Router, ask: Subscribe, beginning: Beginning | None = None) -> bool:
     """Whether nothing would come on a stream; with its ``beginning``, if that is known."""
-    if ask.transport not in ("stream", "event") or not ask.starts:
+    if not ask.starts or ask.transport not in ("stream", "event"):
         return False
     for name, start in ask.starts.items():
         end = router.at_end(name)

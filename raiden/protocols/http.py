@@ -275,12 +275,6 @@ def _stream_bytes(fields: Fields, http10: bool, now: str) -> bytes:
     return _head(response, not http10, http10)
 
 
-def add_fields(head: bytes, fields: dict[str, str]) -> bytes:
-    """A serialized head with more header fields."""
-    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return head[:-2] + lines.encode("latin-1", "replace") + b"\r\n"
-
-
 def _head(response: webob.Response, keep_alive: bool, http10: bool) -> bytes:
     lines = [f"HTTP/1.1 {response.status}"]
     lines += [f"{name}: {value}" for name, value in response.headerlist]

@@ -42,6 +42,16 @@ class Told(NamedTuple):
             fields["Raiden-Connection"] = self.connection
         return fields
 
+    def in_head(self, head: bytes) -> bytes:
+        """A serialized head, with the notice's fields added."""
+        if self.position is None and self.recovered is None and not self.unconfirmed:
+            # The hot path of connecting: without history there is nothing else to tell.
+            if not self.connection:
+                return head
+            return b"%bRaiden-Connection: %b\r\n\r\n" % (head[:-2], self.connection.encode("ascii"))
+        lines = "".join([f"{name}: {value}\r\n" for name, value in self.fields().items()])
+        return b"%b%b\r\n" % (head[:-2], lines.encode("latin-1", "replace"))
+
 
 class InBand:
     """The in-band notices for subscribers of one kind. ``form`` is that of their encoding, ``frame`` makes the

@@ -18,7 +18,7 @@ from raiden.model.refusals import Forbidden, Refusal, TooLarge, Unauthorized, at
 from raiden.model.strict_json import InvalidPayload, json_payload
 from raiden.protocols import websocket
 from raiden.protocols.heads import Repeated
-from raiden.protocols.http import Request, add_fields
+from raiden.protocols.http import Request
 from raiden.protocols.unfinished import SLOW
 from raiden.protocols.websocket import Closed, WebSocket
 from raiden.router import Router
@@ -57,7 +57,7 @@ class Socket(Lasting):
         assert ask.agreement is not None
         rest = self.take_rest()
         self.connection.protocol = self.websocket
-        self._begin(add_fields(ask.agreement.answer(request.websocket_key), told.fields()), told)
+        self._begin(told.in_head(ask.agreement.answer(request.websocket_key)), told)
         if rest:
             self.receive(rest)
 

@@ -12,7 +12,7 @@ from raiden.model import encoding
 from raiden.model.filters import Filters
 from raiden.model.page import Gap
 from raiden.protocols.heads import Repeated
-from raiden.protocols.http import Request, add_fields, stream_bytes
+from raiden.protocols.http import Request, stream_bytes
 from raiden.router import Router
 from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import InBand, Told
@@ -31,7 +31,7 @@ class Stream(Lasting):
 
     def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
         self.take_rest()
-        self._begin(add_fields(stream_bytes(ask.head, http10=ask.http10), told.fields()), told)
+        self._begin(told.in_head(stream_bytes(ask.head, http10=ask.http10)), told)
 
     def receive(self, data: bytes) -> None:
         """Ignore these bytes: a request behind one for an endless stream could never be answered."""
