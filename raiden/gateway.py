@@ -114,15 +114,15 @@ class Gateway(Service):
         self._bells = Bells(router, limits)
         exchange = exchange or Exchange(router)
         self.calling = Calling(door, exchange)
-        self._presence = Presence(router, limits)
-        self.add(self._presence)
+        self.presence = Presence(router, limits)
+        self.add(self.presence)
         self.streaming = Streaming(door, router.publisher, limits, rates)
         self._transports = Transports(
-            router, door.wheel, limits, door.unfinished, self._bells, exchange, rates, self._presence,
+            router, door.wheel, limits, door.unfinished, self._bells, exchange, rates, self.presence,
             door.answer_polls,
         )  # fmt: skip
         self.pages = Pages(
-            router, stats, self._presence, min_peers=min_peers, ready_without_store=ready_without_store
+            router, stats, self.presence, min_peers=min_peers, ready_without_store=ready_without_store
         )  # fmt: skip
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
@@ -323,7 +323,7 @@ class Gateway(Service):
 
         def confirm(connection: Connection, request: Request) -> Answer | None:
             try:
-                watched = [] if ask.presence is None else watch(self._presence, ask.presence)
+                watched = [] if ask.presence is None else watch(self.presence, ask.presence)
                 beginning = Beginning(self.router, ask.names, ask.starts, whole=whole)
             except (Unavailable, NotInForce, StoreFailed) as error:
                 session.close()
@@ -344,7 +344,7 @@ class Gateway(Service):
             if not session.answers_once:
                 told = told._replace(connection=self.router.ids.of(connection))
             self._open(connection, request, ask, session, client, told)
-            attend(session, self._presence, watched, session.subscriptions, ask.presence)
+            attend(session, self.presence, watched, session.subscriptions, ask.presence)
             session.begin(beginning)
             self._opened(connection, session, client)
             return None

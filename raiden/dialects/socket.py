@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from raiden.connections.connection import Connection
 from raiden.connections.states import OPENING, SERVING, SUBSCRIBED
-from raiden.delivery.table import TooManyChannels
+from raiden.delivery.table import Subscription, TooManyChannels
 from raiden.dialects.in_order import InOrder, Rest
 from raiden.gateway import Gateway
 from raiden.model.encoding import Encoding
@@ -64,6 +64,15 @@ class DialectSocket(Socket):
         self.greet()
         if rest and connection.session is self:
             self.receive(rest)
+
+    def unsubscribe(self, name: str) -> None:
+        if self.gateway.presence.names and name in self.subscriptions:
+            self.gateway.presence.forget(self.subscriptions[name])
+        super().unsubscribe(name)
+
+    def ended(self, subscription: Subscription) -> None:
+        self.gateway.presence.forget(subscription)
+        super().ended(subscription)
 
     def follow(
         self, name: str, encode: Encoding, filters: Filters | None = None, start: Start | None = None

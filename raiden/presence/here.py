@@ -1,16 +1,22 @@
-"""The clients at channels on this worker, as the router's table has them: nothing is kept about who came and went."""
+"""The clients at channels on this worker, as the router's table has them: nothing is kept about who came and went.
+
+A client is known by its token or key. A protocol whose clients say at each channel who they are there names their
+subscriptions (`Names`).
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import gevent
 
 from raiden.access.clients import Client
 from raiden.connections import tcp
 from raiden.connections.connection import Connection
+from raiden.delivery.table import Subscription
 from raiden.model.encoding import dumps
 from raiden.presence.members import Part, Row
 from raiden.protocols.limits import PresenceLimits
@@ -42,6 +48,11 @@ def subject_of(client: Client | None) -> Subject:
     return Subject(client.name, None) if client.credential == "key" else NOBODY
 
 
+# The subjects as which subscriptions count, where that is not their client's; `NOBODY`: as none at all.
+Names: TypeAlias = Mapping[Subscription, Subject]
+NO_NAMES: Final[Names] = MappingProxyType({})
+
+
 class Member:
     """A subject at a channel. ``since`` is the Unix time at which its first connection came, and ``newest`` that of its
     last one, of which it has the ``info``. ``is_attached``: it has a subscription. ``polled`` is the time at which its
@@ -66,9 +77,10 @@ class Member:
 class Here:
     """The clients at channels on this worker. Those that may take long are asked for in a greenlet."""
 
-    def __init__(self, router: Router, limits: PresenceLimits) -> None:
+    def __init__(self, router: Router, limits: PresenceLimits, names: Names = NO_NAMES) -> None:
         self._router = router
         self._limits = limits
+        self._names = names
         # The proofs of life that were asked for within `FRESH` seconds.
         self._proofs: dict[Connection, float] = {}
 
@@ -97,10 +109,10 @@ class Here:
         members: dict[str, Member] = {}
         anonymous = 0
         known: set[Connection] = set()
-        for connection, since in self._connections(channel, turn):
+        for connection, since, name in self._connections(channel, turn):
             turn.step()
             known.add(connection)
-            sub, info = subject_of(_client(connection))
+            sub, info = subject_of(_client(connection)) if name is None else name
             if sub:
                 member = members.get(sub)
                 if member is None:
@@ -119,22 +131,26 @@ class Here:
                     anonymous += _between_polls(members, connection, client, answered.time, known)
         return members, anonymous
 
-    def _connections(self, channel: str, turn: Turn) -> Iterator[tuple[Connection, float]]:
+    def _connections(self, channel: str, turn: Turn) -> Iterator[tuple[Connection, float, Subject | None]]:
         """The connections with a subscription, also by a pattern, that brings the channel: each once, with the time at
-        which it came."""
-        topics = self._router.table.matching(channel.encode())
+        which it came, and the name of the subscription, where it has one."""
+        topics, names = self._router.table.matching(channel.encode()), self._names
         if len(topics) == 1:
             for subscription in topics[0].subscriptions():
+                name = names.get(subscription) if names else None
                 for connection in subscription.owner.connections():
-                    yield connection, subscription.since
+                    yield connection, subscription.since, name
             return
-        found: dict[Connection, float] = {}
+        found: dict[Connection, tuple[float, Subject | None]] = {}
         for topic in topics:
             for subscription in topic.subscriptions():
                 turn.step()
+                name = names.get(subscription) if names else None
                 for connection in subscription.owner.connections():
-                    found[connection] = min(found.get(connection, subscription.since), subscription.since)
-        yield from found.items()
+                    since, known = found.get(connection, (subscription.since, name))
+                    found[connection] = min(since, subscription.since), name if known is None else known
+        for connection, (since, name) in found.items():
+            yield connection, since, name
 
     def _can_be_listed(self, members: dict[str, Member], turn: Turn) -> bool:
         if len(members) > self._limits.max_presence:

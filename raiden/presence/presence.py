@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from raiden.backbone.frames import PRESENCE
 from raiden.delivery.table import Subscription
 from raiden.presence import told, who
-from raiden.presence.here import Here
+from raiden.presence.here import Here, Subject
 from raiden.presence.members import Part
 from raiden.presence.told import Told
 from raiden.presence.watches import Watched, Watches
@@ -24,7 +24,9 @@ class Presence(Service):
     def __init__(self, router: Router, limits: PresenceLimits) -> None:
         super().__init__()
         backend = router.backend
-        self._here = here = Here(router, limits)
+        self.names: dict[Subscription, Subject] = {}
+        """The subjects as which subscriptions count that `name` has named."""
+        self._here = here = Here(router, limits, self.names)
         self._who = Who(backend, limits)
         self._told = Told(backend, here, limits, topic=_topic, spawn=self.spawn)
         self._watches = Watches(backend, limits, topic=_topic, spawn=self.spawn)
@@ -41,6 +43,18 @@ class Presence(Service):
     def of(self, channel: str) -> bytes:
         """The members of a channel, as clients are told of them in JSON. Waits; raises TooManyQuestions."""
         return self._who.of(channel)
+
+    def name(self, subscription: Subscription, subject: Subject) -> None:
+        """Let a subscription count as this subject, and not as its client; `NOBODY`: as none at all. Its owner lets it
+        `forget` when it ends."""
+        self.names[subscription] = subject
+        if subscription.topic is not None:
+            subscription.topic.changes += 1  # watchers are told
+
+    def forget(self, subscription: Subscription) -> None:
+        """Let a subscription count as its client again."""
+        if self.names.pop(subscription, None) is not None and subscription.topic is not None:
+            subscription.topic.changes += 1
 
     def watch(self, channels: Sequence[str]) -> list[Watched]:
         """See `Watches.open`."""
