@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from raiden.access.clients import Patterns
 from raiden.access.permit import Permits
 from raiden.access.policy import Policy
-from raiden.access.tokens import MAX_TOKEN, InvalidToken, Key, Tokens
+from raiden.access.tokens import MAX_TOKEN, EarlyToken, ExpiredToken, InvalidToken, Key, Tokens
 from tests.tokens import OTHER, SECRET
 
 NOW = 1_000_000_000.0
@@ -31,9 +31,12 @@ def public(private: Any) -> str:
 
 RSA, EC, ED = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1()), None
 ED = ed25519.Ed25519PrivateKey.generate()
+EC384, EC521 = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec.SECP521R1())
 SIGNERS: dict[str, tuple[Any, str]] = {
     "HS256": (SECRET, SECRET), "HS384": (2 * SECRET, 2 * SECRET), "HS512": (2 * SECRET, 2 * SECRET),
-    "RS256": (RSA, public(RSA)), "PS256": (RSA, public(RSA)), "ES256": (EC, public(EC)), "EdDSA": (ED, public(ED)),
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256"), (RSA, public(RSA))),
+    "ES256": (EC, public(EC)), "ES384": (EC384, public(EC384)), "ES512": (EC521, public(EC521)),
+    "EdDSA": (ED, public(ED)),
 }  # fmt: skip
 
 
@@ -108,6 +111,10 @@ def test_times() -> None:
         else:
             assert "time" in why(signed(claims))
     assert "over" in why(signed({"exp": NOW - 1}), tokens(leeway=0.0))
+    for claims, kind in (({"exp": NOW - 99}, ExpiredToken), ({"nbf": NOW + 99}, EarlyToken)):
+        assert tokens().claims(signed(claims)) == claims
+        with pytest.raises(kind):
+            tokens().check(claims, NOW)
 
 
 def test_a_token_ends_in_time() -> None:

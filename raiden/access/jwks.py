@@ -27,8 +27,11 @@ TIMEOUT: Final = 5.0
 MAX_BYTES: Final = 1 << 18
 MAX_KEYS: Final = 100
 # The algorithm of a key that names none, by its type and curve (RFC 7518 section 6, RFC 8037).
-_ALGORITHMS: dict[Any, str] = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
-_PUBLIC = frozenset({"RS256", "PS256", "ES256", "EdDSA"})
+_ALGORITHMS: dict[Any, str] = {
+    ("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("EC", "P-384"): "ES384", ("EC", "P-521"): "ES512",
+    ("OKP", "Ed25519"): "EdDSA",
+}  # fmt: skip
+_PUBLIC = frozenset({"RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "ES512", "EdDSA"})
 
 
 class KeysAway(Unavailable):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Raw
 
@@ -211,10 +211,28 @@ class Permits:
             if found is None:
                 raise InvalidToken("it is neither a JSON Web Token nor an API key of this server")
             return found
+        return self._client_of(self.claims(credential))
+
+    def claims(self, token: str) -> dict[str, Any]:
+        """As `Tokens.claims`."""
+        return self._verifier().claims(token)
+
+    def check_claims(self, claims: Mapping[str, Any]) -> None:
+        """As `Tokens.check`, now."""
+        self._verifier().check(claims, time.time())
+
+    def of_claims(self, claims: Mapping[str, Any]) -> Permit:
+        """The permit of a token that claims this, whose signature is good; raises as `of`."""
+        return Permit(self._client_of(claims), self)
+
+    def _verifier(self) -> Tokens:
         if self._tokens is None:
             raise InvalidToken("this server has no jwt_keys")
+        return self._tokens
+
+    def _client_of(self, claims: Mapping[str, Any]) -> Client:
         now = time.time()
-        client = self._tokens.client(credential, now)
+        client = self._verifier().client_of(claims, now)
         if not self.revocations.known:
             raise Unavailable("it is not known yet which tokens are revoked: try again later")
         if self.revocations.of(client, now) is not None:

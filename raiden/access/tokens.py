@@ -38,7 +38,7 @@ MAX_KEYS: Final = 20
 # The bytes of an HMAC key that its hash deserves (RFC 7518 section 3.2).
 _HASHES = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
 HMAC = {"HS256": 32, "HS384": 48, "HS512": 64}
-ALGORITHMS = (*HMAC, "RS256", "PS256", "ES256", "EdDSA")
+ALGORITHMS = (*HMAC, "RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "ES512", "EdDSA")
 # Parameters of a head by which a token would choose its own key, or ask for what is not understood (RFC 7515 section
 # 4.1).
 _FOREIGN = ("crit", "jku", "jwk", "x5u", "x5c", "b64", "zip")
@@ -54,6 +54,20 @@ class InvalidToken(Unauthorized):
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the token is not accepted: {why}", bad=True)
+
+
+class ExpiredToken(InvalidToken):
+    """The time of the token is over."""
+
+    def __init__(self) -> None:
+        super().__init__("its time is over: get another one")
+
+
+class EarlyToken(InvalidToken):
+    """The time of the token has not come yet."""
+
+    def __init__(self) -> None:
+        super().__init__("its time has not come yet")
 
 
 @functools.cache
@@ -141,6 +155,10 @@ class Tokens:
 
     def client(self, token: str, now: float) -> Client:
         """The client that a token names, at the Unix time ``now``; raises InvalidToken."""
+        return self.client_of(self.claims(token), now)
+
+    def claims(self, token: str) -> dict[str, Any]:
+        """What a token claims, whose signature is good; its times are not looked at. Raises InvalidToken."""
         if len(token) > MAX_TOKEN:
             raise InvalidToken(f"it has {len(token)} bytes, and may have {MAX_TOKEN}")
         parts = _JWT.fullmatch(token)
@@ -148,7 +166,7 @@ class Tokens:
             raise InvalidToken("it is no JSON Web Token, three parts of base64url with dots between them")
         signed, head, claims, signature = parts.groups()
         self._check_signature(*_head(head), signed.encode(), _decoded(signature))
-        return self._client(_object(_decoded(claims), "what it claims"), now)
+        return _object(_decoded(claims), "what it claims")
 
     def _check_signature(self, algorithm: str, kid: Any, data: bytes, signature: bytes) -> None:
         keys = [key for key in self._keys if kid is None or key.kid in ("", kid)]
@@ -162,13 +180,20 @@ class Tokens:
         if not any(key.signed(data, signature) for key in keys[:MAX_KEYS]):
             raise InvalidToken("its signature is not of a key that is known here")
 
-    def _client(self, claims: Mapping[str, Any], now: float) -> Client:
+    def check(self, claims: Mapping[str, Any], now: float) -> None:
+        """Raise InvalidToken for claims of another time (`ExpiredToken`, `EarlyToken`), or for another audience or
+        issuer."""
         expires, begins = _time(claims, "exp"), _time(claims, "nbf")
         if expires is not None and now >= expires + self._leeway:
-            raise InvalidToken("its time is over: get another one")
+            raise ExpiredToken()
         if begins is not None and now < begins - self._leeway:
-            raise InvalidToken("its time has not come yet")
+            raise EarlyToken()
         self._check_names(claims)
+
+    def client_of(self, claims: Mapping[str, Any], now: float) -> Client:
+        """The client that claims name, at the Unix time ``now``; raises as `check`."""
+        self.check(claims, now)
+        expires = _time(claims, "exp")
         subject, info = _text(claims, "sub"), claims.get("info")
         if info is not None and len(dumps(info)) > MAX_INFO:
             raise InvalidToken(f"its info has more than {MAX_INFO} bytes")

@@ -61,7 +61,7 @@ class Answers:
             arguments = ujson.loads(text) if text else [None]
             answers = [self._tell(kind, argument) for argument in arguments]
         except (ValueError, TypeError, AttributeError, LookupError):
-            return  # no worker of this release asks such a question
+            answers = []  # of another release, or of a part that this worker has not: its asker need not wait for it
         self._backend.answer(question, dumps(answers))
 
     def _tell(self, kind: bytes, argument: Any) -> Any:
