@@ -34,6 +34,7 @@ from raiden.backbone.rounds import NODE_PATIENCE, Rounds
 from raiden.history.client import History
 from raiden.history.conditions import ANYWHERE
 from raiden.history.store import Append, Appended
+from raiden.history.streams import Terms
 from raiden.model.message import Cursor, Message
 from raiden.model.options import Channels
 from raiden.model.refusals import Refusal
@@ -150,6 +151,30 @@ class Backend:
             appends += self.witness.appends(groups, key)
         self.history.append(appends, stored)
 
+    def store_in_stream(self, channel: str, messages: Sequence[Message], terms: Terms, done: Stored) -> None:
+        """Append messages, or none, to a stream on these terms (`raiden.history.streams`); publish them; and call
+        ``done`` with their place and the outcome, or with the refusal. Raises StoreFailed where too much waits
+        already."""
+        assert self.history is not None and self.channels is not None
+
+        def stored(result: list[Appended] | Refusal) -> None:
+            if isinstance(result, list):
+                del result[1:]
+                if result[0].offsets:
+                    self.publish_stored([messages], result)
+            done(result)
+
+        ends = bool(messages) and messages[-1].ends
+        appends = [
+            Append.by(
+                self.channels.of(channel), channel, [each.entry for each in messages],
+                ends=ends, hollow=ends and not messages[-1].payload, terms=terms,
+            )
+        ]  # fmt: skip
+        if self.witness is not None and messages:
+            appends += self.witness.appends([messages], None)
+        self.history.append(appends, stored)
+
     def store_now(self) -> None:
         """Store now the messages that wait for the end of the turn."""
         assert self.history is not None
@@ -157,10 +182,10 @@ class Backend:
 
     def _append(self, messages: Sequence[Message], key: str | None, at: Mapping[str, Cursor]) -> Append:
         assert self.channels is not None
-        channel = messages[0].channel
+        channel, ends = messages[0].channel, messages[-1].ends
         return Append.by(
             self.channels.of(channel), channel, [each.entry for each in messages], key,
-            at=at.get(channel), ends=messages[-1].ends,
+            at=at.get(channel), ends=ends, hollow=ends and not messages[-1].payload,
         )  # fmt: skip
 
     def publish_stored(self, groups: Sequence[Sequence[Message]], result: Sequence[Appended]) -> None:

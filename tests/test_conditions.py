@@ -161,10 +161,10 @@ def own_life(request: pytest.FixtureRequest) -> Callable[[], None]:
 
 def test_a_file_of_the_release_before_gets_the_column(tmp_path: Path) -> None:
     path = tmp_path / "history.db"
-    column = ",   -- the epochs before, and where each ended\n    ended INTEGER NOT NULL DEFAULT 0 --"
-    assert column in schema.SCHEMA
+    before, last, behind = schema.SCHEMA.partition(",   -- the epochs before, and where each ended\n    ended ")
+    assert last
     db = sqlite3.connect(path)
-    db.executescript(schema.SCHEMA.replace(column, "--") + durables.SCHEMA + "PRAGMA user_version = 3")
+    db.executescript(before + behind[behind.index("\n);") :] + durables.SCHEMA + "PRAGMA user_version = 3")
     db.execute("INSERT INTO channels (name, epoch, next, first, removed, fades, ends) VALUES ('a', 'e', 5, 5, 5, 0, 0)")
     db.commit()
     db.close()

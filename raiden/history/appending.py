@@ -1,7 +1,7 @@
 """Appending to the embedded store, in the transaction of its caller.
 
 Each call is looked at as a whole (`raiden.history.conditions`) before its messages get their offsets, and after the
-calls before it. The channels' rows are written once, when all calls are done.
+calls before it. The channels' rows are written once, when all calls are done, or a fork has to see them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from raiden.history import channel_row, durables
+from raiden.history import durables
 from raiden.history.beginnings import Beginnings
-from raiden.history.channel_row import ChannelRow
+from raiden.history.channel_row import HOLLOW, ChannelRow
 from raiden.history.conditions import ELSEWHERE, ENDED, FULL, Unmet, stands_at
 from raiden.history.share import Share
 from raiden.history.store import FORGET, KEY_WINDOW, TOUCH, Append, Appended
+from raiden.history.stream_appends import StreamAppends, Verdict
+from raiden.history.stream_rows import NEVER
+from raiden.history.stream_terms import GOOD, REPEATED
+from raiden.history.streams import KIND, Add
+from raiden.model.attributes import ENVELOPE
 from raiden.model.chain import Lives, chained, link
 from raiden.model.message import EARLIEST, Cursor
 
@@ -34,13 +39,15 @@ def size_of_name(name: str) -> int:
 
 
 class Appending:
-    """Appends to the tables of ``db``; ``names`` is the room for names of channels, and ``beginnings`` has the places
-    of new ones."""
+    """Appends to the tables of ``db``; ``names`` is the room for names of channels, ``producers`` that for producers of
+    streams, and ``beginnings`` has the places of new channels."""
 
-    def __init__(self, db: sqlite3.Connection, names: Share, beginnings: Beginnings) -> None:
+    def __init__(self, db: sqlite3.Connection, names: Share, producers: Share, beginnings: Beginnings) -> None:
         self._db = db
         self._names = names
         self._beginnings = beginnings
+        self._streams = StreamAppends(db, names, producers, beginnings, self._flush)
+        self.stream_rows = self._streams.rows
         # The rows of the channels that are appended to, and of messages, as this transaction will leave them.
         self._channels: dict[str, ChannelRow] = {}
         self._rows: list[list[Any]] = []
@@ -52,22 +59,58 @@ class Appending:
         for count in calls or [1] * len(appends):
             call = appends[len(results) : len(results) + count]
             unmet = self._unmet(call, now)
-            if unmet is None:
+            if unmet is None and call[0].terms is not None:
+                results += self._append_to_stream(call, now)
+            elif unmet is None:
                 results += [self._place(append, now) for append in call]
             else:
                 results += [Appended("", range(0), unmet=unmet)] * count
+        self._flush()
+        return results
+
+    def _flush(self) -> None:
+        """Write the messages, and the rows of their channels."""
         self._db.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?)", self._rows)
         for channel in self._channels.values():
             self._trim(channel)
-        return results
+        self._channels, self._rows = {}, []
 
-    def _find(self, name: str) -> ChannelRow | None:
-        return self._channels.get(name) or channel_row.find(self._db, name)
+    def _append_to_stream(self, call: Sequence[Append], now: int) -> list[Appended]:
+        """Do a call whose first append is to a stream, or not at all."""
+        append = call[0]
+        verdict = self._streams.judge(append, self._find(append.channel, now), now)
+        channel = verdict.channel
+        if channel is not None:
+            self._channels[append.channel] = channel
+        if verdict.what not in (GOOD, REPEATED):
+            position = self._beginnings.place(append.channel) if channel is None else channel.position
+            unmet = Unmet(verdict.what, append.channel, 0, position, verdict.outcome())
+            return [Appended("", range(0), unmet=unmet)] * len(call)
+        if verdict.what == REPEATED or verdict.more or (not append.messages and isinstance(append.terms, Add)):
+            others = [Appended("", range(0), True)] * (len(call) - 1)
+            return [self._nothing(channel, verdict), *others]
+        assert channel is not None and verdict.row is not None
+        placed = [self._place(each, now) if each.messages else self._nothing(channel, verdict) for each in call]
+        outcome = self._streams.note(append, verdict, now).outcome()
+        return [placed[0]._replace(outcome=outcome), *placed[1:]]
+
+    def _nothing(self, channel: ChannelRow | None, verdict: Verdict) -> Appended:
+        """The result of an append to a stream that adds nothing."""
+        repeated = verdict.what == REPEATED
+        if channel is None:
+            return Appended("", range(0), repeated, outcome=verdict.outcome())
+        end = channel.next
+        return Appended(
+            channel.epoch, range(end, end), repeated, chained(channel.proof, ()), outcome=verdict.outcome()
+        )  # fmt: skip
+
+    def _find(self, name: str, now: int) -> ChannelRow | None:
+        return self._channels.get(name) or self._streams.rows.find_channel(name, now)
 
     def _unmet(self, call: Sequence[Append], now: int) -> Unmet | None:
         """The condition because of which a call is not done; None: it may be done."""
         for append in call:
-            channel = self._find(append.channel)
+            channel = self._find(append.channel, now)
             if channel is not None:
                 self._channels[append.channel] = channel
             elif append.at is None and not append.discard_new:
@@ -75,14 +118,19 @@ class Appending:
             position = self._beginnings.place(append.channel) if channel is None else channel.position
             what = self._what_is_unmet(append, channel, position, now)
             if what:
-                return Unmet(what, append.channel, append.limits()[0], position)
+                outcome = self._streams.outcome(channel) if what == KIND and channel is not None else None
+                return Unmet(what, append.channel, append.limits()[0], position, outcome)
         return None
 
     def _what_is_unmet(self, append: Append, channel: ChannelRow | None, position: Cursor, now: int) -> str:
         if channel is not None and append.key is not None and self._appended(channel, append.key, now):
             return ""
+        if append.terms is not None:
+            return ""  # which are looked at by themselves
         if channel is not None and channel.ended:
             return ENDED
+        if channel is not None and channel.kinds and not _fits(append, channel.kinds):
+            return KIND
         if append.at is not None and not stands_at(position, append.at):
             return ELSEWHERE
         return FULL if append.discard_new and self._is_full(append, channel, now) else ""
@@ -94,6 +142,8 @@ class Appending:
         if channel is not None:
             id, first, stored, next_ = channel.id, channel.first, channel.stored, channel.next
             lives = channel.lives
+            if channel.kinds:
+                return False  # its history has no bound
         below = next_ + len(append.messages) - size
         return below > first and durables.need(self._db, append.channel, id, lives, first, stored, below, now)
 
@@ -119,6 +169,8 @@ class Appending:
                 return known
         size, ttl, retain = append.limits()
         first, expires = channel.next, now + int(ttl * 1_000_000)
+        if channel.kinds:  # a stream's history has no bound
+            size, retain, expires = NEVER, ttl, NEVER
         before, proofs = channel.proof, []
         if append.messages:
             if channel.life != channel.lives_in:
@@ -135,7 +187,10 @@ class Appending:
             ends = max(now + int(FORGET * 1_000_000), channel.last[_EXPIRES])
             if not ends <= channel.ends <= ends + int(TOUCH * 1_000_000):
                 channel.ends, channel.touched = ends + int(TOUCH * 1_000_000), True
-            channel.ended = int(append.ends)
+            channel.ended = HOLLOW if append.hollow else int(append.ends)
+            if channel.kinds and append.ends:
+                closer = append.terms.producer if isinstance(append.terms, Add) else None
+                self._streams.rows.close(channel.name, proofs[-2] if len(proofs) > 1 else before, closer)
         channel.first = max(channel.first, channel.next - size)
         offsets, chain = range(first, channel.next), chained(before, proofs)
         if append.key is not None:
@@ -184,3 +239,9 @@ class Appending:
             (name, self._beginnings.place(name).epoch, now + int((FORGET + TOUCH) * 1_000_000)),
         ).fetchone()
         return ChannelRow(row)
+
+
+def _fits(append: Append, kinds: int) -> bool:
+    """Whether a stream of these kinds takes an append's messages."""
+    messages = append.messages[:-1] if append.hollow else append.messages
+    return all([1 << (kind & ~ENVELOPE) & kinds for kind, _ in messages])

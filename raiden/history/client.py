@@ -42,6 +42,7 @@ from raiden.history.store import (
     GiveUp,
     StoreFailed,
 )
+from raiden.history.streams import StreamPage, to_stream_page
 from raiden.model.message import Cursor
 from raiden.model.page import Page, Stand
 from raiden.model.refusals import Refusal
@@ -152,6 +153,13 @@ class History:
 
     def clear(self, channel: str) -> str:
         epoch: str = self._call("clear", channel)
+        return epoch
+
+    def stream(self, channel: str, place: Cursor | None = None, limit: int = 0, *, touch: bool = False) -> StreamPage:
+        return to_stream_page(*self._call("stream", channel, place and tuple(place), limit, touch, page=limit > 0))
+
+    def delete(self, channel: str) -> str:
+        epoch: str = self._call("delete", channel)
         return epoch
 
     def claim(

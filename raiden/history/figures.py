@@ -70,7 +70,7 @@ def read(db: sqlite3.Connection, asked: FiguresAsked, now: int) -> FiguresPage:
 def _figures(
     db: sqlite3.Connection, now: int, place: Place, id: int, epoch: str, next_: int, redelivered: int, dead: int
 ) -> Figures:
-    channel = channel_row.find(db, place[0])
+    channel = channel_row.find_now(db, place[0], now)
     nothing = Figures(*place, 0, 0.0, 0, redelivered, dead)
     if channel is None:
         return nothing

@@ -22,7 +22,7 @@ from raiden.history.wal import Wal
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 APPLICATION_ID = 0x52616964  # "Raid", so that `file` knows it
 BUSY_TIMEOUT = 5.0  # seconds that a commit waits for other processes' commits
 # The part of the largest size that growing work leaves to work that must go on: durables, claims, and removing.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
-from raiden.history import channel_row
+from raiden.history import channel_row, stream_rows
 from raiden.history.channel_row import ChannelRow
+from raiden.history.streams import StreamPage
 from raiden.model.message import Cursor
-from raiden.model.page import PAGE_BYTES, Page, Record
+from raiden.model.page import PAGE_BYTES, Page, Record, as_far_as
 
 
 def read(
@@ -17,7 +18,7 @@ def read(
     """A page of a channel's history, after a cursor or before it, as `Store` has it."""
     db.execute("BEGIN")  # the channel's row and its messages as of one moment
     try:
-        channel = channel_row.find(db, name)
+        channel = channel_row.find_now(db, name, now())
         if channel is None:
             return Page.nothing(cursor, forward=forward)
         lives = channel.lives
@@ -34,6 +35,30 @@ def read(
             page = Page.disproved(records, lives, channel.proof, cursor, limit)
         page.ended = bool(channel.ended)
         return page
+    finally:
+        db.execute("COMMIT")
+
+
+def read_stream(
+    db: sqlite3.Connection, name: str, place: Cursor | None, limit: int, now: int
+) -> tuple[StreamPage, ChannelRow | None]:
+    """A stream and a page of its messages, as `Streams.stream` has it, and the row of its channel."""
+    db.execute("BEGIN")  # all as of one moment
+    try:
+        channel = channel_row.find_now(db, name, now)
+        row = stream_rows.find(db, name)
+        if row is None or (channel is None and row.channel and not row.forks):
+            return StreamPage(), None
+        if not row.channel or channel is None:
+            return StreamPage(row.stream(None)), None
+        stream = row.stream(channel)
+        offset = stream.tail.offset if place is None else place.offset
+        if offset > stream.tail.offset or (place and offset and _proof(db, channel, offset) != place.proof):
+            return StreamPage(stream), channel
+        begin = stream.tail if place is None else Cursor(channel.lives.epoch_of(offset), offset, place.proof)
+        found = _records(db, channel, offset + 1, stream.tail.offset + 1, limit, now, "ASC") if limit else []
+        records = as_far_as(found, limit)
+        return StreamPage(stream, begin, records, offset + len(records) < stream.tail.offset), channel
     finally:
         db.execute("COMMIT")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raiden.history import durables
+from raiden.history import durables, stream_rows
 
 # Times are microseconds since 1970, by the store's clock.
 SCHEMA = """
@@ -18,7 +18,9 @@ CREATE TABLE channels (
     proof TEXT NOT NULL DEFAULT '',  -- of the last message
     life TEXT NOT NULL DEFAULT '',   -- of the file, in which the last message was appended
     past TEXT NOT NULL DEFAULT '',   -- the epochs before, and where each ended
-    ended INTEGER NOT NULL DEFAULT 0 -- whether the last message is its end
+    ended INTEGER NOT NULL DEFAULT 0, -- whether the last message is its end; 2: one that says nothing besides
+    kinds INTEGER NOT NULL DEFAULT 0, -- of a stream: the kinds of its messages, as bits
+    lapses INTEGER NOT NULL DEFAULT 0 -- of a stream: when its time is over; 0: never; 1: it is gone
 );
 CREATE INDEX channels_by_end ON channels (ends);
 CREATE TABLE life (
@@ -67,6 +69,7 @@ INSERT INTO life VALUES ('');
 """,
     2: durables.COUNTERS,
     3: "ALTER TABLE channels ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;",
+    4: stream_rows.MIGRATION,
 }
 
 # The table of the clock, also for files that were made without it.

@@ -39,6 +39,7 @@ from raiden.history.store import (
     StoreFailed,
     TooLargeToKeep,
 )
+from raiden.history.streams import plain_page
 from raiden.model.message import Cursor
 from raiden.model.page import Page, Stand
 from raiden.runtime import faults
@@ -328,6 +329,7 @@ _USES = {
     "positions": "read",
     "open": "read",
     "figures": "read",
+    "stream": "read",
     "now": "read",
     "size": "",
 }
@@ -337,6 +339,10 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "positions": lambda store, channels: {n: (tuple(c), over) for n, (c, over) in store.positions(channels).items()},
     "open": lambda store, channels: {n: (tuple(c), over) for n, (c, over) in _open(store, channels).items()},
     "clear": lambda store, channel: store.clear(channel),
+    "stream": lambda store, channel, place, limit, touch: plain_page(
+        store.stream(channel, _cursor(place), limit, touch=touch)
+    ),
+    "delete": lambda store, channel: store.delete(channel),
     "claim": lambda store, channel, durable, limit, wait, since, give_up, make: _claimed(
         store.claim(channel, durable, limit, wait, _cursor(since), _give_up(*give_up), make=make)
     ),

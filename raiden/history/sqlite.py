@@ -11,14 +11,16 @@ beyond their age are hidden at once and removed by `tidy`.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raiden.history import channel_row, durables, figures, pages, schema
+from raiden.history import channel_row, durables, figures, pages, schema, stream_rows
 from raiden.history.appending import ROW, Appending, size_of_name
 from raiden.history.beginnings import Beginnings
+from raiden.history.channel_row import ChannelRow
 from raiden.history.clock import Clock, steady
 from raiden.history.file import File
 from raiden.history.share import Share
@@ -33,14 +35,15 @@ from raiden.history.store import (
     Letters,
     StoreFailed,
 )
+from raiden.history.streams import StreamPage
 from raiden.model.message import Cursor, Kind
 from raiden.model.names import MAX_CHANNEL_BYTES
 from raiden.model.options import Durability
 from raiden.model.page import Page, Stand
 
-# The parts of the largest size that channels, besides their messages, and kept values may take. So messages always have
-# more than half of it.
-NAMES, KEPT = 1 / 4, 1 / 8
+# The parts of the largest size that channels, besides their messages, kept values, and producers of streams may take.
+# So messages always have more than half of it.
+NAMES, KEPT, PRODUCERS = 1 / 4, 1 / 8, 1 / 16
 # Channels that are looked at, for each row that `tidy` may remove, while there is little room for more.
 LOOKED_AT = 5
 # Microseconds after which a transaction that writes writes the time, too.
@@ -53,7 +56,10 @@ def _with_holder(value: bytes, holder: str) -> bytes:
 
 
 _MOST_OF_A_NAME = ROW + 3 * MAX_CHANNEL_BYTES
-_NAMES_SIZE = f"SELECT count(*) * {ROW} + 3 * sum(length(CAST(name AS BLOB))) FROM channels"
+_NAMES_SIZE = (
+    f"SELECT (SELECT count(*) * {ROW} + 3 * coalesce(sum(length(CAST(name AS BLOB))), 0) FROM channels)"
+    f" + ({stream_rows.SIZE})"
+)
 _KEPT_SIZE = f"SELECT count(*) * {ROW} + sum(length(value)) FROM kept"
 
 
@@ -62,7 +68,7 @@ class Sqlite:
     an append that needs more fails. ``clock`` gives microseconds; the store goes by a `Clock` of it."""
 
     def __init__(self, path: Path, max_size: int = 0, *, clock: Callable[[], int] | None = None) -> None:
-        self._file = File(path, schema.SCHEMA + durables.SCHEMA, schema.MIGRATIONS, max_size)
+        self._file = File(path, schema.SCHEMA + durables.SCHEMA + stream_rows.SCHEMA, schema.MIGRATIONS, max_size)
         self._db = self._file.db
         # Nobody can tell whether this file is as it was left, so each opening begins a new life.
         self.life = secrets.token_hex(8)
@@ -76,7 +82,9 @@ class Sqlite:
         self._kept = self._share(KEPT * max_size, _KEPT_SIZE, "too much is kept for sessions")
         self._durables = durables.Shares(self._share, max_size)
         self._beginnings = Beginnings(self.life)
-        self._appending = Appending(self._db, self._names, self._beginnings)
+        producers = self._share(PRODUCERS * max_size, stream_rows.PRODUCERS_SIZE, "there are too many producers")
+        self._appending = Appending(self._db, self._names, producers, self._beginnings)
+        self._streams = self._appending.stream_rows
         # The channel up to which channels without messages were looked for.
         self._looked = (0, 0)
 
@@ -102,7 +110,7 @@ class Sqlite:
         return self._file.read(lambda: pages.read(self._db, channel, cursor, limit, self._clock, forward=False))
 
     def positions(self, channels: Sequence[str]) -> dict[str, Stand]:
-        found = self._file.read(lambda: [(name, channel_row.find(self._db, name)) for name in channels])
+        found = self._file.read(lambda: [(name, self._find(name)) for name in channels])
         return {name: Stand(row.position, bool(row.ended)) for name, row in found if row}
 
     def begin(self, channels: Sequence[str]) -> dict[str, Cursor]:
@@ -111,14 +119,16 @@ class Sqlite:
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
         if self._names.has_room(len(channels) * _MOST_OF_A_NAME):
             return {}
-        new = {name for name in channels if self._file.read(lambda: channel_row.find(self._db, name)) is None}  # noqa: B023
+        new = {name for name in channels if self._file.read(lambda: self._find(name)) is None}  # noqa: B023
         room = self._names.has_room(sum(map(size_of_name, new)))
         return {} if room else dict.fromkeys(new, self._names.why)
 
     def clear(self, channel: str) -> str:
         def clear() -> str:
-            row = channel_row.find(self._db, channel)
-            if row:
+            row = self._streams.find_channel(channel, self._now())
+            if row and row.kinds:
+                self._streams.end(row)
+            elif row:
                 self._db.execute("DELETE FROM messages WHERE channel = ?", (row.id,))
                 self._db.execute("DELETE FROM keys WHERE channel = ?", (row.id,))
                 self._db.execute("DELETE FROM channels WHERE id = ?", (row.id,))
@@ -126,6 +136,25 @@ class Sqlite:
             return row.epoch if row else ""
 
         return self._file.write(clear)
+
+    def stream(self, channel: str, place: Cursor | None = None, limit: int = 0, *, touch: bool = False) -> StreamPage:
+        now = self._clock()
+        page, row = self._file.read(lambda: pages.read_stream(self._db, channel, place, limit, now))
+        stream = page.stream
+        if touch and stream is not None and row is not None and stream_rows.is_due(stream.ttl, row.lapses, now):
+            with contextlib.suppress(StoreFailed):  # it is read all the same
+                self._file.write(lambda: self._streams.touch(row, stream.ttl, self._now()))
+        return page
+
+    def delete(self, channel: str) -> str:
+        def delete() -> str:
+            row = self._streams.find_channel(channel, self._now())
+            if row is None or not row.kinds:
+                return ""
+            self._streams.end(row)
+            return row.epoch
+
+        return self._file.write(delete)
 
     def claim(
         self, channel: str, durable: str, limit: int, wait: float, since: Cursor | None = None,
@@ -226,6 +255,7 @@ class Sqlite:
                 " AND NOT EXISTS (SELECT 1 FROM messages WHERE channel = channels.id) LIMIT ?) RETURNING name",
                 (now, limit),
             )
+            removed += self._streams.tidy(limit, now)
             removed += self._db.execute(
                 "DELETE FROM kept WHERE name IN (SELECT name FROM kept WHERE expires <= ? LIMIT ?)", (now, limit)
             ).rowcount
@@ -248,9 +278,12 @@ class Sqlite:
     def close(self) -> None:
         self._file.close()
 
+    def _find(self, channel: str) -> ChannelRow | None:
+        return channel_row.find_now(self._db, channel, self._clock())
+
     def _takes(self, channel: str) -> bool:
         """Whether there is room for a channel, and it has not come to its end."""
-        row = self._file.read(lambda: channel_row.find(self._db, channel))
+        row = self._file.read(lambda: self._find(channel))
         return not row.ended if row else not self.refused([channel])
 
     def _now(self) -> int:
@@ -269,7 +302,7 @@ class Sqlite:
         ).fetchall()
         self._looked = found[-1] if len(found) == limit else (0, 0)
         command = (
-            "DELETE FROM channels WHERE id = ? AND NOT ended"
+            "DELETE FROM channels WHERE id = ? AND NOT ended AND NOT kinds"
             " AND NOT EXISTS (SELECT 1 FROM messages WHERE channel = channels.id)"
             " AND NOT EXISTS (SELECT 1 FROM keys WHERE channel = channels.id) RETURNING name"
         )

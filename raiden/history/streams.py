@@ -3,8 +3,8 @@
 A *stream* is a kind of channel. It is made by an append with the terms `Make`, and lasts until it is deleted or its
 time is over. Its history is never shortened: an append's size, ttl and retain count for nothing, and a stream is not
 forgotten for want of appends. All else is as of other channels: offsets, proofs, epochs, pages, positions, durables.
-The present time decides whether a stream is there: once its time is over it counts as absent in each call, with its
-messages, even before `Store.tidy` has removed it.
+The present time decides whether a stream is there: once its time is over it counts as absent, with its messages, even
+before `Store.tidy` has removed it. (Only its durables may hand out messages until then.)
 
 **Closed.** A stream is closed by an end, as any channel is (`Append.ends`), and then takes no more messages. A *hollow*
 end (`Append.hollow`) is a message that says nothing besides. The *tail* of a stream is its last message that is not
@@ -19,18 +19,18 @@ for `FORGET_PRODUCERS` seconds may be forgotten.
 kinds, times and proofs. So the places of the source up to there are places of the fork. (Where the last one of them was
 an end, the fork has it without the attribute ``end``, and with the same proof.) Nothing that happens to the source
 later is seen in the fork. The store counts the forks of each stream that are there. A stream that is deleted, or whose
-time is over, while it has forks, is *deleted in name*: its messages, producers and durables are gone, and its name
+time is over, while it has forks, is *deleted in name*: its messages and producers are gone, and its name
 can't be used for a stream. It is gone for good with its last fork, at once or when the store is tidied.
 
 Long work does not keep other calls waiting: a fork of many messages is made in pieces (`Outcome.more`), and the
 messages of a large stream that is gone are removed by `Store.tidy`.
 
 **Terms of an append.** `Append.terms` says that an append is for a stream. It is judged in the step that appends it,
-behind the appends before it in the same call of `Store.append`, by the list of `Make` or of `Add`: the first line that
-applies decides. A refusal is an `Unmet`, whose ``what`` is one of the words in capitals below. Otherwise
-`Appended.outcome` has the stream as the append has left it. An append with terms has no key, no ``at`` and no
-``discard_new``. Appends without terms to a stream are refused with `ENDED` where it is closed, and with `KIND` where a
-message that is not hollow has a kind that is not one of `kinds`.
+behind the appends before it, by the list of `Make` or of `Add`: the first line that applies decides. A refusal is an
+`Unmet`, whose ``what`` is one of the words in capitals below. Otherwise `Appended.outcome` has the stream as the append
+has left it. An append with terms is the first one of its call, and has no key, no ``at`` and no ``discard_new``; where
+its messages are not appended, nothing of the call is. Appends without terms to a stream are refused with `ENDED` where
+it is closed, and with `KIND` where a message that is not hollow has a kind that is not one of `kinds`.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ STALE: Final = "stale"  # the producer has a later epoch; `Outcome.producer` is 
 EARLY: Final = "early"  # the producer begins an epoch with another number than 0; likewise
 MISSING: Final = "missing"  # numbers of the producer are missing; likewise, and (epoch, -1) for one that is unknown
 SEQUENCE: Final = "sequence"  # the sequence is not behind the last one
+CROWDED: Final = "crowded"  # the store has no room for another stream, or for another producer
 
 # The status of each, and what to do.
 _REFUSALS: Final[dict[str, tuple[int, str]]] = {
@@ -84,6 +85,7 @@ _REFUSALS: Final[dict[str, tuple[int, str]]] = {
     EARLY: (400, "the producer must begin a new epoch with the number 0"),
     MISSING: (409, "messages of the producer are missing: its next number is {next}"),
     SEQUENCE: (409, "the sequence must be greater than the last one of {name}"),
+    CROWDED: (503, "the store has no room for more streams or producers: raise max_data, or delete streams"),
 }
 
 

@@ -71,6 +71,16 @@ class Read(NamedTuple):
     filters: Filters = NO_FILTERS
 
 
+def as_far_as(records: list[Record], limit: int) -> list[Record]:
+    """The first records of these, up to the limit, or the one that goes over `PAGE_BYTES`."""
+    size = 0
+    for number, record in enumerate(records[:limit]):
+        if size > PAGE_BYTES:
+            return records[:number]
+        size += len(record.payload)
+    return records[:limit]
+
+
 def parse_since(text: str) -> Cursor:
     """Return the cursor behind which a subscription or a page begins; raise Invalid, which says what else is
     possible."""
@@ -123,14 +133,9 @@ class Page:
         """The page of records that an engine found from a cursor on, or from where its reader stands (`Lives.stand`).
         There may be one record more than the limit, or than `PAGE_BYTES` allows; backwards, they come newest first.
         ``proof`` is that of the channel's last message."""
-        size = 0
-        for number, record in enumerate(records[:limit]):
-            if size > PAGE_BYTES:
-                limit = number
-                break
-            size += len(record.payload)
+        cut = as_far_as(records, limit)
         position = Cursor(lives.epoch, lives.next - 1, proof)
-        page = cls(records[:limit], lives.epoch, position, more=len(records) > limit, past=lives.past)
+        page = cls(cut, lives.epoch, position, more=len(records) > len(cut), past=lives.past)
         if not forward:
             page.records.reverse()
         elif cursor is not None and not lives.holds(cursor):
