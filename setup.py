@@ -39,20 +39,20 @@ BENCH = [
 
 # What a message passes through. `make wheel` compiles it.
 COMPILED = [
-    "access/clients", "access/policy", "access/tokens", "backbone/alone", "backbone/frames", "backbone/line",
-    "backbone/nodes", "backbone/rounds", "backend", "connections/connection", "connections/door",
+    "access/clients", "access/permit", "access/policy", "access/tokens", "backbone/alone", "backbone/frames",
+    "backbone/line", "backbone/nodes", "backbone/rounds", "backend", "connections/connection", "connections/door",
     "connections/pieces", "connections/states", "connections/wheel", "delivery/answers", "delivery/brought",
-    "delivery/connection_ids", "delivery/fan_out", "delivery/ends", "delivery/order", "delivery/orders",
+    "delivery/connection_ids", "delivery/ends", "delivery/fan_out", "delivery/order", "delivery/orders",
     "delivery/pace", "delivery/prefixes", "delivery/publisher", "delivery/selection", "delivery/sends",
     "delivery/sorted_names", "delivery/table", "gateway", "history/appending", "history/calls",
     "history/channel_row", "history/client", "history/clock", "history/file", "history/pages", "history/pipe",
-    "history/server", "history/sqlite", "history/wal", "http/door", "http/ended", "http/plans", "http/publishing",
-    "http/reader", "model/chain", "model/encoding", "model/payload", "model/strict_json", "protocols/framing",
-    "protocols/heads", "protocols/parser", "protocols/unfinished", "protocols/websocket", "router",
-    "runtime/receive", "runtime/stats", "sessions/bell", "sessions/commands", "sessions/consume",
-    "sessions/durable", "sessions/in_band", "sessions/multiplex", "sessions/poll", "sessions/recovery",
-    "sessions/replies", "sessions/resume", "sessions/session", "sessions/socket", "sessions/stream",
-    "sessions/transports", "zeromq/doors", "zeromq/flow", "zeromq/topics",
+    "history/server", "history/sqlite", "history/wal", "hooks/guest", "http/door", "http/ended", "http/plans",
+    "http/publishing", "http/reader", "model/chain", "model/encoding", "model/payload", "model/strict_json",
+    "protocols/framing", "protocols/heads", "protocols/parser", "protocols/unfinished", "protocols/websocket",
+    "router", "runtime/receive", "runtime/stats", "sessions/bell", "sessions/commands", "sessions/consume",
+    "sessions/durable", "sessions/in_band", "sessions/multiplex", "sessions/poll", "sessions/publishing",
+    "sessions/recovery", "sessions/replies", "sessions/resume", "sessions/session", "sessions/socket",
+    "sessions/stream", "sessions/transports", "zeromq/doors", "zeromq/flow", "zeromq/topics",
 ]  # fmt: skip
 
 

@@ -50,8 +50,9 @@ class Publishing:
             message = Message(channel, Kind.JSON, json_payload(repeated.body), None, time.time_ns() // 1000)
             if label is not None:
                 label.put_on(message)
-            if connection.permit is not None:
-                sign((message,), connection.permit, self._limits.max_message)
+            permit = connection.permit
+            if permit is not None and permit.permits.policy.shows_senders:
+                sign((message,), permit, self._limits.max_message)
             if self._rates.on:
                 self._rates.publish_one(client.account(connection), channel)
         except (InvalidPayload, TooLarge):
