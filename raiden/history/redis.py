@@ -11,7 +11,7 @@ several channels as a whole or not at all (`scripts.APPEND_ALL`), or gives messa
 
 The server's clock counts, nobody else's. Messages beyond a channel's size are removed by the append that makes them so.
 Messages beyond their age are hidden at once and removed by later appends. A channel without appends expires by itself,
-with the last message that is retained, so there is nothing to tidy.
+with the last message that is retained. `raiden.history.redis_streams` tells how streams are kept.
 
 The server's configuration decides what an acknowledged message survives, whatever its `Durability` asks: with
 ``appendonly yes`` and ``appendfsync always`` it survives the end of the server's machine; with ``everysec`` that may
@@ -42,8 +42,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import redis
 
-from raiden.history import durable_scripts, figures, redis_rows, redis_url, scripts
+from raiden.history import durable_scripts, figures, redis_appends, redis_rows, redis_url, scripts
 from raiden.history.figures import Place
+from raiden.history.redis_streams import RedisStreams
 from raiden.history.store import (
     FORGET,
     MAX_PENDING,
@@ -60,6 +61,7 @@ from raiden.history.store import (
     Letters,
     StoreFailed,
 )
+from raiden.history.streams import StreamPage
 from raiden.model import encoding
 from raiden.model.chain import Lives, read_past
 from raiden.model.message import EARLIEST, Cursor, Message
@@ -71,10 +73,7 @@ REFUSES = "the store of the history refuses what it is asked: this node's log sa
 
 # The key of all durables, in their order; those that are over may be among them.
 _ALL_DURABLES = "raiden:durables"
-_APPEND_SHA, _APPEND_ALL_SHA, _FIGURES_SHA = (
-    hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
-    for script in (scripts.APPEND, scripts.APPEND_ALL, durable_scripts.FIGURES)
-)
+_FIGURES_SHA = hashlib.sha1(durable_scripts.FIGURES.encode(), usedforsecurity=False).hexdigest()
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -117,6 +116,7 @@ class Redis:
         self._release_script = self._redis.register_script(durable_scripts.RELEASE)
         self._keep_script = self._redis.register_script(scripts.KEEP)
         self._take_script = self._redis.register_script(scripts.TAKE)
+        self._streams = RedisStreams(self._redis, self._guarded)
 
     # The methods of `Store`.
 
@@ -130,17 +130,8 @@ class Redis:
             pipeline = self._redis.pipeline(transaction=True)
             # The connection is taken first: `life` is then that of the server that it goes to.
             pipeline.connection = self._redis.connection_pool.get_connection()
-            # The first command brings the script along for all of them, so nobody needs to ask whether the server has
-            # it.
-            script, script_of_all = ("EVAL", scripts.APPEND), ("EVAL", scripts.APPEND_ALL)
-            for call in together:
-                if len(call) > 1:
-                    pipeline.execute_command(*script_of_all, *redis_rows.arguments_of_all(call, self.life))
-                    script_of_all = ("EVALSHA", _APPEND_ALL_SHA)
-                    continue
-                keys, arguments = redis_rows.append_arguments(call[0], self.life)
-                pipeline.execute_command(*script, len(keys), *keys, *arguments)
-                script = ("EVALSHA", _APPEND_SHA)
+            for command in redis_appends.commands(together, self.life):
+                pipeline.execute_command(*command)
             try:
                 answers = pipeline.execute(raise_on_error=False)
             except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
@@ -156,13 +147,7 @@ class Redis:
 
         results: list[Appended] = []
         for call, answer in zip(together, self._guarded(append), strict=True):
-            answers = answer if isinstance(answer, list) else [answer]
-            told = [each.decode() for each in answers]
-            unmet = redis_rows.unmet(call, told[0])
-            if unmet is None:
-                results += [redis_rows.appended(*each.split()) for each in told]
-            else:
-                results += [Appended("", range(0), unmet=unmet)] * len(call)
+            results += redis_appends.results(call, answer)
         return results
 
     def refused(self, channels: Sequence[str]) -> dict[str, str]:
@@ -204,13 +189,15 @@ class Redis:
 
     @_reads
     def clear(self, channel: str) -> str:
-        def clear() -> str:
-            pipeline = self._redis.pipeline(transaction=True)
-            pipeline.hget(redis_rows.key_name(channel, "meta"), "epoch")
-            pipeline.unlink(redis_rows.key_name(channel, "meta"), redis_rows.key_name(channel, "stream"))
-            return (pipeline.execute()[0] or b"").decode()
+        return self._streams.delete(channel, only_stream=False)
 
-        return self._guarded(clear)
+    @_reads
+    def stream(self, channel: str, place: Cursor | None = None, limit: int = 0, *, touch: bool = False) -> StreamPage:
+        return self._streams.page(channel, place, limit, touch=touch)
+
+    @_reads
+    def delete(self, channel: str) -> str:
+        return self._streams.delete(channel, only_stream=True)
 
     @_reads
     def claim(
@@ -324,8 +311,9 @@ class Redis:
         found = self._guarded(lambda: self._take_script([f"raiden:kept:{name}"], (holder, only_from)))
         return (found[0], found[1].decode()) if found else None
 
+    @_reads
     def tidy(self, limit: int) -> int:
-        return 0
+        return self._streams.tidy(limit)
 
     @_reads
     def now(self) -> int:
@@ -370,12 +358,8 @@ class Redis:
         if not answer:
             return None
         epoch, next_, past, proof, at, rows, ended = answer
-        records = []
-        for head, payload in zip(rows[::2], rows[1::2], strict=True):
-            offset, kind, published, *proofs = head.decode().split()
-            records.append(Record(int(offset), int(kind), payload, int(published), *proofs))
         lives = Lives(epoch.decode(), next_, read_past(past.decode()))
-        return lives, proof.decode(), None if at is None else at.decode(), records, bool(ended)
+        return lives, proof.decode(), None if at is None else at.decode(), redis_rows.records(rows), bool(ended)
 
     def _begin(self, connection: Any) -> None:
         """Begin a connection: find out the server's life. A replica is refused: its data may be old, and a Sentinel may

@@ -7,6 +7,7 @@ from typing import Any
 
 from raiden.history.conditions import Unmet
 from raiden.history.store import FORGET, KEY_WINDOW, Append, Appended
+from raiden.history.streams import Outcome, Stream
 from raiden.model.chain import first_epoch, new_digits
 from raiden.model.message import Cursor
 from raiden.model.page import Record
@@ -32,6 +33,15 @@ def member(channel: str, durable: str) -> str:
 def durable_names(channel: str, durable: str) -> list[str]:
     own = [f"{what}:{durable}" for what in ("durable", "pending", "claimed")]
     return [key_name(channel, what) for what in ("meta", "stream", *own[:2], "durables", own[2])]
+
+
+def records(rows: Sequence[bytes]) -> list[Record]:
+    """Records from the answer of `scripts.PAGE`."""
+    found = []
+    for head, payload in zip(rows[::2], rows[1::2], strict=True):
+        offset, kind, published, *proof = head.decode().split()
+        found.append(Record(int(offset), int(kind), payload, int(published), *proof))
+    return found
 
 
 def claims(rows: Sequence[bytes]) -> list[tuple[Record, int]]:
@@ -63,7 +73,7 @@ def append_arguments(append: Append, life: str) -> tuple[list[str], list[Any]]:
     epochs = (int(FORGET), life, new_digits())
     place = ("", "", "") if append.at is None else append.at
     arguments: list[Any] = [
-        *epochs, size, *times, int(KEY_WINDOW), int(append.discard_new), *place, int(append.ends),
+        *epochs, size, *times, int(KEY_WINDOW), int(append.discard_new), *place, int(append.ends), int(append.hollow),
     ]  # fmt: skip
     for kind, payload in append.messages:
         arguments += (int(kind), payload)
@@ -90,8 +100,11 @@ def unmet(call: Sequence[Append], answer: str) -> Unmet | None:
     if not found:
         return None
     append = call[int(number or 1) - 1]
+    rest, _, content_type = rest.partition("\n")
     what, epoch, offset, *proof = rest.split()
-    return Unmet(what, append.channel, append.limits()[0], Cursor(epoch, int(offset), *proof))
+    position = Cursor(epoch, int(offset), *proof)
+    outcome = Outcome(Stream(content_type, position)) if content_type else None
+    return Unmet(what, append.channel, append.limits()[0], position, outcome)
 
 
 def position(epoch: bytes, next_: bytes, proof: bytes | None) -> Cursor:

@@ -4,18 +4,21 @@ are the hash and the stream of a channel; it answers with texts where it can, wh
 from __future__ import annotations
 
 from raiden.history.conditions import ELSEWHERE, ENDED, FULL
+from raiden.history.streams import KIND
+from raiden.model.attributes import ENVELOPE
 from raiden.model.chain import MAX_PAST, OWN_DIGITS, ROOT_DIGITS
 from raiden.model.message import PROOF_DIGITS, UNPROVED
 from raiden.model.page import PAGE_BYTES
 
 # Numbers become text by `format`: Lua's own way keeps 14 digits. The proof of the last message is kept with its offset,
-# because a node that knows no proofs may append, too.
+# because a node that knows no proofs may append, too. Where the channel is a stream, `stream` has the kinds of its
+# messages, as bits, and the milliseconds of its ttl (or "fixed", or "never").
 CHANNEL = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local state = redis.call('HMGET', KEYS[1], 'epoch', 'next', 'retained', 'past', 'life', 'proof', 'ended')
+local state = redis.call('HMGET', KEYS[1], 'epoch', 'next', 'retained', 'past', 'life', 'proof', 'ended', 'stream')
 local epoch, next, retained = state[1], tonumber(state[2]), tonumber(state[3] or 0)
-local past, life, proof, ended = state[4] or '', state[5], '', state[7] == '1'
+local past, life, proof, ended, stream = state[4] or '', state[5], '', state[7] == '1', state[8]
 if state[6] then
     local at, known = string.match(state[6], '^(%d+):(%w+)$')
     if at and tonumber(at) == next - 1 then proof = known end
@@ -182,23 +185,39 @@ end
 """
 
 # The number of arguments of an append before its messages.
-ARGUMENTS = 13
+ARGUMENTS = 14
+
+# The time of a message of a stream, which does not expire.
+_NEVER = (1 << 53) - 1
+
+# The time when the keys of a stream expire, which is put off where its ttl begins anew. So that not each use must do
+# that, it is put off by a twentieth of the ttl more, and by a minute at most.
+LAST = """
+local function last(KEYS, stream, now)
+    local life = string.match(stream, '%w+$')
+    if life == 'never' then return end
+    local ends, ttl = redis.call('PEXPIRETIME', KEYS[1]), tonumber(life)
+    if ttl and ends < now / 1000 + ttl then
+        ends = math.ceil(now / 1000 + ttl + math.min(ttl / 20, 60000))
+    end
+    if ends < 0 then return end
+    local base = string.sub(KEYS[1], 1, -5)
+    for _, key in ipairs({base .. 'stream', base .. 'producers', KEYS[1]}) do
+        redis.call('PEXPIREAT', key, string.format('%.0f', ends))
+    end
+end
+"""
 
 # KEYS: the hash, the stream, and the publisher's key if there is one. ARGV: the seconds after which the first epoch
 # of a channel is another one, the server's life, and the end of the name of an epoch that begins in it; the channel's
 # size, and in microseconds its messages' age, the last one's age while it is the last (0: no other), and the time
 # after which the channel is forgotten; the seconds for which the key is kept; 1 where nothing may be appended that
 # would push out a message that a durable needs; epoch, offset and proof of the place where the channel must stand
-# ('': anywhere); 1 where the last message is the channel's end; then kind and payload of each message. The answer:
-# the epoch, the first offset and the next, the proof before the first message and those of the messages, and
-# "repeated" where that was done before; or "unmet", the condition, and epoch, offset and proof of the channel's
-# position.
-_LOOK = f"""{CHANNEL}{LIVES}{_TOO_OLD}
-if epoch and KEYS[3] then
-    local done = redis.call('GET', KEYS[3])
-    local name, first = string.match(done or '', '^(%w+) (%d+)')
-    if name and epoch_of(tonumber(first)) == name then return done .. ' repeated' end
-end
+# ('': anywhere); 1 where the last message is the channel's end, and 1 where that is hollow; then kind and payload of
+# each message. The answer: the epoch, the first offset and the next, the proof before the first message and those of
+# the messages, and "repeated" where that was done before; or "unmet", the condition, and epoch, offset and proof of the
+# channel's position. Where the condition is the kind of a stream, its content type follows.
+READ = f"""{CHANNEL}{LIVES}{_TOO_OLD}
 local first_epoch
 if not epoch then
     -- As `redis_rows.place_of_new` has it.
@@ -206,8 +225,22 @@ if not epoch then
     local facts = table.concat({{ARGV[2], KEYS[1], whole(math.floor(time[1] / ARGV[1])), begun}}, ' ')
     first_epoch = string.sub(redis.sha1hex(facts), 1, {ROOT_DIGITS})
 end
+"""
+LOOK = f"""{READ}
+if epoch and KEYS[3] then
+    local done = redis.call('GET', KEYS[3])
+    local name, first = string.match(done or '', '^(%w+) (%d+)')
+    if name and epoch_of(tonumber(first)) == name then return done .. ' repeated' end
+end
 local function unmet(what)
     return table.concat({{'unmet', what, epoch or first_epoch, whole((next or 1) - 1), proof}}, ' ')
+end
+local function is_other_kind()
+    local kinds = tonumber(string.match(stream, '^%d+'))
+    for n = {ARGUMENTS} + 1, #ARGV - (ARGV[14] == '1' and 2 or 0), 2 do
+        -- As in an envelope, or without one.
+        if math.floor(kinds / 2 ^ (ARGV[n] % {ENVELOPE})) % 2 == 0 then return true end
+    end
 end
 -- As `conditions.stands_at` has it.
 local function stands_elsewhere()
@@ -218,20 +251,23 @@ local function stands_elsewhere()
 end
 if ended then return unmet('{ENDED}') end
 if ARGV[10] ~= '' and stands_elsewhere() then return unmet('{ELSEWHERE}') end
-if ARGV[9] == '1' then
+if stream and is_other_kind() then
+    return unmet('{KIND}') .. '\\n' .. redis.call('HGET', KEYS[1], 'type')
+end
+if ARGV[9] == '1' and not stream then
     {_NEEDED}
     next = next or 1
     local below = next + (#ARGV - {ARGUMENTS}) / 2 - ARGV[4]
     if below > 1 and is_needed(below) then return unmet('{FULL}') end
 end
 """
-_ADD = f"""
+ADD = f"""{LAST}
 if not epoch then
     epoch, next = first_epoch, 1
     redis.call('DEL', KEYS[2])
     redis.call('SET', string.sub(KEYS[1], 1, -5) .. 'begun', ARGV[3], 'EX', ARGV[1])
 end
-local first, count, expires = next, (#ARGV - {ARGUMENTS}) / 2, now + ARGV[5]
+local first, count, expires = next, (#ARGV - {ARGUMENTS}) / 2, stream and {_NEVER} or now + ARGV[5]
 if count > 0 and life ~= ARGV[2] then
     if next > 1 then
         local kept = {{}}
@@ -243,7 +279,7 @@ if count > 0 and life ~= ARGV[2] then
     redis.call('HSET', KEYS[1], 'life', ARGV[2])
 end
 next = first + count
-if count > 0 and ARGV[6] ~= '0' then
+if count > 0 and ARGV[6] ~= '0' and not stream then
     retained = now + ARGV[6]
     redis.call('HSET', KEYS[1], 'retained', whole(retained))
 elseif count > 0 and retained > 0 then
@@ -262,22 +298,29 @@ for n = 0, count - 1 do
 end
 local done = table.concat({{epoch, whole(first), whole(next), table.concat(chain)}}, ' ')
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'next', whole(next), 'proof', whole(next - 1) .. ':' .. proof)
-if count > 0 and ARGV[13] == '1' then redis.call('HSET', KEYS[1], 'ended', '1') end
--- Looking at one more than came, again and again, finds all that are too old.
-redis.call('XTRIM', KEYS[2], 'MINID', whole(math.max(next - ARGV[4], too_old(count + 1))))
-local last = math.max(redis.call('PEXPIRETIME', KEYS[2]), math.ceil(math.max(expires, retained) / 1000))
-redis.call('PEXPIREAT', KEYS[2], whole(last))
-redis.call('PEXPIREAT', KEYS[1], whole(math.max(last, math.ceil((now + ARGV[7]) / 1000))))
+if count > 0 and ARGV[13] == '1' then
+    redis.call('HSET', KEYS[1], 'ended', '1')
+    if ARGV[14] == '1' then redis.call('HSET', KEYS[1], 'tail', whole(next - 2) .. ':' .. chain[#chain - 1]) end
+end
+if stream then
+    last(KEYS, stream, now)
+else
+    -- Looking at one more than came, again and again, finds all that are too old.
+    redis.call('XTRIM', KEYS[2], 'MINID', whole(math.max(next - ARGV[4], too_old(count + 1))))
+    local ends = math.max(redis.call('PEXPIRETIME', KEYS[2]), math.ceil(math.max(expires, retained) / 1000))
+    redis.call('PEXPIREAT', KEYS[2], whole(ends))
+    redis.call('PEXPIREAT', KEYS[1], whole(math.max(ends, math.ceil((now + ARGV[7]) / 1000))))
+end
 if KEYS[3] then redis.call('SET', KEYS[3], done, 'EX', ARGV[8]) end
 return done
 """
-APPEND = _LOOK + _ADD
+APPEND = LOOK + ADD
 
 # Several appends as a whole or not at all. KEYS and ARGV: those of each, one after the other. ARGV begins with the
 # numbers of keys and arguments of each. The answer: that of each, or of the first one with a condition that does not
 # hold, behind its number.
 APPEND_ALL = f"""
-local function look(KEYS, ARGV) {_LOOK} end
+local function look(KEYS, ARGV) {LOOK} end
 local function append(KEYS, ARGV) {APPEND} end
 local function part(list, first, count)
     local found = {{}}
