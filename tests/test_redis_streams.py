@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import Any
 
 import pytest
 import redis
 
 from raiden.history import streams
 from raiden.history.redis import Redis
-from raiden.history.store import Append, StoreFailed
-from raiden.history.streams import Add, Fork, Make, Producer
+from raiden.history.sqlite import Sqlite
+from raiden.history.store import Append, Appended, StoreFailed
+from raiden.history.streams import Add, Fork, Make, Producer, Stream
 from raiden.model.message import Cursor, Kind
 from tests.daemons import wait_for
 from tests.stores import RedisServer, payloads
-from tests.test_history_streams import TEXT, add, put, texts, what
+from tests.test_history_streams import TEXT, Engine, add, put, texts, what
 
 
 @pytest.fixture
@@ -242,3 +246,86 @@ def test_streams_that_others_wrote(redis_store: Redis, client: redis.Redis) -> N
     with pytest.raises(StoreFailed):
         store.tidy(100)
     assert what(put(store, "other", b"1")) == ""
+
+
+# Both engines.
+
+
+class Twins:
+    """The same calls of both engines, whose answers must be the same. A place is told by its offset, because the proofs
+    of two engines differ."""
+
+    def __init__(self, random: Random, stores: Sequence[Engine]) -> None:
+        self.random = random
+        self.stores = stores
+
+    def same(self, call: Callable[[Engine], Any]) -> Any:
+        first, second = [call(store) for store in self.stores]
+        assert first == second
+        return first
+
+    def place(self, store: Engine, channel: str, offset: int) -> Cursor:
+        found = [record.proof for record in store.after(channel, None, 1000).records if record.offset == offset]
+        return Cursor("", offset, found[0] if found else "0" * 12)
+
+    def step(self) -> None:
+        random, name = self.random, self.random.choice("abc")
+        kind = random.choice(["put", "fork", "fork", "add", "add", "add", "add", "add", "native", "delete", "read"])
+        body = [b"%d" % random.randrange(100) * random.choice([1, 1, 5]) for _ in range(random.choice([0, 1, 1, 3]))]
+        content_type = random.choice([TEXT, TEXT, "Text/Plain; x=y", "application/json"])
+        closes = random.random() < 0.1
+        if kind == "put":
+            ttl = random.choice([-1, -1, -1, 1000])
+            self.same(lambda store: told(put(store, name, *body, content_type=content_type, ttl=ttl, closes=closes)))
+        elif kind == "fork":
+            source, offset = random.choice("abc"), random.choice([None, 0, 1, 2, 4, 9])
+            sub, fork_type = random.choice([0, 0, 1, 3]), random.choice(["", "", content_type])
+
+            def make(store: Engine) -> Any:
+                at = None if offset is None else self.place(store, source, offset)
+                return told(put(store, name, *body, content_type=fork_type, closes=closes, fork=Fork(source, at, sub)))
+
+            self.same(make)
+        elif kind == "add":
+            producer = random.choice([None, ("p", random.randrange(3), random.randrange(4)), ("q", 0, 0)])
+            seq = random.choice([None, None, "1", "10", "2", "a", "B", "é"])
+            self.same(
+                lambda store: told(
+                    add(store, name, *body, content_type=content_type, producer=producer, seq=seq, closes=closes)
+                )
+            )
+        elif kind == "native":
+            message = random.choice([Kind.JSON, Kind.TEXT, Kind.BYTES]), b"1"
+            self.same(lambda store: told(store.append([Append(name, [message])])[0]))
+        elif kind == "delete":
+            self.same(lambda store: (store.delete if content_type == TEXT else store.clear)(name) != "")
+        offset, limit = random.randrange(6), random.choice([0, 1, 3, 100])
+
+        def read(store: Engine) -> Any:
+            page = store.stream(name, self.place(store, name, offset), limit, touch=True)
+            found = [(record.offset, record.kind, record.payload) for record in page.records]
+            native = [(record.offset, record.kind, record.payload) for record in store.after(name, None, 1000).records]
+            return shown(page.stream), page.place is None, found, page.more, native
+
+        self.same(read)
+
+
+def told(appended: Appended) -> Any:
+    outcome = appended.outcome if appended.unmet is None else appended.unmet.outcome
+    return what(appended), appended.offsets, outcome and (shown(outcome.stream), outcome.producer)
+
+
+def shown(stream: Stream | None) -> Any:
+    if stream is None or stream.deleted:
+        return stream is None
+    return (*stream[:1], stream.tail.offset, bool(stream.tail.proof), *stream[2:])
+
+
+def test_both_engines_say_the_same(redis_store: Redis, sqlite_store: Sqlite) -> None:
+    seed = os.environ.get("TESTS_SEED") or str(Random().random())
+    twins = Twins(Random(seed), (redis_store, sqlite_store))
+    for number in range(300):
+        try:
+            twins.step()
+        except AssertionError as error:
+            raise AssertionError(f"step {number}, TESTS_SEED={seed}") from error

@@ -100,10 +100,13 @@ def unmet(call: Sequence[Append], answer: str) -> Unmet | None:
     if not found:
         return None
     append = call[int(number or 1) - 1]
-    rest, _, content_type = rest.partition("\n")
+    rest, *stream = rest.split("\n")
     what, epoch, offset, *proof = rest.split()
     position = Cursor(epoch, int(offset), *proof)
-    outcome = Outcome(Stream(content_type, position)) if content_type else None
+    outcome = None
+    if stream:
+        content_type, ttl, expires, text = stream
+        outcome = Outcome(Stream(content_type, position, False, int(ttl), int(expires), text))
     return Unmet(what, append.channel, append.limits()[0], position, outcome)
 
 

@@ -216,7 +216,7 @@ end
 # ('': anywhere); 1 where the last message is the channel's end, and 1 where that is hollow; then kind and payload of
 # each message. The answer: the epoch, the first offset and the next, the proof before the first message and those of
 # the messages, and "repeated" where that was done before; or "unmet", the condition, and epoch, offset and proof of the
-# channel's position. Where the condition is the kind of a stream, its content type follows.
+# channel's position. Where the condition is the kind of a stream, the lines that follow tell of that.
 READ = f"""{CHANNEL}{LIVES}{_TOO_OLD}
 local first_epoch
 if not epoch then
@@ -252,7 +252,8 @@ end
 if ended then return unmet('{ENDED}') end
 if ARGV[10] ~= '' and stands_elsewhere() then return unmet('{ELSEWHERE}') end
 if stream and is_other_kind() then
-    return unmet('{KIND}') .. '\\n' .. redis.call('HGET', KEYS[1], 'type')
+    local told = redis.call('HMGET', KEYS[1], 'type', 'ttl', 'expires', 'expires_text')
+    return unmet('{KIND}') .. '\\n' .. table.concat(told, '\\n')
 end
 if ARGV[9] == '1' and not stream then
     {_NEEDED}

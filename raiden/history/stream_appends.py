@@ -49,7 +49,8 @@ class StreamAppends:
         name, terms = append.channel, append.terms
         row = self.rows.find(name)
         if row is not None and not row.channel:
-            return Verdict(DELETED, None, row)
+            ordinary = isinstance(terms, Make) and channel is not None
+            return Verdict(ORDINARY if ordinary else DELETED, None, row)
         if isinstance(terms, Make) and row is None:
             return Verdict(ORDINARY) if channel is not None else self._make(name, terms, now)
         if row is None or channel is None:
