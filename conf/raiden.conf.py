@@ -82,6 +82,33 @@
 # reserved_paths = ["favicon.ico", "robots.txt", ".well-known/*", "metrics", "health", "healthz", "ready", "readyz"]
 # Protocols of other servers that are spoken too, on paths that are no channels then: see docs/dialects.md.
 # dialects = []
+# Action Cable ("cable"): the path of its clients.
+# cable_path = "/cable"
+# The secret that signs streams and tokens, and gives the broadcast key, unless the following say otherwise. Each may be
+# a list, of which old ones are good, too. With a secret, channels are for those who have a permission. [reload]
+# cable_secret = []
+# The secret that signs streams. [reload]
+# cable_streams_secret = []
+# The secret that signs those of Turbo. [reload]
+# cable_turbo_secret = []
+# The secret that signs those of CableReady. [reload]
+# cable_cableready_secret = []
+# The secret that signs tokens. [reload]
+# cable_jwt_secret = []
+# The key by which the application broadcasts. [reload]
+# cable_broadcast_key = []
+# Whether clients need a token. [reload]
+# cable_token_required = False
+# The query parameter with a token; with X- before it, the header field. [reload]
+# cable_token_param = "jid"
+# Streams need no signature; clients may whisper and be present on those without one. [reload]
+# cable_public = False
+# Clients may whisper and be present on signed streams, too. [reload]
+# cable_whispers = False
+# Seconds for which a client that was lost can come back to its streams; 0: it can't. [reload]
+# cable_sessions = 300.0
+# Seconds after which a client is closed that answered pings, and has stopped to; 0: it is not. [reload]
+# cable_pong_timeout = 0.0
 # The channel of a request: "path", "host_path", or a function of the webob request.
 # channel_builder = "path"
 

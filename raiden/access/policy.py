@@ -86,6 +86,11 @@ class Policy:
             return NO_FILTERS
         return client.filters(action, name) if client.filtered and self._whose(action, name) == TOKEN else None
 
+    def said(self, action: str, channel: str) -> str:
+        """For whom the settings say that an action on a channel is; "": they say nothing of it."""
+        word: str | None = getattr(self._channels.of(channel), action)
+        return word or ""
+
     def _whose(self, action: str, name: str) -> str:
         """For whom an action is: of a pattern, the least of what its channels are."""
         if not name.endswith("*"):

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from raiden.connections.connection import Connection
 from raiden.connections.states import OPENING, SERVING, SUBSCRIBED
 from raiden.delivery.table import Subscription, TooManyChannels
-from raiden.dialects.in_order import InOrder, Rest
+from raiden.dialects.in_order import Command, InOrder, Rest
 from raiden.gateway import Gateway
 from raiden.model.encoding import Encoding
 from raiden.model.filters import Filters
@@ -42,9 +42,13 @@ class DialectSocket(Socket):
         self._in_order: InOrder | None = None
 
     def message(self, data: str | bytes) -> None:
+        self.do(lambda: self.command(data), len(data))
+
+    def do(self, command: Command, size: int = 0) -> None:
+        """Do a command of ``size`` bytes once those before it are done: see `InOrder.do`."""
         if self._in_order is None:
             self._in_order = InOrder(self.connection)
-        self._in_order.do(lambda: self.command(data), len(data))
+        self._in_order.do(command, size)
 
     def command(self, data: str | bytes) -> Rest | None:
         """Do what a message of the client asks for; return what is left to do where that waits. It answers refusals

@@ -19,6 +19,7 @@ from raiden.access.rates import limits
 from raiden.backbone import discovery
 from raiden.backbone.discovery import Address
 from raiden.connections import tls
+from raiden.dialects.cable import config as cable
 from raiden.http import origins
 from raiden.model.near import did_you_mean
 from raiden.model.options import Channels, Durability
@@ -203,6 +204,7 @@ def _check_together(settings: Settings) -> None:
         permits.check(settings)
         webhooks.check(settings)
         dialect_names.check(settings.dialects)
+        cable.check(settings)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if (

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import Final
 
 # The modules with the dialects' classes, by the dialect's name; a module is loaded only where the settings name it.
-KNOWN: Final[dict[str, str]] = {}
+KNOWN: Final[dict[str, str]] = {
+    "cable": "raiden.dialects.cable.cable:Cable",
+}
 
 
 def check(names: Iterable[str]) -> None:

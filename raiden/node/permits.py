@@ -11,6 +11,7 @@ from raiden.access.jwks import KeySet, known
 from raiden.access.permit import Permits
 from raiden.access.policy import Policy
 from raiden.access.tokens import Key, Tokens
+from raiden.dialects.cable import config as cable
 from raiden.hooks.delegate import Delegate
 from raiden.node.settings import Settings
 from raiden.protocols.hosts import is_loopback
@@ -36,7 +37,7 @@ def of(settings: Settings, *, keyed: bool = False) -> Permits:
 
 def _has_keys(settings: Settings) -> bool:
     """Whether clients are known by something, so that what no word is said of is not for anyone."""
-    return bool(settings.jwt_keys or settings.api_keys) or settings.delegate is not None
+    return bool(settings.jwt_keys or settings.api_keys) or settings.delegate is not None or cable.is_guarded(settings)
 
 
 def delegate(settings: Settings, present: Delegate | None = None) -> Delegate | None:

@@ -93,6 +93,31 @@ class Settings:
         reload=True,
     )
     dialects: list[str] = _setting([], "protocols of other servers that are spoken too: see docs/dialects.md")
+    cable_path: str = _setting("/cable", "the path of Action Cable's clients")
+    cable_secret: str | list[str] = _setting(
+        [], "signs streams and tokens, and gives the broadcast key; several: old ones are good, too", reload=True
+    )
+    cable_streams_secret: str | list[str] = _setting([], "signs streams, instead of cable_secret", reload=True)
+    cable_turbo_secret: str | list[str] = _setting([], "signs streams of Turbo; else the one of streams", reload=True)
+    cable_cableready_secret: str | list[str] = _setting(
+        [], "signs streams of CableReady; else the one of streams", reload=True
+    )
+    cable_jwt_secret: str | list[str] = _setting([], "signs tokens, instead of cable_secret", reload=True)
+    cable_broadcast_key: str | list[str] = _setting(
+        [], "by which the application publishes, instead of one of cable_secret", reload=True
+    )
+    cable_token_required: bool = _setting(False, "clients of Action Cable need a token", reload=True)
+    cable_token_param: str = _setting("jid", "the query parameter with it; with X- before it, the field", reload=True)
+    cable_public: bool = _setting(
+        False, "streams need no signature; whispers and presence on those without one", reload=True
+    )
+    cable_whispers: bool = _setting(False, "whispers and presence on signed streams, too", reload=True)
+    cable_sessions: float = _setting(
+        300.0, "a client that was lost can come back to its streams for so long; 0: not", reload=True, least=0
+    )
+    cable_pong_timeout: float = _setting(
+        0.0, "a client that answers pings, and stops to, is closed after so long; 0: it is not", reload=True, least=0
+    )
     channel_builder: str | Callable[..., str] = _setting(
         "path", "the channel of a request: 'path', 'host_path', or a function of the webob request"
     )

@@ -104,11 +104,22 @@ def accept(request: Request, *, deflate: bool, subprotocols: tuple[str, ...] | N
     client offers is taken, or none; None: the first that it offers, whatever that is."""
     fields = request.fields
     single = len(fields) == len(request.raw_headers) and not request.http10  # no field is repeated
-    if single and TOKEN not in fields.get("sec-websocket-protocol", "").lower():
-        agreement = _agree(*[fields.get(name.lower()) for name in _DECISIVE], deflate, subprotocols)
+    offered = fields.get("sec-websocket-protocol")
+    if offered is not None and subprotocols is not None:
+        # What stands beside the known ones changes nothing, and may be a token, which no table should hold.
+        offered = ", ".join([each for each in subprotocols_of(request) if each in subprotocols]) or None
+    if single and (offered is None or TOKEN not in offered.lower()):
+        decisive = [fields.get(name.lower()) for name in _DECISIVE[:-1]]
+        agreement = _agree(*decisive, offered, deflate, subprotocols)
         if agreement is not None and _KEY.fullmatch(fields.get("sec-websocket-key", "")):
             return agreement
     return _negotiate(request, deflate, subprotocols)
+
+
+def subprotocols_of(request: Request) -> list[str]:
+    """The subprotocols that a client offers (RFC 6455 section 11.3.4)."""
+    told = [value for name, value in request.raw_headers if name.lower() == "sec-websocket-protocol"]
+    return [each for part in ",".join(told).split(",") if (each := part.strip())]
 
 
 # The fields that decide the result of a handshake, besides the key.

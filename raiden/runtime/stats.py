@@ -49,7 +49,7 @@ WEBHOOK_FIGURES = {
     "lost": "events that were pushed out of its queue, or were too old",
     "waiting": "events that wait, or are under way",
 }
-TRANSPORTS = ("http", "stream", "event", "poll", "request", "serve", "websocket", "sub", "push", "req")
+TRANSPORTS = ("http", "stream", "event", "poll", "request", "serve", "websocket", "cable", "sub", "push", "req")
 
 
 class Histogram:

@@ -203,7 +203,7 @@ class Lasting(Session):
                 return
             if batch.gap is not None and (batch.gap is not recovery.gap or not self.told_by_head):
                 self.missed(subscription, name, batch.gap)
-            if not self._send_past(subscription, recovery, batch):
+            if not self.send_past(subscription, recovery, batch):
                 return
         if self.has(subscription) and not self.was_deleted(subscription, deletions):
             self.attach(name)
@@ -293,7 +293,7 @@ class Lasting(Session):
         self.told = position
         return position
 
-    def _send_past(self, subscription: Subscription, recovery: Recovery, batch: Batch) -> bool:
+    def send_past(self, subscription: Subscription, recovery: Recovery, batch: Batch) -> bool:
         """Send the part of a batch that the client takes at once; the rest is not kept, but read again when the client
         has taken that part. Returns False where the session has ended."""
         sink, size, begun = subscription.sink, 0, 0

@@ -1,0 +1,1 @@
+"""Action Cable, the protocol of Rails, and AnyCable's extension of it, on Raiden's channels."""

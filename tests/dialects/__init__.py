@@ -1,0 +1,1 @@
+"""Tests of the dialects: clients of other servers, on real nodes."""
