@@ -117,8 +117,8 @@
 # Keys that sign tokens (JSON Web Tokens): {"alg": "HS256", "key": "..."}, or with the public key in a file {"alg":
 # "EdDSA", "file": "/etc/raiden/key.pem"}; with several, "kid" names each. alg is HS256, HS384, HS512, RS256, RS384,
 # RS512, PS256, ES256, ES384, ES512 or EdDSA. {"jwks": "https://..."} is a set of keys that is fetched from there.
-# "weak": True allows a secret that is shorter than its hash. With any of these keys, or API keys, channels are for those whose token or key permits it,
-# unless `channels` says otherwise. [reload]
+# "weak": True allows a secret that is shorter than its hash. With any of these keys, or API keys, channels are for
+# those whose token or key permits it, unless `channels` says otherwise. [reload]
 # jwt_keys = []
 # The audience that a token must be for; None: any. [reload]
 # jwt_audience = None
