@@ -109,6 +109,16 @@
 # cable_sessions = 300.0
 # Seconds after which a client is closed that answered pings, and has stopped to; 0: it is not. [reload]
 # cable_pong_timeout = 0.0
+# Of "centrifuge" (docs/dialects/centrifuge.md): whether a client may connect without a token; what a client may do to a
+# channel that it is subscribed to, "publish", "history", "presence", where `channels` has that for tokens; whether
+# clients may ask who is at a channel; whether subscribers are told who joins and leaves, asked or not; whether a client
+# gets what comes on the channel "#USER" of its token; the key of Centrifugo's server API, None: there is no such API.
+# centrifuge_anonymous = False
+# centrifuge_subscribers = []
+# centrifuge_presence = True
+# centrifuge_join_leave = False
+# centrifuge_personal = False
+# centrifuge_api_key = None
 # The channel of a request: "path", "host_path", or a function of the webob request.
 # channel_builder = "path"
 

@@ -18,6 +18,8 @@ class Mail:
         self.topic = frames.MAIL + worker
         # Called with each letter that comes.
         self.heard: Callable[[bytes], None] | None = None
+        # Those who are called instead with letters that begin with a byte of theirs.
+        self.others: dict[int, Callable[[bytes], None]] = {}
 
     def send(self, worker: bytes, letter: bytes) -> None:
         """Send a letter to a worker; raises BackboneFull."""
@@ -27,6 +29,7 @@ class Mail:
         """Take a letter; False where the topic is another one."""
         if topic != self.topic:
             return False
-        if self.heard is not None:
-            faults.call("a letter of another worker", self.heard, letter)
+        heard = self.others.get(letter[0], self.heard) if letter and self.others else self.heard
+        if heard is not None:
+            faults.call("a letter of another worker", heard, letter)
         return True

@@ -23,16 +23,32 @@ Command: TypeAlias = "Callable[[], Rest | None]"
 
 class InOrder:
     """The commands of one connection. One that need not wait is done at once, if nothing waits before it; the others
-    are done in a greenlet, which lasts as long as there are any. While many wait, the connection is not read from."""
+    are done in a greenlet, which lasts as long as there are any. While many wait, or are answered later (`hold`), the
+    connection is not read from."""
 
-    __slots__ = ("_bytes", "_commands", "_connection", "_paused")
+    __slots__ = ("_bytes", "_commands", "_connection", "_held", "paused")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         # The commands that wait, with their bytes; None: none is being done.
         self._commands: deque[tuple[Command, int]] | None = None
         self._bytes = 0
-        self._paused = False
+        # The number of commands that are answered later.
+        self._held = 0
+        self.paused = False
+        """Whether the connection is not read from."""
+
+    def hold(self, size: int) -> None:
+        """Count a command of ``size`` bytes that is done, and answered later: until `release`."""
+        self._held += 1
+        self._bytes += size
+        self._pause()
+
+    def release(self, size: int) -> None:
+        """A command that was held is answered."""
+        self._held -= 1
+        self._bytes -= size
+        self._pause()
 
     def do(self, command: Command, size: int) -> None:
         """Do a command of ``size`` bytes, once those before it are done. It returns what is left to do where that
@@ -53,16 +69,13 @@ class InOrder:
             if rest is not None:
                 faults.call("a command", rest)
                 rest = None
-            elif self._connection.state >= CLOSING:
-                break
-            else:
-                command, size = commands.popleft()
-                self._bytes -= size
-                self._pause()
+                continue
+            command, size = commands.popleft()
+            self._bytes -= size
+            self._pause()
+            if self._connection.state < CLOSING:
                 rest = self._begin(command)
         self._commands = None
-        self._bytes = 0
-        self._pause()
 
     def _begin(self, command: Command) -> Rest | None:
         found: list[Rest | None] = []
@@ -70,9 +83,9 @@ class InOrder:
         return found[0] if found else None
 
     def _pause(self) -> None:
-        full = self._commands is not None and (len(self._commands) >= PAUSE or self._bytes >= PAUSE_BYTES)
-        if full != self._paused and not self._connection.closed:
-            self._paused = full
+        full = len(self._commands or ()) + self._held >= PAUSE or self._bytes >= PAUSE_BYTES
+        if full != self.paused and not self._connection.closed:
+            self.paused = full
             if full:
                 self._connection.pause()
             else:

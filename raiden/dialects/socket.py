@@ -7,7 +7,8 @@ from typing import Final, TypeVar
 
 from raiden.connections.connection import Connection
 from raiden.connections.states import OPENING, SERVING, SUBSCRIBED
-from raiden.delivery.table import Subscription, TooManyChannels
+from raiden.delivery.table import Subscription
+from raiden.dialects.following import follow
 from raiden.dialects.in_order import Command, InOrder, Rest
 from raiden.gateway import Gateway
 from raiden.model.encoding import Encoding
@@ -81,21 +82,8 @@ class DialectSocket(Socket):
     def follow(
         self, name: str, encode: Encoding, filters: Filters | None = None, start: Start | None = None
     ) -> Beginning:
-        """Subscribe to a channel, from ``start`` on (None: from now on), and wait until that is in force. Then the
-        caller tells the client, and lets the subscription go on by `begin` or `attach`, before anything yields. Raises
-        a refusal, after which nothing is subscribed."""
-        try:
-            self.subscribe(name, encode, filters)
-        except TooManyChannels:
-            self.subscriptions.pop(name, None)
-            raise
-        mine = self.subscriptions[name]
-        try:
-            return Beginning(self.router, (name,), {} if start is None else {name: start})
-        except BaseException:  # raised again
-            if self.has(mine):
-                self.unsubscribe(name)
-            raise
+        """As `raiden.dialects.following.follow`."""
+        return follow(self, name, encode, filters, start)
 
 
 S = TypeVar("S", bound=DialectSocket)

@@ -185,7 +185,8 @@ def dead_letter(durable: str, message: Message, attempts: int) -> bytes:
     )  # fmt: skip
 
 
-def _frame(opcode: int, data: bytes) -> bytes:
+def frame(opcode: int, data: bytes) -> bytes:
+    """A server's unmasked WebSocket frame (RFC 6455 section 5.2); ``opcode`` is its first byte."""
     size = len(data)
     if size < 126:
         return b"%c%c%b" % (opcode, size, data)
@@ -196,7 +197,7 @@ def _frame(opcode: int, data: bytes) -> bytes:
 
 def text_frame(data: bytes) -> bytes:
     """A server's unmasked WebSocket text frame (RFC 6455 section 5.2)."""
-    return _frame(_TEXT_FRAME, data)
+    return frame(_TEXT_FRAME, data)
 
 
 def deflated_frame(opcode: int, data: bytes) -> bytes:
@@ -205,8 +206,8 @@ def deflated_frame(opcode: int, data: bytes) -> bytes:
         deflate = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -15)
         short = (deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
         if len(short) < len(data):
-            return _frame(opcode | _DEFLATED, short)
-    return _frame(opcode, data)
+            return frame(opcode | _DEFLATED, short)
+    return frame(opcode, data)
 
 
 def _told(channel: str, name: str, value: Any) -> bytes:
@@ -272,16 +273,16 @@ def poll(wrapped: bool) -> Encoding:
 @functools.cache
 def websocket(wrapped: bool, deflate: bool, verbatim: bool = False) -> Encoding:
     """A WebSocket frame; bytes that are not wrapped are a binary frame, verbatim text is not made a JSON string."""
-    frame = deflated_frame if deflate else _frame
+    put = deflated_frame if deflate else frame
 
     def encode(message: Message) -> bytes:
         if wrapped:
-            return frame(_TEXT_FRAME, _wrapped(message))
+            return put(_TEXT_FRAME, _wrapped(message))
         if message.kind == Kind.BYTES:
-            return frame(_BINARY_FRAME, message.payload)
+            return put(_BINARY_FRAME, message.payload)
         if verbatim and message.kind == Kind.TEXT:
-            return frame(_TEXT_FRAME, message.payload)
-        return frame(_TEXT_FRAME, json_value(message))
+            return put(_TEXT_FRAME, message.payload)
+        return put(_TEXT_FRAME, json_value(message))
 
     def notice(channel: str, name: str, told: Any) -> bytes:
         return text_frame(_told(channel, name, told))

@@ -20,6 +20,7 @@ from raiden.backbone import discovery
 from raiden.backbone.discovery import Address
 from raiden.connections import tls
 from raiden.dialects.cable import config as cable
+from raiden.dialects.centrifuge import rules as centrifuge
 from raiden.http import origins
 from raiden.model.near import did_you_mean
 from raiden.model.options import Channels, Durability
@@ -205,6 +206,7 @@ def _check_together(settings: Settings) -> None:
         webhooks.check(settings)
         dialect_names.check(settings.dialects)
         cable.check(settings)
+        centrifuge.check(settings)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if (

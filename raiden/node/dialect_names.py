@@ -8,6 +8,7 @@ from typing import Final
 # The modules with the dialects' classes, by the dialect's name; a module is loaded only where the settings name it.
 KNOWN: Final[dict[str, str]] = {
     "cable": "raiden.dialects.cable.cable:Cable",
+    "centrifuge": "raiden.dialects.centrifuge.dialect:Centrifuge",
 }
 
 

@@ -118,6 +118,14 @@ class Settings:
     cable_pong_timeout: float = _setting(
         0.0, "a client that answers pings, and stops to, is closed after so long; 0: it is not", reload=True, least=0
     )
+    centrifuge_anonymous: bool = _setting(False, "whether a Centrifuge client may connect without a token")
+    centrifuge_subscribers: list[str] = _setting(
+        [], "what a Centrifuge client may do to a channel that it is subscribed to: 'publish', 'history', 'presence'"
+    )
+    centrifuge_presence: bool = _setting(True, "whether Centrifuge clients may ask who is at a channel")
+    centrifuge_join_leave: bool = _setting(False, "tell them who joins and leaves a channel, asked or not")
+    centrifuge_personal: bool = _setting(False, "subscribe a Centrifuge client to the channel '#USER' of its token")
+    centrifuge_api_key: str | None = _setting(None, "the key of Centrifugo's server API; None: there is no such API")
     channel_builder: str | Callable[..., str] = _setting(
         "path", "the channel of a request: 'path', 'host_path', or a function of the webob request"
     )

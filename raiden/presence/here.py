@@ -77,10 +77,14 @@ class Member:
 class Here:
     """The clients at channels on this worker. Those that may take long are asked for in a greenlet."""
 
-    def __init__(self, router: Router, limits: PresenceLimits, names: Names = NO_NAMES) -> None:
+    def __init__(
+        self, router: Router, limits: PresenceLimits, names: Names = NO_NAMES, *, counts_polls: bool = True
+    ) -> None:  # fmt: skip
         self._router = router
         self._limits = limits
         self._names = names
+        # Whether clients of long-polls are there between two of them.
+        self._counts_polls = counts_polls
         # The proofs of life that were asked for within `FRESH` seconds.
         self._proofs: dict[Connection, float] = {}
 
@@ -123,7 +127,7 @@ class Here:
                 member.connections.append(connection)
             else:
                 anonymous += 1
-        for answered in self._router.polled.all():
+        for answered in self._router.polled.all() if self._counts_polls else ():
             turn.step()
             if answered.brought(channel):
                 for connection, client in answered.polls:

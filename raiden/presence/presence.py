@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from raiden.backbone.frames import PRESENCE
 from raiden.delivery.table import Subscription
 from raiden.presence import told, who
-from raiden.presence.here import Here, Subject
+from raiden.presence.here import Here, Names, Subject
 from raiden.presence.members import Part
 from raiden.presence.told import Told
 from raiden.presence.watches import Watched, Watches
@@ -17,24 +18,37 @@ from raiden.router import Router
 from raiden.runtime.service import Service
 
 
+class View(NamedTuple):
+    """Another way to tell who is who: the subjects of all subscriptions, for a protocol that knows clients otherwise.
+    ``name`` tells it from others between workers."""
+
+    name: bytes
+    names: Names
+
+
 class Presence(Service):
     """The part of a worker that answers others who is at channels here, and asks them. Nothing of it runs, and nothing
-    is kept, unless somebody asks."""
+    is kept, unless somebody asks. With a ``view``, members are what that says, and clients of long-polls are not there
+    between two of them."""
 
-    def __init__(self, router: Router, limits: PresenceLimits) -> None:
+    def __init__(self, router: Router, limits: PresenceLimits, view: View | None = None) -> None:
         super().__init__()
         backend = router.backend
+        kinds = [kind if view is None else kind + b"." + view.name for kind in (who.KIND, told.LISTS, told.SAME)]
         self.names: dict[Subscription, Subject] = {}
         """The subjects as which subscriptions count that `name` has named."""
-        self._here = here = Here(router, limits, self.names)
-        self._who = Who(backend, limits)
-        self._told = Told(backend, here, limits, topic=_topic, spawn=self.spawn)
-        self._watches = Watches(backend, limits, topic=_topic, spawn=self.spawn)
-        router.polled.linger = lambda: limits.presence_linger
+        names = self.names if view is None else view.names
+        self._here = here = Here(router, limits, names, counts_polls=view is None)
+        topic = _topic if view is None else lambda channel: PRESENCE + view.name + b"." + channel.encode()
+        self._who = Who(backend, limits, kind=kinds[0])
+        self._told = Told(backend, here, limits, topic=topic, spawn=self.spawn)
+        self._watches = Watches(backend, limits, topic=topic, spawn=self.spawn, lists=kinds[1], same=kinds[2])
+        if view is None:
+            router.polled.linger = lambda: limits.presence_linger
         others = router.answers.others
-        others[who.KIND] = self._part
-        others[told.LISTS], others[told.SAME] = self._told.list_of, self._told.versions_of
-        router.answers.long |= {who.KIND, told.LISTS}
+        others[kinds[0]] = self._part
+        others[kinds[1]], others[kinds[2]] = self._told.list_of, self._told.versions_of
+        router.answers.long |= set(kinds[:2])
         self._backend = backend
 
     def _part(self, channel: str) -> tuple[str, Part]:

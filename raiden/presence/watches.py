@@ -133,15 +133,15 @@ class Watches:
 
     def __init__(
         self, backend: Backend, limits: PresenceLimits, *, topic: Callable[[str], bytes],
-        spawn: Callable[[Callable[[], None]], object],
+        spawn: Callable[[Callable[[], None]], object], lists: bytes = LISTS, same: bytes = SAME,
     ) -> None:  # fmt: skip
         self._backend = backend
         self._limits = limits
         self._topic = topic
         self._spawn = spawn
         self._watched: dict[str, Watched] = {}
-        self._lists = Questions(to_workers(backend, LISTS, everywhere=True), at_once=LISTED_AT_ONCE)
-        self._same = to_workers(backend, SAME, everywhere=True)
+        self._lists = Questions(to_workers(backend, lists, everywhere=True), at_once=LISTED_AT_ONCE)
+        self._same = to_workers(backend, same, everywhere=True)
         self._runs = False
         self._renewed = 0.0
         # The workers that were there at the last look.

@@ -28,10 +28,10 @@ REMEMBERED: Final = 16 << 20
 class Who:
     """The questions of a worker who is at channels. `of` waits for answers, and raises TooManyQuestions."""
 
-    def __init__(self, backend: Backend, limits: PresenceLimits) -> None:
+    def __init__(self, backend: Backend, limits: PresenceLimits, kind: bytes = KIND) -> None:
         self._backend = backend
         self._limits = limits
-        self._ask_workers = to_workers(backend, KIND, everywhere=True)
+        self._ask_workers = to_workers(backend, kind, everywhere=True)
         self._questions = Questions(self._ask, at_once=AT_ONCE)
         self._remembered = Remembered(seconds=REMEMBER, most=REMEMBERED)
 

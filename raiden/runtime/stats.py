@@ -49,7 +49,9 @@ WEBHOOK_FIGURES = {
     "lost": "events that were pushed out of its queue, or were too old",
     "waiting": "events that wait, or are under way",
 }
-TRANSPORTS = ("http", "stream", "event", "poll", "request", "serve", "websocket", "cable", "sub", "push", "req")
+TRANSPORTS = (
+    "http", "stream", "event", "poll", "request", "serve", "websocket", "cable", "centrifuge", "sub", "push", "req",
+)  # fmt: skip
 
 
 class Histogram:

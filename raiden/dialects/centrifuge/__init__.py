@@ -1,0 +1,1 @@
+"""The Centrifuge client protocol, and Centrifugo's server API."""

@@ -1,0 +1,369 @@
+"""A client: what it asks for by commands, and what it is told."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import gevent
+
+from raiden.connections import client as clients
+from raiden.connections.connection import Connection
+from raiden.connections.states import CLOSING
+from raiden.dialects.centrifuge import codes, subscriptions, tokens
+from raiden.dialects.centrifuge.channels import Follow, checked
+from raiden.dialects.centrifuge.codes import Disconnected, Failed, error_of
+from raiden.dialects.centrifuge.messages import (
+    ClientInfo,
+    Command,
+    ConnectRequest,
+    ConnectResult,
+    Join,
+    Leave,
+    PublishRequest,
+    PublishResult,
+    Push,
+    RefreshRequest,
+    RefreshResult,
+    Reply,
+)
+from raiden.dialects.centrifuge.parts import Channel
+from raiden.dialects.centrifuge.presence import client_of
+from raiden.dialects.centrifuge.tokens import Identity
+from raiden.dialects.centrifuge.wire import Wire, sender
+from raiden.dialects.in_order import InOrder, Rest
+from raiden.model.attributes import Attributes
+from raiden.model.message import Cursor
+from raiden.model.payload import check_message
+from raiden.model.refusals import Refusal, attempt
+from raiden.presence.watches import Notice
+
+# Seconds: for a client to connect; to answer a ping, at most; for a new token after the last one has expired.
+CONNECT_WITHIN: Final = 10.0
+PONG_WITHIN: Final = 8.0
+GRACE: Final = 25.0
+VERSION: Final = "raiden"
+_NEVER: Final = 1e12
+
+
+class Talk:
+    """The state of a client. ``client`` is its id, "" until it is connected. ``dialect`` and ``session`` are what
+    `raiden.dialects.centrifuge.parts.Talking` says."""
+
+    __slots__ = (
+        "_born", "_in_order", "_next_ping", "_pong_by", "channels", "client", "dialect", "identity", "session",
+        "wire",
+    )  # fmt: skip
+
+    def __init__(self, dialect: Any, session: Any, wire: Wire) -> None:
+        self.dialect = dialect
+        self.wire = wire
+        self.client = ""
+        self.identity: Identity | None = None
+        # The client's subscriptions, by channel.
+        self.channels: dict[str, Channel] = {}
+        self.session = session
+        self._in_order = InOrder(session.connection)
+        # Monotonic times: of its beginning, of the next ping, and by which the pong must have come (0: none is due).
+        self._born = time.monotonic()
+        self._next_ping = 0.0
+        self._pong_by = 0.0
+
+    @property
+    def connection(self) -> Connection:
+        connection: Connection = self.session.connection
+        return connection
+
+    @property
+    def user(self) -> str:
+        return "" if self.identity is None else self.identity.user
+
+    def info(self, channel: Channel | None) -> ClientInfo:
+        """The client as others see it, with what its subscription adds."""
+        assert self.identity is not None
+        known = ClientInfo(self.identity.user, self.client, self.identity.info)
+        if channel is not None and channel.granted.info:
+            known.chan_info = channel.granted.info
+        return known
+
+    # Commands.
+
+    def received(self, frame: bytes | str) -> None:
+        """Take a frame of commands, which are done one after the other."""
+        found = attempt("a frame", self.wire.commands, frame)
+        if isinstance(found, Refusal):
+            self._refused(0, found)
+            return
+        size = len(frame) // len(found) + 1
+        for command in found:
+            self._in_order.do(partial(self._command, command, size), size)
+            if self.connection.state >= CLOSING:
+                return
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether so many commands wait that no more should come."""
+        return self._in_order.paused
+
+    def _command(self, command: Command, size: int) -> Rest | None:
+        rest = self._attempt(command.id, partial(self._do, command, size))
+        return None if rest is None else partial(self._attempt, command.id, rest)
+
+    def _attempt(self, number: int, work: Callable[[], Any]) -> Any:
+        """Do a part of a command; a refusal is told the client."""
+        found = attempt("a command", work)
+        if isinstance(found, Refusal):
+            self._refused(number, found)
+            return None
+        return found
+
+    def _refused(self, number: int, refusal: Refusal) -> None:
+        if isinstance(refusal, Disconnected):
+            self.session.disconnect(refusal.code)
+            return
+        error = error_of(refusal)
+        if error is codes.PERMISSION_DENIED:
+            clients.refused(self.connection, refusal, "command", "")
+        self.answer(number, Reply(error=error))
+        if not self.client:  # it has failed to connect
+            self.session.disconnect(codes.CLOSED)
+
+    def answer(self, number: int, reply: Reply) -> None:
+        reply.id = number
+        self.connection.send(self.wire.sent(reply))
+
+    def _do(self, command: Command, size: int) -> Rest | None:
+        """Begin with a command; return what is left to do where that waits."""
+        number = command.id
+        if not self.client:
+            if number <= 0 or command.connect is None:
+                raise Disconnected(codes.BAD)
+            return partial(self._connect, number, command.connect)
+        if number <= 0:
+            if command.send is not None:
+                raise Disconnected(codes.UNAVAILABLE)
+            self._pong()
+            return None
+        if command.publish is not None:
+            self._publish(number, command.publish, size)
+            return None
+        if command.subscribe is not None:
+            return subscriptions.subscribe(self, number, command.subscribe)
+        if command.unsubscribe is not None:
+            subscriptions.unsubscribe(self, number, command.unsubscribe)
+            return None
+        if command.presence is not None:
+            return self._later(number, self.dialect.presence.members(self, command.presence))
+        if command.presence_stats is not None:
+            return self._later(number, self.dialect.presence.counts(self, command.presence_stats))
+        if command.history is not None:
+            return self._later(number, self.dialect.histories.of(self, command.history))
+        if command.refresh is not None:
+            self._refresh(number, command.refresh)
+            return None
+        if command.sub_refresh is not None:
+            subscriptions.refresh(self, number, command.sub_refresh)
+            return None
+        if command.rpc is not None:
+            raise Failed(codes.METHOD_NOT_FOUND)
+        if command.ping is not None:
+            raise Failed(codes.NOT_AVAILABLE)
+        raise Disconnected(codes.BAD)
+
+    def _later(self, number: int, work: Callable[[], Reply]) -> Rest:
+        """What answers a command by waiting."""
+        return lambda: self.answer(number, work())
+
+    def may(self, action: str, name: str) -> bool:
+        """Whether the client may do an action to a channel: anyone may, or its token permits it, or it is subscribed
+        and the node's subscribers may."""
+        permit = self.connection.permit
+        if permit.allows(action, name):
+            return True
+        of_subscribers = name in self.channels and action in self.dialect.rules.subscribers
+        return of_subscribers and permit.permits.policy.leaves_open(permit.client, action, name)
+
+    # The connection.
+
+    def _connect(self, number: int, ask: ConnectRequest) -> None:
+        """Connect, with the subscriptions that the client has without asking. Waits."""
+        permits = self.dialect.gateway.permits
+        if ask.token:
+            identity = tokens.connected(permits, ask.token)
+        elif self.dialect.rules.anonymous:
+            identity = Identity(permits.unknown)
+        else:
+            raise Disconnected(codes.BAD)
+        connection = self.connection
+        connection.permit = identity.permit
+        self.identity = identity
+        wanted = dict(identity.channels)
+        if self.dialect.rules.personal and identity.user:
+            wanted.setdefault(checked(f"#{identity.user}"), tokens.NOTHING)
+        client = self.dialect.gateway.router.ids.of(connection)
+        follows: list[Follow] = []
+        try:
+            for name, granted in wanted.items():
+                follows.append(Follow(self, name, granted, ask.subs.get(name), is_server=True))
+            with gevent.Timeout(self.dialect.rules.patience, Failed(codes.INTERNAL)):
+                for each in follows:
+                    each.begin()
+                while any(not each.is_ready for each in follows):
+                    for each in follows:
+                        each.read()
+        except BaseException:  # raised again
+            for each in follows:
+                each.give_up()
+            raise
+        if connection.state >= CLOSING:
+            return
+        # Nothing yields from here on.
+        self.client = client
+        session, node = self.session.address()
+        result = ConnectResult(client, VERSION, ping=self._ping_every, pong=True, session=session, node=node)
+        if identity.expires is not None:
+            result.expires, result.ttl = True, tokens.ttl(identity.expires)
+        result.subs = {each.name: each.result() for each in follows}
+        self.answer(number, Reply(connect=result))
+        for each in follows:
+            each.attach()
+        self._next_ping = time.monotonic() + random.uniform(0.5, 1.0) * self._ping_every
+        self.rest()
+
+    def _refresh(self, number: int, ask: RefreshRequest) -> None:
+        """Go on with another token of the same user."""
+        assert self.identity is not None
+        try:
+            identity = tokens.connected(self.dialect.gateway.permits, ask.token)
+        except Failed:
+            raise Disconnected(codes.CONNECTION_EXPIRED) from None
+        if identity.user != self.identity.user:
+            raise Disconnected(codes.INVALID_TOKEN)
+        result = RefreshResult()
+        if identity.expires is not None:
+            result.expires, result.ttl = True, tokens.ttl(identity.expires)
+        self.become(identity)
+        self.answer(number, Reply(refresh=result))
+
+    def become(self, identity: Identity) -> None:
+        """Take another identity of the same user."""
+        self.identity = identity
+        self.connection.permit = identity.permit
+        self.rest()
+
+    # Pushes.
+
+    def tell(self, notice: Notice) -> None:
+        """Tell who has joined or left a channel."""
+        self.connection.send(notice.encoded(self.wire, self._joined))
+
+    def _joined(self, name: str, what: dict[str, Any]) -> bytes:
+        kinds: dict[str, Any] = {"join": Join, "leave": Leave}
+        kind = kinds.get(name)
+        if kind is None:
+            return b""  # there are too many to tell who
+        member = what[name]
+        push = Push(what["channel"], **{name: kind(client_of(member["sub"], member["info"]))})
+        return self.wire.sent(Reply(push=push))
+
+    def push(self, name: str, **what: Any) -> None:
+        self.connection.send(self.wire.sent(Reply(push=Push(name, **what))))
+
+    # Messages.
+
+    def _publish(self, number: int, ask: PublishRequest, size: int) -> None:
+        name = ask.channel
+        if not name:
+            raise Disconnected(codes.BAD)
+        checked(name)
+        if ask.type:
+            raise Failed(codes.NOT_AVAILABLE)
+        if not self.may("publish", name):
+            raise Failed(codes.PERMISSION_DENIED)
+        gateway = self.dialect.gateway
+        if gateway.rates.on:
+            gateway.rates.publish_one(clients.account(self.connection), name)
+        message = self.wire.payload(name, ask.data)
+        message.attributes = Attributes(sender=sender(self.info(self.channels.get(name))))
+        check_message(message, gateway.limits.max_message)
+        self._in_order.hold(size)
+        gateway.router.publisher.publish_one(message, _published, (self, number, size))
+
+    def published(self, number: int, size: int, outcome: Cursor | Refusal | None) -> None:
+        """Hear what became of a message of the client."""
+        self._in_order.release(size)
+        if self.connection.state >= CLOSING:
+            return
+        if isinstance(outcome, Refusal):
+            self._refused(number, outcome)
+        else:
+            self.answer(number, Reply(publish=PublishResult()))
+
+    # Time.
+
+    @property
+    def _ping_every(self) -> int:
+        """Whole seconds between two pings."""
+        return max(1, round(self.dialect.gateway.limits.keepalive))
+
+    @property
+    def _pong_within(self) -> float:
+        return min(PONG_WITHIN, self._ping_every / 3)
+
+    def _pong(self) -> None:
+        if not self._pong_by:
+            raise Disconnected(codes.BAD)
+        self._pong_by = 0.0
+
+    def tick(self) -> None:
+        """Do what is due."""
+        now = time.monotonic()
+        connection = self.connection
+        if not self.client:
+            if now >= self._born + CONNECT_WITHIN:
+                self.session.disconnect(codes.STALE)
+                return
+        elif self._pong_by and now >= self._pong_by:
+            # The ping, or the pong, may wait behind other bytes.
+            if not connection.is_moving() and not self._in_order.paused:
+                self.session.disconnect(codes.NO_PONG)
+                return
+            self._pong_by = now + self._pong_within
+        elif now >= self._next_ping:
+            self._next_ping = now + self._ping_every
+            self._pong_by = now + self._pong_within
+            connection.send(self.wire.ping)
+        if self._expire(time.time()):
+            self.rest()
+
+    def _expire(self, now: float) -> bool:
+        """End what has expired, at the Unix time ``now``; return whether the connection goes on."""
+        identity = self.identity
+        if identity is not None and identity.expires is not None and now >= identity.expires + GRACE:
+            self.session.disconnect(codes.CONNECTION_EXPIRED)
+            return False
+        for name, channel in list(self.channels.items()):
+            if channel.granted.expires is not None and now >= channel.granted.expires + GRACE:
+                subscriptions.end(self, name, codes.SUBSCRIPTION_EXPIRED)
+        return True
+
+    def rest(self) -> None:
+        """Be due for what comes next."""
+        if not self.client:
+            due = self._born + CONNECT_WITHIN
+        else:
+            due = min(self._next_ping, self._pong_by) if self._pong_by else self._next_ping
+        now, monotonic = time.time(), time.monotonic()
+        ends = [channel.granted.expires for channel in self.channels.values() if channel.granted.expires is not None]
+        if self.identity is not None and self.identity.expires is not None:
+            ends.append(self.identity.expires)
+        left = min([due - monotonic, *[end + GRACE - now for end in ends]])
+        self.dialect.gateway.door.wheel.schedule(self.connection, max(0.0, left))
+
+
+def _published(asker: tuple[Talk, int, int], outcome: Cursor | Refusal | None) -> None:
+    talk, number, size = asker
+    talk.published(number, size, outcome)

@@ -1,0 +1,114 @@
+"""The dialect: its paths, and what they serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from raiden.connections.connection import Connection
+from raiden.dialects.centrifuge import wire
+from raiden.dialects.centrifuge.codes import Disconnected
+from raiden.dialects.centrifuge.emulation import Emulation
+from raiden.dialects.centrifuge.history import Histories
+from raiden.dialects.centrifuge.presence import Clients
+from raiden.dialects.centrifuge.rules import Rules
+from raiden.dialects.centrifuge.socket import CentrifugeSocket
+from raiden.dialects.centrifuge.stream import CentrifugeStream
+from raiden.dialects.centrifuge.wire import SSE, STREAM
+from raiden.dialects.dialect import Dialect
+from raiden.dialects.socket import open_socket
+from raiden.gateway import Gateway
+from raiden.http.door import Answer
+from raiden.model.refusals import Invalid
+from raiden.protocols.http import Fields, HttpError, Json, Request
+
+WEBSOCKET_PATH: Final = "/connection/websocket"
+STREAM_PATH: Final = "/connection/http_stream"
+SSE_PATH: Final = "/connection/sse"
+EMULATION_PATH: Final = "/emulation"
+API_PATH: Final = "/api/"
+_JSON, _PROTOBUF = "centrifuge-json", "centrifuge-protobuf"
+_BYTES: Final = "application/octet-stream"
+# What a browser may send to the paths that are no WebSocket.
+_PREFLIGHT: Final[Fields] = (
+    ("Access-Control-Allow-Methods", "POST, OPTIONS"), ("Access-Control-Allow-Headers", "Content-Type"),
+)  # fmt: skip
+
+
+class Centrifuge(Dialect):
+    """The Centrifuge client protocol, and Centrifugo's server API where there is a key for it."""
+
+    def __init__(self, gateway: Gateway, settings: Any) -> None:
+        super().__init__(gateway)
+        router = gateway.router
+        self.rules = Rules.of(settings)
+        self.paths = (WEBSOCKET_PATH, STREAM_PATH, SSE_PATH, EMULATION_PATH)
+        self.emulation = Emulation(router.backend)
+        self.histories = Histories(router, lambda: gateway.limits.max_outbox)
+        self.presence = Clients(router, gateway.limits, is_on=self.rules.presence)
+        self.add(self.presence)
+
+    def do_stop(self) -> None:
+        self.emulation.close()
+
+    def dispatch(self, connection: Connection, request: Request) -> Answer | None:
+        path = request.environ["PATH_INFO"]
+        if path == WEBSOCKET_PATH:
+            self._socket(connection, request)
+            return None
+        if request.method == "OPTIONS":
+            return Json(204, b"", _PREFLIGHT)
+        is_event = path == SSE_PATH
+        if request.method != "POST" and not (is_event and request.method == "GET"):
+            allowed = "GET, POST, OPTIONS" if is_event else "POST, OPTIONS"
+            raise HttpError(405, f"this path is for {allowed}", headers={"Allow": allowed})
+        if path == EMULATION_PATH:
+            return self._emulated(connection, request)
+        self._stream(connection, request, is_event)
+        return None
+
+    def _socket(self, connection: Connection, request: Request) -> None:
+        asked = _query(request)
+        by_query = asked.get("cf_protocol") == "protobuf" or asked.get("format") == "protobuf"
+        offered = request.fields.get("sec-websocket-protocol", "")
+        is_protobuf = by_query or _PROTOBUF in [each.strip() for each in offered.split(",")]
+        open_socket(
+            self.gateway, connection, request,
+            lambda gateway, connection, core: CentrifugeSocket(self, connection, core, is_protobuf),
+            subprotocols=(_PROTOBUF, _JSON),
+        )  # fmt: skip
+
+    def _stream(self, connection: Connection, request: Request, is_event: bool) -> None:
+        """Open a stream; the request brings the first frame."""
+        is_protobuf = not is_event and _is_protobuf(request)
+        frame = request.raw_body
+        if request.method == "GET":
+            frame = _query(request).get("cf_connect", "").encode()
+        kind = wire.wire(SSE if is_event else STREAM, is_protobuf, http10=request.http10)
+        stream = self.emulation.open(lambda name: CentrifugeStream(self, connection, kind, name))
+        stream.open_by(request, frame)
+
+    def _emulated(self, connection: Connection, request: Request) -> Answer | None:
+        try:
+            asked, frame = wire.emulation(request.raw_body, _is_protobuf(request))
+        except Disconnected:
+            raise Invalid("the body is no frame of a session") from None
+        if self.emulation.is_here(asked.node):
+            return Json(self.emulation.take(asked.session, frame), b"")
+        self.gateway.door.serve_waiting(
+            connection, request, lambda *_: Json(self.emulation.send(asked.node, asked.session, frame), b"")
+        )  # fmt: skip
+        return None
+
+    def reload(self, values: Mapping[str, Any]) -> None:
+        """Take settings that have changed: limits are looked at anew each time, and the others need a restart."""
+
+
+def _is_protobuf(request: Request) -> bool:
+    return request.fields.get("content-type", "").partition(";")[0].strip().lower() == _BYTES
+
+
+def _query(request: Request) -> dict[str, str]:
+    """The parameters of a query, of repeated ones the last."""
+    return {name: values[-1] for name, values in parse_qs(request.query_string, max_num_fields=100).items()}

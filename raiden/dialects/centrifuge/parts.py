@@ -1,0 +1,54 @@
+"""A client, as its parts know it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from raiden.connections.connection import Connection
+from raiden.dialects.centrifuge.messages import ClientInfo, Reply
+from raiden.dialects.centrifuge.tokens import Granted
+from raiden.dialects.centrifuge.wire import Wire
+
+
+class Channel:
+    """A subscription of a client. ``is_server``: the client has not asked for it."""
+
+    __slots__ = ("granted", "is_server")
+
+    def __init__(self, granted: Granted, is_server: bool) -> None:
+        self.granted = granted
+        self.is_server = is_server
+
+
+class Talking(Protocol):
+    """A client (`raiden.dialects.centrifuge.client.Talk`)."""
+
+    dialect: Any
+    """The `raiden.dialects.centrifuge.dialect.Centrifuge`."""
+    session: Any
+    """The client's `raiden.dialects.centrifuge.socket.CentrifugeSocket`, or `CentrifugeStream`."""
+    wire: Wire
+    client: str
+    """Its id."""
+    channels: dict[str, Channel]
+
+    @property
+    def connection(self) -> Connection: ...
+
+    @property
+    def user(self) -> str: ...
+
+    def info(self, channel: Channel | None) -> ClientInfo:
+        """The client as others see it, with what its subscription adds."""
+
+    def may(self, action: str, name: str) -> bool:
+        """Whether the client may do an action to a channel."""
+
+    def answer(self, number: int, reply: Reply) -> None:
+        """Send the reply to a command."""
+
+    def push(self, name: str, **what: Any) -> None:
+        """Tell the client something of a channel."""
+
+    def rest(self) -> None:
+        """Be due for what comes next."""

@@ -1,0 +1,170 @@
+"""A client's subscriptions: begun and ended by its commands, by the server, and by what happens to channels."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import gevent
+
+from raiden.connections import client as clients
+from raiden.connections.states import CLOSING
+from raiden.dialects.centrifuge import codes, tokens
+from raiden.dialects.centrifuge.channels import Follow, checked
+from raiden.dialects.centrifuge.codes import Code, Disconnected, Failed
+from raiden.dialects.centrifuge.messages import (
+    Reply,
+    SubRefreshRequest,
+    SubRefreshResult,
+    Subscribe,
+    SubscribeRequest,
+    SubscribeResult,
+    Unsubscribe,
+    UnsubscribeRequest,
+    UnsubscribeResult,
+)
+from raiden.dialects.centrifuge.parts import Talking
+from raiden.dialects.centrifuge.tokens import Granted
+from raiden.dialects.in_order import Rest
+
+# Commands.
+
+
+def subscribe(talk: Talking, number: int, ask: SubscribeRequest) -> Rest | None:
+    """Begin what a client asks for; return what is left to do where that waits. Raises Failed and Disconnected."""
+    name = ask.channel
+    if not name:
+        raise Disconnected(codes.BAD)
+    checked(name)
+    if ask.tf:
+        raise Failed(codes.BAD_REQUEST)
+    if ask.type:
+        raise Failed(codes.PERMISSION_DENIED)
+    if name in talk.channels:
+        raise Failed(codes.ALREADY_SUBSCRIBED)
+    if not has_room(talk):
+        raise Failed(codes.LIMIT_EXCEEDED)
+    granted = _granted(talk, name, ask.token)
+    rates = talk.dialect.gateway.rates
+    if rates.on:
+        rates.subscribe(clients.account(talk.connection), 1)
+    follow = Follow(talk, name, granted, ask)
+    if follow.waits:
+        return partial(_follow, talk, number, follow)
+    _follow(talk, number, follow)
+    return None
+
+
+def unsubscribe(talk: Talking, number: int, ask: UnsubscribeRequest) -> None:
+    """End a subscription as its client wants it. It may have none: an error would make clients reconnect."""
+    if not ask.channel:
+        raise Disconnected(codes.BAD)
+    _leave(talk, ask.channel)
+    talk.answer(number, Reply(unsubscribe=UnsubscribeResult()))
+
+
+def refresh(talk: Talking, number: int, ask: SubRefreshRequest) -> None:
+    """Go on with a subscription by another token."""
+    channel = talk.channels.get(ask.channel)
+    if not ask.channel or not ask.token or ask.type:
+        raise Disconnected(codes.BAD)
+    if channel is None:
+        raise Failed(codes.PERMISSION_DENIED)
+    permits = talk.connection.permit.permits
+    try:
+        granted = tokens.subscribed(permits, ask.token, ask.channel, talk.user, talk.client)
+    except Failed as failed:
+        raise Failed(codes.EXPIRED if failed.error is codes.TOKEN_EXPIRED else failed.error) from None
+    channel.granted = granted
+    result = SubRefreshResult()
+    if granted.expires is not None:
+        result.expires, result.ttl = True, tokens.ttl(granted.expires)
+    talk.answer(number, Reply(sub_refresh=result))
+    talk.rest()
+
+
+def _granted(talk: Talking, name: str, token: str) -> Granted:
+    """What a client is granted of a channel, by a token or without; raises Failed and Disconnected."""
+    permit = talk.connection.permit
+    policy = permit.permits.policy
+    if token:
+        granted = tokens.subscribed(permit.permits, token, name, talk.user, talk.client)
+        if permit.allows("subscribe", name) or policy.leaves_open(permit.client, "subscribe", name):
+            return granted
+    else:
+        is_others = talk.dialect.rules.personal and name.startswith("#") and name != f"#{talk.user}"
+        if not is_others and permit.filters("subscribe", name) is not None:
+            return tokens.NOTHING
+    raise Failed(codes.PERMISSION_DENIED)
+
+
+# The server's own.
+
+
+def subscribe_by_server(talk: Talking, name: str, granted: Granted, start: SubscribeRequest | None = None) -> None:
+    """Subscribe a client without its asking, and tell it. Waits; raises a refusal."""
+    if name not in talk.channels:
+        if not has_room(talk):
+            raise Failed(codes.LIMIT_EXCEEDED)
+        _follow(talk, 0, Follow(talk, name, granted, start, is_server=True))
+
+
+def has_room(talk: Talking) -> bool:
+    """Whether a client may have one subscription more."""
+    return len(talk.channels) < talk.dialect.gateway.limits.max_subscriptions
+
+
+def end(talk: Talking, name: str, code: Code) -> bool:
+    """End a subscription, and tell the client why; return whether there was one."""
+    if not _leave(talk, name):
+        return False
+    talk.push(name, unsubscribe=Unsubscribe(code.code, code.reason))
+    return True
+
+
+def lost(talk: Talking, name: str) -> None:
+    """End a subscription whose messages can't be had: the client comes back from where it is."""
+    channel = talk.channels.get(name)
+    if channel is not None and channel.is_server:
+        talk.session.disconnect(codes.STATE_LOST)
+    else:
+        end(talk, name, codes.INSUFFICIENT)
+
+
+def _follow(talk: Talking, number: int, follow: Follow) -> None:
+    """Subscribe, and tell the client: as a reply, or where the server wants it (``number`` 0) by a push. Waits where
+    the subscription does."""
+    try:
+        with gevent.Timeout(talk.dialect.rules.patience, Failed(codes.INTERNAL)):
+            follow.begin()
+            while not follow.is_ready:
+                follow.read()
+        follow.check()
+    except BaseException:  # raised again
+        follow.give_up()
+        raise
+    if talk.connection.state >= CLOSING:
+        follow.give_up()
+        return
+    # Nothing yields until the subscription is attached.
+    result = follow.result()
+    if number:
+        talk.answer(number, Reply(subscribe=result))
+    else:
+        talk.push(follow.name, subscribe=_pushed(result))
+        for publication in result.publications:
+            talk.push(follow.name, pub=publication)
+    follow.attach()
+    talk.rest()
+
+
+def _pushed(result: SubscribeResult) -> Subscribe:
+    """The beginning of a subscription that the server made, as it is pushed."""
+    return Subscribe(result.recoverable, result.epoch, result.offset, result.positioned, result.data)
+
+
+def _leave(talk: Talking, name: str) -> bool:
+    """Give a subscription back; return whether there was one."""
+    if talk.channels.pop(name, None) is None:
+        return False
+    talk.session.unsubscribe(name)
+    return True
