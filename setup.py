@@ -45,7 +45,7 @@ COMPILED = [
     "delivery/connection_ids", "delivery/ends", "delivery/fan_out", "delivery/order", "delivery/orders",
     "delivery/pace", "delivery/prefixes", "delivery/publisher", "delivery/selection", "delivery/sends",
     "delivery/sorted_names", "delivery/table", "dialects/centrifuge/socket",
-    "dialects/centrifuge/stream", "dialects/socket", "gateway", "history/appending", "history/calls",
+    "dialects/centrifuge/stream", "dialects/pusher/socket", "dialects/socket", "gateway", "history/appending", "history/calls",
     "history/channel_row", "history/client", "history/clock", "history/file", "history/pages", "history/pipe",
     "history/server", "history/sqlite", "history/wal", "hooks/guest", "http/door", "http/ended", "http/plans",
     "http/publishing", "http/reader", "model/chain", "model/encoding", "model/payload", "model/strict_json",

@@ -119,6 +119,10 @@
 # centrifuge_join_leave = False
 # centrifuge_personal = False
 # centrifuge_api_key = None
+# Apps of the dialect "pusher", like {"id": "1", "key": "...", "secret": "..."}: see docs/dialects/pusher.md.
+# pusher_apps = []
+# The beginning of its paths, like "/ws"; "": they are /app/ and /apps/.
+# pusher_path = ""
 # The channel of a request: "path", "host_path", or a function of the webob request.
 # channel_builder = "path"
 

@@ -131,13 +131,13 @@ class Gateway(Service):
         # A head gets a plan only after these checks, and loses it when settings change: a request that is served by a
         # plan is allowed.
         self.door.hosts.check(request.fields)
-        self.door.origins.check(request.fields, connection.scheme)
+        application = None if self.routes is None else self.routes.of(request.environ["PATH_INFO"])
+        if application is None or not application.judges_origins:
+            self.door.origins.check(request.fields, connection.scheme)
         if self._check_path is not None:
             self._check_path(request.environ["raiden.path"])
-        if self.routes is not None:
-            application = self.routes.of(request.environ["PATH_INFO"])
-            if application is not None:
-                return application.dispatch(connection, request)
+        if application is not None:
+            return application.dispatch(connection, request)
         delegate = self.delegate
         if delegate is None:
             return self._do(connection, request, self.read(connection, request))

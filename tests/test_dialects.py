@@ -13,6 +13,8 @@ from raiden.node import config
 class Served:
     """An application for some paths."""
 
+    judges_origins = False
+
     def dispatch(self, connection: Any, request: Any) -> Any:
         return None
 

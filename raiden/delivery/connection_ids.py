@@ -12,8 +12,8 @@ from typing import Final, Protocol
 from raiden.model.message import Message
 
 # Bytes of the two parts; connections for which random bytes are drawn in one go.
-_WORKER: Final = 6
-_OWN: Final = 9
+WORKER: Final = 6
+OWN: Final = 9
 _AT_ONCE: Final = 100
 
 
@@ -34,7 +34,7 @@ class ConnectionIds:
     """The ids of a worker's connections."""
 
     def __init__(self) -> None:
-        self._worker = os.urandom(_WORKER).hex()
+        self._worker = os.urandom(WORKER).hex()
         self._random = b""
         self._next = 0
 
@@ -50,7 +50,7 @@ class ConnectionIds:
         if not id.startswith(self._worker):
             return b""
         try:
-            return bytes.fromhex(id[2 * _WORKER :])
+            return bytes.fromhex(id[2 * WORKER :])
         except ValueError:
             return b""
 
@@ -80,6 +80,6 @@ class ConnectionIds:
 
     def _draw(self) -> bytes:
         if self._next == len(self._random):
-            self._random, self._next = os.urandom(_OWN * _AT_ONCE), 0
-        self._next += _OWN
-        return self._random[self._next - _OWN : self._next]
+            self._random, self._next = os.urandom(OWN * _AT_ONCE), 0
+        self._next += OWN
+        return self._random[self._next - OWN : self._next]

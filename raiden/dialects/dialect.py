@@ -19,6 +19,9 @@ class Dialect(Service):
     paths: tuple[str, ...] = ()
     """The paths that it serves, decoded; one that ends in a slash stands for all below it."""
 
+    judges_origins = False
+    """Whether it checks by itself which pages may use it, and tells them in its own words."""
+
     def __init__(self, gateway: Gateway) -> None:
         super().__init__()
         self.gateway = gateway

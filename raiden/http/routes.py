@@ -7,8 +7,12 @@ from typing import Any, Protocol
 
 
 class Application(Protocol):
-    """The server of some paths. The door's checks of the host and the origin come before it, and it judges by itself
-    who may do what: a connection comes with the permit of a client that has shown nothing."""
+    """The server of some paths. The door's checks of the host and, unless it judges these by itself, of origins come
+    before it, and it judges who may do what: a connection comes with the permit of a client that has shown
+    nothing."""
+
+    judges_origins: bool
+    """Whether it checks by itself which pages may use it."""
 
     def dispatch(self, connection: Any, request: Any) -> Any:
         """As `raiden.http.door.Application.dispatch`."""

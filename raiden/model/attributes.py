@@ -26,6 +26,13 @@ _LENGTH = struct.Struct("!I")
 NOBODY: Final = msgspec.Raw(b"")
 
 
+# The names of Raiden's own events on event streams, and of those that a browser's EventSource fires by itself.
+RESERVED: Final = frozenset({
+    "changed", "disconnected", "end", "ended", "error", "expired", "gap", "join", "leave", "open", "presence",
+    "refused", "revoked", "skipped",
+})  # fmt: skip
+
+
 class Attributes(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The attributes of one message. ``event`` is its name ("": it has none), ``sender`` the subject and the info of
     the client that published it, as a JSON object (`NOBODY`: it is not shown), ``excluded`` the id of the connection

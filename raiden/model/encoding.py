@@ -17,14 +17,14 @@ from typing import Any
 
 import ujson
 
-from raiden.model.attributes import Attributes
+from raiden.model.attributes import RESERVED, Attributes
 from raiden.model.filters import Filters
 from raiden.model.message import Kind, Message
 from raiden.model.page import Gap, Page
 
 END_OF_CHUNKS = b"0\r\n\r\n"
 
-_TEXT_FRAME = 0x81
+TEXT_FRAME = 0x81
 _BINARY_FRAME = 0x82
 _DEFLATED = 0x40
 _MIN_DEFLATE_BYTES = 64
@@ -197,7 +197,7 @@ def frame(opcode: int, data: bytes) -> bytes:
 
 def text_frame(data: bytes) -> bytes:
     """A server's unmasked WebSocket text frame (RFC 6455 section 5.2)."""
-    return frame(_TEXT_FRAME, data)
+    return frame(TEXT_FRAME, data)
 
 
 def deflated_frame(opcode: int, data: bytes) -> bytes:
@@ -232,11 +232,14 @@ def line(wrapped: bool, chunked: bool) -> Encoding:
 @functools.cache
 def sse(wrapped: bool, chunked: bool, merged: bool = False) -> Encoding:
     """Server-sent events, with the cursor as the event's id unless several channels are ``merged``, and the name of the
-    message's own event, if it has one."""
+    message's own event, if it has one. Clients of other protocols may publish events that are called as Raiden's own
+    are; these are sent without a name."""
     value = _wrapped if wrapped else json_value
 
     def encode(message: Message) -> bytes:
         name = None if message.attributes is None else message.attributes.event or None
+        if name in RESERVED:
+            name = None
         data = event(value(message), None if merged else message.cursor, name)
         return chunk(data) if chunked else data
 
@@ -277,12 +280,12 @@ def websocket(wrapped: bool, deflate: bool, verbatim: bool = False) -> Encoding:
 
     def encode(message: Message) -> bytes:
         if wrapped:
-            return put(_TEXT_FRAME, _wrapped(message))
+            return put(TEXT_FRAME, _wrapped(message))
         if message.kind == Kind.BYTES:
             return put(_BINARY_FRAME, message.payload)
         if verbatim and message.kind == Kind.TEXT:
-            return put(_TEXT_FRAME, message.payload)
-        return put(_TEXT_FRAME, json_value(message))
+            return put(TEXT_FRAME, message.payload)
+        return put(TEXT_FRAME, json_value(message))
 
     def notice(channel: str, name: str, told: Any) -> bytes:
         return text_frame(_told(channel, name, told))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from raiden.model import strict_json
-from raiden.model.attributes import Attributes
+from raiden.model.attributes import RESERVED, Attributes
 from raiden.model.encoding import shown
 from raiden.model.message import Message
 from raiden.model.names import has_controls
@@ -20,12 +20,7 @@ from raiden.model.refusals import Invalid
 from raiden.model.strict_json import InvalidPayload, is_unicode
 
 # Bytes of an event's name; tags of a message, bytes of the name of one, and of its value.
-MAX_EVENT, MAX_TAGS, MAX_TAG_NAME, MAX_TAG = 64, 16, 64, 256
-# The names of Raiden's own events on event streams, and of those that a browser's EventSource fires by itself.
-RESERVED: Final = frozenset({
-    "changed", "disconnected", "end", "ended", "error", "expired", "gap", "join", "leave", "open", "presence",
-    "refused", "revoked", "skipped",
-})  # fmt: skip
+MAX_EVENT, MAX_TAGS, MAX_TAG_NAME, MAX_TAG = 200, 16, 64, 256
 _ID = re.compile("[A-Za-z0-9_-]{1,64}")
 _TAGS = '{"color": "red"}'
 

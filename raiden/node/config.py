@@ -24,7 +24,7 @@ from raiden.dialects.centrifuge import rules as centrifuge
 from raiden.http import origins
 from raiden.model.near import did_you_mean
 from raiden.model.options import Channels, Durability
-from raiden.node import dialect_names, permits, webhooks
+from raiden.node import dialect_names, permits, pusher, webhooks
 from raiden.node.settings import ServiceBuilder, Settings
 from raiden.protocols import hosts
 from raiden.protocols.proxies import Proxies
@@ -41,7 +41,7 @@ class ConfigError(Exception):
 FIELDS = {setting.name: setting for setting in dataclasses.fields(Settings)}
 _TYPES = typing.get_type_hints(Settings)
 # Lists whose items are more than strings.
-_MIXED = ("jwt_keys", "api_keys", "webhooks")
+_MIXED = ("jwt_keys", "api_keys", "webhooks", "pusher_apps")
 
 
 def load(
@@ -68,6 +68,7 @@ def load(
         setattr(settings, name, _checked(name, value))
     settings.workers = settings.workers or len(os.sched_getaffinity(0))
     _check_together(settings)
+    settings.channels = pusher.channels(settings)
     return settings, service
 
 
@@ -207,6 +208,7 @@ def _check_together(settings: Settings) -> None:
         dialect_names.check(settings.dialects)
         cable.check(settings)
         centrifuge.check(settings)
+        pusher.check(settings)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if (

@@ -9,6 +9,7 @@ from typing import Final
 KNOWN: Final[dict[str, str]] = {
     "cable": "raiden.dialects.cable.cable:Cable",
     "centrifuge": "raiden.dialects.centrifuge.dialect:Centrifuge",
+    "pusher": "raiden.dialects.pusher.dialect:Pusher",
 }
 
 

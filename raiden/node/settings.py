@@ -126,6 +126,10 @@ class Settings:
     centrifuge_join_leave: bool = _setting(False, "tell them who joins and leaves a channel, asked or not")
     centrifuge_personal: bool = _setting(False, "subscribe a Centrifuge client to the channel '#USER' of its token")
     centrifuge_api_key: str | None = _setting(None, "the key of Centrifugo's server API; None: there is no such API")
+    pusher_apps: list[Any] = _setting(
+        [], "apps of the dialect pusher, like {'id': '1', 'key': '...', 'secret': '...'}: see docs/dialects/pusher.md"
+    )
+    pusher_path: str = _setting("", "the beginning of the paths of the dialect pusher, like '/ws'")
     channel_builder: str | Callable[..., str] = _setting(
         "path", "the channel of a request: 'path', 'host_path', or a function of the webob request"
     )

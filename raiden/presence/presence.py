@@ -70,9 +70,9 @@ class Presence(Service):
         if self.names.pop(subscription, None) is not None and subscription.topic is not None:
             subscription.topic.changes += 1
 
-    def watch(self, channels: Sequence[str]) -> list[Watched]:
+    def watch(self, channels: Sequence[str], *, fresh: bool = False) -> list[Watched]:
         """See `Watches.open`."""
-        return self._watches.open(channels)
+        return self._watches.open(channels, fresh=fresh)
 
     def listen(self, watched: Watched, subscription: Subscription) -> None:
         """See `Watches.listen`."""

@@ -147,15 +147,19 @@ class Watches:
         # The workers that were there at the last look.
         self._there: set[str] = set()
 
-    def open(self, channels: Sequence[str]) -> list[Watched]:
-        """Watch channels: their members are known from now on. Waits; raises NotInForce, TooManyQuestions and
-        TooManyWatched."""
-        found = [self._watched.get(channel) or self._begin(channel) for channel in dict.fromkeys(channels)]
+    def open(self, channels: Sequence[str], *, fresh: bool = False) -> list[Watched]:
+        """Watch channels: their members are known from now on. ``fresh``: also those that have come just now, of whom
+        workers have not told yet. Waits; raises NotInForce, TooManyQuestions and TooManyWatched."""
+        names = dict.fromkeys(channels)
+        known = self._watched.keys() & names
+        found = [self._watched.get(channel) or self._begin(channel) for channel in names]
         for each in found:
             each.used = time.monotonic()
             refusal = each.ready.get()
             if refusal is not None:
                 raise copy(refusal)  # frames that it is raised in refer to the watch, too
+            if fresh and each.channel in known:
+                self._ask(each)
         return found
 
     def listen(self, watched: Watched, subscription: Subscription) -> None:

@@ -50,7 +50,8 @@ WEBHOOK_FIGURES = {
     "waiting": "events that wait, or are under way",
 }
 TRANSPORTS = (
-    "http", "stream", "event", "poll", "request", "serve", "websocket", "cable", "centrifuge", "sub", "push", "req",
+    "http", "stream", "event", "poll", "request", "serve", "websocket", "cable", "centrifuge", "pusher",
+    "sub", "push", "req",
 )  # fmt: skip
 
 

@@ -1,0 +1,78 @@
+"""The dialect ``pusher``: WebSockets below ``/app/``, and the HTTP API below ``/apps/``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from raiden.connections.connection import Connection
+from raiden.dialects.dialect import Dialect
+from raiden.dialects.pusher import socket
+from raiden.dialects.pusher.api import Api
+from raiden.dialects.pusher.apps import apps
+from raiden.dialects.pusher.opened import OpenApp
+from raiden.dialects.pusher.socket import PusherSocket, RefusedSocket
+from raiden.dialects.socket import open_socket
+from raiden.gateway import Gateway
+from raiden.http.door import Answer
+from raiden.model.refusals import Refusal
+from raiden.protocols.http import Request
+
+# The versions of the protocol that clients name.
+PROTOCOLS = ("5", "6", "7")
+_CLIENTS, _SERVERS = "/app/", "/apps/"
+
+
+class Pusher(Dialect):
+    """The part of a worker that serves Pusher's clients, and the servers that publish to them."""
+
+    judges_origins = True
+
+    def __init__(self, gateway: Gateway, settings: Any) -> None:
+        super().__init__(gateway)
+        self._path = settings.pusher_path
+        self.paths = (self._path + _CLIENTS, self._path + _SERVERS)
+        found = [OpenApp(app, gateway.permits) for app in apps(settings.pusher_apps)]
+        self._by_key = {each.app.key: each for each in found}
+        self._api = Api(gateway, {each.app.id: each for each in found})
+
+    def dispatch(self, connection: Connection, request: Request) -> Answer | None:
+        path = request.environ["PATH_INFO"][len(self._path) :]
+        if path.startswith(_SERVERS):
+            parts = request.environ["raiden.path"].split("/")[self._path.count("/") + 2 :]
+            return self._api.dispatch(connection, request, [unquote(part) for part in parts] or [""])
+        self._open(connection, request, path[len(_CLIENTS) :])
+        return None
+
+    def _open(self, connection: Connection, request: Request, key: str) -> None:
+        """Let a client in. One that is refused is told so by the close code of its WebSocket."""
+        app = self._by_key.get(key)
+        code, reason = 0, ""
+        if "/" in key:
+            code, reason = socket.NO_PATH, "there is nothing at this path: clients connect to /app/KEY"
+        elif app is None:
+            code, reason = socket.UNKNOWN_APP, "there is no app with this key here"
+        elif not _is_known(request):
+            code, reason = socket.BAD_PROTOCOL, f"the versions that are spoken here are {', '.join(PROTOCOLS)}"
+        elif (refusal := self._foreign(connection, request, app)) is not None:
+            code, reason = socket.UNAUTHORIZED, refusal.detail
+        if code or app is None:
+            open_socket(self.gateway, connection, request, partial(RefusedSocket, code=code, reason=reason))
+            return
+        connection.permit = app.visitor
+        open_socket(self.gateway, connection, request, partial(PusherSocket, app=app))
+
+    def _foreign(self, connection: Connection, request: Request, app: OpenApp) -> Refusal | None:
+        """The refusal of a page that may not connect."""
+        try:
+            (app.origins or self.gateway.door.origins).check(request.fields, connection.scheme)
+        except Refusal as refusal:
+            return refusal
+        return None
+
+
+def _is_known(request: Request) -> bool:
+    """Whether the version of the protocol that a client names is known; a client that names none speaks the newest."""
+    found = parse_qs(request.environ["QUERY_STRING"], keep_blank_values=True).get("protocol")
+    return found is None or found[-1] in PROTOCOLS
