@@ -287,15 +287,15 @@ elseif count > 0 and retained > 0 then
     retained = 0
     redis.call('HDEL', KEYS[1], 'retained')
 end
-local chain = {{proof == '' and '{UNPROVED}' or proof}}
+local chain, published, expiry = {{proof == '' and '{UNPROVED}' or proof}}, whole(now), whole(expires)
 for n = 0, count - 1 do
     local at = {ARGUMENTS} + 2 * n
-    local kind, published, payload = ARGV[at + 1], whole(now), ARGV[at + 2]
+    local kind, payload = ARGV[at + 1], ARGV[at + 2]
     -- As `chain.link` has it.
     proof = string.sub(redis.sha1hex(proof .. ' ' .. kind .. ' ' .. published .. ' ' .. payload), 1, {PROOF_DIGITS})
     chain[#chain + 1] = proof
     redis.call('XADD', KEYS[2], whole(first + n) .. '-0', 'kind', kind, 'published', published,
-        'expires', whole(expires), 'payload', payload, 'proof', proof)
+        'expires', expiry, 'payload', payload, 'proof', proof)
 end
 local done = table.concat({{epoch, whole(first), whole(next), table.concat(chain)}}, ' ')
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'next', whole(next), 'proof', whole(next - 1) .. ':' .. proof)
