@@ -55,7 +55,7 @@ CREATE TABLE producers (
 CREATE INDEX producers_by_use ON producers (used);
 """
 # The change from the schema without streams.
-MIGRATION = (
+MIGRATION: str = (
     """
 ALTER TABLE channels ADD COLUMN kinds INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE channels ADD COLUMN lapses INTEGER NOT NULL DEFAULT 0;
