@@ -16,7 +16,9 @@ As long as no other node was heard of, the node is alone, and its worker need no
 node that subscribes to anything here ends that, and is told that its subscriptions hold only after all workers know.
 
 A node that subscribes to its inbox here has a link to us; when that subscription goes, its link is broken: the node is
-suspected at once. The peers' subscriptions come up through the outlink (`forwarder.py`), to the socket `_xpub`.
+suspected at once. It may not know that yet: the echoes of its beats tell it how often its link broke, so that it proves
+the link again. Until its nonce has come, it is not connected. The peers' subscriptions come up through the outlink
+(`forwarder.py`), to the socket `_xpub`.
 """
 
 from __future__ import annotations
@@ -205,7 +207,8 @@ class Cluster(Service):
         elif beat.phase == GONE:
             self._forget(node, 0.0, logging.INFO, "a node has left")
         else:
-            self._send_to_peers(frames.INBOX + beat.id.encode(), Echo(self._own.id, beat.stamp).to_bytes())
+            echo = Echo(self._own.id, beat.stamp, node.breaks)
+            self._send_to_peers(frames.INBOX + beat.id.encode(), echo.to_bytes())
             self._links[beat.id].check_clock(beat, node.beat.address)
             was_suspected = node.suspected
             if self.roster.hear(beat, now):
@@ -226,6 +229,9 @@ class Cluster(Service):
         node = self.roster.nodes.get(echo.sender)
         if node is not None:
             node.lag = round(max(0.0, time.monotonic() - echo.stamp), 6)
+            if echo.breaks != node.told_breaks:
+                node.told_breaks = echo.breaks
+                self._unlink(node)
 
     def _hear_report(self, report: Report) -> None:
         if self._workers.hear(report, self._serial):
@@ -240,6 +246,7 @@ class Cluster(Service):
             if topic.startswith(frames.NONCE):
                 if there:
                     self._answers.subscribed(topic)
+                    self._hear_proof(topic)
                 else:
                     self._answers.unsubscribed(topic)
             elif topic.startswith(frames.HELLO) and there:
@@ -252,7 +259,16 @@ class Cluster(Service):
         if known is not None and self._own.phase == GONE:
             del self.roster.nodes[node]  # it has heard our goodbye
         elif known is not None:
+            known.breaks += 1
+            known.holds = False
             self._suspect(known, "its link to this node broke")
+
+    def _hear_proof(self, topic: bytes) -> None:
+        """Hear a nonce. All earlier subscriptions of its node hold here."""
+        node = self.roster.nodes.get(topic[len(frames.NONCE) : -1].partition(b" ")[0].decode("ascii", "replace"))
+        if node is not None and not node.holds:
+            node.holds = True
+            self._changed()
 
     def _answer_hello(self, topic: bytes) -> None:
         try:
@@ -276,12 +292,15 @@ class Cluster(Service):
     # Nodes that come and go.
 
     def _suspect(self, node: Node, why: str) -> None:
-        link = self._links[node.beat.id]
         if self.roster.suspect(node):
-            node.linked = False
-            link.broken.set()
             logger.warning("suspect a node", extra={"peer": node.beat.address, "id": node.beat.id, "why": why})
-            self._changed()
+            self._unlink(node)
+
+    def _unlink(self, node: Node) -> None:
+        """The link to a node is to be proved again."""
+        node.linked = False
+        self._links[node.beat.id].broken.set()
+        self._changed()
 
     def _forget(self, node: Node, holds: float, level: int, text: str) -> None:
         """Let go of a node; its address is tried for ``holds`` seconds more."""

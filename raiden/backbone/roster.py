@@ -119,10 +119,12 @@ class _Introduction(msgspec.Struct):
 
 
 class Echo(msgspec.Struct):
-    """The echo of a beat that the node ``sender`` has heard; ``stamp`` is that of the beat."""
+    """The echo of a beat that the node ``sender`` has heard; ``stamp`` is that of the beat. ``breaks`` counts how often
+    the link of the beat's node broke, as the sender has noticed."""
 
     sender: str = msgspec.field(name="from")
     stamp: Seconds
+    breaks: Count = 0
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Echo:
@@ -197,9 +199,11 @@ def share_history(one: Beat, other: Beat) -> bool:
 
 class Node:
     """Another node. ``endpoint`` is where the downlink is connected to it, ``heard`` the time of its last beat
-    (monotonic seconds)."""
+    (monotonic seconds). A link may break so that only one of its ends knows: ``breaks`` counts how often the node's
+    link to this one broke, ``told_breaks`` is what the node says of this node's link. ``holds``: the node's
+    subscriptions are in force here."""
 
-    __slots__ = ("beat", "endpoint", "heard", "lag", "linked", "suspected")
+    __slots__ = ("beat", "breaks", "endpoint", "heard", "holds", "lag", "linked", "suspected", "told_breaks")
 
     def __init__(self, beat: Beat, endpoint: str, now: float) -> None:
         self.beat = beat
@@ -208,6 +212,8 @@ class Node:
         self.lag: float | None = None
         self.linked = False  # this node's subscriptions are in force there
         self.suspected = False
+        self.breaks = self.told_breaks = 0
+        self.holds = True
 
 
 class Roster:
@@ -222,7 +228,8 @@ class Roster:
             return "suspected"
         if node.beat.phase == LEAVING:
             return "leaving"
-        return "connected" if node.linked and self.own.id in node.beat.linked else "connecting"
+        is_linked = node.linked and node.holds and self.own.id in node.beat.linked
+        return "connected" if is_linked else "connecting"
 
     def add(self, beat: Beat, endpoint: str, now: float) -> Node:
         node = self.nodes[beat.id] = Node(beat, endpoint, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -249,6 +250,35 @@ def test_many_channels_survive_a_reconnect(cluster: MakeNodes) -> None:
         one.on.heal()
         nodes.wait_until_connected()
         everything_comes()
+
+
+def test_a_node_whose_link_broke_at_the_other_end_is_not_connected_before_its_subscriptions_hold_again(
+    cluster: MakeNodes,
+) -> None:
+    """Only one end of the connection knows that it is broken, and its own link to the other node is whole."""
+    nodes = cluster(2)
+    one, other = nodes.start_all()
+    with Stream(one, "/a") as stream:
+        other.publish("a", 1)
+        assert stream.value() == 1
+        one.on.cut()
+        break_connections_from(other, one)
+        wait_for(lambda: "suspected" in other.states().values(), "the other end knows")
+        one.on.heal()
+        nodes.wait_until_connected()
+        other.publish("a", 2)
+        assert stream.value() == 2
+
+
+def break_connections_from(node: Node, peer: Node) -> None:
+    """Break a node's end of the connections that its peer has made to its backbone; the other end hears nothing."""
+    assert node.on is not None and peer.on is not None
+    port = node.address.rpartition(":")[2]
+    broken = subprocess.run(
+        node.on.command(["ss", "-K", "-H", "-t", "dst", peer.on.address, "sport", "=", f":{port}"]),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert broken.stdout.strip(), "no connection was broken: does the kernel have INET_DIAG_DESTROY?"
 
 
 def test_what_nobody_wants_does_not_cross(cluster: MakeNodes) -> None:
