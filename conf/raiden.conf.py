@@ -123,6 +123,12 @@
 # pusher_apps = []
 # The beginning of its paths, like "/ws"; "": they are /app/ and /apps/.
 # pusher_path = ""
+# The beginning of the names of channels that are streams of Durable Streams: /v1/stream/a is the channel "a" behind it.
+# streams_prefix = ""
+# Seconds for which their long-polls wait. [reload]
+# streams_poll = 25.0
+# Seconds after which their event streams end, so that the client comes back; 0: never. [reload]
+# streams_sse = 60.0
 # The channel of a request: "path", "host_path", or a function of the webob request.
 # channel_builder = "path"
 

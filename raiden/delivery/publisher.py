@@ -16,6 +16,7 @@ from raiden.backbone.frames import runs
 from raiden.backend import BackboneFull, Backend
 from raiden.history.conditions import ANYWHERE
 from raiden.history.store import Appended, StoreFailed
+from raiden.history.streams import Terms
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.refusals import Refusal
 from raiden.runtime import faults
@@ -184,12 +185,31 @@ class Publisher:
         passed = time.time_ns() // 1000 - messages[0].published
         self._stats.publish_latency.observe(max(0, passed) / 1e6, len(messages))
 
+    def publish_to_stream(
+        self, channel: str, messages: Sequence[Message], terms: Terms,
+        done: Callable[[list[Appended] | Refusal], None],
+    ) -> None:  # fmt: skip
+        """Publish messages, or none, to a stream on these terms (`raiden.history.streams`), all or none. ``done`` is
+        called later, with their place and the outcome, or the refusal; raises StoreFailed."""
+        self.publish_turn()
+
+        def stored(result: list[Appended] | Refusal) -> None:
+            if isinstance(result, list) and result[0].offsets:
+                self._count(messages)
+            done(result)
+
+        self._backend.store_in_stream(channel, messages, terms, stored)
+
     def clear(self, channel: str) -> None:
         """Delete a channel: clear its history and end its subscriptions. Waits; raises StoreFailed and BackboneFull."""
-        cursor = None
-        if self._backend.history is not None and self._backend.keeps(channel):
-            # The cursor names the epoch that has ended: others may publish in the next one before they hear of the end.
-            cursor = EARLIEST._replace(epoch=self._backend.history.clear(channel) or EARLIEST.epoch)
+        history = self._backend.history if self._backend.keeps(channel) else None
+        self.tell_deleted(channel, None if history is None else history.clear(channel))
+
+    def tell_deleted(self, channel: str, epoch: str | None) -> None:
+        """End the subscriptions to a channel that was deleted. ``epoch`` has ended with it ("": none has; None: the
+        channel keeps no history). Waits; raises BackboneFull."""
+        # Others may publish in the next epoch before they hear of the end of this one.
+        cursor = None if epoch is None else EARLIEST._replace(epoch=epoch or EARLIEST.epoch)
         if not self._backend.alone:
             # Messages that other workers have acknowledged come before the end: their answers come behind these
             # messages.

@@ -55,7 +55,11 @@ def read_stream(
         offset = stream.tail.offset if place is None else place.offset
         if offset > stream.tail.offset or (place and offset and _proof(db, channel, offset) != place.proof):
             return StreamPage(stream), channel
-        begin = stream.tail if place is None else Cursor(channel.lives.epoch_of(offset), offset, place.proof)
+        begin = (
+            stream.tail
+            if place is None
+            else Cursor(channel.lives.epoch_of(offset), offset, place.proof if offset else "")
+        )
         found = _records(db, channel, offset + 1, stream.tail.offset + 1, limit, now, "ASC") if limit else []
         records = as_far_as(found, limit)
         return StreamPage(stream, begin, records, offset + len(records) < stream.tail.offset), channel

@@ -14,7 +14,7 @@ from raiden.history.share import Share
 from raiden.history.store import Append
 from raiden.history.stream_rows import Row, StreamRows, lapse_of, size_of
 from raiden.history.stream_terms import GOOD
-from raiden.history.streams import ABSENT, CROWDED, DELETED, ORDINARY, Add, Make, Outcome
+from raiden.history.streams import ABSENT, CROWDED, DELETED, ORDINARY, RESERVED, Add, Make, Outcome
 
 
 class Verdict(NamedTuple):
@@ -49,8 +49,9 @@ class StreamAppends:
         name, terms = append.channel, append.terms
         row = self.rows.find(name)
         if row is not None and not row.channel:
-            ordinary = isinstance(terms, Make) and channel is not None
-            return Verdict(ORDINARY if ordinary else DELETED, None, row)
+            if isinstance(terms, Make):
+                return Verdict(RESERVED if channel is None else ORDINARY, None, row)
+            return Verdict(DELETED, None, row)
         if isinstance(terms, Make) and row is None:
             return Verdict(ORDINARY) if channel is not None else self._make(name, terms, now)
         if row is None or channel is None:

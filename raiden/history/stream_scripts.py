@@ -16,6 +16,7 @@ from raiden.history.streams import (
     NO_SOURCE,
     ORDINARY,
     POINT,
+    RESERVED,
     SEQUENCE,
     SOURCE_DELETED,
     STALE,
@@ -232,7 +233,7 @@ end
 local function verdict()
     if stream then return is_same() and '{REPEATED}' or '{DIFFERENT}' end
     if epoch then return '{ORDINARY}' end
-    if redis.call('EXISTS', KEYS[4]) == 1 then return '{DELETED}' end
+    if redis.call('EXISTS', KEYS[4]) == 1 then return '{RESERVED}' end
     return source ~= '' and of_fork()
 end
 local found = verdict()

@@ -55,6 +55,7 @@ JSON: Final = "application/json"
 # What is the matter where an append is refused (`Unmet.what`), besides those of `raiden.history.conditions`.
 ABSENT: Final = "absent"  # there is no stream of this name
 DELETED: Final = "deleted"  # it is deleted in name
+RESERVED: Final = "reserved"  # it is deleted in name, and can't be made
 ORDINARY: Final = "ordinary"  # the name is that of a channel which is no stream
 DIFFERENT: Final = "different"  # there is a stream, which is not the one that was to be made
 NO_SOURCE: Final = "no source"  # there is no stream to fork
@@ -72,7 +73,8 @@ CROWDED: Final = "crowded"  # the store has no room for another stream, or for a
 # The status of each, and what to do.
 _REFUSALS: Final[dict[str, tuple[int, str]]] = {
     ABSENT: (404, "there is no stream {name}: PUT it first"),
-    DELETED: (410, "{name} was deleted, and is kept for its forks: use another name, or delete these"),
+    DELETED: (410, "{name} was deleted"),
+    RESERVED: (409, "{name} was deleted, and its name is kept for its forks: use another one, or delete these"),
     ORDINARY: (409, "{name} is a channel with a history, and no stream: DELETE it first, or use another name"),
     DIFFERENT: (409, "there is a stream {name} with another content type, life, state or source: use another name"),
     NO_SOURCE: (404, "there is no stream to fork"),
@@ -106,7 +108,7 @@ class Make(NamedTuple):
     "": not given, and a fork that gives neither has the ttl, or else the time, of its source.
 
     1. The name is that of a channel with a history which is no stream: `ORDINARY`.
-    2. The stream is deleted in name: `DELETED`.
+    2. The stream is deleted in name: `RESERVED`.
     3. There is such a stream: nothing is appended. If it is the same: `Appended.repeated`; else `DIFFERENT`. The same
        has an equal content type (`media_type`), ttl and time, is closed or not as this one would be, and has the same
        source and ``sub``. For a fork, ``at``, the content type, and ttl and time count only where they are given.
@@ -172,7 +174,7 @@ class Stream(NamedTuple):
 
     @property
     def is_json(self) -> bool:
-        return media_type(self.content_type) == JSON
+        return is_json(self.content_type)
 
 
 class Outcome(NamedTuple):
@@ -234,13 +236,17 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
+def is_json(content_type: str) -> bool:
+    """Whether messages of this type are values of JSON."""
+    return media_type(content_type) == JSON
+
+
 def kinds(content_type: str) -> int:
     """The kinds of messages that a stream takes, as bits (``1 << kind``): JSON where that is its type, and otherwise
     bytes; in streams of text also texts."""
-    media = media_type(content_type)
-    if media == JSON:
+    if is_json(content_type):
         return 1 << Kind.JSON
-    return 1 << Kind.BYTES | (1 << Kind.TEXT if media.startswith("text/") else 0)
+    return 1 << Kind.BYTES | (1 << Kind.TEXT if media_type(content_type).startswith("text/") else 0)
 
 
 # Values as they travel between a worker and the history process.

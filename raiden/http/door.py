@@ -329,7 +329,8 @@ class HttpDoor(Door):
         keep_alive = request is not None and request.keep_alive and not self.draining
         head = request is not None and request.method == "HEAD"
         if request is not None:
-            response.headers.update(self.origins.headers(request.fields, request.method))
+            for name, value in self.origins.headers(request.fields, request.method).items():
+                response.headers.setdefault(name, value)  # a dialect has fields of its own
         http10 = request is not None and request.http10
         connection.send(serialize(response, keep_alive=keep_alive, http10=http10, head=head))
         if not keep_alive:

@@ -21,6 +21,7 @@ from raiden.backbone.discovery import Address
 from raiden.connections import tls
 from raiden.dialects.cable import config as cable
 from raiden.dialects.centrifuge import rules as centrifuge
+from raiden.dialects.streams import config as streams
 from raiden.http import origins
 from raiden.model.near import did_you_mean
 from raiden.model.options import Channels, Durability
@@ -209,6 +210,7 @@ def _check_together(settings: Settings) -> None:
         cable.check(settings)
         centrifuge.check(settings)
         pusher.check(settings)
+        streams.check(settings)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if (

@@ -10,6 +10,7 @@ KNOWN: Final[dict[str, str]] = {
     "cable": "raiden.dialects.cable.cable:Cable",
     "centrifuge": "raiden.dialects.centrifuge.dialect:Centrifuge",
     "pusher": "raiden.dialects.pusher.dialect:Pusher",
+    "streams": "raiden.dialects.streams.door:StreamsDoor",
 }
 
 

@@ -51,7 +51,7 @@ WEBHOOK_FIGURES = {
 }
 TRANSPORTS = (
     "http", "stream", "event", "poll", "request", "serve", "websocket", "cable", "centrifuge", "pusher",
-    "sub", "push", "req",
+    "streams", "sub", "push", "req",
 )  # fmt: skip
 
 

@@ -1,0 +1,127 @@
+"""Answers to clients of streams. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import webob
+
+from raiden.dialects.streams import intervals, places
+from raiden.history.streams import CLOSED, MISSING, STALE, Producer, Stream, StreamRefused
+from raiden.model.chain import ROOT_DIGITS
+from raiden.model.message import Cursor
+from raiden.model.refusals import Refusal
+from raiden.protocols.http import Fields, Request, problem
+
+METHODS: Final = "GET, POST, PUT, DELETE, HEAD, OPTIONS"
+# What a page may send and read (the Fetch standard, section 3.3).
+_SENT: Final = (
+    "content-type, authorization, if-none-match, stream-seq, stream-ttl, stream-expires-at, stream-closed, producer-id,"
+    " producer-epoch, producer-seq, stream-forked-from, stream-fork-offset, stream-fork-sub-offset"
+)
+_TOLD: Final = (
+    "stream-next-offset, stream-cursor, stream-up-to-date, stream-closed, stream-ttl, stream-expires-at,"
+    " stream-sse-data-encoding, producer-epoch, producer-seq, producer-expected-seq, producer-received-seq, etag,"
+    " content-type, content-encoding, vary, location"
+)
+# Fields of every answer (section 12.7).
+COMMON: Final[Fields] = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "cross-origin"),
+    ("Access-Control-Expose-Headers", _TOLD),
+)
+
+
+def answer(status: int, fields: Mapping[str, str], body: bytes | None = None) -> webob.Response:
+    """An answer with these fields and those of all; ``body`` None: it has none."""
+    headers = [*fields.items(), *COMMON]
+    if body is None:
+        response = webob.Response(status=status, content_type=None, headerlist=headers)
+        if status != 204:
+            response.content_length = 0
+        return response
+    response = webob.Response(status=status, content_type=None, headerlist=headers)
+    response.body = body
+    return response
+
+
+def preflight() -> webob.Response:
+    """The answer to OPTIONS. Whether the page of this origin may do anything is the door's to say."""
+    return answer(204, {"Access-Control-Allow-Methods": METHODS, "Access-Control-Allow-Headers": _SENT})
+
+
+def refused(refusal: Refusal, producer: Producer | None = None) -> webob.Response:
+    """The answer to a request that is not done, as one line of text."""
+    response = problem(refusal)
+    response.headers["Content-Type"] = "text/plain; charset=utf-8"
+    response.body = " ".join(refusal.detail.split()).encode("utf-8", "replace") + b"\n"
+    response.headers.update(COMMON)
+    response.headers.update(_of_state(refusal, producer))
+    return response
+
+
+def _of_state(refusal: Refusal, producer: Producer | None) -> dict[str, str]:
+    """Fields that tell the state of a stream which refuses an append."""
+    if not isinstance(refusal, StreamRefused) or refusal.outcome is None:
+        return {}
+    stream, known = refusal.outcome.stream, refusal.outcome.producer
+    if refusal.what == CLOSED and stream is not None:
+        return state(stream)
+    if refusal.what == STALE and known is not None:
+        return {"Producer-Epoch": str(known[0])}
+    if refusal.what == MISSING and producer is not None:
+        expected = 0 if known is None else known[1] + 1
+        return {"Producer-Expected-Seq": str(expected), "Producer-Received-Seq": str(producer.number)}
+    return {}
+
+
+def state(stream: Stream) -> dict[str, str]:
+    """Fields that tell where a stream stands."""
+    fields = {"Stream-Next-Offset": places.token(stream.tail)}
+    if stream.closed:
+        fields["Stream-Closed"] = "true"
+    return fields
+
+
+def life(stream: Stream) -> dict[str, str]:
+    """Fields that tell how long a stream lives."""
+    if stream.ttl >= 0:
+        return {"Stream-TTL": str(stream.ttl)}
+    return {"Stream-Expires-At": stream.expires_text} if stream.expires else {}
+
+
+def etag(stream: Stream, begin: str, end: str, *, closed: bool) -> str:
+    """The tag of the messages between two places. It has the stream's life, since another one may have the same
+    name."""
+    return f'"{stream.tail.epoch[:ROOT_DIGITS]}:{begin}:{end}{":c" if closed else ""}"'
+
+
+def location(request: Request, scheme: str | None) -> str:
+    """The absolute URL of a request's stream."""
+    return f"{scheme or 'http'}://{request.fields.get('host', '')}{request.environ['raiden.path']}"
+
+
+def body_of(stream: Stream, payloads: Iterable[bytes]) -> bytes:
+    """Messages as one body: an array of JSON, or their bytes one after the other."""
+    return b"[%b]" % b",".join(payloads) if stream.is_json else b"".join(payloads)
+
+
+def at(stream: Stream, place: Cursor, begin: str, *, up_to_date: bool) -> dict[str, str]:
+    """Fields of a body that ends at a place, and begins at ``begin``; "now": it has nothing."""
+    closed, end = stream.closed and up_to_date, places.token(place)
+    fields = {"Content-Type": stream.content_type, "Stream-Next-Offset": end}
+    if up_to_date:
+        fields["Stream-Up-To-Date"] = "true"
+    if closed:
+        fields["Stream-Closed"] = "true"
+    if begin != "now":
+        fields["ETag"] = etag(stream, begin, end, closed=closed)
+    return fields
+
+
+def nothing(place: Cursor, *, closed: bool, floor: int) -> webob.Response:
+    """The answer to a long-poll that brings nothing: the place is the tail."""
+    fields = {"Stream-Next-Offset": places.token(place), "Stream-Up-To-Date": "true"}
+    fields |= {"Stream-Closed": "true"} if closed else {"Stream-Cursor": str(intervals.at_least(floor))}
+    return answer(204, fields)
