@@ -117,6 +117,7 @@ class Settings:
     )
     cable_pong_timeout: float = _setting(
         0.0, "a client that answers pings, and stops to, is closed after so long; 0: it is not", reload=True, least=0
+    )
     streams_prefix: str = _setting("", "begins the names of channels that are streams: see docs/dialects/streams.md")
     streams_poll: float = _setting(25.0, "seconds: a long-poll of a stream waits no longer", reload=True, least=0)
     streams_sse: float = _setting(

@@ -50,6 +50,7 @@ class StreamsDoor(Dialect):
     """The paths below `reading.PREFIX` on a gateway."""
 
     paths = (reading.PREFIX,)
+    judges_origins = True
 
     def __init__(self, gateway: Gateway, settings: Any) -> None:
         super().__init__(gateway)
@@ -68,7 +69,7 @@ class StreamsDoor(Dialect):
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         if request.method == "OPTIONS":
-            return answers.preflight()
+            return answers.preflight()  # whether the page may do anything is told by the fields of the door
         return self._guarded(connection, request, self._serve)
 
     def _guarded(
@@ -90,6 +91,7 @@ class StreamsDoor(Dialect):
         return answers.refused(refusal, producer)
 
     def _serve(self, connection: Connection, request: Request) -> Answer | None:
+        self.gateway.door.origins.check(request.fields, connection.scheme)
         method = self._methods.get(request.method)
         if method is None:
             raise HttpError(405, f"streams know {answers.METHODS}", headers={"Allow": answers.METHODS})
@@ -336,7 +338,8 @@ class StreamsDoor(Dialect):
             session.subscriptions.clear()
             raise
         try:
-            beginning = Beginning(self.gateway.router, (name,), {name: Start(place)})
+            # Messages that were stored before the request are of the past for it, whatever this worker has delivered.
+            beginning = Beginning(self.gateway.router, (name,), {name: Start(place)}, whole=True)
             if connection.permit is not None:
                 connection.permit.check_still()
         except BaseException:  # raised again

@@ -121,7 +121,7 @@ class EventStream(Lasting):
                 self._send(control(self._place, floor=self._floor, up_to_date=True))
             self._place = ""
 
-    def _send_past(self, subscription: Subscription, recovery: Recovery, batch: Batch) -> bool:
+    def send_past(self, subscription: Subscription, recovery: Recovery, batch: Batch) -> bool:
         """Send the part of a batch that the client takes at once, as `Lasting` does."""
         size, begun = 0, 0
         for number, message in enumerate(batch.messages, 1):
