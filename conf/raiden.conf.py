@@ -109,6 +109,12 @@
 # cable_sessions = 300.0
 # Seconds after which a client is closed that answered pings, and has stopped to; 0: it is not. [reload]
 # cable_pong_timeout = 0.0
+# The beginning of the names of channels that are streams of Durable Streams: /v1/stream/a is the channel "a" behind it.
+# streams_prefix = ""
+# Seconds for which their long-polls wait. [reload]
+# streams_poll = 25.0
+# Seconds after which their event streams end, so that the client comes back; 0: never. [reload]
+# streams_sse = 60.0
 # Of "centrifuge" (docs/dialects/centrifuge.md): whether a client may connect without a token; what a client may do to a
 # channel that it is subscribed to, "publish", "history", "presence", where `channels` has that for tokens; whether
 # clients may ask who is at a channel; whether subscribers are told who joins and leaves, asked or not; whether a client
@@ -123,12 +129,6 @@
 # pusher_apps = []
 # The beginning of its paths, like "/ws"; "": they are /app/ and /apps/.
 # pusher_path = ""
-# The beginning of the names of channels that are streams of Durable Streams: /v1/stream/a is the channel "a" behind it.
-# streams_prefix = ""
-# Seconds for which their long-polls wait. [reload]
-# streams_poll = 25.0
-# Seconds after which their event streams end, so that the client comes back; 0: never. [reload]
-# streams_sse = 60.0
 # The channel of a request: "path", "host_path", or a function of the webob request.
 # channel_builder = "path"
 
