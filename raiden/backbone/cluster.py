@@ -35,11 +35,11 @@ from raiden.access.keys import Keys
 from raiden.backbone import discovery, frames, roster
 from raiden.backbone.addresses import Addresses
 from raiden.backbone.candidates import MAX_ADDRESSES, Candidate, Candidates
-from raiden.backbone.discovery import Address, NotFound, Source
+from raiden.backbone.discovery import NotFound, Source
 from raiden.backbone.forwarder import Forwarders
 from raiden.backbone.link import Link
 from raiden.backbone.nonces import Answers, Proofs
-from raiden.backbone.probe import ask_who
+from raiden.backbone.probe import Probes
 from raiden.backbone.roster import BEAT, GONE, LEAVING, Beat, Echo, InvalidBeat, Node, OtherVersion, Report, Roster
 from raiden.backbone.workers import Workers
 from raiden.model.encoding import dumps
@@ -74,9 +74,9 @@ class Cluster(Service):
         # The serial of the state since which the node is not alone; 0: it is alone.
         self._crowded = 0
         self._answers = Answers(lambda topic: self._send(topic, own.id.encode()), self.task)
-        self._number = 0
         self._refused: set[str] = set()
         self._context = zmq.green.Context()
+        self._probes = Probes(self._context, own, keys)
         self._push = self._context.socket(zmq.PUSH)
         self._sub = self._context.socket(zmq.SUB)
         self._xpub = self._context.socket(zmq.XPUB)
@@ -347,7 +347,7 @@ class Cluster(Service):
         """Find the node at an address, link to it, stay until it is gone, and begin again."""
         since = time.monotonic()
         while self._candidates.is_wanted(candidate):
-            found = self._probe(candidate)
+            found = self._probes.probe(candidate)
             if found is None:
                 # The longer nobody answers, the longer the pause: after 10 s 0.2 s.
                 gevent.sleep(min(SEEK_LATER, (time.monotonic() - since) / 50))
@@ -364,25 +364,6 @@ class Cluster(Service):
                 self._link(candidate, beat, endpoint)
             since = time.monotonic()
         self._candidates.drop(candidate)
-
-    def _probe(self, candidate: Candidate) -> tuple[str, Beat] | None:
-        """Ask which node is at an address; return the endpoint that answered, and the node's beat."""
-        resolved = discovery.in_a_thread(discovery.resolve, Address.parse(candidate.address))
-        if isinstance(resolved, NotFound):
-            candidate.say(logging.WARNING, f"a peer's name does not resolve: {resolved}")
-            gevent.sleep(BEAT)
-            return None
-        why = ""
-        for address in resolved:
-            endpoint = f"tcp://{address}"
-            try:
-                self._number += 1
-                introduction = self._own.introduction(self._number)
-                return endpoint, ask_who(self._context, endpoint, introduction, self._keys, candidate.key)
-            except InvalidBeat as error:
-                why = str(error)
-        candidate.say(logging.WARNING, f"a peer does not answer: {why}")
-        return None
 
     def _link(self, candidate: Candidate, beat: Beat, endpoint: str) -> None:
         """Connect the downlink to a node and stay until it is gone; whenever the link is made anew, prove it."""

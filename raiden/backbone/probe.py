@@ -6,18 +6,23 @@ outlink, learns of this node, and answers on that very topic with its beat.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import gevent
 import zmq
 import zmq.green
 
 from raiden.access.keys import Keys
+from raiden.backbone import discovery
+from raiden.backbone.candidates import Candidate
+from raiden.backbone.discovery import Address, NotFound
 from raiden.backbone.forwarder import link_options
 from raiden.backbone.frames import HELLO
-from raiden.backbone.roster import GONE, Beat, InvalidBeat
+from raiden.backbone.roster import BEAT, GONE, Beat, InvalidBeat
 
 TIMEOUT = 3.0  # seconds
 
@@ -27,6 +32,36 @@ _HANDSHAKES = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
+
+
+class Probes:
+    """The probes of the node with this ``own`` beat."""
+
+    def __init__(self, context: zmq.green.Context, own: Beat, keys: Keys | None) -> None:
+        self._context = context
+        self._own = own
+        self._keys = keys
+        self._number = 0
+
+    def probe(self, candidate: Candidate) -> tuple[str, Beat] | None:
+        """Ask which node is at an address; return the endpoint that answered, and the node's beat. None: nobody has
+        answered, and the log says why."""
+        resolved = discovery.in_a_thread(discovery.resolve, Address.parse(candidate.address))
+        if isinstance(resolved, NotFound):
+            candidate.say(logging.WARNING, f"a peer's name does not resolve: {resolved}")
+            gevent.sleep(BEAT)
+            return None
+        why = ""
+        for address in resolved:
+            endpoint = f"tcp://{address}"
+            try:
+                self._number += 1
+                introduction = self._own.introduction(self._number)
+                return endpoint, ask_who(self._context, endpoint, introduction, self._keys, candidate.key)
+            except InvalidBeat as error:
+                why = str(error)
+        candidate.say(logging.WARNING, f"a peer does not answer: {why}")
+        return None
 
 
 def ask_who(context: zmq.green.Context, endpoint: str, introduction: bytes, keys: Keys | None, key: str) -> Beat:
