@@ -18,6 +18,8 @@ from raiden.runtime.stats import Stats
 
 # Questions about connections to end (`raiden.http.revoking`).
 ENDING = (b"revoke", b"disconnect", b"revoked")
+# The beginning of questions of a dialect: a worker that does not speak it has nothing to do with them.
+DIALECT: Final = b"dialect."
 # Seconds for which an asker waits (`Backend.ask`).
 TIMEOUT: Final = 1.0
 
@@ -79,6 +81,8 @@ class Answers:
         if kind == b"occupied":
             known = argument.get(self._backend.name, ("", 0))
             return self._backend.name, self._table.follow().since(str(known[0]), int(known[1]))
+        if kind.startswith(DIALECT):
+            return 0  # this worker does not speak it
         raise ValueError(f"an unknown question: {kind!r:.100}")
 
 

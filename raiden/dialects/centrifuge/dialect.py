@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs
 
+import webob
+
 from raiden.connections.connection import Connection
 from raiden.dialects.centrifuge import wire
+from raiden.dialects.centrifuge.api import Api
 from raiden.dialects.centrifuge.codes import Disconnected
 from raiden.dialects.centrifuge.emulation import Emulation
 from raiden.dialects.centrifuge.history import Histories
@@ -48,6 +51,13 @@ class Centrifuge(Dialect):
         self.histories = Histories(router, lambda: gateway.limits.max_outbox)
         self.presence = Clients(router, gateway.limits, is_on=self.rules.presence)
         self.add(self.presence)
+        self._api: Api | None = None
+        if settings.centrifuge_api_key is not None:
+            self.paths = (*self.paths, API_PATH)
+            self._api = Api(
+                gateway, settings.centrifuge_api_key, histories=self.histories, presence=self.presence
+            )  # fmt: skip
+        gateway.door.access_log.hide("cf_connect", "api_key")
 
     def do_stop(self) -> None:
         self.emulation.close()
@@ -57,6 +67,8 @@ class Centrifuge(Dialect):
         if path == WEBSOCKET_PATH:
             self._socket(connection, request)
             return None
+        if self._api is not None and path.startswith(API_PATH):
+            return self._api.dispatch(connection, request, path.removeprefix(API_PATH))
         if request.method == "OPTIONS":
             return Json(204, b"", _PREFLIGHT)
         is_event = path == SSE_PATH
@@ -95,14 +107,19 @@ class Centrifuge(Dialect):
         except Disconnected:
             raise Invalid("the body is no frame of a session") from None
         if self.emulation.is_here(asked.node):
-            return Json(self.emulation.take(asked.session, frame), b"")
+            return _empty(self.emulation.take(asked.session, frame))
         self.gateway.door.serve_waiting(
-            connection, request, lambda *_: Json(self.emulation.send(asked.node, asked.session, frame), b"")
+            connection, request, lambda *_: _empty(self.emulation.send(asked.node, asked.session, frame))
         )  # fmt: skip
         return None
 
     def reload(self, values: Mapping[str, Any]) -> None:
         """Take settings that have changed: limits are looked at anew each time, and the others need a restart."""
+
+
+def _empty(status: int) -> Answer:
+    """An answer without a body."""
+    return webob.Response(status=status, content_type=None)
 
 
 def _is_protobuf(request: Request) -> bool:
