@@ -113,7 +113,7 @@ def test_a_fork_that_expires_frees_its_source(redis_store: Redis, open_redis: Ca
     while other.tidy(100):
         pass
     assert other.stream("b").stream is None, "it was kept for one fork"
-    assert what(put(other, "a")) == streams.DELETED, "another fork is there"
+    assert what(put(other, "a")) == streams.RESERVED, "another fork is there"
     other.delete("d")
     assert what(put(other, "a")) == ""
 
@@ -129,7 +129,7 @@ def test_a_fork_that_lives_on_keeps_its_source(redis_store: Redis, client: redis
     client.zadd("raiden:forks", {client.zrange("raiden:forks", 0, -1)[0]: 0})
     store.delete("s")
     assert store.tidy(100) == 1 and store.tidy(100) == 0
-    assert what(put(store, "s")) == streams.DELETED
+    assert what(put(store, "s")) == streams.RESERVED
     store.delete("f")
     put(store, "f", b"another")
     assert what(put(store, "s")) == "" and texts(store, "f") == [b"another"]
@@ -143,7 +143,7 @@ def test_a_crash_amid_a_deletion_is_made_good(redis_store: Redis, client: redis.
     store.delete("s")
     keys = [f"raiden:{{f}}:{what}" for what in ("meta", "stream", "producers", "forks")]
     store._streams._delete_script([*keys, "raiden:forks"], [1])
-    assert what(put(store, "s")) == streams.DELETED
+    assert what(put(store, "s")) == streams.RESERVED
     store.tidy(100)
     assert what(put(store, "s")) == ""
 
