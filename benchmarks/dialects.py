@@ -1,0 +1,186 @@
+"""What the protocols of other servers cost beside Raiden's own WebSocket: the CPU of a worker for a delivery, its
+memory for an idle connection, and its CPU for connections that are only pinged.
+
+    python benchmarks/dialects.py --subscribers 1000 --messages 2000 --rounds 5
+    python benchmarks/dialects.py --idle 5000
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import resource
+import selectors
+import socket
+import statistics
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.daemons import Daemon, memory, wait_for
+
+CHANNEL = "board"
+CABLE = json.dumps({"channel": "$pubsub", "stream_name": CHANNEL})
+SETTINGS: dict[str, Any] = {
+    "dialects": ["cable"], "cable_public": True, "max_outbox": 1 << 26, "store": "none",
+    "drain_window": 0, "drain_timeout": 1,
+}  # fmt: skip
+
+
+class Kind(NamedTuple):
+    """A kind of subscriber: the path that it connects to, its subprotocol, the frame that it sends (None: none), and a
+    part of the last thing that it hears before it is subscribed."""
+
+    path: str
+    subprotocol: str
+    command: dict[str, Any] | None
+    heard: bytes
+
+
+KINDS = {
+    "websocket": Kind(f"/{CHANNEL}", "", None, b"101"),
+    "multiplex": Kind("/-/websocket", "", {"id": 1, "cmd": "subscribe", "channel": CHANNEL}, b'"id":1'),
+    "cable": Kind("/cable", "actioncable-v1-json", {"command": "subscribe", "identifier": CABLE}, b"confirm"),
+    "cable-ext": Kind("/cable", "actioncable-v1-ext-json", {"command": "subscribe", "identifier": CABLE}, b"confirm"),
+}  # fmt: skip
+
+
+def seconds_of(node: Daemon) -> float:
+    """The CPU that the worker has taken, by the scheduler's own count, which is in nanoseconds."""
+    return int(Path(f"/proc/{node.workers()['worker 0']}/schedstat").read_text().split()[0]) / 1e9
+
+
+def frame(value: Any) -> bytes:
+    """A client's text frame, masked with zeros (RFC 6455 section 5.3)."""
+    data = json.dumps(value).encode()
+    size = bytes([0x80 | len(data)]) if len(data) < 126 else struct.pack("!BH", 0x80 | 126, len(data))
+    return b"\x81" + size + bytes(4) + data
+
+
+def subscribe(node: Daemon, kind: Kind) -> socket.socket:
+    sock = node.connect()
+    key = base64.b64encode(os.urandom(16)).decode()
+    offered = f"Sec-WebSocket-Protocol: {kind.subprotocol}\r\n" if kind.subprotocol else ""
+    sock.sendall(
+        f"GET {kind.path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{offered}\r\n".encode()
+        + (b"" if kind.command is None else frame(kind.command))
+    )
+    answer = b""
+    while kind.heard not in answer:
+        more = sock.recv(65536)
+        assert more, answer
+        answer += more
+    return sock
+
+
+class Readers:
+    """Reads what many sockets get."""
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._count = len(sockets)
+        for sock in sockets:
+            sock.setblocking(False)
+            self._selector.register(sock, selectors.EVENT_READ)
+
+    def read(self, last: bytes) -> None:
+        """Read until each has got the last message."""
+        left = self._count
+        while left:
+            for key, _ in self._selector.select(60):
+                data = key.fileobj.recv(1 << 20)  # type: ignore[union-attr]
+                assert data, "a subscriber was closed"
+                left -= data.count(last)
+
+    def longest_silence(self, seconds: float) -> float:
+        """The longest time for which one of them got nothing."""
+        end = time.monotonic() + seconds
+        heard = dict.fromkeys([key.fd for key in self._selector.get_map().values()], time.monotonic())
+        longest = 0.0
+        while time.monotonic() < end:
+            for key, _ in self._selector.select(1):
+                key.fileobj.recv(65536)  # type: ignore[union-attr]
+                now = time.monotonic()
+                longest, heard[key.fd] = max(longest, now - heard[key.fd]), now
+        return longest
+
+
+def delivery(node: Daemon, kind: Kind, subscribers: int, messages: int) -> float:
+    """Microseconds of CPU for a delivery; each message is one of its own."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(subscribe(node, kind)) for _ in range(subscribers)]
+        readers = Readers(sockets)
+        text = "x" * 80
+        node.publish(CHANNEL, {"n": "first", "text": text})
+        readers.read(b'"first"')
+        before = seconds_of(node)
+        for number in range(messages):
+            node.publish(CHANNEL, {"n": f"last{number}.", "text": text})
+            readers.read(b'"last%d."' % number)
+        took = seconds_of(node) - before
+    wait_for(lambda: node.json(f"/-/channels/{CHANNEL}")["subscribers"] == 0, "all have left")
+    return 1e6 * took / (subscribers * messages)
+
+
+def idle(start: Callable[[], Daemon], kind: Kind, count: int) -> tuple[float, float, float]:
+    """Bytes of an idle connection, the part of a processor that all take, and the longest silence in seconds."""
+    node = start()
+    with ExitStack() as stack:
+        stack.callback(node.stop)
+        for sock in [subscribe(node, kind) for _ in range(100)]:
+            sock.close()
+        pid = node.workers()["worker 0"]
+        before = memory(pid)
+        sockets = [stack.enter_context(subscribe(node, kind)) for _ in range(count)]
+        took, seconds, began = seconds_of(node), 15.0, time.monotonic()
+        silence = Readers(sockets).longest_silence(seconds)
+        share = (seconds_of(node) - took) / (time.monotonic() - began)
+        return (memory(pid) - before) / count, share, silence
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subscribers", type=int, default=1000)
+    parser.add_argument("--messages", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--idle", type=int, default=0, help="measure so many idle connections instead")
+    parser.add_argument("--root", type=Path, default=None, help="the checkout, or the folder of a wheel, that runs")
+    asked = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def start() -> Daemon:
+            place = Path(tempfile.mkdtemp(dir=folder))
+            return Daemon(place, **SETTINGS) if asked.root is None else Daemon(place, root=asked.root, **SETTINGS)
+
+        if asked.idle:
+            for name, kind in KINDS.items():
+                size, share, silence = idle(start, kind, asked.idle)
+                print(f"{name:>10}: {size:6.0f} bytes each, {100 * share:5.2f} % CPU, longest silence {silence:.2f} s")
+            return
+        node = start()
+        found: dict[str, list[float]] = {name: [] for name in KINDS}
+        for _ in range(asked.rounds):
+            for name, kind in KINDS.items():
+                found[name].append(delivery(node, kind, asked.subscribers, asked.messages))
+        node.stop()
+        own = statistics.median(found["websocket"])
+        for name, each in found.items():
+            middle = statistics.median(each)
+            print(
+                f"{name:>10}: {middle:.2f} us a delivery ({min(each):.2f} to {max(each):.2f}), {middle / own:.2f} times"
+            )
+
+
+if __name__ == "__main__":
+    main()
