@@ -103,7 +103,7 @@ class Readers:
                 left -= data.count(last)
 
     def longest_silence(self, seconds: float) -> float:
-        """The longest time for which one of them got nothing."""
+        """The longest of these seconds for which one of them got nothing."""
         end = time.monotonic() + seconds
         heard = dict.fromkeys([key.fd for key in self._selector.get_map().values()], time.monotonic())
         longest = 0.0
@@ -112,7 +112,7 @@ class Readers:
                 key.fileobj.recv(65536)  # type: ignore[union-attr]
                 now = time.monotonic()
                 longest, heard[key.fd] = max(longest, now - heard[key.fd]), now
-        return longest
+        return max(longest, *[time.monotonic() - last for last in heard.values()])
 
 
 def delivery(node: Daemon, kind: Kind, subscribers: int, messages: int) -> float:

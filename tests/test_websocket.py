@@ -62,6 +62,29 @@ def test_messages(deflate: bool, bytewise: bool) -> None:
     assert pair.server.data_to_send() == b"" and pair.server.open
 
 
+def test_texts_that_are_cut_anywhere() -> None:
+    texts: list[object] = ["", "ä", "x" * 125, "y" * 126, "z" * 999]
+    client = Protocol(Side.CLIENT)
+    for text in texts[:-1]:
+        client.send_text(str(text).encode())
+    client.send_ping(b"")
+    client.send_binary(b"binary")
+    client.send_text(str(texts[-1]).encode())
+    data = b"".join(client.data_to_send())
+    for cut in range(0, len(data), 7):
+        server = WebSocket(None, max_message=1000)
+        got = [event for piece in (data[:cut], data[cut:]) for event in server.feed(piece)]
+        assert got == [*texts[:-1], b"binary", texts[-1]] and server.open
+
+
+def test_a_text_that_is_no_utf_8_in_one_read_with_others() -> None:
+    pair = Pair()
+    pair.client.send_text(b"good")
+    pair.client.send_text(b"\xff")
+    pair.client.send_text(b"lost")
+    assert pair.deliver() == ["good", Closed(1007)]
+
+
 @pytest.mark.parametrize("bytewise", [False, True])
 @pytest.mark.parametrize("deflate", [False, True])
 def test_fragments(deflate: bool, bytewise: bool) -> None:

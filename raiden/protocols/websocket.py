@@ -22,7 +22,7 @@ from websockets.http11 import Response
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 from websockets.typing import ExtensionParameter, Subprotocol
-from websockets.utils import accept_key
+from websockets.utils import accept_key, apply_mask
 
 from raiden.protocols.http import HttpError, Request, date
 from raiden.protocols.unfinished import FULL, Full, Share, Unfinished
@@ -174,15 +174,34 @@ def _negotiate(request: Request, deflate: bool, known: tuple[str, ...] | None) -
 _PING, _PONG, _PONG_BYTES = b"\x89\x00", b"\x8a\x80", 6
 
 
+# The first byte of a text in one frame (RFC 6455 section 5.2).
+_TEXT: Final = 0x81
 # Bytes that inflating takes for a message whose fragments have not all come: zlib's state and its window.
 _INFLATER = 40_000
+
+
+def _whole_text(data: bytes, at: int, most: int) -> tuple[str, int] | None:
+    """A text of at most ``most`` bytes that begins at this place, in one frame that has come whole and is not
+    compressed, and the place behind it; None: something else stands there."""
+    if len(data) - at < 6 or data[at] != _TEXT:
+        return None
+    size, begin = data[at + 1] & 0x7F, at + 6
+    if size == 126:
+        size, begin = int.from_bytes(data[at + 2 : at + 4], "big"), at + 8
+    end = begin + size
+    if not data[at + 1] & 0x80 or size == 127 or (begin == at + 8 and size < 126) or size > most or end > len(data):
+        return None
+    try:
+        return apply_mask(data[begin:end], data[begin - 4 : begin]).decode(), end
+    except UnicodeDecodeError:
+        return None
 
 
 class WebSocket:
     """WebSocket on one connection, after the handshake. ``max_message`` is in bytes, counted after inflating; a message
     is `late` after ``timeout`` seconds. ``unfinished`` is the sum of the bytes that all connections hold of unfinished
-    messages. As long as the peer sends nothing but pongs, as subscribers do, there is no `Protocol`: it would be most
-    of the cost of an idle connection."""
+    messages. As long as the peer sends nothing but pongs, and texts in one frame, as subscribers do, there is no
+    `Protocol`: it would be most of the cost of an idle connection."""
 
     __slots__ = (
         "_decoder", "_max_message", "_message", "_pings", "_protocol", "_settings", "_share", "_text", "_timeout",
@@ -226,6 +245,16 @@ class WebSocket:
         if self._protocol is None and len(data) == _PONG_BYTES and data.startswith(_PONG):
             self.ponged = True
             return
+        if self._protocol is None:
+            at = 0
+            while (found := _whole_text(data, at, self._max_message)) is not None:
+                text, at = found
+                yield text
+                if not self.open:
+                    return  # the message has closed it
+            if at == len(data):
+                return
+            data = data[at:]
         protocol = self._begun()
         protocol.receive_data(data)
         for frame in protocol.events_received():

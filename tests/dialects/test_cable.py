@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from benchmarks.dialects import KINDS, Readers, subscribe
 from raiden.node import config
 from tests.daemons import Daemon, Stream, wait_for
 from tests.dialects.cable import EXTENDED, KEY, PLAIN, Cable, broadcast, public, publish, signed, turbo
 from tests.tokens import token as token_of
 
+# Connections that are only pinged: TESTS_CONNECTIONS=5000 is many.
+CONNECTIONS = int(os.environ.get("TESTS_CONNECTIONS", "200"))
 CHANNELS = {
     "*": {}, "short.*": {"history_size": 3}, "none.*": {"history_size": 0}, "closed.*": {"subscribe": "nobody"},
     "told.*": {"subscribe": "token"},
@@ -96,6 +101,15 @@ def test_pings_come_every_three_seconds(node: Daemon) -> None:
         first = client.next(pings=True)
         assert first["type"] == "ping" and abs(first["message"] - time.time()) < 60
         assert client.next(pings=True)["type"] == "ping"
+
+
+def test_pings_to_many(start: Callable[..., Daemon]) -> None:
+    """Clients take a connection without a message for 6 seconds for dead."""
+    node = start(**SETTINGS, max_connections_per_address=6000)
+    kind = KINDS["cable"]._replace(command=None, heard=b"welcome")
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(subscribe(node, kind)) for _ in range(CONNECTIONS)]
+        assert Readers(sockets).longest_silence(9) < 6
 
 
 def test_a_ping_of_the_client_is_answered(node: Daemon) -> None:
