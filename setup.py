@@ -29,6 +29,8 @@ TESTS = [
     "pytest-xdist>=3.7",  # several processes that run them: they mostly wait
     "ruff>=0.6",  # style
     "standardwebhooks>=1.0",  # verifies the signatures of webhooks
+    "pusher>=3.3.4",  # the clients of the dialect pusher: publishing, and
+    "pysher>=1.0.8",  # subscribing
     "flask>=3.0",  # the application of examples/chat
 ]
 BENCH = [

@@ -13,10 +13,9 @@ import pytest
 
 from raiden.delivery.connection_ids import ConnectionIds
 from raiden.dialects.pusher import signatures
-from raiden.dialects.pusher.apps import apps, with_own
+from raiden.dialects.pusher.apps import CLOSED, apps, with_own
 from raiden.dialects.pusher.limits import EventRate
 from raiden.dialects.pusher.socket_ids import NOBODY, connection_id, socket_id
-from raiden.model.options import ACTIONS
 from raiden.model.refusals import Invalid
 from raiden.node import config
 from tests.daemons import Daemon, Stream
@@ -144,7 +143,7 @@ def test_the_options_of_an_app_s_channels() -> None:
     given = {"*": {"history_size": 0, "subscribe": "anyone"}, "cache-own-*": {}}
     found = with_own(given, apps([APP]), caches=True)
     assert found["cache-*"] == {"history_size": 1, "history_ttl": 1800.0, "subscribe": "anyone"}
-    assert found["private-*"] == {**dict.fromkeys(ACTIONS, "token"), "history_size": 0, "subscribe": "anyone"}
+    assert found["private-*"] == {**dict.fromkeys(CLOSED, "token"), "history_size": 0, "subscribe": "anyone"}
     assert found["presence-cache-*"]["publish"] == "token" and found["presence-cache-*"]["history_size"] == 1
     assert found["#server-to-user-*"]["subscribe"] == "anyone" and given.items() <= found.items()
     larger = with_own({"presence-cache-*": {"history_size": 7}, "*": {"history_ttl": 9000}}, apps([APP]), caches=True)
@@ -158,6 +157,7 @@ def test_signed_channels_are_closed_to_other_doors(node: Daemon, channel: str) -
         assert node.request("GET", f"/{name}?_wait=0")[0] == 401
         assert node.request("POST", f"/{name}", "1", {"Content-Type": "application/json"})[0] == 401
     assert node.request("POST", f"/{channel}", "1", {"Content-Type": "application/json"})[0] in (200, 202)
+    assert node.json("/-/nodes")["nodes"]
 
 
 # The API.

@@ -16,6 +16,9 @@ from raiden.model.names import MAX_CHANNEL_BYTES, has_controls
 from raiden.model.near import did_you_mean
 from raiden.model.options import ACTIONS, TOKEN, Channels
 
+# What is done to signed channels by other doors only with a permission. To manage the node, as to see its pages, is an
+# action on all channels, and as open as it was.
+CLOSED: Final = tuple(action for action in ACTIONS if action != "manage")
 # Seconds for which cached channels keep their last event.
 CACHE_TTL: Final = 1800.0
 _EXAMPLE = "{'id': '1', 'key': '...', 'secret': '...'}"
@@ -134,7 +137,7 @@ def with_own(channels: Mapping[str, Any], found: Sequence[App], *, caches: bool)
             wider = [each for each in channels if each.endswith("*") and pattern.startswith(each[:-1])]
             options = dict(channels[max(wider, key=len)]) if wider else {}
             if begin == TO_USER or kind_of(begin).signed:
-                options = {**dict.fromkeys(ACTIONS, TOKEN), **options}
+                options = {**dict.fromkeys(CLOSED, TOKEN), **options}
             if begin in CACHED and caches:
                 present = known.of(pattern[:-1])
                 options["history_size"] = max(1, present.history_size)
