@@ -32,6 +32,7 @@ TESTS = [
     "pusher>=3.3.4",  # the clients of the dialect pusher: publishing, and
     "pysher>=1.0.8",  # subscribing
     "flask>=3.0",  # the application of examples/chat
+    "durable-streams>=0.1.0",  # a client of the dialect streams
 ]
 BENCH = [
     *WHEEL,
