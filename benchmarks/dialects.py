@@ -31,26 +31,30 @@ from tests.daemons import Daemon, memory, wait_for
 CHANNEL = "board"
 CABLE = json.dumps({"channel": "$pubsub", "stream_name": CHANNEL})
 SETTINGS: dict[str, Any] = {
-    "dialects": ["cable"], "cable_public": True, "max_outbox": 1 << 26, "store": "none",
-    "drain_window": 0, "drain_timeout": 1,
+    "dialects": ["cable", "centrifuge"], "cable_public": True, "centrifuge_anonymous": True, "max_outbox": 1 << 26,
+    "store": "none", "drain_window": 0, "drain_timeout": 1,
 }  # fmt: skip
 
 
 class Kind(NamedTuple):
-    """A kind of subscriber: the path that it connects to, its subprotocol, the frame that it sends (None: none), and a
-    part of the last thing that it hears before it is subscribed."""
+    """A kind of subscriber: the path that it connects to, its subprotocol, the commands that it sends, and a part of
+    the last thing that it hears before it is subscribed."""
 
     path: str
     subprotocol: str
-    command: dict[str, Any] | None
+    commands: list[dict[str, Any]]
     heard: bytes
 
 
 KINDS = {
-    "websocket": Kind(f"/{CHANNEL}", "", None, b"101"),
-    "multiplex": Kind("/-/websocket", "", {"id": 1, "cmd": "subscribe", "channel": CHANNEL}, b'"id":1'),
-    "cable": Kind("/cable", "actioncable-v1-json", {"command": "subscribe", "identifier": CABLE}, b"confirm"),
-    "cable-ext": Kind("/cable", "actioncable-v1-ext-json", {"command": "subscribe", "identifier": CABLE}, b"confirm"),
+    "websocket": Kind(f"/{CHANNEL}", "", [], b"101"),
+    "multiplex": Kind("/-/websocket", "", [{"id": 1, "cmd": "subscribe", "channel": CHANNEL}], b'"id":1'),
+    "cable": Kind("/cable", "actioncable-v1-json", [{"command": "subscribe", "identifier": CABLE}], b"confirm"),
+    "cable-ext": Kind("/cable", "actioncable-v1-ext-json", [{"command": "subscribe", "identifier": CABLE}], b"confirm"),
+    "centrifuge": Kind(
+        "/connection/websocket", "",
+        [{"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": CHANNEL}}], b'"subscribe"',
+    ),
 }  # fmt: skip
 
 
@@ -59,9 +63,9 @@ def seconds_of(node: Daemon) -> float:
     return int(Path(f"/proc/{node.workers()['worker 0']}/schedstat").read_text().split()[0]) / 1e9
 
 
-def frame(value: Any) -> bytes:
-    """A client's text frame, masked with zeros (RFC 6455 section 5.3)."""
-    data = json.dumps(value).encode()
+def frame(*values: Any) -> bytes:
+    """A client's text frame of JSON values, a line each, masked with zeros (RFC 6455 section 5.3)."""
+    data = "\n".join(map(json.dumps, values)).encode()
     size = bytes([0x80 | len(data)]) if len(data) < 126 else struct.pack("!BH", 0x80 | 126, len(data))
     return b"\x81" + size + bytes(4) + data
 
@@ -73,7 +77,7 @@ def subscribe(node: Daemon, kind: Kind) -> socket.socket:
     sock.sendall(
         f"GET {kind.path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{offered}\r\n".encode()
-        + (b"" if kind.command is None else frame(kind.command))
+        + (frame(*kind.commands) if kind.commands else b"")
     )
     answer = b""
     while kind.heard not in answer:

@@ -36,7 +36,7 @@ packages=()
 for package in ws@8 zeromq@6 vite@5 standardwebhooks@1 @rails/actioncable@8.1 @anycable/core@1.1 vitest@4 \
     @durable-streams/server-conformance-tests@0.3.6 @durable-streams/client@0.2.7 \
     @durable-streams/aisdk-transport@0.0.7 ai@6 \
-    pusher-js@8.6.0 pusher@5.3.4 laravel-echo@2.5.0 tweetnacl@1; do
+    centrifuge@5.7.4 eventsource@2 pusher-js@8.6.0 pusher@5.3.4 laravel-echo@2.5.0 tweetnacl@1; do
     [ -d "build/node/node_modules/${package%@*}" ] || packages+=("$package")
 done
 if [ ${#packages[@]} -gt 0 ] && command -v npm >/dev/null; then

@@ -26,10 +26,13 @@ def token(sub: str = "ann", *, secret: str = SECRET, **claims: Any) -> str:
 
 
 class Client:
-    """One WebSocket with JSON. `ask` sends a command and returns its reply; what is pushed meanwhile waits for
-    `push`."""
+    """One WebSocket with JSON. `ask` sends a command and returns its reply; what is pushed meanwhile waits for `push`.
+    ``pongs``: pings are answered while it waits."""
 
-    def __init__(self, node: Daemon, path: str = "/connection/websocket", **options: Any) -> None:
+    def __init__(
+        self, node: Daemon, path: str = "/connection/websocket", *, pongs: bool = True, **options: Any
+    ) -> None:  # fmt: skip
+        self._pongs = pongs
         self.ws = connect(
             f"ws://{node.host}:{node.port}{path}", compression=None, max_size=None, close_timeout=1.0, **options
         ).__enter__()
@@ -53,6 +56,8 @@ class Client:
                 self.pushes.append(message["push"])
             else:
                 self._replies[message.get("id", 0)] = message
+                if not message and self._pongs:
+                    self.send("{}")
 
     def command(self, **request: Any) -> int:
         """Send a command; its id."""

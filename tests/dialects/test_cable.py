@@ -106,7 +106,7 @@ def test_pings_come_every_three_seconds(node: Daemon) -> None:
 def test_pings_to_many(start: Callable[..., Daemon]) -> None:
     """Clients take a connection without a message for 6 seconds for dead."""
     node = start(**SETTINGS, max_connections_per_address=6000)
-    kind = KINDS["cable"]._replace(command=None, heard=b"welcome")
+    kind = KINDS["cable"]._replace(commands=[], heard=b"welcome")
     with ExitStack() as stack:
         sockets = [stack.enter_context(subscribe(node, kind)) for _ in range(CONNECTIONS)]
         assert Readers(sockets).longest_silence(9) < 6

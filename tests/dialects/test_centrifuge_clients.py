@@ -1,0 +1,148 @@
+"""Centrifuge's own clients, unchanged, against one node and a cluster; and what a cluster does besides.
+
+The suites of centrifuge-python and centrifuge-go want a server at port 8000, and take half a minute: they run where
+TESTS_CENTRIFUGE names a folder with `centrifuge_python-0.7.0` (the source distribution) and `centrifuge-go` (the
+module's folder, writable) in it; and TESTS_CENTRIFUGE_PYTHON, a Python with that package, where it is another one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.daemons import ROOT, Daemon
+from tests.dialects.centrifuge_client import Client, token
+from tests.dialects.test_centrifuge_api import KEY, Stream, call
+from tests.multiplex import two_nodes
+from tests.stores import RedisServer
+from tests.tokens import JWT_KEYS
+
+MODULES = ROOT / "build/node/node_modules"
+SUITES = os.environ.get("TESTS_CENTRIFUGE", "")
+SETTINGS: dict[str, Any] = {
+    "dialects": ["centrifuge"], "centrifuge_anonymous": True, "centrifuge_api_key": KEY,
+    "channels": {"*": {action: "anyone" for action in ("subscribe", "publish", "history", "presence", "manage")}},
+}  # fmt: skip
+no_npm = pytest.mark.skipif(
+    shutil.which("node") is None or not all((MODULES / name).is_dir() for name in ("centrifuge", "ws", "eventsource")),
+    reason="node and the npm packages centrifuge, ws and eventsource are needed (tests/setup.sh)",
+)
+
+
+def run_npm(node: Daemon, other: Daemon) -> None:
+    hosts = [f"{each.host}:{each.port}" for each in (node, other)]
+    words = ["node", str(ROOT / "tests/clients/centrifuge.cjs"), str(MODULES), *hosts, KEY]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(done.stdout.splitlines()) == 5, done.stdout
+
+
+@no_npm
+def test_npm(tmp_path: Path) -> None:
+    node = Daemon(tmp_path, workers=2, **SETTINGS)
+    run_npm(node, node)
+    assert node.stop() == 0
+    assert "Traceback" not in node.log(), node.log()
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, redis_server: RedisServer) -> Iterator[list[Daemon]]:
+    with two_nodes(tmp_path, redis_server.url, jwt_keys=JWT_KEYS, **SETTINGS) as nodes:
+        yield nodes
+
+
+@no_npm
+def test_npm_on_two_nodes(nodes: list[Daemon]) -> None:
+    run_npm(*nodes)
+    run_npm(nodes[1], nodes[0])
+
+
+def test_a_cluster(nodes: list[Daemon]) -> None:
+    one, two = nodes
+    with ExitStack() as stack:
+        watcher, other = stack.enter_context(Client(one)), stack.enter_context(Client(two))
+        watcher.connected(token=token())
+        watcher.subscribed("room", join_leave=True)
+        watcher.push()  # its own join
+        name = other.connected(token=token("bob"))["client"]
+        epoch = other.subscribed("room")["epoch"]
+        assert watcher.push()["join"]["info"] == {"user": "bob", "client": name}
+        assert watcher.ask(presence_stats={"channel": "room"})["presence_stats"] == {"num_clients": 2, "num_users": 2}
+        assert other.ask(publish={"channel": "room", "data": 1})["publish"] == {}
+        for each in (watcher, other):
+            assert each.push()["pub"]["info"]["client"] == name
+        # A stream of one node takes commands by the other.
+        stream = Stream(one)
+        stack.callback(stream.close)
+        assert stream.send({"id": 2, "history": {"channel": "room", "limit": 9}}, node=two) == 204
+        assert stream.next()["history"]["epoch"] == epoch
+        # A client comes back by the other node.
+        back = stack.enter_context(Client(one))
+        back.connected(token=token("bob"))
+        result = back.subscribed("room", recover=True, epoch=epoch)
+        assert result["recovered"] and [each["data"] for each in result["publications"]] == [1]
+        assert watcher.push()["join"]["info"]["user"] == "bob"
+        # What the API does at one node holds at the other.
+        call(one, "subscribe", user="bob", channel="news", client=name)
+        assert other.push()["channel"] == "news"
+        call(one, "unsubscribe", user="bob", channel="room", client=name)
+        assert other.push()["unsubscribe"]["code"] == 2000
+        assert watcher.push()["leave"]["info"]["client"] == name
+
+
+def test_a_node_is_killed(nodes: list[Daemon]) -> None:
+    one, two = nodes
+    with Client(one) as watcher, Client(two) as other:
+        watcher.connected(token=token())
+        watcher.subscribed("room", join_leave=True)
+        watcher.push()
+        name = other.connected(token=token("bob"))["client"]
+        other.subscribed("room")
+        assert watcher.push()["join"]["info"]["client"] == name
+        two.signal_all(signal.SIGKILL)
+        two.process.wait()
+        assert watcher.push() == {"channel": "room", "leave": {"info": {"user": "bob", "client": name}}}
+        assert not watcher.pushes
+        assert watcher.ask(publish={"channel": "room", "data": 1})["publish"] == {}
+
+
+# Suites of others, at port 8000.
+
+
+suites = pytest.mark.skipif(not SUITES, reason="TESTS_CENTRIFUGE names no folder with the suites")
+FIXED: dict[str, Any] = {"dialects": ["centrifuge"], "http_port": 8000}
+
+
+@suites
+def test_centrifuge_python(tmp_path: Path) -> None:
+    node = Daemon(
+        tmp_path, jwt_keys=[{"alg": "HS256", "key": "secret", "weak": True}], jwt_leeway=0, centrifuge_join_leave=True,
+        channels={"*": {}, "smallhistory:*": {"history_size": 2}}, centrifuge_personal=True,
+        centrifuge_subscribers=["publish", "history", "presence"], **FIXED,
+    )  # fmt: skip
+    python = os.environ.get("TESTS_CENTRIFUGE_PYTHON", sys.executable)
+    words, folder = [python, "-m", "unittest", "tests.test_client"], Path(SUITES, "centrifuge_python-0.7.0")
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Ran 62 tests" in done.stderr, done.stderr[-5000:]
+    assert node.stop() == 0
+
+
+@suites
+def test_centrifuge_go(tmp_path: Path) -> None:
+    node = Daemon(
+        tmp_path, centrifuge_anonymous=True, centrifuge_presence=False, **FIXED,
+        channels={"*": {}, "smallhistory:*": {"history_size": 2}, "test:test": {"subscribe": "nobody"}},
+    )  # fmt: skip
+    words = ["go", "test", "-count=1", "-skip", "Fossil", "./..."]
+    done = subprocess.run(words, cwd=Path(SUITES, "centrifuge-go"), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert node.stop() == 0
