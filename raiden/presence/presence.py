@@ -8,7 +8,7 @@ from typing import NamedTuple
 from raiden.backbone.frames import PRESENCE
 from raiden.delivery.table import Subscription
 from raiden.presence import told, who
-from raiden.presence.here import Here, Names, Subject
+from raiden.presence.here import NOBODY, Here, Names, Subject
 from raiden.presence.members import Part
 from raiden.presence.told import Told
 from raiden.presence.watches import Watched, Watches
@@ -64,6 +64,15 @@ class Presence(Service):
         self.names[subscription] = subject
         if subscription.topic is not None:
             subscription.topic.changes += 1  # watchers are told
+
+    def leave(self, subscription: Subscription) -> None:
+        """Let a subscription that was named count as none at all: its subject says that it leaves. Where that has no
+        other connection, watchers are told at once; a subject that is lost may come back for `presence_linger`
+        seconds."""
+        subject = self.names.get(subscription)
+        if subject is not None and subject.sub:
+            self._told.leaves(subscription.name, subject.sub)
+            self.name(subscription, NOBODY)
 
     def forget(self, subscription: Subscription) -> None:
         """Let a subscription count as its client again."""

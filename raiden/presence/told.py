@@ -39,9 +39,9 @@ AGAIN: Final = 1.0
 
 class _Channel:
     """A channel that is watched until a time: its members as they were told, and when those that are gone went; None,
-    and their ``number``, where they are too many."""
+    and their ``number``, where they are too many. ``left`` are those that have said that they leave."""
 
-    __slots__ = ("gone", "life", "members", "next", "number", "seen", "until", "version")
+    __slots__ = ("gone", "left", "life", "members", "next", "number", "seen", "until", "version")
 
     def __init__(self) -> None:
         self.until = 0.0
@@ -50,6 +50,7 @@ class _Channel:
         self.members: dict[str, Listed] | None = {}
         self.number = 0
         self.gone: dict[str, float] = {}
+        self.left: set[str] = set()
         self.seen: list[tuple[int, int]] = []
         self.next = 0.0
 
@@ -87,6 +88,12 @@ class Told:
         told for longer."""
         leases = [self._lease(channel) for channel in channels]
         return self._backend.name, [(told.life, told.version, told.number) for told in leases]
+
+    def leaves(self, channel: str, sub: str) -> None:
+        """Note that a member has said that it leaves: if it is gone at the next look, it is told so at once."""
+        told = self._channels.get(channel)
+        if told is not None:
+            told.left.add(sub)
 
     def _lease(self, channel: str) -> _Channel:
         told = self._channels.get(channel)
@@ -152,7 +159,8 @@ class Told:
         since their last poll was answered."""
         linger = self._limits.presence_linger
         gone = {sub: told.gone.get(sub, now) for sub in members.keys() - here.keys()}
-        off = [sub for sub, since in gone.items() if now - since >= linger]
+        off = [sub for sub, since in gone.items() if now - since >= linger or sub in told.left]
+        told.left.clear()
         age = now - time.time()
         gone |= {sub: each.polled + age for sub, each in here.items() if not each.is_attached}
         for sub in off:

@@ -565,6 +565,24 @@ def test_presence(node: Daemon, channel: str) -> None:
         plain.settle()
 
 
+def test_who_leaves_is_told_at_once(start: Callable[..., Daemon]) -> None:
+    node = start(**SETTINGS, cable_public=True, presence_linger=600)
+    identifier = public("room")
+    with Cable(node, EXTENDED) as one, Cable(node, EXTENDED) as two:
+        for client, id in ((one, "1"), (two, "2")):
+            client.subscribe(identifier, presence=join(id))
+            assert client.next() == heard(identifier, "join", id=id)
+        assert one.next() == heard(identifier, "join", id="2")
+        two.send("leave", identifier)
+        assert one.next() == heard(identifier, "leave", id="2")
+        assert two.next() == heard(identifier, "leave", id="2")
+        two.send("join", identifier, presence=join("2"))
+        for client in (one, two):
+            assert client.next() == heard(identifier, "join", id="2")
+        two.send("unsubscribe", identifier)
+        assert one.next() == heard(identifier, "leave", id="2")
+
+
 def test_presence_that_is_not_allowed(strict: Daemon) -> None:
     with Cable(strict, EXTENDED) as client:
         client.subscribe(turbo("presence"), presence=join("1"))

@@ -35,7 +35,7 @@ ANYONE = dict.fromkeys(("subscribe", "publish", "history", "presence", "manage")
 SETTINGS: dict[str, Any] = {
     "dialects": ["streams", "centrifuge", "pusher", "cable"], "cable_secret": "s3Krit", "centrifuge_anonymous": True,
     "centrifuge_api_key": KEY, "pusher_apps": [{**APP, "prefix": ""}], "streams_sse": 0, "max_outbox": 1 << 26,
-    "channels": {"*": ANYONE}, **OPEN,
+    "keepalive": 600, "channels": {"*": ANYONE}, **OPEN,
 }  # fmt: skip
 
 Next: TypeAlias = "Callable[[], Any]"

@@ -58,7 +58,7 @@ class Attendance:
         """Let a client leave, if it has joined."""
         if followed.joined:
             followed.joined = ""
-            self._presence.name(followed.subscription, NOBODY)
+            self._presence.leave(followed.subscription)
 
     def forget(self, followed: Followed) -> None:
         """Forget a subscription that ends."""

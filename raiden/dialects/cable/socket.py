@@ -140,6 +140,7 @@ class CableSocket(DialectSocket):
     def _unsubscribe(self, command: Command, number: int) -> Rest | None:
         followed = self.follows.get(command.identifier)
         if followed is not None:
+            self.follows.leave(followed)
             self.follows.end(followed)
         return None
 
