@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from raiden.history import durables
+from raiden.history import channel_row, durables
 from raiden.history.beginnings import Beginnings
 from raiden.history.channel_row import HOLLOW, ChannelRow
 from raiden.history.conditions import ELSEWHERE, ENDED, FULL, Unmet, stands_at
@@ -59,10 +59,9 @@ class Appending:
         for count in calls or [1] * len(appends):
             call = appends[len(results) : len(results) + count]
             unmet = self._unmet(call, now)
-            if unmet is None and call[0].terms is not None:
-                results += self._append_to_stream(call, now)
-            elif unmet is None:
-                results += [self._place(append, now) for append in call]
+            if unmet is None:
+                terms = call[0].terms
+                results += [self._place(append, now) for append in call] if terms is None else self._stream(call, now)
             else:
                 results += [Appended("", range(0), unmet=unmet)] * count
         self._flush()
@@ -75,7 +74,7 @@ class Appending:
             self._trim(channel)
         self._channels, self._rows = {}, []
 
-    def _append_to_stream(self, call: Sequence[Append], now: int) -> list[Appended]:
+    def _stream(self, call: Sequence[Append], now: int) -> list[Appended]:
         """Do a call whose first append is to a stream, or not at all."""
         append = call[0]
         verdict = self._streams.judge(append, self._find(append.channel, now), now)
@@ -105,7 +104,10 @@ class Appending:
         )  # fmt: skip
 
     def _find(self, name: str, now: int) -> ChannelRow | None:
-        return self._channels.get(name) or self._streams.rows.find_channel(name, now)
+        found = self._channels.get(name) or channel_row.find(self._db, name)
+        if found is not None and found.lapses:
+            return self.stream_rows.still(found, now)
+        return found
 
     def _unmet(self, call: Sequence[Append], now: int) -> Unmet | None:
         """The condition because of which a call is not done; None: it may be done."""
@@ -125,12 +127,11 @@ class Appending:
     def _what_is_unmet(self, append: Append, channel: ChannelRow | None, position: Cursor, now: int) -> str:
         if channel is not None and append.key is not None and self._appended(channel, append.key, now):
             return ""
-        if append.terms is not None:
-            return ""  # which are looked at by themselves
-        if channel is not None and channel.ended:
-            return ENDED
-        if channel is not None and channel.kinds and not _fits(append, channel.kinds):
-            return KIND
+        if channel is not None and (channel.ended or channel.kinds) and append.terms is None:
+            if channel.ended:
+                return ENDED
+            if not _fits(append, channel.kinds):
+                return KIND
         if append.at is not None and not stands_at(position, append.at):
             return ELSEWHERE
         return FULL if append.discard_new and self._is_full(append, channel, now) else ""
@@ -187,10 +188,12 @@ class Appending:
             ends = max(now + int(FORGET * 1_000_000), channel.last[_EXPIRES])
             if not ends <= channel.ends <= ends + int(TOUCH * 1_000_000):
                 channel.ends, channel.touched = ends + int(TOUCH * 1_000_000), True
-            channel.ended = HOLLOW if append.hollow else int(append.ends)
-            if channel.kinds and append.ends:
-                closer = append.terms.producer if isinstance(append.terms, Add) else None
-                self._streams.rows.close(channel.name, proofs[-2] if len(proofs) > 1 else before, closer)
+            channel.ended = 0
+            if append.ends:
+                channel.ended = HOLLOW if append.hollow else 1
+                if channel.kinds:
+                    closer = append.terms.producer if isinstance(append.terms, Add) else None
+                    self.stream_rows.close(channel.name, proofs[-2] if len(proofs) > 1 else before, closer)
         channel.first = max(channel.first, channel.next - size)
         offsets, chain = range(first, channel.next), chained(before, proofs)
         if append.key is not None:

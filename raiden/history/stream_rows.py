@@ -152,10 +152,14 @@ class StreamRows:
     def find_channel(self, name: str, now: int) -> ChannelRow | None:
         """The row of a channel; a stream whose time is over is ended."""
         row = channel_row.find(self._db, name)
-        if row is not None and row.has_lapsed(now):
-            self.end(row)
-            return None
-        return row
+        return None if row is None else self.still(row, now)
+
+    def still(self, channel: ChannelRow, now: int) -> ChannelRow | None:
+        """The channel, unless it is a stream whose time is over, which is ended."""
+        if not channel.has_lapsed(now):
+            return channel
+        self.end(channel)
+        return None
 
     def find(self, name: str) -> Row | None:
         return find(self._db, name)
