@@ -20,6 +20,7 @@ from raiden.delivery.table import TooManyChannels
 from raiden.history.store import StoreFailed
 from raiden.hooks.delegate import Delegate
 from raiden.hooks.guest import Guest
+from raiden.hooks.teller import Teller
 from raiden.http import counted, credentials, delegated, ended
 from raiden.http.audited import managed
 from raiden.http.calling import Calling
@@ -92,6 +93,8 @@ class Gateway(Service):
         self.limits = limits
         # Raises NotFound for a path that another gateway of the worker serves.
         self._check_path = check_path
+        # The webhooks of the worker, for those who tell them of more than clients and messages; None: there are none.
+        self.webhooks: Teller | None = None
         # Paths that others serve, on the same door; None: there are none.
         self.routes: Routes | None = None
         self.permits = permits

@@ -35,6 +35,7 @@ ASK = b"\x01ask"  # questions to all workers, of all nodes or of one
 ANSWER = b"\x01answer "
 MAIL = b"\x01mail "  # letters to one worker
 PRESENCE = b"\x01presence "  # changes of a channel's members, to the workers that watch it
+DIALECTS = b"\x01dialect "  # texts between the workers' parts of a dialect
 # A topic that nobody used before. It sorts behind all others, because a link that is made again sends its subscriptions
 # in the topics' order, and a nonce that comes back must prove that all of them hold.
 NONCE = b"\xffnonce "

@@ -72,6 +72,10 @@ class Endpoint:
         """The channel of the events that wait for it; no client can name such a channel."""
         return f"-/webhooks/{self.name}"
 
+    def told(self, event: str, channel: str | None, body: bytes) -> bytes:
+        """The body by which it is told of an event of this type, which has a ``body`` of its own."""
+        return body
+
     def wants(self, event: str, channel: str | None) -> bool:
         return event in self.events and (channel is None or self.channels.allows(channel))
 

@@ -23,10 +23,9 @@ class Event(NamedTuple):
     channel: str | None
     body: bytes
 
-    @property
-    def queued(self) -> bytes:
-        """The event in a queue. A key has no line break."""
-        return b"%b\n%b" % (self.key.encode(), self.body)
+    def queued(self, body: bytes) -> bytes:
+        """The event in the queue of an endpoint that is told of it by this body. A key has no line break."""
+        return b"%b\n%b" % (self.key.encode(), body)
 
 
 def key_and_body(queued: bytes) -> tuple[str, bytes]:

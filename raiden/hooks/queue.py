@@ -63,7 +63,10 @@ class Queues:
         told = list(told)
         found = []
         for endpoint in self.endpoints:
-            bodies = [(Kind.BYTES, event.queued) for event in told if endpoint.wants(event.type, event.channel)]
+            bodies = [
+                (Kind.BYTES, event.queued(endpoint.told(event.type, event.channel, event.body)))
+                for event in told if endpoint.wants(event.type, event.channel)
+            ]  # fmt: skip
             if bodies:
                 found.append(Append(endpoint.queue, bodies, size=self._size, ttl=KEPT, key=key))
         return found
@@ -82,6 +85,16 @@ class Queues:
         if self._group is None:
             self._group = 0, []
             gevent.get_hub().loop.run_callback(self._next)  # together with others of this turn
+
+    def tell_once(self, event: Event, key: str) -> None:
+        """Append an event now, unless another worker has done so under this key in the last minutes. While the store
+        takes none it is lost."""
+        appends = self.to([event], f"{event.type} {key}")
+        if appends:
+            try:
+                self._history.append(appends, lambda outcome: None)
+            except StoreFailed:
+                pass  # it would be told anew with the next one
 
     def flush(self, timeout: float) -> None:
         """Wait until all events were appended, at most so many seconds."""

@@ -21,6 +21,7 @@ from raiden.history.store import StoreFailed
 from raiden.hooks import events
 from raiden.hooks.counter import Counter
 from raiden.hooks.endpoint import CONNECTED, DISCONNECTED, OCCUPIED, VACATED, Endpoint
+from raiden.hooks.events import Event
 from raiden.hooks.queue import Queues
 from raiden.hooks.sender import Deposed, Sender
 from raiden.router import Router
@@ -87,6 +88,18 @@ class Webhooks(Service):
                     self._history.keep(_NAME, b"", 0.001, self._holder)  # another one need not wait
             except StoreFailed:
                 pass  # it ends by itself
+
+    def tell(self, event: Event, once: str | None = None) -> None:
+        """Queue an event; ``once``: unless one was queued under this key, by any worker, in the last minutes."""
+        if once is None:
+            self._queues.tell(event)
+        else:
+            self._queues.tell_once(event, once)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this worker is the one that sends."""
+        return self._leads()
 
     # The methods of a watcher (`raiden.connections.door`).
 

@@ -16,7 +16,16 @@ def check(settings: Settings) -> None:
         return
     if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", settings.pusher_path):
         raise ValueError(f"pusher_path must be the beginning of paths, like '/ws', not {settings.pusher_path!r}")
-    _apps(settings)
+    endpoints(settings)
+
+
+def endpoints(settings: Settings) -> list[Any]:
+    """The endpoints of the apps' webhooks. Raises ValueError."""
+    if NAME not in settings.dialects:
+        return []
+    from raiden.dialects.pusher import webhooks
+
+    return webhooks.endpoints(_apps(settings))
 
 
 def channels(settings: Settings) -> dict[str, Any]:

@@ -262,7 +262,13 @@ class Settings:
         return self.workers + bool(self.zmq_ports)
 
     @property
+    def has_webhooks(self) -> bool:
+        """Whether there are webhooks, of the node or of apps of the dialect pusher."""
+        apps = self.pusher_apps if "pusher" in self.dialects else []
+        return bool(self.webhooks) or any([isinstance(app, dict) and app.get("webhooks") for app in apps])
+
+    @property
     def keeps_history(self) -> bool:
         """Whether there is a store: for channels that have a history, or for webhooks."""
-        kept = bool(self.webhooks) or any(options.keeps for options in Channels(self.channels).all())
+        kept = self.has_webhooks or any(options.keeps for options in Channels(self.channels).all())
         return self.store != "none" and kept

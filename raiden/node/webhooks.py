@@ -9,6 +9,7 @@ from typing import Any
 
 from raiden.connections.door import Door
 from raiden.history.client import History
+from raiden.node import pusher
 from raiden.node.settings import Settings
 from raiden.router import Router
 from raiden.runtime.service import Service
@@ -20,7 +21,7 @@ _SETTINGS = frozenset({"webhooks", "webhook_attempts", "webhook_queue", "webhook
 
 def check(settings: Settings) -> None:
     """Raise ValueError, which names the setting and says what is wrong, where there can be no such webhooks."""
-    if not settings.webhooks:
+    if not settings.has_webhooks:
         return
     if settings.store == "none":
         raise ValueError(
@@ -34,7 +35,7 @@ def _options(settings: Settings) -> dict[str, Any]:
     from raiden.hooks.endpoint import endpoints  # only nodes with webhooks need it
 
     return {
-        "endpoints": endpoints(settings.webhooks), "size": settings.webhook_queue,
+        "endpoints": [*endpoints(settings.webhooks), *pusher.endpoints(settings)], "size": settings.webhook_queue,
         "attempts": settings.webhook_attempts, "settle": settings.webhook_settle,
     }  # fmt: skip
 
@@ -61,6 +62,16 @@ class WebhooksPart(Service):
         for door in doors:
             door.watcher = watcher
 
+    def tell(self, event: Any, once: str | None = None) -> None:
+        """See `Webhooks.tell`."""
+        if self._webhooks is not None:
+            self._webhooks.tell(event, once)
+
+    @property
+    def leads(self) -> bool:
+        """See `Webhooks.leads`."""
+        return self._webhooks is not None and self._webhooks.leads
+
     def reload(self, values: Mapping[str, Any]) -> None:
         """Apply settings that have changed; ``settings`` has them already."""
         if _SETTINGS.isdisjoint(values):
@@ -74,7 +85,7 @@ class WebhooksPart(Service):
         self.watch(self._doors)
 
     def _make(self) -> None:
-        if not self._settings.webhooks:
+        if not self._settings.has_webhooks:
             return
         if self._history is None:
             log.error("webhooks need a restart: this node runs without a store")

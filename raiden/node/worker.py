@@ -236,6 +236,7 @@ class HttpWorker(Worker):
             ready_without_store=settings.ready_without_store,
         )
         self.add(self.gateway)
+        self.gateway.webhooks = self.webhooks
         self._dialects = dialects.opened(settings, self.gateway)
         for dialect in self._dialects:
             self.add(dialect)

@@ -8,11 +8,15 @@ from urllib.parse import parse_qs, unquote
 
 from raiden.connections.connection import Connection
 from raiden.dialects.dialect import Dialect
-from raiden.dialects.pusher import socket
+from raiden.dialects.pusher import codes
 from raiden.dialects.pusher.api import Api
 from raiden.dialects.pusher.apps import apps
+from raiden.dialects.pusher.attendance import Attendance
+from raiden.dialects.pusher.counts import Counts
 from raiden.dialects.pusher.opened import OpenApp
-from raiden.dialects.pusher.socket import PusherSocket, RefusedSocket
+from raiden.dialects.pusher.refused import RefusedSocket
+from raiden.dialects.pusher.socket import PusherSocket
+from raiden.dialects.pusher.webhooks import ADDED, COUNT, REMOVED
 from raiden.dialects.socket import open_socket
 from raiden.gateway import Gateway
 from raiden.http.door import Answer
@@ -33,9 +37,16 @@ class Pusher(Dialect):
         super().__init__(gateway)
         self._path = settings.pusher_path
         self.paths = (self._path + _CLIENTS, self._path + _SERVERS)
-        found = [OpenApp(app, gateway.permits) for app in apps(settings.pusher_apps)]
+        found = [OpenApp(app, gateway.permits, gateway.webhooks) for app in apps(settings.pusher_apps)]
         self._by_key = {each.app.key: each for each in found}
         self._api = Api(gateway, {each.app.id: each for each in found})
+        for app in found:
+            if app.app.subscription_count or app.wants(COUNT):
+                counts = Counts(gateway, app)
+                app.counted = counts.changed
+                self.add(counts)
+            if app.wants(ADDED) or app.wants(REMOVED):
+                self.add(Attendance(gateway, app))
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         path = request.environ["PATH_INFO"][len(self._path) :]
@@ -50,13 +61,13 @@ class Pusher(Dialect):
         app = self._by_key.get(key)
         code, reason = 0, ""
         if "/" in key:
-            code, reason = socket.NO_PATH, "there is nothing at this path: clients connect to /app/KEY"
+            code, reason = codes.NO_PATH, "there is nothing at this path: clients connect to /app/KEY"
         elif app is None:
-            code, reason = socket.UNKNOWN_APP, "there is no app with this key here"
+            code, reason = codes.UNKNOWN_APP, "there is no app with this key here"
         elif not _is_known(request):
-            code, reason = socket.BAD_PROTOCOL, f"the versions that are spoken here are {', '.join(PROTOCOLS)}"
+            code, reason = codes.BAD_PROTOCOL, f"the versions that are spoken here are {', '.join(PROTOCOLS)}"
         elif (refusal := self._foreign(connection, request, app)) is not None:
-            code, reason = socket.UNAUTHORIZED, refusal.detail
+            code, reason = codes.UNAUTHORIZED, refusal.detail
         if code or app is None:
             open_socket(self.gateway, connection, request, partial(RefusedSocket, code=code, reason=reason))
             return

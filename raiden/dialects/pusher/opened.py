@@ -8,6 +8,7 @@ allowed, unless the options of the channel say that nobody may do that.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from raiden.access.clients import Client, Patterns
@@ -15,6 +16,8 @@ from raiden.access.permit import Permit, Permits
 from raiden.connections.connection import Connection
 from raiden.dialects.pusher import members
 from raiden.dialects.pusher.apps import App
+from raiden.dialects.pusher.webhooks import EVENTS, endpoints, event
+from raiden.hooks.teller import Teller
 from raiden.http.origins import Origins
 from raiden.model.options import ACTIONS
 from raiden.model.refusals import Forbidden, Unauthorized
@@ -25,8 +28,13 @@ class OpenApp:
     the key. ``origins`` are the pages that may connect; None: those that may use the
     node."""
 
-    def __init__(self, app: App, permits: Permits) -> None:
+    def __init__(self, app: App, permits: Permits, webhooks: Teller | None) -> None:
         self.app = app
+        self._webhooks = webhooks
+        # Called with a channel whose number of subscribers has changed; None: nobody is told of that.
+        self.counted: Callable[[str], None] | None = None
+        wanted = [each.events for each in endpoints([app])] if webhooks is not None else []
+        self._wanted = frozenset().union(*wanted)
         self.prefix = app.prefix
         self.origins = None if app.allowed_origins is None else Origins(app.allowed_origins)
         self._permits = permits
@@ -57,6 +65,15 @@ class OpenApp:
                 f"not everyone may subscribe to {channel!r}: let channels say so (subscribe = 'anyone'), or use a "
                 "private channel"
             ) from None
+
+    def wants(self, name: str) -> bool:
+        """Whether a webhook is told of the events of this name."""
+        return EVENTS[name] in self._wanted
+
+    def tell(self, name: str, channel: str, once: str | None = None, **more: Any) -> None:
+        """Tell webhooks of an event of a channel; ``more`` are members of it. ``once``: see `Teller.tell`."""
+        if self._webhooks is not None and self.wants(name):
+            self._webhooks.tell(event(name, channel, self.prefix, more), once)
 
     def presence(self, name: str, what: dict[str, Any]) -> bytes:
         """The frame of a join or a leave, for clients of the app."""

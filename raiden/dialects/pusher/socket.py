@@ -12,11 +12,12 @@ from typing import Any, Final
 from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.delivery.table import End, Subscription
-from raiden.dialects.pusher import events, frames, members, names, signatures
+from raiden.dialects.pusher import codes, events, frames, members, names, signatures
 from raiden.dialects.pusher.limits import EventRate
 from raiden.dialects.pusher.names import Kind, kind_of
 from raiden.dialects.pusher.opened import OpenApp
 from raiden.dialects.pusher.socket_ids import socket_id
+from raiden.dialects.pusher.webhooks import CACHE_MISS, CLIENT_EVENT
 from raiden.dialects.socket import DialectSocket
 from raiden.gateway import Gateway
 from raiden.model import strict_json
@@ -29,24 +30,14 @@ from raiden.model.refusals import Forbidden, Invalid, Refusal, TooLarge, Unautho
 from raiden.model.strict_json import json_payload
 from raiden.presence.here import Subject
 from raiden.presence.watches import Notice, Watched
-from raiden.protocols import websocket
 from raiden.protocols.websocket import WebSocket
 from raiden.sessions.over import Over
 from raiden.sessions.recovery import Beginning
 
 # Seconds of silence after which a client asks whether the server is there.
 ACTIVITY_TIMEOUT: Final = 120
-# Close codes: what a client does is written in the hundreds. Up to 4099 it gives up, then it comes back after a second,
-# and from 4200 on at once.
-UNKNOWN_APP, NO_PATH, BAD_PROTOCOL, UNAUTHORIZED = 4001, 4005, 4007, 4009
-OVER_CAPACITY, RECONNECT, NO_PONG = 4100, 4200, 4201
-# The codes of this protocol, by those with which Raiden's own sockets are closed.
-CODES: Final = {
-    websocket.SLOW_CONSUMER: OVER_CAPACITY, websocket.TRY_LATER: OVER_CAPACITY, websocket.DRAINING: RECONNECT,
-    websocket.MISSED: RECONNECT, websocket.EXPIRED: RECONNECT, websocket.CHANNEL_DELETED: RECONNECT,
-    websocket.CHANNEL_ENDED: RECONNECT, websocket.PING_TIMEOUT: NO_PONG, websocket.FORBIDDEN: UNAUTHORIZED,
-}  # fmt: skip
-_NOT_TEXT: Final = 1003
+# Seconds in which webhooks are told once that a channel has no last event, however many ask for that.
+MISSES: Final = 10.0
 # The code of a client event that is refused.
 _REFUSED_EVENT: Final = 4301
 
@@ -77,7 +68,7 @@ class PusherSocket(DialectSocket):
 
     def message(self, data: str | bytes) -> None:
         if isinstance(data, bytes):
-            self.goodbye(_NOT_TEXT, "frames are text")
+            self.goodbye(codes.NOT_TEXT, "frames are text")
             return
         refusal = attempt("a command", self._do, data)
         if isinstance(refusal, Refusal):
@@ -205,6 +196,7 @@ class PusherSocket(DialectSocket):
             recovery = beginning.recoveries.get(channel)
             if recovery is None or recovery.begin == self.router.position(channel):
                 self.connection.send(frames.cache_miss(name))
+                self.app.tell(CACHE_MISS, channel, once=f"{channel} {int(time.time() / MISSES)}")
         self.begin(beginning, {channel: mine})
 
     def _join(
@@ -281,6 +273,10 @@ class PusherSocket(DialectSocket):
         def published(_: object, outcome: Cursor | Refusal | None) -> None:
             if isinstance(outcome, Refusal):
                 self._refuse_event(name, outcome)
+            elif self.app.wants(CLIENT_EVENT):
+                more = {} if own is None else {"user_id": own.sub}
+                value = strict_json.value(message.payload)
+                self.app.tell(CLIENT_EVENT, channel, event=event, data=value, socket_id=self.socket_id, **more)
 
         self.router.publisher.publish_one(message, published, None)
 
@@ -301,7 +297,7 @@ class PusherSocket(DialectSocket):
         refusal = attempt("a sign-in", self._become, data)
         if isinstance(refusal, Refusal):
             client.refused(self.connection, refusal, "connect", "")
-            self.goodbye(UNAUTHORIZED, refusal.detail)
+            self.goodbye(codes.UNAUTHORIZED, refusal.detail)
 
     def _become(self, data: dict[str, Any]) -> None:
         told, app = data.get("user_data"), self.app.app
@@ -323,6 +319,18 @@ class PusherSocket(DialectSocket):
 
     # What happens to its subscriptions, and its end.
 
+    def attach(self, name: str) -> None:
+        super().attach(name)
+        self._count_again(name)
+
+    def unsubscribe(self, name: str) -> None:
+        super().unsubscribe(name)
+        self._count_again(name)
+
+    def _count_again(self, channel: str) -> None:
+        if self.app.counted is not None and not kind_of(channel[len(self.app.prefix) :]).presence:
+            self.app.counted(channel)
+
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         """The protocol has no word for messages that are lost."""
 
@@ -335,34 +343,13 @@ class PusherSocket(DialectSocket):
             self._refuse(name[len(self.app.prefix) :], Forbidden("the application has ended this subscription"))
 
     def over(self, reason: Over) -> None:
-        self.goodbye(CODES.get(reason.code, reason.code), reason.text)
+        self.goodbye(codes.OF_RAIDEN.get(reason.code, reason.code), reason.text)
 
     def goodbye(self, code: int, reason: str) -> None:
-        code = CODES.get(code, code)
+        code = codes.OF_RAIDEN.get(code, code)
         if code >= 4000:
             self.connection.send(frames.error(code, reason))
         super().goodbye(code, reason)
-
-
-class RefusedSocket(DialectSocket):
-    """A WebSocket that is closed at once: the protocol tells the reason only there. ``code`` and ``reason`` are the
-    close frame's."""
-
-    __slots__ = ("code", "reason")
-
-    transport = "pusher"
-
-    def __init__(self, gateway: Gateway, connection: Connection, core: WebSocket, code: int, reason: str) -> None:
-        super().__init__(gateway, connection, core)
-        self.code = code
-        self.reason = reason
-
-    def greet(self) -> None:
-        self.connection.send(frames.error(self.code, self.reason))
-        self.goodbye(self.code, self.reason)
-
-    def message(self, data: str | bytes) -> None:
-        """It has closed."""
 
 
 def _value(raw: bytes | None) -> Any:
