@@ -86,7 +86,7 @@ class PusherSocket(DialectSocket):
         elif event == "pusher:unsubscribe":
             name = _object(told.get("data")).get("channel")
             if isinstance(name, str):
-                self.unsubscribe(self.app.prefix + name)
+                self._leave(self.app.prefix + name)
         elif event == "pusher:signin":
             self._sign_in(_object(told.get("data")))
         elif event.startswith(frames.OF_CLIENTS):
@@ -134,6 +134,12 @@ class PusherSocket(DialectSocket):
             self._confirm(name, mine)
         else:
             self.gateway.door.task(self._begin_later, name, kind, mine, member)
+
+    def _leave(self, channel: str) -> None:
+        mine = self.subscriptions.get(channel)
+        if mine is not None:
+            self.gateway.presence.leave(mine)  # it does not come back, as one that was lost may
+            self.unsubscribe(channel)
 
     def _allowed(self, name: str, kind: Kind, data: dict[str, Any]) -> Subject | None:
         """Return the member that the client becomes by a subscription, if the channel has members; raise a refusal
