@@ -33,7 +33,8 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
 fi
 packages=()
-for package in ws@8 zeromq@6 vite@5 standardwebhooks@1 @rails/actioncable@8.1 @anycable/core@1.1 @hotwired/turbo-rails@8 vitest@4 \
+for package in ws@8 zeromq@6 vite@5 standardwebhooks@1 vitest@4 \
+    @rails/actioncable@8.1 @anycable/core@1.1 @hotwired/turbo-rails@8 \
     @durable-streams/server-conformance-tests@0.3.6 @durable-streams/client@0.2.7 \
     @durable-streams/aisdk-transport@0.0.7 ai@6 \
     centrifuge@5.7.4 eventsource@2 pusher-js@8.6.0 pusher@5.3.4 laravel-echo@2.5.0 tweetnacl@1; do
