@@ -101,6 +101,38 @@ def test_no_circle() -> None:
     assert set(order) == MODULES.keys()
 
 
+def bases(source: str) -> set[tuple[str, str]]:
+    """The classes that are a base of one in a module, as it imports them: module and name."""
+    tree = ast.parse(source)
+    imported = {
+        alias.asname or alias.name: (node.module or "", alias.name)
+        for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+    }  # fmt: skip
+    found = [base.id for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+             for base in node.bases if isinstance(base, ast.Name)]  # fmt: skip
+    return {imported[name] for name in found if name in imported}
+
+
+def test_a_class_with_a_compiled_base_is_compiled() -> None:
+    """The compiled server could not load another one."""
+    listed = re.search(r"COMPILED = \[(.*?)\]  # fmt", (ROOT / "setup.py").read_text(), re.DOTALL)
+    assert listed is not None
+    compiled = {"raiden." + name.replace("/", ".") for name in re.findall(r'"([^"]+)"', listed[1])}
+    assert compiled <= MODULES.keys()
+    for module in MODULES.keys() - compiled:
+        source = MODULES[module].read_text()
+        found = {base for base in bases(source) if base[0] in compiled and not is_plain(*base)}
+        assert not found, f"{module} is to be in COMPILED: {found}"
+
+
+def is_plain(module: str, name: str) -> bool:
+    """Whether a class may be the base of any: a protocol, a tuple of fields, what is no class of the module."""
+    for node in ast.parse(MODULES[module].read_text()).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return any(isinstance(base, ast.Name) and base.id in ("Protocol", "NamedTuple") for base in node.bases)
+    return True
+
+
 def reached(module: str) -> set[str]:
     """What a module imports, and what that imports."""
     todo, found = [module], set[str]()
