@@ -33,6 +33,7 @@ CHANNELS = {
     "two:*": {"history_size": 2, "subscribe": "anyone", "publish": "anyone"},
     "token:*": {},
     "nobody:*": {"subscribe": "nobody", "publish": "nobody"},
+    "unread:*": {"subscribe": "anyone", "publish": "anyone", "history": "nobody"},
 }
 OPEN = {"subscribe": "anyone"}
 names = iter(f"c{number}" for number in range(1_000_000))
@@ -146,6 +147,8 @@ def test_a_ping_wants_a_pong(tmp_path: Path) -> None:
         client.pinged()
         client.pinged()  # it goes on
         assert silent.closed() == (3012, "no pong")
+    with Client(node) as stale:
+        assert stale.closed() == (3502, "stale")  # it has not connected
     assert node.stop() == 0
 
 
@@ -283,6 +286,12 @@ def test_server_side_subscriptions(guarded: Daemon, channel: str) -> None:
         assert result["subs"][channel]["recovered"] is True
 
 
+def test_a_token_with_too_many_channels(guarded: Daemon) -> None:
+    with Client(guarded) as client:
+        client.command(connect={"token": token(channels=[f"c{number}" for number in range(129)])})
+        assert client.closed() == (3505, "channel limit")
+
+
 def test_the_personal_channel_is_nobody_elses(guarded: Daemon) -> None:
     with Client(guarded) as client:
         client.connected(token=token("bob"))
@@ -366,6 +375,15 @@ def test_what_cant_be_recovered(node: Daemon, client: Client, channel: str, epoc
         assert result["offset"] == 5
         post(node, name, 5)
         assert other.push()["pub"]["offset"] == 6
+
+
+def test_a_past_that_is_for_nobody(node: Daemon, client: Client, channel: str) -> None:
+    name = f"unread:{channel}"
+    epoch = client.subscribed(name)["epoch"]
+    post(node, name, 1)
+    client.ask(unsubscribe={"channel": name})
+    result = client.subscribed(name, recover=True, epoch=epoch)
+    assert result["was_recovering"] and "recovered" not in result and "publications" not in result
 
 
 def test_more_than_a_reply_may_have(tmp_path: Path) -> None:

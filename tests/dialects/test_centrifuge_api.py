@@ -17,6 +17,7 @@ from raiden.dialects.centrifuge.messages import Command, ConnectRequest, Emulati
 from raiden.dialects.centrifuge.protobuf import decode, delimited, encode
 from tests.daemons import Daemon, wait_for
 from tests.dialects.centrifuge_client import Client, token
+from tests.test_leaving import COLLECTOR
 from tests.tokens import JWT_KEYS
 
 KEY = "the-key-of-the-server-api"
@@ -290,4 +291,48 @@ def test_secrets_are_not_logged(tmp_path: Path) -> None:
     Stream(node, "/connection/sse", get=True).close()
     wait_for(lambda: "cf_connect" in node.log(), "the log of the request")
     assert KEY not in node.log() and token()[:60] not in node.log()
+    assert node.stop() == 0
+
+
+def test_no_cycle_is_left(tmp_path: Path) -> None:
+    config = tmp_path / "raiden.conf.py"
+    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)))
+    node = Daemon(
+        tmp_path / "node", config=config, dialects=["centrifuge"], centrifuge_anonymous=True, centrifuge_api_key=KEY,
+        centrifuge_join_leave=True, allowed_hosts=["a"],
+    )  # fmt: skip
+
+    def collected() -> str:
+        (tmp_path / "asked").touch()
+        found = tmp_path / "found"
+        wait_for(found.exists, "the collector has found something")
+        names = found.read_text()
+        found.unlink()
+        return names
+
+    def live(number: int) -> None:
+        with Client(node) as client:
+            client.connected()
+            client.subscribed("a", recover=number % 2 == 0)
+            client.ask(publish={"channel": "a", "data": number})
+            client.ask(presence={"channel": "a"})
+            client.ask(history={"channel": "a", "limit": 5})
+            if number % 3 == 0:
+                client.send("garbage")
+                client.closed()
+        connection = node.open()
+        commands = '{"id":1,"connect":{}}\n{"id":2,"subscribe":{"channel":"a"}}'
+        connection.request("POST", "/connection/http_stream", commands)
+        response = connection.getresponse()
+        while b'"subscribe"' not in response.readline():
+            pass
+        response.close()
+        connection.close()
+        call(node, "presence", channel="a")
+
+    collected()
+    for number in range(6):
+        live(number)
+    wait_for(lambda: node.metric("raiden_connections", transport="centrifuge") == 0, "all have gone")
+    assert collected() == ""
     assert node.stop() == 0

@@ -26,13 +26,16 @@ def checked(name: str) -> str:
 
 class Follow:
     """The beginning of a subscription: `begin`, `read` until it `is_ready`, then tell the client the `result`, and
-    `attach`, before anything yields. ``ask`` says where the client is."""
+    `attach`, before anything yields. ``ask`` says where the client is; what it missed has at most ``room`` bytes."""
 
     def __init__(
-        self, talk: Talking, name: str, granted: Granted, ask: SubscribeRequest | None, *, is_server: bool = False
+        self, talk: Talking, name: str, granted: Granted, ask: SubscribeRequest | None, *, is_server: bool = False,
+        room: int | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self._talk = talk
+        self._session = talk.session
+        self._room = talk.dialect.gateway.limits.max_outbox if room is None else room
         self._granted = granted
         self._ask = ask or SubscribeRequest()
         self._is_server = is_server
@@ -46,7 +49,7 @@ class Follow:
     @property
     def waits(self) -> bool:
         """Whether there is something to wait for."""
-        return self._ask.recover or self._watches or not self._talk.session.router.is_in_force((self.name,))
+        return self._ask.recover or self._watches or not self._session.router.is_in_force((self.name,))
 
     def begin(self) -> None:
         """Subscribe. Waits until that is in force; raises a refusal."""
@@ -62,15 +65,20 @@ class Follow:
         if not self._is_server and permit.filters("subscribe", self.name) is not None:
             filters = permit.narrowed(filters, self.name, past=self._ask.recover)
         talk.channels[self.name] = self._channel
-        follow(talk.session, self.name, talk.wire.encoding, filters)
-        self._mine = mine = talk.session.subscriptions.get(self.name)
+        follow(self._session, self.name, talk.wire.encoding, filters)
+        self._mine = mine = self._session.subscriptions.get(self.name)
         if mine is None:  # the channel was deleted meanwhile
             raise Failed(codes.INTERNAL)
-        if self._ask.recover and talk.session.router.position(self.name) is not None:
+        if self._ask.recover and self._session.router.position(self.name) is not None:
             self._past = Past(
-                talk.session.router, talk.connection, self.name, self._ask.epoch, self._ask.offset, mine.filters,
-                talk.dialect.gateway.limits.max_outbox,
+                self._session.router, talk.connection, self.name, self._ask.epoch, self._ask.offset, mine.filters,
+                self._room,
             )  # fmt: skip
+            # A subscription permits the past, too, but where that is for nobody.
+            policy = permit.permits.policy
+            may_read = permit.filters("history", self.name) is not None
+            if not (may_read or policy.leaves_open(permit.client, "history", self.name)):
+                self._past.lost = True
 
     @property
     def is_ready(self) -> bool:
@@ -84,7 +92,7 @@ class Follow:
 
     def result(self) -> SubscribeResult:
         """The beginning, as the client is told of it."""
-        place = self._talk.session.router.position(self.name)
+        place = self._session.router.position(self.name)
         result = SubscribeResult(data=self._granted.data)
         if self._granted.expires is not None:
             result.expires, result.ttl = True, tokens.ttl(self._granted.expires)
@@ -108,10 +116,10 @@ class Follow:
     def attach(self) -> None:
         """Let the subscription go on."""
         talk, mine = self._talk, self._mine
-        if mine is None or not talk.session.has(mine):
+        if mine is None or not self._session.has(mine):
             return
-        talk.session.attach(self.name)
-        if self._watched is not None and talk.session.has(mine):
+        self._session.attach(self.name)
+        if self._watched is not None and self._session.has(mine):
             talk.dialect.presence.listen(self._watched, mine)
 
     def give_up(self) -> None:
@@ -119,5 +127,5 @@ class Follow:
         talk, mine = self._talk, self._mine
         if talk.channels.get(self.name) is self._channel:
             del talk.channels[self.name]
-        if mine is not None and talk.session.has(mine):
-            talk.session.unsubscribe(self.name)
+        if mine is not None and self._session.has(mine):
+            self._session.unsubscribe(self.name)

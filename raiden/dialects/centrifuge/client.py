@@ -54,28 +54,28 @@ class Talk:
     `raiden.dialects.centrifuge.parts.Talking` says."""
 
     __slots__ = (
-        "_born", "_in_order", "_next_ping", "_pong_by", "channels", "client", "dialect", "identity", "session",
+        "_born", "_in_order", "_next_ping", "_pong_by", "channels", "client", "connection", "dialect", "identity",
         "wire",
     )  # fmt: skip
 
-    def __init__(self, dialect: Any, session: Any, wire: Wire) -> None:
+    def __init__(self, dialect: Any, connection: Connection, wire: Wire) -> None:
         self.dialect = dialect
         self.wire = wire
         self.client = ""
         self.identity: Identity | None = None
         # The client's subscriptions, by channel.
         self.channels: dict[str, Channel] = {}
-        self.session = session
-        self._in_order = InOrder(session.connection)
+        self.connection = connection
+        self._in_order = InOrder(connection)
         # Monotonic times: of its beginning, of the next ping, and by which the pong must have come (0: none is due).
         self._born = time.monotonic()
         self._next_ping = 0.0
         self._pong_by = 0.0
 
     @property
-    def connection(self) -> Connection:
-        connection: Connection = self.session.connection
-        return connection
+    def session(self) -> Any:
+        # A reference to it would be a cycle, which the garbage collector would have to find.
+        return self.connection.session
 
     @property
     def user(self) -> str:
@@ -203,11 +203,15 @@ class Talk:
         wanted = dict(identity.channels)
         if self.dialect.rules.personal and identity.user:
             wanted.setdefault(checked(f"#{identity.user}"), tokens.NOTHING)
+        limits = self.dialect.gateway.limits
+        if len(wanted) > limits.max_subscriptions:
+            raise Disconnected(codes.CHANNEL_LIMIT)
         client = self.dialect.gateway.router.ids.of(connection)
+        room = limits.max_outbox // max(1, len(wanted))
         follows: list[Follow] = []
         try:
             for name, granted in wanted.items():
-                follows.append(Follow(self, name, granted, ask.subs.get(name), is_server=True))
+                follows.append(Follow(self, name, granted, ask.subs.get(name), is_server=True, room=room))
             with gevent.Timeout(self.dialect.rules.patience, Failed(codes.INTERNAL)):
                 for each in follows:
                     each.begin()

@@ -47,6 +47,7 @@ INVALID_TOKEN: Final = Code(3500, "invalid token")
 BAD: Final = Code(3501, "bad request")
 STALE: Final = Code(3502, "stale")
 FORCED: Final = Code(3503, "force disconnect")
+CHANNEL_LIMIT: Final = Code(3505, "channel limit")
 DENIED: Final = Code(3507, "permission denied")
 UNAVAILABLE: Final = Code(3508, "not available")
 

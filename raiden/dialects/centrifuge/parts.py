@@ -25,15 +25,16 @@ class Talking(Protocol):
 
     dialect: Any
     """The `raiden.dialects.centrifuge.dialect.Centrifuge`."""
-    session: Any
-    """The client's `raiden.dialects.centrifuge.socket.CentrifugeSocket`, or `CentrifugeStream`."""
+    connection: Connection
     wire: Wire
     client: str
     """Its id."""
     channels: dict[str, Channel]
 
     @property
-    def connection(self) -> Connection: ...
+    def session(self) -> Any:
+        """The client's `raiden.dialects.centrifuge.socket.CentrifugeSocket`, or `CentrifugeStream`; None once its
+        connection is closed."""
 
     @property
     def user(self) -> str: ...

@@ -27,7 +27,7 @@ class CentrifugeSocket(DialectSocket):
 
     def __init__(self, dialect: Any, connection: Connection, core: WebSocket, is_protobuf: bool) -> None:
         super().__init__(dialect.gateway, connection, core)
-        self.talk = Talk(dialect, self, wire(WEBSOCKET, is_protobuf, core.deflate))
+        self.talk = Talk(dialect, connection, wire(WEBSOCKET, is_protobuf, core.deflate))
 
     def message(self, data: str | bytes) -> None:
         self.talk.received(data)

@@ -35,7 +35,7 @@ class CentrifugeStream(Lasting):
             connection, gateway.router, gateway.door.wheel, gateway.limits.keepalive, _NOTHING_TOLD, ()
         )  # fmt: skip
         self.name = name
-        self.talk = Talk(dialect, self, wire)
+        self.talk = Talk(dialect, connection, wire)
 
     def open_by(self, request: Request, frame: bytes) -> None:
         """Answer the request, and take the first frame of commands."""
