@@ -3,40 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
-
-import pytest
 
 from raiden.history import streams
 from raiden.history.conditions import ENDED
 from raiden.history.sqlite import Sqlite
 from raiden.history.store import Append, Appended, Store
-from raiden.history.streams import Add, Fork, Make, Producer, Stream, Streams
+from raiden.history.streams import Add, Fork, Make, Producer, Stream
 from raiden.model import attributes
 from raiden.model.attributes import ENVELOPE, Attributes
 from raiden.model.chain import ROOT_DIGITS
 from raiden.model.message import Cursor, Kind
 from tests.stores import Clock, append, payloads
 
-
-class Engine(Store, Streams, Protocol):
-    """A store that has streams."""
-
-
 TEXT = "text/plain"
 HOLLOW = (Kind.JSON | ENVELOPE, attributes.put_in(Attributes(end=True), b""))
 
 
-@pytest.fixture
-def store(open_store: Callable[[], Engine]) -> Engine:
-    store = open_store()
-    if not hasattr(store, "stream"):
-        pytest.skip("this engine has no streams yet")
-    return store
-
-
 def put(
-    store: Engine, channel: str, *payloads: bytes, content_type: str = TEXT, ttl: int = -1, expires: int = 0,
+    store: Store, channel: str, *payloads: bytes, content_type: str = TEXT, ttl: int = -1, expires: int = 0,
     closes: bool = False, fork: Fork | None = None,
 ) -> Appended:  # fmt: skip
     """Make a stream, as often as that takes."""
@@ -48,14 +32,14 @@ def put(
 
 
 def add(
-    store: Engine, channel: str, *payloads: bytes, content_type: str = TEXT, seq: str | None = None,
+    store: Store, channel: str, *payloads: bytes, content_type: str = TEXT, seq: str | None = None,
     producer: tuple[str, int, int] | None = None, closes: bool = False,
 ) -> Appended:  # fmt: skip
     terms = Add(content_type, producer and Producer(*producer), seq)
     return _append(store, channel, payloads, terms, closes=closes)
 
 
-def _append(store: Engine, channel: str, payloads: Sequence[bytes], terms: streams.Terms, *, closes: bool) -> Appended:
+def _append(store: Store, channel: str, payloads: Sequence[bytes], terms: streams.Terms, *, closes: bool) -> Appended:
     kind = Kind.JSON if streams.media_type(terms.content_type) == streams.JSON else Kind.BYTES
     messages: list[tuple[int, bytes]] = [(kind, payload) for payload in payloads]
     if closes and messages:
@@ -86,14 +70,14 @@ def producer_of(appended: Appended) -> tuple[int, int] | None:
     return outcome.producer
 
 
-def texts(store: Engine, channel: str, place: Cursor | None = None, limit: int = 100) -> list[bytes]:
+def texts(store: Store, channel: str, place: Cursor | None = None, limit: int = 100) -> list[bytes]:
     return [record.payload for record in store.stream(channel, place or Cursor("", 0), limit).records]
 
 
 # Making, and reading.
 
 
-def test_a_stream_is_made_with_its_first_messages(store: Engine) -> None:
+def test_a_stream_is_made_with_its_first_messages(store: Store) -> None:
     made = put(store, "s", b"a", b"b")
     stream = stream_of(made)
     assert what(made) == "" and list(made.offsets) == [1, 2]
@@ -103,7 +87,7 @@ def test_a_stream_is_made_with_its_first_messages(store: Engine) -> None:
     assert [(record.offset, record.payload) for record in page.records] == [(1, b"a"), (2, b"b")]
 
 
-def test_an_empty_stream_has_a_place(store: Engine) -> None:
+def test_an_empty_stream_has_a_place(store: Store) -> None:
     made = put(store, "s")
     assert what(made) == "" and list(made.offsets) == []
     tail = stream_of(made).tail
@@ -115,7 +99,7 @@ def test_an_empty_stream_has_a_place(store: Engine) -> None:
     assert first.cursors()[0].epoch[:ROOT_DIGITS] == tail.epoch[:ROOT_DIGITS]
 
 
-def test_a_place_is_known_by_its_proof(store: Engine) -> None:
+def test_a_place_is_known_by_its_proof(store: Store) -> None:
     one = put(store, "s", b"a", b"b", b"c").cursors()
     assert texts(store, "s", one[0]._replace(epoch="")) == [b"b", b"c"]
     page = store.stream("s", one[0]._replace(epoch=""), 1)
@@ -128,7 +112,7 @@ def test_a_place_is_known_by_its_proof(store: Engine) -> None:
     assert tail.place == one[2] and not tail.records and not tail.more
 
 
-def test_no_such_stream(store: Engine) -> None:
+def test_no_such_stream(store: Store) -> None:
     append(store, "channel", b"1")
     for name in "nothing", "channel":
         assert store.stream(name).stream is None
@@ -138,7 +122,7 @@ def test_no_such_stream(store: Engine) -> None:
     assert payloads(store.after("channel", None, 10)) == [b"1"]
 
 
-def test_the_same_stream_is_made_once(store: Engine) -> None:
+def test_the_same_stream_is_made_once(store: Store) -> None:
     made = put(store, "s", b"a")
     again = put(store, "s", b"other", content_type="TEXT/plain; charset=utf-8")
     assert what(again) == "repeated" and stream_of(again) == stream_of(made) and list(again.offsets) == []
@@ -152,7 +136,7 @@ def test_the_same_stream_is_made_once(store: Engine) -> None:
     assert what(put(store, "closed")) == streams.DIFFERENT
 
 
-def test_the_history_of_a_stream_has_no_bound(store: Engine, clock: Clock) -> None:
+def test_the_history_of_a_stream_has_no_bound(store: Store, clock: Clock) -> None:
     put(store, "s")
     for number in range(3):
         store.append([Append("s", [(Kind.BYTES, b"%d" % number)] * 100, size=10, ttl=0.001)])
@@ -165,7 +149,7 @@ def test_the_history_of_a_stream_has_no_bound(store: Engine, clock: Clock) -> No
 # Appends.
 
 
-def test_the_content_type_is_the_stream_s(store: Engine) -> None:
+def test_the_content_type_is_the_stream_s(store: Store) -> None:
     put(store, "s")
     assert what(add(store, "s", b"a", content_type="TEXT/Plain; charset=latin-1")) == ""
     refused = add(store, "s", b"1", content_type="application/json")
@@ -174,7 +158,7 @@ def test_the_content_type_is_the_stream_s(store: Engine) -> None:
     assert what(add(store, "s", closes=True, content_type="application/json")) == "", "it says nothing"
 
 
-def test_sequences_go_up_by_their_bytes(store: Engine) -> None:
+def test_sequences_go_up_by_their_bytes(store: Store) -> None:
     put(store, "s")
     assert [what(add(store, "s", b"a", seq=seq)) for seq in ("09", "10", "2", "2", "10", "\u00e9", "z")] == [
         "", "", "", streams.SEQUENCE, streams.SEQUENCE, "", streams.SEQUENCE
@@ -183,7 +167,7 @@ def test_sequences_go_up_by_their_bytes(store: Engine) -> None:
     assert len(texts(store, "s")) == 5
 
 
-def test_a_producer_adds_each_message_once(store: Engine) -> None:
+def test_a_producer_adds_each_message_once(store: Store) -> None:
     put(store, "s")
     for epoch, number, verdict, state in [
         (3, 1, streams.MISSING, None),
@@ -204,7 +188,7 @@ def test_a_producer_adds_each_message_once(store: Engine) -> None:
     assert stream_of(add(store, "s", b"x", producer=("q", 0, 0))).tail.offset == 4
 
 
-def test_a_producer_s_retry_is_judged_before_the_sequence(store: Engine) -> None:
+def test_a_producer_s_retry_is_judged_before_the_sequence(store: Store) -> None:
     put(store, "s")
     assert what(add(store, "s", b"a", producer=("p", 0, 0), seq="1")) == ""
     assert what(add(store, "s", b"a", producer=("p", 0, 0), seq="1")) == "repeated"
@@ -212,7 +196,7 @@ def test_a_producer_s_retry_is_judged_before_the_sequence(store: Engine) -> None
     assert what(add(store, "s", b"b", producer=("p", 0, 1), seq="2")) == "", "the refused one has changed nothing"
 
 
-def test_an_append_without_messages_is_only_judged(store: Engine) -> None:
+def test_an_append_without_messages_is_only_judged(store: Store) -> None:
     put(store, "s")
     assert what(add(store, "s", producer=("p", 0, 0), seq="5")) == ""
     assert what(add(store, "s", producer=("p", 0, 1))) == streams.MISSING
@@ -220,14 +204,14 @@ def test_an_append_without_messages_is_only_judged(store: Engine) -> None:
     assert texts(store, "s") == [b"a"]
 
 
-def test_appends_of_one_group_see_each_other(store: Engine) -> None:
+def test_appends_of_one_group_see_each_other(store: Store) -> None:
     add_one = [Append("s", [(Kind.BYTES, b"%d" % n)], terms=Add(TEXT, Producer("p", 0, n))) for n in (0, 1, 1, 2)]
     group = [Append("s", [], terms=Make(TEXT)), *add_one]
     assert [what(each) for each in store.append(group)] == ["", "", "", "repeated", ""]
     assert texts(store, "s") == [b"0", b"1", b"2"]
 
 
-def test_a_call_is_done_as_a_whole(store: Engine) -> None:
+def test_a_call_is_done_as_a_whole(store: Store) -> None:
     put(store, "s", b"a")
     terms = Add(TEXT, Producer("p", 0, 0))
     for _ in range(2):
@@ -242,7 +226,7 @@ def test_a_call_is_done_as_a_whole(store: Engine) -> None:
 # Closing.
 
 
-def test_a_stream_is_closed_by_an_append(store: Engine) -> None:
+def test_a_stream_is_closed_by_an_append(store: Store) -> None:
     put(store, "s", b"a")
     closed = add(store, "s", b"b", closes=True)
     stream = stream_of(closed)
@@ -256,7 +240,7 @@ def test_a_stream_is_closed_by_an_append(store: Engine) -> None:
     assert payloads(store.after("s", None, 10))[0] == b"a"
 
 
-def test_a_hollow_end_is_not_the_tail(store: Engine) -> None:
+def test_a_hollow_end_is_not_the_tail(store: Store) -> None:
     tail = put(store, "s", b"a", b"b").cursors()[-1]
     closed = add(store, "s", closes=True)
     assert stream_of(closed) == Stream(TEXT, tail, closed=True)
@@ -269,7 +253,7 @@ def test_a_hollow_end_is_not_the_tail(store: Engine) -> None:
     assert empty.stream is not None and empty.stream.closed and empty.stream.tail.offset == 0 and not empty.records
 
 
-def test_the_producer_that_closed_may_ask_again(store: Engine) -> None:
+def test_the_producer_that_closed_may_ask_again(store: Store) -> None:
     put(store, "s")
     add(store, "s", b"a", producer=("p", 1, 0))
     add(store, "s", b"a", producer=("q", 0, 0))
@@ -288,7 +272,7 @@ def test_the_producer_that_closed_may_ask_again(store: Engine) -> None:
 # Other doors.
 
 
-def test_appends_without_terms_must_fit(store: Engine) -> None:
+def test_appends_without_terms_must_fit(store: Store) -> None:
     put(store, "json", content_type="application/json")
     put(store, "text")
     put(store, "bytes", content_type="image/png")
@@ -307,7 +291,7 @@ def test_appends_without_terms_must_fit(store: Engine) -> None:
     assert stream is not None and stream.closed and stream.tail.offset == 1
 
 
-def test_a_channel_is_cleared_and_made_anew(store: Engine) -> None:
+def test_a_channel_is_cleared_and_made_anew(store: Store) -> None:
     old = put(store, "s", b"a", b"b").cursors()
     epoch = store.delete("s")
     assert epoch == old[0].epoch
@@ -364,7 +348,7 @@ def test_a_stream_lives_while_it_is_used(sqlite_store: Sqlite, clock: Clock) -> 
     assert what(put(store, "s", content_type="text/html")) == ""
 
 
-def test_a_ttl_is_kept_by_each_engine(store: Engine, clock: Clock, soon: Callable[..., None]) -> None:
+def test_a_ttl_is_kept_by_each_engine(store: Store, clock: Clock, soon: Callable[..., None]) -> None:
     put(store, "s", b"a", ttl=1)
     assert store.stream("s").stream is not None
     soon(lambda: store.stream("s").stream is None, "its time is over")
@@ -373,7 +357,7 @@ def test_a_ttl_is_kept_by_each_engine(store: Engine, clock: Clock, soon: Callabl
     soon(lambda: store.stream("never").stream is None, "its time is over")
 
 
-def test_a_stream_ends_at_a_time(store: Engine, clock: Clock, soon: Callable[..., None]) -> None:
+def test_a_stream_ends_at_a_time(store: Store, clock: Clock, soon: Callable[..., None]) -> None:
     at = store.now() + 1_000_000
     stream = stream_of(put(store, "s", b"a", expires=at))
     assert (stream.expires, stream.expires_text) == (at, f"at {at}")
@@ -392,7 +376,7 @@ def test_a_stream_ends_at_a_time(store: Engine, clock: Clock, soon: Callable[...
 # Forks.
 
 
-def test_a_fork_begins_with_its_source(store: Engine) -> None:
+def test_a_fork_begins_with_its_source(store: Store) -> None:
     places = put(store, "s", b"a", b"b", b"c").cursors()
     made = put(store, "f", b"d", content_type="", fork=Fork("s", places[1]))
     assert stream_of(made).content_type == TEXT and list(made.offsets) == [3]
@@ -409,7 +393,7 @@ def test_a_fork_begins_with_its_source(store: Engine) -> None:
     assert payloads(store.after("i", None, 10)) == [b"a", b"b", b"d"]
 
 
-def test_the_place_of_a_fork(store: Engine) -> None:
+def test_the_place_of_a_fork(store: Store) -> None:
     places = put(store, "j", b"1", b"2", b"3", content_type="application/json").cursors()
     put(store, "b", b"abc", b"de")
     one = store.stream("b", Cursor("", 0), 1).records[0]
@@ -434,7 +418,7 @@ def test_the_place_of_a_fork(store: Engine) -> None:
     assert store.delete("b") and store.stream("b").stream is not None, "three forks of it are there"
 
 
-def test_a_fork_that_is_refused_is_none(store: Engine) -> None:
+def test_a_fork_that_is_refused_is_none(store: Store) -> None:
     append(store, "channel", b"1")
     for source in "nothing", "channel":
         assert what(put(store, "f", content_type="", fork=Fork(source))) == streams.NO_SOURCE
@@ -444,7 +428,7 @@ def test_a_fork_that_is_refused_is_none(store: Engine) -> None:
     assert store.stream("s").stream is None, "nothing holds it"
 
 
-def test_the_same_fork_is_made_once(store: Engine) -> None:
+def test_the_same_fork_is_made_once(store: Store) -> None:
     places = put(store, "s", b"abc", b"def").cursors()
     fork = Fork("s", places[0], 2)
     put(store, "f", content_type="", fork=fork)
@@ -459,7 +443,7 @@ def test_the_same_fork_is_made_once(store: Engine) -> None:
     assert texts(store, "f") == [b"abc", b"de", b"x"]
 
 
-def test_a_fork_is_open_and_has_no_producers(store: Engine) -> None:
+def test_a_fork_is_open_and_has_no_producers(store: Store) -> None:
     put(store, "s", b"a")
     add(store, "s", b"b", producer=("p", 0, 0), seq="5", closes=True)
     for name, source in ("f", "s"), ("g", "f"):
@@ -474,7 +458,7 @@ def test_a_fork_is_open_and_has_no_producers(store: Engine) -> None:
     assert what(add(store, "h", b"c")) == "" and texts(store, "h") == [b"a", b"c"]
 
 
-def test_the_life_of_a_fork(store: Engine) -> None:
+def test_the_life_of_a_fork(store: Store) -> None:
     at = store.now() + 3600_000_000
     put(store, "ttl", ttl=100)
     put(store, "time", expires=at)
@@ -486,7 +470,7 @@ def test_the_life_of_a_fork(store: Engine) -> None:
     assert (fourth.ttl, fourth.expires) == (-1, 2 * at)
 
 
-def test_a_stream_with_forks_is_deleted_in_name(store: Engine) -> None:
+def test_a_stream_with_forks_is_deleted_in_name(store: Store) -> None:
     put(store, "s", b"a")
     put(store, "f", content_type="", fork=Fork("s"))
     put(store, "g", content_type="", fork=Fork("s"))
@@ -504,7 +488,7 @@ def test_a_stream_with_forks_is_deleted_in_name(store: Engine) -> None:
     assert store.stream("s").stream is None and what(put(store, "s")) == ""
 
 
-def test_forks_of_forks_go_together(store: Engine) -> None:
+def test_forks_of_forks_go_together(store: Store) -> None:
     put(store, "a", b"1")
     put(store, "b", b"2", content_type="", fork=Fork("a"))
     put(store, "c", b"3", content_type="", fork=Fork("b"))
@@ -519,7 +503,7 @@ def test_forks_of_forks_go_together(store: Engine) -> None:
 
 
 def test_a_source_whose_time_is_over_is_deleted_in_name(
-    store: Engine, clock: Clock, soon: Callable[..., None]
+    store: Store, clock: Clock, soon: Callable[..., None]
 ) -> None:  # fmt: skip
     put(store, "s", b"a", ttl=1)
     put(store, "f", content_type="", ttl=1000, fork=Fork("s"))
@@ -536,7 +520,7 @@ def test_a_source_whose_time_is_over_is_deleted_in_name(
     assert what(put(store, "s")) == ""
 
 
-def test_a_long_fork_is_made_in_pieces(store: Engine) -> None:
+def test_a_long_fork_is_made_in_pieces(store: Store) -> None:
     """Others append between the pieces, and nobody sees the fork until it is whole."""
     messages = [(Kind.BYTES, b"%d" % number) for number in range(12_000)]
     put(store, "s")
@@ -580,7 +564,7 @@ def test_a_fork_that_is_not_made_to_its_end_holds_nothing(sqlite_store: Sqlite, 
 # Time, and failures.
 
 
-def test_a_stream_outlives_the_store(open_store: Callable[[], Engine], store: Engine) -> None:
+def test_a_stream_outlives_the_store(open_store: Callable[[], Store], store: Store) -> None:
     places = put(store, "s", b"a", b"b").cursors()
     add(store, "s", b"c", producer=("p", 7, 0), seq="x")
     put(store, "f", content_type="", fork=Fork("s", places[0]))

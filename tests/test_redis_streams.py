@@ -15,12 +15,12 @@ import redis
 from raiden.history import streams
 from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
-from raiden.history.store import Append, Appended, StoreFailed
+from raiden.history.store import Append, Appended, Store, StoreFailed
 from raiden.history.streams import Add, Fork, Make, Producer, Stream
 from raiden.model.message import Cursor, Kind
 from tests.daemons import wait_for
 from tests.stores import RedisServer, payloads
-from tests.test_history_streams import TEXT, Engine, add, put, texts, what
+from tests.test_history_streams import TEXT, add, put, texts, what
 
 
 @pytest.fixture
@@ -255,16 +255,16 @@ class Twins:
     """The same calls of both engines, whose answers must be the same. A place is told by its offset, because the proofs
     of two engines differ."""
 
-    def __init__(self, random: Random, stores: Sequence[Engine]) -> None:
+    def __init__(self, random: Random, stores: Sequence[Store]) -> None:
         self.random = random
         self.stores = stores
 
-    def same(self, call: Callable[[Engine], Any]) -> Any:
+    def same(self, call: Callable[[Store], Any]) -> Any:
         first, second = [call(store) for store in self.stores]
         assert first == second
         return first
 
-    def place(self, store: Engine, channel: str, offset: int) -> Cursor:
+    def place(self, store: Store, channel: str, offset: int) -> Cursor:
         found = [record.proof for record in store.after(channel, None, 1000).records if record.offset == offset]
         return Cursor("", offset, found[0] if found else "0" * 12)
 
@@ -281,7 +281,7 @@ class Twins:
             source, offset = random.choice("abc"), random.choice([None, 0, 1, 2, 4, 9])
             sub, fork_type = random.choice([0, 0, 1, 3]), random.choice(["", "", content_type])
 
-            def make(store: Engine) -> Any:
+            def make(store: Store) -> Any:
                 at = None if offset is None else self.place(store, source, offset)
                 return told(put(store, name, *body, content_type=fork_type, closes=closes, fork=Fork(source, at, sub)))
 
@@ -301,7 +301,7 @@ class Twins:
             self.same(lambda store: (store.delete if content_type == TEXT else store.clear)(name) != "")
         offset, limit = random.randrange(6), random.choice([0, 1, 3, 100])
 
-        def read(store: Engine) -> Any:
+        def read(store: Store) -> Any:
             page = store.stream(name, self.place(store, name, offset), limit, touch=True)
             found = [(record.offset, record.kind, record.payload) for record in page.records]
             native = [(record.offset, record.kind, record.payload) for record in store.after(name, None, 1000).records]

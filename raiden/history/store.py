@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from raiden.history.conditions import Unmet
-from raiden.history.streams import Outcome, Terms
+from raiden.history.streams import Outcome, Streams, Terms
 from raiden.model.chain import Lives, Past
 from raiden.model.message import PROOF_DIGITS, UNPROVED, Cursor, Message
 from raiden.model.options import Durability, Options
@@ -219,7 +219,7 @@ class FiguresPage(NamedTuple):
     next: tuple[str, str] | None = None
 
 
-class Store(Protocol):
+class Store(Streams, Protocol):
     """An engine. Its methods block, may be called by one thread at a time, and raise `StoreFailed`."""
 
     @property
