@@ -8,18 +8,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Semaphore
+from typing import Any
 
 import pytest
 
-from tests.daemons import Daemon
+from tests.daemons import Daemon, wait_for
 from tests.dialects import conformance
 from tests.dialects.balancer import Balancer
+from tests.dialects.streams import Answer, Events, add, ask, close, put, read
 from tests.multiplex import kill, two_nodes
 from tests.stores import RedisServer
 
 PRODUCERS, APPENDS = 4, 250
 STREAM = "/v1/stream/answer"
-JSON = {"Content-Type": "application/json"}
+JSON = "application/json"
 
 
 @pytest.fixture
@@ -36,6 +38,80 @@ def test_all_of_the_suite_passes_with_writers_and_readers_apart(nodes: list[Daem
         assert min(balancer.counts.values()) > 100
     assert not failed, "\n".join(failed)
     assert passed == conformance.ALL
+
+
+def everything(node: Daemon, name: str) -> list[Any]:
+    """All messages of a stream of JSON, page by page."""
+    got, answer = [], read(node, name)
+    while True:
+        assert answer.status == 200
+        got += json.loads(answer.body)
+        if "stream-up-to-date" in answer.fields:
+            return got
+        answer = read(node, name, answer.next)
+
+
+def wait_at(node: Daemon, name: str, offset: str) -> Answer:
+    return ask(node, "GET", f"{name}?offset={offset}&live=long-poll")
+
+
+def test_readers_hear_what_is_written_at_another_node(nodes: list[Daemon]) -> None:
+    one, two = nodes
+    put(one, "answer", "first ")
+    with Events(two, "answer") as events, ThreadPoolExecutor(1) as pool:
+        assert events.pair()[0] == "first "
+        for number in range(50):
+            assert add(one, "answer", f"{number} ").status == 204
+        poll = pool.submit(wait_at, two, "answer", read(two, "answer").next)
+        assert ask(one, "POST", "answer", "last", Content_Type="text/plain", Stream_Closed="true").closed
+        text = ""
+        while True:
+            data, told = events.pair()
+            text += data or ""
+            if "streamClosed" in told:
+                break
+        assert text == "".join(f"{number} " for number in range(50)) + "last" and events.event() is None
+        assert poll.result().body == b"last" and poll.result().closed
+    found = wait_at(two, "answer", told["streamNextOffset"])
+    assert found.status == 204 and found.closed
+
+
+def test_who_waits_at_another_node_is_told_of_the_end(nodes: list[Daemon]) -> None:
+    one, two = nodes
+    for end, status in (close, 204), (lambda node, name: ask(node, "DELETE", name), 404):
+        tail = put(one, "waited", "a").next
+        with Events(two, "waited", tail) as events, ThreadPoolExecutor(1) as pool:
+            events.pair()
+            poll = pool.submit(wait_at, two, "waited", tail)
+            wait_for(lambda: one.json("/-/channels/waited")["subscribers"] == 2, "both wait")
+            assert end(one, "waited").status == 204
+            found = poll.result()
+            assert found.status == status and found.closed is (status == 204)
+            assert [name for name, _ in iter(events.event, None)] == ["control"] * (status == 204)
+        ask(one, "DELETE", "waited")
+
+
+def test_a_producer_at_two_nodes_at_once(nodes: list[Daemon]) -> None:
+    """Its appends overtake each other, and are sent again until it is their turn; some are sent twice."""
+    put(nodes[0], "answer", content_type=JSON)
+    size = 200
+
+    def send(number: int) -> None:
+        def is_there() -> bool:
+            fields = {"Producer_Id": "p", "Producer_Epoch": "0", "Producer_Seq": str(number)}
+            found = add(nodes[number % 3 % 2], "answer", f"[{number}]", JSON, **fields)
+            if found.status == 409:
+                assert int(found.fields["producer-expected-seq"]) < number == int(found.fields["producer-received-seq"])
+            else:
+                assert found.status in (200, 204) and int(found.fields["producer-seq"]) >= number
+            return found.status != 409
+
+        for _ in range(1 + (number % 7 == 0)):
+            wait_for(is_there, "it is its turn", every=0.001)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(send, range(size)))
+    assert everything(nodes[1], "answer") == list(range(size))
 
 
 def posts(producer: int, begin: int) -> bytes:
@@ -80,7 +156,7 @@ def append_all(node: Daemon, producer: int, begin: int, answered: Semaphore) -> 
 def test_a_node_is_killed_amid_the_appends_of_producers(nodes: list[Daemon]) -> None:
     """Each asks again at the other node for what it has no answer to: all is there once, and in its order."""
     one, two = nodes
-    assert one.request("PUT", STREAM, headers=JSON)[0] == 201
+    put(one, "answer", content_type=JSON)
     answered = Semaphore(0)
     with ThreadPoolExecutor(PRODUCERS) as pool:
         work = [pool.submit(append_all, one, producer, 0, answered) for producer in range(PRODUCERS)]
@@ -92,14 +168,7 @@ def test_a_node_is_killed_amid_the_appends_of_producers(nodes: list[Daemon]) -> 
     with ThreadPoolExecutor(PRODUCERS) as pool:
         again = [pool.submit(append_all, two, *each, answered) for each in enumerate(begins)]
         assert [each.result() for each in again] == [APPENDS] * PRODUCERS
-    got, position = [], "-1"
-    while True:
-        status, head, body = two.request("GET", f"{STREAM}?offset={position}")
-        assert status == 200
-        got += json.loads(body)
-        position = head["stream-next-offset"]
-        if "stream-up-to-date" in head:
-            break
+    got = everything(two, "answer")
     assert sorted(map(tuple, got)) == [(p, n) for p in range(PRODUCERS) for n in range(APPENDS)]
     for producer in range(PRODUCERS):
         assert [number for each, number in got if each == producer] == list(range(APPENDS))
