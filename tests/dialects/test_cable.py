@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -766,6 +768,24 @@ def test_a_node_without_secrets(start: Callable[..., Daemon]) -> None:
         assert rejected(client, turbo("a"))
         payload = {"identifier": "x"}
         assert broadcast(node, {"command": "disconnect", "payload": payload}, None) == 403
+
+
+def test_secrets_are_changed_by_a_reload(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    file = tmp_path / "raiden.conf.py"
+    file.write_text('dialects = ["cable"]\ncable_secret = "first"\n')
+    node = start(config=file)
+
+    def follows(secret: str) -> bool:
+        with Cable(node) as client:
+            name = json.dumps({"channel": "$pubsub", "signed_stream_name": signed("a", secret)})
+            return not rejected(client, name)
+
+    assert follows("first") and not follows("second")
+    for secrets in ('["second", "first"]', '"second"'):
+        file.write_text(f'dialects = ["cable"]\ncable_secret = {secrets}\n')
+        node.signal(signal.SIGHUP)
+        wait_for(lambda: follows("second"), "the settings are read")
+        wait_for(lambda secrets=secrets: follows("first") == ("first" in secrets), "as they are")  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

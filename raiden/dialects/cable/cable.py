@@ -20,7 +20,7 @@ from raiden.gateway import Gateway
 from raiden.http import parameters
 from raiden.http.door import Answer
 from raiden.model.message import Cursor, Message
-from raiden.model.refusals import Forbidden, Invalid, Refusal, Unauthorized, Unavailable
+from raiden.model.refusals import Forbidden, Refusal, Unauthorized, Unavailable
 from raiden.protocols.http import HttpError, Request
 from raiden.protocols.websocket import subprotocols_of
 
@@ -53,10 +53,7 @@ class Cable(Dialect):
         offered = subprotocols_of(request)
         if offered and not {PLAIN, EXTENDED}.intersection(offered):
             raise HttpError(400, f"the subprotocols that are known here are {PLAIN} and {EXTENDED}")
-        try:
-            query = dict(parameters.query_pairs(request)) if request.query_string else {}
-        except Invalid as error:
-            raise HttpError(400, str(error)) from None
+        query = dict(parameters.query_pairs(request)) if request.query_string else {}
         opening = Opening(is_extended=EXTENDED in offered, before=query.get("sid", ""))
         try:
             opening.identity = self._part.identities.of(request)
@@ -75,10 +72,9 @@ class Cable(Dialect):
 
     def _broadcast(self, connection: Connection, request: Request) -> Answer | None:
         limits = self.gateway.limits
-        asked: Broadcast
         if self._part.broadcast_keys:
             broadcast.check_key(request, self._part.broadcast_keys)
-        asked = broadcast.read(request, max_batch=limits.max_batch, max_message=limits.max_message)
+        asked: Broadcast = broadcast.read(request, max_batch=limits.max_batch, max_message=limits.max_message)
         if isinstance(asked, Remote):
             if not self._part.broadcast_keys:
                 raise Forbidden("without cable_secret or cable_broadcast_key nobody can be disconnected: set one")
@@ -143,4 +139,4 @@ class Cable(Dialect):
 
 
 def _created() -> Answer:
-    return webob.Response(status=201, content_type=None)
+    return webob.Response(status=201, content_type=None, headerlist=[("Content-Length", "0")])

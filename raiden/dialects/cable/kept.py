@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import ujson
 
 from raiden.history.client import History
-from raiden.history.store import StoreFailed
+from raiden.history.store import MAX_KEPT, StoreFailed
 from raiden.model.encoding import dumps
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,12 @@ class Kept:
         self._seconds = seconds
 
     def keep(self, sid: str, owner: str, identifiers: Sequence[str]) -> None:
-        """Keep a session of this owner. Waits; where that fails, the log says so."""
+        """Keep a session of this owner, unless it is too large. Waits; where it fails, the log says so."""
+        value = dumps(identifiers)
+        if len(value) > MAX_KEPT:
+            return
         try:
-            self._history.keep(_name(sid, owner), dumps(identifiers), self._seconds, _HOLDER)
+            self._history.keep(_name(sid, owner), value, self._seconds, _HOLDER)
         except StoreFailed as error:
             log.warning("a session was not kept", extra={"reason": str(error)})
 
