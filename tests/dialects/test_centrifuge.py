@@ -554,3 +554,18 @@ def test_nothing_is_there_without_the_setting(tmp_path: Path) -> None:
     assert node.post_json("/connection/websocket", 1)[0] == 202  # a channel like others
     assert node.metric("raiden_connections", transport="centrifuge") == 0
     assert node.stop() == 0
+
+
+def test_refusals_are_audited(tmp_path: Path) -> None:
+    node = Daemon(tmp_path, audit_log=str(tmp_path / "audit"), store="none", **SETTINGS)
+    with Client(node) as client, Client(node) as other:
+        client.connected(token=token())
+        assert client.ask(subscribe={"channel": "secret"})["error"]["code"] == 103
+        other.command(connect={"token": token(secret=OTHER)})
+        other.closed()
+    lines = wait_for(lambda: len(found := (tmp_path / "audit").read_text().splitlines()) >= 2 and found, "both lines")
+    assert isinstance(lines, list)
+    told = [json.loads(line) for line in lines]
+    assert {"action": "subscribe", "channel": "secret"}.items() <= told[0].items()
+    assert "invalid token" in lines[1]
+    assert node.stop() == 0

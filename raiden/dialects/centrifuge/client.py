@@ -15,7 +15,7 @@ from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING
 from raiden.dialects.centrifuge import codes, subscriptions, tokens
 from raiden.dialects.centrifuge.channels import Follow, checked
-from raiden.dialects.centrifuge.codes import Disconnected, Failed, error_of
+from raiden.dialects.centrifuge.codes import Denied, Disconnected, Failed, error_of
 from raiden.dialects.centrifuge.messages import (
     ClientInfo,
     Command,
@@ -40,6 +40,7 @@ from raiden.model.message import Cursor
 from raiden.model.payload import check_message
 from raiden.model.refusals import Refusal, attempt
 from raiden.presence.watches import Notice
+from raiden.runtime.audit import STATUSES
 
 # Seconds: for a client to connect; to answer a ping, at most; for a new token after the last one has expired.
 CONNECT_WITHIN: Final = 10.0
@@ -121,13 +122,13 @@ class Talk:
         return found
 
     def _refused(self, number: int, refusal: Refusal) -> None:
+        if refusal.status in STATUSES:
+            action, channel = (refusal.action, refusal.channel) if isinstance(refusal, Denied) else ("command", "")
+            clients.refused(self.connection, refusal, action, channel)
         if isinstance(refusal, Disconnected):
             self.session.disconnect(refusal.code)
             return
-        error = error_of(refusal)
-        if error is codes.PERMISSION_DENIED:
-            clients.refused(self.connection, refusal, "command", "")
-        self.answer(number, Reply(error=error))
+        self.answer(number, Reply(error=error_of(refusal)))
         if not self.client:  # it has failed to connect
             self.session.disconnect(codes.CLOSED)
 
@@ -286,7 +287,7 @@ class Talk:
         if ask.type:
             raise Failed(codes.NOT_AVAILABLE)
         if not self.may("publish", name):
-            raise Failed(codes.PERMISSION_DENIED)
+            raise Denied("publish", name)
         gateway = self.dialect.gateway
         if gateway.rates.on:
             gateway.rates.publish_one(clients.account(self.connection), name)

@@ -62,14 +62,24 @@ class Failed(Refusal):
         self.error = error
 
 
+class Denied(Failed):
+    """A client may not do an action to a channel."""
+
+    status = 403
+
+    def __init__(self, action: str, channel: str) -> None:
+        super().__init__(PERMISSION_DENIED)
+        self.action = action
+        self.channel = channel
+
+
 class Disconnected(Refusal):
     """A command closes the connection."""
-
-    status = 400
 
     def __init__(self, code: Code) -> None:
         super().__init__(code.reason)
         self.code = code
+        self.status = 401 if code is INVALID_TOKEN else 400
 
 
 def of(reason: Over) -> Code:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from raiden.dialects.centrifuge import codes
 from raiden.dialects.centrifuge.channels import checked
-from raiden.dialects.centrifuge.codes import Disconnected, Failed
+from raiden.dialects.centrifuge.codes import Denied, Disconnected, Failed
 from raiden.dialects.centrifuge.messages import HistoryRequest, HistoryResult, Reply, StreamPosition
 from raiden.dialects.centrifuge.parts import Talking
 from raiden.model.message import Cursor, Message
@@ -41,7 +41,7 @@ class Histories:
         checked(name)
         self.check(name)
         if not talk.may("history", name):
-            raise Failed(codes.PERMISSION_DENIED)
+            raise Denied("history", name)
 
         def work() -> Reply:
             found = self.page(name, ask.limit, ask.since, ask.reverse)

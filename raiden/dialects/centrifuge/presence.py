@@ -12,7 +12,7 @@ from msgspec import Raw
 from raiden.delivery.table import Subscription
 from raiden.dialects.centrifuge import codes
 from raiden.dialects.centrifuge.channels import checked
-from raiden.dialects.centrifuge.codes import Disconnected, Failed
+from raiden.dialects.centrifuge.codes import Denied, Disconnected, Failed
 from raiden.dialects.centrifuge.messages import (
     EMPTY,
     ClientInfo,
@@ -141,7 +141,7 @@ class Clients(Service):
         checked(name)
         self.check()
         if not talk.may("presence", name):
-            raise Failed(codes.PERMISSION_DENIED)
+            raise Denied("presence", name)
         return name
 
     def watch(self, channel: str) -> Watched:

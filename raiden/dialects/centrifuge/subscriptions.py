@@ -10,7 +10,7 @@ from raiden.connections import client as clients
 from raiden.connections.states import CLOSING
 from raiden.dialects.centrifuge import codes, tokens
 from raiden.dialects.centrifuge.channels import Follow, checked
-from raiden.dialects.centrifuge.codes import Code, Disconnected, Failed
+from raiden.dialects.centrifuge.codes import Code, Denied, Disconnected, Failed
 from raiden.dialects.centrifuge.messages import (
     Reply,
     SubRefreshRequest,
@@ -94,7 +94,7 @@ def _granted(talk: Talking, name: str, token: str) -> Granted:
         is_others = talk.dialect.rules.personal and name.startswith("#") and name != f"#{talk.user}"
         if not is_others and permit.filters("subscribe", name) is not None:
             return tokens.NOTHING
-    raise Failed(codes.PERMISSION_DENIED)
+    raise Denied("subscribe", name)
 
 
 # The server's own.
