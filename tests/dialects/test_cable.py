@@ -640,6 +640,19 @@ def test_messages_are_held_back_for_a_while(node: Daemon, channel: str) -> None:
         assert [again.message(), again.message()] == [1, 2]
 
 
+def test_a_client_that_leaves_while_it_comes_back(start: Callable[..., Daemon]) -> None:
+    node = start(**{**SETTINGS, "channels": {"*": dict.fromkeys(("subscribe", "manage"), "anyone")}})
+    with Cable(node, EXTENDED) as client:
+        client.subscribe(public("left"))
+    back(node, client).socket.close()
+    kind = KINDS["cable-ext"]._replace(path=f"/cable?sid={client.sid}", commands=[], heard=b"101")
+    for _ in range(50):
+        subscribe(node, kind).close()
+    wait_for(lambda: node.metric("raiden_connections", transport="cable") == 0, "all have gone")
+    wait_for(lambda: node.json("/-/channels/left")["subscribers"] == 0, "nobody follows")
+    assert node.metric("raiden_channels") == 0
+
+
 def test_a_session_of_another_client(node: Daemon, channel: str) -> None:
     with Cable(node, EXTENDED, jid=token(1)) as client:
         client.subscribe(public(channel))

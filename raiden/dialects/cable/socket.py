@@ -100,11 +100,11 @@ class CableSocket(DialectSocket):
     def _restore(self, kept: Kept, before: str) -> None:
         """Follow again what a session followed before, and welcome its client. Waits."""
         found = attempt("a session", lambda: self.follows.follow_again(kept.find(before, self._owner)))
-        if self.connection.state >= CLOSING:
-            return
-        if isinstance(found, Refusal):
+        if isinstance(found, Refusal) or self.connection.state >= CLOSING:
             self.follows.end_all()
             found = []
+        if self.connection.state >= CLOSING:
+            return
         self._tell(words.welcome(self._sid, [followed.identifier for followed in found] or None))
         self._held_until = time.monotonic() + HELD if found else 0.0
         for followed in found:
