@@ -26,12 +26,12 @@ from raiden.dialects.streams.reading import Look
 from raiden.gateway import Gateway
 from raiden.history.client import History
 from raiden.history.store import Appended
-from raiden.history.streams import ABSENT, DELETED, Make, Producer, Stream, StreamPage, StreamRefused, Terms, media_type
+from raiden.history.streams import ABSENT, DELETED, Make, Producer, Stream, StreamPage, StreamRefused, media_type
 from raiden.http import credentials
 from raiden.http.door import Answer
 from raiden.model.message import Cursor, Message
 from raiden.model.page import Start
-from raiden.model.refusals import Conflict, Invalid, Refusal, TooLarge
+from raiden.model.refusals import Conflict, Invalid, Refusal, TooLarge, Unavailable
 from raiden.protocols.http import HttpError, Request, stream_bytes
 from raiden.runtime.audit import STATUSES
 from raiden.sessions.publishing import sign
@@ -39,6 +39,8 @@ from raiden.sessions.recovery import Beginning
 
 # Messages of a page, besides `raiden.model.page.PAGE_BYTES`.
 PAGE: Final = 1000
+# The times that a long-poll looks for messages that come while it begins to wait.
+TIMES: Final = 10
 # The seconds for which an answer that never changes may be used again, and those for which it may be used while a new
 # one is fetched (RFC 5861 section 3).
 _AGE: Final = "max-age=60, stale-while-revalidate=300"
@@ -102,7 +104,7 @@ class StreamsDoor(Dialect):
             connection.permit = gateway.permits.of(credentials.of(request, gateway.token_cookie))
         name = reading.channel(request.environ["PATH_INFO"], self.prefix)
         if not gateway.router.keeps(name):
-            raise Conflict(_NO_HISTORY)
+            raise Conflict(_NO_HISTORY) if request.method == "PUT" else StreamRefused(ABSENT, name, None)
         return method(connection, request, name)
 
     def _wait(self, connection: Connection, request: Request, serve: Callable[[], Answer | None]) -> None:
@@ -141,7 +143,7 @@ class StreamsDoor(Dialect):
         messages = self._messages(connection, request, name, content_type, may_be_empty=True)
         while True:
             done: AsyncResult[Any] = AsyncResult()
-            self._append(connection, name, messages, terms, done.set)
+            self.gateway.router.publisher.publish_to_stream(name, messages, terms, done.set)
             appended = done.get()
             if isinstance(appended, Refusal):
                 raise appended
@@ -174,27 +176,22 @@ class StreamsDoor(Dialect):
             self.gateway.door.serve(connection, request, answer)
             self.gateway.door.go_on(connection)
 
-        self._append(connection, name, messages, terms, appended)
+        self.gateway.router.publisher.publish_to_stream(name, messages, terms, appended)
         connection.state = SERVING
 
     def _messages(
         self, connection: Connection, request: Request, name: str, content_type: str, *, may_be_empty: bool = False
     ) -> Sequence[Message]:  # fmt: skip
+        """The messages in a request's body, as its client may publish them now."""
         most = self.gateway.limits.max_message
         messages = reading.messages(
             name, content_type, request.raw_body, closes=reading.closes(request), most=most, may_be_empty=may_be_empty
         )
-        sign(messages, connection.permit, 2 * most)
-        return messages
-
-    def _append(
-        self, connection: Connection, name: str, messages: Sequence[Message], terms: Terms,
-        done: Callable[[list[Appended] | Refusal], None],
-    ) -> None:  # fmt: skip
+        sign(messages, connection.permit, 2 * most)  # which has room for bytes as JSON
         rates = self.gateway.rates
         if rates.on and messages:
             rates.publish(client.account(connection), [(name, len(messages))])
-        self.gateway.router.publisher.publish_to_stream(name, messages, terms, done)
+        return messages
 
     def _delete(self, connection: Connection, request: Request, name: str) -> None:
         self._check(connection, name, "manage")
@@ -269,7 +266,7 @@ class StreamsDoor(Dialect):
     def _poll(self, connection: Connection, request: Request, name: str, look: Look) -> Answer | None:
         """Answer with the page behind a place, or wait for what comes."""
         gateway, floor = self.gateway, intervals.behind(look.cursor)
-        while True:
+        for _ in range(TIMES):
             stream, page = self._page(name, look)
             assert page.place is not None
             if page.records:
@@ -297,6 +294,7 @@ class StreamsDoor(Dialect):
             if gateway.door.draining and connection.session is session:
                 session.drain()
             return None
+        raise Unavailable("this node is behind the history: try again later")
 
     def _follow(self, connection: Connection, request: Request, name: str, look: Look) -> Answer | None:
         """Send the messages behind a place, and those that come, as events."""
@@ -317,13 +315,15 @@ class StreamsDoor(Dialect):
         if gateway.door.watcher is not None:
             gateway.door.watcher.came(connection)
         head = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", **dict(answers.COMMON)}
+        head["X-Accel-Buffering"] = "no"  # nginx passes on at once what comes
         if form == events.BASE64:
             head["Stream-SSE-Data-Encoding"] = "base64"
         head = {**gateway.door.origins.headers(request.fields), **head}
         session.start(stream_bytes(tuple(head.items()), http10=request.http10))
         self._lifetimes.hold(name, stream, session)
         session.begin(beginning)
-        if gateway.door.draining and connection.session is session:
+        gone = not session.subscriptions  # the stream was deleted before it was told so
+        if (gone or gateway.door.draining) and connection.session is session:
             session.drain()
         return None
 
@@ -338,8 +338,10 @@ class StreamsDoor(Dialect):
             session.subscriptions.clear()
             raise
         try:
-            # Messages that were stored before the request are of the past for it, whatever this worker has delivered.
-            beginning = Beginning(self.gateway.router, (name,), {name: Start(place)}, whole=True)
+            # All that was stored before the request is of the past for it, whatever this worker has delivered. A poll
+            # has read that already.
+            whole = isinstance(session, EventStream)
+            beginning = Beginning(self.gateway.router, (name,), {name: Start(place)}, whole=whole)
             if connection.permit is not None:
                 connection.permit.check_still()
         except BaseException:  # raised again
