@@ -543,6 +543,22 @@ def test_a_long_fork_is_made_in_pieces(store: Store) -> None:
     assert texts(store, "f", store.after("s", None, 1000).messages("s")[-1].cursor, 1) == [b"1000"]
 
 
+def test_another_fork_of_a_name_waits_for_the_one_that_is_being_made(store: Store) -> None:
+    """Two that began anew in turns would never end."""
+    put(store, "s")
+    store.append([Append("s", [(Kind.BYTES, b"%d" % number) for number in range(6000)], terms=Add(TEXT))])
+    (record,) = store.stream("s", Cursor("", 0), 1).records
+    first = Cursor("", record.offset, record.proof)
+    long, short = Make(fork=Fork("s")), Make(fork=Fork("s", first))
+    (made,) = store.append([Append("f", [], terms=long)])
+    assert made.outcome is not None and made.outcome.more
+    (other,) = store.append([Append("f", [(Kind.BYTES, b"mine")], terms=short)])
+    assert what(other) == streams.DIFFERENT and store.stream("f").stream is None
+    assert what(put(store, "f", fork=Fork("s"), content_type="")) == ""
+    stream = store.stream("f").stream
+    assert stream is not None and stream.tail.offset == 6000
+
+
 def test_a_fork_that_is_not_made_to_its_end_holds_nothing(sqlite_store: Sqlite, clock: Clock) -> None:
     store = sqlite_store
     put(store, "s", *[b"x"] * 6000)

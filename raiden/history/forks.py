@@ -15,7 +15,7 @@ from raiden.history import channel_row
 from raiden.history.channel_row import ChannelRow
 from raiden.history.stream_rows import NEVER, Row, StreamRows, lapse_of
 from raiden.history.stream_terms import same_fork
-from raiden.history.streams import NO_SOURCE, POINT, SOURCE_DELETED, TYPE, Fork, Make, media_type
+from raiden.history.streams import DIFFERENT, NO_SOURCE, POINT, SOURCE_DELETED, TYPE, Fork, Make, media_type
 from raiden.model import attributes
 from raiden.model.attributes import ENVELOPE, Attributes
 from raiden.model.chain import link
@@ -40,16 +40,18 @@ class Forks:
         is not whole yet. ``epoch`` is that of its first messages."""
         fork = terms.fork
         assert fork is not None
-        making = self._making(name, fork, now)
+        making, is_ours = self._making(name, fork, now)
         channel = self._streams.find_channel(fork.source, now)
         source = self._streams.find(fork.source)
         if source is None or not source.channel or channel is None:
-            if making is not None:
+            if making is not None and is_ours:
                 self._streams.end(making)
             return NO_SOURCE if source is None else SOURCE_DELETED
         if terms.content_type and media_type(terms.content_type) != media_type(source.content_type):
             return TYPE
         if making is not None:
+            if not is_ours:
+                return DIFFERENT
             row = self._streams.find(making.name)
             assert row is not None
             fork = row.state.fork
@@ -77,16 +79,12 @@ class Forks:
             self._add(making, beginning[: fork.sub], now)
         return self._finish(name, making, now)
 
-    def _making(self, name: str, fork: Fork, now: int) -> ChannelRow | None:
-        """The row of the fork of this name that is being made; another fork of this name that was begun is given up."""
+    def _making(self, name: str, fork: Fork, now: int) -> tuple[ChannelRow | None, bool]:
+        """The row of the fork of this name that is being made, and whether it is this one. Others have to wait: two
+        that began anew in turns would never end."""
         making = self._streams.find_channel(_MAKING + name, now)
-        if making is None:
-            return None
-        row = self._streams.find(making.name)
-        if row is not None and same_fork(fork, row.state.fork):
-            return making
-        self._streams.end(making)
-        return None
+        row = None if making is None else self._streams.find(making.name)
+        return making, row is not None and same_fork(fork, row.state.fork)
 
     def _begin(self, name: str, terms: Make, fork: Fork, source: Row, epoch: str) -> ChannelRow:
         if terms.ttl < 0 and not terms.expires:

@@ -194,10 +194,15 @@ local function of_fork()
     if not made[1] then return redis.call('EXISTS', KEYS[10]) == 1 and '{SOURCE_DELETED}' or '{NO_SOURCE}' end
     if media ~= '' and media ~= made[1] then return '{TYPE}' end
     local tail = tonumber(made[3] and string.match(made[3], '^%d+') or made[2] - 1)
-    local wanted = table.concat({{string.sub(made[4], 1, {ROOT_DIGITS}), ARGV[8], at_proof, sub, source}}, ' ')
-    local begun = redis.call('HMGET', KEYS[6], 'of', 'at', 'at_proof')
-    if begun[1] == wanted then
-        at, at_proof = tonumber(begun[2]), begun[3]
+    local root, of = string.sub(made[4], 1, {ROOT_DIGITS}), sub .. ' ' .. source
+    local begun = redis.call('HMGET', KEYS[6], 'of', 'root', 'at', 'at_proof')
+    if begun[1] == of and begun[2] ~= root then begun = {{}} end  -- of a source that is gone
+    -- Others have to wait: two that began anew in turns would never end.
+    if begun[1] and (begun[1] ~= of or (at and (at ~= tonumber(begun[3]) or (at > 0 and at_proof ~= begun[4])))) then
+        return '{DIFFERENT}'
+    end
+    if begun[1] then
+        at, at_proof = tonumber(begun[3]), begun[4]
     elseif not at then
         at, at_proof = tail, tail > 0 and entry_at(KEYS[9], tail) or ''
     end
@@ -212,7 +217,7 @@ local function of_fork()
     end
     if place > tail then return '{POINT}' end
     -- Copy the next messages.
-    if begun[1] ~= wanted then redis.call('DEL', KEYS[6], KEYS[7]) end
+    if not begun[1] then redis.call('DEL', KEYS[6], KEYS[7]) end
     local low, size, count = tonumber(redis.call('HGET', KEYS[6], 'next') or 1), 0, 0
     while low <= place and size <= {PAGE_BYTES} and count < {_PIECE} do
         local entries = redis.call('XRANGE', KEYS[9], whole(low), whole(place), 'COUNT', 10)
@@ -225,7 +230,8 @@ local function of_fork()
             if size > {PAGE_BYTES} then break end
         end
     end
-    redis.call('HSET', KEYS[6], 'of', wanted, 'at', whole(at), 'at_proof', at_proof, 'next', whole(low))
+    redis.call('HSET', KEYS[6], 'of', of, 'root', root, 'at', whole(at), 'at_proof', at_proof, 'next',
+        whole(low))
     redis.call('PEXPIRE', KEYS[6], {_PATIENCE})
     if count > 0 then redis.call('PEXPIRE', KEYS[7], {_PATIENCE}) end
     return low <= place and '{MORE}'

@@ -118,7 +118,8 @@ class Make(NamedTuple):
        there are not ``sub`` messages, or bytes of a next message, behind it: `POINT`.
     7. Otherwise it is made, and the messages are appended. Where the fork's beginning is long, `Outcome.more`: the
        stream can't be seen yet, and the same append has to be made again, until it is whole. If the source goes
-       meanwhile, line 4 applies."""
+       meanwhile, line 4 applies. Another fork of this name is `DIFFERENT` until then, behind line 5; a fork that nobody
+       goes on making is given up after a minute."""
 
     content_type: str = ""
     ttl: int = -1
