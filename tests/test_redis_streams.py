@@ -243,8 +243,7 @@ def test_streams_that_others_wrote(redis_store: Redis, client: redis.Redis) -> N
             except StoreFailed:
                 continue
     client.zadd("raiden:forks", {b"\xff": 0, "no\0fork": 0})
-    with pytest.raises(StoreFailed):
-        store.tidy(100)
+    assert store.tidy(100) == 2 and store.tidy(100) == 0
     assert what(put(store, "other", b"1")) == ""
 
 

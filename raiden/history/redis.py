@@ -6,8 +6,8 @@ message, and a stream, ``raiden:{channel}:stream``, whose entry ``41-0`` is the 
 script, which takes the next offsets, adds the messages and trims the stream: the server runs one script at a time, so
 offsets come in one order. A publisher's key is ``raiden:{channel}:key:KEY``; it counts in the history that it was used
 in. A script uses the keys of its own channel only, and the braces put these into one slot; but a script that appends to
-several channels as a whole or not at all (`scripts.APPEND_ALL`), or gives messages up to a dead-letter channel
-(`durable_scripts.GIVE_UP`), has the keys of all of them.
+several channels as a whole or not at all (`scripts.APPEND_ALL`), gives messages up to a dead-letter channel
+(`durable_scripts.GIVE_UP`), or is about a fork and its source (`stream_scripts`), has the keys of all of them.
 
 The server's clock counts, nobody else's. Messages beyond a channel's size are removed by the append that makes them so.
 Messages beyond their age are hidden at once and removed by later appends. A channel without appends expires by itself,

@@ -144,7 +144,11 @@ class RedisStreams:
 
     def _release(self, member: bytes) -> bytes:
         """Look whether a fork is gone; the member of the list of forks that has to be looked at next."""
-        name, epoch, source = member.decode().split("\0")
+        found = member.decode(errors="replace").split("\0")
+        if len(found) != 3:  # nobody of Raiden's wrote it
+            self._guarded(lambda: self._redis.zrem(_FORKS, member))
+            return b""
+        name, epoch, source = found
         keys = [redis_rows.key_name(each, what) for each in (name, source) for what in ("meta", "forks")]
         following: bytes = self._guarded(lambda: self._release_script([*keys, _FORKS], [member, name, epoch]))
         return following
