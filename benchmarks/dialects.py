@@ -31,7 +31,8 @@ from tests.daemons import Daemon, memory, wait_for
 CHANNEL = "board"
 CABLE = json.dumps({"channel": "$pubsub", "stream_name": CHANNEL})
 SETTINGS: dict[str, Any] = {
-    "dialects": ["cable", "centrifuge"], "cable_public": True, "centrifuge_anonymous": True, "max_outbox": 1 << 26,
+    "dialects": ["cable", "centrifuge", "pusher"], "cable_public": True,
+    "pusher_apps": [{"id": "1", "key": "key", "secret": "secret"}], "centrifuge_anonymous": True, "max_outbox": 1 << 26,
     "store": "none", "drain_window": 0, "drain_timeout": 1,
 }  # fmt: skip
 
@@ -47,6 +48,9 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    "pusher": Kind(
+        "/app/key?protocol=7", "", [{"event": "pusher:subscribe", "data": {"channel": CHANNEL}}], b"succeeded"
+    ),
     "websocket": Kind(f"/{CHANNEL}", "", [], b"101"),
     "multiplex": Kind("/-/websocket", "", [{"id": 1, "cmd": "subscribe", "channel": CHANNEL}], b'"id":1'),
     "cable": Kind("/cable", "actioncable-v1-json", [{"command": "subscribe", "identifier": CABLE}], b"confirm"),
@@ -126,11 +130,11 @@ def delivery(node: Daemon, kind: Kind, subscribers: int, messages: int) -> float
         readers = Readers(sockets)
         text = "x" * 80
         node.publish(CHANNEL, {"n": "first", "text": text})
-        readers.read(b'"first"')
+        readers.read(b"first")
         before = seconds_of(node)
         for number in range(messages):
             node.publish(CHANNEL, {"n": f"last{number}.", "text": text})
-            readers.read(b'"last%d."' % number)
+            readers.read(b"last%d." % number)
         took = seconds_of(node) - before
     wait_for(lambda: node.json(f"/-/channels/{CHANNEL}")["subscribers"] == 0, "all have left")
     return 1e6 * took / (subscribers * messages)

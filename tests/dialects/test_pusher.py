@@ -307,6 +307,30 @@ def test_a_user_hears_what_is_sent_to_it(node: Daemon) -> None:
             assert (told["channel"], told["data"]) == ("#server-to-user-ann@example.com", {"from": "bob"})
 
 
+def test_a_watchlist_tells_who_is_online(node: Daemon) -> None:
+    def here(client: Client, user: str, **more: Any) -> None:
+        client.sign_in(user, **more)
+        client.expect("pusher:signin_success")
+        client.subscribe(f"#server-to-user-{user}")
+
+    def changes(client: Client) -> Any:
+        return client.expect("pusher_internal:watchlist_events")["data"]["events"]
+
+    with Client(node) as eve, Client(node) as fay:
+        here(eve, "eve")
+        here(fay, "fay", watchlist=["eve", "gil", "eve"])
+        assert changes(fay) == [{"name": "online", "user_ids": ["eve"]}, {"name": "offline", "user_ids": ["gil"]}]
+        with Client(node) as gil:
+            here(gil, "gil")
+            assert changes(fay) == [{"name": "online", "user_ids": ["gil"]}]
+        assert changes(fay) == [{"name": "offline", "user_ids": ["gil"]}]
+        assert eve.ping() == []
+    with Client(node) as client:
+        here(client, "hal", watchlist=[f"u{number}" for number in range(101)])
+        assert client.expect("pusher:error")["data"]["code"] == 4302
+        assert len(changes(client)[0]["user_ids"]) == 100
+
+
 @pytest.mark.parametrize("user", ['{"id":""}', '{"id":1}', "[]", "{", '{"id":"other"}'])
 def test_who_can_t_be_signed_in_is_cut_off(node: Daemon, user: str) -> None:
     with Client(node) as client:

@@ -12,11 +12,12 @@ from typing import Any, Final
 from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.delivery.table import End, Subscription
-from raiden.dialects.pusher import codes, events, frames, members, names, signatures
+from raiden.dialects.pusher import codes, events, frames, members, names, signatures, watchlist
 from raiden.dialects.pusher.limits import EventRate
 from raiden.dialects.pusher.names import Kind, kind_of
 from raiden.dialects.pusher.opened import OpenApp
 from raiden.dialects.pusher.socket_ids import socket_id
+from raiden.dialects.pusher.watchlist import Watchlist
 from raiden.dialects.pusher.webhooks import CACHE_MISS, CLIENT_EVENT
 from raiden.dialects.socket import DialectSocket
 from raiden.gateway import Gateway
@@ -45,7 +46,7 @@ _REFUSED_EVENT: Final = 4301
 class PusherSocket(DialectSocket):
     """The WebSocket of a client of an app."""
 
-    __slots__ = ("app", "event_rate", "user")
+    __slots__ = ("app", "event_rate", "user", "watchlist")
 
     transport = "pusher"
     lasts = True
@@ -53,9 +54,10 @@ class PusherSocket(DialectSocket):
     def __init__(self, gateway: Gateway, connection: Connection, core: WebSocket, app: OpenApp) -> None:
         super().__init__(gateway, connection, core)
         self.app = app
-        # The user that it has signed in as, and the rate of its events; most clients have neither.
+        # The user that it has signed in as, the rate of its events, the users that it watches; most clients have none.
         self.user: Subject | None = None
         self.event_rate: EventRate | None = None
+        self.watchlist: Watchlist | None = None
 
     @property
     def socket_id(self) -> str:
@@ -317,13 +319,22 @@ class PusherSocket(DialectSocket):
         if not isinstance(value, dict) or not isinstance(value.get("id"), str):
             raise Invalid("user_data is a JSON object with an id, which is a string")
         user = members.member(value["id"], value.get("user_info"))
+        watched = watchlist.read(value.get("watchlist"))
         if self.user is not None and self.user.sub != user.sub:
             raise Forbidden("another user has signed in on this connection")
         self.user = user
         self.connection.permit = self.app.user(user.sub, user.info)
         self.connection.send(frames.told("pusher:signin_success", {"user_data": told}))
+        if watched and self.watchlist is None:
+            self.watchlist = Watchlist(self.connection, self.app.prefix)
+            self.gateway.door.task(self.watchlist.begin, self.gateway.presence, watched)
 
     # What happens to its subscriptions, and its end.
+
+    def close(self) -> None:
+        if self.watchlist is not None:
+            self.watchlist.close()
+        super().close()
 
     def attach(self, name: str) -> None:
         super().attach(name)
