@@ -17,6 +17,7 @@ from raiden.model.refusals import Refusal, attempt
 from raiden.presence.here import NOBODY, Subject
 from raiden.presence.presence import Presence
 from raiden.presence.watches import Notice, Watched
+from raiden.runtime.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +30,14 @@ class Attendance:
 
     def __init__(self, presence: Presence) -> None:
         self._presence = presence
+        self._told = Seldom()
 
     def watch(self, followed: Followed) -> Watched | None:
         """Begin to watch who joins and leaves a stream; None where that can't be now, which the log says. Waits."""
         found = attempt("a watch of a stream", self._presence.watch, (followed.stream.name,))
         if isinstance(found, Refusal):
-            log.warning("a client does not hear who joins and leaves", extra={"reason": found.detail})
+            if self._told.may_say(found.detail):
+                log.warning("clients do not hear who joins and leaves", extra={"reason": found.detail})
             return None
         watched: Watched = found[0]
         return watched

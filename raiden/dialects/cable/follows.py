@@ -119,7 +119,7 @@ class Follows:
         def work() -> Beginning:
             start = None
             if missed is not None and history is not None and self.router.keeps(name):
-                start = missed.start(history, name)
+                start = missed.start(history, name, self.router.position(name))
             return Beginning(self.router, (name,), {} if start is None else {name: start})
 
         beginning = attempt("a subscription", work)
@@ -129,13 +129,13 @@ class Follows:
         if followed.is_over or not self._may_still():
             return
         self._confirm(followed)
+        if watched is not None:
+            self._part.attendance.listen(watched, followed)
         if missed is not None:
             self._answer(followed, missed, beginning.recoveries.get(name))
         if followed.is_over:
             return
         followed.attach()
-        if watched is not None:
-            self._part.attendance.listen(watched, followed)
         if presence and self.is_extended:
             self.join(followed, presence)
 
@@ -166,7 +166,7 @@ class Follows:
         if store is not None and followed.hold():
 
             def work() -> Recovery | None:
-                start = missed.start(store, name)
+                start = missed.start(store, name, self.router.position(name))
                 return None if start is None else Recovery(self.router, name, start)
 
             found = attempt("missed messages", work)

@@ -38,10 +38,11 @@ class Missed(NamedTuple):
         place = streams.get(name) if isinstance(streams, dict) else None
         return cls(None if place is None else _cursor(place), since)
 
-    def start(self, history: History, name: str) -> Start | None:
-        """The start of what is missed; None: nothing is. Waits; raises StoreFailed."""
+    def start(self, history: History, name: str, live: Cursor | None) -> Start | None:
+        """The start of what is missed; None: nothing is. ``live`` is the place where this worker is: a client that says
+        that it is there, too, needs nothing of the store. Waits; raises StoreFailed."""
         if self.cursor is not None:
-            return Start(self.cursor)
+            return Start(live if live is not None and self.cursor.place == live.place else self.cursor)
         return _since(history, name, 1_000_000 * self.since) if self.since else None
 
 
