@@ -62,7 +62,10 @@ class _Negotiation(ServerProtocol):
         return next((each for each in subprotocols if not each.lower().startswith(TOKEN)), None)
 
 
-POLICY, INVALID_TEXT, TOO_LARGE, TRY_LATER = 1008, 1007, 1009, 1013
+POLICY: Final = 1008
+INVALID_TEXT: Final = 1007
+TOO_LARGE: Final = 1009
+TRY_LATER: Final = 1013
 SLOW_CONSUMER: Final = 4001
 DRAINING: Final = 4002
 PING_TIMEOUT: Final = 4003
