@@ -42,13 +42,11 @@ CONNECTION_EXPIRED: Final = Code(3005, "connection expired")
 SLOW: Final = Code(3008, "slow")
 STATE_LOST: Final = Code(3010, "insufficient state")
 NO_PONG: Final = Code(3012, "no pong")
-TOO_MANY: Final = Code(3013, "too many requests")
 INVALID_TOKEN: Final = Code(3500, "invalid token")
 BAD: Final = Code(3501, "bad request")
 STALE: Final = Code(3502, "stale")
 FORCED: Final = Code(3503, "force disconnect")
 CHANNEL_LIMIT: Final = Code(3505, "channel limit")
-DENIED: Final = Code(3507, "permission denied")
 UNAVAILABLE: Final = Code(3508, "not available")
 
 

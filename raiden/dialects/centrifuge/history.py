@@ -10,13 +10,12 @@ from raiden.dialects.centrifuge.channels import checked
 from raiden.dialects.centrifuge.codes import Denied, Disconnected, Failed
 from raiden.dialects.centrifuge.messages import HistoryRequest, HistoryResult, Reply, StreamPosition
 from raiden.dialects.centrifuge.parts import Talking
+from raiden.dialects.centrifuge.recovery import may_be
 from raiden.model.message import Cursor, Message
 from raiden.router import Router
 
 # Messages that an answer may have (centrifugo: client.history_max_publication_limit).
 MOST: Final = 300
-# Bytes of an epoch.
-_MAX_EPOCH: Final = 64
 
 
 class Found(NamedTuple):
@@ -62,7 +61,7 @@ class Histories:
         limit = MOST if limit < 0 else min(limit, MOST)
         history = self._router.history
         assert history is not None
-        if since is not None and (reverse and not since.offset):
+        if since is not None and reverse and not since.offset:
             raise Failed(codes.BAD_REQUEST)
         stand = history.open([name]).get(name)
         if stand is None:
@@ -93,8 +92,7 @@ class Histories:
         if since is None:
             return None
         epoch = since.epoch or position.epoch
-        if not (epoch.isascii() and epoch.isalnum() and len(epoch) <= _MAX_EPOCH) or not 0 <= since.offset < 1 << 63:
+        place = Cursor(epoch, since.offset)
+        if not may_be(place) or (not since.offset and epoch != position.epoch):
             raise Failed(codes.UNRECOVERABLE)
-        if not since.offset and epoch != position.epoch:
-            raise Failed(codes.UNRECOVERABLE)
-        return Cursor(epoch, since.offset)
+        return place

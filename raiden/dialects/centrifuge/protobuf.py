@@ -7,7 +7,6 @@ as deeply as the tables say, and no deeper.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeVar
 
 from msgspec import Raw
@@ -181,10 +180,6 @@ def split(data: bytes) -> list[bytes]:
     return found
 
 
-def _text(data: bytes) -> str:
-    return data.decode()
-
-
 def _value(kind: Any, found: int | bytes) -> Any:
     """A value of a kind from what stands in a field; raises Malformed for another kind of field."""
     if kind is bool or kind is int:
@@ -194,10 +189,9 @@ def _value(kind: Any, found: int | bytes) -> Any:
         return bool(found) if kind is bool else signed
     if not isinstance(found, bytes):
         raise Malformed("a field that is a number")
-    if kind is str or kind is Raw:
-        read: Callable[[bytes], Any] = _text if kind is str else Raw
-        return read(found)
-    return decode(found, kind)
+    if kind is str:
+        return found.decode()
+    return Raw(found) if kind is Raw else decode(found, kind)
 
 
 def _entry(data: bytes, kind: Any) -> tuple[str, Any]:

@@ -17,6 +17,12 @@ MOST: Final = 300
 _MAX_EPOCH: Final = 64
 
 
+def may_be(place: Cursor) -> bool:
+    """Whether a place that a client names may be one of a history."""
+    epoch = place.epoch
+    return epoch.isascii() and epoch.isalnum() and len(epoch) <= _MAX_EPOCH and 0 <= place.offset < 1 << 63
+
+
 class Past:
     """The messages of a channel behind the place that a client names, for a subscription that is in force. `read` until
     this `is_over`. ``lost``: they can't be had, or are more than a reply may have, so that it has none."""
@@ -35,8 +41,7 @@ class Past:
         live = router.position(name)
         # Without an epoch, the present one is meant.
         self._place = Cursor(epoch or ("" if live is None else live.epoch), offset)
-        known = self._place.epoch.isascii() and self._place.epoch.isalnum() and len(epoch) <= _MAX_EPOCH
-        self.lost = live is None or not known or not 0 <= offset < 1 << 63
+        self.lost = live is None or not may_be(self._place)
 
     @property
     def is_over(self) -> bool:
