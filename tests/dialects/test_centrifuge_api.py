@@ -17,6 +17,7 @@ from raiden.dialects.centrifuge.messages import Command, ConnectRequest, Emulati
 from raiden.dialects.centrifuge.protobuf import decode, delimited, encode
 from tests.daemons import Daemon, wait_for
 from tests.dialects.centrifuge_client import Client, token
+from tests.stores import RedisServer
 from tests.test_leaving import COLLECTOR
 from tests.tokens import JWT_KEYS
 
@@ -336,3 +337,17 @@ def test_no_cycle_is_left(tmp_path: Path) -> None:
     wait_for(lambda: node.metric("raiden_connections", transport="centrifuge") == 0, "all have gone")
     assert collected() == ""
     assert node.stop() == 0
+
+
+def test_a_store_that_is_away(tmp_path: Path, own_server: RedisServer) -> None:
+    """Clients take an error that is not temporary for the end, and no answer within five seconds for a dead server."""
+    node = Daemon(tmp_path, store=own_server.url, dialects=["centrifuge"], centrifuge_anonymous=True)
+    with Client(node) as client:
+        client.connected()
+        own_server.kill()
+        away = {"code": 100, "message": "internal server error", "temporary": True}
+        assert client.ask(subscribe={"channel": "a"})["error"] == away
+        assert client.ask(history={"channel": "a", "limit": 1})["error"] == away
+        assert client.ask(publish={"channel": "a", "data": 1})["error"] == away
+        assert client.ask(unsubscribe={"channel": "a"})["unsubscribe"] == {}
+    node.stop()
