@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from raiden.dialects.pusher.limits import EventRate
 from raiden.dialects.pusher.socket_ids import NOBODY, connection_id, socket_id
 from raiden.model.refusals import Invalid
 from raiden.node import config
-from tests.daemons import Daemon, Stream
+from tests.daemons import Daemon, Stream, wait_for
 from tests.dialects.pusher_client import APP, Client, call, signed, trigger
 from tests.tokens import JWT_KEYS, bearer, token
 
@@ -348,5 +349,48 @@ def test_a_node_with_tokens_a_path_and_pages(start: Callable[..., Daemon]) -> No
         client.sign_in("ann")
         client.expect("pusher:signin_success")
         manager = {"Content-Type": "application/json", **bearer(token("boss", manage=["*"]))}
+        client.subscribe("news")
+        assert node.request("POST", "/-/disconnect", '{"sub":"ann","channel":"news"}', manager)[0] == 200
+        assert client.expect("pusher:subscription_error", "news")["data"]["type"] == "AuthError"
         assert node.request("POST", "/-/revoke", '{"sub":"ann"}', manager)[0] == 200
         assert client.close_code() == 4009
+
+
+def raw(node: Daemon) -> socket.socket:
+    """A connection that reads only what the test reads, and answers no ping."""
+    sock = node.connect()
+    sock.sendall(
+        b"GET /app/app-key?protocol=7 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    command = b'{"event":"pusher:subscribe","data":{"channel":"room"}}'
+    sock.sendall(b"\x81" + bytes([0x80 | len(command)]) + bytes(4) + command)
+    came = b""
+    while b"succeeded" not in came:
+        came += sock.recv(65536)
+    return sock
+
+
+def rest(sock: socket.socket) -> bytes:
+    came = b""
+    while more := sock.recv(65536):
+        came += more
+    return came
+
+
+def test_who_does_not_answer_and_who_reads_too_slowly_is_told_so(start: Callable[..., Daemon]) -> None:
+    node = start(dialects=["pusher"], pusher_apps=[APP], store="none", keepalive=0.5, max_outbox=100_000)
+    with raw(node) as silent:
+        came = rest(silent)
+        assert b'"code":4201' in came and came[came.index(b"\x88") + 2 :].startswith((4201).to_bytes(2, "big"))
+    with raw(node) as slow:
+
+        def publish() -> int:
+            return node.post_json("/room", "x" * 100_000)[0] // 1000
+
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wait_for(
+            lambda: publish() or node.metric("raiden_slow_consumers_total"), "it is too slow"
+        )  # fmt: skip
+        came = rest(slow)
+        assert b'"code":4100' in came[-400:] and (4100).to_bytes(2, "big") in came[-100:]

@@ -15,4 +15,6 @@ OF_RAIDEN: Final = {
     websocket.MISSED: RECONNECT, websocket.EXPIRED: RECONNECT, websocket.CHANNEL_DELETED: RECONNECT,
     websocket.CHANNEL_ENDED: RECONNECT, websocket.PING_TIMEOUT: NO_PONG, websocket.FORBIDDEN: UNAUTHORIZED,
 }  # fmt: skip
+# The codes that an event tells, too.
+OWN: Final = range(4000, 5000)
 NOT_TEXT: Final = 1003

@@ -364,9 +364,9 @@ class PusherSocket(DialectSocket):
 
     def goodbye(self, code: int, reason: str) -> None:
         code = codes.OF_RAIDEN.get(code, code)
-        if code >= 4000:
-            self.connection.send(frames.error(code, reason))
-        super().goodbye(code, reason)
+        error = frames.error(code, reason) if code in codes.OWN else b""
+        self.websocket.close(code, reason[:120])
+        self.finish(error + self.websocket.data_to_send())
 
 
 def _value(raw: bytes | None) -> Any:
