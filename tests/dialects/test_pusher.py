@@ -183,6 +183,19 @@ def test_subscriptions_are_bounded(node: Daemon, channel: str) -> None:
         assert client.ping() == [], "once"
 
 
+def test_who_subscribes_again_and_again_is_told_so_and_waits_for_a_bounded_number(node: Daemon, channel: str) -> None:
+    name = f"presence-{channel}"
+    with Client(node) as client:
+        client.join(name, "ann")
+        assert client.join(name, "bob")["ids"] == ["ann"], "another user is not looked at"
+        for number in range(100):
+            client.ask(f"cache-{channel}-{number}")
+            client.send("pusher:unsubscribe", {"channel": f"cache-{channel}-{number}"})
+        told = {frame["event"] for frame in client.ping()}
+        assert told <= {"pusher:subscription_error", "pusher_internal:subscription_succeeded", "pusher:cache_miss"}
+        assert client.subscribe(channel) == {}
+
+
 def test_apps_have_channels_of_their_own(node: Daemon, channel: str) -> None:
     with Client(node) as one, Client(node, SILENT) as other, Stream(node, f"/b:{channel}") as stream:
         one.subscribe(channel)

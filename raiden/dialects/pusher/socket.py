@@ -46,7 +46,7 @@ _REFUSED_EVENT: Final = 4301
 class PusherSocket(DialectSocket):
     """The WebSocket of a client of an app."""
 
-    __slots__ = ("app", "event_rate", "user", "watchlist")
+    __slots__ = ("app", "event_rate", "user", "waiting", "watchlist")
 
     transport = "pusher"
     lasts = True
@@ -58,6 +58,8 @@ class PusherSocket(DialectSocket):
         self.user: Subject | None = None
         self.event_rate: EventRate | None = None
         self.watchlist: Watchlist | None = None
+        # Subscriptions that wait to be in force, also those that the client has given up meanwhile.
+        self.waiting = 0
 
     @property
     def socket_id(self) -> str:
@@ -118,24 +120,32 @@ class PusherSocket(DialectSocket):
             raise TooLarge(f"a channel's name has at most {names.MAX_NAME} characters")
         name = names.check(told, self.app.prefix)
         kind, channel = kind_of(name), self.app.prefix + name
+        self.rates.subscribe(client.account(self.connection), 1)
         mine = self.subscriptions.get(channel)
-        member: Subject | None = None
-        if mine is None:
-            member = self._allowed(name, kind, data)
-            limit = self.gateway.limits.max_subscriptions
-            if len(self.subscriptions) >= limit:
-                raise TooLarge(f"at most {limit} subscriptions on a connection")
-            self.rates.subscribe(client.account(self.connection), 1)
-            self.subscribe(channel, frames.live(self.app.prefix, self.websocket.deflate))
-            mine = self.subscriptions[channel]
-        elif not mine.since:
-            return  # it will be confirmed
-        elif kind.presence:
-            member = self.gateway.presence.names.get(mine)
+        if mine is not None:
+            if mine.since:  # else it will be confirmed
+                self._confirm(name, mine)
+            return
+        member = self._allowed(name, kind, data)
+        limit = self.gateway.limits.max_subscriptions
+        if max(len(self.subscriptions), self.waiting) >= limit:
+            raise TooLarge(f"at most {limit} subscriptions on a connection")
+        self.subscribe(channel, frames.live(self.app.prefix, self.websocket.deflate))
+        mine = self.subscriptions[channel]
         if member is None and not kind.cached and Beginning.is_known(self.router, (channel,), {}):
             self._confirm(name, mine)
+            self.attach(channel)
         else:
+            self.waiting += 1
             self.gateway.door.task(self._begin_later, name, kind, mine, member)
+
+    def _confirm(self, name: str, mine: Subscription) -> None:
+        """Tell the client that it is subscribed, and who is there."""
+        listed, own = None, self.gateway.presence.names.get(mine)
+        if own is not None:
+            (watched,) = self.gateway.presence.watch((mine.name,))  # it is watched already, so this waits for nothing
+            listed = members.listing(watched.watch.listing(), own)
+        self.connection.send(frames.succeeded(name, listed))
 
     def _leave(self, channel: str) -> None:
         mine = self.subscriptions.get(channel)
@@ -173,17 +183,16 @@ class PusherSocket(DialectSocket):
     def _begin_later(self, name: str, kind: Kind, mine: Subscription, member: Subject | None) -> None:
         """Confirm a subscription once it is in force, and the members of its channel are known."""
         channel = mine.name
-        is_new = not mine.since
 
         def wait() -> tuple[list[Watched], Beginning]:
-            starts = {channel: Start(last=1)} if kind.cached and is_new else {}
-            beginning = Beginning(self.router, (channel,), starts)
+            beginning = Beginning(self.router, (channel,), {channel: Start(last=1)} if kind.cached else {})
             return [] if member is None else self.gateway.presence.watch((channel,), fresh=True), beginning
 
         outcome = attempt("a subscription", wait)
+        self.waiting -= 1
         if not self.has(mine):
             return  # the client has gone, or does not want it any more
-        if not isinstance(outcome, Refusal) and member is not None and is_new:
+        if not isinstance(outcome, Refusal) and member is not None:
             outcome = attempt("a subscription", self._join, mine, member, *outcome)
         if isinstance(outcome, Refusal):
             self.unsubscribe(channel)
@@ -191,13 +200,7 @@ class PusherSocket(DialectSocket):
             return
         watched, beginning = outcome
         # Nothing yields from here until the client is told, and the subscription attached.
-        listed = None
-        if watched:
-            listed = members.listing(watched[0].watch.listing(), self.gateway.presence.names[mine])
-        if not is_new:
-            self.connection.send(frames.succeeded(name, listed))
-            return
-        self.connection.send(frames.succeeded(name, listed))
+        self._confirm(name, mine)
         if watched:
             self.gateway.presence.listen(watched[0], mine)
         if kind.cached:
@@ -220,11 +223,6 @@ class PusherSocket(DialectSocket):
         # Who is there already keeps its info.
         self.gateway.presence.name(mine, member if known is None else Subject(member.sub, known["info"]))
         return watched, beginning
-
-    def _confirm(self, name: str, mine: Subscription) -> None:
-        self.connection.send(frames.succeeded(name, None))
-        if not mine.since:
-            self.attach(mine.name)
 
     def presence(self, subscription: Subscription, notice: Notice) -> None:
         own = self.gateway.presence.names.get(subscription)
