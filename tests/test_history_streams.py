@@ -605,3 +605,16 @@ def test_producers_are_forgotten(sqlite_store: Sqlite, clock: Clock) -> None:
     store.tidy(100)
     assert what(add(store, "s", b"b", producer=("old", 0, 1))) == streams.MISSING
     assert what(add(store, "s", b"c", producer=("new", 0, 2))) == ""
+
+
+def test_tidying_looks_at_no_channel_that_is_no_stream(sqlite_store: Sqlite) -> None:
+    """There may be a million of them, and the store is tidied each second."""
+    put(sqlite_store, "s", ttl=0)
+    asked: list[str] = []
+    sqlite_store._db.set_trace_callback(asked.append)
+    sqlite_store.tidy(100)
+    sqlite_store._db.set_trace_callback(None)
+    about = [command for command in asked if command.startswith("SELECT") and "lapses" in command.partition("FROM")[2]]
+    plans = [sqlite_store._db.execute(f"EXPLAIN QUERY PLAN {command}").fetchall() for command in about]
+    found = [step for plan in plans for *_, step in plan if "channels" in step]
+    assert len(found) >= 2 and all(["channels_by_lapse" in step for step in found]), found

@@ -250,11 +250,13 @@ class StreamRows:
         for row in self._db.execute(f"{_OVER} LIMIT {_AT_ONCE}").fetchall():
             self._drop(Row(*row))
             removed += 1
-        command = f"SELECT {ChannelRow.COLUMNS} FROM channels WHERE lapses > 1 AND lapses <= ? LIMIT {_AT_ONCE}"
+        # The index is of channels with lapses > 0, and is used by queries that say so in these words.
+        past = "lapses > 0 AND lapses > 1 AND lapses <= ?"
+        command = f"SELECT {ChannelRow.COLUMNS} FROM channels WHERE {past} LIMIT {_AT_ONCE}"
         for row in self._db.execute(command, (now,)).fetchall():
             self.end(ChannelRow(row))
             removed += 1
-        command = "SELECT id FROM channels WHERE lapses = 1 LIMIT 1"
+        command = "SELECT id FROM channels WHERE lapses > 0 AND lapses = 1 LIMIT 1"
         while removed < limit and (found := self._db.execute(command).fetchone()):
             left = limit - removed
             for each in ("messages", "position"), ("producers", "id"), ("keys", "key"):
