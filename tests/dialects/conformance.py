@@ -28,15 +28,16 @@ def needs(*packages: str) -> None:
             pytest.skip(f"needs {package}: npm install --prefix build/node {package}")
 
 
-def failures(url: str, folder: Path) -> tuple[int, list[str]]:
-    """Run the suite against the node at ``url``, in an empty ``folder``. Returns how many tests passed, and what the
-    others say. The node's long-polls wait for 2 seconds."""
+def failures(url: str, folder: Path, *, only: str = "") -> tuple[int, list[str]]:
+    """Run the suite against the node at ``url``, in an empty ``folder``; ``only`` the tests whose names have this
+    pattern. Returns how many tests passed, and what the others say. The node's long-polls wait for 2 seconds."""
     needs("vitest", "@durable-streams/server-conformance-tests")
     (folder / "node_modules").symlink_to(NODE_MODULES)
     shutil.copy(TESTS, folder)
     results = folder / "results.json"
     command = ["node", str(NODE_MODULES / "vitest/vitest.mjs"), "run", TESTS.name, "--testTimeout=60000"]
     command += ["--reporter=json", f"--outputFile={results}", f"--root={folder}"]
+    command += ["-t", only] if only else []
     environ = {**os.environ, **environment(), "CONFORMANCE_TEST_URL": url}
     subprocess.run(command, cwd=folder, env=environ, capture_output=True, check=False, timeout=300)
     told: dict[str, Any] = json.loads(results.read_text())

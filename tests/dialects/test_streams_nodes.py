@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,8 @@ from tests.multiplex import kill, two_nodes
 from tests.stores import RedisServer
 
 PRODUCERS, APPENDS = 4, 250
+# The tests of the suite that are tried on two nodes each time.
+ON_NODES = "^(?!Property-Based|Chunking and Large|Offset Validation|TTL and Expiry Validation|Browser Security)"
 STREAM = "/v1/stream/answer"
 JSON = "application/json"
 
@@ -30,14 +33,18 @@ def nodes(redis_server: RedisServer, tmp_path: Path) -> Iterator[list[Daemon]]:
         yield nodes
 
 
-def test_all_of_the_suite_passes_with_writers_and_readers_apart(nodes: list[Daemon], tmp_path: Path) -> None:
+def test_the_suite_passes_with_writers_and_readers_apart(nodes: list[Daemon], tmp_path: Path) -> None:
+    """Without the parts that keep the processors busy and do not differ from those on one node; TESTS_SUITE=1: with
+    them."""
     one, two = nodes
+    whole = bool(os.environ.get("TESTS_SUITE"))
     (folder := tmp_path / "suite").mkdir()
     with Balancer(writes=one.port, reads=two.port) as balancer:
-        passed, failed = conformance.failures(f"http://127.0.0.1:{balancer.port}", folder)
+        url, only = f"http://127.0.0.1:{balancer.port}", "" if whole else ON_NODES
+        passed, failed = conformance.failures(url, folder, only=only)
         assert min(balancer.counts.values()) > 100
     assert not failed, "\n".join(failed)
-    assert passed == conformance.ALL
+    assert passed == conformance.ALL if whole else passed > 270
 
 
 def everything(node: Daemon, name: str) -> list[Any]:
