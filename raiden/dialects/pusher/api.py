@@ -54,7 +54,10 @@ class Api:
     def dispatch(self, connection: Connection, request: Request, parts: list[str]) -> Answer | None:
         """Serve a request for a path below that of the apps, which has these decoded parts."""
         refusal = attempt("a request", self._begin, connection, request, parts)
-        return _refused(refusal) if isinstance(refusal, Refusal) else None
+        if not isinstance(refusal, Refusal):
+            return None
+        client.refused(connection, refusal, "publish" if request.method == "POST" else "manage", "")
+        return _refused(refusal)
 
     def _begin(self, connection: Connection, request: Request, parts: list[str]) -> None:
         self._gateway.door.origins.check(request.fields, connection.scheme)

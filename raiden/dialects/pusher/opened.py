@@ -25,8 +25,8 @@ from raiden.model.refusals import Forbidden, Unauthorized
 
 class OpenApp:
     """An app. ``signed`` is the permit of what its application signs, and ``visitor`` that of a client that has shown
-    the key. ``origins`` are the pages that may connect; None: those that may use the
-    node."""
+    the key. ``origins`` are the pages that may connect; None: those that may use the node. ``webhooks`` are told of
+    events that only the dialect knows of."""
 
     def __init__(self, app: App, permits: Permits, webhooks: Teller | None) -> None:
         self.app = app
