@@ -26,6 +26,7 @@ FIRST = (
     "tests/test_zmq_keys.py", "tests/test_durable.py",
     "tests/independent/test_returns.py", "tests/test_pages.py", "tests/cluster/test_webhooks.py",
     "tests/cluster/test_presence.py", "tests/test_webhooks.py", "tests/test_tls.py",
+    "tests/dialects/test_cable_clients.py", "tests/dialects/test_cable.py",
     "tests/dialects/test_streams_nodes.py", "tests/dialects/test_streams_conformance.py",
 )  # fmt: skip
 # Begun after those, in turns with all others: these keep the processors busy, and the others mostly wait.
