@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from raiden.history.clock import steady
 from raiden.history.share import COUNT_EVERY, Share
 from raiden.history.sqlite import Sqlite
 from raiden.history.store import Append, Store, StoreFailed
-from raiden.model.message import Cursor
+from raiden.history.streams import CROWDED, Add, Make, Producer
+from raiden.model.message import Cursor, Kind
 from tests.daemons import wait_for
 from tests.stores import Clock, append, payloads
 
@@ -111,6 +112,31 @@ def test_claims_are_bounded(small: Sqlite, clock: Clock) -> None:
     append(small, "a", b"2")
     small.acknowledge("a", "d0", small.positions(["a"])["a"].position.epoch, [(offset, 0) for offset in range(1, 501)])
     wait_for(lambda: small.claim("a", "d0", 1, 30).records, "there is room again")
+
+
+def test_streams_and_their_producers_are_bounded(small: Sqlite) -> None:
+    """One that is refused spoils nothing for others that are appended together with it."""
+    terms = Make("text/plain" + "t" * 200)
+    text = [(int(Kind.BYTES), b"1")]
+    small.append([Append("s", text, terms=terms)])
+
+    def refused(append: Callable[[int], Append]) -> bool:
+        for number in range(20_000):
+            one, other = small.append([append(number), Append("log", text)])
+            assert other.unmet is None
+            if one.unmet is not None:
+                assert one.unmet.what == CROWDED and one.unmet.refusal().status == 503
+                return True
+        return False
+
+    def producer(number: int) -> Append:
+        return Append("s", text, terms=Add(terms.content_type, Producer(f"{number}" + "p" * 200, 0, 0)))
+
+    assert refused(producer)
+    (again,) = small.append([Append("s", text, terms=Add(terms.content_type, Producer("0" + "p" * 200, 0, 1)))])
+    assert again.unmet is None, "a producer that is known goes on"
+    assert refused(lambda number: Append(f"{number}", [], terms=terms))
+    small.check()
 
 
 def test_kept_values_are_bounded(small: Sqlite, clock: Clock) -> None:

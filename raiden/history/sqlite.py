@@ -43,7 +43,7 @@ from raiden.model.page import Page, Stand
 
 # The parts of the largest size that channels, besides their messages, kept values, and producers of streams may take.
 # So messages always have more than half of it.
-NAMES, KEPT, PRODUCERS = 1 / 4, 1 / 8, 1 / 16
+NAMES, KEPT, PRODUCERS = 1 / 4, 1 / 8, 1 / 32
 # Channels that are looked at, for each row that `tidy` may remove, while there is little room for more.
 LOOKED_AT = 5
 # Microseconds after which a transaction that writes writes the time, too.
