@@ -8,6 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from raiden.model.refusals import Invalid
 from raiden.node import config
 from tests.daemons import Daemon, Stream, wait_for
 from tests.dialects.pusher_client import APP, Client, call, signed, trigger
+from tests.test_leaving import COLLECTOR
 from tests.tokens import JWT_KEYS, bearer, token
 
 OTHER = {"id": "8", "key": "other-key", "secret": "other-secret", "max_data": 100, "max_channels": 2, "max_batch": 2}
@@ -394,3 +396,44 @@ def test_who_does_not_answer_and_who_reads_too_slowly_is_told_so(start: Callable
         )  # fmt: skip
         came = rest(slow)
         assert b'"code":4100' in came[-400:] and (4100).to_bytes(2, "big") in came[-100:]
+
+
+def test_no_cycle_is_left_of_clients_that_have_gone(tmp_path: Path) -> None:
+    config = tmp_path / "raiden.conf.py"
+    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)))
+    node = Daemon(tmp_path / "node", config=config, dialects=["pusher"], pusher_apps=[APP])
+
+    def collected() -> str:
+        (tmp_path / "asked").touch()
+        found = tmp_path / "found"
+        wait_for(found.exists, "the collector has found something")
+        names = found.read_text()
+        found.unlink()
+        return names
+
+    def live(number: int) -> None:
+        with Client(node) as client:
+            client.sign_in(f"user{number}", watchlist=["user1", "user2"])
+            client.join("presence-room", f"user{number}")
+            for name in ("room", "private-room", "cache-room"):
+                client.subscribe(name)
+            client.send("client-x", {}, channel="private-room")
+            client.ask("private-room-refused", auth="")
+            client.send("pusher:unsubscribe", {"channel": "room"})
+            client.ask("last")  # and it does not wait for the answer
+
+    try:
+        others = node.metric("raiden_connections")
+        live(0)
+        with Client(node, {**APP, "key": "unknown"}) as client:
+            client.close_code()
+        collected()
+        for number in range(10):
+            live(number)
+            trigger(node, "cache-room", "made", "1")
+            with Client(node, {**APP, "key": "unknown"}) as client:
+                client.close_code()
+        wait_for(lambda: node.metric("raiden_connections") <= others, "all have gone")
+        assert collected() == ""
+    finally:
+        node.stop()
