@@ -178,10 +178,12 @@ def main() -> None:
             return
         node = start()
         found: dict[str, list[float]] = {name: [] for name in KINDS}
-        for _ in range(asked.rounds):
-            for name, kind in KINDS.items():
-                found[name].append(delivery(node, kind, asked.subscribers, asked.messages))
-        node.stop()
+        try:
+            for _ in range(asked.rounds):
+                for name, kind in KINDS.items():
+                    found[name].append(delivery(node, kind, asked.subscribers, asked.messages))
+        finally:
+            node.stop()
         own = statistics.median(found["websocket"])
         for name, each in found.items():
             middle = statistics.median(each)
