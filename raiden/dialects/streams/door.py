@@ -81,7 +81,9 @@ class StreamsDoor(Dialect):
         try:
             return serve(connection, request)
         except Refusal as refusal:
-            return self._refused(connection, request, refusal)
+            # Its frames would keep what the client has sent, as a cycle.
+            refusal.__context__ = refusal.__cause__ = None
+            return self._refused(connection, request, refusal.with_traceback(None))
 
     def _refused(
         self, connection: Connection, request: Request, refusal: Refusal, producer: Producer | None = None
