@@ -202,17 +202,21 @@ class Follows:
         return whole
 
     def follow_again(self, identifiers: Sequence[str]) -> list[Followed]:
-        """Follow streams that the client followed before, as far as it may; messages are held back where there is a
-        history that has them. Waits; raises a refusal."""
-        found = [followed for each in identifiers if (followed := self._follow(each)) is not None]
-        for followed in found:
-            watched = self._part.attendance.watch(followed) if self._attends(followed) else None
-            if watched is not None:
-                self._part.attendance.listen(watched, followed)
-        if found:
-            Beginning(self.router, [followed.stream.name for followed in found], {})
-        for followed in found:
+        """Follow streams that the client followed before, as far as it may, and return those that it still does;
+        messages are held back where there is a history that has them. Waits; raises a refusal."""
+        begun = [followed for each in identifiers if (followed := self._follow(each)) is not None]
+        watched = [self._part.attendance.watch(each) if self._attends(each) else None for each in begun]
+        if begun:
+            Beginning(self.router, [followed.stream.name for followed in begun], {})
+        # Nothing yields from here until the client is told.
+        found = []
+        for followed, watch in zip(begun, watched, strict=True):
+            if followed.is_over:
+                continue
+            if watch is not None:
+                self._part.attendance.listen(watch, followed)
             followed.hold()
+            found.append(followed)
         return found
 
     def release_all(self) -> None:

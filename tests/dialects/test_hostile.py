@@ -1,0 +1,48 @@
+"""Clients of Pusher's and Action Cable's protocols that are hostile, or unlucky."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+from tests.daemons import Daemon, wait_for
+from tests.dialects.cable import EXTENDED, Cable, public
+
+
+def carried(node: Daemon) -> float:
+    """The channels that workers carry."""
+    return node.metric("raiden_channels")
+
+
+def test_a_client_that_vanishes_while_its_session_is_looked_for(start: Callable[..., Daemon]) -> None:
+    node = start(dialects=["cable"], cable_public=True)
+    names = [public("one"), public("two")]
+    with Cable(node, EXTENDED) as client:
+        client.subscribe(names[0])
+        client.subscribe(names[1])
+
+    def back() -> Cable | None:
+        again = Cable(node, EXTENDED, sid=client.sid)
+        again.socket.close()
+        return again if again.welcome.get("restored") else None
+
+    wait_for(back, "the session is kept")
+    history = node.workers()["history"]
+    os.kill(history, signal.SIGSTOP)
+    try:
+        with connect(
+            f"ws://{node.host}:{node.port}/cable?sid={client.sid}", subprotocols=[Subprotocol(EXTENDED)],
+            compression=None,
+        ):  # fmt: skip
+            assert node.metric("raiden_connections", transport="cable") == 1
+        wait_for(lambda: node.metric("raiden_connections", transport="cable") == 0, "it has gone")
+    finally:
+        os.kill(history, signal.SIGCONT)
+    # The history process answers in the order in which it was asked.
+    with Cable(node, EXTENDED, sid=client.sid) as again:
+        assert sorted(again.welcome["restored_ids"]) == sorted(names)
+    wait_for(lambda: carried(node) == 0, "nothing is left")
