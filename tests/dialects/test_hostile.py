@@ -11,6 +11,7 @@ from websockets.typing import Subprotocol
 
 from tests.daemons import Daemon, wait_for
 from tests.dialects.cable import EXTENDED, Cable, public
+from tests.dialects.pusher_client import APP, Client
 
 
 def carried(node: Daemon) -> float:
@@ -46,3 +47,25 @@ def test_a_client_that_vanishes_while_its_session_is_looked_for(start: Callable[
     with Cable(node, EXTENDED, sid=client.sid) as again:
         assert sorted(again.welcome["restored_ids"]) == sorted(names)
     wait_for(lambda: carried(node) == 0, "nothing is left")
+
+
+def test_a_client_whose_subscriptions_wait_is_not_read(start: Callable[..., Daemon]) -> None:
+    """They take memory while they wait, and a client can ask for them much faster than the store answers."""
+    node = start(dialects=["pusher"], pusher_apps=[APP], channels={"*": {}, "live.*": {"history_size": 0}})
+    padding = "x" * 3000  # a read takes some twenty commands
+    history = node.workers()["history"]
+    with Client(node) as hostile, Client(node) as other:
+        os.kill(history, signal.SIGSTOP)
+        try:
+            for number in range(120):
+                hostile.send("pusher:subscribe", {"channel": f"cache-{number}", "padding": padding})
+            hostile.send("pusher:ping")
+            wait_for(lambda: carried(node) >= 64, "many wait")
+            assert other.ping() == []
+            assert other.subscribe("live.a") == {}
+            assert 64 <= carried(node) < 121
+        finally:
+            os.kill(history, signal.SIGCONT)
+        told = [hostile.next()["event"] for _ in range(241)]
+        assert told.index("pusher:pong") >= 64
+        assert sum([event.endswith("subscription_succeeded") for event in told]) == 120
