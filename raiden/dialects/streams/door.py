@@ -165,7 +165,9 @@ class StreamsDoor(Dialect):
         try:
             messages = self._messages(connection, request, name, terms.content_type)
         except (Invalid, TooLarge) as error:
-            bad = error  # the stream comes first: the append is only judged
+            # The stream comes first: the append is only judged. The frames would keep the body, as a cycle.
+            error.__context__ = error.__cause__ = None
+            bad = error.with_traceback(None)
 
         def appended(result: list[Appended] | Refusal) -> None:
             def answer(*_: object) -> Answer:
