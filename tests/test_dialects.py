@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from raiden.http.routes import Routes
 from raiden.node import config
+from tests.daemons import Daemon
 
 
 class Served:
@@ -40,5 +42,10 @@ def test_a_path_is_taken_once() -> None:
 
 
 def test_an_unknown_dialect_is_refused() -> None:
-    with pytest.raises(config.ConfigError, match="no dialect 'klingon'"):
+    with pytest.raises(config.ConfigError, match="dialects: there is no dialect 'klingon'"):
         config.load(None, ["dialects=['klingon']"], {})
+
+
+def test_the_banner_names_the_dialects(start: Callable[..., Daemon]) -> None:
+    node = start(dialects=["streams", "pusher"], pusher_apps=[{"id": "1", "key": "k", "secret": "s"}])
+    assert "  dialects:   streams, pusher" in node.banner().splitlines()

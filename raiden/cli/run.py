@@ -33,7 +33,8 @@ def command(settings: Settings, service: ServiceBuilder | None, source: Source) 
         logger.warning("no pid file: stop, reload and status can't find this node", extra={"reason": str(error)})
     scheme = "https" if settings.tls_cert else "http"
     shows = ' -H "Authorization: Bearer $TOKEN"' if settings.jwt_keys or settings.api_keys else ""
-    banner = functools.partial(_banner, scheme, shows) if settings.log_format == "text" else _no_banner
+    is_text = settings.log_format == "text"
+    banner = functools.partial(_banner, scheme, shows, settings.dialects) if is_text else _no_banner
     try:
         return supervisor.run(settings, service, source, announce=banner)
     finally:
@@ -51,13 +52,17 @@ def log_to(path: Path) -> None:
     os.close(null)
 
 
-def _banner(scheme: str, shows: str, host: str, port: int, doors: dict[str, str]) -> None:
+def _banner(
+    scheme: str, shows: str, dialects: list[str], host: str, port: int, doors: dict[str, str]
+) -> None:  # fmt: skip
     host = f"[{host}]" if ":" in host else host
     print(
         f"raiden {__version__} at {scheme}://{host}:{port}\n"
         f"  subscribe:  curl -N{shows} {scheme}://{host}:{port}/hello\n"
         f'  publish:    curl{shows} --json \'{{"text": "hi"}}\' {scheme}://{host}:{port}/hello'
     )
+    if dialects:
+        print("  dialects:   " + ", ".join(dialects))
     if doors:
         print("  zeromq:     " + ", ".join(f"{name.upper()} {endpoint}" for name, endpoint in doors.items()))
     sys.stdout.flush()

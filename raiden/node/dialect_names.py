@@ -19,7 +19,7 @@ def check(names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name not in KNOWN:
-            raise ValueError(f"there is no dialect {name!r}: there are {', '.join(sorted(KNOWN))}")
+            raise ValueError(f"dialects: there is no dialect {name!r}: there are {', '.join(sorted(KNOWN))}")
         if name in seen:
-            raise ValueError(f"{name!r} is there twice")
+            raise ValueError(f"dialects: {name!r} is there twice")
         seen.add(name)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -806,6 +808,7 @@ def test_secrets_are_changed_by_a_reload(start: Callable[..., Daemon], tmp_path:
     [
         ({"cable_path": "cable"}, "cable_path"),
         ({"cable_path": "/-/cable"}, "cable_path"),
+        ({"cable_path": "/_broadcast"}, "cable_path"),
         ({"cable_token_required": True}, "cable_token_required"),
         ({"cable_token_param": "a b"}, "cable_token_param"),
     ],
@@ -813,3 +816,19 @@ def test_secrets_are_changed_by_a_reload(start: Callable[..., Daemon], tmp_path:
 def test_settings_that_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(config.ConfigError, match=said):
         config.load(None, ["dialects=['cable']", *[f"{name}={value!r}" for name, value in settings.items()]], {})
+
+
+def test_what_would_surprise_is_told_by_the_check(tmp_path: Path) -> None:
+    file = tmp_path / "raiden.conf.py"
+    for settings, told in (
+        ("", ["cable_secret, or cable_public", "cable_broadcast_key"]),
+        ("cable_public = True", ["cable_broadcast_key"]),
+        ('cable_secret = "s3Krit"', []),
+    ):
+        file.write_text(f'dialects = ["cable"]\n{settings}\n')
+        done = subprocess.run(
+            [sys.executable, "-m", "raiden", "-C", str(file), "check"], capture_output=True, text=True, timeout=60
+        )  # fmt: skip
+        lines = done.stdout.splitlines()
+        assert done.returncode == 0 and len(lines) == len(told) + 1
+        assert all(word in line for word, line in zip(told, lines, strict=False))

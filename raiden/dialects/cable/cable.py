@@ -12,6 +12,7 @@ from raiden.connections.states import SERVING
 from raiden.delivery.questions import to_workers
 from raiden.dialects.cable import broadcast
 from raiden.dialects.cable.broadcast import Broadcast, Remote
+from raiden.dialects.cable.config import BROADCAST
 from raiden.dialects.cable.part import Part
 from raiden.dialects.cable.socket import CableSocket, Opening
 from raiden.dialects.dialect import Dialect
@@ -26,7 +27,7 @@ from raiden.protocols.websocket import subprotocols_of
 
 PLAIN: Final = "actioncable-v1-json"
 EXTENDED: Final = "actioncable-v1-ext-json"
-BROADCAST: Final = "/_broadcast"
+
 # The question to all workers that disconnects clients.
 _REMOTE: Final = b"cable-disconnect"
 

@@ -7,6 +7,8 @@ import hmac
 import re
 from typing import Any, Final
 
+# The path by which the application broadcasts.
+BROADCAST: Final = "/_broadcast"
 # The message whose HMAC is the broadcast key that AnyCable makes of its secret.
 _BROADCAST: Final = b"broadcast-cable"
 _PATH = re.compile(r"/[^\s?#%]*[^\s?#%/]")
@@ -54,7 +56,24 @@ def check(settings: Any) -> None:
         return
     if not _PATH.fullmatch(settings.cable_path) or settings.cable_path.startswith("/-/"):
         raise ValueError(f"cable_path = {settings.cable_path!r} is no path: write it like '/cable'")
+    if settings.cable_path == BROADCAST:
+        raise ValueError(f"cable_path = {BROADCAST!r} is where the application broadcasts: take another")
     if not _PARAMETER.fullmatch(settings.cable_token_param):
         raise ValueError(f"cable_token_param = {settings.cable_token_param!r} is no name of a query parameter")
     if settings.cable_token_required and not jwt_secrets(settings):
         raise ValueError("cable_token_required without cable_jwt_secret or cable_secret would let nobody in: set one")
+
+
+def warnings(settings: Any) -> list[str]:
+    """What an operator should know at each start."""
+    if "cable" not in settings.dialects:
+        return []
+    found: list[str] = []
+    names = ("secret", "streams_secret", "turbo_secret", "cableready_secret", "jwt_secret")
+    if not settings.cable_public and not any(secrets(settings, f"cable_{name}") for name in names):
+        found.append(
+            "cable without a secret rejects signed streams: set cable_secret, or cable_public for unsigned ones"
+        )
+    if not broadcast_keys(settings):
+        found.append("cable without cable_secret or cable_broadcast_key: whoever may publish may broadcast")
+    return found

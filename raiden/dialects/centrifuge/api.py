@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
-import webob
 from gevent.event import AsyncResult
 from msgspec import Raw
 
@@ -80,15 +79,18 @@ class Api:
     def dispatch(self, connection: Connection, request: Request, name: str) -> Answer | None:
         """Answer a request for a method, later; raises HttpError."""
         if not self._knows(request):
-            return webob.Response(status=401, content_type=None)
+            raise HttpError(
+                401, "send the key of centrifuge_api_key as X-API-Key: KEY", headers={"WWW-Authenticate": "apikey"}
+            )
         if request.method != "POST":
             raise HttpError(405, "the methods of this API are for POST", headers={"Allow": "POST"})
         method = self._methods.get(name)
         if method is None:
-            return webob.Response(status=404, content_type=None)
+            known = ", ".join(sorted(self._methods))
+            raise HttpError(404, f"there is no method {name!r}: POST to /api/publish, or to another of {known}")
         found = attempt("a request of the API", requests.read, request.raw_body, method.kind)
         if isinstance(found, Refusal):
-            return webob.Response(status=400, content_type=None)
+            raise HttpError(400, f"the body is no request of {name} in JSON")
         by_status = request.fields.get("x-centrifugo-error-mode", "").lower() == "transport"
         if name in _METHODS_THAT_END:
             clients.done(connection, f"api {name}", getattr(found, "channel", ""))

@@ -30,7 +30,8 @@ WEBSOCKET_PATH: Final = "/connection/websocket"
 STREAM_PATH: Final = "/connection/http_stream"
 SSE_PATH: Final = "/connection/sse"
 EMULATION_PATH: Final = "/emulation"
-API_PATH: Final = "/api/"
+# Methods are below it. The API of old clients, who send methods to the path itself, is not served.
+API_PATH: Final = "/api"
 _JSON, _PROTOBUF = "centrifuge-json", "centrifuge-protobuf"
 _BYTES: Final = "application/octet-stream"
 # What a browser may send to the paths that are no WebSocket.
@@ -53,7 +54,7 @@ class Centrifuge(Dialect):
         self.add(self.presence)
         self._api: Api | None = None
         if settings.centrifuge_api_key is not None:
-            self.paths = (*self.paths, API_PATH)
+            self.paths = (*self.paths, API_PATH, f"{API_PATH}/")
             self._api = Api(
                 gateway, settings.centrifuge_api_key, histories=self.histories, presence=self.presence
             )  # fmt: skip
@@ -68,7 +69,7 @@ class Centrifuge(Dialect):
             self._socket(connection, request)
             return None
         if self._api is not None and path.startswith(API_PATH):
-            return self._api.dispatch(connection, request, path.removeprefix(API_PATH))
+            return self._api.dispatch(connection, request, path.removeprefix(API_PATH).removeprefix("/"))
         if request.method == "OPTIONS":
             return Json(204, b"", _PREFLIGHT)
         is_event = path == SSE_PATH
