@@ -10,8 +10,9 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from tests.daemons import Daemon, wait_for
-from tests.dialects.cable import EXTENDED, Cable, public
+from tests.dialects.cable import EXTENDED, SECRET, Cable, broadcast, public
 from tests.dialects.pusher_client import APP, Client
+from tests.tokens import token
 
 
 def carried(node: Daemon) -> float:
@@ -69,3 +70,33 @@ def test_a_client_whose_subscriptions_wait_is_not_read(start: Callable[..., Daem
         told = [hostile.next()["event"] for _ in range(241)]
         assert told.index("pusher:pong") >= 64
         assert sum([event.endswith("subscription_succeeded") for event in told]) == 120
+
+
+def test_broadcasts_count_for_rates(start: Callable[..., Daemon]) -> None:
+    open_node = start(dialects=["cable"], rates={"publish": (0.001, 3)})
+    assert broadcast(open_node, [{"stream": "a", "data": "1"}] * 2, key=None) == 201
+    assert broadcast(open_node, [{"stream": "a", "data": "1"}] * 2, key=None) == 429
+    assert broadcast(open_node, {"stream": "a", "data": "1"}, key=None) == 201
+    assert open_node.request("POST", "/a", "1", {"Content-Type": "application/json"})[0] == 429
+    node = start(dialects=["cable"], cable_secret=SECRET, rates={"publish": (0.001, 1)})
+    assert [broadcast(node, {"stream": "a", "data": "1"}) for _ in range(2)] == [201, 429]
+
+
+def test_whispers_and_presence_need_the_permission_that_channels_ask_for(start: Callable[..., Daemon]) -> None:
+    secret = "the secret of tokens, thirty-two b"
+    node = start(
+        dialects=["cable"], cable_public=True, cable_jwt_secret=secret, presence_linger=0.1,
+        channels={"news": {"publish": "token", "presence": "token"}},
+    )  # fmt: skip
+    allowed = token("ann", secret=secret, publish=["news"], presence=["news"])
+    with Cable(node, EXTENDED) as one, Cable(node, EXTENDED, jid=allowed) as two:
+        one.subscribe(public("news"))
+        two.subscribe(public("news"))
+        one.send("whisper", public("news"), data=1)
+        one.send("join", public("news"), presence={"id": "7"})
+        one.send("presence", public("news"), data={})
+        assert one.next()["message"] == {"type": "error"}
+        two.send("whisper", public("news"), data=2)
+        assert one.message() == 2
+        two.send("join", public("news"), presence={"id": "8"})
+        assert two.next()["message"] == {"type": "join", "id": "8"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import webob
 
+from raiden.access.clients import Client
+from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.connections.states import SERVING
 from raiden.delivery.questions import to_workers
@@ -39,6 +42,8 @@ class Cable(Dialect):
         super().__init__(gateway)
         self._settings = settings
         self._part = Part(gateway, settings)
+        # Who has the broadcast key, as rates and the audit log know it.
+        self._application = gateway.permits.of_client(Client("cable_broadcast_key"))
         self.paths = (settings.cable_path, BROADCAST)
         gateway.door.access_log.hide(settings.cable_token_param, "sid")
         gateway.router.answers.others[_REMOTE] = self._disconnect
@@ -75,6 +80,7 @@ class Cable(Dialect):
         limits = self.gateway.limits
         if self._part.broadcast_keys:
             broadcast.check_key(request, self._part.broadcast_keys)
+            connection.permit = self._application
         asked: Broadcast = broadcast.read(request, max_batch=limits.max_batch, max_message=limits.max_message)
         if isinstance(asked, Remote):
             if not self._part.broadcast_keys:
@@ -85,6 +91,9 @@ class Cable(Dialect):
         self._check(asked)
         if not asked:
             return _created()
+        if self.gateway.rates.on:
+            counts = Counter([message.channel for message in asked])
+            self.gateway.rates.publish(client.account(connection), counts.items())
         self._publish(connection, request, asked)
         return None
 

@@ -233,7 +233,7 @@ class Follows:
 
     def _attends(self, followed: Followed) -> bool:
         """Whether the client is told who joins and leaves."""
-        return self.is_extended and self._part.rights.attend(followed.stream)
+        return self.is_extended and self._part.rights.attend(self.connection.permit, followed.stream)
 
     def join(self, followed: Followed, presence: bytes) -> None:
         """Let the client be at the stream, where it may."""

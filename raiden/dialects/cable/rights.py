@@ -35,13 +35,18 @@ class Rights:
             return NO_FILTERS
         return permit.client.filters("subscribe", stream.name)
 
-    def whisper(self, stream: Stream) -> bool:
-        """Whether those who follow a stream may whisper on it."""
-        return self._reaches(stream) and self._permits.policy.said("publish", stream.name) != NOBODY
+    def whisper(self, permit: Permit | None, stream: Stream) -> bool:
+        """Whether a client that follows a stream may whisper on it."""
+        return self._may("publish", permit, stream)
 
-    def attend(self, stream: Stream) -> bool:
-        """Whether those who follow a stream may be present at it, and hear who is."""
-        return self._reaches(stream) and self._permits.policy.said("presence", stream.name) != NOBODY
+    def attend(self, permit: Permit | None, stream: Stream) -> bool:
+        """Whether a client that follows a stream may be present at it, and hear who is."""
+        return self._may("presence", permit, stream)
 
-    def _reaches(self, stream: Stream) -> bool:
-        return self._whispers or not stream.is_signed
+    def _may(self, action: str, permit: Permit | None, stream: Stream) -> bool:
+        if stream.is_signed and not self._whispers:
+            return False
+        said = self._permits.policy.said(action, stream.name)
+        if said == TOKEN:
+            return permit is not None and permit.client.may(action).allows(stream.name)
+        return said != NOBODY

@@ -14,6 +14,7 @@ from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING
 from raiden.dialects.cable import commands, identity, words
 from raiden.dialects.cable.commands import Command
+from raiden.dialects.cable.followed import Followed
 from raiden.dialects.cable.follows import Follows
 from raiden.dialects.cable.identity import Identity
 from raiden.dialects.cable.kept import Kept, new_part
@@ -152,9 +153,12 @@ class CableSocket(DialectSocket):
 
     def _whisper(self, command: Command, number: int) -> Rest | None:
         followed = self.follows.get(command.identifier)
-        if followed is not None and command.data and self.part.rights.whisper(followed.stream):
+        if followed is not None and command.data and self._may_whisper(followed):
             attempt("a whisper", self._publish, followed.stream.name, command.data)
         return None
+
+    def _may_whisper(self, followed: Followed) -> bool:
+        return self.part.rights.whisper(self.connection.permit, followed.stream)
 
     def _publish(self, channel: str, data: bytes) -> None:
         """Publish to all others that follow a stream; raises a refusal."""
