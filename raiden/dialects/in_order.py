@@ -82,8 +82,12 @@ class InOrder:
         faults.call("a command", lambda: found.append(command()))
         return found[0] if found else None
 
+    def has(self, commands: int, size: int) -> bool:
+        """Whether so many commands wait or are answered later, or so many bytes of them."""
+        return len(self._commands or ()) + self._held >= commands or self._bytes >= size
+
     def _pause(self) -> None:
-        full = len(self._commands or ()) + self._held >= PAUSE or self._bytes >= PAUSE_BYTES
+        full = self.has(PAUSE, PAUSE_BYTES)
         if full != self.paused and not self._connection.closed:
             self.paused = full
             if full:

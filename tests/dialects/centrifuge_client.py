@@ -123,4 +123,4 @@ class ProtobufClient:
         """The messages of the next frame."""
         data = self.ws.recv(PATIENCE)
         assert isinstance(data, bytes)
-        return protobuf.split(data)
+        return protobuf.split(data, 1000)

@@ -18,7 +18,7 @@ from raiden.dialects.centrifuge.messages import (
     Reply,
     SubscribeRequest,
 )
-from raiden.dialects.centrifuge.protobuf import Malformed, decode, delimited, encode, split
+from raiden.dialects.centrifuge.protobuf import MAX_FIELDS, Malformed, decode, delimited, encode, split
 from raiden.node import config
 from tests.daemons import Daemon, wait_for
 from tests.dialects.centrifuge_client import Client, ProtobufClient, token
@@ -534,7 +534,31 @@ def test_fields_that_are_unknown_are_passed_over() -> None:
     command = decode(known + more, Command)
     assert command.id == 7 and command.subscribe == SubscribeRequest("a", offset=1 << 40)
     with pytest.raises(Malformed):
-        split(delimited(known)[:-1])
+        split(delimited(known)[:-1], 9)
+
+
+def test_a_frame_has_a_bound_of_messages_and_fields(node: Daemon) -> None:
+    """Also of fields that no message knows: each takes a worker time, before it knows who asks."""
+    assert len(split(bytes(1000), 1000)) == 1000
+    with pytest.raises(Malformed):
+        split(bytes(1001), 1000)
+    unknown = b"\x80\x01\x01"
+    assert decode(unknown * MAX_FIELDS, Command) == Command()
+    with pytest.raises(Malformed):
+        decode(unknown * (MAX_FIELDS + 1), Command)
+    for frame in (bytes(1001), delimited(unknown * (MAX_FIELDS // 2)) * 3):
+        other = ProtobufClient(node)
+        other.ws.send(frame)
+        with pytest.raises(Exception, match="3501"):
+            other.received()
+
+
+def test_a_query_of_many_parameters(node: Daemon) -> None:
+    query = "&".join(["cf_protocol_version=v2"] * 200)
+    assert node.request("GET", f"/connection/websocket?{query}")[0] == 426
+    assert node.request("GET", "/connection/websocket?a=%ff")[0] == 400
+    with Client(node, f"/connection/websocket?{query}") as client:
+        client.connected()
 
 
 # Settings.

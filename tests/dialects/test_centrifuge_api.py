@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +33,10 @@ names = iter(f"api{number}" for number in range(1_000_000))
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     node = Daemon(
         tmp_path_factory.mktemp("node"), workers=2, dialects=["centrifuge"], jwt_keys=JWT_KEYS, centrifuge_api_key=KEY,
-        channels={"*": {"subscribe": "anyone"}, "none:*": {"subscribe": "anyone", "history_size": 0}},
+        channels={
+            "*": {"subscribe": "anyone"}, "many:*": {"subscribe": "anyone", "publish": "anyone"},
+            "none:*": {"subscribe": "anyone", "history_size": 0},
+        },
         allowed_origins=["https://example.com"],
     )  # fmt: skip
     yield node
@@ -168,6 +174,38 @@ def test_clients_are_refreshed_and_disconnected(node: Daemon, client: Client, ch
         assert other.closed() == (3503, "force disconnect")
 
 
+def test_a_subscription_that_is_ended_before_it_has_begun_is_none(tmp_path: Path) -> None:
+    """What the client missed is still being read when the subscription is ended: it is not told that it has one."""
+    node = Daemon(
+        tmp_path, workers=1, dialects=["centrifuge"], jwt_keys=JWT_KEYS, centrifuge_api_key=KEY,
+        channels={"*": {"subscribe": "anyone", "publish": "anyone", "history": "anyone"}},
+    )  # fmt: skip
+    node.publish("c", 1)
+    history = node.workers()["history"]
+    with Client(node) as other, Client(node) as client:
+        other.connected(token=token("bob"))
+        epoch = other.subscribed("c")["epoch"]
+        client.connected(token=token("ann"))
+        os.kill(history, signal.SIGSTOP)
+        try:
+            asked = client.command(subscribe={"channel": "c", "recover": True, "epoch": epoch})
+            wait_for(lambda: _unsubscribed(node, client), "it has been subscribed")
+        finally:
+            os.kill(history, signal.SIGCONT)
+        assert client.reply(asked)["error"]["code"] == 100
+        assert client.push() == {"channel": "c", "unsubscribe": {"code": 2000, "reason": "server unsubscribe"}}
+        assert client.subscribed("c", recover=True, epoch=epoch)["recovered"] is True
+    assert node.stop() == 0
+
+
+def _unsubscribed(node: Daemon, client: Client) -> bool:
+    """End ann's subscription; whether she was told of that."""
+    call(node, "unsubscribe", user="ann", channel="c")
+    with suppress(TimeoutError):
+        client.pushes.append(json.loads(client.ws.recv(0.1))["push"])
+    return bool(client.pushes)
+
+
 # Streams, and the requests of their clients.
 
 
@@ -194,11 +232,12 @@ class Stream:
                 return json.loads(text)
         return None
 
+    def address(self) -> dict[str, str]:
+        """The fields of a request that say which stream it is for."""
+        return {"session": self.result["session"], "node": self.result["node"]}
+
     def send(self, *commands: Any, node: Daemon | None = None) -> int:
-        body = {
-            "session": self.result["session"], "node": self.result["node"],
-            "data": "\n".join(map(json.dumps, commands)),
-        }  # fmt: skip
+        body = {**self.address(), "data": "\n".join(map(json.dumps, commands))}
         status, _, answer = (node or self._node).request("POST", "/emulation", json.dumps(body), JSON)
         assert answer == b"" or status != 204
         return status
@@ -253,6 +292,25 @@ def _delimited(response: http.client.HTTPResponse) -> bytes:
     if size > 127:
         size = size - 128 + 128 * response.read(1)[0]
     return response.read(size)
+
+
+def test_many_requests_of_a_stream_at_once(node: Daemon) -> None:
+    """Each is taken, whichever worker it comes to, though they can't be left unread as those of a WebSocket can."""
+    stream = Stream(node)
+    assert stream.send({"id": 1, "subscribe": {"channel": "many:a"}}) == 204
+    assert "subscribe" in stream.next()
+    requests = [node.open() for _ in range(150)]
+    for number, request in enumerate(requests, 2):
+        commands = [{"id": number * 10 + n, "publish": {"channel": "many:a", "data": n}} for n in range(4)]
+        body = {**stream.address(), "data": "\n".join(map(json.dumps, commands))}
+        request.request("POST", "/emulation", json.dumps(body), JSON)
+    assert [request.getresponse().status for request in requests] == [204] * 150
+    found = [stream.next() for _ in range(1200)]
+    assert len({reply["id"] for reply in found if "publish" in reply}) == 600
+    assert [push["push"]["pub"]["offset"] for push in found if "push" in push] == list(range(1, 601))
+    for request in requests:
+        request.close()
+    stream.close()
 
 
 def test_requests_of_no_stream(node: Daemon) -> None:

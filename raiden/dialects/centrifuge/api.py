@@ -8,7 +8,6 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qs
 
 import msgspec
 from gevent.event import AsyncResult
@@ -29,6 +28,7 @@ from raiden.dialects.centrifuge.requests import Count, Counts, Members, Nodes, N
 from raiden.dialects.centrifuge.wire import STREAM, wire
 from raiden.gateway import Gateway
 from raiden.http.door import Answer
+from raiden.http.parameters import query_pairs
 from raiden.model.message import Cursor
 from raiden.model.payload import MAX_KEY, check_message
 from raiden.model.refusals import Refusal, attempt
@@ -105,7 +105,7 @@ class Api:
         if shown is None:
             scheme, _, shown = request.fields.get("authorization", "").partition(" ")
             if scheme.lower() != "apikey":
-                shown = parse_qs(request.query_string, max_num_fields=100).get("api_key", [""])[0]
+                shown = dict(query_pairs(request)).get("api_key", "")
         return hmac.compare_digest(shown.strip().encode(), self._key)
 
     @staticmethod

@@ -108,8 +108,16 @@ class Follow:
                 result.publications = [self._talk.wire.publication(message) for message in past.messages]
         return result
 
+    @property
+    def is_on(self) -> bool:
+        """Whether the subscription has begun, and nobody has ended it while others were waited for."""
+        return self._mine is not None and self._talk.session.has(self._mine)
+
     def check(self) -> None:
-        """Raise Failed where the client would rather have an error than a position from which messages are lost."""
+        """Raise Failed where the subscription has ended again, and where the client would rather have an error than a
+        position from which messages are lost."""
+        if not self.is_on:
+            raise Failed(codes.INTERNAL)
         if self._past is not None and self._past.lost and self._ask.flag & 2:
             raise Failed(codes.UNRECOVERABLE)
 

@@ -46,6 +46,8 @@ from raiden.runtime.audit import STATUSES
 CONNECT_WITHIN: Final = 10.0
 PONG_WITHIN: Final = 8.0
 GRACE: Final = 25.0
+# Commands of a client that may wait where they can't be left unread.
+MAX_WAITING: Final = 1000
 VERSION: Final = "raiden"
 _NEVER: Final = 1e12
 
@@ -106,8 +108,8 @@ class Talk:
 
     @property
     def is_busy(self) -> bool:
-        """Whether so many commands wait that no more should come."""
-        return self._in_order.paused
+        """Whether so many commands wait that none is taken which comes by a request of its own."""
+        return self._in_order.has(MAX_WAITING, self.dialect.gateway.limits.max_outbox)
 
     def _command(self, command: Command, size: int) -> Rest | None:
         rest = self._attempt(command.id, partial(self._do, command, size))
@@ -219,6 +221,8 @@ class Talk:
                 while any(not each.is_ready for each in follows):
                     for each in follows:
                         each.read()
+            if connection.state < CLOSING and not all([each.is_on for each in follows]):
+                raise Failed(codes.INTERNAL)
         except BaseException:  # raised again
             for each in follows:
                 each.give_up()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import parse_qs
 
 import webob
 
@@ -23,6 +22,7 @@ from raiden.dialects.dialect import Dialect
 from raiden.dialects.socket import open_socket
 from raiden.gateway import Gateway
 from raiden.http.door import Answer
+from raiden.http.parameters import query_pairs
 from raiden.model.refusals import Invalid
 from raiden.protocols.http import Fields, HttpError, Json, Request
 
@@ -129,4 +129,4 @@ def _is_protobuf(request: Request) -> bool:
 
 def _query(request: Request) -> dict[str, str]:
     """The parameters of a query, of repeated ones the last."""
-    return {name: values[-1] for name, values in parse_qs(request.query_string, max_num_fields=100).items()}
+    return dict(query_pairs(request))

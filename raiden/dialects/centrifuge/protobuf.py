@@ -15,6 +15,8 @@ from raiden.dialects.centrifuge import messages as m
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED: Final = {_FIXED64: 8, _FIXED32: 4}
+# Fields of the messages of one frame: each takes a worker 3 us, also one that no message knows.
+MAX_FIELDS: Final = 20_000
 # Bytes of the longest varint, which has 64 bits.
 _LONGEST: Final = 10
 P = TypeVar("P", bound=m.Part)
@@ -22,6 +24,15 @@ P = TypeVar("P", bound=m.Part)
 
 class Malformed(ValueError):
     """The bytes are no message."""
+
+
+class Room:
+    """The number of fields that may still be read; one frame has one."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = MAX_FIELDS
 
 
 class _Field(NamedTuple):
@@ -171,16 +182,20 @@ def _bytes_at(data: bytes, at: int) -> tuple[bytes, int]:
     return data[at : at + size], at + size
 
 
-def split(data: bytes) -> list[bytes]:
-    """The messages that stand one behind the other, each preceded by its length; raises Malformed."""
-    found, at = [], 0
+def split(data: bytes, most: int) -> list[bytes]:
+    """The messages, at most so many, that stand one behind the other, each preceded by its length; raises
+    Malformed."""
+    found: list[bytes] = []
+    at = 0
     while at < len(data):
+        if len(found) >= most:
+            raise Malformed("too many messages")
         message, at = _bytes_at(data, at)
         found.append(message)
     return found
 
 
-def _value(kind: Any, found: int | bytes) -> Any:
+def _value(kind: Any, found: int | bytes, room: Room) -> Any:
     """A value of a kind from what stands in a field; raises Malformed for another kind of field."""
     if kind is bool or kind is int:
         if not isinstance(found, int):
@@ -191,24 +206,27 @@ def _value(kind: Any, found: int | bytes) -> Any:
         raise Malformed("a field that is a number")
     if kind is str:
         return found.decode()
-    return Raw(found) if kind is Raw else decode(found, kind)
+    return Raw(found) if kind is Raw else decode(found, kind, room)
 
 
-def _entry(data: bytes, kind: Any) -> tuple[str, Any]:
+def _entry(data: bytes, kind: Any, room: Room) -> tuple[str, Any]:
     """A key of a map and its value."""
     key, value = "", None
-    for number, found in _fields(data):
+    for number, found in _fields(data, room):
         if number == 1:
-            key = _value(str, found)
+            key = _value(str, found, room)
         elif number == 2:
-            value = _value(kind, found)
-    return key, _value(kind, b"") if value is None else value
+            value = _value(kind, found, room)
+    return key, _value(kind, b"", room) if value is None else value
 
 
-def _fields(data: bytes) -> list[tuple[int, int | bytes]]:
+def _fields(data: bytes, room: Room) -> list[tuple[int, int | bytes]]:
     found: list[tuple[int, int | bytes]] = []
     at = 0
     while at < len(data):
+        room.left -= 1
+        if room.left < 0:
+            raise Malformed("too many fields")
         tag, at = _varint_at(data, at)
         wire = tag & 7
         value: int | bytes
@@ -225,24 +243,25 @@ def _fields(data: bytes) -> list[tuple[int, int | bytes]]:
     return found
 
 
-def decode(data: bytes, kind: type[P]) -> P:
-    """Read a message; raises Malformed."""
+def decode(data: bytes, kind: type[P], room: Room | None = None) -> P:
+    """Read a message; raises Malformed. ``room`` is that of a frame with more messages."""
+    room = room or Room()
     known = _BY_NUMBER[kind]
     values: dict[str, Any] = {}
     try:
-        for number, found in _fields(data):
+        for number, found in _fields(data, room):
             field = known.get(number)
             if field is None:
                 continue
             if field.many is dict:
                 if not isinstance(found, bytes):
                     raise Malformed("a field that is a number")
-                key, value = _entry(found, field.kind)
+                key, value = _entry(found, field.kind, room)
                 values.setdefault(field.name, {})[key] = value
             elif field.many is list:
-                values.setdefault(field.name, []).append(_value(field.kind, found))
+                values.setdefault(field.name, []).append(_value(field.kind, found, room))
             else:
-                values[field.name] = _value(field.kind, found)
+                values[field.name] = _value(field.kind, found, room)
         return kind(**values)
     except UnicodeDecodeError as error:
         raise Malformed(str(error)) from None

@@ -138,7 +138,8 @@ def _follow(talk: Talking, number: int, follow: Follow) -> None:
             follow.begin()
             while not follow.is_ready:
                 follow.read()
-        follow.check()
+        if talk.connection.state < CLOSING:
+            follow.check()
     except BaseException:  # raised again
         follow.give_up()
         raise

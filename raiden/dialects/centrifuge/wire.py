@@ -77,8 +77,9 @@ class Wire:
         """The commands of a frame; raises Disconnected."""
         try:
             if self.is_protobuf:
-                parts = protobuf.split(data.encode() if isinstance(data, str) else data)
-                found = [protobuf.decode(part, Command) for part in parts[: MAX_COMMANDS + 1]]
+                parts = protobuf.split(data.encode() if isinstance(data, str) else data, MAX_COMMANDS)
+                room = protobuf.Room()
+                found = [protobuf.decode(part, Command, room) for part in parts]
             else:
                 lines = (data if isinstance(data, str) else data.decode()).split("\n", MAX_COMMANDS + 1)
                 found = [_COMMAND.decode(line) for line in lines if line.strip()]
