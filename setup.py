@@ -31,6 +31,7 @@ TESTS = [
     "standardwebhooks>=1.0",  # verifies the signatures of webhooks
     "pusher>=3.3.4",  # the clients of the dialect pusher: publishing, and
     "pysher>=1.0.8",  # subscribing
+    "centrifuge-python>=0.7",  # whose suite is run against the dialect centrifuge
     "flask>=3.0",  # the application of examples/chat
     "durable-streams>=0.1.0",  # a client of the dialect streams
 ]

@@ -45,4 +45,18 @@ if [ ${#packages[@]} -gt 0 ] && command -v npm >/dev/null; then
     npm install --silent --no-audit --no-fund --prefix build/node "${packages[@]}" >/dev/null 2>&1 ||
         echo "could not install all of the npm packages ${packages[*]}; the tests that need them are skipped"
 fi
+# Suites of other servers' client libraries, which their packages have, but do not install.
+mkdir -p build/suites
+python_suite=centrifuge_python-0.7.0
+if [ ! -d "build/suites/$python_suite" ]; then
+    { "$python" -m pip download --quiet --no-deps --no-binary :all: --dest build/suites centrifuge-python==0.7.0 &&
+        tar -xzf "build/suites/$python_suite.tar.gz" -C build/suites; } >/dev/null 2>&1 ||
+        echo "could not get the suite of centrifuge-python; its test is skipped"
+fi
+if [ ! -d build/suites/centrifuge-go ] && command -v go >/dev/null; then
+    (cd build/suites && go mod download github.com/centrifugal/centrifuge-go@v0.12.1 &&
+        cp -r "$(go env GOMODCACHE)/github.com/centrifugal/centrifuge-go@v0.12.1" centrifuge-go &&
+        chmod -R u+w centrifuge-go) >/dev/null 2>&1 ||
+        { rm -rf build/suites/centrifuge-go && echo "could not get the suite of centrifuge-go; its test is skipped"; }
+fi
 exit 0
