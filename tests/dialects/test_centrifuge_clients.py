@@ -1,7 +1,7 @@
 """Centrifuge's own clients, unchanged, against one node and a cluster; and what a cluster does besides.
 
-The suites of centrifuge-python and centrifuge-go, which `tests/setup.sh` brings, want a server at port 8000: they run on
-a host of their own, where that port is free.
+The suites of centrifuge-python and centrifuge-go, which `tests/setup.sh` brings, want a server at port 8000: they run
+on a host of their own, where that port is free.
 """
 
 from __future__ import annotations
