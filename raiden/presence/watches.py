@@ -169,8 +169,9 @@ class Watches:
     def _begin(self, channel: str) -> Watched:
         if len(self._watched) >= MOST:
             raise TooManyWatched(f"this worker watches the members of {MOST} channels already: try again later")
+        topic = self._topic(channel)
         watched = self._watched[channel] = Watched(channel)
-        self._backend.follow(self._topic(channel), lambda text: self._hear(watched, text))
+        self._backend.follow(topic, lambda text: self._hear(watched, text))
         gevent.spawn(self._open, watched)
         if not self._runs:
             self._runs = True

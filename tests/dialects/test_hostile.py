@@ -100,3 +100,18 @@ def test_whispers_and_presence_need_the_permission_that_channels_ask_for(start: 
         assert one.message() == 2
         two.send("join", public("news"), presence={"id": "8"})
         assert two.next()["message"] == {"type": "join", "id": "8"}
+
+
+def test_a_watchlist_with_users_that_nobody_can_be(start: Callable[..., Daemon]) -> None:
+    """They are passed over, and others are watched as before."""
+    node = start(dialects=["pusher"], pusher_apps=[APP], presence_linger=0.1)
+    with Client(node) as one, Client(node) as two:
+        one.sign_in("ann", watchlist=["\ud800", "bob", "x" * 300, "b*", "\0"])
+        events = one.expect("pusher_internal:watchlist_events")["data"]["events"]
+        assert events == [{"name": "offline", "user_ids": ["bob"]}]
+        two.sign_in("bob")
+        two.subscribe("#server-to-user-bob")
+        events = one.expect("pusher_internal:watchlist_events")["data"]["events"]
+        assert events == [{"name": "online", "user_ids": ["bob"]}]
+    assert node.stop() == 0
+    assert "Traceback" not in node.log()

@@ -58,7 +58,11 @@ class Counts(Service):
         self._changed.add(channel)
 
     def _hear(self, text: bytes) -> None:
-        self._due.update([name for name in ujson.loads(text) if self._router.table.find(name) is not None])
+        for name in ujson.loads(text):
+            if self._router.table.find(name) is not None:
+                self._due.add(name)
+            else:
+                self._next.pop(name, None)
 
     def _run(self) -> None:
         while True:

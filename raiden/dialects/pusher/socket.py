@@ -317,7 +317,7 @@ class PusherSocket(DialectSocket):
         if not isinstance(value, dict) or not isinstance(value.get("id"), str):
             raise Invalid("user_data is a JSON object with an id, which is a string")
         user = members.member(value["id"], value.get("user_info"))
-        watched = watchlist.read(value.get("watchlist"))
+        watched = watchlist.read(value.get("watchlist"), self.app.prefix)
         if self.user is not None and self.user.sub != user.sub:
             raise Forbidden("another user has signed in on this connection")
         self.user = user

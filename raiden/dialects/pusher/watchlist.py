@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from raiden.connections.connection import Connection
-from raiden.dialects.pusher import frames
+from raiden.dialects.pusher import frames, names
 from raiden.dialects.pusher.names import TO_USER
 from raiden.model.refusals import Invalid, Refusal, attempt
 from raiden.presence.presence import Presence
@@ -19,15 +19,22 @@ from raiden.presence.watches import Notice, Watched
 # Users of a watchlist; the others are not watched, and the client is told the code.
 MOST: Final = 100
 TOO_MANY: Final = 4302
+# The events of a watchlist, by those of presence.
+_NAMES: Final = {"join": "online", "leave": "offline"}
 
 
-def read(value: Any) -> tuple[str, ...]:
-    """The users in the ``watchlist`` of a client's user data (None: it has none). Raises Invalid."""
+def read(value: Any, prefix: str) -> tuple[str, ...]:
+    """The users in the ``watchlist`` of a client's user data (None: it has none), by the names of whose channels here
+    stands ``prefix``. An id whose user can't have a channel is passed over. Raises Invalid."""
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
         raise Invalid("watchlist is a list of the ids of users")
-    return tuple(dict.fromkeys(value))
+    return tuple([user for user in dict.fromkeys(value) if _has_channel(user, prefix)])
+
+
+def _has_channel(user: str, prefix: str) -> bool:
+    return not isinstance(attempt("an id", names.check, TO_USER + user, prefix), Refusal)
 
 
 class Watchlist:
@@ -71,10 +78,9 @@ class Watchlist:
     def presence(self, _: object, notice: Notice) -> None:
         """Tell the client of a user that has come or gone."""
         user = notice.channel[len(self._begin) + len(TO_USER) :]
-        names = {"join": "online", "leave": "offline"}
         told = [
-            {"name": names[name], "user_ids": [user]}
-            for name, what in notice.events if name in names and what["sub"] == self._begin + user
+            {"name": _NAMES[name], "user_ids": [user]}
+            for name, what in notice.events if name in _NAMES and what["sub"] == self._begin + user
         ]  # fmt: skip
         if told:
             self._connection.send(_frame(told))
