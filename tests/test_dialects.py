@@ -46,6 +46,18 @@ def test_an_unknown_dialect_is_refused() -> None:
         config.load(None, ["dialects=['klingon']"], {})
 
 
+def test_what_a_dialect_lacks_is_told() -> None:
+    for values, told in (
+        (["dialects=centrifuge"], ["centrifuge lets no client connect"]),
+        (["dialects=centrifuge", "centrifuge_anonymous=True"], []),
+        (["centrifuge_anonymous=True", "streams_poll=5"], ["centrifuge_anonymous counts", "streams_poll counts"]),
+        (["dialects=streams", "streams_poll=5"], []),
+    ):
+        settings, _ = config.load(None, values, {})
+        found = config.warnings(settings)
+        assert len(found) == len(told) and all(map(str.startswith, found, told)), found
+
+
 def test_the_banner_names_the_dialects(start: Callable[..., Daemon]) -> None:
     node = start(dialects=["streams", "pusher"], pusher_apps=[{"id": "1", "key": "k", "secret": "s"}])
     assert "  dialects:   streams, pusher" in node.banner().splitlines()

@@ -9,7 +9,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,14 @@ def _check_together(settings: Settings) -> None:
             f"{name} = {getattr(settings, name)!r} lets anyone who reaches this machine do what channels are open for; "
             "set jwt_keys or api_keys; or, if that is what you want, set open_to_the_world = True"
         )
+
+
+def warnings(settings: Settings) -> list[str]:
+    """What an operator should know at each start."""
+    kinds: tuple[Callable[[Settings], list[str]], ...] = (
+        permits.warnings, dialect_names.warnings, cable.warnings, centrifuge.warnings
+    )  # fmt: skip
+    return [warning for kind in kinds for warning in kind(settings)]
 
 
 def _open_hosts(settings: Settings) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from raiden.node.settings import Settings
+
 # The modules with the dialects' classes, by the dialect's name; a module is loaded only where the settings name it.
 KNOWN: Final[dict[str, str]] = {
     "cable": "raiden.dialects.cable.cable:Cable",
@@ -23,3 +25,14 @@ def check(names: Iterable[str]) -> None:
         if name in seen:
             raise ValueError(f"dialects: {name!r} is there twice")
         seen.add(name)
+
+
+def warnings(settings: Settings) -> list[str]:
+    """The settings that count for nothing, since they are of a dialect that is not open."""
+    found = []
+    defaults = vars(Settings())
+    for dialect in sorted(KNOWN.keys() - set(settings.dialects)):
+        for name, default in defaults.items():
+            if name.startswith(f"{dialect}_") and getattr(settings, name) != default:
+                found.append(f"{name} counts for nothing: dialects does not name {dialect!r}")
+    return found

@@ -55,13 +55,12 @@ def delegate(settings: Settings, present: Delegate | None = None) -> Delegate | 
 
 
 def warnings(settings: Settings) -> list[str]:
-    """What an operator should know at each start."""
-    weak = [
+    """What an operator should know of the keys."""
+    return [
         f"a key of {key.algorithm} is too short for it: whoever has a token may find the key out by trying"
         for key in keys(settings)
         if key.weak
     ]
-    return weak + cable.warnings(settings)
 
 
 def keys(settings: Settings) -> list[Key]:

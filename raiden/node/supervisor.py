@@ -39,7 +39,7 @@ from raiden.access.buckets import Buckets
 from raiden.access.rates import TABLE
 from raiden.backbone.addresses import Addresses
 from raiden.backbone.cluster import GOODBYE
-from raiden.node import backbone, config, history, permits, pid_file, systemd, worker
+from raiden.node import backbone, config, history, pid_file, systemd, worker
 from raiden.node.config import ConfigError
 from raiden.node.errors import StartError
 from raiden.node.listeners import endpoint, listen
@@ -135,7 +135,7 @@ class Supervisor:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self) -> None:
-        for warning in permits.warnings(self.settings):
+        for warning in config.warnings(self.settings):
             logger.warning(warning)
         self._fork("backbone", self._be_backbone)
         if self.settings.keeps_history:

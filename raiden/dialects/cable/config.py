@@ -65,7 +65,7 @@ def check(settings: Any) -> None:
 
 
 def warnings(settings: Any) -> list[str]:
-    """What an operator should know at each start."""
+    """What an operator should know of them at each start."""
     if "cable" not in settings.dialects:
         return []
     found: list[str] = []

@@ -44,3 +44,10 @@ def check(settings: Any) -> None:
             f"centrifuge_api_key has at least {LEAST_KEY} characters of ASCII, without spaces: make one with 'openssl "
             "rand -hex 32'"
         )
+
+
+def warnings(settings: Any) -> list[str]:
+    """What an operator should know of them at each start."""
+    if "centrifuge" not in settings.dialects or settings.centrifuge_anonymous or settings.jwt_keys:
+        return []
+    return ["centrifuge lets no client connect: set jwt_keys for clients with tokens, or centrifuge_anonymous = True"]
