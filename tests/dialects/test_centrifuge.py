@@ -298,6 +298,30 @@ def test_the_personal_channel_is_nobody_elses(guarded: Daemon) -> None:
         assert client.ask(subscribe={"channel": "#ann"})["error"]["code"] == 103
 
 
+def test_what_is_open_to_anyone_does_not_open_personal_channels(tmp_path: Path) -> None:
+    node = Daemon(tmp_path, workers=1, centrifuge_personal=True, channels=CHANNELS, **SETTINGS)
+    with Client(node) as bob, Client(node) as ann:
+        ann.connected(token=token("ann"))
+        bob.connected(token=token("bob"))
+        for ask in ({"history": {"channel": "#ann"}}, {"presence": {"channel": "#ann"}}):
+            assert bob.ask(**ask)["error"]["code"] == 103
+            assert "error" not in ann.ask(**ask)
+        assert "publish" in bob.ask(publish={"channel": "#ann", "data": 1})
+        bob.subscribed("#ann", token=token("bob", channel="#ann"))
+        assert "history" in bob.ask(history={"channel": "#ann"})
+    assert node.stop() == 0
+
+
+def test_a_channel_that_has_ended_takes_nothing_for_good(node: Daemon, client: Client, channel: str) -> None:
+    """Else clients would try again for ever."""
+    client.subscribed(channel)
+    fields = {"Content-Type": "application/json", "Raiden-End": "true"}
+    assert node.request("POST", f"/{channel}", "1", fields)[0] == 200
+    assert client.push()["pub"]["data"] == 1
+    error = client.ask(publish={"channel": channel, "data": 2})["error"]
+    assert error == {"code": 108, "message": "not available"}
+
+
 def test_a_token_may_have_raidens_permissions(guarded: Daemon, channel: str) -> None:
     with Client(guarded) as client:
         client.connected(token=token(subscribe=[channel], publish=[channel]))

@@ -180,9 +180,16 @@ class Talk:
         """What answers a command by waiting."""
         return lambda: self.answer(number, work())
 
+    def is_others(self, name: str) -> bool:
+        """Whether this is another user's personal channel, which no token has opened to the client."""
+        is_personal = self.dialect.rules.personal and name.startswith("#")
+        return is_personal and name != f"#{self.user}" and name not in self.channels
+
     def may(self, action: str, name: str) -> bool:
         """Whether the client may do an action to a channel: anyone may, or its token permits it, or it is subscribed
-        and the node's subscribers may."""
+        and the node's subscribers may. Nobody reads another one's personal channel."""
+        if action != "publish" and self.is_others(name):
+            return False
         permit = self.connection.permit
         if permit.allows(action, name):
             return True

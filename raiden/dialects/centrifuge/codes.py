@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from raiden.dialects.centrifuge.messages import Error
-from raiden.model.refusals import Forbidden, Invalid, NotFound, Refusal, TooLarge, TooManyRequests, Unauthorized
+from raiden.model.refusals import Forbidden, Invalid, Refusal, TooLarge, TooManyRequests, Unauthorized
 from raiden.sessions.over import REVOKED, Over
 
 
@@ -93,8 +93,9 @@ def error_of(refusal: Refusal) -> Error:
         return PERMISSION_DENIED
     if isinstance(refusal, TooManyRequests):
         return TOO_MANY_REQUESTS
-    if isinstance(refusal, NotFound):
-        return NOT_AVAILABLE
     if isinstance(refusal, TooLarge):
         return LIMIT_EXCEEDED
-    return BAD_REQUEST if isinstance(refusal, Invalid) else INTERNAL
+    if isinstance(refusal, Invalid):
+        return BAD_REQUEST
+    # What stands against it, as the end of a channel, does not pass by itself.
+    return NOT_AVAILABLE if refusal.status < 500 else INTERNAL

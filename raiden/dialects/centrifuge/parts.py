@@ -42,6 +42,9 @@ class Talking(Protocol):
     def info(self, channel: Channel | None) -> ClientInfo:
         """The client as others see it, with what its subscription adds."""
 
+    def is_others(self, name: str) -> bool:
+        """Whether this is another user's personal channel."""
+
     def may(self, action: str, name: str) -> bool:
         """Whether the client may do an action to a channel."""
 

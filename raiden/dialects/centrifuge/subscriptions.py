@@ -91,8 +91,7 @@ def _granted(talk: Talking, name: str, token: str) -> Granted:
         if permit.allows("subscribe", name) or policy.leaves_open(permit.client, "subscribe", name):
             return granted
     else:
-        is_others = talk.dialect.rules.personal and name.startswith("#") and name != f"#{talk.user}"
-        if not is_others and permit.filters("subscribe", name) is not None:
+        if not talk.is_others(name) and permit.filters("subscribe", name) is not None:
             return tokens.NOTHING
     raise Denied("subscribe", name)
 
