@@ -324,6 +324,16 @@ def test_a_refusal_is_a_line_of_text(node: Daemon, channel: str) -> None:
     assert ask(node, "HEAD", "new").status == 404
 
 
+def test_a_browser_runs_no_scripts_of_a_stream(node: Daemon, channel: str) -> None:
+    put(node, channel, "<script>alert(1)</script>", "text/html")
+    for query in ("", "?offset=-1&live=long-poll"):
+        found = ask(node, "GET", channel + query)
+        assert found.fields["content-type"] == "text/html"
+        assert found.fields["content-security-policy"] == "sandbox"
+    with Events(node, channel) as reader:
+        assert reader.response.getheader("Content-Security-Policy") == "sandbox"
+
+
 def test_an_array_keeps_its_elements_as_they_were_written(node: Daemon, channel: str) -> None:
     put(node, channel, None, JSON)
     assert add(node, channel, r'[ "\ud800" , {"a" : [1, 1e400, 12345678901234567890123]} ,"]" ]', JSON).status == 204

@@ -25,8 +25,10 @@ _TOLD: Final = (
     " stream-sse-data-encoding, producer-epoch, producer-seq, producer-expected-seq, producer-received-seq, etag,"
     " content-type, content-encoding, vary, location"
 )
-# Fields of every answer (section 12.7).
+# Fields of every answer (section 12.7). A browser that opens a stream of text/html runs no scripts of it: they would be
+# of this node's origin, with its cookies (Content Security Policy Level 3, section 6.3.2).
 COMMON: Final[Fields] = (
+    ("Content-Security-Policy", "sandbox"),
     ("X-Content-Type-Options", "nosniff"),
     ("Cross-Origin-Resource-Policy", "cross-origin"),
     ("Access-Control-Expose-Headers", _TOLD),
