@@ -63,6 +63,15 @@ class Digits:
         return self.text
 
 
+def has_digits(value: Any) -> bool:
+    """Whether a value has `Digits` in it, which other readers take for infinite."""
+    if isinstance(value, Digits):
+        return True
+    if isinstance(value, dict):
+        return any([has_digits(each) for each in value.values()])
+    return isinstance(value, list) and any([has_digits(each) for each in value])
+
+
 def json_payload(body: bytes) -> bytes:
     """Check one JSON value and return it on one line, otherwise unchanged; raise InvalidPayload."""
     if len(body) > _SHALLOW:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -115,3 +116,20 @@ def test_a_watchlist_with_users_that_nobody_can_be(start: Callable[..., Daemon])
         assert events == [{"name": "online", "user_ids": ["bob"]}]
     assert node.stop() == 0
     assert "Traceback" not in node.log()
+
+
+def test_what_a_member_says_of_itself_can_be_read_by_all(start: Callable[..., Daemon]) -> None:
+    """A number that only some readers of JSON take would make each frame with it unreadable to the others."""
+    node = start(dialects=["pusher", "cable"], pusher_apps=[APP], cable_public=True, workers=2)
+    with Client(node) as client:
+        client.ask("presence-a", channel_data='{"user_id": "7", "user_info": {"a": [1e999]}}')
+        assert client.expect("pusher:subscription_error")["data"]["type"] == "Error"
+        assert client.join("presence-a", "7", {"a": [1e308]})["hash"] == {"7": {"a": [1e308]}}
+    with Cable(node, EXTENDED) as cable:
+        cable.subscribe(public("a"))
+        for info in ("[1e999]", "[1e308]"):
+            cable.socket.send(
+                f'{{"command": "join", "identifier": {json.dumps(public("a"))}, '
+                f'"presence": {{"id": "7", "info": {info}}}}}'
+            )  # fmt: skip
+        assert cable.next()["message"] == {"type": "join", "id": "7", "info": [1e308]}

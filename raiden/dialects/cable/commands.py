@@ -56,7 +56,8 @@ def who(presence: bytes, *, most: int) -> Who | None:
         id = str(id)
     if not isinstance(id, str) or not 0 < len(id.encode("utf-8", "surrogatepass")) <= MAX_ID:
         return None
-    return Who(id, told.get("info"))
+    info = told.get("info")
+    return None if strict_json.has_digits(info) else Who(id, info)
 
 
 # Bytes of an id.

@@ -32,6 +32,8 @@ def member(user: Any, info: Any) -> Subject:
         raise Invalid("user_id is a string, or a number")
     if len(user) > MAX_USER:
         raise TooLarge(f"a user_id has at most {MAX_USER} characters")
+    if strict_json.has_digits(info):
+        raise Invalid("user_info has a number that is too large for other readers of JSON")
     if info is not None and len(dumps(info)) > MAX_INFO:
         raise TooLarge(f"user_info has at most {MAX_INFO} bytes as JSON")
     return Subject(user, info)
