@@ -49,7 +49,8 @@ class Client:
     def send(self, text: str) -> None:
         self.ws.send(text)
 
-    def _read(self, timeout: float = PATIENCE) -> None:
+    def read(self, timeout: float = PATIENCE) -> None:
+        """Take what comes next, within so many seconds."""
         for line in str(self.ws.recv(timeout)).split("\n"):
             message = json.loads(line)
             if "push" in message:
@@ -68,7 +69,7 @@ class Client:
     def reply(self, number: int) -> Any:
         """The reply to a command."""
         while number not in self._replies:
-            self._read()
+            self.read()
         return self._replies.pop(number)
 
     def ask(self, **request: Any) -> Any:
@@ -85,13 +86,13 @@ class Client:
     def push(self) -> Any:
         """The next push."""
         while not self.pushes:
-            self._read()
+            self.read()
         return self.pushes.popleft()
 
     def pinged(self) -> None:
         """Wait for a ping of the server."""
         while 0 not in self._replies:
-            self._read()
+            self.read()
         assert self._replies.pop(0) == {}
 
     def closed(self) -> tuple[int, str]:
@@ -99,7 +100,7 @@ class Client:
         deadline = time.monotonic() + PATIENCE
         try:
             while time.monotonic() < deadline:
-                self._read()
+                self.read()
         except ConnectionClosed as end:
             assert end.rcvd is not None
             return end.rcvd.code, end.rcvd.reason

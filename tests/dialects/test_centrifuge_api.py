@@ -202,7 +202,7 @@ def _unsubscribed(node: Daemon, client: Client) -> bool:
     """End ann's subscription; whether she was told of that."""
     call(node, "unsubscribe", user="ann", channel="c")
     with suppress(TimeoutError):
-        client.pushes.append(json.loads(client.ws.recv(0.1))["push"])
+        client.read(0.1)
     return bool(client.pushes)
 
 
