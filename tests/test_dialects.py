@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from raiden.http.routes import Routes
 from raiden.node import config
-from tests.daemons import Daemon
+from tests.daemons import DEFAULTS, ROOT, Daemon, command
 
 
 class Served:
@@ -61,3 +63,13 @@ def test_what_a_dialect_lacks_is_told() -> None:
 def test_the_banner_names_the_dialects(start: Callable[..., Daemon]) -> None:
     node = start(dialects=["streams", "pusher"], pusher_apps=[{"id": "1", "key": "k", "secret": "s"}])
     assert "  dialects:   streams, pusher" in node.banner().splitlines()
+
+
+def test_two_dialects_of_one_path_are_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(data_dir=tmp_path, dialects=["cable", "centrifuge"], cable_path="/connection/websocket", **DEFAULTS),
+        capture_output=True, text=True, timeout=60, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "'centrifuge' and one before it have the path /connection/websocket" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -9,11 +9,13 @@ from raiden.gateway import Gateway
 from raiden.http.reserved import Reserved
 from raiden.http.routes import Routes
 from raiden.node.dialect_names import KNOWN
+from raiden.node.errors import StartError
 from raiden.node.settings import Settings
 
 
 def opened(settings: Settings, gateway: Gateway) -> list[Any]:
-    """The dialects that the settings name, which serve their paths at the gateway from now on. Raises ValueError."""
+    """The dialects that the settings name, which serve their paths at the gateway from now on. Raises StartError where
+    two serve the same path."""
     if not settings.dialects:
         return []
     made = []
@@ -22,7 +24,12 @@ def opened(settings: Settings, gateway: Gateway) -> list[Any]:
         module, _, kind = KNOWN[name].partition(":")
         dialect = getattr(import_module(module), kind)(gateway, settings)
         for path in dialect.paths:
-            routes.add(path, dialect)
+            try:
+                routes.add(path, dialect)
+            except ValueError:
+                raise StartError(
+                    f"dialects: {name!r} and one before it have the path {path}: give it another"
+                ) from None
         made.append(dialect)
     gateway.reader.reserved = reserved(settings, gateway)
     return made

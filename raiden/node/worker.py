@@ -43,6 +43,7 @@ from raiden.model.payload import check_size
 from raiden.model.refusals import Refusal
 from raiden.model.strict_json import TOO_DEEP, InvalidPayload, json_payload
 from raiden.node import dialects, http_doors, permits
+from raiden.node.errors import StartError
 from raiden.node.http_doors import CONTROL, PUBLIC, REDIRECT
 from raiden.node.routing import RouterService
 from raiden.node.settings import ServiceBuilder, Settings
@@ -334,7 +335,7 @@ def run(name: str, node: str, settings: Settings, supervisor: socket.socket, mak
     gevent.signal_handler(signal.SIGTERM, stop.set)
     try:
         worker = make()
-    except (InvalidKey, InvalidCertificate) as error:
+    except (InvalidKey, InvalidCertificate, StartError) as error:
         supervisor.sendall(str(error).encode())
         return
     # Messages and connections come and go by the thousands, and leave no cycles. So the garbage collector never looks
