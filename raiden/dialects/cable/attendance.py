@@ -1,4 +1,4 @@
-"""Who is at a stream: clients that have joined it, under an id that they choose.
+"""Attendance: the clients that have joined a stream, under an id that they choose.
 
 A subscription counts in Raiden's presence as the id under which its client has joined, and as nobody's until then.
 """

@@ -42,7 +42,7 @@ class Cable(Dialect):
         super().__init__(gateway)
         self._settings = settings
         self._part = Part(gateway, settings)
-        # Who has the broadcast key, as rates and the audit log know it.
+        # The holder of the broadcast key, as rates and the audit log know it.
         self._application = gateway.permits.of_client(Client("cable_broadcast_key"))
         self.paths = (settings.cable_path, BROADCAST)
         gateway.door.access_log.hide(settings.cable_token_param, "sid")

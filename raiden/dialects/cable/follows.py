@@ -229,7 +229,7 @@ class Follows:
         if isinstance(attempt("messages that were held back", followed.release), Refusal):
             self._fail()
 
-    # Who is there.
+    # Presence.
 
     def _attends(self, followed: Followed) -> bool:
         """Whether the client is told who joins and leaves."""

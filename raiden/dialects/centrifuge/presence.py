@@ -42,7 +42,7 @@ class _Member(msgspec.Struct):
 
 
 class _Members(msgspec.Struct):
-    """Who is at a channel; ``members`` is None where these are too many to list."""
+    """The clients at a channel; ``members`` is None where these are too many to list."""
 
     members: list[_Member] | None
     count: int

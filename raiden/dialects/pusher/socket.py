@@ -220,7 +220,7 @@ class PusherSocket(DialectSocket):
         known = None if rows is None else next((row for row in rows if row["sub"] == member.sub), None)
         if rows is None or (known is None and len(rows) >= most):
             raise TooLarge(f"a presence channel has at most {most} members")
-        # Who is there already keeps its info.
+        # A member that is there already keeps its info.
         self.gateway.presence.name(mine, member if known is None else Subject(member.sub, known["info"]))
         return watched, beginning
 
