@@ -6,6 +6,7 @@ on a host of their own, where that port is free.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -128,6 +129,7 @@ def host() -> Iterator[Host]:
 
 
 @requires_network
+@pytest.mark.skipif(not os.environ.get("TESTS_SUITE"), reason="TESTS_SUITE=1 runs the suite of centrifuge-python")
 @pytest.mark.skipif(not PYTHON_SUITE.is_dir(), reason="the suite of centrifuge-python is not here (tests/setup.sh)")
 def test_centrifuge_python(tmp_path: Path, host: Host) -> None:
     pytest.importorskip("centrifuge")
