@@ -33,13 +33,16 @@ class Started:
         self.pid = pid
         self.returncode: int | None = None
         self._starter = starter
+        # The starter can be asked for the end of a process only once.
+        self._lock = threading.Lock()
 
     def poll(self) -> int | None:
-        if self.returncode is None:
-            said = self._starter.ask(self.pid)
-            if said:
-                self.returncode = os.waitstatus_to_exitcode(int(said))
-        return self.returncode
+        with self._lock:
+            if self.returncode is None:
+                said = self._starter.ask(self.pid)
+                if said:
+                    self.returncode = os.waitstatus_to_exitcode(int(said))
+            return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, or the negative number of the signal that has ended it; raises TimeoutExpired."""

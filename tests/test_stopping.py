@@ -156,7 +156,7 @@ class Publishers:
                 with self._balancer.connect() as sock:
                     sock.sendall(request)
                     status, _ = answer(sock)
-            except (OSError, HTTPException, IndexError) as error:
+            except (OSError, HTTPException, ZeroDivisionError) as error:
                 self.failed.append(repr(error))
                 continue
             if status == 200:
