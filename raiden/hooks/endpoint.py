@@ -7,7 +7,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -45,27 +45,12 @@ class Endpoint:
     @classmethod
     def of(cls, options: Any) -> Endpoint:
         """Read an entry of the setting `webhooks`; raises ValueError, which says what is wrong, and has no secret."""
-        if not isinstance(options, Mapping):
-            raise ValueError("it must be a dict, like {'url': 'https://...', 'secret': 'whsec_...', 'events': [...]}")
-        for name in options:
-            if name not in _OPTIONS:
-                hint = did_you_mean(str(name), _OPTIONS, f"; there are {', '.join(_OPTIONS)}")
-                raise ValueError(f"it has an unknown option {name!r}{hint}")
-        insecure, timeout = options.get("insecure", False), options.get("timeout", TIMEOUT)
-        if not isinstance(insecure, bool):
-            raise ValueError("insecure is True or False")
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0.1 <= timeout <= 60:
-            raise ValueError("timeout is from 0.1 to 60 seconds")
-        target = Target(options.get("url"), insecure=insecure)
-        name = options.get("name", target.authority)
-        if not isinstance(name, str) or not 0 < len(name.encode()) <= _NAME or not name.isprintable() or "/" in name:
-            raise ValueError(f"name is a text of 1 to {_NAME} bytes without '/'")
+        way = delivery(options, _OPTIONS, "{'url': 'https://...', 'secret': 'whsec_...', 'events': [...]}")
         events = _events(options.get("events"))
         if PUBLISHED in events and "channels" not in options:
             raise ValueError(f"{PUBLISHED} is for the channels that are listed: set channels, like ['orders.*']")
         channels = Patterns.of(checked("channels", options.get("channels", ["*"])))
-        return cls(name, str(options["url"]), _secrets(options.get("secret")), events, channels, float(timeout),
-                   insecure)  # fmt: skip
+        return cls(secrets=_secrets(options.get("secret")), events=events, channels=channels, **way)
 
     @property
     def queue(self) -> str:
@@ -107,16 +92,43 @@ def endpoints(setting: Sequence[Any]) -> list[Endpoint]:
     return list(found.values())
 
 
-def _events(names: Any) -> frozenset[str]:
+def delivery(options: Any, known: Sequence[str], example: str, begin: str = "") -> dict[str, Any]:
+    """The name of an endpoint, its ``url``, ``timeout`` and ``insecure``, from options of which there are those that
+    are ``known``. Unless it has a name, that is the URL's host and port, behind ``begin``. Raises ValueError."""
+    if not isinstance(options, Mapping):
+        raise ValueError(f"it must be a dict, like {example}")
+    for option in options:
+        if option not in known:
+            hint = did_you_mean(str(option), known, f"; there are {', '.join(known)}")
+            raise ValueError(f"it has an unknown option {option!r}{hint}")
+    insecure, timeout = options.get("insecure", False), options.get("timeout", TIMEOUT)
+    if not isinstance(insecure, bool):
+        raise ValueError("insecure is True or False")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0.1 <= timeout <= 60:
+        raise ValueError("timeout is from 0.1 to 60 seconds")
+    target = Target(options.get("url"), insecure=insecure)
+    name = options.get("name", begin + target.authority)
+    if not isinstance(name, str) or not 0 < len(name.encode()) <= _NAME or not name.isprintable() or "/" in name:
+        raise ValueError(f"name is a text of 1 to {_NAME} bytes without '/'")
+    return {"name": name, "url": str(options["url"]), "timeout": float(timeout), "insecure": insecure}
+
+
+def listed(names: Any, known: Collection[str]) -> Sequence[str]:
+    """The events that an option lists, which must be among those that are ``known``. Raises ValueError."""
     if not isinstance(names, list | tuple) or not names:
-        raise ValueError(f"events is a list of some of {', '.join(EVENTS)}")
+        raise ValueError(f"events is a list of some of {', '.join(known)}")
     for name in names:
+        if name not in known:
+            hint = did_you_mean(str(name), known, f"; there are {', '.join(known)}")
+            raise ValueError(f"there is no event {name!r}{hint}")
+    return names
+
+
+def _events(names: Any) -> frozenset[str]:
+    for name in names if isinstance(names, list | tuple) else ():
         if name in _LATER:
             raise ValueError(f"{name} is not there yet: it comes with presence")
-        if name not in EVENTS:
-            hint = did_you_mean(str(name), EVENTS, f"; there are {', '.join(EVENTS)}")
-            raise ValueError(f"there is no event {name!r}{hint}")
-    return frozenset(names)
+    return frozenset(listed(names, EVENTS))
 
 
 def _secrets(listed: Any) -> tuple[bytes, ...]:

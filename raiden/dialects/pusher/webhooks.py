@@ -12,11 +12,9 @@ from typing import Any, Final
 from raiden.access.clients import Patterns
 from raiden.dialects.pusher import names
 from raiden.dialects.pusher.apps import App
-from raiden.hooks.endpoint import OCCUPIED, TIMEOUT, VACATED, Endpoint
+from raiden.hooks.endpoint import OCCUPIED, VACATED, Endpoint, delivery, listed
 from raiden.hooks.events import Event
-from raiden.hooks.target import Target
 from raiden.model.encoding import dumps
-from raiden.model.near import did_you_mean
 
 CLIENT_EVENT, CACHE_MISS, COUNT = "client_event", "cache_miss", "subscription_count"
 ADDED, REMOVED = "member_added", "member_removed"
@@ -74,29 +72,9 @@ def endpoints(apps: Sequence[App]) -> list[Endpoint]:
 
 
 def _endpoint(app: App, options: Any) -> AppEndpoint:
-    if not isinstance(options, Mapping):
-        raise ValueError("it must be a dict, like {'url': 'https://...', 'events': ['channel_occupied']}")
-    for name in options:
-        if name not in _OPTIONS:
-            hint = did_you_mean(str(name), _OPTIONS, f"; there are {', '.join(_OPTIONS)}")
-            raise ValueError(f"it has an unknown option {name!r}{hint}")
-    listed = options.get("events")
-    if not isinstance(listed, list | tuple) or not listed:
-        raise ValueError(f"events is a list of some of {', '.join(EVENTS)}")
-    for name in listed:
-        if name not in EVENTS:
-            hint = did_you_mean(str(name), EVENTS, f"; there are {', '.join(EVENTS)}")
-            raise ValueError(f"there is no event {name!r}{hint}")
-    insecure, timeout = options.get("insecure", False), options.get("timeout", TIMEOUT)
-    if not isinstance(insecure, bool):
-        raise ValueError("insecure is True or False")
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0.1 <= timeout <= 60:
-        raise ValueError("timeout is from 0.1 to 60 seconds")
-    target = Target(options.get("url"), insecure=insecure)
-    name = options.get("name", f"pusher {app.id} {target.authority}")
-    if not isinstance(name, str) or not 0 < len(name.encode()) <= 100 or not name.isprintable() or "/" in name:
-        raise ValueError("name is a text of 1 to 100 bytes without '/'")
+    way = delivery(options, _OPTIONS, "{'url': 'https://...', 'events': ['channel_occupied']}", f"pusher {app.id} ")
+    events = frozenset([EVENTS[each] for each in listed(options.get("events"), tuple(EVENTS))])
     return AppEndpoint(
-        name, str(options["url"]), (), frozenset([EVENTS[each] for each in listed]), Patterns.of([app.prefix + "*"]),
-        float(timeout), insecure, key=app.key, secret=app.secret, prefix=app.prefix,
+        secrets=(), events=events, channels=Patterns.of([app.prefix + "*"]), key=app.key, secret=app.secret,
+        prefix=app.prefix, **way,
     )  # fmt: skip
