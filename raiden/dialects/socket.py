@@ -47,24 +47,9 @@ class DialectSocket(Socket):
 
     def do(self, command: Command, size: int = 0) -> None:
         """Do a command of ``size`` bytes once those before it are done: see `InOrder.do`."""
-        self._commands().do(command, size)
-
-    def later(self, work: Callable[..., None], *arguments: object) -> None:
-        """Do what waits in a greenlet, beside other commands. The connection is not read from while much waits: see
-        `InOrder.hold`."""
-        self._commands().hold(0)
-        self.gateway.door.task(self._held, work, arguments)
-
-    def _held(self, work: Callable[..., None], arguments: Sequence[object]) -> None:
-        try:
-            work(*arguments)
-        finally:
-            self._commands().release(0)
-
-    def _commands(self) -> InOrder:
         if self._in_order is None:
             self._in_order = InOrder(self.connection)
-        return self._in_order
+        self._in_order.do(command, size)
 
     def command(self, data: str | bytes) -> Rest | None:
         """Do what a message of the client asks for; return what is left to do where that waits. It answers refusals

@@ -137,7 +137,7 @@ class PusherSocket(DialectSocket):
             self.attach(channel)
         else:
             self.waiting += 1
-            self.later(self._begin_later, name, kind, mine, member)
+            self.gateway.door.task(self._begin_later, name, kind, mine, member)
 
     def _confirm(self, name: str, mine: Subscription) -> None:
         """Tell the client that it is subscribed, and who is there."""
