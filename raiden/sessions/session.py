@@ -115,9 +115,9 @@ class Session:
         raise NotImplementedError
 
     def was_deleted(self, subscription: Subscription, deletions: int) -> bool:
-        """Whether the channel was deleted since ``deletions`` was its number of deletions; this ends the
-        subscription."""
-        if not self.has(subscription) or subscription.deletions == deletions:
+        """Whether the channel was deleted since ``deletions`` was its number of deletions; this ends the subscription,
+        unless it outlasts that: then it goes on with what follows the deletion."""
+        if self.lasts or not self.has(subscription) or subscription.deletions == deletions:
             return False
         self.router.unsubscribe(subscription)
         self.ended(subscription)

@@ -19,7 +19,7 @@ from raiden.dialects.pusher.limits import EventRate
 from raiden.dialects.pusher.socket_ids import NOBODY, connection_id, socket_id
 from raiden.model.refusals import Invalid
 from raiden.node import config
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import PATIENCE, Daemon, Stream, wait_for
 from tests.dialects.pusher_client import APP, Client, call, signed, trigger
 from tests.test_leaving import COLLECTOR
 from tests.tokens import JWT_KEYS, bearer, token
@@ -357,18 +357,24 @@ def test_a_node_with_tokens_a_path_and_pages(start: Callable[..., Daemon]) -> No
         assert client.close_code() == 4009
 
 
-def raw(node: Daemon) -> socket.socket:
-    """A connection that reads only what the test reads, and answers no ping."""
-    sock = node.connect()
+def raw(node: Daemon, *channels: str, buffer: int | None = None) -> socket.socket:
+    """A connection that reads only what the test reads, and answers no ping; ``buffer`` bounds what the kernel has for
+    it."""
+    sock = socket.socket()
+    sock.settimeout(PATIENCE)
+    if buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+    sock.connect((node.host, node.port))
     sock.sendall(
         b"GET /app/app-key?protocol=7 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     )
-    command = b'{"event":"pusher:subscribe","data":{"channel":"room"}}'
-    sock.sendall(b"\x81" + bytes([0x80 | len(command)]) + bytes(4) + command)
-    came = b""
-    while b"succeeded" not in came:
-        came += sock.recv(65536)
+    for channel in channels or ("room",):
+        command = b'{"event":"pusher:subscribe","data":{"channel":"%b"}}' % channel.encode()
+        sock.sendall(b"\x81" + bytes([0x80 | len(command)]) + bytes(4) + command)
+        came = b""
+        while b"succeeded" not in came:
+            came += sock.recv(65536)
     return sock
 
 
@@ -395,6 +401,22 @@ def test_who_does_not_answer_and_who_reads_too_slowly_is_told_so(start: Callable
         )  # fmt: skip
         came = rest(slow)
         assert b'"code":4100' in came[-400:] and (4100).to_bytes(2, "big") in came[-100:]
+
+
+def test_a_channel_that_is_deleted_while_its_cached_event_is_sent_goes_on(start: Callable[..., Daemon]) -> None:
+    node = start(dialects=["pusher"], pusher_apps=[{**APP, "max_data": 1_000_000}])
+    trigger(node, "cache-room", "before", "x" * 900_000)
+    with raw(node, "room", "cache-room", buffer=4096) as slow:
+        assert node.request("DELETE", "/cache-room")[0] < 300
+        for data in ("1", "2"):
+            trigger(node, "cache-room", "behind", data)
+        trigger(node, "room", "end", "")
+        came = b""
+        while came.count(b'"event":"behind"') < 2 or b'"event":"end"' not in came:
+            more = slow.recv(65536)
+            assert more, came[-300:]
+            came += more
+        assert came.index(b'"event":"before"') < came.index(b'"event":"behind"')
 
 
 def test_no_cycle_is_left_of_clients_that_have_gone(tmp_path: Path) -> None:
