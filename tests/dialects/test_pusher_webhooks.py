@@ -14,11 +14,12 @@ import pytest
 
 from raiden.node import config
 from tests.cluster.test_webhooks import wait_until_connected
-from tests.daemons import Daemon, wait_for
+from tests.daemons import Daemon, Stream, wait_for
 from tests.dialects.pusher_client import APP, Client, trigger
 from tests.dialects.test_pusher_clients import passes
 from tests.receiver import Receiver
 from tests.stores import RedisServer
+from tests.tokens import JWT_KEYS, bearer, token
 
 EVENTS = [
     "channel_occupied", "channel_vacated", "member_added", "member_removed", "client_event", "cache_miss",
@@ -100,6 +101,47 @@ def test_webhooks_are_told_of_channels_members_and_events(node: Daemon, receiver
          {"name": "member_removed", "user_id": "bob"})  # fmt: skip
     names = [(event["name"], event.get("user_id")) for event in told(receiver, presence)]
     assert len(names) == len(set(names)), "each is told once"
+
+
+def changes(receiver: Receiver, channel: str, user: str) -> list[str]:
+    """The names of the events of a member, in their order."""
+    return [event["name"] for event in told(receiver, channel) if event.get("user_id") == user]
+
+
+def test_members_come_and_go_in_pairs(node: Daemon, receiver: Receiver, channel: str) -> None:
+    name = f"presence-{channel}"
+    with Client(node) as ann, Client(node) as bob:
+        ann.join(name, "ann")
+        wait(receiver, name, {"name": "member_added", "user_id": "ann"})
+        # The channel is watched: whoever the members of it hear of, webhooks hear of, however soon that goes again.
+        for _ in range(20):
+            bob.join(name, "bob")
+            bob.send("pusher:unsubscribe", {"channel": name})
+            bob.ping()
+        bob.join(name, "carl")
+        wait(receiver, name, {"name": "member_added", "user_id": "carl"})
+        found = changes(receiver, name, "bob")
+        assert found == ["member_added", "member_removed"] * (len(found) // 2)
+
+
+def test_members_that_were_too_many_for_a_while(
+    start: Callable[..., Daemon], receiver: Receiver, channel: str
+) -> None:  # fmt: skip
+    name = f"presence-{channel}"
+    node = start(**{**settings(receiver), "workers": 1, "jwt_keys": JWT_KEYS, "max_presence": 3, "presence_linger": 0})
+    with Client(node) as ann, Client(node) as bob, Client(node) as carl:
+        ann.join(name, "ann")
+        bob.join(name, "bob")
+        wait(receiver, name, {"name": "member_added", "user_id": "ann"}, {"name": "member_added", "user_id": "bob"})
+        crowd = [Stream(node, f"/{name}", bearer(token(f"user{number}"))) for number in range(4)]
+        carl.ask(name, channel_data='{"user_id":"carl"}')
+        assert carl.expect("pusher:subscription_error")["data"]["type"] == "LimitReached"  # now the worker knows
+        ann.send("pusher:unsubscribe", {"channel": name})
+        ann.ping()
+        for stream in crowd:
+            stream.close()
+        wait(receiver, name, {"name": "member_removed", "user_id": "ann"})
+        assert changes(receiver, name, "bob") == ["member_added"]
 
 
 def test_apps_have_webhooks_of_their_own(node: Daemon, receiver: Receiver, channel: str) -> None:
