@@ -1,4 +1,5 @@
-"""A balancer before two nodes: requests that write go to one of them, requests that read to the other."""
+"""A balancer before two nodes: requests that write go to one of them, requests that read to the other. While one of
+the nodes takes no connections, all go to the other."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ READS = (b"GET", b"HEAD")
 
 class Balancer:
     """Listens at ``port`` of the loopback, and passes each request on to the port ``reads``, or ``writes``. It closes a
-    connection behind the answer, so that the next request comes by another one."""
+    connection behind the answer, so that the next request comes by another one; a WebSocket ends when an end closes
+    it."""
 
     def __init__(self, *, reads: int, writes: int) -> None:
         self._reads = reads
@@ -51,12 +53,12 @@ class Balancer:
         far_out = None
         try:
             head = await near_in.readuntil(b"\r\n\r\n")
-            port = self._reads if head.split(b" ", 1)[0] in READS else self._writes
-            self.counts[port] += 1
-            far_in, far_out = await asyncio.open_connection("127.0.0.1", port)
             first, _, rest = head.partition(b"\r\n")
-            kept = [line for line in rest.split(b"\r\n") if line and not line.lower().startswith(b"connection:")]
-            far_out.write(b"\r\n".join([first, *kept, b"Connection: close", b"", b""]))
+            lines = [line for line in rest.split(b"\r\n") if line]
+            if not any(line.lower().startswith(b"upgrade:") for line in lines):
+                lines = [line for line in lines if not line.lower().startswith(b"connection:")] + [b"Connection: close"]
+            far_in, far_out = await self._connect(is_read=first.split(b" ", 1)[0] in READS)
+            far_out.write(b"\r\n".join([first, *lines, b"", b""]))
             ways = [asyncio.create_task(_pass_on(*way)) for way in ((near_in, far_out), (far_in, near_out))]
             try:
                 # Either the answer is over, or the client has gone.
@@ -71,6 +73,18 @@ class Balancer:
             for out in (near_out, far_out):
                 if out is not None:
                     out.close()
+
+    async def _connect(self, *, is_read: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connect to the node that such requests go to, or else to the other."""
+        ports = [self._reads, self._writes] if is_read else [self._writes, self._reads]
+        for port in ports:
+            try:
+                ends = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                continue
+            self.counts[port] += 1
+            return ends
+        raise ConnectionError("no node takes connections")
 
 
 async def _pass_on(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

@@ -242,14 +242,20 @@ const checks = {
     check(!server.webhook({ headers, rawBody: body + " " }).isValid(), "another body");
   },
   async returns() {
-    // Clients that are connected go to another node when theirs stops; lines of the input say what has been done.
+    // A client whose node stops goes to another one by itself, and is subscribed again. The port is that of a balancer.
     const client = await connect("u1");
-    await subscribe(client, "room");
-    const seen = [];
-    client.connection.bind("error", (error) => seen.push(error?.data?.code));
-    console.log(JSON.stringify({ connected: client.config.wsPort }));
-    await next(client.connection, "connected");
-    console.log(JSON.stringify({ again: seen.filter((code) => code) }));
+    const [room, members] = [await subscribe(client, "room"), await subscribe(client, "presence-room")];
+    const codes = [], first = client.connection.socket_id;
+    client.connection.bind("error", (error) => codes.push(error?.data?.code ?? error?.error?.data?.code));
+    const again = Promise.all([room, members].map((channel) => next(channel, "pusher:subscription_succeeded")));
+    console.log(JSON.stringify({ subscribed: true }));
+    await again;
+    check(client.connection.socket_id !== first && client.connection.state === "connected", "connected again");
+    check(members.members.count === 1 && members.members.me.id === "u1", "who is there");
+    const came = next(room, "made");
+    await server.trigger("room", "made", { back: true });
+    check((await came).data.back, "it hears on");
+    console.log(JSON.stringify({ codes: [...new Set(codes)] }));
     client.disconnect();
   },
 };

@@ -19,6 +19,7 @@ import pytest
 
 from tests.cluster.test_webhooks import wait_until_connected
 from tests.daemons import PATIENCE, ROOT, Daemon, wait_for
+from tests.dialects.balancer import Balancer
 from tests.dialects.pusher_client import APP, Client, call, trigger
 from tests.stores import RedisServer
 
@@ -94,6 +95,22 @@ def test_clients_go_to_another_node_when_theirs_stops(cluster: list[Daemon]) -> 
         client.subscribe("room")
         trigger(second, "room", "made", "1")
         assert client.next()["event"] == "made"
+
+
+def test_pusher_js_goes_to_another_node_by_itself_when_its_own_stops(cluster: list[Daemon]) -> None:
+    first, second = cluster
+    with Balancer(reads=first.port, writes=second.port) as balancer:
+        with javascript([], "returns", PORTS=str(balancer.port)) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line and json.loads(line) == {"subscribed": True}
+            assert balancer.counts == {first.port: 1, second.port: 0}
+            assert first.stop() == 0
+            out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+        # A close code of these hundreds tells pusher-js to come back at once; it is no error to its user.
+        assert [json.loads(line) for line in out.splitlines()] == [{"codes": [4200]}, {"passed": "returns"}]
+        assert balancer.counts[first.port] == 1 and balancer.counts[second.port] >= 2
 
 
 def test_members_of_a_node_that_was_killed_leave_once(cluster: list[Daemon]) -> None:
