@@ -129,6 +129,8 @@
 # pusher_apps = []
 # The beginning of its paths, like "/ws"; "": they are /app/ and /apps/.
 # pusher_path = ""
+# Users that a worker watches for the watchlists of its clients.
+# pusher_max_watched = 5000
 # The channel of a request: "path", "host_path", or a function of the webob request.
 # channel_builder = "path"
 

@@ -135,6 +135,7 @@ class Settings:
         [], "apps of the dialect pusher, like {'id': '1', 'key': '...', 'secret': '...'}: see docs/dialects/pusher.md"
     )
     pusher_path: str = _setting("", "the beginning of the paths of the dialect pusher, like '/ws'")
+    pusher_max_watched: int = _setting(5000, "users that a worker watches for Pusher clients' watchlists", least=0)
     channel_builder: str | Callable[..., str] = _setting(
         "path", "the channel of a request: 'path', 'host_path', or a function of the webob request"
     )

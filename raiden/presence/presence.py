@@ -11,7 +11,7 @@ from raiden.presence import told, who
 from raiden.presence.here import NOBODY, Here, Names, Subject
 from raiden.presence.members import Part
 from raiden.presence.told import Told
-from raiden.presence.watches import Watched, Watches
+from raiden.presence.watches import Share, Watched, Watches
 from raiden.presence.who import Who
 from raiden.protocols.limits import PresenceLimits
 from raiden.router import Router
@@ -79,9 +79,9 @@ class Presence(Service):
         if self.names.pop(subscription, None) is not None and subscription.topic is not None:
             subscription.topic.changes += 1
 
-    def watch(self, channels: Sequence[str], *, fresh: bool = False) -> list[Watched]:
+    def watch(self, channels: Sequence[str], *, fresh: bool = False, share: Share | None = None) -> list[Watched]:
         """See `Watches.open`."""
-        return self._watches.open(channels, fresh=fresh)
+        return self._watches.open(channels, fresh=fresh, share=share)
 
     def listen(self, watched: Watched, subscription: Subscription) -> None:
         """See `Watches.listen`."""

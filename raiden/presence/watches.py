@@ -25,7 +25,7 @@ from raiden.presence.watch import CROWDED, Event, Listed, Watch
 from raiden.protocols.limits import PresenceLimits
 from raiden.runtime import faults
 
-# Channels that a worker watches.
+# Channels that a worker watches, unless a kind of watcher has a `Share` of its own.
 MOST: Final = 10_000
 # Seconds between looks at what is due; between questions whether lists are still the same; for which a channel is
 # watched that no client watches any more: those of long-polls come back.
@@ -41,7 +41,25 @@ SAME_AT_ONCE: Final = 500
 
 
 class TooManyWatched(Unavailable):
-    """This worker watches as many channels as it may (`MOST`)."""
+    """This worker watches as many channels as it may, by the `Share` of the watchers."""
+
+
+class Share:
+    """Channels that watchers of one kind may have watched on this worker, ``most`` of them; ``what`` these are to who
+    is refused. A channel counts for the kind that came first, until it is watched no longer."""
+
+    __slots__ = ("count", "most", "what")
+
+    def __init__(self, most: int, what: str) -> None:
+        self.most = most
+        self.what = what
+        self.count = 0
+
+    def take(self) -> None:
+        """Count a channel. Raises TooManyWatched."""
+        if self.count >= self.most:
+            raise TooManyWatched(f"this worker watches {self.most} {self.what} already: try again later")
+        self.count += 1
 
 
 class Notice:
@@ -66,10 +84,12 @@ class Notice:
 
 
 class Watched:
-    """A channel that is watched: its `watch`, and the subscriptions whose clients watch it."""
+    """A channel that is watched: its `watch`, and the subscriptions whose clients watch it. It counts in a
+    ``share``."""
 
-    def __init__(self, channel: str) -> None:
+    def __init__(self, channel: str, share: Share) -> None:
         self.channel = channel
+        self.share = share
         self.watch = Watch()
         self.subscriptions: dict[Subscription, None] = {}
         self.ready: AsyncResult[Refusal | None] = AsyncResult()
@@ -140,6 +160,7 @@ class Watches:
         self._topic = topic
         self._spawn = spawn
         self._watched: dict[str, Watched] = {}
+        self._share = Share(MOST, "channels' members")
         self._lists = Questions(to_workers(backend, lists, everywhere=True), at_once=LISTED_AT_ONCE)
         self._same = to_workers(backend, same, everywhere=True)
         self._runs = False
@@ -147,12 +168,13 @@ class Watches:
         # The workers that were there at the last look.
         self._there: set[str] = set()
 
-    def open(self, channels: Sequence[str], *, fresh: bool = False) -> list[Watched]:
+    def open(self, channels: Sequence[str], *, fresh: bool = False, share: Share | None = None) -> list[Watched]:
         """Watch channels: their members are known from now on. ``fresh``: also those that have come just now, of whom
-        workers have not told yet. Waits; raises NotInForce, TooManyQuestions and TooManyWatched."""
+        workers have not told yet. They count in a ``share`` (None: in that of all watchers without one). Waits; raises
+        NotInForce, TooManyQuestions and TooManyWatched."""
         names = dict.fromkeys(channels)
         known = self._watched.keys() & names
-        found = [self._watched.get(channel) or self._begin(channel) for channel in names]
+        found = [self._watched.get(channel) or self._begin(channel, share or self._share) for channel in names]
         for each in found:
             each.used = time.monotonic()
             refusal = each.ready.get()
@@ -166,11 +188,10 @@ class Watches:
         """From now on the owner of a subscription is told of joins and leaves, until the subscription ends."""
         watched.subscriptions[subscription] = None
 
-    def _begin(self, channel: str) -> Watched:
-        if len(self._watched) >= MOST:
-            raise TooManyWatched(f"this worker watches the members of {MOST} channels already: try again later")
+    def _begin(self, channel: str, share: Share) -> Watched:
+        share.take()
         topic = self._topic(channel)
-        watched = self._watched[channel] = Watched(channel)
+        watched = self._watched[channel] = Watched(channel, share)
         self._backend.follow(topic, lambda text: self._hear(watched, text))
         gevent.spawn(self._open, watched)
         if not self._runs:
@@ -204,6 +225,7 @@ class Watches:
     def _end(self, watched: Watched) -> None:
         if self._watched.get(watched.channel) is watched:
             del self._watched[watched.channel]
+            watched.share.count -= 1
             self._backend.unfollow(self._topic(watched.channel))
 
     def _hear(self, watched: Watched, text: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -349,6 +349,21 @@ def test_a_watchlist_tells_who_is_online(node: Daemon) -> None:
         here(client, "hal", watchlist=[f"u{number}" for number in range(101)])
         assert client.expect("pusher:error")["data"]["code"] == 4302
         assert len(changes(client)[0]["user_ids"]) == 100
+
+
+def test_watchlists_have_a_bound_of_their_own(start: Callable[..., Daemon]) -> None:
+    node = start(workers=1, dialects=["pusher"], pusher_apps=[APP], pusher_max_watched=3)
+    with Client(node) as ann, Client(node) as bob, Client(node) as carl:
+        ann.sign_in("ann", watchlist=["u1", "u2"])
+        told = ann.expect("pusher_internal:watchlist_events")["data"]["events"]
+        assert told == [{"name": "offline", "user_ids": ["u1", "u2"]}]
+        bob.sign_in("bob", watchlist=["u3", "u4"])
+        told = bob.expect("pusher:error")["data"]
+        assert told["code"] is None and "3 users of watchlists" in told["message"]
+        for number in range(4):
+            assert bob.join(f"presence-{number}", "bob")["count"] == 1, "presence is not refused"
+        carl.sign_in("carl", watchlist=["u2", "u1"])
+        assert carl.expect("pusher_internal:watchlist_events"), "these are watched already"
 
 
 @pytest.mark.parametrize("user", ['{"id":""}', '{"id":1}', "[]", "{", '{"id":"other"}'])

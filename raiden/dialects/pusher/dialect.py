@@ -21,6 +21,7 @@ from raiden.dialects.socket import open_socket
 from raiden.gateway import Gateway
 from raiden.http.door import Answer
 from raiden.model.refusals import Refusal
+from raiden.presence.watches import Share
 from raiden.protocols.http import Request
 
 # The versions of the protocol that clients name.
@@ -37,7 +38,8 @@ class Pusher(Dialect):
         super().__init__(gateway)
         self._path = settings.pusher_path
         self.paths = (self._path + _CLIENTS, self._path + _SERVERS)
-        found = [OpenApp(app, gateway.permits, gateway.webhooks) for app in apps(settings.pusher_apps)]
+        watched = Share(settings.pusher_max_watched, "users of watchlists")
+        found = [OpenApp(app, gateway.permits, gateway.webhooks, watched) for app in apps(settings.pusher_apps)]
         self._by_key = {each.app.key: each for each in found}
         self._api = Api(gateway, {each.app.id: each for each in found})
         for app in found:

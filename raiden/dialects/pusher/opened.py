@@ -21,15 +21,17 @@ from raiden.hooks.teller import Teller
 from raiden.http.origins import Origins
 from raiden.model.options import ACTIONS
 from raiden.model.refusals import Forbidden, Unauthorized
+from raiden.presence.watches import Share
 
 
 class OpenApp:
     """An app. ``signed`` is the permit of what its application signs, and ``visitor`` that of a client that has shown
     the key. ``origins`` are the pages that may connect; None: those that may use the node. ``webhooks`` are told of
-    events that only the dialect knows of."""
+    events that only the dialect knows of. ``watched`` are the users of the watchlists of all apps."""
 
-    def __init__(self, app: App, permits: Permits, webhooks: Teller | None) -> None:
+    def __init__(self, app: App, permits: Permits, webhooks: Teller | None, watched: Share) -> None:
         self.app = app
+        self.watched = watched
         self._webhooks = webhooks
         # Called with a channel whose number of subscribers has changed; None: nobody is told of that.
         self.counted: Callable[[str], None] | None = None

@@ -325,7 +325,7 @@ class PusherSocket(DialectSocket):
         self.connection.send(frames.told("pusher:signin_success", {"user_data": told}))
         if watched and self.watchlist is None:
             self.watchlist = Watchlist(self.connection, self.app.prefix)
-            self.gateway.door.task(self.watchlist.begin, self.gateway.presence, watched)
+            self.gateway.door.task(self.watchlist.begin, self.gateway.presence, self.app.watched, watched)
 
     # What happens to its subscriptions, and its end.
 

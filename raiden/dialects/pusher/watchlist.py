@@ -14,7 +14,7 @@ from raiden.dialects.pusher import frames, names
 from raiden.dialects.pusher.names import TO_USER
 from raiden.model.refusals import Invalid, Refusal, attempt
 from raiden.presence.presence import Presence
-from raiden.presence.watches import Notice, Watched
+from raiden.presence.watches import Notice, Share, Watched
 
 # Users of a watchlist; the others are not watched, and the client is told the code.
 MOST: Final = 100
@@ -52,13 +52,14 @@ class Watchlist:
     def owner(self) -> Watchlist:
         return self
 
-    def begin(self, presence: Presence, users: Sequence[str]) -> None:
-        """Tell who is online, and from now on who comes and goes. Waits."""
+    def begin(self, presence: Presence, share: Share, users: Sequence[str]) -> None:
+        """Tell who is online, and from now on who comes and goes. The users count in the ``share`` of all watchlists.
+        Waits."""
         if len(users) > MOST:
             self._connection.send(frames.error(TOO_MANY, f"a watchlist has at most {MOST} users"))
             users = users[:MOST]
         channels = [f"{self._begin}{TO_USER}{user}" for user in users]
-        outcome = attempt("a watchlist", lambda: presence.watch(channels, fresh=True))
+        outcome = attempt("a watchlist", lambda: presence.watch(channels, fresh=True, share=share))
         if self.topic is None or self._connection.closing or self._connection.closed:
             return
         if isinstance(outcome, Refusal):
