@@ -5,13 +5,13 @@
  * and its number, that is looked for in the raw bytes that a subscriber gets. So a delivery is the same thing whether
  * it comes in a WebSocket frame, an event stream, a long-poll's answer, by ZeroMQ, or in any protocol over TCP.
  *
- *     cc -O2 -std=c11 -o load load.c options.c wire.c meter.c
+ *     cc -O2 -std=c11 -o load load.c options.c wire.c meter.c sign.c
  *     load --sub ws --sub-addr 127.0.0.1:8088 --subs 1000 --pub http --pub-addr 127.0.0.1:8088 \
  *          --pub-header 'Content-Type: text/plain' --msgs 2000 --rate 200 --pid PID
  *
  * `load --help` names all options. A run goes through phases: connect, settle, publish, drain; or instead of publishing
  * it connects again and again (--storm), or subscribes to other channels again and again (--churn-on). One thread, one
- * epoll, edge-triggered; wire.c knows the protocols, meter.c what things cost.
+ * epoll, edge-triggered; wire.c knows the protocols, meter.c what things cost, sign.c how Pusher signs.
  *
  * Latency is from when a message is written into its connection's buffer, which is sent before anything is read, until
  * the read that brought it. `expected` counts for each message the subscribers of its channel that were there when
@@ -38,6 +38,7 @@
 
 #include "meter.h"
 #include "options.h"
+#include "sign.h"
 #include "wire.h"
 
 #define SECOND INT64_C(1000000000)
@@ -541,7 +542,10 @@ static void put_request(struct connection *c, struct values *values) {
         render(&opt.pub_body, values, &body);
     }
     append_text(&c->out, "POST ");
+    size_t path = c->out.size;
     render(&opt.pub_path, values, &c->out);
+    if (opt.pub_sign)
+        append_signature(&c->out, path, &body);
     append_text(&c->out, " HTTP/1.1\r\nHost: ");
     append_text(&c->out, opt.pub_addr.text);
     for (unsigned i = 0; i < opt.pub_header.count; i++) {

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sign.h"
+
 enum { MAX_RATE = 4000000 };
 
 static const char *const TRANSPORTS[] = {"none", "ws", "http", "tcp", "zmq"};
@@ -51,6 +53,7 @@ static const struct {
     {"--pubs", COUNT, &opt.pubs, "connections (1)"},
     {"--pub-path", TEMPLATE, &opt.pub_path, "http: what to POST to (/{ch})"},
     {"--pub-header", TEMPLATES, &opt.pub_header, "http: a further header"},
+    {"--pub-sign", WORD, &opt.pub_sign, "KEY:SECRET; http: sign the requests as the API of Pusher asks"},
     {"--pub-init", TEMPLATES, &opt.pub_init, "tcp: bytes to send first"},
     {"--pub-body", TEMPLATE, &opt.pub_body, "http: the body; tcp: all of a message ({msg})"},
     {"--pub-ack", BYTES, &opt.pub_ack, "tcp: what the server answers to each message"},
@@ -180,6 +183,8 @@ static void check_options(void) {
         fail("--size is 16 or more, --stall not above --subs, --src-ips up to 250, and --batch is for http");
     if (opt.longpoll && opt.sub != HTTP)
         fail("--longpoll is for http");
+    if (opt.pub_sign)
+        sign_by(opt.pub_sign);
     if (churn && (!opt.churn_off.count || !opt.churn_ok.size || (opt.sub != WS && opt.sub != TCP)))
         fail("--churn-on needs --churn-off and --churn-ok, and --sub ws or tcp");
     if (opt.seconds > 0 && !opt.msgs)

@@ -32,7 +32,7 @@ struct options {
     uint64_t pubs, msgs, window, inflight, batch, size, coalesce, drain;
     double rate, seconds, timeout, storm, churn_seconds;
     bool longpoll, pipeline;
-    const char *label, *channel_prefix, *pub_zmq;
+    const char *label, *channel_prefix, *pub_zmq, *pub_sign;
     struct template sub_path, pub_path, pub_body, churn_on, churn_off;
     struct templates sub_header, sub_send, sub_topic, pub_header, pub_init, pub_part;
     struct buffer ready_marker, pub_ack, churn_ok;

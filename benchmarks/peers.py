@@ -44,6 +44,15 @@ NATS_MODULE = "github.com/nats-io/nats-server/v2@v2.15.1"
 NATS_SERVER = BUILD / "nats" / "bin" / "nats-server"
 CENTRIFUGO = "github.com/centrifugal/centrifugo/v6@v6.9.1"  # the newest that Go 1.26 builds
 CENTRIFUGO_SERVER = BUILD / "go" / "bin" / "centrifugo"
+SOCKUDO = "5.2.0"  # on crates.io
+SOCKUDO_SERVER = BUILD / "sockudo" / "bin" / "sockudo"
+SOKETI = BUILD / "soketi"
+# What soketi asks for is not in npm's registry; this is the same library, built for more versions of Node.
+SOKETI_PACKAGES: dict[str, Any] = {
+    "private": True,
+    "dependencies": {"@soketi/soketi": "1.6.1"},
+    "overrides": {"uWebSockets.js": "npm:@trufflesuite/uws-js-unofficial@20.30.0-unofficial.0"},
+}
 NODE_PACKAGES = {"ws": "ws@8", "socket.io": "socket.io@4"}
 SERVERS = ROOT / "benchmarks" / "servers"
 
@@ -52,7 +61,10 @@ JSON = {"pub_header": "Content-Type: application/json"}
 DEFLATE = {"sub_header": "Sec-WebSocket-Extensions: permessage-deflate"}
 
 # Measured nowhere, and why.
-LEFT_OUT = {"Mercure": "the Go module proxy refuses its module"}
+LEFT_OUT = {
+    "Mercure": "the Go module proxy refuses its module",
+    "AnyCable": "the Go module proxy refuses its module, and the package on npm has no program in it",
+}
 
 
 class Door(NamedTuple):
@@ -139,6 +151,56 @@ def mqtt_length(count: int) -> str:
             return "".join(digits)
 
 
+# The protocols of other servers, which Raiden speaks too: how their clients subscribe, and how is published.
+
+API_KEY = "a-key-for-the-api"
+APP = {"id": "1", "key": "key", "secret": "secret"}
+DIALECTS: dict[str, Any] = {
+    "dialects": ["cable", "centrifuge", "pusher"], "cable_public": True, "centrifuge_anonymous": True,
+    "centrifuge_api_key": API_KEY, "pusher_apps": [APP],
+}  # fmt: skip
+
+
+def cable(port: int, channel: str = "$pubsub") -> Door:
+    """Streams of a channel class; the clients answer no pings."""
+    identifier = json.dumps({"channel": channel, "stream_name": "{ch}"})
+    subscribe = websocket(
+        port,
+        "/cable",
+        sub_header="Sec-WebSocket-Protocol: actioncable-v1-json",
+        sub_send=json.dumps({"command": "subscribe", "identifier": identifier}),
+        ready_marker="confirm_subscription",
+    )
+    return Door(subscribe, post(port, "/_broadcast", pub_body='{"stream":"{ch}","data":"\\"{msg}\\""}', **JSON))
+
+
+def centrifuge(port: int, **options: str) -> Door:
+    publish = post(port, "/api/publish", pub_body='{"channel":"{ch}","data":"{msg}"}', **JSON)
+    publish += words(pub_header=f"X-API-Key: {API_KEY}")
+    hello = ["--sub-send", '{"id":1,"connect":{}}', "--sub-send", '{"id":2,"subscribe":{"channel":"{ch}"}}']
+    client = [*hello, *words(ready_marker='"subscribe":', ws_reply="{}={}")]
+    churn = words(
+        churn_on='{"id":7,"subscribe":{"channel":"{ch}"}}',
+        churn_off='{"id":7,"unsubscribe":{"channel":"{ch}"}}',
+        churn_ok='"id":7',
+    )
+    return Door([*websocket(port, "/connection/websocket", **options), *client], publish, churn=churn)
+
+
+def pusher(port: int) -> Door:
+    subscribe = websocket(
+        port,
+        f"/app/{APP['key']}?protocol=7",
+        sub_send='{"event":"pusher:subscribe","data":{"channel":"{ch}"}}',
+        ready_marker="subscription_succeeded",
+    )
+    pings = ('{"event":"pusher:ping","data":{}}', '{"event":"pusher:ping"}', '{"event":"pusher:ping","data":"{}"}')
+    subscribe += [word for ping in pings for word in words(ws_reply=ping + '={"event":"pusher:pong","data":{}}')]
+    body = '{"name":"e","channels":["{ch}"],"data":"{msg}"}'
+    sign = words(pub_sign=f"{APP['key']}:{APP['secret']}")
+    return Door(subscribe, [*post(port, f"/apps/{APP['id']}/events", pub_body=body, **JSON), *sign])
+
+
 # Raiden, as `make wheel` makes it.
 
 
@@ -204,6 +266,9 @@ def raiden_doors(node: Daemon) -> dict[str, Door]:
                 churn_ok='"id":7',
             ),
         ),
+        "cable": cable(node.port),
+        "centrifuge": centrifuge(node.port),
+        "pusher": pusher(node.port),
     }
     at_zmq = {name: endpoint.removeprefix("tcp://") for name, endpoint in node.doors().items()}
     if at_zmq:
@@ -401,21 +466,14 @@ def centrifugo(folder: Path, **channel: Any) -> Iterator[Running]:
         return [str(CENTRIFUGO_SERVER), "-c", str(config)]
 
     with server(folder, command) as target:
-        publish = post(target.port, "/api/publish", pub_body='{"channel":"{ch}","data":"{msg}"}', **JSON)
-        hello = ["--sub-send", '{"id":1,"connect":{}}', "--sub-send", '{"id":2,"subscribe":{"channel":"{ch}"}}']
-        client = [*hello, *words(ready_marker='"subscribe":', ws_reply="{}={}")]
-        bidirectional = [*websocket(target.port, "/connection/websocket"), *client]
-        churn = words(
-            churn_on='{"id":7,"subscribe":{"channel":"{ch}"}}',
-            churn_off='{"id":7,"unsubscribe":{"channel":"{ch}"}}',
-            churn_ok='"id":7',
-        )
+        door = centrifuge(target.port)
         asked = "%7B%22subs%22%3A%7B%22{ch}%22%3A%7B%7D%7D%7D"  # {"subs":{"...":{}}}
         doors = {
-            "ws": Door(bidirectional, publish),
-            "commands": Door(bidirectional, publish, churn=churn),
-            "deflate": Door([*websocket(target.port, "/connection/websocket", **DEFLATE), *client], publish),
-            "sse": Door(events(target.port, f"/connection/uni_sse?cf_connect={asked}"), publish),
+            "ws": door,
+            "centrifuge": door,
+            "commands": door,
+            "deflate": centrifuge(target.port, **DEFLATE),
+            "sse": Door(events(target.port, f"/connection/uni_sse?cf_connect={asked}"), door.publish),
         }
         yield Running([target.processes["server"]], doors)
 
@@ -534,6 +592,57 @@ def zurl(folder: Path) -> Iterator[int]:
         end(process)
 
 
+# Action Cable: Rails' own, in one process of Puma.
+
+
+@contextmanager
+def action_cable(folder: Path) -> Iterator[Running]:
+    def command(port: int) -> list[str]:
+        return [program("puma"), "--bind", f"tcp://127.0.0.1:{port}", "--quiet", str(SERVERS / "actioncable.ru")]
+
+    with server(folder, command) as target:
+        yield Running([target.processes["server"]], {"cable": cable(target.port, "StreamChannel")})
+
+
+# Servers of Pusher's protocol.
+
+
+@contextmanager
+def soketi(folder: Path) -> Iterator[Running]:
+    config = folder / "config.json"
+
+    def command(port: int) -> list[str]:
+        config.write_text(json.dumps({"host": "127.0.0.1", "port": port, "appManager.array.apps": [APP]}))
+        script = SOKETI / "node_modules" / "@soketi" / "soketi" / "bin" / "server.js"
+        return [program("node"), str(script), "start", f"--config={config}"]
+
+    with server(folder, command) as target:
+        yield Running([target.processes["server"]], {"pusher": pusher(target.port)})
+
+
+@contextmanager
+def sockudo(folder: Path) -> Iterator[Running]:
+    config = folder / "config.json"
+
+    def command(port: int) -> list[str]:
+        app = {**APP, "enabled": True, "policy": {"limits": {"max_connections": CLIENTS}}}
+        config.write_text(
+            json.dumps(
+                {
+                    "host": "127.0.0.1", "port": port, "activity_timeout": NEVER,
+                    "app_manager": {"driver": "memory", "array": {"apps": [app]}},
+                    "metrics": {"enabled": False},
+                    "rate_limiter": {"enabled": False},
+                    "websocket": {"ping_interval": NEVER, "idle_timeout": 2 * NEVER},
+                }
+            )
+        )  # fmt: skip
+        return [str(SOCKUDO_SERVER), "--config", str(config)]
+
+    with server(folder, command) as target:
+        yield Running([target.processes["server"]], {"pusher": pusher(target.port)})
+
+
 # Libraries, each with a server as small as its users would begin with (servers/).
 
 
@@ -638,6 +747,20 @@ def no_centrifugo() -> str | None:
     return None if CENTRIFUGO_SERVER.exists() else f"{CENTRIFUGO} could not be built with the Go that is installed"
 
 
+def no_sockudo() -> str | None:
+    if not SOCKUDO_SERVER.exists():
+        install(["cargo", "install", f"sockudo@{SOCKUDO}", "--locked", "--root", str(SOCKUDO_SERVER.parents[1])])
+    return None if SOCKUDO_SERVER.exists() else f"sockudo {SOCKUDO} could not be built with the Rust that is installed"
+
+
+def no_soketi() -> str | None:
+    if not (SOKETI / "node_modules" / "@soketi").exists():
+        SOKETI.mkdir(parents=True, exist_ok=True)
+        (SOKETI / "package.json").write_text(json.dumps(SOKETI_PACKAGES))
+        install(["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(SOKETI)])
+    return None if (SOKETI / "node_modules" / "@soketi").exists() else "soketi could not be installed from npm"
+
+
 def no_node_package(name: str) -> str | None:
     folder = BUILD / "node"
     if not (folder / "node_modules" / name).exists():
@@ -659,6 +782,7 @@ def no_zmq_proxy() -> str | None:
 no_nchan = partial(debian, ["nginx", NCHAN], ["nginx", "libnginx-mod-nchan"])
 no_redis = partial(debian, ["redis-server"], ["redis-server"])
 no_mosquitto = partial(debian, ["mosquitto"], ["mosquitto"])
+no_action_cable = partial(debian, ["puma"], ["puma", "ruby-actioncable"])
 no_pushpin = partial(debian, ["nginx", "pushpin", "condure", "zurl"], ["nginx", "pushpin", "condure", "zurl"])
 
 
@@ -698,6 +822,10 @@ SYSTEMS = (
     raiden_system("raiden-source", "Raiden, not compiled", "ws", "sse", root=ROOT),
     raiden_system("raiden-2", "Raiden, 2 workers", "ws", "sse", "commands", workers=2),
     raiden_system("raiden-history", "Raiden, SQLite", "ws", "sse", "poll", store="sqlite"),
+    raiden_system("raiden-dialects", "Raiden", "cable", "centrifuge", "pusher", **DIALECTS),
+    raiden_system(
+        "raiden-dialects-source", "Raiden, not compiled", "cable", "centrifuge", "pusher", root=ROOT, **DIALECTS
+    ),
     raiden_system("raiden-zmq", "Raiden", "push", zmq_sub_port=0, zmq_push_port=0),
     *(raiden_system(f"raiden-{count}-nodes", f"Raiden, {count} nodes", "ws", nodes=count) for count in range(2, 6)),
     System("nchan", "Nchan", ("ws", "sse"), nchan, no_nchan, debian_version("libnginx-mod-nchan")),
@@ -708,13 +836,18 @@ SYSTEMS = (
     System("redis", "Redis", ("tcp", "commands"), redis, no_redis, said("redis-server", "--version")),
     System("nats", "NATS", ("tcp", "ws", "deflate", "push", "commands"), nats, no_nats, said(NATS_SERVER, "--version")),
     System(
-        "centrifugo", "Centrifugo", ("ws", "sse", "deflate", "commands"), centrifugo, no_centrifugo,
+        "centrifugo", "Centrifugo", ("ws", "sse", "deflate", "commands", "centrifuge"), centrifugo, no_centrifugo,
         lambda: CENTRIFUGO.rpartition("@v")[2],
     ),
     System(
         "centrifugo-history", "Centrifugo, history", ("ws", "sse"), partial(centrifugo, **CENTRIFUGO_KEEP),
         no_centrifugo, lambda: CENTRIFUGO.rpartition("@v")[2], history=True,
     ),
+    System(
+        "actioncable", "Action Cable", ("cable",), action_cable, no_action_cable, debian_version("ruby-actioncable"),
+    ),
+    System("soketi", "soketi", ("pusher",), soketi, no_soketi, lambda: "1.6.1"),
+    System("sockudo", "sockudo", ("pusher",), sockudo, no_sockudo, lambda: SOCKUDO),
     System("pushpin", "Pushpin", ("ws", "sse", "poll"), pushpin, no_pushpin, said("pushpin", "--version")),
     System("mosquitto", "Mosquitto", ("tcp",), mosquitto, no_mosquitto, debian_version("mosquitto")),
     System(

@@ -1,4 +1,5 @@
-"""Make docs/benchmarks.md and its plots of what compare.py has measured: ``benchmarks/report.py [--results FILE]``.
+"""Make docs/benchmarks.md and its plots of what compare.py has measured: ``benchmarks/report.py [--results FILE]
+[--tables]``.
 
 Whatever is told of figures stands here, beside the tables that are made of them; the document is not written by hand.
 Where there are results of whole runs, those of quick ones are left out.
@@ -38,7 +39,8 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 PLOTS = ROOT / "docs" / "benchmarks"
 DOORS = {
     "ws": "WebSocket", "sse": "event stream", "poll": "long-poll", "tcp": "TCP", "deflate": "WebSocket",
-    "commands": "", "push": "", "fields": "no filter", "filter": "a filter",
+    "commands": "", "push": "", "fields": "no filter", "filter": "a filter", "cable": "Action Cable",
+    "centrifuge": "Centrifuge", "pusher": "Pusher",
 }  # fmt: skip
 LIMIT = "*bare `send`*"
 SHOWN = ("fan-out", "fan-out-20", "fan-out-10k", "many-channels")  # in the first plot
@@ -165,20 +167,22 @@ def label_of(system: System, door: str) -> str:
 
 
 def rows_of(results: Results, workload: Workload) -> list[Row]:
-    """What was measured, the best first."""
+    """What was measured, the best first; where the workload has it so, the best of each door."""
     rows = [Row(system.name, door, label_of(system, door)) for system, door in workload.rows()]
     rows += [Row("sendloop", "", LIMIT)] if workload.limit else []
     first = FIGURES[workload.figures[0]]
     middle = {row: list(results.values(workload.name, row.system, row.door, first).values()) for row in rows}
     there = [row for row in rows if middle[row]]
-    return sorted(there, key=lambda row: median(middle[row]) * (1 if first.less_is_better else -1))
+    sign = 1 if first.less_is_better else -1
+    return sorted(there, key=lambda row: (row.door if workload.by_door else "", sign * median(middle[row])))
 
 
 def base_of(row: Row, rows: Sequence[Row]) -> Row | None:
     """What of Raiden a system is compared with."""
     history = row.system in BY_NAME and BY_NAME[row.system].history
     of_raiden = {other.door: other for other in rows if other.system == ("raiden-history" if history else "raiden")}
-    of_raiden = of_raiden or {other.door: other for other in rows if other.system.startswith("raiden")}
+    others = [other for other in rows if other.system.startswith("raiden") and not other.system.endswith("-source")]
+    of_raiden = of_raiden or {other.door: other for other in others}
     base = of_raiden.get(row.door) or of_raiden.get("ws")
     return None if base == row else base
 
@@ -403,10 +407,15 @@ def document(results: Results) -> Iterator[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make docs/benchmarks.md of what was measured.")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
+    parser.add_argument("--tables", action="store_true", help="print the tables, and leave the document as it is")
     arguments = parser.parse_args()
+    results = read(arguments.results)
+    if arguments.tables:
+        print("\n".join(line for workload in WORKLOADS for line in workload_table(results, workload)))
+        return 0
     # Text stays text, and the same results make the same files.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "raiden", "font.family": "sans-serif"})
-    DOCUMENT.write_text("\n".join(document(read(arguments.results))) + "\n")
+    DOCUMENT.write_text("\n".join(document(results)) + "\n")
     return 0
 
 

@@ -14,7 +14,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 
 
-PARTS = {"load": ("load", "options", "wire", "meter")}  # what a program is made of, if not of its own file alone
+PARTS = {
+    "load": ("load", "options", "wire", "meter", "sign")
+}  # what a program is made of, if not of its own file alone
 
 
 class Failed(Exception):
@@ -28,7 +30,7 @@ def compile_tools(*names: str, libraries: Sequence[str] = ()) -> None:
         target, sources = BUILD / name, [folder / f"{part}.c" for part in PARTS.get(name, (name,))]
         newest = max(file.stat().st_mtime for file in (*sources, *folder.glob("*.h")))
         if not target.exists() or target.stat().st_mtime < newest:
-            command = ["cc", "-O2", "-std=c11", "-pthread", "-o", str(target), *map(str, sources)]
+            command = ["cc", "-O2", "-std=c11", "-pthread", "-o", str(target), *map(str, sources), "-ldl"]
             command += [f"-l{library}" for library in libraries]
             subprocess.run(command, check=True, timeout=120)
 

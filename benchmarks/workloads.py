@@ -26,6 +26,9 @@ ALL = (*WITHOUT_HISTORY, *WITH_HISTORY)
 # Pushpin and Socket.IO would take minutes for what the others do in seconds.
 FOR_MANY = ("raiden", "raiden-2", "nchan", "centrifugo", *BROKERS, "ws", "websockets", *WITH_HISTORY)
 WS_OR_TCP = ("ws", "tcp")
+# Raiden by the protocol of another server, beside that server.
+DIALECTS = ("raiden-dialects", "raiden-dialects-source", "actioncable", "centrifugo", "soketi", "sockudo")
+PROTOCOLS = ("cable", "centrifuge", "pusher")
 
 Result = Mapping[str, Any]  # what the load generator says
 
@@ -88,6 +91,7 @@ class Workload(NamedTuple):
     rate: int = 0
     size: int = SIZE
     limit: bool = False  # sendloop does the same
+    by_door: bool = False  # in its table, the rows of a door stand together
     x: int = 0  # on its curve
 
     def rows(self) -> list[tuple[System, str]]:
@@ -222,6 +226,22 @@ WORKLOADS = (
         "Clients offer permessage-deflate. The load counts the bytes that they get, and does not look into them.",
         ("raiden", "centrifugo", "nats", "ws", "websockets"), 1000, 20, size=1024, doors=("deflate",),
         figures=("cpu_offered", "wire"), extra=words(drain=1000),
+    ),
+    paced(
+        "dialects", "Protocols of other servers: 1,000 subscribers, 20 messages/s",
+        "Clients subscribe, and messages are published, as the other server has it: by its WebSocket and its HTTP API.",
+        DIALECTS, 1000, 20, doors=PROTOCOLS, by_door=True,
+    ),
+    full_speed(
+        "dialects-full", "Protocols of other servers: 1,000 subscribers, full speed",
+        "64 messages are on their way at a time.",
+        DIALECTS, 1000, 64, figures=("deliveries", "cpu", "p50", "p99", "p999", "lost"), doors=PROTOCOLS, by_door=True,
+    ),
+    paced(
+        "dialects-idle", "Protocols of other servers: 5,000 idle subscribers",
+        "Memory of the server's processes (PSS) for each connection, without that of the kernel.",
+        DIALECTS, 5000, 1, doors=PROTOCOLS, by_door=True,
+        figures=("memory", "connects", "connect_cpu"), extra=words(settle=1000, msgs=1),
     ),
     full_speed(
         "push", "PUSH to SUB: 10 subscribers, full speed",

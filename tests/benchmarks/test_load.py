@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from benchmarks.peers import DIALECTS, Door, cable, centrifuge, pusher
 from benchmarks.tools import check_delivered, compile_tools, run_load
 from tests.daemons import Daemon
 
@@ -324,3 +325,28 @@ def test_a_node(node: Daemon, transport: str) -> None:
     assert result["pss_after_kb"] > 0
     if transport != "SUB":
         assert result["statuses"] == {"200": 30}
+
+
+@pytest.fixture(scope="module")
+def dialects(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    node = Daemon(Path(tmp_path_factory.mktemp("dialects")), workers=1, drain_window=0, **DIALECTS)
+    yield node
+    assert node.stop() == 0
+    assert "Traceback" not in node.log(), node.log()
+
+
+@pytest.mark.parametrize("protocol", [cable, centrifuge, pusher])
+def test_protocols_of_other_servers(dialects: Daemon, protocol: Callable[[int], Door]) -> None:
+    """What is published by their APIs, for which Pusher's asks for a signature, comes to their subscribers."""
+    compile_tools("load")
+    options = protocol(dialects.port).options(128)
+    result = run_load(*options, subs=6, channels=2, msgs=30, rate=300, settle=10, timeout=10)
+    check_delivered(result)
+    assert (result["published"], result["delivered"], result["ready"]) == (30, 90, 6)
+
+
+def test_a_wrong_signature(dialects: Daemon) -> None:
+    compile_tools("load")
+    options = [*pusher(dialects.port).options(128), "--pub-sign", "key:another"]
+    result = run_load(*options, subs=1, msgs=3, settle=10, drain=100, timeout=10)
+    assert (result["statuses"], result["delivered"]) == ({"401": 3}, 0)
