@@ -5,7 +5,7 @@ TESTERS ?= 5
 # How much the C compiler optimizes what is compiled for the tests; a wheel has 3, which takes minutes more.
 OPTIMIZE ?= 0
 
-.PHONY: run test bytecode tools wheel lint autobahn bench soak verify clean
+.PHONY: run test bytecode tools wheel lint autobahn bench bench-dialects soak verify clean
 
 run: .venv/run
 	@exec $(BIN)/raiden
@@ -42,6 +42,15 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/history.py
 	$(BIN)/python benchmarks/zeromq.py
 	$(BIN)/python benchmarks/attacks.py
+
+# Raiden by the protocols of other servers, beside those; all or some of them: DIALECTS=cable,pusher. ROUNDS=5.
+DIALECTS ?= cable,centrifuge,pusher
+ROUNDS ?= 3
+bench-dialects: .venv/bench
+	@rm -f build/dialects.jsonl
+	$(BIN)/python benchmarks/compare.py --workload dialects,dialects-full,dialects-idle --door $(DIALECTS) \
+		--rounds $(ROUNDS) --results build/dialects.jsonl
+	@$(BIN)/python benchmarks/report.py --tables --results build/dialects.jsonl
 
 soak: .venv/test
 	$(BIN)/python benchmarks/soak.py

@@ -1,5 +1,5 @@
 """Measure Raiden beside other servers, on this machine: ``benchmarks/compare.py [--only SYSTEM,...]``
-``[--workload NAME,...] [--rounds N] [--quick] [--results FILE]``.
+``[--workload NAME,...] [--door DOOR,...] [--rounds N] [--quick] [--results FILE]``.
 
 peers.py has the systems, workloads.py what they are measured with, load.c is the load generator and sendloop.c the
 limit of the kernel; report.py makes docs/benchmarks.md of the results.
@@ -45,14 +45,15 @@ CONNECTED_WITHIN = 3000  # milliseconds, that subscribers at other nodes are wai
 Run = tuple[Workload, System | None, str]  # a system by one of its doors; or none: the limit
 
 
-def runs_of(only: Sequence[str], names: Sequence[str], *, curves: bool) -> list[Run]:
+def runs_of(only: Sequence[str], names: Sequence[str], doors: Sequence[str], *, curves: bool) -> list[Run]:
     """What a round measures, in order."""
     workloads = [workload for workload in WORKLOADS if workload.name in names]
     if curves:
         workloads += [point for curve in CURVES if curve.name in names for point in curve.points]
     runs: list[Run] = []
     for workload in workloads:
-        runs += [(workload, system, door) for system, door in workload.rows() if system.name in only]
+        rows = [(system, door) for system, door in workload.rows() if system.name in only]
+        runs += [(workload, system, door) for system, door in rows if not doors or door in doors]
         if workload.limit:
             runs.append((workload, None, ""))
     return runs
@@ -164,6 +165,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure Raiden beside other servers on this machine.")
     parser.add_argument("--only", type=names_in(systems), default=systems, metavar="SYSTEM,...")
     parser.add_argument("--workload", type=names_in(NAMES), default=[], metavar="NAME,...")
+    doors = sorted({door for system in SYSTEMS for door in system.doors})
+    parser.add_argument("--door", type=names_in(doors), default=[], metavar="DOOR,...")
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help=f"{ROUNDS}, or 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="short runs: does it work, roughly how fast")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE", help="where the results are added")
@@ -178,7 +181,12 @@ def main() -> int:
         print(f"this needs a C compiler: {error}", file=sys.stderr)
         return 1
     rounds = [
-        runs_of(arguments.only, arguments.workload or NAMES, curves=bool(arguments.workload) or number < CURVE_ROUNDS)
+        runs_of(
+            arguments.only,
+            arguments.workload or NAMES,
+            arguments.door,
+            curves=bool(arguments.workload) or number < CURVE_ROUNDS,
+        )
         for number in range(arguments.rounds or (1 if arguments.quick else ROUNDS))
     ]
     asked = {system.name: system for runs in rounds for _, system, _ in runs if system}

@@ -73,7 +73,7 @@ enum { MARKER = 16 };
 struct connection {
     int fd;
     enum { CLOSED, CONNECTING, GREETING, OPEN } state;
-    bool publisher, ready, stalled;
+    bool publisher, welcome, ready, stalled;
     unsigned index, channel;
     struct buffer out, in;  /* what could not be sent yet; what a pattern is looked for in */
     struct response response;
@@ -360,12 +360,21 @@ static void be_ready(struct connection *c) {
     }
 }
 
-static void opened(struct connection *c) {
+static void subscribe(struct connection *c) {
     struct values values = values_of(c);
-    c->state = OPEN;
+    c->welcome = true;
     c->in.size = 0;
     for (unsigned i = 0; (opt.sub == WS || opt.sub == TCP) && i < opt.sub_send.count; i++)
         send_text(c, &opt.sub_send.list[i], &values);
+}
+
+static void opened(struct connection *c) {
+    struct values values = values_of(c);
+    c->state = OPEN;
+    c->welcome = false;
+    c->in.size = 0;
+    if (!opt.sub_after.size)
+        subscribe(c);
     for (unsigned i = 0; opt.sub == ZMQ && i < opt.sub_topic.count; i++) {
         struct buffer topic = {0};
         append(&topic, "\1", 1);
@@ -512,7 +521,9 @@ static void take_delivery(struct connection *c, char *input_data, size_t size) {
     }
     if (c->state != OPEN || c->stalled)
         return;
-    if (!c->ready && occurrences(c, &opt.ready_marker, data, size)) {
+    if (!c->welcome && occurrences(c, &opt.sub_after, data, size))
+        subscribe(c);
+    else if (c->welcome && !c->ready && occurrences(c, &opt.ready_marker, data, size)) {
         c->in.size = 0;
         be_ready(c);
     } else if (c->ready && opt.churn_on.count)

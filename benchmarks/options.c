@@ -38,6 +38,7 @@ static const struct {
     {"--sub-header", TEMPLATES, &opt.sub_header, "ws, http: a further header"},
     {"--sub-send", TEMPLATES, &opt.sub_send, "tcp: bytes to send; ws: a text message"},
     {"--sub-topic", TEMPLATES, &opt.sub_topic, "zmq: a subscription ({ch})"},
+    {"--sub-after", BYTES, &opt.sub_after, "ws, tcp: what a subscriber waits for before it sends --sub-send"},
     {"--ready-marker", BYTES, &opt.ready_marker, "what a subscriber waits for before it counts as ready"},
     {"--ws-reply", PAIRS, &opt.ws_reply, "A=B: answer the text message A, of up to 125 bytes, with B"},
     {"--longpoll", SWITCH, &opt.longpoll, "http: ask again after each answer"},

@@ -35,7 +35,7 @@ struct options {
     const char *label, *channel_prefix, *pub_zmq, *pub_sign;
     struct template sub_path, pub_path, pub_body, churn_on, churn_off;
     struct templates sub_header, sub_send, sub_topic, pub_header, pub_init, pub_part;
-    struct buffer ready_marker, pub_ack, churn_ok;
+    struct buffer sub_after, ready_marker, pub_ack, churn_ok;
     struct pairs ws_reply, cursor_header;
     pid_t pids[MAX_ROOTS];
     unsigned pid_count;

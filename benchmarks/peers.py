@@ -169,6 +169,7 @@ def cable(port: int, channel: str = "$pubsub") -> Door:
         "/cable",
         sub_header="Sec-WebSocket-Protocol: actioncable-v1-json",
         sub_send=json.dumps({"command": "subscribe", "identifier": identifier}),
+        sub_after="welcome",
         ready_marker="confirm_subscription",
     )
     return Door(subscribe, post(port, "/_broadcast", pub_body='{"stream":"{ch}","data":"\\"{msg}\\""}', **JSON))
@@ -192,6 +193,7 @@ def pusher(port: int) -> Door:
         port,
         f"/app/{APP['key']}?protocol=7",
         sub_send='{"event":"pusher:subscribe","data":{"channel":"{ch}"}}',
+        sub_after="connection_established",
         ready_marker="subscription_succeeded",
     )
     pings = ('{"event":"pusher:ping","data":{}}', '{"event":"pusher:ping"}', '{"event":"pusher:ping","data":"{}"}')

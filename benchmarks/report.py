@@ -87,6 +87,10 @@ measures all of it. A part:
     .venv/bin/python benchmarks/compare.py --only raiden,nchan --workload fan-out,idle --rounds 5
     .venv/bin/python benchmarks/report.py
 
+Raiden by the protocols of other servers, all or some (`DIALECTS=cable,centrifuge,pusher`), as tables on the terminal:
+
+    make bench-dialects
+
 Results are added to `build/benchmarks.jsonl`, one line for each run; delete it to begin anew. How Raiden's own doors,
 histories and clusters compare among themselves is in [zeromq.md](zeromq.md), [history.md](history.md) and
 [cluster.md](cluster.md).
@@ -99,6 +103,8 @@ REMARKS = {
     "churn": "Raiden confirms a subscription when it is in force in the whole cluster, the others when they have noted "
     "it. Where there are two workers, each asks the backbone for that.",
     "slow": "Raiden cuts off a client for which more than `max_outbox` waits.",
+    "dialects": "Action Cable runs in one process of Puma, soketi in one of Node; Centrifugo and sockudo take all "
+    "cores. By the protocol of Action Cable a ping comes every 3 seconds.",
     "deflate": "Raiden compresses a message once for all its subscribers.",
 }
 

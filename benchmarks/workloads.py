@@ -230,7 +230,7 @@ WORKLOADS = (
     paced(
         "dialects", "Protocols of other servers: 1,000 subscribers, 20 messages/s",
         "Clients subscribe, and messages are published, as the other server has it: by its WebSocket and its HTTP API.",
-        DIALECTS, 1000, 20, doors=PROTOCOLS, by_door=True,
+        DIALECTS, 1000, 20, figures=("cpu", "p50", "p99", "p999", "lost"), doors=PROTOCOLS, by_door=True,
     ),
     full_speed(
         "dialects-full", "Protocols of other servers: 1,000 subscribers, full speed",
