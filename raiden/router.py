@@ -222,6 +222,11 @@ class Router:
         """Begin a channel's history; see `Orders.begin`."""
         return self._orders.begin(name, epoch)
 
+    def foresee(self, name: str) -> None:
+        """Find out the epoch of a channel at `EARLIEST`, which was deleted; see `Orders.foresee`. The channel may be
+        deleted again meanwhile."""
+        self._orders.foresee(name)
+
     def compare(self, name: str, place: Cursor | None, position: Cursor) -> None:
         """Compare with the end of a channel's history, ``position``, which was asked for when this worker was at
         ``place``: missing messages will be fetched."""

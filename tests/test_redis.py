@@ -8,7 +8,7 @@ import signal
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,11 +16,46 @@ import pytest
 import redis
 
 from raiden.history.redis import Redis
+from raiden.history.server import stands
 from raiden.history.store import Append, StoreFailed
+from raiden.model.message import Cursor
 from raiden.model.page import Gap
 from tests.daemons import wait_for
 from tests.stores import RedisServer, append, payloads
 from tests.test_daemon import free_port
+
+# Others who use the server at the same time.
+
+
+class Overtaken(Redis):
+    """A store that is overtaken: where it looks for the place of a new channel, another one has just begun that."""
+
+    def begin(self, channels: Sequence[str]) -> dict[str, Cursor]:
+        for channel in channels:
+            append(self, channel, b"1")
+        return super().begin(channels)
+
+
+@pytest.fixture
+def overtaken(redis_server: RedisServer) -> Iterator[Overtaken]:
+    store = Overtaken(redis_server.url)
+    yield store
+    store.close()
+
+
+def test_a_channel_begins_while_its_place_is_looked_for(overtaken: Overtaken) -> None:
+    new = Redis.begin(overtaken, ["a", "b"])
+    found = stands(overtaken, ["a", "b"])
+    assert found == overtaken.positions(["a", "b"])
+    for channel, (position, _) in found.items():
+        assert (position.epoch, position.offset) == (new[channel].epoch, 1)
+
+
+def test_a_channel_begins_while_a_page_of_it_is_looked_for(overtaken: Overtaken) -> None:
+    place = Redis.begin(overtaken, ["a"])["a"]
+    page = overtaken.after("a", place, 9)
+    assert page.gap is None and payloads(page) == [b"1"]
+
 
 # Servers that are not as they should be.
 

@@ -208,6 +208,13 @@ class Orders:
         order.begin(epoch)
         return order.position
 
+    def foresee(self, name: str) -> None:
+        """Begin the history of a channel that has none with the epoch that its first message will have. Waits; raises
+        StoreFailed."""
+        assert self._backend.history is not None
+        stand = self._backend.history.open([name])[name]
+        self.begin(name, stand.position.epoch[:ROOT_DIGITS])
+
     def compare(self, name: str, place: Cursor | None, position: Cursor | None) -> None:
         """Compare an order with the end of its channel's history, ``position`` (None: there is none), which was asked
         for when the order was at ``place``."""

@@ -335,7 +335,9 @@ class Redis:
         found = self._ask_page(channel, cursor, limit, forward=forward)
         if found is None:
             known = cursor is not None and not cursor.offset and cursor == self.begin([channel])[channel]
-            return Page() if known else Page.nothing(cursor, forward=forward)
+            found = None if known else self._ask_page(channel, cursor, limit, forward=forward)  # it may have begun
+            if found is None:
+                return Page() if known else Page.nothing(cursor, forward=forward)
         lives, proof, at, records, ended = found
         page = Page.found(records, lives, proof, cursor, limit, forward=forward)
         if forward and cursor is not None and not page.is_proved(cursor, at):

@@ -307,11 +307,15 @@ def _claimed(claimed: Claimed) -> tuple[Any, ...]:
     return found, epoch, gap and tuple(gap), past, dead, ended, more
 
 
-def _open(store: Store, channels: Sequence[str]) -> dict[str, Stand]:
+def stands(store: Store, channels: Sequence[str]) -> dict[str, Stand]:
     """Where each channel stands; of one without a history, its place before the first message."""
     found = store.positions(channels)
     new = [name for name in channels if name not in found]
-    return found | {name: Stand(place) for name, place in store.begin(new).items()} if new else found
+    if not new:
+        return found
+    begun = {name: Stand(place) for name, place in store.begin(new).items()}
+    # A history that has begun meanwhile may have the place told that a later one will begin at.
+    return found | begun | store.positions(new)
 
 
 def _figures(page: FiguresPage) -> tuple[Any, ...]:
@@ -337,7 +341,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "after": lambda store, channel, cursor, limit: _plain(store.after(channel, _cursor(cursor), limit)),
     "before": lambda store, channel, cursor, limit: _plain(store.before(channel, _cursor(cursor), limit)),
     "positions": lambda store, channels: {n: (tuple(c), over) for n, (c, over) in store.positions(channels).items()},
-    "open": lambda store, channels: {n: (tuple(c), over) for n, (c, over) in _open(store, channels).items()},
+    "open": lambda store, channels: {n: (tuple(c), over) for n, (c, over) in stands(store, channels).items()},
     "clear": lambda store, channel: store.clear(channel),
     "stream": lambda store, channel, place, limit, touch: plain_page(
         store.stream(channel, _cursor(place), limit, touch=touch)

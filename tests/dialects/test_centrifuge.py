@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import Raw
+from websockets.exceptions import ConnectionClosed
 
 from raiden.dialects.centrifuge.messages import (
     Command,
@@ -434,6 +438,47 @@ def test_a_deleted_channel_is_subscribed_to_again(node: Daemon, client: Client, 
     assert client.push() == {"channel": channel, "unsubscribe": {"code": 2500, "reason": "insufficient state"}}
     result = client.subscribed(channel, recover=True, epoch=epoch, offset=1)
     assert result["was_recovering"] and "recovered" not in result
+
+
+def test_the_epoch_of_a_channel_that_was_just_deleted_is_known(start: Callable[..., Daemon]) -> None:
+    """Also where its worker still carries it, for one who has just polled."""
+    everything = dict.fromkeys(("subscribe", "publish", "history", "manage"), "anyone")
+    node = start(workers=1, channels={"*": everything}, centrifuge_anonymous=True, **SETTINGS)
+    epochs: list[str] = []
+    with Client(node) as client:
+        client.connected()
+        for recovers in (False, True):
+            post(node, "a", 1)
+            assert node.request("GET", "/a?_since=earliest&_wait=1")[0] == 200
+            assert node.request("DELETE", "/a")[0] == 202
+            asked = {"recover": True, "epoch": epochs[0], "offset": 0} if recovers else {}
+            result = client.subscribed("a", **asked)
+            assert result["epoch"] not in ("", "0", *epochs) and "recovered" not in result
+            epochs.append(result["epoch"])
+            post(node, "a", 2)
+            assert client.push()["pub"] == {"data": 2, "offset": 1}
+            client.ask(unsubscribe={"channel": "a"})
+            result = client.subscribed("a", recover=True, epoch=epochs[-1])
+            assert result["recovered"] and [each["data"] for each in result["publications"]] == [2]
+            client.ask(unsubscribe={"channel": "a"})
+
+
+def test_a_client_goes_while_it_connects(start: Callable[..., Daemon]) -> None:
+    node = start(workers=1, **SETTINGS)
+    history = node.workers()["history"]
+    os.kill(history, signal.SIGSTOP)
+    try:
+        with Client(node) as client:
+            client.command(connect={"token": token(channels=["a"])})
+            client.ws.socket.shutdown(socket.SHUT_WR)
+            with pytest.raises(ConnectionClosed):
+                client.read()
+    finally:
+        os.kill(history, signal.SIGCONT)
+    with Client(node) as client:
+        assert client.connected(token=token(channels=["a"]))["subs"]["a"]["epoch"]
+    assert node.stop() == 0
+    assert "Traceback" not in node.log(), node.log()
 
 
 def test_names_and_bounds(client: Client, channel: str) -> None:

@@ -12,6 +12,7 @@ from raiden.dialects.centrifuge.recovery import Past
 from raiden.dialects.centrifuge.tokens import Granted
 from raiden.dialects.following import follow
 from raiden.model.filters import NO_FILTERS
+from raiden.model.message import EARLIEST
 from raiden.model.names import InvalidChannel, check_channel
 from raiden.presence.watches import Watched
 
@@ -49,7 +50,13 @@ class Follow:
     @property
     def waits(self) -> bool:
         """Whether there is something to wait for."""
-        return self._ask.recover or self._watches or not self._session.router.is_in_force((self.name,))
+        known = self._session.router.is_in_force((self.name,)) and self._is_in_an_epoch
+        return self._ask.recover or self._watches or not known
+
+    @property
+    def _is_in_an_epoch(self) -> bool:
+        """Whether the channel's place has an epoch, if it has a history: not so where it was just deleted."""
+        return self._session.router.position(self.name) != EARLIEST
 
     def begin(self) -> None:
         """Subscribe. Waits until that is in force; raises a refusal."""
@@ -69,6 +76,8 @@ class Follow:
         self._mine = mine = self._session.subscriptions.get(self.name)
         if mine is None:  # the channel was deleted meanwhile
             raise Failed(codes.INTERNAL)
+        while not self._is_in_an_epoch:
+            self._session.router.foresee(self.name)
         if self._ask.recover and self._session.router.position(self.name) is not None:
             self._past = Past(
                 self._session.router, talk.connection, self.name, self._ask.epoch, self._ask.offset, mine.filters,
@@ -83,11 +92,13 @@ class Follow:
     @property
     def is_ready(self) -> bool:
         """Whether the result can be told now."""
-        return self._past is None or self._past.is_over
+        return self._is_in_an_epoch and (self._past is None or self._past.is_over)
 
     def read(self) -> None:
         """Read what the client missed. Waits; raises StoreFailed."""
-        if self._past is not None and not self._past.is_over:
+        if not self._is_in_an_epoch:
+            self._session.router.foresee(self.name)
+        elif self._past is not None and not self._past.is_over:
             self._past.read()
 
     def result(self) -> SubscribeResult:

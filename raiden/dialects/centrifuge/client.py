@@ -127,6 +127,8 @@ class Talk:
         if refusal.status in STATUSES:
             action, channel = (refusal.action, refusal.channel) if isinstance(refusal, Denied) else ("command", "")
             clients.refused(self.connection, refusal, action, channel)
+        if self.connection.state >= CLOSING:  # the client has gone meanwhile, and perhaps its session
+            return
         if isinstance(refusal, Disconnected):
             self.session.disconnect(refusal.code)
             return
