@@ -683,6 +683,26 @@ def both_workers(node: Daemon) -> Iterator[list[http.client.HTTPConnection]]:
             connection.close()
 
 
+def test_the_place_before_a_deleted_channel_begins_anew(node: Daemon, channel: str) -> None:
+    """One worker knows the epoch that comes next, and the other, which has just served a poll, does not."""
+
+    def poll(worker: http.client.HTTPConnection, query: str) -> http.client.HTTPResponse:
+        worker.request("GET", f"/{channel}?{query}")
+        return worker.getresponse()
+
+    repaired = node.metric("raiden_repaired_total")
+    post(node, channel, 1)
+    with both_workers(node) as (one, two):
+        poll(one, "_since=earliest&_wait=1").read()
+        assert node.request("DELETE", f"/{channel}")[0] == 202
+        (place := poll(two, "_wait=0")).read()
+        one.request("GET", f"/{channel}?_since={place.headers['Raiden-Cursor']}&_wait=60")
+        wait_for(lambda: node.json(f"/-/channels/{channel}")["subscribers"] == 1, "the poll waits")
+        post(node, channel, 2)
+        assert json.loads(one.getresponse().read())["messages"][0]["data"] == 2
+    assert node.metric("raiden_repaired_total") == repaired, "it came as soon as it was published"
+
+
 def test_what_is_published_again_under_its_key_is_not_counted(node: Daemon, channel: str) -> None:
     before = node.metric("raiden_published_total")
     assert post(node, channel, 1, 2, key="k") == post(node, channel, 1, 2, key="k")

@@ -108,7 +108,11 @@ class Recovery:
                 before, page = live, self._page(start, limit)
                 continue
             if page.position is None:
-                self._router.vanished(self._name, live, start.cursor or EARLIEST)
+                known = start.cursor or EARLIEST
+                if live == EARLIEST != known and page.gap is None:
+                    # The subscriber knows the epoch that the channel's first message will have.
+                    return Batch([], None, self._router.begin(self._name, known.epoch) or live)
+                self._router.vanished(self._name, live, known)
                 return Batch([], page.gap, EARLIEST)
             # This worker is behind the history, or behind the messages that the subscriber got elsewhere; or the
             # history went back.
