@@ -145,10 +145,19 @@ class Gateway(Service):
         if delegate is None:
             return self._do(connection, request, self.read(connection, request))
         ask = self._read(connection, request)
-        most = self.limits.max_message
-        own = self.router.ids.of(connection)
-        guest = Guest(own, connection.permit, delegate, connection.address, request.fields, most)
+        guest = self._guest(connection, request, delegate)
         return delegated.serve(self.door, connection, request, ask, guest, self.rates, self._do)
+
+    def _guest(self, connection: Connection, request: Request, delegate: Delegate) -> Guest:
+        own, most = self.router.ids.of(connection), self.limits.max_message
+        return Guest(own, connection.permit, delegate, connection.address, request.fields, most)
+
+    def invite(self, connection: Connection, request: Request) -> None:
+        """Let a connection that lasts have a permit of its own, where there is a delegate: what the client may do is
+        asked by and by (`raiden.sessions.decisions`)."""
+        if self.delegate is not None:
+            connection.permit = guest = self._guest(connection, request, self.delegate)
+            guest.lasts(lambda: connection.session)
 
     def read(self, connection: Connection, request: Request) -> Ask:
         """Read what a request asks for, and judge it by the permit of what it shows, which stands at the connection

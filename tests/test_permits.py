@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from signal import SIGHUP
 from typing import Any
-from urllib.parse import quote
 
 import jwt
 import pytest
@@ -26,13 +25,24 @@ from raiden.sessions import asks, commands, needs
 from raiden.sessions.needs import PUBLIC_PAGES
 from tests import daemons
 from tests.application import Application
+from tests.callers import (
+    ALL,
+    CALLERS,
+    CALLERS_BY,
+    JSON,
+    ONLY_ELSEWHERE,
+    Door,
+    by_http,
+    judge,
+    revoke,
+    shown,
+    stream,
+)
 from tests.daemons import Daemon, Stream, wait_for
-from tests.tokens import API_KEYS, JWT_KEYS, KEY, OTHER, SECRET, SMALL_KEY, bearer, on, token
+from tests.tokens import API_KEYS, JWT_KEYS, KEY, OTHER, SECRET, SMALL_KEY, bearer, token
 from tests.zeromq import OPEN, Clients, Pair, ask, refusal
 
 SERVER, RIGHT, ELSEWHERE = (Pair.make() for _ in range(3))
-ALL, ONLY_ELSEWHERE = on("*"), on("elsewhere")
-RED = [{"channel": "*", "filters": {"team": "red"}}]
 
 
 @pytest.fixture(scope="module")
@@ -47,60 +57,12 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         },
         **OPEN,
     )  # fmt: skip
-    assert found.request("POST", "/-/revoke", '{"sub": "gone"}', {**JSON, **bearer(KEY)})[0] == 200
+    revoke(found)
     yield found
     assert found.stop() == 0
     assert "Traceback" not in found.log(), found.log()
     for secret in (KEY, SMALL_KEY, token()[:60]):
         assert secret not in found.log(), "a log shows no credential"
-
-
-# The callers: what each shows, and the answer it gets.
-
-CALLERS: dict[str, tuple[str | None, int]] = {
-    "nothing": (None, 401),
-    "nonsense": ("nonsense", 401),
-    "no token": ("a.b.c", 401),
-    "expired": (token(lasts=-60), 401),
-    "not yet": (token(nbf=4e9, **ALL), 401),
-    "another secret": (token(secret=OTHER), 401),
-    "revoked": (token("gone"), 401),
-    "another channel": (token(**ONLY_ELSEWHERE), 403),
-    "no permission": (token(sub="ann", info=1), 403),
-    "another API key": (SMALL_KEY, 403),
-    "right": (token(), 200),
-    "right by name": (token(**on("CHANNEL")), 200),
-    "right with filters": (token(**{**ALL, "subscribe": RED, "history": RED}), 200),
-    "API key": (KEY, 200),
-}
-
-# The doors: each does one thing to a channel with a credential, and returns the status.
-
-Door = Callable[[Daemon, str, "str | None"], int]
-JSON = {"Content-Type": "application/json"}
-
-
-def by_http(method: str, path: str, body: str | None = None, **headers: str) -> Door:
-    def door(node: Daemon, channel: str, credential: str | None) -> int:
-        target = path.replace("CHANNEL", quote(channel, safe=""))
-        sent = None if body is None else body.replace("CHANNEL", channel)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        status, told, answer = node.request(method, target, sent, {**named, **bearer(credential)})
-        if status == 401:
-            assert told["www-authenticate"].startswith("Bearer")
-        if status in (401, 403):
-            assert json.loads(answer)["detail"]
-        return status
-
-    return door
-
-
-def stream(path: str, **headers: str) -> Door:
-    def door(node: Daemon, channel: str, credential: str | None) -> int:
-        with Stream(node, path.replace("CHANNEL", channel), {**headers, **bearer(credential)}) as found:
-            return found.status
-
-    return door
 
 
 def stream_by_query(node: Daemon, channel: str, credential: str | None) -> int:
@@ -169,7 +131,6 @@ def page_of_webhooks(node: Daemon, channel: str, credential: str | None) -> int:
     return 200 if status == 404 else status
 
 
-CALLERS_BY = {credential: (name, status) for name, (credential, status) in CALLERS.items() if credential}
 BATCH = {"Content_Type": "application/x-ndjson"}
 TO_MANY = '{"channels": ["CHANNEL"], "data": 1}'
 # Doors by which something is published: what is refused is not there afterwards.
@@ -235,20 +196,6 @@ WIDE: dict[str, Door] = {
 }
 # Doors that can't filter what they give.
 WITHOUT_FILTERS = ("durable poll", "command subscribe durably")
-GOOD = (200, 101, 202, 204)
-
-
-def shown(caller: str, channel: str) -> tuple[str | None, int]:
-    """What the caller shows for this channel, and the status that it should get."""
-    credential, status = CALLERS[caller]
-    if caller == "right by name":
-        credential = token(**on(channel))
-        CALLERS_BY[credential] = caller, status
-    return credential, status
-
-
-def judge(got: int, wanted: int) -> None:
-    assert got == wanted if wanted != 200 else got in GOOD, got
 
 
 @pytest.mark.parametrize("caller", CALLERS)

@@ -106,6 +106,10 @@ class Permit:
         """As `Policy.within`."""
         return self.permits.policy.within(self.client, action, prefix)
 
+    def become(self, other: Permit) -> Permit:
+        """The permit of a connection whose client has shown what ``other`` is the permit of."""
+        return other
+
     def renewed(self, credential: str) -> Permit:
         """The permit of another token of the same subject; raises InvalidToken."""
         permit = self.permits.of(credential)
@@ -216,10 +220,6 @@ class Permits:
     def claims(self, token: str) -> dict[str, Any]:
         """As `Tokens.claims`."""
         return self._verifier().claims(token)
-
-    def check_claims(self, claims: Mapping[str, Any]) -> None:
-        """As `Tokens.check`, now."""
-        self._verifier().check(claims, time.time())
 
     def of_claims(self, claims: Mapping[str, Any]) -> Permit:
         """The permit of a token that claims this, whose signature is good; raises as `of`."""

@@ -82,6 +82,12 @@ class InOrder:
         faults.call("a command", lambda: found.append(command()))
         return found[0] if found else None
 
+    @property
+    def waits(self) -> bool:
+        """Whether a command is being done, so that those behind it wait; or so many are answered later that the
+        connection is not read from."""
+        return self.paused or self._commands is not None
+
     def has(self, commands: int, size: int) -> bool:
         """Whether so many commands wait or are answered later, or so many bytes of them."""
         return len(self._commands or ()) + self._held >= commands or self._bytes >= size

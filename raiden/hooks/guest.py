@@ -128,10 +128,12 @@ class Guest(Permit):
         return (channel, durable) in self._granted or super().consumes(channel, durable)
 
     def renewed(self, credential: str) -> Permit:
+        return self.become(super().renewed(credential))
+
+    def become(self, other: Permit) -> Permit:
         """Take another token's permissions; the delegate is asked again about all that it has granted."""
-        permit = super().renewed(credential)
-        self.client = permit.client
-        self.asker = replace(self.asker, sub=permit.client.subject, info=permit.client.info)
+        self.client = other.client
+        self.asker = replace(self.asker, sub=other.client.subject, info=other.client.info)
         for key, grant in list(self._granted.items()):
             self.grant(replace(grant.question, client=self.asker), replace(grant.verdict, ttl=LEAST), key[1])
         return self

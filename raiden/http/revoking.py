@@ -16,6 +16,7 @@ import gevent
 import ujson
 from gevent.event import AsyncResult, Event
 
+from raiden.access.clients import Client
 from raiden.access.permit import Permit, Permits
 from raiden.access.revocations import ON_SHELF, SHELVES, Revocation, shelf
 from raiden.connections.connection import Connection
@@ -70,6 +71,9 @@ class Revoking(Service):
         self._table = permits.revocations
         self._clients = clients
         self._forget = forget
+        self.others: list[Callable[[Callable[[Client], bool]], int]] = []
+        """Ways to end what clients have by further tokens: each is called with a function that tells whether the token
+        of a client is revoked now, and returns how much it has ended."""
         # Nodes, by id and start, whose revocations are known.
         self._nodes: set[tuple[str, Any]] = set()
         # Whether the other workers were asked, and whether it is known which tokens are revoked.
@@ -147,7 +151,7 @@ class Revoking(Service):
             if any(one.covers(permit.client) for one in new):
                 client.over(REVOKED)
                 ended += 1
-        return ended
+        return ended + sum([end(lambda client: any(one.covers(client) for one in new)) for end in self.others])
 
     def _end(self, argument: Any) -> int:
         subject, channel = argument

@@ -10,6 +10,7 @@ from gevent.pool import Pool
 from raiden.hooks.guest import Guest
 from raiden.hooks.question import Question, changed
 from raiden.hooks.verdict import Verdict
+from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.message import Message
 from raiden.model.payload import check_message
 from raiden.model.refusals import Forbidden, Refusal
@@ -54,6 +55,15 @@ class Decision:
             for message in _messages(decided):
                 check_message(message, guest.max_message)
         return decided
+
+    def filters(self, name: str) -> Filters:
+        """The filters with which a channel or pattern was allowed."""
+        return next((verdict.filters for question, verdict in self._granted if question.channel == name), NO_FILTERS)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The channels and patterns that it is about."""
+        return self._left
 
     def enter(self) -> None:
         """From now on the client may do this, until `leave`."""

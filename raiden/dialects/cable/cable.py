@@ -22,6 +22,7 @@ from raiden.dialects.dialect import Dialect
 from raiden.dialects.socket import open_socket
 from raiden.gateway import Gateway
 from raiden.http import parameters
+from raiden.http.audited import managed
 from raiden.http.door import Answer
 from raiden.model.message import Cursor, Message
 from raiden.model.refusals import Forbidden, Refusal, Unauthorized, Unavailable
@@ -65,8 +66,10 @@ class Cable(Dialect):
             opening.identity = self._part.identities.of(request)
         except (Unauthorized, Unavailable) as refusal:
             opening.refusal = refusal
-        if opening.identity.permit is not None:
-            connection.permit = opening.identity.permit
+        self.gateway.invite(connection, request)
+        shown = opening.identity.permit
+        if shown is not None:
+            connection.permit = shown if connection.permit is None else connection.permit.become(shown)
 
         def make(_: Gateway, connection: Connection, core: Any) -> CableSocket:
             return CableSocket(self._part, opening, connection, core)
@@ -86,7 +89,8 @@ class Cable(Dialect):
             if not self._part.broadcast_keys:
                 raise Forbidden("without cable_secret or cable_broadcast_key nobody can be disconnected: set one")
             remote = asked
-            self.gateway.door.serve_waiting(connection, request, lambda _, __: self._remote(remote))
+            work = managed(lambda: self._remote(remote), "disconnect", sub=remote.identifiers)
+            self.gateway.door.serve_waiting(connection, request, work)
             return None
         self._check(asked)
         if not asked:

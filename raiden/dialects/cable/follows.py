@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from raiden.access.permit import Permit
 from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING
@@ -17,11 +18,16 @@ from raiden.dialects.cable.encodings import Form
 from raiden.dialects.cable.followed import Followed
 from raiden.dialects.cable.missed import Missed
 from raiden.dialects.cable.part import Part
+from raiden.dialects.cable.streams import Stream
 from raiden.dialects.in_order import Rest
 from raiden.dialects.socket import DialectSocket
-from raiden.model.refusals import Forbidden, Refusal, TooFast, Unauthorized, attempt
+from raiden.model.filters import NO_FILTERS
+from raiden.model.page import Start
+from raiden.model.refusals import Forbidden, Refusal, TooFast, Unauthorized, Unavailable, attempt
 from raiden.presence.watches import Notice
 from raiden.protocols import websocket
+from raiden.sessions.asks import Follow
+from raiden.sessions.decisions import Decision, judge
 from raiden.sessions.over import EXPIRED, REVOKED
 from raiden.sessions.recovery import Batch, Beginning, Recovery
 
@@ -75,7 +81,10 @@ class Follows:
             if not self.is_extended and number > followed.confirmed:
                 self._tell("confirm_subscription", identifier)
             return None
-        followed = self._follow(identifier)
+        decision = self._decision(identifier)
+        if isinstance(decision, Decision):
+            return partial(self._ask_and_follow, decision, identifier, history, presence)
+        followed = None if isinstance(decision, Refusal) else self._follow(identifier)
         if followed is None:
             self._tell("reject_subscription", identifier)
             return None
@@ -87,8 +96,60 @@ class Follows:
             return None
         return partial(self._begin_followed, followed, missed, presence)
 
-    def _follow(self, identifier: str) -> Followed | None:
-        """Subscribe to the stream of an identifier; None: the client may not."""
+    def _decision(self, identifier: str) -> Decision | Refusal | None:
+        """The decision of a delegate about the stream of an identifier; None: there is nothing to ask. A question
+        counts for rates, and the refusal is that of these, or of the settings."""
+        permit, stream = self.connection.permit, self._part.streams.of(identifier)
+        if stream is None or not self._is_open(permit, stream):
+            return None
+        ask = Follow(stream.name, NO_FILTERS, Start() if self.is_extended else None)
+
+        def work() -> Decision | None:
+            self._count()
+            return judge(permit, ask)
+
+        found = attempt("a subscription", work)
+        if isinstance(found, Refusal):
+            client.refused(self.connection, found, "subscribe", stream.name)
+        return found
+
+    def _is_open(self, permit: Permit | None, stream: Stream) -> bool:
+        """Whether a delegate may let the client follow a stream."""
+        if permit is None or not permit.is_personal or self._part.rights.follow(permit, stream) is not None:
+            return False
+        return permit.permits.policy.leaves_open(permit.client, "subscribe", stream.name)
+
+    def _ask_and_follow(self, decision: Decision, identifier: str, history: bytes, presence: bytes) -> None:
+        """Follow a stream where the delegate allows it. Waits."""
+        refusal = attempt("a subscription", decision.wait)
+        if self.connection.state >= CLOSING:
+            return
+        if isinstance(refusal, Unavailable):
+            self._fail()
+            return
+        decision.enter()
+        try:
+            followed = None
+            if isinstance(refusal, Refusal):
+                client.refused(self.connection, refusal, "subscribe", decision.names[0])
+            else:
+                followed = self._follow(identifier, is_counted=True)
+            if followed is None:
+                self._tell("reject_subscription", identifier)
+                return
+            missed = Missed.read(history, followed.stream.name) if self.is_extended else None
+            self._begin_followed(followed, missed, presence)
+            if not followed.is_over:
+                decision.keep()
+        finally:
+            decision.leave()
+
+    def _count(self) -> None:
+        if self._part.gateway.rates.on:
+            self._part.gateway.rates.subscribe(client.account(self.connection), 1)
+
+    def _follow(self, identifier: str, *, is_counted: bool = False) -> Followed | None:
+        """Subscribe to the stream of an identifier; None: the client may not. ``is_counted``: rates know of it."""
         part, connection = self._part, self.connection
         permit = connection.permit
         stream = part.streams.of(identifier)
@@ -100,11 +161,12 @@ class Follows:
         if len(self._followed) >= part.gateway.limits.max_subscriptions:
             return None
         try:
-            if part.gateway.rates.on:
-                part.gateway.rates.subscribe(client.account(connection), 1)
+            if not is_counted:
+                self._count()
             form = Form(identifier, self.is_extended, self._deflate)
             followed = Followed(self, stream, form, part.encodings, filters)
-        except (TooFast, TooManyChannels):
+        except (TooFast, TooManyChannels) as error:
+            client.refused(connection, error, "subscribe", stream.name)
             return None
         self._followed[identifier] = followed
         if permit is not None and permit.client.subject:
@@ -118,7 +180,7 @@ class Follows:
 
         def work() -> Beginning:
             start = None
-            if missed is not None and history is not None and self.router.keeps(name):
+            if missed is not None and history is not None and self.router.keeps(name) and self._reads(followed):
                 start = missed.start(history, name, self.router.position(name))
             return Beginning(self.router, (name,), {} if start is None else {name: start})
 
@@ -163,7 +225,7 @@ class Follows:
         name, store = followed.stream.name, self.router.history
         missed = Missed.read(history, name) or Missed(None, 0)
         recovery: Recovery | None = None
-        if store is not None and followed.hold():
+        if store is not None and self._reads(followed) and followed.hold():
 
             def work() -> Recovery | None:
                 start = missed.start(store, name, self.router.position(name))
@@ -184,11 +246,21 @@ class Follows:
         else:
             self._release(followed)
 
+    def _reads(self, followed: Followed) -> bool:
+        """Whether the client may read what came before on a stream that it follows, which it gets with the filters of
+        its subscription."""
+        filters = self._part.rights.past(self.connection.permit, followed.stream)
+        return filters is not None and (not filters or filters == followed.subscription.filters)
+
     def _answer(self, followed: Followed, missed: Missed, recovery: Recovery | None) -> bool:
         """Send the messages that a client missed, and tell it that these are all, or that they can't be had; return
         which. After that nothing has yielded: the live messages follow. Waits."""
         whole: bool | Refusal
-        if recovery is None:
+        if not self._reads(followed):
+            refusal = Forbidden("the client may follow the stream, and not read what came before")
+            client.refused(self.connection, refusal, "history", followed.stream.name)
+            whole = False
+        elif recovery is None:
             whole = missed.cursor is None
         elif recovery.gap is not None:
             whole = False
@@ -204,7 +276,9 @@ class Follows:
     def follow_again(self, identifiers: Sequence[str]) -> list[Followed]:
         """Follow streams that the client followed before, as far as it may, and return those that it still does;
         messages are held back where there is a history that has them. Waits; raises a refusal."""
-        begun = [followed for each in identifiers if (followed := self._follow(each)) is not None]
+        # Those that are a delegate's to decide are none of these: the client subscribes anew.
+        settled = [each for each in identifiers if not self._is_decided_elsewhere(each)]
+        begun = [followed for each in settled if (followed := self._follow(each)) is not None]
         watched = [self._part.attendance.watch(each) if self._attends(each) else None for each in begun]
         if begun:
             Beginning(self.router, [followed.stream.name for followed in begun], {})
@@ -218,6 +292,10 @@ class Follows:
             followed.hold()
             found.append(followed)
         return found
+
+    def _is_decided_elsewhere(self, identifier: str) -> bool:
+        stream = self._part.streams.of(identifier)
+        return stream is not None and self._is_open(self.connection.permit, stream)
 
     def release_all(self) -> None:
         """Send what is held back still. Waits."""
@@ -239,6 +317,13 @@ class Follows:
         """Let the client be at the stream, where it may."""
         if self._attends(followed):
             self._part.attendance.join(followed, presence)
+        elif self.is_extended:
+            self.may_not(followed, "presence")
+
+    def may_not(self, followed: Followed, action: str) -> None:
+        """Note that the client wanted to do more on a stream than it may."""
+        refusal = Forbidden("the settings of the node, and the client's token, do not let it")
+        client.refused(self.connection, refusal, action, followed.stream.name)
 
     def leave(self, followed: Followed) -> None:
         self._part.attendance.leave(followed)
@@ -246,6 +331,7 @@ class Follows:
     def who(self, followed: Followed) -> Rest | None:
         """Tell the client who is at the stream."""
         if not self._attends(followed):
+            self.may_not(followed, "presence")
             self.connection.send(words.presence(followed.identifier, {"type": "error"}))
             return None
         return lambda: self.connection.send(self._part.attendance.told(followed))
@@ -254,13 +340,20 @@ class Follows:
 
     def end(self, followed: Followed) -> None:
         """Follow a stream no more."""
+        self._end(followed)
+        permit, name = self.connection.permit, followed.stream.name
+        if permit is not None and permit.is_personal and all([each.stream.name != name for each in self]):
+            permit.ended(name)
+
+    def end_all(self) -> None:
+        """Follow nothing more; the connection's permit hears of its end besides."""
+        for followed in self:
+            self._end(followed)
+
+    def _end(self, followed: Followed) -> None:
         del self._followed[followed.identifier]
         self._part.attendance.forget(followed)
         followed.end()
-
-    def end_all(self) -> None:
-        for followed in self:
-            self.end(followed)
 
     # What `Followed` tells.
 

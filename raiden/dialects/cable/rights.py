@@ -1,8 +1,8 @@
 """The streams that a client may follow, and where it may whisper and be present.
 
-A signed name is the application's word that its bearer may follow the stream. Streams without a signature are for those
-whose token lists them, and where `cable_public` is set for anyone. What the setting `channels` says of a channel counts
-more than both: a channel for nobody is for nobody.
+A signed name is the application's word that its bearer may follow the stream, and read its past. Streams without a
+signature are for those whose token lists them, and where `cable_public` is set for anyone. What the setting `channels`
+says of a channel counts more than both: a channel for nobody is for nobody.
 """
 
 from __future__ import annotations
@@ -23,17 +23,23 @@ class Rights:
         self._whispers = whispers
 
     def follow(self, permit: Permit | None, stream: Stream) -> Filters | None:
-        """The filters with which a client may follow a stream, and get its past; None: it may not."""
-        said = self._permits.policy.said("subscribe", stream.name)
+        """The filters with which a client may follow a stream; None: it may not."""
+        return self._reads("subscribe", permit, stream)
+
+    def past(self, permit: Permit | None, stream: Stream) -> Filters | None:
+        """The filters with which a client may get what came before on a stream; None: it may not."""
+        return self._reads("history", permit, stream)
+
+    def _reads(self, action: str, permit: Permit | None, stream: Stream) -> Filters | None:
+        policy = self._permits.policy
+        said = policy.said(action, stream.name)
         if said == NOBODY:
             return None
         if stream.is_signed or said == ANYONE or (self._public and said != TOKEN):
             return NO_FILTERS
-        if permit is None:
+        if permit is None or not policy.leaves_open(permit.client, action, stream.name):
             return None
-        if permit.client.may("subscribe").allows(stream.name):
-            return NO_FILTERS
-        return permit.client.filters("subscribe", stream.name)
+        return permit.filters(action, stream.name)
 
     def whisper(self, permit: Permit | None, stream: Stream) -> bool:
         """Whether a client that follows a stream may whisper on it."""
@@ -47,6 +53,8 @@ class Rights:
         if stream.is_signed and not self._whispers:
             return False
         said = self._permits.policy.said(action, stream.name)
-        if said == TOKEN:
-            return permit is not None and permit.client.may(action).allows(stream.name)
-        return said != NOBODY
+        if said in (NOBODY, ANYONE):
+            return said == ANYONE
+        if not said and (stream.is_signed or self._public):
+            return True
+        return permit is not None and permit.client.may(action).allows(stream.name)

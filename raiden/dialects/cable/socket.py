@@ -14,13 +14,13 @@ from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING
 from raiden.dialects.cable import commands, identity, words
 from raiden.dialects.cable.commands import Command
-from raiden.dialects.cable.followed import Followed
 from raiden.dialects.cable.follows import Follows
 from raiden.dialects.cable.identity import Identity
 from raiden.dialects.cable.kept import Kept, new_part
 from raiden.dialects.cable.part import Part
 from raiden.dialects.in_order import Rest
 from raiden.dialects.socket import DialectSocket
+from raiden.hooks.guest import Guest
 from raiden.model.attributes import Attributes
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.payload import check_size
@@ -85,18 +85,35 @@ class CableSocket(DialectSocket):
         opening, self._opening = self._opening, None
         assert opening is not None
         if opening.refusal is not None:
-            reason, reconnect = identity.reason(opening.refusal)
-            self.disconnect(reason, reconnect=reconnect)
+            self._let_out(opening.refusal)
             return
         self._sid = self.router.ids.of(self.connection) + new_part()
         # Connections that came together are not due together.
         self.alive_at = 0.0
         self.wheel.schedule(self.connection, PING * random.random())
+        guest = self.connection.permit
+        if guest is not None and guest.is_personal and guest.handles("connect"):
+            self.do(lambda: partial(self._ask, guest))
+        self.do(lambda: self._welcome(opening))
+
+    def _ask(self, guest: Guest) -> None:
+        """Let the client in where the delegate allows that. Waits."""
+        refusal = attempt("a connection", guest.greet)
+        if isinstance(refusal, Refusal) and self.connection.state < CLOSING:
+            self._let_out(refusal)
+
+    def _let_out(self, refusal: Refusal) -> None:
+        """Disconnect a client that may not connect."""
+        client.refused(self.connection, refusal, "connect", "")
+        reason, reconnect = identity.reason(refusal)
+        self.disconnect(reason, reconnect=reconnect)
+
+    def _welcome(self, opening: Opening) -> Rest | None:
         before, kept = opening.before, self.part.kept
         if before and kept is not None and opening.is_extended:
-            self.do(lambda: partial(self._restore, kept, before))
-        else:
-            self._tell(words.welcome(self._sid))
+            return partial(self._restore, kept, before)
+        self._tell(words.welcome(self._sid))
+        return None
 
     def _restore(self, kept: Kept, before: str) -> None:
         """Follow again what a session followed before, and welcome its client. Waits."""
@@ -153,12 +170,15 @@ class CableSocket(DialectSocket):
 
     def _whisper(self, command: Command, number: int) -> Rest | None:
         followed = self.follows.get(command.identifier)
-        if followed is not None and command.data and self._may_whisper(followed):
-            attempt("a whisper", self._publish, followed.stream.name, command.data)
+        if followed is None or not command.data:
+            return None
+        if not self.part.rights.whisper(self.connection.permit, followed.stream):
+            self.follows.may_not(followed, "publish")
+            return None
+        refusal = attempt("a whisper", self._publish, followed.stream.name, command.data)
+        if isinstance(refusal, Refusal):
+            client.refused(self.connection, refusal, "publish", followed.stream.name)
         return None
-
-    def _may_whisper(self, followed: Followed) -> bool:
-        return self.part.rights.whisper(self.connection.permit, followed.stream)
 
     def _publish(self, channel: str, data: bytes) -> None:
         """Publish to all others that follow a stream; raises a refusal."""
@@ -234,6 +254,12 @@ class CableSocket(DialectSocket):
             if followed.stream.name == name:
                 self.follows.end(followed)
                 self._tell(words.about("reject_subscription", followed.identifier))
+
+    def withdraw(self, name: str, durable: str, refusal: Refusal | None) -> None:
+        if refusal is None:
+            self.over(CHANGED)
+        else:
+            self.remove(name)
 
     def goodbye(self, code: int, reason: str) -> None:
         self.disconnect(_REASONS.get(code, "unavailable"), reconnect=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -14,6 +15,8 @@ from gevent.event import AsyncResult
 from msgspec import Raw
 
 from raiden import __version__
+from raiden.access.clients import Client
+from raiden.access.rates import account
 from raiden.connections import client as clients
 from raiden.connections.connection import Connection
 from raiden.delivery.census import Census
@@ -60,6 +63,8 @@ class Api:
         self._presence = presence
         self._cluster = Cluster(gateway)
         self._census = Census(gateway.router.backend)
+        # The holder of the key, as rates and the audit log know it.
+        self._holder = gateway.permits.of_client(Client("centrifuge_api_key"))
         self._methods: dict[str, _Method] = {
             "publish": _Method(requests.PublishAsk, self._publish),
             "broadcast": _Method(requests.BroadcastAsk, self._broadcast),
@@ -73,8 +78,8 @@ class Api:
             "history_remove": _Method(requests.ChannelAsk, self._history_remove),
             "channels": _Method(requests.ChannelsAsk, self._channels),
             "info": _Method(requests.InfoAsk, self._info),
-            "batch": _Method(requests.BatchAsk, self._batch),
         }
+        self._kinds = {"batch": requests.BatchAsk, **{name: each.kind for name, each in self._methods.items()}}
 
     def dispatch(self, connection: Connection, request: Request, name: str) -> Answer | None:
         """Answer a request for a method, later; raises HttpError."""
@@ -84,20 +89,31 @@ class Api:
             )
         if request.method != "POST":
             raise HttpError(405, "the methods of this API are for POST", headers={"Allow": "POST"})
-        method = self._methods.get(name)
-        if method is None:
-            known = ", ".join(sorted(self._methods))
+        kind = self._kinds.get(name)
+        if kind is None:
+            known = ", ".join(sorted(self._kinds))
             raise HttpError(404, f"there is no method {name!r}: POST to /api/publish, or to another of {known}")
-        found = attempt("a request of the API", requests.read, request.raw_body, method.kind)
+        found = attempt("a request of the API", requests.read, request.raw_body, kind)
         if isinstance(found, Refusal):
             raise HttpError(400, f"the body is no request of {name} in JSON")
         by_status = request.fields.get("x-centrifugo-error-mode", "").lower() == "transport"
-        if name in _METHODS_THAT_END:
-            clients.done(connection, f"api {name}", getattr(found, "channel", ""))
+        connection.permit = self._holder
         self._gateway.door.serve_waiting(
-            connection, request, lambda *_: _answer(name, self._attempt(method.do, found), by_status)
+            connection, request, lambda *_: _answer(name, self._run(connection, name, found), by_status)
         )  # fmt: skip
         return None
+
+    def _run(self, connection: Connection, name: str, ask: Any) -> Any:
+        """The result of a method, or its error; the audit log hears of it. Waits."""
+        do = partial(self._batch, connection) if name == "batch" else self._methods[name].do
+        found = attempt("a request of the API", do, ask)
+        channel = getattr(ask, "channel", "")
+        if isinstance(found, Refusal):
+            clients.refused(connection, found, f"api {name}", channel)
+        elif name in _METHODS_THAT_END:
+            whose = {each: told for each in ("user", "client") if (told := getattr(ask, each, ""))}
+            clients.done(connection, f"api {name}", channel, **whose)
+        return error_of(found) if isinstance(found, Refusal) else found
 
     def _knows(self, request: Request) -> bool:
         """Whether a request shows the key."""
@@ -117,17 +133,24 @@ class Api:
     # Messages.
 
     def _publish(self, ask: requests.PublishAsk) -> Place:
+        self._count([ask.channel])
         return _place(self._begin(ask.channel, ask))
 
     def _broadcast(self, ask: requests.BroadcastAsk) -> Responses:
         if len(ask.channels) > requests.MOST:
             raise Failed(codes.LIMIT_EXCEEDED)
+        self._count(ask.channels)
         begun = [self._attempt(partial(self._begin, channel), ask) for channel in ask.channels]
         responses = []
         for each in begun:
             found = each if isinstance(each, Error) else self._attempt(_place, each)
             responses.append(Response(error=found) if isinstance(found, Error) else Response(result=found))
         return Responses(responses)
+
+    def _count(self, channels: Sequence[str]) -> None:
+        """Count messages to channels for rates; raises TooFast and TooLarge."""
+        if self._gateway.rates.on:
+            self._gateway.rates.publish(account(self._holder, ""), Counter(channels).items())
 
     def _begin(self, channel: str, content: requests.Content) -> AsyncResult[Any]:
         """Publish; what becomes of it is known later."""
@@ -205,20 +228,20 @@ class Api:
             for row in rows
         ])  # fmt: skip
 
-    def _batch(self, ask: requests.BatchAsk) -> Raw:
+    def _batch(self, connection: Connection, ask: requests.BatchAsk) -> Raw:
         """The replies to several commands, one after the other."""
         if len(ask.commands) > requests.MOST:
             raise Failed(codes.LIMIT_EXCEEDED)
-        return Raw(b'{"replies":[%b]}' % b",".join([self._command(command) for command in ask.commands]))
+        return Raw(b'{"replies":[%b]}' % b",".join([self._command(connection, command) for command in ask.commands]))
 
-    def _command(self, command: dict[str, Raw]) -> bytes:
+    def _command(self, connection: Connection, command: dict[str, Raw]) -> bytes:
         name = next(iter(command), "")
         method = self._methods.get(name)
-        if method is None or name == "batch":
+        if method is None:
             return msgspec.json.encode({"error": codes.METHOD_NOT_FOUND})
         found = self._attempt(partial(requests.read, bytes(command[name])), method.kind)
         if not isinstance(found, Error):
-            found = self._attempt(method.do, found)
+            found = self._run(connection, name, found)
         return msgspec.json.encode({"error" if isinstance(found, Error) else name: found})
 
 

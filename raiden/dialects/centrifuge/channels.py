@@ -14,6 +14,7 @@ from raiden.dialects.following import follow
 from raiden.model.filters import NO_FILTERS
 from raiden.model.message import EARLIEST
 from raiden.model.names import InvalidChannel, check_channel
+from raiden.model.options import NOBODY
 from raiden.presence.watches import Watched
 
 
@@ -45,6 +46,9 @@ class Follow:
         self._past: Past | None = None
         self._watched: Watched | None = None
         forced = talk.dialect.rules.join_leave if granted.join_leave is None else granted.join_leave
+        permit = talk.connection.permit
+        # Nobody sees who is at a channel where the options say so.
+        forced = forced and permit.permits.policy.said("presence", name) != NOBODY
         self._watches = forced or (self._ask.join_leave and talk.may("presence", name))
 
     @property
@@ -69,7 +73,7 @@ class Follow:
         if self.name in talk.channels:
             raise Failed(codes.ALREADY_SUBSCRIBED)
         filters = NO_FILTERS
-        if not self._is_server and permit.filters("subscribe", self.name) is not None:
+        if permit.filters("subscribe", self.name) is not None:
             filters = permit.narrowed(filters, self.name, past=self._ask.recover)
         talk.channels[self.name] = self._channel
         follow(self._session, self.name, talk.wire.encoding, filters)

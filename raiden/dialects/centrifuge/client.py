@@ -8,19 +8,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-import gevent
+from msgspec import Raw
 
 from raiden.connections import client as clients
 from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING
-from raiden.dialects.centrifuge import codes, subscriptions, tokens
-from raiden.dialects.centrifuge.channels import Follow, checked
+from raiden.dialects.centrifuge import codes, delegated, subscriptions, tokens
+from raiden.dialects.centrifuge.channels import checked
 from raiden.dialects.centrifuge.codes import Denied, Disconnected, Failed, error_of
+from raiden.dialects.centrifuge.connecting import connect
 from raiden.dialects.centrifuge.messages import (
     ClientInfo,
     Command,
-    ConnectRequest,
-    ConnectResult,
     Join,
     Leave,
     PublishRequest,
@@ -36,11 +35,14 @@ from raiden.dialects.centrifuge.tokens import Identity
 from raiden.dialects.centrifuge.wire import Wire, sender
 from raiden.dialects.in_order import InOrder, Rest
 from raiden.model.attributes import Attributes
-from raiden.model.message import Cursor
+from raiden.model.encoding import dumps
+from raiden.model.filters import NO_FILTERS, Filters
+from raiden.model.message import Cursor, Message
 from raiden.model.payload import check_message
 from raiden.model.refusals import Refusal, attempt
 from raiden.presence.watches import Notice
 from raiden.runtime.audit import STATUSES
+from raiden.sessions.asks import PublishOne
 
 # Seconds: for a client to connect; to answer a ping, at most; for a new token after the last one has expired.
 CONNECT_WITHIN: Final = 10.0
@@ -48,7 +50,6 @@ PONG_WITHIN: Final = 8.0
 GRACE: Final = 25.0
 # Commands of a client that may wait where they can't be left unread.
 MAX_WAITING: Final = 1000
-VERSION: Final = "raiden"
 _NEVER: Final = 1e12
 
 
@@ -86,8 +87,11 @@ class Talk:
 
     def info(self, channel: Channel | None) -> ClientInfo:
         """The client as others see it, with what its subscription adds."""
-        assert self.identity is not None
-        known = ClientInfo(self.identity.user, self.client, self.identity.info)
+        identity, client = self.identity, self.connection.permit.client
+        assert identity is not None
+        # What a delegate has said of the client counts more than its token.
+        info = identity.info if client.info is identity.permit.client.info else Raw(dumps(client.info))
+        known = ClientInfo(identity.user, self.client, info)
         if channel is not None and channel.granted.info:
             known.chan_info = channel.granted.info
         return known
@@ -112,21 +116,24 @@ class Talk:
         return self._in_order.has(MAX_WAITING, self.dialect.gateway.limits.max_outbox)
 
     def _command(self, command: Command, size: int) -> Rest | None:
-        rest = self._attempt(command.id, partial(self._do, command, size))
-        return None if rest is None else partial(self._attempt, command.id, rest)
+        rest = self._attempt(command, partial(self._do, command, size))
+        return None if rest is None else partial(self._attempt, command, rest)
 
-    def _attempt(self, number: int, work: Callable[[], Any]) -> Any:
+    def _attempt(self, command: Command, work: Callable[[], Any]) -> Any:
         """Do a part of a command; a refusal is told the client."""
         found = attempt("a command", work)
         if isinstance(found, Refusal):
-            self._refused(number, found)
+            self._refused(command.id, found, command)
             return None
         return found
 
-    def _refused(self, number: int, refusal: Refusal) -> None:
+    def _refused(self, number: int, refusal: Refusal, command: Command | None = None) -> None:
+        """Tell the client that it is refused what it asked for by a ``command``, if that is known still."""
         if refusal.status in STATUSES:
-            action, channel = (refusal.action, refusal.channel) if isinstance(refusal, Denied) else ("command", "")
-            clients.refused(self.connection, refusal, action, channel)
+            name, channel = ("command", "") if command is None else command.asked
+            if isinstance(refusal, Denied):
+                name, channel = refusal.action, refusal.channel
+            clients.refused(self.connection, refusal, name, channel)
         if self.connection.state >= CLOSING:  # the client has gone meanwhile, and perhaps its session
             return
         if isinstance(refusal, Disconnected):
@@ -146,15 +153,14 @@ class Talk:
         if not self.client:
             if number <= 0 or command.connect is None:
                 raise Disconnected(codes.BAD)
-            return partial(self._connect, number, command.connect)
+            return partial(connect, self, number, command.connect)
         if number <= 0:
             if command.send is not None:
                 raise Disconnected(codes.UNAVAILABLE)
             self._pong()
             return None
         if command.publish is not None:
-            self._publish(number, command.publish, size)
-            return None
+            return self._publish(number, command.publish, size)
         if command.subscribe is not None:
             return subscriptions.subscribe(self, number, command.subscribe)
         if command.unsubscribe is not None:
@@ -198,58 +204,24 @@ class Talk:
         of_subscribers = name in self.channels and action in self.dialect.rules.subscribers
         return of_subscribers and permit.permits.policy.leaves_open(permit.client, action, name)
 
+    def past(self, name: str) -> Filters | None:
+        """The filters with which the client may read a channel's history without asking a delegate; None: it may not.
+        A subscriber that may by the rules of the node reads what its subscription lets through."""
+        if self.is_others(name):
+            return None
+        permit = self.connection.permit
+        found = permit.permits.policy.filters(permit.client, "history", name)
+        if found is None and self.may("history", name):
+            mine = self.session.subscriptions.get(name)
+            found = NO_FILTERS if mine is None or mine.filters is None else mine.filters
+        return found
+
     # The connection.
 
-    def _connect(self, number: int, ask: ConnectRequest) -> None:
-        """Connect, with the subscriptions that the client has without asking. Waits."""
-        permits = self.dialect.gateway.permits
-        if ask.token:
-            identity = tokens.connected(permits, ask.token)
-        elif self.dialect.rules.anonymous:
-            identity = Identity(permits.unknown)
-        else:
-            raise Disconnected(codes.BAD)
-        connection = self.connection
-        connection.permit = identity.permit
-        self.identity = identity
-        wanted = dict(identity.channels)
-        if self.dialect.rules.personal and identity.user:
-            wanted.setdefault(checked(f"#{identity.user}"), tokens.NOTHING)
-        limits = self.dialect.gateway.limits
-        if len(wanted) > limits.max_subscriptions:
-            raise Disconnected(codes.CHANNEL_LIMIT)
-        client = self.dialect.gateway.router.ids.of(connection)
-        room = limits.max_outbox // max(1, len(wanted))
-        follows: list[Follow] = []
-        try:
-            for name, granted in wanted.items():
-                follows.append(Follow(self, name, granted, ask.subs.get(name), is_server=True, room=room))
-            with gevent.Timeout(self.dialect.rules.patience, Failed(codes.INTERNAL)):
-                for each in follows:
-                    each.begin()
-                while any(not each.is_ready for each in follows):
-                    for each in follows:
-                        each.read()
-            if connection.state < CLOSING and not all([each.is_on for each in follows]):
-                raise Failed(codes.INTERNAL)
-        except BaseException:  # raised again
-            for each in follows:
-                each.give_up()
-            raise
-        if connection.state >= CLOSING:
-            return
-        # Nothing yields from here on.
+    def begin(self, client: str) -> None:
+        """Be connected from now on, under this id."""
         self.client = client
-        session, node = self.session.address()
-        result = ConnectResult(client, VERSION, ping=self._ping_every, pong=True, session=session, node=node)
-        if identity.expires is not None:
-            result.expires, result.ttl = True, tokens.ttl(identity.expires)
-        result.subs = {each.name: each.result() for each in follows}
-        self.answer(number, Reply(connect=result))
-        for each in follows:
-            each.attach()
-        self._next_ping = time.monotonic() + random.uniform(0.5, 1.0) * self._ping_every
-        self.rest()
+        self._next_ping = time.monotonic() + random.uniform(0.5, 1.0) * self.ping_every
 
     def _refresh(self, number: int, ask: RefreshRequest) -> None:
         """Go on with another token of the same user."""
@@ -268,9 +240,17 @@ class Talk:
 
     def become(self, identity: Identity) -> None:
         """Take another identity of the same user."""
+        if self.identity is None or identity.permit is not self.identity.permit:
+            self.show(identity)
+            subscriptions.judge_again(self)
         self.identity = identity
-        self.connection.permit = identity.permit
         self.rest()
+
+    def show(self, identity: Identity) -> None:
+        """Let what the client may do be that of an identity from now on."""
+        connection = self.connection
+        self.identity = identity
+        connection.permit = identity.permit if connection.permit is None else connection.permit.become(identity.permit)
 
     # Pushes.
 
@@ -292,14 +272,15 @@ class Talk:
 
     # Messages.
 
-    def _publish(self, number: int, ask: PublishRequest, size: int) -> None:
+    def _publish(self, number: int, ask: PublishRequest, size: int) -> Rest | None:
         name = ask.channel
         if not name:
             raise Disconnected(codes.BAD)
         checked(name)
         if ask.type:
             raise Failed(codes.NOT_AVAILABLE)
-        if not self.may("publish", name):
+        is_allowed = self.may("publish", name)
+        if not is_allowed and not delegated.is_guest(self.connection):
             raise Denied("publish", name)
         gateway = self.dialect.gateway
         if gateway.rates.on:
@@ -307,8 +288,16 @@ class Talk:
         message = self.wire.payload(name, ask.data)
         message.attributes = Attributes(sender=sender(self.info(self.channels.get(name))))
         check_message(message, gateway.limits.max_message)
+        if is_allowed:
+            self._send(number, message, size)
+            return None
+        decision = delegated.decision(self.connection, PublishOne(message, None), "publish", name)
+        return lambda: self._send(number, decision.wait().message, size)
+
+    def _send(self, number: int, message: Message, size: int) -> None:
+        """Publish a message of the client, which is allowed."""
         self._in_order.hold(size)
-        gateway.router.publisher.publish_one(message, _published, (self, number, size))
+        self.dialect.gateway.router.publisher.publish_one(message, _published, (self, number, size))
 
     def published(self, number: int, size: int, outcome: Cursor | Refusal | None) -> None:
         """Hear what became of a message of the client."""
@@ -323,13 +312,13 @@ class Talk:
     # Time.
 
     @property
-    def _ping_every(self) -> int:
+    def ping_every(self) -> int:
         """Whole seconds between two pings."""
         return max(1, round(self.dialect.gateway.limits.keepalive))
 
     @property
     def _pong_within(self) -> float:
-        return min(PONG_WITHIN, self._ping_every / 3)
+        return min(PONG_WITHIN, self.ping_every / 3)
 
     def _pong(self) -> None:
         if not self._pong_by:
@@ -345,13 +334,13 @@ class Talk:
                 self.session.disconnect(codes.STALE)
                 return
         elif self._pong_by and now >= self._pong_by:
-            # The ping, or the pong, may wait behind other bytes.
-            if not connection.is_moving() and not self._in_order.paused:
+            # The ping may wait behind other bytes, and the pong behind other commands.
+            if not connection.is_moving() and not self._in_order.waits:
                 self.session.disconnect(codes.NO_PONG)
                 return
             self._pong_by = now + self._pong_within
         elif now >= self._next_ping:
-            self._next_ping = now + self._ping_every
+            self._next_ping = now + self.ping_every
             self._pong_by = now + self._pong_within
             connection.send(self.wire.ping)
         if self._expire(time.time()):

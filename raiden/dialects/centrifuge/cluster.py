@@ -57,11 +57,11 @@ class Cluster:
         """Do what another worker asks for; return the number of clients."""
         name, text = argument
         ask: Any = msgspec.json.decode(text, type=_ASKS[name])
-        talks = list(self._talks(ask))
+        found = [talk for talk in talks(self._gateway) if _is_for(ask, talk)]
         if isinstance(ask, SubscribeAsk):
-            made = [gevent.spawn(attempt, "a subscription", _subscribe, talk, ask) for talk in talks]
+            made = [gevent.spawn(attempt, "a subscription", _subscribe, talk, ask) for talk in found]
             gevent.joinall(made, timeout=PATIENCE)
-        for talk in talks:
+        for talk in found:
             if isinstance(ask, UnsubscribeAsk):
                 _unsubscribe(talk, ask.channel)
             elif isinstance(ask, DisconnectAsk) and talk.client not in ask.whitelist:
@@ -69,14 +69,15 @@ class Cluster:
                 talk.session.disconnect(Code(reason.code, reason.reason))
             elif isinstance(ask, RefreshAsk):
                 _refresh(talk, ask)
-        return len(talks)
+        return len(found)
 
-    def _talks(self, ask: Whose) -> Iterator[Talk]:
-        """The clients here that a request is for."""
-        for connection in list(self._gateway.door.connections):
-            talk = getattr(connection.session, "talk", None)
-            if isinstance(talk, Talk) and talk.client and _is_for(ask, talk):
-                yield talk
+
+def talks(gateway: Gateway) -> Iterator[Talk]:
+    """The clients of a worker that are connected."""
+    for connection in list(gateway.door.connections):
+        talk = getattr(connection.session, "talk", None)
+        if isinstance(talk, Talk) and talk.client:
+            yield talk
 
 
 def _is_for(ask: Whose, talk: Talk) -> bool:

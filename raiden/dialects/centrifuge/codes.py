@@ -47,6 +47,7 @@ BAD: Final = Code(3501, "bad request")
 STALE: Final = Code(3502, "stale")
 FORCED: Final = Code(3503, "force disconnect")
 CHANNEL_LIMIT: Final = Code(3505, "channel limit")
+DENIED: Final = Code(3507, "permission denied")
 UNAVAILABLE: Final = Code(3508, "not available")
 
 
@@ -58,6 +59,8 @@ class Failed(Refusal):
     def __init__(self, error: Error) -> None:
         super().__init__(error.message)
         self.error = error
+        if error is TOKEN_EXPIRED:
+            self.status = 401
 
 
 class Denied(Failed):
@@ -77,7 +80,7 @@ class Disconnected(Refusal):
     def __init__(self, code: Code) -> None:
         super().__init__(code.reason)
         self.code = code
-        self.status = 401 if code is INVALID_TOKEN else 400
+        self.status = {INVALID_TOKEN: 401, DENIED: 403}.get(code, 400)
 
 
 def of(reason: Over) -> Code:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import webob
 
+from raiden.access.clients import Client
 from raiden.connections.connection import Connection
-from raiden.dialects.centrifuge import wire
+from raiden.dialects.centrifuge import subscriptions, wire
 from raiden.dialects.centrifuge.api import Api
+from raiden.dialects.centrifuge.cluster import talks
 from raiden.dialects.centrifuge.codes import Disconnected
 from raiden.dialects.centrifuge.emulation import Emulation
 from raiden.dialects.centrifuge.history import Histories
@@ -59,6 +61,7 @@ class Centrifuge(Dialect):
                 gateway, settings.centrifuge_api_key, histories=self.histories, presence=self.presence
             )  # fmt: skip
         gateway.door.access_log.hide("cf_connect", "api_key")
+        gateway.revoking.others.append(self._revoked)
 
     def do_stop(self) -> None:
         self.emulation.close()
@@ -66,6 +69,7 @@ class Centrifuge(Dialect):
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         path = request.environ["PATH_INFO"]
         if path == WEBSOCKET_PATH:
+            self.gateway.invite(connection, request)
             self._socket(connection, request)
             return None
         if self._api is not None and path.startswith(API_PATH):
@@ -78,6 +82,7 @@ class Centrifuge(Dialect):
             raise HttpError(405, f"this path is for {allowed}", headers={"Allow": allowed})
         if path == EMULATION_PATH:
             return self._emulated(connection, request)
+        self.gateway.invite(connection, request)
         self._stream(connection, request, is_event)
         return None
 
@@ -113,6 +118,10 @@ class Centrifuge(Dialect):
             connection, request, lambda *_: _empty(self.emulation.send(asked.node, asked.session, frame))
         )  # fmt: skip
         return None
+
+    def _revoked(self, covers: Callable[[Client], bool]) -> int:
+        """End subscriptions by tokens of their own that are revoked."""
+        return sum([subscriptions.revoked(talk, covers) for talk in talks(self.gateway)])
 
     def reload(self, values: Mapping[str, Any]) -> None:
         """Take settings that have changed: limits are looked at anew each time, and the others need a restart."""

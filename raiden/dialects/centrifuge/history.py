@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from raiden.dialects.centrifuge import codes
+from raiden.dialects.centrifuge import codes, delegated
 from raiden.dialects.centrifuge.channels import checked
 from raiden.dialects.centrifuge.codes import Denied, Disconnected, Failed
 from raiden.dialects.centrifuge.messages import HistoryRequest, HistoryResult, Reply, StreamPosition
 from raiden.dialects.centrifuge.parts import Talking
 from raiden.dialects.centrifuge.recovery import may_be
 from raiden.model.message import Cursor, Message
+from raiden.model.page import Read
 from raiden.router import Router
+from raiden.sessions.decisions import Decision
 
 # Messages that an answer may have (centrifugo: client.history_max_publication_limit).
 MOST: Final = 300
@@ -39,12 +41,21 @@ class Histories:
             raise Disconnected(codes.BAD)
         checked(name)
         self.check(name)
-        if not talk.may("history", name):
-            raise Denied("history", name)
+        allowed = talk.past(name)
+        decision: Decision | None = None
+        if allowed is None:
+            if talk.is_others(name):
+                raise Denied("history", name)
+            decision = delegated.decision(talk.connection, Read(name, None, False, MOST), "history", name)
 
         def work() -> Reply:
+            filters = allowed
+            if decision is not None:
+                decision.wait()
+                filters = decision.filters(name)
+            assert filters is not None
             found = self.page(name, ask.limit, ask.since, ask.reverse)
-            publications = [talk.wire.publication(message) for message in found.messages]
+            publications = [talk.wire.publication(message) for message in found.messages if filters.match(message)]
             return Reply(history=HistoryResult(publications, found.position.epoch, found.position.offset))
 
         return work

@@ -116,6 +116,12 @@ class Command(Part):
     refresh: RefreshRequest | None = None
     sub_refresh: SubRefreshRequest | None = None
 
+    @property
+    def asked(self) -> tuple[str, str]:
+        """The name of the request, and the channel that it is for; both may be empty."""
+        name = next((each for each in self.__struct_fields__[1:] if getattr(self, each) is not None), "")
+        return name, getattr(getattr(self, name, None), "channel", "")
+
 
 class EmulationRequest(Part):
     """A frame of a client whose stream is another connection, on the worker ``node``; ``data`` is a JSON string."""

@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 from raiden.connections.connection import Connection
 from raiden.dialects.centrifuge.messages import ClientInfo, Reply
-from raiden.dialects.centrifuge.tokens import Granted
+from raiden.dialects.centrifuge.tokens import Granted, Identity
 from raiden.dialects.centrifuge.wire import Wire
+from raiden.model.filters import Filters
 
 
 class Channel:
@@ -39,6 +40,16 @@ class Talking(Protocol):
     @property
     def user(self) -> str: ...
 
+    @property
+    def ping_every(self) -> int:
+        """Whole seconds between two pings."""
+
+    def show(self, identity: Identity) -> None:
+        """Let what the client may do be that of an identity from now on."""
+
+    def begin(self, client: str) -> None:
+        """Be connected from now on, under this id."""
+
     def info(self, channel: Channel | None) -> ClientInfo:
         """The client as others see it, with what its subscription adds."""
 
@@ -47,6 +58,9 @@ class Talking(Protocol):
 
     def may(self, action: str, name: str) -> bool:
         """Whether the client may do an action to a channel."""
+
+    def past(self, name: str) -> Filters | None:
+        """The filters with which the client may read a channel's history; None: it may not."""
 
     def answer(self, number: int, reply: Reply) -> None:
         """Send the reply to a command."""

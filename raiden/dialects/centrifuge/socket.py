@@ -12,6 +12,7 @@ from raiden.dialects.centrifuge.codes import Code
 from raiden.dialects.centrifuge.wire import WEBSOCKET, wire
 from raiden.dialects.socket import DialectSocket
 from raiden.model.page import Gap
+from raiden.model.refusals import Refusal
 from raiden.presence.watches import Notice
 from raiden.protocols.websocket import WebSocket
 from raiden.sessions.over import Over
@@ -63,6 +64,9 @@ class CentrifugeSocket(DialectSocket):
 
     def remove(self, name: str) -> None:
         subscriptions.end(self.talk, name, codes.UNSUBSCRIBED)
+
+    def withdraw(self, name: str, durable: str, refusal: Refusal | None) -> None:
+        subscriptions.end(self.talk, name, codes.INSUFFICIENT if refusal is None else codes.UNSUBSCRIBED)
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         subscriptions.lost(self.talk, subscription.name)

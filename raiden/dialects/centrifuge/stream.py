@@ -14,6 +14,7 @@ from raiden.dialects.centrifuge.codes import Code
 from raiden.dialects.centrifuge.messages import Disconnect, Push, Reply
 from raiden.dialects.centrifuge.wire import SSE, Wire
 from raiden.model.page import Gap
+from raiden.model.refusals import Refusal
 from raiden.presence.watches import Notice
 from raiden.protocols.http import Request, stream_bytes
 from raiden.sessions import in_band
@@ -96,6 +97,9 @@ class CentrifugeStream(Lasting):
 
     def remove(self, name: str) -> None:
         subscriptions.end(self.talk, name, codes.UNSUBSCRIBED)
+
+    def withdraw(self, name: str, durable: str, refusal: Refusal | None) -> None:
+        subscriptions.end(self.talk, name, codes.INSUFFICIENT if refusal is None else codes.UNSUBSCRIBED)
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         subscriptions.lost(self.talk, subscription.name)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import gevent
 
+from raiden.access.clients import Client
 from raiden.connections import client as clients
 from raiden.connections.states import CLOSING
-from raiden.dialects.centrifuge import codes, tokens
+from raiden.dialects.centrifuge import codes, delegated, tokens
 from raiden.dialects.centrifuge.channels import Follow, checked
 from raiden.dialects.centrifuge.codes import Code, Denied, Disconnected, Failed
 from raiden.dialects.centrifuge.messages import (
@@ -25,6 +27,10 @@ from raiden.dialects.centrifuge.messages import (
 from raiden.dialects.centrifuge.parts import Talking
 from raiden.dialects.centrifuge.tokens import Granted
 from raiden.dialects.in_order import Rest
+from raiden.model.filters import NO_FILTERS
+from raiden.model.page import Start
+from raiden.sessions import asks
+from raiden.sessions.decisions import Decision
 
 # Commands.
 
@@ -43,11 +49,13 @@ def subscribe(talk: Talking, number: int, ask: SubscribeRequest) -> Rest | None:
         raise Failed(codes.ALREADY_SUBSCRIBED)
     if not has_room(talk):
         raise Failed(codes.LIMIT_EXCEEDED)
-    granted = _granted(talk, name, ask.token)
+    granted, decision = _granted(talk, ask)
     rates = talk.dialect.gateway.rates
     if rates.on:
         rates.subscribe(clients.account(talk.connection), 1)
     follow = Follow(talk, name, granted, ask)
+    if decision is not None:
+        return partial(_ask_and_follow, talk, number, follow, decision)
     if follow.waits:
         return partial(_follow, talk, number, follow)
     _follow(talk, number, follow)
@@ -82,18 +90,61 @@ def refresh(talk: Talking, number: int, ask: SubRefreshRequest) -> None:
     talk.rest()
 
 
-def _granted(talk: Talking, name: str, token: str) -> Granted:
-    """What a client is granted of a channel, by a token or without; raises Failed and Disconnected."""
-    permit = talk.connection.permit
+def _granted(talk: Talking, ask: SubscribeRequest) -> tuple[Granted, Decision | None]:
+    """What a client is granted of a channel, by a token or without, and the decision about it where that is still to be
+    asked for; raises Failed and Disconnected."""
+    name, permit = ask.channel, talk.connection.permit
     policy = permit.permits.policy
-    if token:
-        granted = tokens.subscribed(permit.permits, token, name, talk.user, talk.client)
+    if ask.token:
+        granted = tokens.subscribed(permit.permits, ask.token, name, talk.user, talk.client)
         if permit.allows("subscribe", name) or policy.leaves_open(permit.client, "subscribe", name):
-            return granted
-    else:
-        if not talk.is_others(name) and permit.filters("subscribe", name) is not None:
-            return tokens.NOTHING
+            return granted, None
+    elif not talk.is_others(name):
+        if permit.filters("subscribe", name) is not None:
+            return tokens.NOTHING, None
+        start = Start() if ask.recover and policy.leaves_open(permit.client, "history", name) else None
+        return tokens.NOTHING, delegated.decision(
+            talk.connection, asks.Follow(name, NO_FILTERS, start), "subscribe", name
+        )
     raise Denied("subscribe", name)
+
+
+def _ask_and_follow(talk: Talking, number: int, follow: Follow, decision: Decision) -> None:
+    """Subscribe where the delegate allows it. Waits; raises a refusal."""
+    decision.wait()
+    if talk.connection.state >= CLOSING:
+        return
+    decision.enter()
+    try:
+        _follow(talk, number, follow)
+        if follow.is_on:
+            decision.keep()
+    finally:
+        decision.leave()
+
+
+def judge_again(talk: Talking) -> None:
+    """End the subscriptions that the client began by its connection's token, and may not have by the present one. With
+    other filters, the client is to begin anew."""
+    permit = talk.connection.permit
+    for name, channel in list(talk.channels.items()):
+        mine = talk.session.subscriptions.get(name)
+        if mine is None or channel.is_server or channel.granted.client is not None:
+            continue
+        filters = permit.filters("subscribe", name)
+        if filters is None:
+            end(talk, name, codes.UNSUBSCRIBED)
+        elif filters != (mine.filters or NO_FILTERS):
+            end(talk, name, codes.INSUFFICIENT)
+
+
+def revoked(talk: Talking, covers: Callable[[Client], bool]) -> int:
+    """End the subscriptions by tokens of their own that are revoked; return their number."""
+    ended = 0
+    for name, channel in list(talk.channels.items()):
+        if channel.granted.client is not None and covers(channel.granted.client):
+            ended += end(talk, name, codes.SUBSCRIPTION_EXPIRED)
+    return ended
 
 
 # The server's own.

@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import Raw
 
+from raiden.access.clients import Client
 from raiden.access.permit import Permit, Permits
 from raiden.access.tokens import MAX_INFO, EarlyToken, ExpiredToken, InvalidToken
-from raiden.dialects.centrifuge.codes import INVALID_TOKEN, PERMISSION_DENIED, TOKEN_EXPIRED, Disconnected, Failed
+from raiden.dialects.centrifuge.codes import INVALID_TOKEN, TOKEN_EXPIRED, Denied, Disconnected, Failed
 from raiden.dialects.centrifuge.messages import EMPTY
 from raiden.model.encoding import dumps
 from raiden.model.names import InvalidChannel, check_channel
@@ -25,12 +26,14 @@ MAX_CHANNELS: Final = 1000
 
 class Granted(NamedTuple):
     """What a token says of a subscription. ``info`` is shown to others, ``data`` is told the client; ``expires`` is a
-    Unix time (None: never). ``join_leave``: the client is told of joins and leaves (None: the token does not say)."""
+    Unix time (None: never). ``join_leave``: the client is told of joins and leaves (None: the token does not say).
+    ``client`` is the one that the subscription's own token names (None: it has none)."""
 
     info: Raw = EMPTY
     data: Raw = EMPTY
     expires: float | None = None
     join_leave: bool | None = None
+    client: Client | None = None
 
 
 NOTHING: Final = Granted()
@@ -55,8 +58,7 @@ def connected(permits: Permits, token: str) -> Identity:
         if "channel" in claims:  # it is a subscription's
             raise InvalidToken("it is not a connection's")
         info = _data(claims, "info")
-        # An empty subject is none.
-        permit = permits.of_claims({name: value for name, value in claims.items() if (name, value) != ("sub", "")})
+        permit = _permit(permits, claims)
         channels = _channels(claims)
         expires = _expires(claims)
     except (EarlyToken, ExpiredToken):
@@ -67,20 +69,25 @@ def connected(permits: Permits, token: str) -> Identity:
 
 
 def subscribed(permits: Permits, token: str, channel: str, user: str, client: str) -> Granted:
-    """What the token of a subscription grants to a client. Raises Failed, and Disconnected for a token of another
-    channel, user or client."""
+    """What the token of a subscription grants to a client. Raises Failed, Disconnected for a token of another channel,
+    user or client, and Unavailable."""
     try:
         claims = permits.claims(token)
-        permits.check_claims(claims)
+        holder = _permit(permits, claims).client
         if not isinstance(claims.get("channel"), str) or not claims["channel"]:
-            raise Failed(PERMISSION_DENIED)
+            raise Denied("subscribe", channel)
         if claims["channel"] != channel or claims.get("sub", "") != user or claims.get("client", client) != client:
             raise Disconnected(INVALID_TOKEN)
-        return _granted(claims)._replace(expires=_expires(claims))
+        return _granted(claims)._replace(expires=_expires(claims), client=holder)
     except (EarlyToken, ExpiredToken):
         raise Failed(TOKEN_EXPIRED) from None
     except InvalidToken:
-        raise Failed(PERMISSION_DENIED) from None
+        raise Denied("subscribe", channel) from None
+
+
+def _permit(permits: Permits, claims: Mapping[str, Any]) -> Permit:
+    """The permit of a token that claims this; an empty subject is none. Raises InvalidToken and Unavailable."""
+    return permits.of_claims({name: value for name, value in claims.items() if (name, value) != ("sub", "")})
 
 
 def ttl(expires: float) -> int:

@@ -85,7 +85,7 @@ class Api:
                 self._publish(connection, request, app, events.read_batch(_body(request), app.app), one=False)
             case ["users", user, "terminate_connections"]:
                 _only(request, "POST")
-                self._later(connection, request, lambda: self._terminate(app, user))
+                self._later(connection, request, lambda: self._terminate(connection, app, user))
             case ["channels"]:
                 _only(request, "GET")
                 self._later(connection, request, self._channels(app, query))
@@ -230,9 +230,10 @@ class Api:
 
     # Connections.
 
-    def _terminate(self, app: OpenApp, user: str) -> dict[str, Any]:
+    def _terminate(self, connection: Connection, app: OpenApp, user: str) -> dict[str, Any]:
         """End the connections of a user, on all nodes."""
         self._gateway.revoking.disconnect(Disconnect(app.prefix + user, None))
+        client.done(connection, "disconnect", sub=app.prefix + user)
         return {}
 
     def _connections(self, app: OpenApp) -> dict[str, Any]:

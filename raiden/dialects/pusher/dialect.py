@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
+from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.dialects.dialect import Dialect
 from raiden.dialects.pusher import codes
@@ -20,7 +21,7 @@ from raiden.dialects.pusher.webhooks import ADDED, COUNT, REMOVED
 from raiden.dialects.socket import open_socket
 from raiden.gateway import Gateway
 from raiden.http.door import Answer
-from raiden.model.refusals import Refusal
+from raiden.model.refusals import Refusal, Unauthorized
 from raiden.presence.watches import Share
 from raiden.protocols.http import Request
 
@@ -62,14 +63,18 @@ class Pusher(Dialect):
         """Let a client in. One that is refused is told so by the close code of its WebSocket."""
         app = self._by_key.get(key)
         code, reason = 0, ""
+        refusal: Refusal | None = None
         if "/" in key:
             code, reason = codes.NO_PATH, "there is nothing at this path: clients connect to /app/KEY"
         elif app is None:
             code, reason = codes.UNKNOWN_APP, "there is no app with this key here"
+            refusal = Unauthorized(reason)
         elif not _is_known(request):
             code, reason = codes.BAD_PROTOCOL, f"the versions that are spoken here are {', '.join(PROTOCOLS)}"
         elif (refusal := self._foreign(connection, request, app)) is not None:
             code, reason = codes.UNAUTHORIZED, refusal.detail
+        if refusal is not None:
+            client.refused(connection, refusal, "connect", "")
         if code or app is None:
             open_socket(self.gateway, connection, request, partial(RefusedSocket, code=code, reason=reason))
             return

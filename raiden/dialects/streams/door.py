@@ -89,7 +89,7 @@ class StreamsDoor(Dialect):
         self, connection: Connection, request: Request, refusal: Refusal, producer: Producer | None = None
     ) -> Answer:  # fmt: skip
         if refusal.status in STATUSES:
-            client.refused(connection, refusal, request.method, request.environ["raiden.path"])
+            client.refused(connection, refusal, *reading.asked(request, self.prefix))
         if isinstance(refusal, HttpError) and refusal.close:
             request.environ["raiden.keep_alive"] = False
         return answers.refused(refusal, producer)

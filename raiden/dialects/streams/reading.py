@@ -23,7 +23,7 @@ from raiden.http.parameters import query_pairs
 from raiden.model.message import Cursor, Kind, Message
 from raiden.model.names import check_channel, unquote
 from raiden.model.payload import end_of, with_end
-from raiden.model.refusals import Invalid, NotFound, TooLarge
+from raiden.model.refusals import Invalid, NotFound, Refusal, TooLarge
 from raiden.model.strict_json import elements, json_payload
 from raiden.protocols.http import Request
 
@@ -36,6 +36,8 @@ MAX_MESSAGES: Final = 10_000
 # The most seconds of a ttl.
 _MAX_TTL: Final = 10**10
 _MAX_OFFSET: Final = 1 << 62
+# The actions that requests need, by method; a live read needs more.
+_ACTIONS: Final = {"PUT": "publish", "POST": "publish", "GET": "history", "HEAD": "history", "DELETE": "manage"}
 
 _TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+\s*(;.*)?", re.ASCII)
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
@@ -65,6 +67,17 @@ def channel(path: str, prefix: str) -> str:
     if name.partition("/")[0] == _RESERVED:
         raise NotFound(f"{PREFIX}{_RESERVED} is not served here")
     return check_channel(prefix + name) if name else check_channel("")
+
+
+def asked(request: Request, prefix: str) -> tuple[str, str]:
+    """The action that a request is for, and its channel, as the audit log calls them; "": the path is none's."""
+    action = _ACTIONS.get(request.method or "", "")
+    if action == "history" and "live=" in request.environ["QUERY_STRING"]:
+        action = "subscribe"
+    try:
+        return action, channel(request.environ["PATH_INFO"], prefix)
+    except Refusal:
+        return action, ""
 
 
 def look(request: Request) -> Look:
