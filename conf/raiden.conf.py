@@ -118,12 +118,14 @@
 # Of "centrifuge" (docs/dialects/centrifuge.md): whether a client may connect without a token; what a client may do to a
 # channel that it is subscribed to, "publish", "history", "presence", where `channels` has that for tokens; whether
 # clients may ask who is at a channel; whether subscribers are told who joins and leaves, asked or not; whether a client
-# gets what comes on the channel "#USER" of its token; the key of Centrifugo's server API, None: there is no such API.
+# gets what comes on the channel "#USER" of its token; whether clients that ask for deltas get them; the key of
+# Centrifugo's server API, None: there is no such API.
 # centrifuge_anonymous = False
 # centrifuge_subscribers = []
 # centrifuge_presence = True
 # centrifuge_join_leave = False
 # centrifuge_personal = False
+# centrifuge_delta = True
 # centrifuge_api_key = None
 # Apps of the dialect "pusher", like {"id": "1", "key": "...", "secret": "..."}: see docs/dialects/pusher.md.
 # pusher_apps = []

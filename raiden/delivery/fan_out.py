@@ -51,8 +51,16 @@ class FanOut:
 
     def _put(self, found: Topic, run: list[Message], dirty: list[Sink], excluded: bytes) -> None:
         """Put messages before the sinks of a topic, but for the one whose ``own_id`` is ``excluded``."""
+        deltas = found.deltas
         for encoding, group in found.groups.items():
-            self._put_before(encoding, without(group, excluded) if excluded else group, run, dirty)
+            kept = without(group, excluded) if excluded else group
+            if deltas is None or encoding.change is None:
+                self._put_before(encoding, kept, run, dirty)
+                continue
+            for part, data in deltas.parts(encoding, group, kept, run):
+                self._put_bytes(encoding, part, run, data, dirty)
+        if deltas is not None:
+            deltas.delivered(run)
         filtered = found.filtered
         if filtered is not None:
             for key, passed in filtered.matching(run).items():
@@ -65,6 +73,11 @@ class FanOut:
 
     def _put_before(self, encoding: Encoding, group: Group, messages: list[Message], dirty: list[Sink]) -> None:
         data = encoding(messages[0]) if len(messages) == 1 else encoding.run(messages)
+        self._put_bytes(encoding, group, messages, data, dirty)
+
+    def _put_bytes(
+        self, encoding: Encoding, group: Group, messages: list[Message], data: bytes, dirty: list[Sink]
+    ) -> None:  # fmt: skip
         self.puts += len(messages) * len(group)
         self.bytes += len(data) * len(group)
         self.run_bytes += len(data)

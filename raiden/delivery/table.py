@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from raiden.delivery.deltas import Deltas, Kept
 from raiden.delivery.occupancy import Occupancy
 from raiden.delivery.prefixes import Prefixes
 from raiden.delivery.selection import Selection
@@ -126,15 +127,17 @@ class Topic:
     moment between the first subscription and when that was in force, in microseconds by the history's clock (0: not
     known yet). ``rounds`` is the number of rounds that the backbone had begun when the topic was made, ``deletions``
     the number of times that the channel was deleted since, ``changes`` that of subscriptions that came or went.
-    ``room`` is that of all its thinned groups, and of others."""
+    ``room`` is that of all its thinned groups, and of others; ``kept`` is the same for messages that are kept for
+    changes."""
 
     __slots__ = (
-        "changes", "count", "deletions", "filtered", "groups", "key", "made", "messages", "room", "rounds", "since",
-        "thinned",
+        "_kept", "changes", "count", "deletions", "deltas", "filtered", "groups", "key", "made", "messages", "room",
+        "rounds", "since", "thinned",
     )  # fmt: skip
 
-    def __init__(self, key: bytes, made: int, rounds: int, room: Room) -> None:
+    def __init__(self, key: bytes, made: int, rounds: int, room: Room, kept: Kept) -> None:
         self.room = room
+        self._kept = kept
         self.key = key
         self.made = made
         self.rounds = rounds
@@ -143,6 +146,8 @@ class Topic:
         # Groups without filters, by encoding; those with filters, if there are any.
         self.groups: dict[Encoding, Group] = {}
         self.filtered: Selection[Group] | None = None
+        # The state of groups without filters that are sent changes, if there are any.
+        self.deltas: Deltas[Sink, Subscription] | None = None
         # Groups that do not get all messages, if there are any.
         self.thinned: Selection[Thinned[Sink, Subscription]] | None = None
         self.messages = 0
@@ -153,6 +158,10 @@ class Topic:
         encoding, filters = subscription.encoding, subscription.filters
         if not filters:
             self.groups.setdefault(encoding, {})[subscription.sink] = subscription
+            if encoding.change is not None:
+                if self.deltas is None:
+                    self.deltas = Deltas(self._kept)
+                self.deltas.join(encoding, subscription.sink, subscription)
             return
         if filters.thinning is not None:
             self._attach_thinned(subscription, filters, filters.thinning)
@@ -173,6 +182,10 @@ class Topic:
             group = self.groups.get(encoding)
             if group is not None and group.get(sink) is subscription:
                 del group[sink]
+                if self.deltas is not None and encoding.change is not None:
+                    self.deltas.leave(encoding, sink, is_last=not group)
+                    if not self.deltas:
+                        self.deltas = None
                 if not group:
                     del self.groups[encoding]
         elif filters.thinning is not None:
@@ -259,7 +272,7 @@ class Table:
         # The channels with subscribers, where somebody follows them.
         self.occupancy: Occupancy | None = None
         self._names = SortedNames()
-        self._room = Room()
+        self._room, self._kept = Room(), Kept()
         # The patterns that bring a channel.
         self._brought_by: dict[bytes, list[Topic]] = {}
 
@@ -289,7 +302,7 @@ class Table:
             raise TooManyChannels(why)
         key, written = topic(name), name.encode()
         self.changes += 1
-        made = Topic(key, self.changes, rounds, self._room)
+        made = Topic(key, self.changes, rounds, self._room, self._kept)
         if name.endswith("*"):
             self.patterns.add(key, made)
             self._brought_by.clear()

@@ -34,16 +34,19 @@ class Encoding:
     """A function from messages to the bytes that one kind of subscriber is sent; the bytes are kept with the message.
     ``run`` encodes many messages of one channel at once, where that is faster. ``notice`` encodes what a subscriber is
     told of a channel between the messages: the channel, a name, and a value (None: there is no place for that).
-    ``shared``: a subscription may have several clients."""
+    ``change`` encodes a message for subscribers who have the one before it, the second argument (None: they get it like
+    all others; see `raiden.delivery.deltas`). ``shared``: a subscription may have several clients."""
 
-    __slots__ = ("_encode", "_encode_run", "form", "notice", "shared")
+    __slots__ = ("_encode", "_encode_run", "change", "form", "notice", "shared")
 
     def __init__(
         self, form: str, encode: Callable[[Message], bytes], run: Callable[[list[Message]], bytes] | None = None,
         notice: Callable[[str, str, Any], bytes] | None = None,
+        change: Callable[[Message, Message], bytes] | None = None,
     ) -> None:  # fmt: skip
         self.form = form
         self.notice = notice
+        self.change = change
         self.shared = form in ("poll", "knock")
         self._encode = encode
         self._encode_run = run

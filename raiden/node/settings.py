@@ -130,6 +130,7 @@ class Settings:
     centrifuge_presence: bool = _setting(True, "whether Centrifuge clients may ask who is at a channel")
     centrifuge_join_leave: bool = _setting(False, "tell them who joins and leaves a channel, asked or not")
     centrifuge_personal: bool = _setting(False, "subscribe a Centrifuge client to the channel '#USER' of its token")
+    centrifuge_delta: bool = _setting(True, "whether Centrifuge clients that ask for deltas get them")
     centrifuge_api_key: str | None = _setting(None, "the key of Centrifugo's server API; None: there is no such API")
     pusher_apps: list[Any] = _setting(
         [], "apps of the dialect pusher, like {'id': '1', 'key': '...', 'secret': '...'}: see docs/dialects/pusher.md"

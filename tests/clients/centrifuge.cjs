@@ -63,6 +63,52 @@ async function run(name, kind, endpoint) {
   console.log(name);
 }
 
+// Deltas: what changes of a document, by both hosts, and what was missed while the client was away.
+async function change(name, kind, endpoint) {
+  const read = (value) => kind === Protobuf ? JSON.parse(new TextDecoder().decode(value)) : value;
+  const client = new kind(endpoint, {
+    websocket: WebSocket, fetch, readableStream: ReadableStream, emulationEndpoint: `http://${other}/emulation`,
+    minReconnectDelay: 50, maxReconnectDelay: 100,
+  });
+  const channel = `delta-${name}-${Math.random()}`;
+  const sub = client.newSubscription(channel, { delta: "fossil" });
+  const text = (n) => ({ n, text: "ein längerer Text, € 5 😀 ".repeat(40) });
+  const got = [];
+  let enough = () => {};
+  sub.on("publication", ({ data }) => {
+    got.push(read(data));
+    check(JSON.stringify(got.at(-1)) === JSON.stringify(text(got.length)), `message ${got.length}`);
+    enough();
+  });
+  const until = (count) => new Promise((resolve) => {
+    enough = () => { if (got.length >= count) resolve(); };
+    enough();
+  });
+  let event = wait(sub, "subscribed");
+  sub.subscribe();
+  client.connect();
+  await event;
+  const publish = async (first, last) => {
+    for (let n = first; n <= last; n++) await call("publish", { channel, data: text(n) });
+  };
+  await publish(1, 4);
+  await until(4);
+  event = wait(client, "disconnected");
+  client.disconnect();
+  await event;
+  await publish(5, 7);
+  event = wait(sub, "subscribed");
+  client.connect();
+  check((await event).recovered, "recovered");
+  await until(7);
+  await publish(8, 10);
+  await until(10);
+  const { numFullPayloads, numDeltaPayloads, bytesReceived } = sub.deltaStats();
+  // The first message, those that were missed, and the one that follows come whole.
+  check(numFullPayloads === 5 && numDeltaPayloads === 5 && bytesReceived < 7000, JSON.stringify(sub.deltaStats()));
+  client.disconnect();
+}
+
 async function all() {
   const stream = [{ transport: "http_stream", endpoint: `http://${host}/connection/http_stream` }];
   await run("websocket", Centrifuge, `ws://${host}/connection/websocket`);
@@ -70,6 +116,9 @@ async function all() {
   await run("http_stream", Centrifuge, stream);
   await run("http_stream protobuf", Protobuf, stream);
   await run("sse", Centrifuge, [{ transport: "sse", endpoint: `http://${host}/connection/sse` }]);
+  await change("websocket", Centrifuge, `ws://${host}/connection/websocket`);
+  await change("protobuf", Protobuf, `ws://${host}/connection/websocket`);
+  await change("http_stream", Centrifuge, stream);
   process.exit(0);
 }
 

@@ -10,6 +10,7 @@ from raiden.dialects.centrifuge.messages import SubscribeRequest, SubscribeResul
 from raiden.dialects.centrifuge.parts import Channel, Talking
 from raiden.dialects.centrifuge.recovery import Past
 from raiden.dialects.centrifuge.tokens import Granted
+from raiden.dialects.centrifuge.wire import FOSSIL
 from raiden.dialects.following import follow
 from raiden.model.filters import NO_FILTERS
 from raiden.model.message import EARLIEST
@@ -45,6 +46,7 @@ class Follow:
         self._mine: Subscription | None = None
         self._past: Past | None = None
         self._watched: Watched | None = None
+        self._has_deltas = False
         forced = talk.dialect.rules.join_leave if granted.join_leave is None else granted.join_leave
         permit = talk.connection.permit
         # Nobody sees who is at a channel where the options say so.
@@ -76,7 +78,9 @@ class Follow:
         if permit.filters("subscribe", self.name) is not None:
             filters = permit.narrowed(filters, self.name, past=self._ask.recover)
         talk.channels[self.name] = self._channel
-        follow(self._session, self.name, talk.wire.encoding, filters)
+        # With filters, subscribers have different messages before the same one.
+        self._has_deltas = talk.dialect.rules.delta and self._ask.delta == FOSSIL and not filters
+        follow(self._session, self.name, talk.wire.deltas if self._has_deltas else talk.wire.encoding, filters)
         self._mine = mine = self._session.subscriptions.get(self.name)
         if mine is None:  # the channel was deleted meanwhile
             raise Failed(codes.INTERNAL)
@@ -108,7 +112,7 @@ class Follow:
     def result(self) -> SubscribeResult:
         """The beginning, as the client is told of it."""
         place = self._session.router.position(self.name)
-        result = SubscribeResult(data=self._granted.data)
+        result = SubscribeResult(data=self._granted.data, delta=self._has_deltas)
         if self._granted.expires is not None:
             result.expires, result.ttl = True, tokens.ttl(self._granted.expires)
         if place is None:
@@ -120,7 +124,8 @@ class Follow:
             result.was_recovering = True
             if not past.lost:
                 result.recovered, result.offset = True, self._ask.offset
-                result.publications = [self._talk.wire.publication(message) for message in past.messages]
+                publication = self._talk.wire.publication
+                result.publications = [publication(message, deltas=self._has_deltas) for message in past.messages]
         return result
 
     @property

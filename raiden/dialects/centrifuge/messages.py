@@ -26,7 +26,8 @@ class StreamPosition(Part):
 
 
 class SubscribeRequest(Part):
-    """``flag``, bit 1: an error is wanted where the position can't be recovered from."""
+    """``flag``, bit 1: an error is wanted where the position can't be recovered from. ``delta`` is the kind of deltas
+    that the client can read."""
 
     channel: str = ""
     token: str = ""
@@ -34,6 +35,7 @@ class SubscribeRequest(Part):
     epoch: str = ""
     offset: int = 0
     join_leave: bool = False
+    delta: str = ""
     tf: Raw = EMPTY
     flag: int = 0
     type: int = 0
@@ -147,12 +149,13 @@ class ClientInfo(Part):
 
 
 class Publication(Part):
-    """A message; ``info`` is that of the client that published it."""
+    """A message; ``info`` is that of the client that published it. ``delta``: the data is a delta."""
 
     data: Raw = EMPTY
     info: ClientInfo | None = None
     offset: int = 0
     tags: dict[str, str] = {}
+    delta: bool = False
 
 
 class Join(Part):
@@ -198,7 +201,8 @@ class Push(Part):
 
 
 class SubscribeResult(Part):
-    """``ttl`` is in seconds. ``offset`` is where the subscription goes on from."""
+    """``ttl`` is in seconds. ``offset`` is where the subscription goes on from. ``delta``: there may be deltas, and all
+    data is as these want it."""
 
     expires: bool = False
     ttl: int = 0
@@ -210,6 +214,7 @@ class SubscribeResult(Part):
     positioned: bool = False
     data: Raw = EMPTY
     was_recovering: bool = False
+    delta: bool = False
 
 
 class ConnectResult(Part):

@@ -55,7 +55,7 @@ _FIELDS: Final[dict[type, tuple[_Field, ...]]] = {
     m.StreamPosition: _of((1, "offset", int), (2, "epoch", str)),
     m.SubscribeRequest: _of(
         (1, "channel", str), (2, "token", str), (3, "recover", bool), (6, "epoch", str), (7, "offset", int),
-        (11, "join_leave", bool), (13, "tf", Raw), (14, "flag", int), (15, "type", int),
+        (11, "join_leave", bool), (12, "delta", str), (13, "tf", Raw), (14, "flag", int), (15, "type", int),
     ),
     m.ConnectRequest: _of(
         (1, "token", str), (2, "data", Raw), (3, "subs", m.SubscribeRequest, dict), (4, "name", str),
@@ -83,7 +83,9 @@ _FIELDS: Final[dict[type, tuple[_Field, ...]]] = {
     m.EmulationRequest: _of((1, "node", str), (2, "session", str), (3, "data", Raw)),
     m.Error: _of((1, "code", int), (2, "message", str), (3, "temporary", bool)),
     m.ClientInfo: _of((1, "user", str), (2, "client", str), (3, "conn_info", Raw), (4, "chan_info", Raw)),
-    m.Publication: _of((4, "data", Raw), (5, "info", m.ClientInfo), (6, "offset", int), (7, "tags", str, dict)),
+    m.Publication: _of(
+        (4, "data", Raw), (5, "info", m.ClientInfo), (6, "offset", int), (7, "tags", str, dict), (8, "delta", bool)
+    ),
     m.Join: _of(*_INFO),
     m.Leave: _of(*_INFO),
     m.Unsubscribe: _of((2, "code", int), (3, "reason", str)),
@@ -100,7 +102,7 @@ _FIELDS: Final[dict[type, tuple[_Field, ...]]] = {
     m.SubscribeResult: _of(
         *_TTL, (3, "recoverable", bool), (6, "epoch", str), (7, "publications", m.Publication, list),
         (8, "recovered", bool), (9, "offset", int), (10, "positioned", bool), (11, "data", Raw),
-        (12, "was_recovering", bool),
+        (12, "was_recovering", bool), (13, "delta", bool),
     ),
     m.ConnectResult: _of(
         (1, "client", str), (2, "version", str), (3, "expires", bool), (4, "ttl", int),

@@ -14,14 +14,15 @@ LEAST_KEY: Final = 16
 
 class Rules(NamedTuple):
     """What clients may do: connect without a token (``anonymous``), do these actions where they are subscribed
-    (``subscribers``), ask who is at a channel (``presence``); and what they are told without asking: of joins and
-    leaves (``join_leave``), and what comes on the channel of their user (``personal``)."""
+    (``subscribers``), ask who is at a channel (``presence``), ask for deltas (``delta``); and what they are told
+    without asking: of joins and leaves (``join_leave``), and what comes on the channel of their user (``personal``)."""
 
     anonymous: bool
     subscribers: frozenset[str]
     presence: bool
     join_leave: bool
     personal: bool
+    delta: bool
     patience: float = PATIENCE
 
     @classmethod
@@ -29,7 +30,7 @@ class Rules(NamedTuple):
         """The rules that the settings say."""
         return cls(
             settings.centrifuge_anonymous, frozenset(settings.centrifuge_subscribers), settings.centrifuge_presence,
-            settings.centrifuge_join_leave, settings.centrifuge_personal,
+            settings.centrifuge_join_leave, settings.centrifuge_personal, settings.centrifuge_delta,
         )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """The bytes between a client and the server: the messages in JSON or Protobuf, in the frames of WebSocket, in the lines
 of an HTTP stream, or in server-sent events. Pure.
 
-A message to the subscribers of a channel is encoded once for all of a kind (`raiden.model.encoding`).
+A message to the subscribers of a channel is encoded once for all of a kind (`raiden.model.encoding`), and so is what it
+changes of the message before it, for those that have agreed to deltas. These get all data as text that stands in a JSON
+string, or in Protobuf as bytes: the next delta is one of that text.
 """
 
 from __future__ import annotations
@@ -17,12 +19,18 @@ from raiden.dialects.centrifuge.codes import BAD, Disconnected
 from raiden.dialects.centrifuge.messages import EMPTY, ClientInfo, Command, EmulationRequest, Publication, Push, Reply
 from raiden.dialects.centrifuge.protobuf import Malformed, delimited
 from raiden.model.attributes import Attributes
-from raiden.model.encoding import END_OF_CHUNKS, Encoding, chunk, deflated_frame, frame, json_value
+from raiden.model.encoding import END_OF_CHUNKS, Encoding, chunk, deflated_frame, dumps, frame, json_value
 from raiden.model.message import Kind, Message
 from raiden.model.strict_json import InvalidPayload, json_payload
+from raiden.protocols import fossil_delta
 
 WEBSOCKET, STREAM, SSE = "websocket", "stream", "sse"
 _TEXT_FRAME, _BINARY_FRAME = 0x81, 0x82
+# The delta that clients may ask for.
+FOSSIL: Final = "fossil"
+# Bytes of the shortest data of which a delta is tried; bytes that tell that data is a delta.
+SHORTEST: Final = 32
+_TOLD: Final = len(b',"delta":true')
 # Commands of one frame.
 MAX_COMMANDS: Final = 1000
 _COMMAND: Final = msgspec.json.Decoder(Command)
@@ -62,7 +70,7 @@ class Wire:
     """One kind of connection: ``is_protobuf``, or JSON; over ``transport``, which is WebSocket, with messages that are
     compressed where that pays (``deflate``), or a body of HTTP that is chunked (``http10``: it is not)."""
 
-    __slots__ = ("_deflate", "_http10", "encoding", "is_protobuf", "transport")
+    __slots__ = ("_deflate", "_http10", "deltas", "encoding", "is_protobuf", "transport")
 
     def __init__(self, transport: str, is_protobuf: bool, deflate: bool, http10: bool) -> None:
         self.transport = transport
@@ -70,6 +78,8 @@ class Wire:
         self._deflate = deflate
         self._http10 = http10
         self.encoding = Encoding("centrifuge", self._pushed)
+        # For subscriptions with deltas.
+        self.deltas = Encoding("centrifuge", self._pushed_whole, change=self._pushed_delta)
 
     # What comes.
 
@@ -102,18 +112,54 @@ class Wire:
 
     # What goes.
 
-    def publication(self, message: Message) -> Publication:
-        """A message as this kind of client gets it. Bytes are an object for those of JSON."""
-        data = message.payload if self.is_protobuf else json_value(message)
-        offset = 0 if message.cursor is None else message.cursor.offset
-        attributes = message.attributes
-        if attributes is None:
-            return Publication(Raw(data), None, offset)
-        return Publication(Raw(data), _info(attributes), offset, attributes.tags)
+    def _data(self, message: Message) -> bytes:
+        """The data of a message for this kind of client. Bytes are an object for those of JSON."""
+        return message.payload if self.is_protobuf else json_value(message)
+
+    def publication(self, message: Message, *, deltas: bool = False) -> Publication:
+        """A message as this kind of client gets it, by a subscription without or with ``deltas``."""
+        data = self._data(message)
+        return _publication(message, self._text(data) if deltas else data)
+
+    def _text(self, data: bytes) -> bytes:
+        """Data, or a delta, as it stands in the publications of a subscription with deltas."""
+        return data if self.is_protobuf else dumps(data.decode())
 
     def _pushed(self, message: Message) -> bytes:
-        data = self._encoded(Reply(push=Push(message.channel, self.publication(message))))
-        return self._framed(data, self._deflate)
+        return self._pushed_as(message, self.publication(message))
+
+    def _pushed_whole(self, message: Message) -> bytes:
+        if self.is_protobuf:
+            return self.encoding(message)
+        return self._pushed_as(message, self.publication(message, deltas=True))
+
+    def _pushed_delta(self, message: Message, before: Message) -> bytes:
+        """A message as a delta, or whole where that is shorter."""
+        delta = self._delta(message, before)
+        if not delta:
+            return self.deltas(message)
+        publication = _publication(message, self._text(delta))
+        publication.delta = True
+        return self._pushed_as(message, publication)
+
+    def _delta(self, message: Message, before: Message) -> bytes:
+        """The delta between the data of two messages; b"" where it does not pay. It is kept with the message: wires of
+        JSON have the same, and those of Protobuf, and all where both messages are JSON."""
+        is_one = message.kind == Kind.JSON == before.kind
+        key = (FOSSIL, is_one or self.is_protobuf)
+        if message.encoded is None:
+            message.encoded = {}
+        delta = message.encoded.get(key)
+        if delta is None:
+            data = self._data(message)
+            delta = fossil_delta.create(self._data(before), data) if len(data) >= SHORTEST else b""
+            if len(delta) + _TOLD >= len(data):
+                delta = b""
+            message.encoded[key] = delta
+        return delta
+
+    def _pushed_as(self, message: Message, publication: Publication) -> bytes:
+        return self._framed(self._encoded(Reply(push=Push(message.channel, publication))), self._deflate)
 
     def sent(self, reply: Reply) -> bytes:
         """The bytes of a reply or a push."""
@@ -149,6 +195,14 @@ class Wire:
 
     def _chunked(self, data: bytes) -> bytes:
         return data if self._http10 else chunk(data)
+
+
+def _publication(message: Message, data: bytes) -> Publication:
+    offset = 0 if message.cursor is None else message.cursor.offset
+    attributes = message.attributes
+    if attributes is None:
+        return Publication(Raw(data), None, offset)
+    return Publication(Raw(data), _info(attributes), offset, attributes.tags)
 
 
 @functools.cache
