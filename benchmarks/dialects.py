@@ -2,6 +2,7 @@
 memory for an idle connection, and its CPU for connections that are only pinged.
 
     python benchmarks/dialects.py --subscribers 1000 --messages 2000 --rounds 5
+    python benchmarks/dialects.py --size 1000 --kinds centrifuge centrifuge-delta
     python benchmarks/dialects.py --idle 5000
 """
 
@@ -59,6 +60,10 @@ KINDS = {
         "/connection/websocket", "",
         [{"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": CHANNEL}}], b'"subscribe"',
     ),
+    "centrifuge-delta": Kind(
+        "/connection/websocket", "",
+        [{"id": 1, "connect": {}}, {"id": 2, "subscribe": {"channel": CHANNEL, "delta": "fossil"}}], b'"subscribe"',
+    ),
 }  # fmt: skip
 
 
@@ -97,6 +102,7 @@ class Readers:
     def __init__(self, sockets: list[socket.socket]) -> None:
         self._selector = selectors.DefaultSelector()
         self._count = len(sockets)
+        self.bytes = 0
         for sock in sockets:
             sock.setblocking(False)
             self._selector.register(sock, selectors.EVENT_READ)
@@ -108,6 +114,7 @@ class Readers:
             for key, _ in self._selector.select(60):
                 data = key.fileobj.recv(1 << 20)  # type: ignore[union-attr]
                 assert data, "a subscriber was closed"
+                self.bytes += len(data)
                 left -= data.count(last)
 
     def longest_silence(self, seconds: float) -> float:
@@ -123,21 +130,26 @@ class Readers:
         return max(longest, *[time.monotonic() - last for last in heard.values()])
 
 
-def delivery(node: Daemon, kind: Kind, subscribers: int, messages: int) -> float:
-    """Microseconds of CPU for a delivery; each message is one of its own."""
+def word(number: int) -> str:
+    """A word for a message that has no letter in common with that of the message before: it is in each delta."""
+    return f"{number:06d}".translate({} if number % 2 else {48 + digit: 97 + digit for digit in range(10)})
+
+
+def delivery(node: Daemon, kind: Kind, subscribers: int, messages: int, size: int) -> tuple[float, float]:
+    """Microseconds of CPU and bytes for a delivery; each message is one of its own, and has a text of ``size``."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(subscribe(node, kind)) for _ in range(subscribers)]
         readers = Readers(sockets)
-        text = "x" * 80
-        node.publish(CHANNEL, {"n": "first", "text": text})
-        readers.read(b"first")
-        before = seconds_of(node)
-        for number in range(messages):
-            node.publish(CHANNEL, {"n": f"last{number}.", "text": text})
-            readers.read(b"last%d." % number)
-        took = seconds_of(node) - before
+        text = ("text " * size)[:size]
+        node.publish(CHANNEL, {"n": word(0), "text": text})
+        readers.read(word(0).encode())
+        before, came = seconds_of(node), readers.bytes
+        for number in range(1, messages + 1):
+            node.publish(CHANNEL, {"n": word(number), "text": text})
+            readers.read(word(number).encode())
+        took, count = seconds_of(node) - before, subscribers * messages
     wait_for(lambda: node.json(f"/-/channels/{CHANNEL}")["subscribers"] == 0, "all have left")
-    return 1e6 * took / (subscribers * messages)
+    return 1e6 * took / count, (readers.bytes - came) / count
 
 
 def idle(start: Callable[[], Daemon], kind: Kind, count: int) -> tuple[float, float, float]:
@@ -161,6 +173,8 @@ def main() -> None:
     parser.add_argument("--subscribers", type=int, default=1000)
     parser.add_argument("--messages", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--size", type=int, default=80, help="bytes of each message's text")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--idle", type=int, default=0, help="measure so many idle connections instead")
     parser.add_argument("--root", type=Path, default=None, help="the checkout, or the folder of a wheel, that runs")
     asked = parser.parse_args()
@@ -169,26 +183,31 @@ def main() -> None:
 
         def start() -> Daemon:
             place = Path(tempfile.mkdtemp(dir=folder))
-            return Daemon(place, **SETTINGS) if asked.root is None else Daemon(place, root=asked.root, **SETTINGS)
+            # Readers of deliveries answer no pings.
+            settings = {**SETTINGS, **({} if asked.idle else {"keepalive": 3600})}
+            return Daemon(place, **settings) if asked.root is None else Daemon(place, root=asked.root, **settings)
 
         if asked.idle:
-            for name, kind in KINDS.items():
-                size, share, silence = idle(start, kind, asked.idle)
-                print(f"{name:>10}: {size:6.0f} bytes each, {100 * share:5.2f} % CPU, longest silence {silence:.2f} s")
+            for name in asked.kinds:
+                size, share, silence = idle(start, KINDS[name], asked.idle)
+                print(f"{name:>16}: {size:6.0f} bytes each, {100 * share:5.2f} % CPU, longest silence {silence:.2f} s")
             return
         node = start()
-        found: dict[str, list[float]] = {name: [] for name in KINDS}
+        found: dict[str, list[float]] = {name: [] for name in asked.kinds}
+        sizes: dict[str, float] = {}
         try:
             for _ in range(asked.rounds):
-                for name, kind in KINDS.items():
-                    found[name].append(delivery(node, kind, asked.subscribers, asked.messages))
+                for name in asked.kinds:
+                    took, sizes[name] = delivery(node, KINDS[name], asked.subscribers, asked.messages, asked.size)
+                    found[name].append(took)
         finally:
             node.stop()
-        own = statistics.median(found["websocket"])
+        own = statistics.median(found.get("websocket", found[asked.kinds[0]]))
         for name, each in found.items():
             middle = statistics.median(each)
             print(
-                f"{name:>10}: {middle:.2f} us a delivery ({min(each):.2f} to {max(each):.2f}), {middle / own:.2f} times"
+                f"{name:>16}: {middle:.2f} us a delivery ({min(each):.2f} to {max(each):.2f}), {middle / own:.2f} "
+                f"times, {sizes[name]:.0f} bytes"
             )
 
 

@@ -17,7 +17,8 @@ from raiden.model.message import Message
 MOST: Final = 16 << 10
 # Bytes of the messages that all channels of a worker keep. One for which there is no room is not kept.
 MOST_IN_ALL: Final = 32 << 20
-# Bytes of the messages of a run of which changes are made: to look for what has changed may take 0.1 us for each.
+# Bytes of the messages of a run of which changes are made: to look for what has changed in so many may take 4 ms, and
+# where that is not compiled 20.
 MOST_OF_RUN: Final = 64 << 10
 
 Sink = TypeVar("Sink")

@@ -58,7 +58,7 @@ class FanOut:
                 self._put_before(encoding, kept, run, dirty)
                 continue
             for part, data in deltas.parts(encoding, group, kept, run):
-                self._put_bytes(encoding, part, run, data, dirty)
+                self._put_before(encoding, part, run, dirty, data)
         if deltas is not None:
             deltas.delivered(run)
         filtered = found.filtered
@@ -71,13 +71,12 @@ class FanOut:
             self.bytes += size
             self.run_bytes += most
 
-    def _put_before(self, encoding: Encoding, group: Group, messages: list[Message], dirty: list[Sink]) -> None:
-        data = encoding(messages[0]) if len(messages) == 1 else encoding.run(messages)
-        self._put_bytes(encoding, group, messages, data, dirty)
-
-    def _put_bytes(
-        self, encoding: Encoding, group: Group, messages: list[Message], data: bytes, dirty: list[Sink]
-    ) -> None:  # fmt: skip
+    def _put_before(
+        self, encoding: Encoding, group: Group, messages: list[Message], dirty: list[Sink], data: bytes | None = None
+    ) -> None:
+        """Put messages before the sinks of a group, as ``data``, or as its encoding has them."""
+        if data is None:
+            data = encoding(messages[0]) if len(messages) == 1 else encoding.run(messages)
         self.puts += len(messages) * len(group)
         self.bytes += len(data) * len(group)
         self.run_bytes += len(data)

@@ -21,8 +21,8 @@ from typing import Final
 # Bytes of the blocks that are looked up, and of the shortest part that is copied.
 BLOCK: Final = 16
 LEAST: Final = 10
-# Parts that are copied, at most: what follows is new. Each takes as long as 50 bytes in which nothing is found.
-MOST_PARTS: Final = 128
+# Parts that are copied from between the ends, at most: what follows is new.
+MOST_PARTS: Final = 256
 # Blocks that are looked up without success until the steps grow by one byte.
 PATIENCE: Final = 32
 _DIGITS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~"

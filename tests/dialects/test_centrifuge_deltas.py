@@ -18,6 +18,8 @@ from raiden.dialects.centrifuge.protobuf import decode
 from tests.daemons import Daemon
 from tests.dialects.centrifuge_client import Client, ProtobufClient, token
 from tests.dialects.test_centrifuge_api import Stream
+from tests.multiplex import two_nodes
+from tests.stores import RedisServer
 from tests.tokens import JWT_KEYS
 from tests.tokens import token as raiden_token
 
@@ -358,3 +360,23 @@ def test_a_batch(node: Daemon, channel: str) -> None:
             for number in numbers:
                 assert one.next() == two.next() == document(number, 300)
             assert all(one.data.is_delta[1:]) and two.data.is_delta[0] is False and all(two.data.is_delta[1:])
+
+
+def test_a_client_of_deltas_goes_to_the_other_node(tmp_path: Path, redis_server: RedisServer) -> None:
+    """What it missed is whole, and so is the first message there; the next one is a change of that."""
+    open_to_all = {"channels": {"*": SETTINGS["channels"]["*"]}}
+    with two_nodes(tmp_path, redis_server.url, **{**SETTINGS, **open_to_all}) as (one, two):
+        with Subscriber(one, "room") as client:
+            for number in range(3):
+                post(two, "room", document(number))
+                assert client.next() == document(number)
+            epoch = client.result["epoch"]
+            assert client.data.is_delta == [False, True, True]
+        post(one, "room", document(3))
+        with Subscriber(two, "room", recover=True, epoch=epoch, offset=3) as client:
+            missed = client.result["publications"]
+            assert client.result["recovered"] and [client.data.of(each) for each in missed] == [document(3)]
+            for number in (4, 5):
+                post(one, "room", document(number))
+                assert client.next() == document(number)
+            assert client.data.is_delta == [False, False, True]
