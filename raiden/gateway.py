@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import webob
 
-from raiden.access.permit import OPEN, Permits
+from raiden.access.permit import OPEN, Permit, Permits
 from raiden.access.rates import Rates
 from raiden.backend import NotInForce
 from raiden.connections import client
@@ -145,19 +145,13 @@ class Gateway(Service):
         if delegate is None:
             return self._do(connection, request, self.read(connection, request))
         ask = self._read(connection, request)
-        guest = self._guest(connection, request, delegate)
+        guest = self.guest(connection, request, delegate)
         return delegated.serve(self.door, connection, request, ask, guest, self.rates, self._do)
 
-    def _guest(self, connection: Connection, request: Request, delegate: Delegate) -> Guest:
+    def guest(self, connection: Connection, request: Request, delegate: Delegate) -> Guest:
+        """The permit of a connection about which a delegate may be asked."""
         own, most = self.router.ids.of(connection), self.limits.max_message
         return Guest(own, connection.permit, delegate, connection.address, request.fields, most)
-
-    def invite(self, connection: Connection, request: Request) -> None:
-        """Let a connection that lasts have a permit of its own, where there is a delegate: what the client may do is
-        asked by and by (`raiden.sessions.decisions`)."""
-        if self.delegate is not None:
-            connection.permit = guest = self._guest(connection, request, self.delegate)
-            guest.lasts(lambda: connection.session)
 
     def read(self, connection: Connection, request: Request) -> Ask:
         """Read what a request asks for, and judge it by the permit of what it shows, which stands at the connection
@@ -175,14 +169,18 @@ class Gateway(Service):
     def _read(self, connection: Connection, request: Request) -> Ask:
         """Read what a request asks for, after the permit of what it shows."""
         permits, delegate = self.permits, self.delegate
-        if delegate is None or permits.know_credentials or not delegate.reads_authorization:
-            connection.permit = permits.of(credentials.of(request, self.token_cookie))
-        else:  # what it shows is for the delegate
-            connection.permit = permits.unknown
+        connection.permit = self.shown(request)
         # A body costs time to read, so who sends it is looked at first.
         if request.method == "POST" and (delegate is None or not delegate.handles("publish")):
             permits.check_known(connection.permit)
         return self.reader.read(request)
+
+    def shown(self, request: Request) -> Permit:
+        """The permit of what a request shows. Raises Unauthorized, and Unavailable."""
+        permits, delegate = self.permits, self.delegate
+        if delegate is None or permits.know_credentials or not delegate.reads_authorization:
+            return permits.of(credentials.of(request, self.token_cookie))
+        return permits.unknown  # what it shows is for the delegate
 
     def _do(self, connection: Connection, request: Request, ask: Ask) -> Answer | None:
         """Do what a request asks for; return the answer, or None where it comes later."""

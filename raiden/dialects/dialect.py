@@ -30,5 +30,12 @@ class Dialect(Service):
         """Return the answer to a request for one of the paths; None where it comes later. Raises Refusal."""
         raise NotImplementedError
 
+    def invite(self, connection: Connection, request: Request) -> None:
+        """Let a connection that lasts have a permit of its own, where there is a delegate: what the client may do is
+        asked by and by (`raiden.sessions.decisions`)."""
+        if self.gateway.delegate is not None:
+            connection.permit = guest = self.gateway.guest(connection, request, self.gateway.delegate)
+            guest.lasts(lambda: connection.session)
+
     def reload(self, values: Mapping[str, Any]) -> None:
         """Take settings that have changed."""

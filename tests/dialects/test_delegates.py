@@ -14,13 +14,17 @@ from websockets.exceptions import ConnectionClosed
 from tests.application import Application
 from tests.callers import JSON, ONLY_ELSEWHERE, Door, judge
 from tests.daemons import Daemon, wait_for
+from tests.dialects import streams
 from tests.dialects.cable import EXTENDED, PLAIN, Cable, public, turbo
 from tests.dialects.centrifuge_client import Client as Centrifuge
 from tests.dialects.test_permits import (
     CABLE,
     CENTRIFUGE_PUBLISHING,
     CENTRIFUGE_READING,
+    MAKING,
+    READING,
     SETTINGS,
+    WRITING,
     history,
     named,
     publish,
@@ -165,6 +169,65 @@ def test_what_is_for_nobody_or_signed_is_not_asked(node: Daemon, application: Ap
     assert not application.of("subscribe", "refused.signed")
     assert [each["history"] for each in application.of("subscribe", "allowed.plain")] == [False]
     assert not application.of("subscribe", "")
+
+
+@pytest.mark.parametrize("caller", DELEGATED | SETTLED)
+@pytest.mark.parametrize("door", WRITING | MAKING | READING)
+def test_streams(node: Daemon, application: Application, door: str, caller: str) -> None:
+    channel = named("streams", door, caller)
+    credential, status = (DELEGATED | SETTLED)[caller]
+    if caller == "to log in":
+        status = 401
+    if door == "delete" and caller in DELEGATED:
+        status = 401 if credential is None else 403
+    if door not in MAKING:
+        streams.put(node, channel, "a", **bearer(KEY))
+    judge((WRITING | MAKING | READING)[door](node, channel, credential), status)
+    event = "subscribe" if door in READING else "publish"
+    asked = [each for each in application.of(event, channel) if each["client"]["sub"] != "server"]
+    assert bool(asked) == (caller in DELEGATED and door != "delete")
+    left = streams.read(node, channel, **bearer(KEY))
+    if status != 200:
+        untouched = (404, b"") if door in MAKING else (200, b"a")
+        assert (left.status, left.body if left.status == 200 else b"") == untouched and not left.closed
+
+
+def test_what_an_answer_says_of_streams(node: Daemon, application: Application) -> None:
+    made = {"Content_Type": "application/json"}
+    name = "allowed.changed.stream"
+    assert streams.ask(node, "PUT", name, **made).status == 201
+    assert application.of("publish", name)[0]["data"] is None
+    assert streams.add(node, name, "[1, 2]", "application/json").status == 204
+    assert json.loads(streams.read(node, name, **bearer(KEY)).body) == [{"was": 1}, {"was": 2}]
+    for query in ("?offset=-1", "?offset=-1&live=long-poll", "?offset=-1&live=sse"):
+        streams.ask(node, "PUT", "allowed.filtered.stream", "1", **made)
+        answer = streams.ask(node, "GET", "allowed.filtered.stream" + query)
+        assert answer.status == 403 and b"whole" in answer.body, query
+    fork = {"Stream_Forked_From": "/v1/stream/refused.source", "Content_Type": "text/plain"}
+    streams.put(node, "refused.source", "a", **bearer(KEY))
+    assert streams.ask(node, "PUT", "allowed.fork", **fork).status == 403
+    assert streams.read(node, "allowed.fork", **bearer(KEY)).status == 404
+
+
+def test_a_stream_read_as_events_is_a_connection(node: Daemon, rules: Rules, application: Application) -> None:
+    name = "allowed.for-a-while.events"
+    streams.put(node, name, "a", **bearer(KEY))
+    with streams.Events(node, name, headers={"Cookie": "bad"}) as refused:
+        assert refused.status == 403
+    with streams.Events(node, name, headers={"Cookie": "good"}) as reader:
+        assert reader.pair()[0] == "a"
+        rules.now[name] = {"allow": False}
+        while reader.event() is not None:
+            pass
+    for event in ("unsubscribe", "disconnect"):
+        wait_for(lambda event=event: told_of(application, event, "good"), "it is told")
+    with streams.Events(node, "allowed.none", headers={"Cookie": "none"}) as refused:
+        assert refused.status == 404
+    wait_for(lambda: told_of(application, "disconnect", "none"), "it is told")
+
+
+def told_of(application: Application, event: str, cookie: str) -> bool:
+    return any(each["client"]["headers"].get("cookie") == cookie for each in application.of(event))
 
 
 # Connections.

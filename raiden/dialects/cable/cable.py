@@ -66,7 +66,7 @@ class Cable(Dialect):
             opening.identity = self._part.identities.of(request)
         except (Unauthorized, Unavailable) as refusal:
             opening.refusal = refusal
-        self.gateway.invite(connection, request)
+        self.invite(connection, request)
         shown = opening.identity.permit
         if shown is not None:
             connection.permit = shown if connection.permit is None else connection.permit.become(shown)

@@ -69,7 +69,7 @@ class Centrifuge(Dialect):
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         path = request.environ["PATH_INFO"]
         if path == WEBSOCKET_PATH:
-            self.gateway.invite(connection, request)
+            self.invite(connection, request)
             self._socket(connection, request)
             return None
         if self._api is not None and path.startswith(API_PATH):
@@ -82,7 +82,7 @@ class Centrifuge(Dialect):
             raise HttpError(405, f"this path is for {allowed}", headers={"Allow": allowed})
         if path == EMULATION_PATH:
             return self._emulated(connection, request)
-        self.gateway.invite(connection, request)
+        self.invite(connection, request)
         self._stream(connection, request, is_event)
         return None
 

@@ -17,7 +17,7 @@ from raiden.connections.connection import Connection
 from raiden.connections.states import OPENING, SERVING, SUBSCRIBED
 from raiden.delivery.table import TooManyChannels
 from raiden.dialects.dialect import Dialect
-from raiden.dialects.streams import answers, events, intervals, places, reading
+from raiden.dialects.streams import answers, delegated, events, intervals, places, reading
 from raiden.dialects.streams.events import EventStream
 from raiden.dialects.streams.lifetimes import Lifetimes
 from raiden.dialects.streams.long_poll import LongPoll
@@ -27,7 +27,6 @@ from raiden.gateway import Gateway
 from raiden.history.client import History
 from raiden.history.store import Appended
 from raiden.history.streams import ABSENT, DELETED, Make, Producer, Stream, StreamPage, StreamRefused, media_type
-from raiden.http import credentials
 from raiden.http.door import Answer
 from raiden.model.message import Cursor, Message
 from raiden.model.page import Start
@@ -90,6 +89,8 @@ class StreamsDoor(Dialect):
     ) -> Answer:  # fmt: skip
         if refusal.status in STATUSES:
             client.refused(connection, refusal, *reading.asked(request, self.prefix))
+        if connection.permit is not None:
+            connection.permit.over()  # it has no subscription, whatever a delegate has allowed
         if isinstance(refusal, HttpError) and refusal.close:
             request.environ["raiden.keep_alive"] = False
         return answers.refused(refusal, producer)
@@ -102,25 +103,28 @@ class StreamsDoor(Dialect):
         if request.is_streamed:
             raise HttpError(400, "_stream is for channels: send the body without it", close=True)
         gateway = self.gateway
-        if connection.permit is not None:
-            connection.permit = gateway.permits.of(credentials.of(request, gateway.token_cookie))
+        delegated.show(gateway, connection, request)
         name = reading.channel(request.environ["PATH_INFO"], self.prefix)
         if not gateway.router.keeps(name):
             raise Conflict(_NO_HISTORY) if request.method == "PUT" else StreamRefused(ABSENT, name, None)
         return method(connection, request, name)
 
-    def _wait(self, connection: Connection, request: Request, serve: Callable[[], Answer | None]) -> None:
-        """Serve a request in a greenlet."""
-        self.gateway.door.serve_waiting(
-            connection, request, lambda connection, request: self._guarded(connection, request, lambda *_: serve())
-        )
+    def _wait(
+        self, connection: Connection, request: Request, serve: Callable[[], Answer | None],
+        ask: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Serve a request in a greenlet, once ``ask`` has let it."""
 
-    def _check(self, connection: Connection, name: str, *actions: str) -> None:
-        """Raise Unauthorized or Forbidden where the client may not do one of these."""
-        permit = connection.permit
-        if permit is not None:
-            for action in actions:
-                permit.check(action, name)
+        def work(*_: object) -> Answer | None:
+            if ask is not None:
+                ask()
+                if connection.closed:
+                    return None
+            return serve()
+
+        self.gateway.door.serve_waiting(
+            connection, request, lambda connection, request: self._guarded(connection, request, work)
+        )
 
     @property
     def _history(self) -> History:
@@ -131,18 +135,19 @@ class StreamsDoor(Dialect):
     # Writing.
 
     def _put(self, connection: Connection, request: Request, name: str) -> None:
-        self._check(connection, name, "publish")
+        is_open = delegated.check(connection, name, "publish")
         terms = reading.make(request, self.prefix)
-        if terms.fork is not None:
-            self._check(connection, terms.fork.source, "history")
-        self._wait(connection, request, lambda: self._make(connection, request, name, terms))
+        ask = None if terms.fork is None else delegated.reading(connection, terms.fork.source)
+        self._wait(connection, request, lambda: self._make(connection, request, name, terms, is_open), ask)
 
-    def _make(self, connection: Connection, request: Request, name: str, terms: Make) -> Answer:
+    def _make(self, connection: Connection, request: Request, name: str, terms: Make, is_open: bool) -> Answer:
         content_type = terms.content_type
         if not content_type and request.raw_body and terms.fork is not None:
             source = self._history.stream(terms.fork.source).stream
             content_type = source.content_type if source is not None else reading.DEFAULT_TYPE
         messages = self._messages(connection, request, name, content_type, may_be_empty=True)
+        if is_open:
+            messages = delegated.messages(connection, name, messages)
         while True:
             done: AsyncResult[Any] = AsyncResult()
             self.gateway.router.publisher.publish_to_stream(name, messages, terms, done.set)
@@ -158,7 +163,7 @@ class StreamsDoor(Dialect):
             return answers.answer(201, {"Location": answers.location(request, connection.scheme), **fields})
 
     def _post(self, connection: Connection, request: Request, name: str) -> None:
-        self._check(connection, name, "publish")
+        is_open = delegated.check(connection, name, "publish")
         terms = reading.add(request)
         bad: Refusal | None = None
         messages: Sequence[Message] = ()
@@ -169,17 +174,26 @@ class StreamsDoor(Dialect):
             error.__context__ = error.__cause__ = None
             bad = error.with_traceback(None)
 
-        def appended(result: list[Appended] | Refusal) -> None:
-            def answer(*_: object) -> Answer:
-                if isinstance(result, Refusal):
-                    return self._refused(connection, request, result, terms.producer)
-                if bad is not None and not result[0].repeated:
-                    return self._refused(connection, request, bad)
-                return _appended(result[0], terms.producer, is_close_only=not request.raw_body)
+        def answer(result: list[Appended] | Refusal) -> Answer:
+            if isinstance(result, Refusal):
+                return self._refused(connection, request, result, terms.producer)
+            if bad is not None and not result[0].repeated:
+                return self._refused(connection, request, bad)
+            return _appended(result[0], terms.producer, is_close_only=not request.raw_body)
 
-            self.gateway.door.serve(connection, request, answer)
+        def appended(result: list[Appended] | Refusal) -> None:
+            self.gateway.door.serve(connection, request, lambda *_: answer(result))
             self.gateway.door.go_on(connection)
 
+        def add() -> Answer:
+            done: AsyncResult[Any] = AsyncResult()
+            allowed = delegated.messages(connection, name, messages)
+            self.gateway.router.publisher.publish_to_stream(name, allowed, terms, done.set)
+            return answer(done.get())
+
+        if is_open:
+            self._wait(connection, request, add)
+            return
         self.gateway.router.publisher.publish_to_stream(name, messages, terms, appended)
         connection.state = SERVING
 
@@ -198,7 +212,7 @@ class StreamsDoor(Dialect):
         return messages
 
     def _delete(self, connection: Connection, request: Request, name: str) -> None:
-        self._check(connection, name, "manage")
+        delegated.check(connection, name, "manage")
         self._wait(connection, request, lambda: self._remove(connection, name))
 
     def _remove(self, connection: Connection, name: str) -> Answer:
@@ -213,7 +227,7 @@ class StreamsDoor(Dialect):
     # Reading.
 
     def _head(self, connection: Connection, request: Request, name: str) -> None:
-        self._check(connection, name, "history")
+        ask = delegated.reading(connection, name)
 
         def head() -> Answer:
             stream = _there(name, self._history.stream(name))
@@ -222,16 +236,16 @@ class StreamsDoor(Dialect):
             fields = {"Content-Type": stream.content_type, **answers.state(stream), **answers.life(stream)}
             return answers.answer(200, {**fields, "ETag": tag, "Cache-Control": "no-store"})
 
-        self._wait(connection, request, head)
+        self._wait(connection, request, head, ask)
 
     def _get(self, connection: Connection, request: Request, name: str) -> None:
         look = reading.look(request)
-        self._check(connection, name, *(("subscribe", "history") if look.live else ("history",)))
+        ask = delegated.reading(connection, name, look.live)
         if look.live and self.gateway.rates.on:
             self.gateway.rates.subscribe(client.account(connection), 1)
         ways = {"": self._read, "long-poll": self._poll, "sse": self._follow}
         way = ways[look.live]
-        self._wait(connection, request, lambda: way(connection, request, name, look))
+        self._wait(connection, request, lambda: way(connection, request, name, look), ask)
 
     def _page(self, name: str, look: Look) -> tuple[Stream, StreamPage]:
         """The stream, and the page behind the place that is asked for."""

@@ -159,7 +159,7 @@ class LongPoll(Session):
             self.over(DISCONNECTED)
 
     def withdraw(self, name: str, durable: str, refusal: Refusal | None) -> None:
-        """No delegate is asked about clients of streams."""
+        """An answer of a delegate about a poll holds for that one."""
 
     def overflow(self) -> None:
         self.connection.finish()
