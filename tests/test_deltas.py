@@ -106,10 +106,15 @@ def one() -> tuple[Deltas[Reader, Reader], dict[Encoding, Group], Reader]:
     return state, {each: {reader: reader}}, reader
 
 
-def test_a_large_message_is_not_kept(one: tuple[Deltas[Reader, Reader], dict[Encoding, Group], Reader]) -> None:
+@pytest.mark.parametrize("is_one", [False, True])
+def test_a_large_message_is_not_kept(
+    one: tuple[Deltas[Reader, Reader], dict[Encoding, Group], Reader], is_one: bool
+) -> None:  # fmt: skip
+    """They come one by one, or as one run."""
     state, groups, reader = one
-    for size in (10, MOST, MOST + 1, 10, 10):
-        put(state, groups, [message("x" * size)], {})
+    messages = [message("x" * size) for size in (10, MOST, MOST + 1, 10, 10)]
+    for run in [messages] if is_one else [[each] for each in messages]:
+        put(state, groups, run, {})
     assert (reader.whole, reader.changes) == (3, 2)
 
 

@@ -88,7 +88,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
     before: str = ""
     attributes: Attributes | None = None
     transient: bool = False
-    # Cached encodings of this message, by `Encoding`.
+    # Cached encodings of this message, by `Encoding`, and parts of them, by keys of their own.
     encoded: dict[object, bytes] | None = None
     decoded: dict[str, Any] | bool | None = False
 
