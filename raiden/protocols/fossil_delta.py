@@ -64,7 +64,7 @@ def _middle(before: bytes, first: int, last: int, after: bytes, at: int, end: in
             look += 1 + missed // PATIENCE
             continue
         missed = 0
-        back = _alike_back(before, found, after, look, min(found - first, look - at))
+        back = _alike(before, found, after, look, min(found - first, look - at), back=True)
         ahead = BLOCK + _alike(before, found + BLOCK, after, look + BLOCK, min(last - found, end - look) - BLOCK)
         begin, stop = look - back, look + ahead
         while begin < stop and after[begin] & 0xC0 == 0x80:
@@ -83,7 +83,7 @@ def _middle(before: bytes, first: int, last: int, after: bytes, at: int, end: in
 
 def _tail(before: bytes, after: bytes, most: int) -> int:
     """The number of bytes, at most so many, with which both texts end, in whole characters."""
-    count = _alike_back(before, len(before), after, len(after), most)
+    count = _alike(before, len(before), after, len(after), most, back=True)
     while count and after[len(after) - count] & 0xC0 == 0x80:
         count -= 1
     return count
@@ -96,27 +96,14 @@ def _whole(data: bytes, end: int) -> int:
     return end
 
 
-def _alike(one: bytes, at_one: int, other: bytes, at_other: int, most: int) -> int:
-    """The number of bytes, at most so many, that are alike from two places on."""
+def _alike(one: bytes, at_one: int, other: bytes, at_other: int, most: int, *, back: bool = False) -> int:
+    """The number of bytes, at most so many, that are alike from two places on, or going ``back`` from them."""
     count, step = 0, 32
     while step:
         step = min(step, most - count)
-        if one[at_one + count : at_one + count + step] == other[at_other + count : at_other + count + step]:
-            count += step
-            if count >= most:
-                break
-            step *= 2
-        else:
-            step //= 2
-    return count
-
-
-def _alike_back(one: bytes, at_one: int, other: bytes, at_other: int, most: int) -> int:
-    """The number of bytes, at most so many, that are alike before two places."""
-    count, step = 0, 32
-    while step:
-        step = min(step, most - count)
-        if one[at_one - count - step : at_one - count] == other[at_other - count - step : at_other - count]:
+        begin = -count - step if back else count
+        first, second = at_one + begin, at_other + begin
+        if one[first : first + step] == other[second : second + step]:
             count += step
             if count >= most:
                 break
