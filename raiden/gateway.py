@@ -28,7 +28,7 @@ from raiden.http.channel_builders import host_path, path
 from raiden.http.door import Answer, Handler, HttpDoor
 from raiden.http.origins import Origins
 from raiden.http.pages import Pages
-from raiden.http.plans import PublishPlan, SubscriptionPlan, allowed, channel_of, shown
+from raiden.http.plans import Plan, PublishPlan, SubscriptionPlan, allowed, channel_of, shown
 from raiden.http.publishing import ACCEPTED, Publishing
 from raiden.http.reader import AT_ONCE, Reader
 from raiden.http.reserved import Reserved
@@ -210,12 +210,15 @@ class Gateway(Service):
 
     def _keep_plan(self, request: Request, plan: PublishPlan | SubscriptionPlan) -> None:
         """Remember what a head asks for, if that, and the answer, depend on nothing else."""
+        if self.reader.channel_builder in (path, host_path):  # nobody knows what an application's looks at
+            self.keep_plan(request, plan)
+
+    def keep_plan(self, request: Request, plan: Plan) -> None:
+        """As `_keep_plan`, where no channel_builder is asked."""
         if self.door.proxies is not None and "origin" in request.fields:
             return  # the scheme of a page's request is told by trusted proxies only, and a plan serves others, too
-        if self.delegate is not None:
-            return  # each connection has a permit of its own
-        # Nobody knows what an application's channel_builder looks at.
-        if request.head is not None and self.reader.channel_builder in (path, host_path):
+        # With a delegate each connection has a permit of its own.
+        if request.head is not None and self.delegate is None:
             self.door.heads.keep_plan(request.head, plan)
 
     def manage(self, ask: Show | Revoke | Disconnect) -> Handler:
@@ -275,6 +278,9 @@ class Gateway(Service):
             except Refusal:
                 return False
             return self.publishing.again(connection, repeated, channel, plan.label)
+        if type(plan) is not SubscriptionPlan:
+            again: bool = plan.serve(connection, repeated)  # of a dialect
+            return again
         try:
             connection.permit = allowed(self.permits, plan, repeated.credential)
         except Refusal:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeAlias, TypeVar
 
 from raiden.delivery.laggards import Laggards
 from raiden.delivery.skipped import Put, Skipped, Value, before
@@ -37,6 +37,10 @@ SHORT: Final = 64
 
 Sink = TypeVar("Sink")
 Member = TypeVar("Member")
+
+
+# Messages that are left of others, by their cursors, each with what is skipped before it.
+Left: TypeAlias = dict[Cursor | None, Skipped | None]
 
 
 class Room:
@@ -343,13 +347,12 @@ class Thinned(Generic[Sink, Member]):
             self._forget(first)
 
 
-def of_past(messages: Sequence[Message], filters: Filters | None) -> dict[Cursor | None, Skipped | None] | None:
-    """The messages of a page that a subscription with these filters gets, by their cursors, with what is skipped before
-    each: as if they came now as far apart as they were published. The last one, of each value, is among them. None: it
-    gets all that match."""
+def of_past(messages: Sequence[Message], filters: Filters | None) -> Left | None:
+    """The messages of a page that a subscription with these filters gets: as if they came now as far apart as they were
+    published. The last one, of each value, is among them. None: it gets all that match."""
     if filters is None or filters.thinning is None or not filters.thinning.rate:
         return None
-    found: dict[Cursor | None, Skipped | None] = {}
+    found: Left = {}
     group: Thinned[object, object] = Thinned(filters.thinning._replace(latest=False), bool)
     now = 0.0
     for message in messages:

@@ -37,8 +37,8 @@ from raiden.protocols.proxies import Proxies, Source
 from raiden.protocols.unfinished import SLOW, Unfinished
 from raiden.runtime.audit import STATUSES
 from raiden.runtime.stats import Stats
+from raiden.sessions.lasting import LINGER
 from raiden.sessions.poll import Waiter
-from raiden.sessions.session import LINGER
 
 log = logging.getLogger(__name__)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from raiden.access.permit import Permit, Permits
 from raiden.connections.connection import Connection
 from raiden.http.reserved import Reserved
 from raiden.model.labels import Label
 from raiden.model.names import MAX_CHANNEL_BYTES, InvalidChannel, check_channel, unquote
+from raiden.protocols.heads import Repeated
 from raiden.sessions.asks import Subscribe
 from raiden.sessions.needs import needs
 from raiden.sessions.poll import Poll
@@ -38,6 +39,16 @@ class SubscriptionPlan:
         self.ask = ask
         self.credential = credential
         self.poll: Poll | None = None
+
+
+class DialectPlan(Protocol):
+    """The plan of a dialect."""
+
+    def serve(self, connection: Connection, repeated: Repeated) -> bool:
+        """As `raiden.http.door.Application.serve_again`."""
+
+
+Plan: TypeAlias = "PublishPlan | SubscriptionPlan | DialectPlan"
 
 
 def shown(connection: Connection) -> str | None:

@@ -111,6 +111,20 @@ class Repeated:
         return Request(environ)
 
 
+def repeated(request: Request) -> Request | Repeated:
+    """A GET that has to wait, in a form that takes little memory where its head is remembered. A request of a page
+    stays as it is: its answer depends on the page."""
+    head = request.head
+    if head is None or head.size or request.method != "GET" or request.upgrade or "origin" in request.fields:
+        return request
+    credential = ""
+    if head.shown is not None:
+        field, before, after = head.shown
+        shown = request.fields[field.lower()]
+        credential = shown[len(before) : len(shown) - len(after)]
+    return Repeated(head, b"", b"", request.environ["REMOTE_ADDR"], credential)
+
+
 class Heads:
     """The heads that all connections of a worker know, at most ``most``; 0: none is remembered. A head is remembered
     only if its end is beyond doubt, and if it says how many bytes of body follow, or is that of a GET or of a

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import webob
+from webob.util import status_reasons
 
 from raiden.model.encoding import dumps
 from raiden.model.refusals import PreconditionFailed, Refusal, TooFast, Unauthorized
@@ -32,6 +33,8 @@ METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 # The type of a problem that is a limit of rates.
 _QUOTA_EXCEEDED = "https://iana.org/assignments/http-problem-types#quota-exceeded"
 CONTINUE_BYTES = b"HTTP/1.1 100 Continue\r\n\r\n"
+# Statuses of answers that have no body (RFC 9112 section 6.3).
+_BODILESS = (204, 304)
 
 
 class HttpError(Refusal):
@@ -156,7 +159,8 @@ Fields: TypeAlias = "tuple[tuple[str, str], ...]"
 
 
 class Json(NamedTuple):
-    """An answer of a frequent kind: its body is JSON, or empty. ``fields`` are further fields of its head."""
+    """An answer of a frequent kind. Its body is empty, or JSON unless ``fields``, which are further fields of its head,
+    have another Content-Type."""
 
     status: int
     body: bytes
@@ -164,7 +168,10 @@ class Json(NamedTuple):
 
     def to_response(self) -> webob.Response:
         if not self.body:
-            return webob.Response(status=self.status, content_type=None, headerlist=list(self.fields))
+            response = webob.Response(status=self.status, content_type=None, headerlist=list(self.fields))
+            if self.status not in _BODILESS:
+                response.content_length = 0
+            return response
         response = webob.Response(status=self.status, body=self.body, content_type="application/json", charset="utf-8")
         response.headers.update(self.fields)
         return response
@@ -289,13 +296,18 @@ def _head(response: webob.Response, keep_alive: bool, http10: bool) -> bytes:
 @functools.lru_cache(16)
 def _json_head(status: int, fields: Fields, has_body: bool, now: str) -> bytes:
     """The head of a `Json` for a connection that goes on, up to its last field, as it is in this second."""
-    response = Json(status, b"{}" if has_body else b"", fields).to_response()
-    response.headers.pop("Content-Length", None)
-    return serialize(response, keep_alive=True, http10=False, head=True)[:-2]
+    names = {name.lower() for name, _ in fields}
+    lines = [f"HTTP/1.1 {status} {status_reasons[status]}"]
+    if has_body and "content-type" not in names:
+        lines.append("Content-Type: application/json; charset=utf-8")
+    lines += [f"{name}: {value}" for name, value in fields]
+    lines.append(f"Date: {now}")
+    lines += [f"{name}: {value}" for name, value in COMMON if name.lower() not in names]
+    return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n"
 
 
 def json_bytes(answer: Json, more: bytes = b"") -> bytes:
     """An answer for a connection that goes on. ``more`` are fields that differ each time, as bytes."""
     status, body, fields = answer
     head = _json_head(status, fields, bool(body), date()) + more
-    return b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body) if body else head + b"\r\n"
+    return head + b"\r\n" if status in _BODILESS else b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body)

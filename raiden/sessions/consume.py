@@ -15,8 +15,8 @@ from raiden.model.refusals import Conflict, Invalid, NotFound, Refusal
 from raiden.sessions.asks import Join, Leave, Settle
 from raiden.sessions.bell import Bells
 from raiden.sessions.durable import Claim, Consumer
+from raiden.sessions.lasting import REPLAY_BYTES
 from raiden.sessions.replies import Replies, Result
-from raiden.sessions.session import REPLAY_BYTES
 
 
 class Consumers:

@@ -10,8 +10,8 @@ from raiden.model.filters import Filters
 from raiden.model.page import Read
 from raiden.model.payload import WRAPPING
 from raiden.router import Router
+from raiden.sessions.lasting import REPLAY_PATIENCE
 from raiden.sessions.replies import Replies, Result
-from raiden.sessions.session import REPLAY_PATIENCE
 
 
 def read(

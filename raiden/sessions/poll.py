@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from raiden.access.clients import Client
@@ -29,42 +29,26 @@ from raiden.sessions.session import Session
 ANSWER_BYTES = 1 << 20
 
 
-class Poll(Session):
-    """The session that long-polls share which ask for the same. It is answered with the messages that they missed, else
-    by the first turn that brings something; always with the position from which the next poll goes on. At most
-    ``max_bytes`` of missed messages are gathered."""
+class SharedPoll(Session):
+    """The base of sessions that long-polls share which ask for the same. A client waits for ``wait`` seconds.
+    ``answer`` sends the same answer to some of the clients."""
 
     answers_once = True
     own_id = b""
 
-    __slots__ = (
-        "answer", "digests", "early", "ends", "fields", "gaps", "max_bytes", "names", "news", "pending", "places",
-        "ready", "wait",
-        "waiters", "wheel",
-    )  # fmt: skip
+    __slots__ = ("answer", "names", "pending", "wait", "waiters", "wheel")
 
     def __init__(
-        self, router: Router, wheel: Wheel, ask: Subscribe, answer: Callable[[Iterable[Waiter], Json], None],
-        max_bytes: int,
+        self, router: Router, wheel: Wheel, names: Sequence[str], wait: float,
+        answer: Callable[[Iterable[Waiter], Json], None],
     ) -> None:  # fmt: skip
         super().__init__(router)
         self.wheel = wheel
-        self.wait = ask.wait
-        self.fields = dict(ask.head)
-        self.names = ask.names
-        self.max_bytes = max_bytes
+        self.names = names
+        self.wait = wait
         self.waiters: dict[Waiter, None] = {}
         self.pending: list[bytes] = []
-        self.early: list[bytes] = []
-        self.gaps: list[dict[str, Any]] = []
-        self.places: dict[str, Cursor] = {}
-        # The channels that have come to their end, and whether that is news: with one of them the poll is answered.
-        self.ends: list[str] = []
-        self.news = False
-        self.ready = False
         self.answer = answer
-        # The digests of the members' lists that its clients know once they have its answer, where they watch these.
-        self.digests: dict[str, str] | None = None
 
     def join(self, connection: Connection, request: Request | Repeated) -> Waiter:
         waiter = Waiter(connection, request, self)
@@ -83,6 +67,67 @@ class Poll(Session):
     def connections(self) -> list[Connection]:
         return [waiter.connection for waiter in self.waiters]
 
+    def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
+        super().subscribe(name, encode, filters, self)
+
+    def unsubscribe(self, name: str) -> None:
+        subscription = self.subscriptions.pop(name, None)
+        if subscription is not None:
+            self.router.unsubscribe(subscription, linger=True)
+
+    def answer_all(self, answer: Json) -> None:
+        """Give all clients this answer."""
+        waiters, self.waiters = self.waiters, {}
+        self.close()
+        self.answer(waiters, answer)
+
+    def give_up(self, waiter: Waiter) -> None:
+        """Answer one client now, with nothing if nothing came."""
+        raise NotImplementedError
+
+    def refuse(self, waiter: Waiter, reason: Over) -> None:
+        """Answer one client with the reason for which it gets nothing."""
+        raise NotImplementedError
+
+    def leave(self, waiter: Waiter) -> None:
+        """Let a client leave that doesn't wait any more."""
+        self.waiters.pop(waiter, None)
+        if not self.waiters:
+            self.close()
+
+    def close(self) -> None:
+        super().close()
+        self.waiters.clear()
+
+    def fail(self) -> None:
+        for waiter in list(self.waiters):
+            self.give_up(waiter)
+
+
+class Poll(SharedPoll):
+    """A long-poll of channels. It is answered with the messages that its clients missed, else by the first turn that
+    brings something; always with the position from which the next poll goes on. At most ``max_bytes`` of missed
+    messages are gathered."""
+
+    __slots__ = ("digests", "early", "ends", "fields", "gaps", "max_bytes", "news", "places", "ready")
+
+    def __init__(
+        self, router: Router, wheel: Wheel, ask: Subscribe, answer: Callable[[Iterable[Waiter], Json], None],
+        max_bytes: int,
+    ) -> None:  # fmt: skip
+        super().__init__(router, wheel, ask.names, ask.wait, answer)
+        self.fields = dict(ask.head)
+        self.max_bytes = max_bytes
+        self.early: list[bytes] = []
+        self.gaps: list[dict[str, Any]] = []
+        self.places: dict[str, Cursor] = {}
+        # The channels that have come to their end, and whether that is news: with one of them the poll is answered.
+        self.ends: list[str] = []
+        self.news = False
+        self.ready = False
+        # The digests of the members' lists that its clients know once they have its answer, where they watch these.
+        self.digests: dict[str, str] | None = None
+
     def _polls(self) -> list[tuple[Connection, Client | None]]:
         """The connections of its clients, and whose polls they are."""
         return [(waiter.connection, _client(waiter.connection)) for waiter in self.waiters]
@@ -92,17 +137,9 @@ class Poll(Session):
         """Whether nothing has come for it yet, so that it may have another client."""
         return self.ready and len(self.subscriptions) == len(self.names)
 
-    def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
-        super().subscribe(name, encode, filters, self)
-
     @property
     def told_by_head(self) -> bool:
         return True
-
-    def unsubscribe(self, name: str) -> None:
-        subscription = self.subscriptions.pop(name, None)
-        if subscription is not None:
-            self.router.unsubscribe(subscription, linger=True)
 
     def open(self, ask: Subscribe, request: Request | Repeated, told: Told) -> None:
         self.fields.update(told.fields())
@@ -183,14 +220,11 @@ class Poll(Session):
                 body += b'"presence":"%b",' % self._presence().encode()
             answer = self._json(200, b'{%b"messages":[%b]}' % (body, b"".join(self.early)[:-1]), cursor)
             self.router.polled.note(self.names, self._polls())
-            waiters, self.waiters = self.waiters, {}
-            self.close()
             self.early.clear()
             self.ready = False
-            self.answer(waiters, answer)
+            self.answer_all(answer)
 
     def give_up(self, waiter: Waiter) -> None:
-        """Answer one client now, with nothing if nothing came."""
         self.ready = True
         self.flush()
         if waiter in self.waiters:
@@ -203,23 +237,8 @@ class Poll(Session):
             self.answer((waiter,), answer)
 
     def refuse(self, waiter: Waiter, reason: Over) -> None:
-        """Answer one client with the reason for which it gets nothing."""
         self.leave(waiter)
         self.answer((waiter,), refused(reason))
-
-    def leave(self, waiter: Waiter) -> None:
-        """Let a client leave that doesn't wait any more."""
-        self.waiters.pop(waiter, None)
-        if not self.waiters:
-            self.close()
-
-    def close(self) -> None:
-        super().close()
-        self.waiters.clear()
-
-    def fail(self) -> None:
-        for waiter in list(self.waiters):
-            self.give_up(waiter)
 
     def at_end(self, subscription: Subscription, end: End) -> None:
         self.news = self.news or end.message is not None
@@ -257,11 +276,11 @@ class Poll(Session):
 
 
 class Waiter:
-    """A client of a `Poll`."""
+    """A client of a `SharedPoll`."""
 
     __slots__ = ("connection", "poll", "request")
 
-    def __init__(self, connection: Connection, request: Request | Repeated, poll: Poll) -> None:
+    def __init__(self, connection: Connection, request: Request | Repeated, poll: SharedPoll) -> None:
         self.connection = connection
         self.request = request
         self.poll = poll

@@ -24,10 +24,11 @@ from raiden.protocols.websocket import Closed, WebSocket
 from raiden.router import Router
 from raiden.sessions.asks import PublishOne, Subscribe
 from raiden.sessions.in_band import InBand, Told
+from raiden.sessions.lasting import Lasting
 from raiden.sessions.line import Line
 from raiden.sessions.over import Over
 from raiden.sessions.publishing import sign
-from raiden.sessions.session import NO_HISTORY, Lasting
+from raiden.sessions.session import NO_HISTORY
 
 
 class Socket(Lasting):

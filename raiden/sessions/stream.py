@@ -16,8 +16,8 @@ from raiden.protocols.http import Request, stream_bytes
 from raiden.router import Router
 from raiden.sessions.asks import Subscribe
 from raiden.sessions.in_band import InBand, Told
+from raiden.sessions.lasting import Lasting
 from raiden.sessions.over import Over
-from raiden.sessions.session import Lasting
 
 
 class Stream(Lasting):

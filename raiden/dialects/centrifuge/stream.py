@@ -18,8 +18,8 @@ from raiden.model.refusals import Refusal
 from raiden.presence.watches import Notice
 from raiden.protocols.http import Request, stream_bytes
 from raiden.sessions import in_band
+from raiden.sessions.lasting import Lasting
 from raiden.sessions.over import Over
-from raiden.sessions.session import Lasting
 
 _NOTHING_TOLD: Final = in_band.websocket(False)
 

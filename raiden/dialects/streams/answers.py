@@ -8,11 +8,11 @@ from typing import Final
 import webob
 
 from raiden.dialects.streams import intervals, places
-from raiden.history.streams import CLOSED, MISSING, STALE, Producer, Stream, StreamRefused
+from raiden.history.streams import CLOSED, MISSING, STALE, Producer, Stream, StreamPage, StreamRefused
 from raiden.model.chain import ROOT_DIGITS
 from raiden.model.message import Cursor
 from raiden.model.refusals import Refusal
-from raiden.protocols.http import Fields, Request, problem
+from raiden.protocols.http import Fields, Json, Request, problem
 
 METHODS: Final = "GET, POST, PUT, DELETE, HEAD, OPTIONS"
 # What a page may send and read (the Fetch standard, section 3.3).
@@ -25,6 +25,9 @@ _TOLD: Final = (
     " stream-sse-data-encoding, producer-epoch, producer-seq, producer-expected-seq, producer-received-seq, etag,"
     " content-type, content-encoding, vary, location"
 )
+# The seconds for which an answer that never changes may be used again, and those for which it may be used while a new
+# one is fetched (RFC 5861 section 3).
+_AGE: Final = "max-age=60, stale-while-revalidate=300"
 # Fields of every answer (section 12.7). A browser that opens a stream of text/html runs no scripts of it: they would be
 # of this node's origin, with its cookies (Content Security Policy Level 3, section 6.3.2).
 COMMON: Final[Fields] = (
@@ -35,20 +38,17 @@ COMMON: Final[Fields] = (
 )
 
 
-def answer(status: int, fields: Mapping[str, str], body: bytes | None = None) -> webob.Response:
-    """An answer with these fields and those of all; ``body`` None: it has none."""
-    headers = [*fields.items(), *COMMON]
-    if body is None:
-        response = webob.Response(status=status, content_type=None, headerlist=headers)
-        if status != 204:
-            response.content_length = 0
-        return response
-    response = webob.Response(status=status, content_type=None, headerlist=headers)
-    response.body = body
-    return response
+def cache(is_public: bool) -> str:
+    """The Cache-Control of messages, which never change; ``is_public``: anyone may read them."""
+    return f"public, {_AGE}" if is_public else f"private, {_AGE}"
 
 
-def preflight() -> webob.Response:
+def answer(status: int, fields: Mapping[str, str], body: bytes = b"") -> Json:
+    """An answer with these fields and those of all."""
+    return Json(status, body, (*fields.items(), *COMMON))
+
+
+def preflight() -> Json:
     """The answer to OPTIONS. Whether the page of this origin may do anything is the door's to say."""
     return answer(204, {"Access-Control-Allow-Methods": METHODS, "Access-Control-Allow-Headers": _SENT})
 
@@ -122,7 +122,30 @@ def at(stream: Stream, place: Cursor, begin: str, *, up_to_date: bool) -> dict[s
     return fields
 
 
-def nothing(place: Cursor, *, closed: bool, floor: int) -> webob.Response:
+def found(fields: dict[str, str], body: bytes, cache: str, match: str, floor: int | None = None) -> Json:
+    """The answer with the messages of a body that has these fields, unless the client has them (``match`` is its
+    If-None-Match). ``cache`` is the answer's Cache-Control, ``floor`` the least cursor that the client is told (None:
+    it is told none)."""
+    fields["Cache-Control"] = cache
+    if floor is not None and "Stream-Closed" not in fields:
+        fields["Stream-Cursor"] = str(intervals.at_least(floor))
+    if match and "ETag" in fields and fields["ETag"] in [each.strip() for each in match.split(",")]:
+        return answer(304, {"ETag": fields["ETag"], "Cache-Control": cache})
+    return answer(200, fields, body)
+
+
+def page(stream: Stream, page: StreamPage, begin: str, cache: str, match: str, floor: int | None = None) -> Json:
+    """The answer with a page behind the place ``begin``; the rest is as for `found`."""
+    records, place = page.records, page.place
+    assert place is not None
+    if records:
+        place = Cursor("", records[-1].offset, records[-1].proof)
+    fields = at(stream, place, begin, up_to_date=not page.more)
+    body = body_of(stream, [record.to_message("", "").payload for record in records])
+    return found(fields, body, cache if records else "no-store", match, floor)
+
+
+def nothing(place: Cursor, *, closed: bool, floor: int) -> Json:
     """The answer to a long-poll that brings nothing: the place is the tail."""
     fields = {"Stream-Next-Offset": places.token(place), "Stream-Up-To-Date": "true"}
     fields |= {"Stream-Closed": "true"} if closed else {"Stream-Cursor": str(intervals.at_least(floor))}

@@ -15,13 +15,11 @@ from gevent.event import AsyncResult
 from raiden.connections import client
 from raiden.connections.connection import Connection
 from raiden.connections.states import OPENING, SERVING, SUBSCRIBED
-from raiden.delivery.table import TooManyChannels
 from raiden.dialects.dialect import Dialect
 from raiden.dialects.streams import answers, delegated, events, intervals, places, reading
 from raiden.dialects.streams.events import EventStream
 from raiden.dialects.streams.lifetimes import Lifetimes
-from raiden.dialects.streams.long_poll import LongPoll
-from raiden.dialects.streams.long_poll import encoding as polled
+from raiden.dialects.streams.polls import Polls
 from raiden.dialects.streams.reading import Look
 from raiden.gateway import Gateway
 from raiden.history.client import History
@@ -30,7 +28,7 @@ from raiden.history.streams import ABSENT, DELETED, Make, Producer, Stream, Stre
 from raiden.http.door import Answer
 from raiden.model.message import Cursor, Message
 from raiden.model.page import Start
-from raiden.model.refusals import Conflict, Invalid, Refusal, TooLarge, Unavailable
+from raiden.model.refusals import Conflict, Invalid, Refusal, TooLarge
 from raiden.protocols.http import HttpError, Request, stream_bytes
 from raiden.runtime.audit import STATUSES
 from raiden.sessions.publishing import sign
@@ -38,11 +36,6 @@ from raiden.sessions.recovery import Beginning
 
 # Messages of a page, besides `raiden.model.page.PAGE_BYTES`.
 PAGE: Final = 1000
-# The times that a long-poll looks for messages that come while it begins to wait.
-TIMES: Final = 10
-# The seconds for which an answer that never changes may be used again, and those for which it may be used while a new
-# one is fetched (RFC 5861 section 3).
-_AGE: Final = "max-age=60, stale-while-revalidate=300"
 _GONE: Final = "this place is not in the stream: it is that of another stream, or of one that was here before"
 _NO_HISTORY: Final = "channels of this name keep no history here: set their history_size"
 
@@ -56,16 +49,17 @@ class StreamsDoor(Dialect):
     def __init__(self, gateway: Gateway, settings: Any) -> None:
         super().__init__(gateway)
         self.prefix: str = settings.streams_prefix
-        self.poll: float = settings.streams_poll
         self.lasts_for: float = settings.streams_sse
         self._lifetimes = Lifetimes(gateway.router)
+        self._polls = Polls(gateway, self._lifetimes, self._page, settings.streams_poll)
         self.add(self._lifetimes)
+        self.add(self._polls)
         self._methods: dict[str, Callable[[Connection, Request, str], Answer | None]] = {
             "GET": self._get, "HEAD": self._head, "PUT": self._put, "POST": self._post, "DELETE": self._delete,
         }  # fmt: skip
 
     def reload(self, values: Mapping[str, Any]) -> None:
-        self.poll = values.get("streams_poll", self.poll)
+        self._polls.wait = values.get("streams_poll", self._polls.wait)
         self.lasts_for = values.get("streams_sse", self.lasts_for)
 
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
@@ -243,13 +237,17 @@ class StreamsDoor(Dialect):
         ask = delegated.reading(connection, name, look.live)
         if look.live and self.gateway.rates.on:
             self.gateway.rates.subscribe(client.account(connection), 1)
-        ways = {"": self._read, "long-poll": self._poll, "sse": self._follow}
-        way = ways[look.live]
+        if look.live == "long-poll" and ask is None:
+            self._polls.begin(connection, request, name, look)
+            return
+        way = {"": self._read, "long-poll": self._poll, "sse": self._follow}[look.live]
         self._wait(connection, request, lambda: way(connection, request, name, look), ask)
 
     def _page(self, name: str, look: Look) -> tuple[Stream, StreamPage]:
         """The stream, and the page behind the place that is asked for."""
-        page = self._history.stream(name, look.place, 0 if look.place is None else PAGE, touch=True)
+        # The messages for an event stream are read once it is subscribed.
+        limit = 0 if look.place is None or look.live == "sse" else PAGE
+        page = self._history.stream(name, look.place, limit, touch=True)
         stream = _there(name, page)
         if page.place is None:
             raise HttpError(410, _GONE)
@@ -258,61 +256,13 @@ class StreamsDoor(Dialect):
     def _read(self, connection: Connection, request: Request, name: str, look: Look) -> Answer:
         """Answer with the page behind a place."""
         stream, page = self._page(name, look)
-        return self._with_page(connection, request, stream, page, look)
+        match = request.fields.get("if-none-match", "")
+        return answers.page(stream, page, look.text, answers.cache(connection.permit is None), match)
 
-    def _with_page(
-        self, connection: Connection, request: Request, stream: Stream, page: StreamPage, look: Look,
-        floor: int | None = None,
-    ) -> Answer:  # fmt: skip
-        records, place = page.records, page.place
-        assert place is not None
-        if records:
-            place = Cursor("", records[-1].offset, records[-1].proof)
-        fields = answers.at(stream, place, look.text, up_to_date=not page.more)
-        fields["Cache-Control"] = self._cache(connection) if records else "no-store"
-        if floor is not None and "Stream-Closed" not in fields:
-            fields["Stream-Cursor"] = str(intervals.at_least(floor))
-        asked = request.fields.get("if-none-match")
-        if asked is not None and "ETag" in fields and fields["ETag"] in [each.strip() for each in asked.split(",")]:
-            return answers.answer(304, {"ETag": fields["ETag"], "Cache-Control": fields["Cache-Control"]})
-        payloads = [record.to_message("", "").payload for record in records]
-        return answers.answer(200, fields, answers.body_of(stream, payloads))
-
-    def _cache(self, connection: Connection) -> str:
-        return f"{'public' if connection.permit is None else 'private'}, {_AGE}"
-
-    def _poll(self, connection: Connection, request: Request, name: str, look: Look) -> Answer | None:
-        """Answer with the page behind a place, or wait for what comes."""
-        gateway, floor = self.gateway, intervals.behind(look.cursor)
-        for _ in range(TIMES):
-            stream, page = self._page(name, look)
-            assert page.place is not None
-            if page.records:
-                return self._with_page(connection, request, stream, page, look, floor)
-            if stream.closed:
-                return answers.nothing(stream.tail, closed=True, floor=floor)
-            session = LongPoll(
-                gateway.router, gateway.door, connection, request, self._lifetimes, name, stream, look.text, floor,
-                self._cache(connection),
-            )  # fmt: skip
-            beginning = self._begin(connection, session, name, page.place, polled(stream.is_json))
-            if beginning is None:
-                return None
-            recovery = beginning.recoveries.get(name)
-            # What came meanwhile is read from the store; else nothing yields up to where the poll is attached.
-            if recovery is None or any([batch.messages or batch.gap for batch in recovery.batches()]):
-                session.close()
-                look = look._replace(place=page.place)
-                continue
-            self._open(connection, session)
-            self._lifetimes.hold(name, stream, session)
-            permit = connection.permit
-            gateway.door.wheel.schedule(connection, self.poll if permit is None else permit.left(self.poll))
-            session.attach(name)
-            if gateway.door.draining and connection.session is session:
-                session.drain()
-            return None
-        raise Unavailable("this node is behind the history: try again later")
+    def _poll(self, connection: Connection, request: Request, name: str, look: Look) -> None:
+        """Let a client wait that a delegate has allowed to."""
+        connection.permit.check_still()
+        self._polls.begin(connection, request, name, look)
 
     def _follow(self, connection: Connection, request: Request, name: str, look: Look) -> Answer | None:
         """Send the messages behind a place, and those that come, as events."""
@@ -325,11 +275,13 @@ class StreamsDoor(Dialect):
             connection, gateway.router, gateway.door.wheel, gateway.limits.keepalive, self._lifetimes, name, page.place,
             form, floor, self.lasts_for, chunked,
         )  # fmt: skip
-        beginning = self._begin(connection, session, name, page.place, events.encoding(form, floor, chunked))
+        beginning = self._begin(connection, session, page.place, events.encoding(form, floor, chunked))
         if beginning is None:
             return None
         gateway.door.note(connection, request, 200)
-        self._open(connection, session)
+        connection.become("streams")
+        connection.state = OPENING if connection.state == SERVING else SUBSCRIBED
+        connection.session = session
         if gateway.door.watcher is not None:
             gateway.door.watcher.came(connection)
         head = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", **dict(answers.COMMON)}
@@ -345,21 +297,14 @@ class StreamsDoor(Dialect):
             session.drain()
         return None
 
-    def _begin(
-        self, connection: Connection, session: LongPoll | EventStream, name: str, place: Cursor, encoding: Any
-    ) -> Beginning | None:  # fmt: skip
+    def _begin(self, connection: Connection, session: EventStream, place: Cursor, encoding: Any) -> Beginning | None:
         """Subscribe a session behind a place, and wait until that is in force. None: the client has gone meanwhile.
         Raises a refusal; then nothing is subscribed."""
+        name = session.names[0]
+        session.subscribe(name, encoding)
         try:
-            session.subscribe(name, encoding)
-        except TooManyChannels:
-            session.subscriptions.clear()
-            raise
-        try:
-            # All that was stored before the request is of the past for it, whatever this worker has delivered. A poll
-            # has read that already.
-            whole = isinstance(session, EventStream)
-            beginning = Beginning(self.gateway.router, (name,), {name: Start(place)}, whole=whole)
+            # All that was stored before the request is of the past for it, whatever this worker has delivered.
+            beginning = Beginning(self.gateway.router, (name,), {name: Start(place)}, whole=True)
             if connection.permit is not None:
                 connection.permit.check_still()
         except BaseException:  # raised again
@@ -369,12 +314,6 @@ class StreamsDoor(Dialect):
             session.close()
             return None
         return beginning
-
-    def _open(self, connection: Connection, session: LongPoll | EventStream) -> None:
-        """Let the connection be this session from now on."""
-        connection.become("streams")
-        connection.state = OPENING if connection.state == SERVING else SUBSCRIBED
-        connection.session = session
 
 
 def _there(name: str, page: StreamPage) -> Stream:

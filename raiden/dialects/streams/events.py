@@ -16,6 +16,7 @@ from typing import Final
 from raiden.connections.connection import Connection
 from raiden.connections.wheel import Wheel
 from raiden.delivery.table import End, Subscription
+from raiden.delivery.thinned import Left
 from raiden.dialects.streams import intervals, places
 from raiden.dialects.streams.lifetimes import Lifetimes
 from raiden.model.encoding import Encoding, chunk
@@ -23,9 +24,8 @@ from raiden.model.message import Cursor, Message
 from raiden.model.page import Gap
 from raiden.router import Router
 from raiden.sessions import in_band
+from raiden.sessions.lasting import Lasting
 from raiden.sessions.over import Over
-from raiden.sessions.recovery import Batch, Recovery
-from raiden.sessions.session import REPLAY_BYTES, Lasting
 
 # The forms of data: an array of JSON, text, and base64 for all else.
 JSON: Final = "json"
@@ -121,27 +121,12 @@ class EventStream(Lasting):
                 self._send(control(self._place, floor=self._floor, up_to_date=True))
             self._place = ""
 
-    def send_past(self, subscription: Subscription, recovery: Recovery, batch: Batch) -> bool:
-        """Send the part of a batch that the client takes at once, as `Lasting` does."""
-        size, begun = 0, 0
-        for number, message in enumerate(batch.messages, 1):
-            size += len(message.payload)
-            last = number == len(batch.messages)
-            if size > REPLAY_BYTES or last:
-                place = batch.cursor if last else message.cursor
-                assert place is not None
-                self.reached(self._name, place)
-                live = self.router.position(self._name)
-                is_tail = live is not None and live.place == place.place
-                self._send_messages(batch.messages[begun:number], is_tail=is_tail)
-                if self.connection.outbox_size:
-                    recovery.read_again(place, number - begun)
-                    batch.messages.clear()
-                    return self._wait_until_sent()
-                size, begun = 0, number
-        if not batch.messages:
-            self.reached(self._name, batch.cursor)
-        return self._wait_until_sent()
+    def put_past(self, subscription: Subscription, message: Message, thinned: Left | None) -> int:
+        return len(message.payload)  # one event has all messages that are sent at once
+
+    def flush_past(self, subscription: Subscription, messages: list[Message], place: Cursor) -> None:
+        live = self.router.position(self._name)
+        self._send_messages(messages, is_tail=live is not None and live.place == place.place)
 
     def _send_messages(self, messages: list[Message], *, is_tail: bool) -> None:
         closed = messages[-1].ends
