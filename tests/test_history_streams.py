@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from raiden.history import streams
 from raiden.history.conditions import ENDED
@@ -557,6 +558,38 @@ def test_another_fork_of_a_name_waits_for_the_one_that_is_being_made(store: Stor
     assert what(put(store, "f", fork=Fork("s"), content_type="")) == ""
     stream = store.stream("f").stream
     assert stream is not None and stream.tail.offset == 6000
+
+
+def test_a_fork_that_nobody_goes_on_making_gives_way(store: Store, soon: Callable[..., None]) -> None:
+    """A node that dies amid a fork leaves no name that can't be used."""
+    put(store, "s")
+    store.append([Append("s", [(Kind.BYTES, b"%d" % number) for number in range(6000)], terms=Add(TEXT))])
+    (record,) = store.stream("s", Cursor("", 0), 1).records
+    first = Cursor("", record.offset, record.proof)
+
+    def gives_way(name: str, other: Fork | None) -> bool:
+        return what(put(store, name, b"mine", content_type="" if other else TEXT, fork=other)) == ""
+
+    for name, other in ("f", Fork("s", first)), ("g", None):
+        (made,) = store.append([Append(name, [], terms=Make(fork=Fork("s")))])
+        assert made.outcome is not None and made.outcome.more
+        soon(partial(gives_way, name, other), "it gives way")
+        assert texts(store, name)[-1] == b"mine"
+    assert what(put(store, "g", content_type="", fork=Fork("s"))) == streams.DIFFERENT
+    assert len(texts(store, "f")) == 2 and len(texts(store, "g")) == 1
+
+
+def test_forks_that_are_being_made_differ_by_their_lives(store: Store) -> None:
+    put(store, "s", ttl=500)
+    store.append([Append("s", [(Kind.BYTES, b"%d" % number) for number in range(6000)], terms=Add(TEXT))])
+    for name, ttl, others in ("f", 1000, (500, 2000)), ("g", -1, (1000,)):
+        (made,) = store.append([Append(name, [], terms=Make("", ttl, fork=Fork("s")))])
+        assert made.outcome is not None and made.outcome.more
+        for other in others:
+            assert what(put(store, name, content_type="", ttl=other, fork=Fork("s"))) == streams.DIFFERENT
+        assert what(put(store, name, content_type="", ttl=-1, fork=Fork("s"))) == ""
+        stream = store.stream(name).stream
+        assert stream is not None and stream.ttl == (1000 if ttl > 0 else 500)
 
 
 def test_a_fork_that_is_not_made_to_its_end_holds_nothing(sqlite_store: Sqlite, clock: Clock) -> None:

@@ -14,8 +14,8 @@ from msgspec.structs import replace
 from raiden.history import channel_row
 from raiden.history.channel_row import ChannelRow
 from raiden.history.stream_rows import NEVER, Row, StreamRows, lapse_of
-from raiden.history.stream_terms import same_fork
-from raiden.history.streams import DIFFERENT, NO_SOURCE, POINT, SOURCE_DELETED, TYPE, Fork, Make, media_type
+from raiden.history.stream_terms import same_fork, same_life
+from raiden.history.streams import DIFFERENT, IDLE_FORK, NO_SOURCE, POINT, SOURCE_DELETED, TYPE, Fork, Make, media_type
 from raiden.model import attributes
 from raiden.model.attributes import ENVELOPE, Attributes
 from raiden.model.chain import link
@@ -23,8 +23,9 @@ from raiden.model.message import Kind
 
 # Messages of a piece, and the bytes that end it.
 PIECE, PIECE_BYTES = 5000, 4 << 20
-# Microseconds for which a fork that is being made is kept, if nobody goes on making it.
-_PATIENCE = 60_000_000
+# Microseconds for which a fork that is being made is kept, if nobody goes on making it; and those after which another
+# one of its name takes its place.
+_PATIENCE, _IDLE = 60_000_000, int(IDLE_FORK * 1_000_000)
 _MAKING = "\x01making "
 
 
@@ -40,7 +41,7 @@ class Forks:
         is not whole yet. ``epoch`` is that of its first messages."""
         fork = terms.fork
         assert fork is not None
-        making, is_ours = self._making(name, fork, now)
+        making, is_ours = self._making(name, terms, fork, now)
         channel = self._streams.find_channel(fork.source, now)
         source = self._streams.find(fork.source)
         if source is None or not source.channel or channel is None:
@@ -79,12 +80,18 @@ class Forks:
             self._add(making, beginning[: fork.sub], now)
         return self._finish(name, making, now)
 
-    def _making(self, name: str, fork: Fork, now: int) -> tuple[ChannelRow | None, bool]:
-        """The row of the fork of this name that is being made, and whether it is this one. Others have to wait: two
-        that began anew in turns would never end."""
+    def _making(self, name: str, terms: Make, fork: Fork, now: int) -> tuple[ChannelRow | None, bool]:
+        """The row of the fork of this name that is being made, and whether it is this one. Others have to wait, unless
+        nobody goes on making it: two that began anew in turns would never end."""
         making = self._streams.find_channel(_MAKING + name, now)
         row = None if making is None else self._streams.find(making.name)
-        return making, row is not None and same_fork(fork, row.state.fork)
+        if making is None or row is None:
+            return None, False
+        is_ours = same_fork(fork, row.state.fork) and same_life(terms, row.ttl, row.expires)
+        if not is_ours and making.lapses - _PATIENCE + _IDLE <= now:
+            self._streams.end(making)
+            return None, False
+        return making, is_ours
 
     def _begin(self, name: str, terms: Make, fork: Fork, source: Row, epoch: str) -> ChannelRow:
         if terms.ttl < 0 and not terms.expires:

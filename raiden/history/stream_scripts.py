@@ -11,6 +11,7 @@ from raiden.history.streams import (
     DELETED,
     DIFFERENT,
     EARLY,
+    IDLE_FORK,
     JSON,
     MISSING,
     NO_SOURCE,
@@ -30,8 +31,10 @@ from raiden.model.page import PAGE_BYTES
 # The verdicts, besides the reasons for a refusal: nothing needs to be appended; a fork is not whole yet.
 REPEATED, MORE = "repeated", "more"
 # Messages of a fork that are copied at once, or up to the one that goes over a page; the milliseconds for which a fork
-# that is not whole is kept, if nobody goes on making it.
+# that is not whole is kept, if nobody goes on making it, and those for which it then has that long yet when another one
+# of its name takes its place.
 _PIECE, _PATIENCE = 500, 60_000
+_IDLE = _PATIENCE - int(IDLE_FORK * 1000)
 
 # The state of a stream as it is told, and whether a name is that of a stream that is deleted in name: it has forks, and
 # is not there.
@@ -195,11 +198,19 @@ local function of_fork()
     if media ~= '' and media ~= made[1] then return '{TYPE}' end
     local tail = tonumber(made[3] and string.match(made[3], '^%d+') or made[2] - 1)
     local root, of = string.sub(made[4], 1, {ROOT_DIGITS}), sub .. ' ' .. source
-    local begun = redis.call('HMGET', KEYS[6], 'of', 'root', 'at', 'at_proof')
+    local begun = redis.call('HMGET', KEYS[6], 'of', 'root', 'at', 'at_proof', 'ttl', 'expires', 'expires_text')
     if begun[1] == of and begun[2] ~= root then begun = {{}} end  -- of a source that is gone
-    -- Others have to wait: two that began anew in turns would never end.
-    if begun[1] and (begun[1] ~= of or (at and (at ~= tonumber(begun[3]) or (at > 0 and at_proof ~= begun[4])))) then
-        return '{DIFFERENT}'
+    if begun[1] and (begun[1] ~= of or (at and (at ~= tonumber(begun[3]) or (at > 0 and at_proof ~= begun[4])))
+            or (has_life and (ttl ~= begun[5] or expires ~= begun[6]))) then
+        -- Others have to wait, unless nobody goes on making it: two that began anew in turns would never end.
+        if redis.call('PTTL', KEYS[6]) > {_IDLE} then return '{DIFFERENT}' end
+        begun = {{}}
+    end
+    if begun[5] then
+        ttl, expires, expires_text = begun[5], begun[6], begun[7]
+    elseif not has_life then
+        local given = redis.call('HMGET', KEYS[8], 'ttl', 'expires', 'expires_text')
+        ttl, expires, expires_text = given[1], given[2], given[3]
     end
     if begun[1] then
         at, at_proof = tonumber(begun[3]), begun[4]
@@ -231,7 +242,7 @@ local function of_fork()
         end
     end
     redis.call('HSET', KEYS[6], 'of', of, 'root', root, 'at', whole(at), 'at_proof', at_proof, 'next',
-        whole(low))
+        whole(low), 'ttl', ttl, 'expires', expires, 'expires_text', expires_text)
     redis.call('PEXPIRE', KEYS[6], {_PATIENCE})
     if count > 0 then redis.call('PEXPIRE', KEYS[7], {_PATIENCE}) end
     return low <= place and '{MORE}'
@@ -256,10 +267,9 @@ redis.call('SET', begun, arguments[3], 'EX', arguments[1])
 redis.call('UNLINK', KEYS[2], KEYS[3])
 local last_proof = last_entry and last_entry[10] or ''
 if source ~= '' then
-    local given = redis.call('HMGET', KEYS[8], 'type', 'media', 'stream', 'ttl', 'expires', 'expires_text', 'fork')
+    local given = redis.call('HMGET', KEYS[8], 'type', 'media', 'stream', 'fork')
     if content_type == '' then content_type = given[1] end
     media, kinds = given[2], string.match(given[3], '^%d+')
-    if not has_life then ttl, expires, expires_text = given[4], given[5], given[6] end
     if place > 0 then
         -- The last piece may have been copied by an earlier call.
         last_proof = last_proof ~= '' and last_proof or entry_at(KEYS[7], place) or ''
@@ -270,7 +280,7 @@ if source ~= '' then
     local member = table.concat({{name, epoch, source}}, '\\0')
     redis.call('HSET', KEYS[1], 'fork', member, 'at', whole(at), 'at_proof', at_proof, 'sub', whole(sub))
     redis.call('HSET', KEYS[10], 'fork ' .. name .. '\\0' .. epoch, '1')
-    if given[7] then redis.call('HSET', KEYS[10], 'self', given[7]) end
+    if given[4] then redis.call('HSET', KEYS[10], 'self', given[4]) end
     if ttl ~= '-1' or expires ~= '0' then redis.call('ZADD', KEYS[5], time[1] * 1000, member) end
 end
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'next', whole((place or 0) + 1), 'life', arguments[2],

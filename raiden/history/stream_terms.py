@@ -72,14 +72,20 @@ def _of_producer(producer: Producer, known: tuple[int, int] | None) -> str:
 
 def of_make(terms: Make, stream: Stream, state: State, *, closes: bool) -> str:
     """The verdict on an append that makes a stream of which there is one."""
-    fork, given = terms.fork, terms.ttl >= 0 or terms.expires
+    fork = terms.fork
     same = (
         closes == stream.closed
         and same_fork(fork, state.fork)
         and ((fork and not terms.content_type) or media_type(terms.content_type) == media_type(stream.content_type))
-        and ((fork and not given) or (terms.ttl, terms.expires) == (stream.ttl, stream.expires))
+        and same_life(terms, stream.ttl, stream.expires)
     )
     return REPEATED if same else DIFFERENT
+
+
+def same_life(terms: Make, ttl: int, expires: int) -> bool:
+    """Whether a stream that has this life has the one that is asked for, which for a fork counts where it is given."""
+    given = terms.ttl >= 0 or bool(terms.expires)
+    return bool(terms.fork and not given) or (terms.ttl, terms.expires) == (ttl, expires)
 
 
 def same_fork(fork: Fork | None, made: Fork | None) -> bool:

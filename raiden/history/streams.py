@@ -44,6 +44,8 @@ from raiden.model.refusals import Refusal
 
 # Seconds after which a producer that adds nothing may be forgotten.
 FORGET_PRODUCERS: Final = 7 * 86400.0
+# Seconds after which a fork that is not whole, and that nobody goes on making, gives way to another one of its name.
+IDLE_FORK: Final = 2.0
 # The most bytes of a content type, and of a producer's id or a sequence; callers keep to these.
 MAX_TYPE: Final = 255
 MAX_PRODUCER: Final = 255
@@ -118,8 +120,9 @@ class Make(NamedTuple):
        there are not ``sub`` messages, or bytes of a next message, behind it: `POINT`.
     7. Otherwise it is made, and the messages are appended. Where the fork's beginning is long, `Outcome.more`: the
        stream can't be seen yet, and the same append has to be made again, until it is whole. If the source goes
-       meanwhile, line 4 applies. Another fork of this name is `DIFFERENT` until then, behind line 5; a fork that nobody
-       goes on making is given up after a minute."""
+       meanwhile, line 4 applies. Another fork of this name, also one with another life, is `DIFFERENT` until then,
+       behind line 5. One that nobody goes on making gives way to another one after `IDLE_FORK` seconds, and is given
+       up after a minute."""
 
     content_type: str = ""
     ttl: int = -1

@@ -50,8 +50,8 @@ _SHOWN: Final = (
     (b" raiden.token.", b","), (b",raiden.token.", b","), (b" raiden.token.", b"\r"), (b",raiden.token.", b"\r"),
 )  # fmt: skip
 _OF_TOKENS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="
-# Fields that say how the connection goes on, or have another value each time, as keys do.
-_OTHERWISE = frozenset({"transfer-encoding", "expect", "idempotency-key"})
+# Fields that say how the connection goes on, or have another value each time, as keys and numbers do.
+_OTHERWISE = frozenset({"transfer-encoding", "expect", "idempotency-key", "producer-seq", "stream-seq"})
 
 # The entries of an environ that are the request's own.
 _OWN = ("REMOTE_ADDR", "raiden.body", "wsgi.input")
