@@ -73,6 +73,7 @@ FIELDS = [
     "Upgrade: websocket", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA", "Expect: 100-continue",
     "Expect: tea", "Origin: http://h", "Origin: http://friend", "Origin: http://stranger", "Prefer: wait=9",
     "Last-Event-ID: earliest", "Last-Event-ID: x", "Idempotency-Key: k", "X-A: 1", "X-A: 2", "x-a:  3 ", "Host: h",
+    "Producer-Seq: 1", "Producer-Seq: 22", "producer-seq: 3", "Producer-Seq: x", "Producer-Seq:  4",
     "Content-Length: 1", "Transfer-Encoding: chunked", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: a, b",
     "Sec-WebSocket-Extensions: permessage-deflate", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
     "Raiden-Event: e", "Raiden-Event: gap", "Raiden-Tags: {}", "Raiden-Transient: maybe", "Raiden-Except: a",

@@ -299,7 +299,7 @@ def _json_head(status: int, fields: Fields, has_body: bool, now: str) -> bytes:
     names = {name.lower() for name, _ in fields}
     lines = [f"HTTP/1.1 {status} {status_reasons[status]}"]
     if has_body and "content-type" not in names:
-        lines.append("Content-Type: application/json; charset=utf-8")
+        lines.append("Content-Type: application/json")
     lines += [f"{name}: {value}" for name, value in fields]
     lines.append(f"Date: {now}")
     lines += [f"{name}: {value}" for name, value in COMMON if name.lower() not in names]

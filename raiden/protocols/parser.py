@@ -141,11 +141,11 @@ class RequestParser:
         found = self._heads.find(data, 0)
         if found is None:
             return None
-        known, own, credential, start = found
+        known, own, credential, number, start = found
         limits = self._limits
         if start + known.size != len(data) or known.size > limits.max_body or len(own) > limits.max_url:
             return None
-        return Repeated(known, own, data[start:], self._remote, credential)
+        return Repeated(known, own, data[start:], self._remote, credential, number)
 
     def feed(self, data: bytes) -> Iterator[object]:
         """Take these bytes. Yields `Request`, `Repeated`, `CONTINUE` or, last, `HttpError` for everything that they
@@ -183,7 +183,7 @@ class RequestParser:
             if self._state == _IDLE:
                 found = self._heads.find(data, at)
                 if found is not None:
-                    known, own, credential, start = found
+                    known, own, credential, number, start = found
                     end = start + known.size
                     if known.upgrade:
                         self._at = end
@@ -194,7 +194,7 @@ class RequestParser:
                             self._data, self._at = b"", 0
                         else:
                             self._at = end
-                        yield Repeated(known, own, data[start:end], self._remote, credential)
+                        yield Repeated(known, own, data[start:end], self._remote, credential, number)
                         continue
             if self._state == _BODY and self._length:
                 end = min(at + self._length - self._body_size, len(data))
