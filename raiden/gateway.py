@@ -188,12 +188,12 @@ class Gateway(Service):
             return ask.answer
         if isinstance(ask, Publish):
             if ask.prefix is not None and "origin" not in request.fields:
-                self._keep_plan(request, PublishPlan(ask.prefix, shown(connection), ask.label))
+                self.keep_plan(request, PublishPlan(ask.prefix, shown(connection), ask.label))
             self.publishing.publish(connection, request, ask)
         elif isinstance(ask, Subscribe):
             plan = SubscriptionPlan(ask, shown(connection))
             if ask.transport != "poll" or "origin" not in request.fields:
-                self._keep_plan(request, plan)
+                self.keep_plan(request, plan)
             self._subscribe(connection, request, plan)
         elif isinstance(ask, Consume):
             self.door.serve_waiting(connection, request, lambda connection, _: self._consume(connection, ask))
@@ -208,17 +208,14 @@ class Gateway(Service):
             self.door.serve_waiting(connection, request, self.manage(ask))
         return None
 
-    def _keep_plan(self, request: Request, plan: PublishPlan | SubscriptionPlan) -> None:
-        """Remember what a head asks for, if that, and the answer, depend on nothing else."""
-        if self.reader.channel_builder in (path, host_path):  # nobody knows what an application's looks at
-            self.keep_plan(request, plan)
-
     def keep_plan(self, request: Request, plan: Plan) -> None:
-        """As `_keep_plan`, where no channel_builder is asked."""
+        """Remember what a head asks for, if that, and the answer, depend on nothing else."""
         if self.door.proxies is not None and "origin" in request.fields:
             return  # the scheme of a page's request is told by trusted proxies only, and a plan serves others, too
-        # With a delegate each connection has a permit of its own.
-        if request.head is not None and self.delegate is None:
+        if self.delegate is not None:
+            return  # each connection has a permit of its own
+        # Nobody knows what an application's channel_builder looks at.
+        if request.head is not None and self.reader.channel_builder in (path, host_path):
             self.door.heads.keep_plan(request.head, plan)
 
     def manage(self, ask: Show | Revoke | Disconnect) -> Handler:
@@ -279,8 +276,7 @@ class Gateway(Service):
                 return False
             return self.publishing.again(connection, repeated, channel, plan.label)
         if type(plan) is not SubscriptionPlan:
-            again: bool = plan.serve(connection, repeated)  # of a dialect
-            return again
+            return bool(plan.serve(connection, repeated))  # of a dialect
         try:
             connection.permit = allowed(self.permits, plan, repeated.credential)
         except Refusal:
