@@ -144,7 +144,20 @@ def _agree(
     headers = Headers([("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="), *((n, v) for n, v in named if v is not None)])
     negotiation = _Negotiation(deflate, known)
     response = negotiation.accept(Handshake("/", headers, "GET"))
-    return _agreement(negotiation, response) if response.status_code == 101 else None
+    if response.status_code == 101:
+        return _agreement(negotiation, response)
+    _reason(negotiation)
+    return None
+
+
+def _reason(negotiation: ServerProtocol) -> str:
+    """The reason why a handshake is none. Its exception gives back its frames, which would keep it, as a cycle."""
+    error = negotiation.handshake_exc
+    reason = str(error)
+    if error is not None:
+        error.__context__ = error.__cause__ = None
+        error.with_traceback(None)
+    return reason
 
 
 def _agreement(negotiation: ServerProtocol, response: Response) -> Agreement:
@@ -165,7 +178,7 @@ def _negotiate(request: Request, deflate: bool, known: tuple[str, ...] | None) -
         Handshake(request.environ["raiden.path"], Headers(request.raw_headers), request.method)
     )
     if response.status_code != 101:
-        reason = str(negotiation.handshake_exc)
+        reason = _reason(negotiation)
         headers = {"Upgrade": "websocket"} if response.status_code == 426 else {}
         if "Sec-WebSocket-Version" in reason:
             headers["Sec-WebSocket-Version"] = "13"

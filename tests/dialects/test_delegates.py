@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,10 +26,12 @@ from tests.dialects.test_permits import (
     READING,
     SETTINGS,
     WRITING,
+    by_emulation,
     history,
     named,
     publish,
 )
+from tests.test_leaving import COLLECTOR, DELEGATE
 from tests.tokens import KEY, bearer, token
 
 RED = {"team": ["red"]}
@@ -372,6 +375,50 @@ def test_who_goes_while_it_is_asked_leaves_nothing(node: Daemon, rules: Rules, a
         return {each: row for each, row in found.items() if each.startswith(name) and row["subscribers"]}
 
     wait_for(lambda: not left(), "nothing is left")
+
+
+def test_no_cycle_is_left(tmp_path: Path) -> None:
+    """Of connections that a delegate has let in, has refused, or is asked about as they go."""
+    config = tmp_path / "raiden.conf.py"
+    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)) + DELEGATE)
+    node = Daemon(tmp_path / "node", config=config, channels={"*": {"manage": "anyone"}}, **SETTINGS)
+    streams.put(node, "s", "a", **bearer(KEY))
+
+    def collected() -> str:
+        (tmp_path / "asked").touch()
+        found = tmp_path / "found"
+        wait_for(found.exists, "the collector has found something")
+        names = found.read_text()
+        found.unlink()
+        return names
+
+    def live(number: int) -> None:
+        with Centrifuge(node) as client, Cable(node, EXTENDED) as cable:
+            client.connected()
+            client.subscribed("a")
+            client.ask(publish={"channel": "a", "data": number})
+            client.ask(history={"channel": "a", "limit": 5})
+            cable.subscribe(public("a"), history={"since": 1})
+            if number % 2:
+                client.command(subscribe={"channel": "b"})
+                cable.send("subscribe", public("b"))
+        assert by_emulation("/connection/http_stream", subscribe={"channel": "a"})(node, "a", None) == 200
+        for query in ("?offset=-1", "?offset=-1&live=long-poll"):
+            assert streams.ask(node, "GET", f"s{query}").status == 200
+        assert streams.add(node, "s", "b").status == 204
+        for name in ("s", "none"):
+            with streams.Events(node, name) as reader:
+                assert reader.status == (200 if name == "s" else 404)
+        for path in ("/connection/websocket", "/cable"):
+            assert node.request("GET", path)[0] in (400, 426), "it is no handshake"
+
+    collected()
+    for number in range(6):
+        live(number)
+    gone = ("centrifuge", "cable", "streams")
+    wait_for(lambda: not any(node.metric("raiden_connections", transport=each) for each in gone), "all have gone")
+    assert collected() == ""
+    assert node.stop() == 0
 
 
 def test_who_is_revoked_while_it_is_asked_is_let_out(node: Daemon, rules: Rules, application: Application) -> None:

@@ -66,12 +66,12 @@ class Cable(Dialect):
             opening.identity = self._part.identities.of(request)
         except (Unauthorized, Unavailable) as refusal:
             opening.refusal = refusal
-        self.invite(connection, request)
-        shown = opening.identity.permit
-        if shown is not None:
-            connection.permit = shown if connection.permit is None else connection.permit.become(shown)
 
         def make(_: Gateway, connection: Connection, core: Any) -> CableSocket:
+            self.invite(connection, request)
+            shown = opening.identity.permit
+            if shown is not None:
+                connection.permit = shown if connection.permit is None else connection.permit.become(shown)
             return CableSocket(self._part, opening, connection, core)
 
         open_socket(self.gateway, connection, request, make, subprotocols=(EXTENDED, PLAIN))

@@ -4,7 +4,7 @@ name one stream: each gets its own copy of the messages."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from raiden.connections.connection import Connection
 from raiden.delivery.table import End, Subscription
@@ -32,6 +32,31 @@ class Follower(Protocol):
 
     def attending(self, followed: Followed, notice: Notice) -> None:
         """Hear who joins and leaves a stream."""
+
+
+class _Nobody:
+    """The owner of subscriptions that have ended: with another one, each would be a cycle, which the garbage collector
+    would have to find."""
+
+    lasts = True
+
+    def ended(self, subscription: Subscription) -> None:
+        pass
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        pass
+
+    def at_end(self, subscription: Subscription, end: End) -> None:
+        pass
+
+    def connections(self) -> Sequence[Connection]:
+        return ()
+
+    def presence(self, subscription: Subscription, notice: Notice) -> None:
+        pass
+
+
+_NOBODY: Final = _Nobody()
 
 
 class Followed:
@@ -113,6 +138,7 @@ class Followed:
         """Follow the stream no more."""
         if not self.is_over:
             self.client.router.unsubscribe(self.subscription)
+            self.subscription.owner = _NOBODY
             self._encodings.give_back(self._form)
 
     # What the router tells the owner of a subscription.

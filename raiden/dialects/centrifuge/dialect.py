@@ -27,6 +27,7 @@ from raiden.http.door import Answer
 from raiden.http.parameters import query_pairs
 from raiden.model.refusals import Invalid
 from raiden.protocols.http import Fields, HttpError, Json, Request
+from raiden.protocols.websocket import WebSocket
 
 WEBSOCKET_PATH: Final = "/connection/websocket"
 STREAM_PATH: Final = "/connection/http_stream"
@@ -69,7 +70,6 @@ class Centrifuge(Dialect):
     def dispatch(self, connection: Connection, request: Request) -> Answer | None:
         path = request.environ["PATH_INFO"]
         if path == WEBSOCKET_PATH:
-            self.invite(connection, request)
             self._socket(connection, request)
             return None
         if self._api is not None and path.startswith(API_PATH):
@@ -91,11 +91,12 @@ class Centrifuge(Dialect):
         by_query = asked.get("cf_protocol") == "protobuf" or asked.get("format") == "protobuf"
         offered = request.fields.get("sec-websocket-protocol", "")
         is_protobuf = by_query or _PROTOBUF in [each.strip() for each in offered.split(",")]
-        open_socket(
-            self.gateway, connection, request,
-            lambda gateway, connection, core: CentrifugeSocket(self, connection, core, is_protobuf),
-            subprotocols=(_PROTOBUF, _JSON),
-        )  # fmt: skip
+
+        def make(_: Gateway, connection: Connection, core: WebSocket) -> CentrifugeSocket:
+            self.invite(connection, request)
+            return CentrifugeSocket(self, connection, core, is_protobuf)
+
+        open_socket(self.gateway, connection, request, make, subprotocols=(_PROTOBUF, _JSON))
 
     def _stream(self, connection: Connection, request: Request, is_event: bool) -> None:
         """Open a stream; the request brings the first frame."""
