@@ -6,23 +6,31 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 READS = (b"GET", b"HEAD")
 
 
 class Balancer:
-    """Listens at ``port`` of the loopback, and passes each request on to the port ``reads``, or ``writes``. It closes a
-    connection behind the answer, so that the next request comes by another one; a WebSocket ends when an end closes
-    it."""
+    """Listens at ``port`` of the loopback (0: one of the kernel's choice), and passes each request on to the port
+    ``reads``, or ``writes``. It closes a connection behind the answer, so that the next request comes by another one;
+    a WebSocket ends when an end closes it. ``in_turn``: WebSockets go to each node in turn. ``inside``: it works there,
+    such as on a host of a test's network."""
 
-    def __init__(self, *, reads: int, writes: int) -> None:
+    def __init__(
+        self, *, reads: int, writes: int, in_turn: bool = False, port: int = 0,
+        inside: AbstractContextManager[None] | None = None,
+    ) -> None:  # fmt: skip
         self._reads = reads
         self._writes = writes
+        self._in_turn = in_turn
+        self._sockets = 0
+        self._inside = inside or nullcontext()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        self._server = self._wait_for(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20))
+        self._server = self._wait_for(asyncio.start_server(self._serve, "127.0.0.1", port, limit=1 << 20))
         self.port: int = self._server.sockets[0].getsockname()[1]
         self.counts = {self._reads: 0, self._writes: 0}
 
@@ -37,6 +45,10 @@ class Balancer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _run(self) -> None:
+        with self._inside:
+            self._loop.run_forever()
 
     def _wait_for(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -55,9 +67,13 @@ class Balancer:
             head = await near_in.readuntil(b"\r\n\r\n")
             first, _, rest = head.partition(b"\r\n")
             lines = [line for line in rest.split(b"\r\n") if line]
-            if not any(line.lower().startswith(b"upgrade:") for line in lines):
+            to_reads = first.split(b" ", 1)[0] in READS
+            if any(line.lower().startswith(b"upgrade:") for line in lines):
+                self._sockets += 1
+                to_reads = to_reads and not (self._in_turn and self._sockets % 2)
+            else:
                 lines = [line for line in lines if not line.lower().startswith(b"connection:")] + [b"Connection: close"]
-            far_in, far_out = await self._connect(is_read=first.split(b" ", 1)[0] in READS)
+            far_in, far_out = await self._connect(is_read=to_reads)
             far_out.write(b"\r\n".join([first, *lines, b"", b""]))
             ways = [asyncio.create_task(_pass_on(*way)) for way in ((near_in, far_out), (far_in, near_out))]
             try:
