@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from tests.daemons import Daemon, Stream, wait_for
-from tests.dialects.pusher_client import APP, Client, hex_of, trigger
+from tests.dialects.pusher_client import APP, Client, call, hex_of, trigger
 
 SILENT = {"id": "8", "key": "silent", "secret": "other", "prefix": "b:", "client_events": False}
 _numbers = itertools.count()
+ANSWERS = ("pusher_internal:subscription_succeeded", "pusher:subscription_error")
 SLOW = {"id": "9", "key": "slow", "secret": "third", "client_events_per_second": 2, "max_data": 50}
 
 
@@ -72,6 +73,7 @@ def test_a_page_of_another_origin_is_refused(node: Daemon) -> None:
 
 
 @pytest.mark.parametrize("garbage", ["", "{", "[]", '"text"', "{}", '{"event":1}', '{"event":"pusher:subscribe"}',
+                                     '{"event":"pusher:subscribe","data":{"channel":5}}',
                                      '{"event":"pusher:subscribe","data":"no"}', '{"event":"own-name","data":1}',
                                      '{"event":"client-x","data":1}', "[" * 600])  # fmt: skip
 def test_garbage_is_answered_and_the_connection_stays(node: Daemon, garbage: str) -> None:
@@ -250,6 +252,31 @@ def test_a_channel_has_a_bounded_number_of_members(node: Daemon, channel: str) -
         client.close()
 
 
+def test_members_that_come_at_once_are_bounded_too(node: Daemon, channel: str) -> None:
+    name = f"presence-{channel}"
+    clients = [Client(node) for _ in range(30)]
+    for number, client in enumerate(clients):
+        # Of each user there are two, which say different things of it.
+        client.ask(name, channel_data=json.dumps({"user_id": f"user{number // 2}", "user_info": number % 2}))
+    answers = [next(frame for frame in iter(client.next, None) if frame["event"] in ANSWERS) for client in clients]
+    # Each worker sees those that are there and its own.
+    assert 4 <= len({number // 2 for number, told in enumerate(answers) if told["event"] == ANSWERS[0]}) <= 8
+    for client in clients:
+        client.close()
+
+
+def test_a_user_that_comes_several_times_at_once_has_one_info(start: Callable[..., Daemon]) -> None:
+    node = start(workers=1, store="none", dialects=["pusher"], pusher_apps=[APP])
+    tabs = [Client(node) for _ in range(8)]
+    tabs[0].join("presence-room", "bob")
+    for number, client in enumerate(tabs[1:]):
+        client.ask("presence-room", channel_data=json.dumps({"user_id": "ann", "user_info": number}))
+    told = [client.expect(ANSWERS[0], "presence-room")["data"]["presence"]["hash"] for client in tabs[1:]]
+    assert len(told[0]) == 2 and all(each == told[0] for each in told), "who is there already keeps its info"
+    for client in tabs:
+        client.close()
+
+
 @pytest.mark.parametrize(
     ("data", "kind"),
     [("{", "Error"), ("[]", "Error"), ("{}", "Error"), ('{"user_id":null}', "Error"), ('{"user_id":true}', "Error"),
@@ -374,6 +401,16 @@ def test_who_can_t_be_signed_in_is_cut_off(node: Daemon, user: str) -> None:
         auth = f"app-key:{hex_of('app-secret', f'{client.socket_id}::user::{user}')}"
         client.send("pusher:signin", {"auth": auth, "user_data": user})
         assert client.expect("pusher:error")["data"]["code"] == 4009
+        assert client.close_code() == 4009
+
+
+def test_no_user_of_an_app_is_one_of_another(node: Daemon) -> None:
+    with Client(node, SILENT) as other, Client(node) as client:
+        other.sign_in("ann")
+        other.expect("pusher:signin_success")
+        assert call(node, "POST", "users/b:ann/terminate_connections", {})[0] == 400
+        assert other.ping() == []
+        client.sign_in("b:ann")
         assert client.close_code() == 4009
 
 

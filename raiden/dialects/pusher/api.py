@@ -232,8 +232,9 @@ class Api:
 
     def _terminate(self, connection: Connection, app: OpenApp, user: str) -> dict[str, Any]:
         """End the connections of a user, on all nodes."""
-        self._gateway.revoking.disconnect(Disconnect(app.prefix + user, None))
-        client.done(connection, "disconnect", sub=app.prefix + user)
+        subject = app.subject(user)
+        self._gateway.revoking.disconnect(Disconnect(subject, None))
+        client.done(connection, "disconnect", sub=subject)
         return {}
 
     def _connections(self, app: OpenApp) -> dict[str, Any]:

@@ -7,7 +7,7 @@ called as they are; otherwise it is the app's id and a colon, which no name in t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from raiden.dialects.pusher.names import CACHED, MAX_NAME, SIGNED, TO_USER, kind_of
@@ -32,7 +32,8 @@ class App:
     ``client_events_per_second`` (0: any number). ``subscription_count``: subscribers are told how many they are.
     ``max_data`` bounds the bytes of an event's data, ``max_channels`` the channels of an event, ``max_batch`` the
     events of a batch. ``allowed_origins`` are the pages that may connect; None: those of the node's setting of this
-    name. ``webhooks`` are as `raiden.dialects.pusher.webhooks` reads them."""
+    name. ``webhooks`` are as `raiden.dialects.pusher.webhooks` reads them. ``foreign`` are the beginnings, behind its
+    prefix, of what belongs to other apps: no channel of its own begins so, and no user may."""
 
     id: str
     key: str
@@ -46,6 +47,7 @@ class App:
     max_batch: int = 10
     allowed_origins: tuple[str, ...] | None = None
     webhooks: tuple[Mapping[str, Any], ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 _TEXTS: Final = ("id", "key", "secret")
@@ -69,15 +71,21 @@ def apps(setting: Sequence[Any]) -> list[App]:
     for name in ("id", "key"):
         if len({getattr(app, name) for app in found}) < len(found):
             raise ValueError(f"pusher_apps: two apps have the same {name}: give each its own")
-    for app in found:
-        for other in found:
-            rest = other.prefix.removeprefix(app.prefix)
-            if other is not app and other.prefix.startswith(app.prefix) and not set(rest) & set(":/"):
+    return [replace(app, foreign=_foreign(app, found)) for app in found]
+
+
+def _foreign(app: App, found: Sequence[App]) -> tuple[str, ...]:
+    """The beginnings, behind the prefix of an app, of what belongs to others. Raises ValueError."""
+    rests = []
+    for other in found:
+        if other is not app and other.prefix.startswith(app.prefix):
+            rests.append(other.prefix.removeprefix(app.prefix))
+            if not set(rests[-1]) & set(":/"):
                 raise ValueError(
                     f"pusher_apps: the channels of {app.id!r} and {other.id!r} could have the same names: give them "
                     "prefixes that end in ':'"
                 )
-    return found
+    return tuple(rests)
 
 
 def _app(options: Any, *, alone: bool) -> App:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from raiden.delivery.table import Subscription
 from raiden.dialects.pusher import frames
 from raiden.model import strict_json
 from raiden.model.encoding import dumps
 from raiden.model.refusals import Invalid, TooLarge
-from raiden.presence.here import Subject
+from raiden.presence.here import Names, Subject
 
 # Characters of a user's id, and bytes of the info that the others see, as JSON.
 MAX_USER: Final = 128
@@ -37,6 +38,12 @@ def member(user: Any, info: Any) -> Subject:
     if info is not None and len(dumps(info)) > MAX_INFO:
         raise TooLarge(f"user_info has at most {MAX_INFO} bytes as JSON")
     return Subject(user, info)
+
+
+def named(subscription: Subscription, names: Names) -> dict[str, Any]:
+    """The info of members by user: of those that have subscribed on this worker to the channel of a subscription."""
+    others = () if subscription.topic is None else subscription.topic.subscriptions()
+    return {name.sub: name.info for each in others if (name := names.get(each)) is not None and name.sub}
 
 
 def listing(listed: Mapping[str, Any], own: Subject) -> dict[str, Any] | None:

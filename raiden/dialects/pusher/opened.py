@@ -20,7 +20,7 @@ from raiden.dialects.pusher.webhooks import EVENTS, endpoints, event
 from raiden.hooks.teller import Teller
 from raiden.http.origins import Origins
 from raiden.model.options import ACTIONS
-from raiden.model.refusals import Forbidden, Unauthorized
+from raiden.model.refusals import Forbidden, Invalid, Unauthorized
 from raiden.presence.watches import Share
 
 
@@ -48,13 +48,19 @@ class OpenApp:
         )  # fmt: skip
 
     def user(self, user: str, info: Any) -> Permit:
-        """The permit of a client that has signed in now. To others it is a subject, whose name begins with the prefix
-        of the app."""
+        """The permit of a client that has signed in now, which is a subject to others. Raises Invalid."""
         client = Client(
-            self.visitor.client.name, self._public, credential="", subject=self.prefix + user, issued=time.time(),
+            self.visitor.client.name, self._public, credential="", subject=self.subject(user), issued=time.time(),
             info=info,
         )  # fmt: skip
         return self._permits.of_client(client)
+
+    def subject(self, user: str) -> str:
+        """The subject that a user is to others: its id, behind the prefix of the app. Raises Invalid for one that would
+        be a user of another app."""
+        if user.startswith(self.app.foreign):
+            raise Invalid(f"a user's id can't begin like {user[:100]!r}: so begin the channels of another app here")
+        return self.prefix + user
 
     def check_public(self, connection: Connection, channel: str) -> None:
         """Raise Forbidden unless a client may subscribe to a public channel."""

@@ -102,8 +102,10 @@ class PusherSocket(DialectSocket):
 
     def _subscribe(self, data: dict[str, Any]) -> None:
         name = data.get("channel")
+        if not isinstance(name, str):
+            raise Invalid("a channel's name is a string")
         refusal = attempt("a subscription", self._ask, name, data)
-        if isinstance(refusal, Refusal) and isinstance(name, str):
+        if isinstance(refusal, Refusal):
             client.refused(self.connection, refusal, "subscribe", self.app.prefix + name)
             self._refuse(name, refusal)
 
@@ -115,11 +117,10 @@ class PusherSocket(DialectSocket):
             kind = "LimitReached"
         self.connection.send(frames.refused(name, kind, refusal.detail, refusal.status))
 
-    def _ask(self, told: Any, data: dict[str, Any]) -> None:
-        if isinstance(told, str) and len(told) > names.MAX_NAME:
+    def _ask(self, name: str, data: dict[str, Any]) -> None:
+        if len(name) > names.MAX_NAME:
             raise TooLarge(f"a channel's name has at most {names.MAX_NAME} characters")
-        name = names.check(told, self.app.prefix)
-        kind, channel = kind_of(name), self.app.prefix + name
+        kind, channel = kind_of(names.check(name, self.app.prefix)), self.app.prefix + name
         self.rates.subscribe(client.account(self.connection), 1)
         mine = self.subscriptions.get(channel)
         if mine is not None:
@@ -214,14 +215,15 @@ class PusherSocket(DialectSocket):
         self, mine: Subscription, member: Subject, watched: list[Watched], beginning: Beginning
     ) -> tuple[list[Watched], Beginning]:
         """Let a subscription count as a member from now on. Raises TooLarge where the channel has no room for it."""
-        listing = watched[0].watch.listing()
+        rows, presence = watched[0].watch.listing()["members"], self.gateway.presence
         most = self.gateway.limits.max_presence
-        rows = listing["members"]
-        known = None if rows is None else next((row for row in rows if row["sub"] == member.sub), None)
-        if rows is None or (known is None and len(rows) >= most):
+        # Those that have joined here since the list was made, in this very turn perhaps, are not in it.
+        here = members.named(mine, presence.names)
+        known = None if rows is None else here | {row["sub"]: row["info"] for row in rows}
+        if known is None or (member.sub not in known and len(known) >= most):
             raise TooLarge(f"a presence channel has at most {most} members")
-        # A member that is there already keeps its info.
-        self.gateway.presence.name(mine, member if known is None else Subject(member.sub, known["info"]))
+        # Who is there already keeps its info.
+        presence.name(mine, Subject(member.sub, known.get(member.sub, member.info)))
         return watched, beginning
 
     def presence(self, subscription: Subscription, notice: Notice) -> None:
@@ -320,8 +322,8 @@ class PusherSocket(DialectSocket):
         watched = watchlist.read(value.get("watchlist"), self.app.prefix)
         if self.user is not None and self.user.sub != user.sub:
             raise Forbidden("another user has signed in on this connection")
-        self.user = user
         self.connection.permit = self.app.user(user.sub, user.info)
+        self.user = user
         self.connection.send(frames.told("pusher:signin_success", {"user_data": told}))
         if watched and self.watchlist is None:
             self.watchlist = Watchlist(self.connection, self.app.prefix)
