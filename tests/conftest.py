@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import machine, schedule, starter
-from tests.daemons import ROOT, Daemon
+from tests.daemons import ROOT, Daemon, running
 from tests.stores import (  # noqa: F401
     clock,
     installed_redis,
@@ -72,10 +72,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A node of two workers, shared by a module's tests; it must end in order and without a traceback."""
-    node = Daemon(tmp_path_factory.mktemp("node"), workers=2)
-    yield node
-    assert node.stop() == 0
-    assert "Traceback" not in node.log(), node.log()
+    yield from running(tmp_path_factory.mktemp("node"), workers=2)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -214,6 +214,14 @@ class Daemon:
             if re.fullmatch(rf"{name}(\{{.*\}})?", sample) and all(f'{k}="{v}"' in sample for k, v in labels.items()):
                 total += float(value)
         return total
+
+
+def running(folder: Path, **settings: Any) -> Iterator[Daemon]:
+    """A node, for the body of a fixture: it must end in order, and without a traceback."""
+    node = Daemon(folder, **settings)
+    yield node
+    assert node.stop() == 0
+    assert "Traceback" not in node.log(), node.log()
 
 
 def memory(pid: int) -> int:

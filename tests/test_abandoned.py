@@ -13,7 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.daemons import Daemon, Stream, post, wait_for
+from tests.daemons import Daemon, Stream, post, running, wait_for
 from tests.multiplex import Client
 
 CHANNELS = {"*": {"history_size": 1000}, "none.*": {"history_size": 0}}
@@ -21,10 +21,7 @@ CHANNELS = {"*": {"history_size": 1000}, "none.*": {"history_size": 0}}
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("node"), channels=CHANNELS, max_consumers=4)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("node"), channels=CHANNELS, max_consumers=4)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.application import Application
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, running, wait_for
 from tests.multiplex import Client, on_each_worker, two_nodes
 from tests.receiver import SECRET, Receiver
 from tests.stores import RedisServer
@@ -408,10 +408,9 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     channels = {"*": {"show_from": True}, "plain*": {"show_from": True, "history_size": 0}, "hidden*": {}}
     anyone = dict.fromkeys(("subscribe", "publish", "history", "presence", "request", "serve", "manage"), "anyone")
     channels["open*"] = {"show_from": True, **anyone}
-    node = Daemon(tmp_path_factory.mktemp("node"), workers=2, channels=channels, jwt_keys=JWT_KEYS, api_keys=API_KEYS)
-    yield node
-    assert node.stop() == 0
-    assert "Traceback" not in node.log(), node.log()
+    yield from running(
+        tmp_path_factory.mktemp("node"), workers=2, channels=channels, jwt_keys=JWT_KEYS, api_keys=API_KEYS
+    )
 
 
 INFO = {"name": "Ann \u2028 \ud800", "n": [10**30, 1.5, None]}

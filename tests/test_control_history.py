@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.daemons import Daemon, Stream, post, wait_for
+from tests.daemons import Daemon, Stream, post, running, wait_for
 from tests.multiplex import Client
 from tests.stores import RedisServer
 
@@ -28,13 +28,10 @@ NUMBERS = [
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     store = "sqlite" if request.param == "sqlite" else request.getfixturevalue("shared_server").url
-    found = Daemon(
+    yield from running(
         tmp_path_factory.mktemp("node"), workers=2, store=store, max_body=1 << 24,
         channels={"*": {"history_size": 100_000}, "short": {"history_size": 5}, "none": {"history_size": 0}},
     )  # fmt: skip
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from raiden.history.store import LOOKED, Append, Claimed, GiveUp, Store, StoreFa
 from raiden.model import encoding
 from raiden.model.message import EARLIEST, Cursor, Kind, Message
 from raiden.model.payload import WRAPPING
-from tests.daemons import Daemon, Stream, post, wait_for
+from tests.daemons import Daemon, Stream, post, running, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.stores import Clock, RedisServer, append
 
@@ -327,10 +327,7 @@ def test_what_is_handed_out_is_so_where_letters_fail(redis_server: RedisServer, 
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     store = "sqlite" if request.param == "sqlite" else request.getfixturevalue("shared_server").url
-    found = Daemon(tmp_path_factory.mktemp(request.param), workers=2, store=store, channels=CHANNELS)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp(request.param), workers=2, store=store, channels=CHANNELS)
 
 
 def consume(client: Client, channel: str, **options: Any) -> Client:

@@ -18,7 +18,7 @@ from raiden.history.redis import Redis
 from raiden.history.sqlite import Sqlite
 from raiden.history.store import FORGET, Append, Appended, Store
 from raiden.model.message import EARLIEST
-from tests.daemons import Daemon, post, wait_for
+from tests.daemons import Daemon, post, running, wait_for
 from tests.multiplex import Client, on_each_worker
 from tests.stores import Clock, RedisServer, Soon, payloads
 
@@ -290,10 +290,7 @@ def test_the_engines_refuse_alike(sqlite_store: Sqlite, redis_store: Redis) -> N
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     store = "sqlite" if request.param == "sqlite" else request.getfixturevalue("shared_server").url
     folder = tmp_path_factory.mktemp(request.param)
-    found = Daemon(folder, workers=2, channels=CHANNELS, store=store, zmq_push_port=0, zmq_req_port=0)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(folder, workers=2, channels=CHANNELS, store=store, zmq_push_port=0, zmq_req_port=0)
 
 
 @pytest.fixture

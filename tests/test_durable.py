@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from raiden.model.chain import MAX_PAST
-from tests.daemons import Daemon, Stream, post, wait_for
+from tests.daemons import Daemon, Stream, post, running, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.relay import Relay
 from tests.stores import RedisServer
@@ -30,10 +30,7 @@ CHANNELS = {"*": {"history_size": 100_000}, "short*": {"history_size": 5}, "none
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("node"), workers=2, channels=CHANNELS, max_body=1 << 24)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("node"), workers=2, channels=CHANNELS, max_body=1 << 24)
 
 
 def consume(client: Client, channel: str, **options: Any) -> Client:

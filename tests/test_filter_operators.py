@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.daemons import Daemon, Stream, post
+from tests.daemons import Daemon, Stream, post, running
 from tests.multiplex import Client
 from tests.tokens import JWT_KEYS, bearer, token
 
@@ -97,10 +97,7 @@ def test_bad_filters_of_commands_are_refused(daemon: Daemon, filters: Any) -> No
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("guarded") / "node", jwt_keys=JWT_KEYS)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("guarded") / "node", jwt_keys=JWT_KEYS)
 
 
 def test_a_token_narrows_what_is_asked_for(guarded: Daemon, channel: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 from raiden.node import config
 from raiden.node.config import ConfigError
 from raiden.protocols.proxies import Proxies, Source
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, running, wait_for
 from tests.test_access_log import entries
 
 JSON = {"Content-Type": "application/json"}
@@ -167,10 +167,7 @@ def test_a_field_with_underscores_is_another_one(start: Callable[..., Daemon]) -
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    node = Daemon(tmp_path_factory.mktemp("node"), trusted_proxies=["127.0.0.1"], allowed_hosts=["chat.example"])
-    yield node
-    assert node.stop() == 0
-    assert "Traceback" not in node.log(), node.log()
+    yield from running(tmp_path_factory.mktemp("node"), trusted_proxies=["127.0.0.1"], allowed_hosts=["chat.example"])
 
 
 @pytest.mark.parametrize("page", ["http://chat.example", "https://chat.example"])

@@ -23,7 +23,7 @@ from websockets.sync.client import connect
 from websockets.utils import accept_key
 
 from raiden.protocols.parser import MAX_PIPELINED
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, running, wait_for
 
 JSON = {"Content-Type": "application/json"}
 SSE = {"Accept": "text/event-stream"}
@@ -703,10 +703,7 @@ def test_limits_of_websocket_messages(start: Callable[..., Daemon]) -> None:
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    node = Daemon(tmp_path_factory.mktemp("narrow"), max_outbox=65536)
-    yield node
-    assert node.stop() == 0
-    assert "Traceback" not in node.log(), node.log()
+    yield from running(tmp_path_factory.mktemp("narrow"), max_outbox=65536)
 
 
 @pytest.mark.parametrize("transport", ["stream", "event", "websocket"])

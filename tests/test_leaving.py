@@ -14,47 +14,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak import LIVES, SETTINGS, Soak
+from tests.collecting import Collecting
 from tests.daemons import Daemon, memory, wait_for
 from tests.data.malformed import HOST, JSON, KEY, POST, VERSION, head, websocket
 from tests.multiplex import Client
 from tests.zeromq import GREETING, ready
 
 SIZE, CLIENTS = 900_000, 40
-
-# Says which of our objects the garbage collector finds, which does not come by itself.
-COLLECTOR = """
-import gc
-from pathlib import Path
-
-import gevent
-
-from raiden.service import Service
-
-
-class Collector(Service):
-    def do_start(self):
-        self.spawn(self.run)
-
-    def run(self):
-        gc.disable()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        folder = Path("FOLDER")
-        while True:
-            gevent.sleep(0.02)
-            if (folder / "asked").exists():
-                (folder / "asked").unlink()
-                gc.collect()
-                kinds = {type(each) for each in gc.garbage}
-                gc.garbage.clear()
-                names = sorted(kind.__qualname__ for kind in kinds if kind.__module__.startswith("raiden."))
-                (folder / "written").write_text(" ".join(names))
-                (folder / "written").rename(folder / "found")
-
-
-def service(worker):
-    return Collector()
-"""
-
 
 # What opens it, which is answered, and how it begins.
 BEGINNINGS = {
@@ -115,30 +81,20 @@ delegate = Rules()
 @pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize("kind", ["stream", "poll", "websocket", "multiplex", "ask", "slow", "delete", "post"])
 def test_no_cycle_is_left(tmp_path: Path, kind: str, asked: bool) -> None:
-    config = tmp_path / "raiden.conf.py"
-    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)) + DELEGATE * asked)
     anyone = dict.fromkeys(("request", "serve", "manage", "presence"), "anyone")
     channels = {pattern: {**options, **anyone} for pattern, options in SETTINGS["channels"].items()}
-    node = Daemon(tmp_path / "node", config=config, **{**SETTINGS, "workers": 1, "channels": channels})
-
-    def collected() -> str:
-        (tmp_path / "asked").touch()
-        found = tmp_path / "found"
-        wait_for(found.exists, "the collector has found something")
-        names = found.read_text()
-        found.unlink()
-        return names
+    node = Collecting(tmp_path, DELEGATE * asked, **{**SETTINGS, "workers": 1, "channels": channels})
 
     try:
         soak = Soak([node], seed=1)
         others = node.metric("raiden_connections")
-        collected()
+        node.collected()
         lives = [LIVES[each][1] for each in ((kind, "serve") if kind == "ask" else (kind,))]
         with ThreadPoolExecutor(10) as pool:
             for done in [pool.submit(lives[n % len(lives)], soak, random.Random(n)) for n in range(20)]:
                 done.result()
         wait_for(lambda: node.metric("raiden_connections") <= others, "all have gone")
-        assert collected() == ""
+        assert node.collected() == ""
         soak.context.destroy(linger=0)
     finally:
         node.stop()
@@ -146,23 +102,13 @@ def test_no_cycle_is_left(tmp_path: Path, kind: str, asked: bool) -> None:
 
 def test_no_cycle_is_left_of_watches_that_are_refused(tmp_path: Path) -> None:
     """Too many ask for lists of members while a worker does not answer."""
-    config = tmp_path / "raiden.conf.py"
-    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)))
-    node = Daemon(tmp_path / "node", config=config, store="none", zmq_sub_port=0)
+    node = Collecting(tmp_path, store="none", zmq_sub_port=0)
     stopped = node.workers()["zeromq"]
-
-    def collected() -> str:
-        (tmp_path / "asked").touch()
-        found = tmp_path / "found"
-        wait_for(found.exists, "the collector has found something")
-        names = found.read_text()
-        found.unlink()
-        return names
 
     try:
         others = node.metric("raiden_connections")
         client = Client(node)
-        collected()
+        node.collected()
         os.kill(stopped, signal.SIGSTOP)
         asked = [client.send(cmd="subscribe", channel=f"{at}", presence=True) for at in range(120)]
         codes = {client.reply(number, 60).get("error", {}).get("code") for number in asked}
@@ -170,7 +116,7 @@ def test_no_cycle_is_left_of_watches_that_are_refused(tmp_path: Path) -> None:
         os.kill(stopped, signal.SIGCONT)
         client.abort()
         wait_for(lambda: node.metric("raiden_connections") <= others, "it has gone")
-        assert collected() == ""
+        assert node.collected() == ""
     finally:
         os.kill(stopped, signal.SIGCONT)
         node.stop()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
-from tests.daemons import Daemon, post, wait_for
+from tests.daemons import Daemon, post, running, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.relay import Relay
 from tests.stores import RedisServer
@@ -25,12 +25,9 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(
+    yield from running(
         tmp_path_factory.mktemp("node"), workers=2, channels=CHANNELS, session_window=1, keepalive=0.5, max_body=1 << 24
     )
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
 
 
 class Shared(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 from raiden.history.sqlite import Sqlite
 from raiden.history.store import Claimed, Store
 from raiden.model.message import EARLIEST
-from tests.daemons import Daemon, post, wait_for
+from tests.daemons import Daemon, post, running, wait_for
 from tests.multiplex import Client, on_each_worker
 from tests.stores import Clock, Soon, append
 
@@ -70,10 +70,7 @@ def test_sqlite_counts_the_delay_by_its_own_clock(sqlite_store: Sqlite, clock: C
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     store = "sqlite" if request.param == "sqlite" else request.getfixturevalue("shared_server").url
-    found = Daemon(tmp_path_factory.mktemp(request.param), workers=2, store=store)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp(request.param), workers=2, store=store)
 
 
 def consume(client: Client, channel: str, **options: Any) -> Client:

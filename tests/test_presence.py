@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests import multiplex
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, running, wait_for
 from tests.tokens import API_KEYS, JWT_KEYS, KEY, bearer
 from tests.tokens import token as token_of
 from tests.zeromq import OPEN, Clients, Pair
@@ -32,13 +32,10 @@ def token(sub: str | None, **more: Any) -> str:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("presence")
     (folder / "doors.key").write_bytes(SERVER.secret + b"\n")
-    found = Daemon(
+    yield from running(
         folder / "node", workers=2, jwt_keys=JWT_KEYS, api_keys=API_KEYS, presence_linger=1, max_presence=20,
         zmq_key=str(folder / "doors.key"), zmq_keys={SENSOR.name: {"name": "sensor", "subscribe": ["*"]}}, **OPEN,
     )  # fmt: skip
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
 
 
 def who(node: Daemon, channel: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import multiplex
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, running, wait_for
 from tests.test_presence import Socket, subs, token, who
 from tests.tokens import JWT_KEYS, bearer
 
@@ -23,20 +23,14 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("hostile")
-    found = Daemon(folder / "node", jwt_keys=JWT_KEYS, presence_linger=1, max_presence=20)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(folder / "node", jwt_keys=JWT_KEYS, presence_linger=1, max_presence=20)
 
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A node where clients may take their time between two polls."""
     folder = tmp_path_factory.mktemp("patient")
-    found = Daemon(folder / "node", jwt_keys=JWT_KEYS, presence_linger=600, store="none")
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(folder / "node", jwt_keys=JWT_KEYS, presence_linger=600, store="none")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests import multiplex
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, running, wait_for
 
 # Names the subscriptions of each channel that a message to "names" lists, in their order: null forgets a name.
 CONFIG = '''
@@ -62,10 +62,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("names")
     config = Path(folder / "raiden.conf.py")
     config.write_text(CONFIG)
-    found = Daemon(folder / "node", config=config, store="none", presence_linger=0.1)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(folder / "node", config=config, store="none", presence_linger=0.1)
 
 
 def who(node: Daemon, channel: str) -> Any:

@@ -27,7 +27,7 @@ from raiden.model import payload
 from raiden.model.message import Kind
 from raiden.model.payload import WRAPPING, TooLarge
 from raiden.model.strict_json import MAX_DEPTH
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, running, wait_for
 from tests.multiplex import Client
 from tests.zeromq import BYTES, OPEN, TEXT, Clients, ask, payloads, wait_for_metric
 
@@ -40,10 +40,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("node"), workers=1, max_batch=100, **OPEN)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("node"), workers=1, max_batch=100, **OPEN)
 
 
 @pytest.fixture(scope="module")

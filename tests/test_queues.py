@@ -20,7 +20,7 @@ from raiden.history.sqlite import Sqlite
 from raiden.history.store import FORGET, Append, Figures, FiguresAsked, GiveUp, Store
 from raiden.http.queues import MAX_ROWS
 from raiden.model.message import EARLIEST
-from tests.daemons import Daemon, post, wait_for
+from tests.daemons import Daemon, post, running, wait_for
 from tests.multiplex import Client
 from tests.stores import Clock, RedisServer, Soon, append
 
@@ -225,10 +225,7 @@ def test_the_engines_count_alike(sqlite_store: Sqlite, redis_store: Redis) -> No
 @pytest.fixture(scope="module", params=["sqlite", "redis"])
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     store = "sqlite" if request.param == "sqlite" else request.getfixturevalue("shared_server").url
-    found = Daemon(tmp_path_factory.mktemp(request.param), workers=2, store=store, channels=CHANNELS)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp(request.param), workers=2, store=store, channels=CHANNELS)
 
 
 def test_the_page(node: Daemon, channel: str) -> None:

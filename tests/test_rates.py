@@ -24,7 +24,7 @@ from raiden.access.permit import OPEN, Permit
 from raiden.access.rates import account, limits, network
 from raiden.node import config
 from tests.addresses import JSON, Answer, From, command, websocket
-from tests.daemons import Daemon, wait_for
+from tests.daemons import Daemon, running, wait_for
 from tests.tokens import API_KEYS, JWT_KEYS, KEY, token
 from tests.zeromq import OPEN as DOORS
 from tests.zeromq import Clients, ask, in_force, payloads, refusal
@@ -36,10 +36,7 @@ RATES = {"publish": (0.01, 5), "subscribe": (0.01, 4), "connect": (0.01, 30), "c
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("rates"), workers=2, rates=RATES, allowed_origins=["*"], **DOORS)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("rates"), workers=2, rates=RATES, allowed_origins=["*"], **DOORS)
 
 
 def batch(client: From, channel: str, count: int) -> Answer:

@@ -11,7 +11,7 @@ import pytest
 import zmq
 
 from raiden.model.refusals import Fault, Refusal, Unavailable, attempt
-from tests.daemons import Daemon
+from tests.daemons import Daemon, running
 from tests.multiplex import Client
 from tests.zeromq import OPEN, Clients
 
@@ -20,10 +20,7 @@ from tests.zeromq import OPEN, Clients
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One whose channels keep a history, but for `none`."""
     channels = {"*": {"history_size": 10}, "none": {"history_size": 0}}
-    found = Daemon(tmp_path_factory.mktemp("node"), **OPEN, store="sqlite", channels=channels, max_message=4096)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("node"), **OPEN, store="sqlite", channels=channels, max_message=4096)
 
 
 def test_a_result_is_passed_on() -> None:

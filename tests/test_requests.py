@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemons import Daemon, wait_for
+from tests.daemons import Daemon, running, wait_for
 from tests.multiplex import Client, kill, on_each_worker, two_nodes
 from tests.tokens import API_KEYS, JWT_KEYS, KEY, bearer, token
 from tests.zeromq import OPEN, Clients
@@ -69,10 +69,7 @@ def poll(node: Daemon, channel: str, *, wait: float = 20, headers: dict[str, str
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("node"), workers=2, **OPEN)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("node"), workers=2, **OPEN)
 
 
 def test_a_server_answers(node: Daemon) -> None:

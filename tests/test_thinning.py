@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from tests.daemons import Daemon, Stream, post, wait_for
+from tests.daemons import Daemon, Stream, post, running, wait_for
 from tests.multiplex import Client, two_nodes
 from tests.stores import RedisServer
 from tests.tokens import JWT_KEYS, bearer, token
@@ -23,10 +23,7 @@ CHANNELS = {"*": {}, "none*": {"history_size": 0}}
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("node"), workers=2, channels=CHANNELS, keepalive=1.0, session_window=5)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("node"), workers=2, channels=CHANNELS, keepalive=1.0, session_window=5)
 
 
 def offset(cursor: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.daemons import Daemon, Stream
+from tests.daemons import Daemon, Stream, running
 from tests.tokens import JWT_KEYS, bearer, on, token
 
 FILTERS = [{"channel": "game.*", "filters": {"team": ["red", "both"]}}]
@@ -21,10 +21,7 @@ GOT = [{"team": "red", "n": 2}, {"team": "both"}]
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("filters") / "node", workers=2, jwt_keys=JWT_KEYS)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("filters") / "node", workers=2, jwt_keys=JWT_KEYS)
 
 
 @pytest.fixture

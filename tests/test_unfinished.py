@@ -16,7 +16,7 @@ from raiden.protocols.limits import HttpLimits
 from raiden.protocols.parser import RequestParser
 from raiden.protocols.unfinished import Unfinished
 from raiden.protocols.websocket import Deflate, WebSocket
-from tests.daemons import Daemon, memory, wait_for
+from tests.daemons import Daemon, memory, running, wait_for
 from tests.data.malformed import HOST, JSON, KEY, POST, VERSION, head, websocket
 from tests.zeromq import GREETING, ready
 
@@ -36,10 +36,7 @@ BEGINNINGS: dict[str, Callable[[int], tuple[bytes, bytes]]] = {
 
 @pytest.fixture(scope="module")
 def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    node = Daemon(tmp_path_factory.mktemp("node"), zmq_push_port=0, max_unfinished=MOST)
-    yield node
-    assert node.stop() == 0
-    assert "Traceback" not in node.log(), node.log()
+    yield from running(tmp_path_factory.mktemp("node"), zmq_push_port=0, max_unfinished=MOST)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from websockets.sync.client import connect
 
 from raiden.model.payload import WRAPPING
 from raiden.zeromq.flow import WINDOW
-from tests.daemons import Daemon, Stream, memory, wait_for
+from tests.daemons import Daemon, Stream, memory, running, wait_for
 from tests.zeromq import (
     BYTES,
     OPEN,
@@ -41,12 +41,9 @@ CHANNELS = {"*": {"history_size": 10_000}, "short.*": {"history_size": 5}, "none
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(
+    yield from running(
         tmp_path_factory.mktemp("node"), workers=2, channels=CHANNELS, zmq_heartbeat=0.1, drain_window=0, **OPEN
     )
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from raiden.protocols.zmtp import COMMAND, Zmtp, frame, message
-from tests.daemons import Daemon, wait_for
+from tests.daemons import Daemon, running, wait_for
 
 Start = Callable[..., Daemon]
 Socket = zmq.Socket[bytes]
@@ -26,10 +26,7 @@ CHANNELS = {"live.*": {"history_size": 0}, "*": {"history_size": 1000}}
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("node"), workers=1, channels=CHANNELS, **DOORS)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("node"), workers=1, channels=CHANNELS, **DOORS)
 
 
 @pytest.fixture

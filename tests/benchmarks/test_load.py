@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.peers import DIALECTS, Door, cable, centrifuge, pusher
 from benchmarks.tools import check_delivered, compile_tools, run_load
-from tests.daemons import Daemon
+from tests.daemons import Daemon, running
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler (cc) to build load with")
 
@@ -292,10 +292,9 @@ def test_churn() -> None:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    node = Daemon(Path(tmp_path_factory.mktemp("node")), workers=1, zmq_sub_port=0, zmq_push_port=0, drain_window=0)
-    yield node
-    assert node.stop() == 0
-    assert "Traceback" not in node.log(), node.log()
+    yield from running(
+        Path(tmp_path_factory.mktemp("node")), workers=1, zmq_sub_port=0, zmq_push_port=0, drain_window=0
+    )
 
 
 POST = ("--pub", "http", "--pub-header", "Content-Type: application/json", "--pub-body", '"{msg}"')

@@ -18,7 +18,7 @@ from websockets.exceptions import InvalidStatus
 
 from benchmarks.dialects import KINDS, Readers, subscribe
 from raiden.node import config
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, running, wait_for
 from tests.dialects.cable import EXTENDED, KEY, PLAIN, Cable, broadcast, public, publish, signed, turbo
 from tests.tokens import token as token_of
 
@@ -43,22 +43,16 @@ def token(user: int | None = 42, **claims: Any) -> str:
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A node that is open to all streams."""
-    found = Daemon(
+    yield from running(
         tmp_path_factory.mktemp("cable"), workers=2, cable_public=True, cable_whispers=True, presence_linger=0.5,
         **SETTINGS,
     )  # fmt: skip
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
 
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A node with signed streams only."""
-    found = Daemon(tmp_path_factory.mktemp("cable"), max_subscriptions=3, **SETTINGS)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("cable"), max_subscriptions=3, **SETTINGS)
 
 
 def rejected(client: Cable, identifier: str) -> bool:

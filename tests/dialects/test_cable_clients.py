@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemons import ROOT, Daemon, wait_for
+from tests.daemons import ROOT, Daemon, running, wait_for
 from tests.dialects.cable import EXTENDED, PLAIN, Cable, broadcast, public, publish, signed
 from tests.multiplex import two_nodes
 from tests.stores import RedisServer
@@ -110,10 +110,7 @@ def packages() -> None:
 
 @pytest.fixture(scope="module")
 def node(packages: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("cable"), workers=2, **SETTINGS)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("cable"), workers=2, **SETTINGS)
 
 
 @pytest.fixture

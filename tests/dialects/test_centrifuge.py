@@ -24,7 +24,7 @@ from raiden.dialects.centrifuge.messages import (
 )
 from raiden.dialects.centrifuge.protobuf import MAX_FIELDS, Malformed, decode, delimited, encode, split
 from raiden.node import config
-from tests.daemons import Daemon, wait_for
+from tests.daemons import Daemon, running, wait_for
 from tests.dialects.centrifuge_client import Client, ProtobufClient, token
 from tests.tokens import JWT_KEYS, OTHER, bearer
 from tests.tokens import token as raiden_token
@@ -46,12 +46,9 @@ names = iter(f"c{number}" for number in range(1_000_000))
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A node whose channels are for anyone, also without a token."""
-    node = Daemon(
+    yield from running(
         tmp_path_factory.mktemp("node"), workers=2, channels=CHANNELS, centrifuge_anonymous=True, **SETTINGS,
     )  # fmt: skip
-    yield node
-    assert node.stop() == 0
-    assert "Traceback" not in node.log(), node.log()
 
 
 @pytest.fixture
@@ -168,14 +165,11 @@ def test_the_paths_are_no_channels(node: Daemon) -> None:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A node whose channels are for those who have a token, as Centrifugo's are."""
-    node = Daemon(
+    yield from running(
         tmp_path_factory.mktemp("guarded"), centrifuge_subscribers=["publish", "presence"], centrifuge_personal=True,
         channels={"*": {}, "nobody:*": {"subscribe": "nobody"}, **dict.fromkeys(("open:*", "#*"), OPEN)},
         centrifuge_join_leave=True, **SETTINGS,
     )  # fmt: skip
-    yield node
-    assert node.stop() == 0
-    assert "Traceback" not in node.log(), node.log()
 
 
 def test_without_a_token(guarded: Daemon) -> None:

@@ -18,10 +18,10 @@ from msgspec import Raw
 
 from raiden.dialects.centrifuge.messages import Command, ConnectRequest, EmulationRequest, Reply, SubscribeRequest
 from raiden.dialects.centrifuge.protobuf import decode, delimited, encode
-from tests.daemons import Daemon, wait_for
+from tests.collecting import Collecting
+from tests.daemons import Daemon, running, wait_for
 from tests.dialects.centrifuge_client import Client, token
 from tests.stores import RedisServer
-from tests.test_leaving import COLLECTOR
 from tests.tokens import JWT_KEYS
 
 KEY = "the-key-of-the-server-api"
@@ -31,7 +31,7 @@ names = iter(f"api{number}" for number in range(1_000_000))
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    node = Daemon(
+    yield from running(
         tmp_path_factory.mktemp("node"), workers=2, dialects=["centrifuge"], jwt_keys=JWT_KEYS, centrifuge_api_key=KEY,
         channels={
             "*": {"subscribe": "anyone"}, "many:*": {"subscribe": "anyone", "publish": "anyone"},
@@ -39,9 +39,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         },
         allowed_origins=["https://example.com"],
     )  # fmt: skip
-    yield node
-    assert node.stop() == 0
-    assert "Traceback" not in node.log(), node.log()
 
 
 @pytest.fixture
@@ -358,20 +355,9 @@ def test_secrets_are_not_logged(tmp_path: Path) -> None:
 
 
 def test_no_cycle_is_left(tmp_path: Path) -> None:
-    config = tmp_path / "raiden.conf.py"
-    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)))
-    node = Daemon(
-        tmp_path / "node", config=config, dialects=["centrifuge"], centrifuge_anonymous=True, centrifuge_api_key=KEY,
-        centrifuge_join_leave=True, allowed_hosts=["a"],
-    )  # fmt: skip
-
-    def collected() -> str:
-        (tmp_path / "asked").touch()
-        found = tmp_path / "found"
-        wait_for(found.exists, "the collector has found something")
-        names = found.read_text()
-        found.unlink()
-        return names
+    node = Collecting(
+        tmp_path, dialects=["centrifuge"], centrifuge_anonymous=True, centrifuge_api_key=KEY, centrifuge_join_leave=True
+    )
 
     def live(number: int) -> None:
         with Client(node) as client:
@@ -393,11 +379,11 @@ def test_no_cycle_is_left(tmp_path: Path) -> None:
         connection.close()
         call(node, "presence", channel="a")
 
-    collected()
+    node.collected()
     for number in range(6):
         live(number)
     wait_for(lambda: node.metric("raiden_connections", transport="centrifuge") == 0, "all have gone")
-    assert collected() == ""
+    assert node.collected() == ""
     assert node.stop() == 0
 
 

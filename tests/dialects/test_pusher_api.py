@@ -19,9 +19,9 @@ from raiden.dialects.pusher.limits import EventRate
 from raiden.dialects.pusher.socket_ids import NOBODY, connection_id, socket_id
 from raiden.model.refusals import Invalid
 from raiden.node import config
-from tests.daemons import PATIENCE, Daemon, Stream, wait_for
+from tests.collecting import Collecting
+from tests.daemons import PATIENCE, Daemon, Stream, running, wait_for
 from tests.dialects.pusher_client import APP, Client, call, signed, trigger
-from tests.test_leaving import COLLECTOR
 from tests.tokens import JWT_KEYS, bearer, token
 
 OTHER = {"id": "8", "key": "other-key", "secret": "other-secret", "max_data": 100, "max_channels": 2, "max_batch": 2}
@@ -31,14 +31,11 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(
+    yield from running(
         tmp_path_factory.mktemp("pusher") / "node", workers=2, dialects=["pusher"], presence_linger=0.2,
         pusher_apps=[{**APP, "prefix": ""}, OTHER],
         channels={"*": {}, "forbidden": {"publish": "nobody"}},
     )  # fmt: skip
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
 
 
 @pytest.fixture
@@ -420,17 +417,7 @@ def test_a_channel_that_is_deleted_while_its_cached_event_is_sent_goes_on(start:
 
 
 def test_no_cycle_is_left_of_clients_that_have_gone(tmp_path: Path) -> None:
-    config = tmp_path / "raiden.conf.py"
-    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)))
-    node = Daemon(tmp_path / "node", config=config, dialects=["pusher"], pusher_apps=[APP])
-
-    def collected() -> str:
-        (tmp_path / "asked").touch()
-        found = tmp_path / "found"
-        wait_for(found.exists, "the collector has found something")
-        names = found.read_text()
-        found.unlink()
-        return names
+    node = Collecting(tmp_path, dialects=["pusher"], pusher_apps=[APP])
 
     def live(number: int) -> None:
         with Client(node) as client:
@@ -448,13 +435,13 @@ def test_no_cycle_is_left_of_clients_that_have_gone(tmp_path: Path) -> None:
         live(0)
         with Client(node, {**APP, "key": "unknown"}) as client:
             client.close_code()
-        collected()
+        node.collected()
         for number in range(10):
             live(number)
             trigger(node, "cache-room", "made", "1")
             with Client(node, {**APP, "key": "unknown"}) as client:
                 client.close_code()
         wait_for(lambda: node.metric("raiden_connections") <= others, "all have gone")
-        assert collected() == ""
+        assert node.collected() == ""
     finally:
         node.stop()

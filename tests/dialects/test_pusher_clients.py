@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.test_webhooks import wait_until_connected
-from tests.daemons import PATIENCE, ROOT, Daemon, wait_for
+from tests.daemons import PATIENCE, ROOT, Daemon, running, wait_for
 from tests.dialects.balancer import Balancer
 from tests.dialects.pusher_client import APP, Client, call, trigger
 from tests.stores import RedisServer
@@ -57,10 +57,7 @@ def passes(nodes: list[Daemon], *checks: str, **environment: str) -> None:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("pusher") / "node", workers=2, **SETTINGS)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("pusher") / "node", workers=2, **SETTINGS)
 
 
 @pytest.fixture

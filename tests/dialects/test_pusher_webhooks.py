@@ -14,7 +14,7 @@ import pytest
 
 from raiden.node import config
 from tests.cluster.test_webhooks import wait_until_connected
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, running, wait_for
 from tests.dialects.pusher_client import APP, Client, trigger
 from tests.dialects.test_pusher_clients import passes
 from tests.receiver import Receiver
@@ -46,10 +46,7 @@ def settings(receiver: Receiver) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("pusher") / "node", workers=2, **settings(receiver))
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("pusher") / "node", workers=2, **settings(receiver))
 
 
 @pytest.fixture

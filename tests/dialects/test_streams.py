@@ -16,7 +16,7 @@ from raiden.dialects.streams import events, intervals, places
 from raiden.model.message import Cursor, Message
 from raiden.model.refusals import Invalid
 from raiden.node import config
-from tests.daemons import Daemon, Stream, wait_for
+from tests.daemons import Daemon, Stream, running, wait_for
 from tests.dialects.streams import JSON, START, TEXT, Events, add, ask, close, put, read
 from tests.tokens import JWT_KEYS, bearer, token
 
@@ -28,24 +28,18 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(
+    yield from running(
         tmp_path_factory.mktemp("streams"), max_message=8192, allowed_origins=["https://listed.example"], **SETTINGS
     )
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
 
 
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A node that wants tokens; what it sends ends soon, and is kept alive often."""
-    found = Daemon(
+    yield from running(
         tmp_path_factory.mktemp("strict"), jwt_keys=JWT_KEYS, keepalive=0.5, streams_sse=3.0, streams_prefix="s/",
         **SETTINGS,
     )  # fmt: skip
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
 
 
 class Later:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemons import ROOT, Daemon
+from tests.daemons import ROOT, Daemon, running
 from tests.dialects.conformance import NODE_MODULES, needs
 
 CLIENTS = ROOT / "tests/clients/streams"
@@ -20,10 +20,7 @@ CLIENTS = ROOT / "tests/clients/streams"
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    found = Daemon(tmp_path_factory.mktemp("streams"), workers=2, dialects=["streams"], streams_poll=5.0)
-    yield found
-    assert found.stop() == 0
-    assert "Traceback" not in found.log(), found.log()
+    yield from running(tmp_path_factory.mktemp("streams"), workers=2, dialects=["streams"], streams_poll=5.0)
 
 
 def said(*command: str) -> Any:
