@@ -10,6 +10,7 @@ import gevent
 
 from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING
+from raiden.protocols.limits import HttpLimits
 from raiden.runtime import faults
 
 # Commands that may wait, and their bytes, before the connection is not read from.
@@ -24,12 +25,14 @@ Command: TypeAlias = "Callable[[], Rest | None]"
 class InOrder:
     """The commands of one connection. One that need not wait is done at once, if nothing waits before it; the others
     are done in a greenlet, which lasts as long as there are any. While many wait, or are answered later (`hold`), the
-    connection is not read from."""
+    connection is not read from; one whose last read inflates to more than may wait for a client, or than two messages,
+    is a slow consumer."""
 
-    __slots__ = ("_bytes", "_commands", "_connection", "_held", "paused")
+    __slots__ = ("_bytes", "_commands", "_connection", "_held", "_limits", "paused")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, limits: HttpLimits) -> None:
         self._connection = connection
+        self._limits = limits
         # The commands that wait, with their bytes; None: none is being done.
         self._commands: deque[tuple[Command, int]] | None = None
         self._bytes = 0
@@ -54,6 +57,12 @@ class InOrder:
         """Do a command of ``size`` bytes, once those before it are done. It returns what is left to do where that
         waits. Both must answer their own failures."""
         if self._commands is not None:
+            if self._bytes >= max(self._limits.max_outbox, 2 * self._limits.max_ws_message):
+                self._bytes -= sum([size for _, size in self._commands])
+                self._commands.clear()
+                self._connection.overflow()
+            if self._connection.overflown:
+                return
             self._commands.append((command, size))
             self._bytes += size
             self._pause()

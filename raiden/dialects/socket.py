@@ -48,7 +48,7 @@ class DialectSocket(Socket):
     def do(self, command: Command, size: int = 0) -> None:
         """Do a command of ``size`` bytes once those before it are done: see `InOrder.do`."""
         if self._in_order is None:
-            self._in_order = InOrder(self.connection)
+            self._in_order = InOrder(self.connection, self.gateway.limits)
         self._in_order.do(command, size)
 
     def command(self, data: str | bytes) -> Rest | None:

@@ -22,7 +22,7 @@ from raiden.protocols.parser import RequestParser
 from raiden.router import Router
 from raiden.sessions.client import Client
 from raiden.sessions.in_band import InBand, Told, joined
-from raiden.sessions.over import CHANGED, DISCONNECTED, EXPIRED, Over, refused
+from raiden.sessions.over import CHANGED, DISCONNECTED, DRAINING, EXPIRED, FAILED, SLOW, Over, refused
 from raiden.sessions.recovery import Batch, Recovery
 from raiden.sessions.session import Session
 
@@ -271,11 +271,14 @@ class Lasting(Session):
 
     def drain(self) -> None:
         """The node stops: tell the client to come back."""
-        raise NotImplementedError
+        self.over(DRAINING)
 
     def overflow(self) -> None:
         """The client reads too slowly: end the connection."""
-        raise NotImplementedError
+        self.over(SLOW)
+
+    def fail(self) -> None:
+        self.over(FAILED)
 
     def finish(self, goodbye: bytes) -> None:
         """Give back the subscriptions, say goodbye, and close."""

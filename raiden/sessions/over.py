@@ -1,10 +1,11 @@
-"""The reasons for which a client's subscriptions end before it wants, as each transport tells them. Pure."""
+"""The reasons for which a client's subscriptions, or its connection, end before it wants, as each transport tells them.
+Pure."""
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from raiden.model.refusals import Forbidden, Refusal, Unauthorized
+from raiden.model.refusals import Forbidden, Refusal, Unauthorized, Unavailable
 from raiden.protocols import websocket
 
 
@@ -28,12 +29,20 @@ DISCONNECTED: Final = Over(
     "disconnected", websocket.FORBIDDEN, "the application has ended this",
     Forbidden("the application has ended this subscription"),
 )  # fmt: skip
-
-
 CHANGED: Final = Over(
     "changed", websocket.EXPIRED, "the application allows other messages: reconnect",
     Forbidden("the application allows other messages: ask again"),
 )  # fmt: skip
+
+
+def _passing(name: str, code: int, text: str) -> Over:
+    """A reason that passes: the client comes back."""
+    return Over(name, code, text, Unavailable(text))
+
+
+DRAINING: Final = _passing("draining", websocket.DRAINING, "node is draining: reconnect")
+SLOW: Final = _passing("slow", websocket.SLOW_CONSUMER, "slow consumer: reconnect, and read faster")
+FAILED: Final = _passing("failed", websocket.TRY_LATER, "the history does not answer: reconnect")
 
 
 def refused(refusal: Refusal) -> Over:

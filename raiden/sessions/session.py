@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raiden.connections.connection import Connection
-from raiden.delivery.table import End, Subscription
+from raiden.delivery.table import End, Subscriber, Subscription
 from raiden.history.store import StoreFailed
 from raiden.model import encoding
 from raiden.model.filters import Filters
@@ -51,6 +51,11 @@ class Session:
     def told_by_head(self) -> bool:
         return False
 
+    @property
+    def owner(self) -> Subscriber:
+        """The one that is told what happens to the subscriptions."""
+        return self
+
     def join(self, connection: Connection, request: Request | Repeated) -> Client:
         """Return the client that the connection is from now on, by this request."""
         raise NotImplementedError
@@ -63,7 +68,7 @@ class Session:
         """Get the messages that come from now on: missed ones are sent, or being sent."""
 
     def subscribe(self, name: str, encode: encoding.Encoding, filters: Filters | None = None, sink: Any = None) -> None:
-        self.subscriptions[name] = self.router.subscribe(name, sink, self, encode, filters or None)
+        self.subscriptions[name] = self.router.subscribe(name, sink, self.owner, encode, filters or None)
 
     def attach(self, name: str) -> None:
         """Get the next messages of a channel or pattern."""

@@ -165,12 +165,6 @@ class Socket(Lasting):
             return True
         return self.acknowledged != before
 
-    def drain(self) -> None:
-        self.goodbye(websocket.DRAINING, "node is draining: reconnect")
-
-    def overflow(self) -> None:
-        self.goodbye(websocket.SLOW_CONSUMER, "slow consumer: reconnect, and read faster")
-
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
         if self.in_band.tells:
             self.connection.send(self.in_band.gap(channel, gap))
@@ -179,9 +173,6 @@ class Socket(Lasting):
 
     def all_ended(self) -> None:
         self.goodbye(websocket.CHANNEL_ENDED, "the channel has come to its end")
-
-    def fail(self) -> None:
-        self.goodbye(websocket.TRY_LATER, "the history does not answer: reconnect")
 
     def goodbye(self, code: int, reason: str) -> None:
         """Close with a code and a reason (RFC 6455 section 7.4)."""

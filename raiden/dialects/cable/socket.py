@@ -28,7 +28,8 @@ from raiden.model.refusals import Refusal, attempt
 from raiden.model.strict_json import json_payload
 from raiden.protocols import websocket
 from raiden.protocols.websocket import WebSocket
-from raiden.sessions.over import CHANGED, EXPIRED, REVOKED, Over
+from raiden.sessions import over
+from raiden.sessions.over import Over
 
 # Seconds between pings: the wheel makes 3 of it, for it rounds up. Clients take a connection without a message for 6 s
 # for dead.
@@ -36,14 +37,21 @@ PING: Final = 2.9
 # Seconds for which messages of a session that came back are held back for a client that does not ask for its past.
 HELD: Final = 5.0
 
-# The reasons why a connection is closed, as clients are told them, by Raiden's own close codes.
+# The reasons why a connection is closed, as clients are told them, and whether they are to come back; those of the
+# session itself, by Raiden's own close codes.
+_OVER: Final = {
+    over.EXPIRED: ("token_expired", False),
+    over.REVOKED: ("unauthorized", False),
+    over.CHANGED: ("remote", True),
+    over.DRAINING: ("server_restart", True),
+    over.SLOW: ("too_slow", True),
+    over.FAILED: ("unavailable", True),
+}
 _REASONS: Final = {
-    websocket.DRAINING: "server_restart",
-    websocket.SLOW_CONSUMER: "too_slow",
     websocket.PING_TIMEOUT: "no_pong",
     websocket.MISSED: "messages_lost",
     websocket.POLICY: "invalid_request",
-}  # fmt: skip
+}
 _NORMAL: Final = 1000
 
 
@@ -242,12 +250,8 @@ class CableSocket(DialectSocket):
             self.rest()
 
     def over(self, reason: Over) -> None:
-        if reason is EXPIRED:
-            self.disconnect("token_expired", reconnect=False)
-        elif reason is REVOKED:
-            self.disconnect("unauthorized", reconnect=False)
-        else:
-            self.disconnect("remote", reconnect=reason is CHANGED)
+        told, reconnect = _OVER.get(reason, ("remote", False))
+        self.disconnect(told, reconnect=reconnect)
 
     def remove(self, name: str) -> None:
         for followed in self.follows:

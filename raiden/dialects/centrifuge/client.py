@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from msgspec import Raw
 from raiden.connections import client as clients
 from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING
+from raiden.delivery.table import End, Subscription
 from raiden.dialects.centrifuge import codes, delegated, subscriptions, tokens
 from raiden.dialects.centrifuge.channels import checked
 from raiden.dialects.centrifuge.codes import Denied, Disconnected, Failed, error_of
@@ -20,8 +21,6 @@ from raiden.dialects.centrifuge.connecting import connect
 from raiden.dialects.centrifuge.messages import (
     ClientInfo,
     Command,
-    Join,
-    Leave,
     PublishRequest,
     PublishResult,
     Push,
@@ -30,7 +29,7 @@ from raiden.dialects.centrifuge.messages import (
     Reply,
 )
 from raiden.dialects.centrifuge.parts import Channel
-from raiden.dialects.centrifuge.presence import client_of
+from raiden.dialects.centrifuge.presence import pushed
 from raiden.dialects.centrifuge.tokens import Identity
 from raiden.dialects.centrifuge.wire import Wire, sender
 from raiden.dialects.in_order import InOrder, Rest
@@ -38,6 +37,7 @@ from raiden.model.attributes import Attributes
 from raiden.model.encoding import dumps
 from raiden.model.filters import NO_FILTERS, Filters
 from raiden.model.message import Cursor, Message
+from raiden.model.page import Gap
 from raiden.model.payload import check_message
 from raiden.model.refusals import Refusal, attempt
 from raiden.presence.watches import Notice
@@ -62,6 +62,8 @@ class Talk:
         "wire",
     )  # fmt: skip
 
+    lasts = False
+
     def __init__(self, dialect: Any, connection: Connection, wire: Wire) -> None:
         self.dialect = dialect
         self.wire = wire
@@ -70,7 +72,7 @@ class Talk:
         # The client's subscriptions, by channel.
         self.channels: dict[str, Channel] = {}
         self.connection = connection
-        self._in_order = InOrder(connection)
+        self._in_order = InOrder(connection, dialect.gateway.limits)
         # Monotonic times: of its beginning, of the next ping, and by which the pong must have come (0: none is due).
         self._born = time.monotonic()
         self._next_ping = 0.0
@@ -254,21 +256,25 @@ class Talk:
 
     # Pushes.
 
-    def tell(self, notice: Notice) -> None:
-        """Tell who has joined or left a channel."""
-        self.connection.send(notice.encoded(self.wire, self._joined))
-
-    def _joined(self, name: str, what: dict[str, Any]) -> bytes:
-        kinds: dict[str, Any] = {"join": Join, "leave": Leave}
-        kind = kinds.get(name)
-        if kind is None:
-            return b""  # there are too many to tell who
-        member = what[name]
-        push = Push(what["channel"], **{name: kind(client_of(member["sub"], member["info"]))})
-        return self.wire.sent(Reply(push=push))
-
     def push(self, name: str, **what: Any) -> None:
         self.connection.send(self.wire.sent(Reply(push=Push(name, **what))))
+
+    # What happens to its subscriptions: it is their owner.
+
+    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
+        subscriptions.lost(self, subscription.name)
+
+    def ended(self, subscription: Subscription) -> None:
+        subscriptions.lost(self, subscription.name)
+
+    def at_end(self, subscription: Subscription, end: End) -> None:
+        subscriptions.end(self, subscription.name, codes.UNSUBSCRIBED)
+
+    def connections(self) -> Sequence[Connection]:
+        return (self.connection,)
+
+    def presence(self, subscription: Subscription, notice: Notice) -> None:
+        self.connection.send(notice.encoded(self.wire, partial(pushed, self.wire)))
 
     # Messages.
 

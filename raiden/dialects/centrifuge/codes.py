@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 
 from raiden.dialects.centrifuge.messages import Error
 from raiden.model.refusals import Forbidden, Invalid, Refusal, TooLarge, TooManyRequests, Unauthorized
-from raiden.sessions.over import REVOKED, Over
+from raiden.sessions import over
+from raiden.sessions.over import Over
 
 
 class Code(NamedTuple):
@@ -49,6 +50,10 @@ FORCED: Final = Code(3503, "force disconnect")
 CHANNEL_LIMIT: Final = Code(3505, "channel limit")
 DENIED: Final = Code(3507, "permission denied")
 UNAVAILABLE: Final = Code(3508, "not available")
+# The codes of this protocol, by the reasons of the node's own.
+_OF_RAIDEN: Final = {
+    over.REVOKED: INVALID_TOKEN, over.DRAINING: SHUTDOWN, over.SLOW: SLOW, over.FAILED: INTERNAL_ERROR,
+}  # fmt: skip
 
 
 class Failed(Refusal):
@@ -85,7 +90,7 @@ class Disconnected(Refusal):
 
 def of(reason: Over) -> Code:
     """The code by which a connection is closed for a reason of the node's."""
-    return INVALID_TOKEN if reason is REVOKED else FORCED
+    return _OF_RAIDEN.get(reason, FORCED)
 
 
 def error_of(refusal: Refusal) -> Error:

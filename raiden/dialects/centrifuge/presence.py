@@ -16,13 +16,17 @@ from raiden.dialects.centrifuge.codes import Denied, Disconnected, Failed
 from raiden.dialects.centrifuge.messages import (
     EMPTY,
     ClientInfo,
+    Join,
+    Leave,
     PresenceRequest,
     PresenceResult,
     PresenceStatsRequest,
     PresenceStatsResult,
+    Push,
     Reply,
 )
 from raiden.dialects.centrifuge.parts import Talking
+from raiden.dialects.centrifuge.wire import Wire
 from raiden.model.encoding import dumps
 from raiden.presence.here import NOBODY, Names, Subject, subject_of
 from raiden.presence.presence import Presence, View
@@ -60,18 +64,18 @@ class _Clients:
     def get(self, subscription: Subscription) -> Subject:
         """The client of a subscription; `NOBODY` where it has none of its own."""
         owner: Any = subscription.owner
-        talk: Talking | None = getattr(owner, "talk", None)
+        connections = owner.connections()
+        if getattr(owner, "answers_once", False) or len(connections) != 1:
+            return NOBODY
+        connection = connections[0]
+        talk: Talking | None = getattr(connection.session, "talk", None)
         if talk is not None:
             return _subject(talk.info(talk.channels.get(subscription.name)))
-        connections = owner.connections()
-        if not getattr(owner, "answers_once", False) and len(connections) == 1:
-            connection = connections[0]
-            known = subject_of(None if connection.permit is None else connection.permit.client)
-            info = ClientInfo(known.sub, self._router.ids.of(connection))
-            if known.info is not None:
-                info.conn_info = Raw(dumps(known.info))
-            return _subject(info)
-        return NOBODY
+        known = subject_of(None if connection.permit is None else connection.permit.client)
+        info = ClientInfo(known.sub, self._router.ids.of(connection))
+        if known.info is not None:
+            info.conn_info = Raw(dumps(known.info))
+        return _subject(info)
 
 
 class _Limits:
@@ -106,7 +110,7 @@ class Clients(Service):
         found = self._ask(channel).members
         if found is None:
             raise Failed(codes.LIMIT_EXCEEDED)
-        return [client_of(member.sub, member.info) for member in found]
+        return [_client_of(member.sub, member.info) for member in found]
 
     def count(self, channel: str) -> PresenceStatsResult:
         """The numbers of clients at a channel and of their users; of these, that of the clients where there are too
@@ -159,7 +163,18 @@ def _subject(info: ClientInfo) -> Subject:
     return Subject(info.client, told)
 
 
-def client_of(sub: str, info: dict[str, str]) -> ClientInfo:
+def pushed(wire: Wire, name: str, what: dict[str, Any]) -> bytes:
+    """The push of a member that has joined or left a channel (``name``), b"" for what is not told."""
+    kinds: dict[str, Any] = {"join": Join, "leave": Leave}
+    kind = kinds.get(name)
+    if kind is None:
+        return b""  # there are too many to tell who
+    member = what[name]
+    push = Push(what["channel"], **{name: kind(_client_of(member["sub"], member["info"]))})
+    return wire.sent(Reply(push=push))
+
+
+def _client_of(sub: str, info: dict[str, str]) -> ClientInfo:
     """The client that is this member."""
     conn, chan = info["conn"].encode(), info["chan"].encode()
     return ClientInfo(info["user"], sub, Raw(conn) if conn else EMPTY, Raw(chan) if chan else EMPTY)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from raiden.connections.connection import Connection
-from raiden.delivery.table import End, Subscription
+from raiden.delivery.table import Subscriber
 from raiden.dialects.centrifuge import codes, subscriptions
 from raiden.dialects.centrifuge.client import Talk
 from raiden.dialects.centrifuge.codes import Code
 from raiden.dialects.centrifuge.wire import WEBSOCKET, wire
 from raiden.dialects.socket import DialectSocket
-from raiden.model.page import Gap
 from raiden.model.refusals import Refusal
-from raiden.presence.watches import Notice
 from raiden.protocols.websocket import WebSocket
 from raiden.sessions.over import Over
 
@@ -29,6 +27,10 @@ class CentrifugeSocket(DialectSocket):
     def __init__(self, dialect: Any, connection: Connection, core: WebSocket, is_protobuf: bool) -> None:
         super().__init__(dialect.gateway, connection, core)
         self.talk = Talk(dialect, connection, wire(WEBSOCKET, is_protobuf, core.deflate))
+
+    @property
+    def owner(self) -> Subscriber:
+        return self.talk
 
     def message(self, data: str | bytes) -> None:
         self.talk.received(data)
@@ -53,29 +55,8 @@ class CentrifugeSocket(DialectSocket):
     def over(self, reason: Over) -> None:
         self.disconnect(codes.of(reason))
 
-    def drain(self) -> None:
-        self.disconnect(codes.SHUTDOWN)
-
-    def overflow(self) -> None:
-        self.disconnect(codes.SLOW)
-
-    def fail(self) -> None:
-        self.disconnect(codes.INTERNAL_ERROR)
-
     def remove(self, name: str) -> None:
         subscriptions.end(self.talk, name, codes.UNSUBSCRIBED)
 
     def withdraw(self, name: str, durable: str, refusal: Refusal | None) -> None:
         subscriptions.end(self.talk, name, codes.INSUFFICIENT if refusal is None else codes.UNSUBSCRIBED)
-
-    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        subscriptions.lost(self.talk, subscription.name)
-
-    def ended(self, subscription: Subscription) -> None:
-        subscriptions.lost(self.talk, subscription.name)
-
-    def at_end(self, subscription: Subscription, end: End) -> None:
-        subscriptions.end(self.talk, subscription.name, codes.UNSUBSCRIBED)
-
-    def presence(self, subscription: Subscription, notice: Notice) -> None:
-        self.talk.tell(notice)

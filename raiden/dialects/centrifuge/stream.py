@@ -7,15 +7,13 @@ from typing import Any, Final
 
 from raiden.connections.connection import Connection
 from raiden.connections.states import CLOSING, OPENING, SERVING, SUBSCRIBED
-from raiden.delivery.table import End, Subscription
+from raiden.delivery.table import Subscriber
 from raiden.dialects.centrifuge import codes, subscriptions
 from raiden.dialects.centrifuge.client import Talk
 from raiden.dialects.centrifuge.codes import Code
 from raiden.dialects.centrifuge.messages import Disconnect, Push, Reply
 from raiden.dialects.centrifuge.wire import SSE, Wire
-from raiden.model.page import Gap
 from raiden.model.refusals import Refusal
-from raiden.presence.watches import Notice
 from raiden.protocols.http import Request, stream_bytes
 from raiden.sessions import in_band
 from raiden.sessions.lasting import Lasting
@@ -37,6 +35,10 @@ class CentrifugeStream(Lasting):
         )  # fmt: skip
         self.name = name
         self.talk = Talk(dialect, connection, wire)
+
+    @property
+    def owner(self) -> Subscriber:
+        return self.talk
 
     def open_by(self, request: Request, frame: bytes) -> None:
         """Answer the request, and take the first frame of commands."""
@@ -86,29 +88,8 @@ class CentrifugeStream(Lasting):
     def over(self, reason: Over) -> None:
         self.disconnect(codes.of(reason))
 
-    def drain(self) -> None:
-        self.disconnect(codes.SHUTDOWN)
-
-    def overflow(self) -> None:
-        self.disconnect(codes.SLOW)
-
-    def fail(self) -> None:
-        self.disconnect(codes.INTERNAL_ERROR)
-
     def remove(self, name: str) -> None:
         subscriptions.end(self.talk, name, codes.UNSUBSCRIBED)
 
     def withdraw(self, name: str, durable: str, refusal: Refusal | None) -> None:
         subscriptions.end(self.talk, name, codes.INSUFFICIENT if refusal is None else codes.UNSUBSCRIBED)
-
-    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        subscriptions.lost(self.talk, subscription.name)
-
-    def ended(self, subscription: Subscription) -> None:
-        subscriptions.lost(self.talk, subscription.name)
-
-    def at_end(self, subscription: Subscription, end: End) -> None:
-        subscriptions.end(self.talk, subscription.name, codes.UNSUBSCRIBED)
-
-    def presence(self, subscription: Subscription, notice: Notice) -> None:
-        self.talk.tell(notice)
