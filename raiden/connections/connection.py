@@ -266,6 +266,8 @@ class Connection:
         """Treat the client as a slow consumer: let `receive` say so."""
         if self.state != CLOSED:
             self.overflown = True
+            if not self._reader.active:  # what a stopped one is fed in its own callback is lost behind that
+                self._reader.start(self._callback, self)
             self._reader.feed(READ, self._callback, self)
 
     def finish(self, goodbye: bytes = b"") -> None:

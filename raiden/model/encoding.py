@@ -27,7 +27,7 @@ END_OF_CHUNKS = b"0\r\n\r\n"
 TEXT_FRAME = 0x81
 _BINARY_FRAME = 0x82
 _DEFLATED = 0x40
-_MIN_DEFLATE_BYTES = 64
+MIN_DEFLATE_BYTES = 64
 
 
 class Encoding:
@@ -203,14 +203,21 @@ def text_frame(data: bytes) -> bytes:
     return frame(TEXT_FRAME, data)
 
 
+def deflated(data: bytes) -> bytes:
+    """Data compressed by itself, as a part of a frame's (RFC 7692 section 7.2.1): parts may stand behind each other."""
+    deflate = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -15)
+    return deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH)
+
+
 def deflated_frame(opcode: int, data: bytes) -> bytes:
-    """A compressed frame without context takeover (RFC 7692 section 7.2.1); a plain one where that is no shorter."""
-    if len(data) >= _MIN_DEFLATE_BYTES:
-        deflate = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -15)
-        short = (deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
-        if len(short) < len(data):
-            return frame(opcode | _DEFLATED, short)
-    return frame(opcode, data)
+    """A compressed frame without context takeover; a plain one where that is no shorter."""
+    return shorter_frame(opcode, data, deflated(data)) if len(data) >= MIN_DEFLATE_BYTES else frame(opcode, data)
+
+
+def shorter_frame(opcode: int, data: bytes, short: bytes) -> bytes:
+    """The shorter one of a plain frame and of a compressed one, whose data is ``short``."""
+    # The last four bytes are those of each sync flush, and left out (RFC 7692 section 7.2.1).
+    return frame(opcode | _DEFLATED, short[:-4]) if len(short) - 4 < len(data) else frame(opcode, data)
 
 
 def _told(channel: str, name: str, value: Any) -> bytes:

@@ -51,19 +51,19 @@ def publish(node: Daemon, stream: str, *values: Any, **meta: Any) -> None:
 
 class Cable:
     """A client. ``welcome`` is the first message that it got; pings are passed over. It takes ``unread`` messages
-    before they are asked for."""
+    before they are asked for, and compressed ones with ``compression`` "deflate"."""
 
     def __init__(
         self, node: Daemon, subprotocol: str = PLAIN, *, headers: dict[str, str] | None = None,
         others: Sequence[str] = (), path: str = "/cable", jid: str = "", sid: str = "",
-        query: dict[str, str] | None = None, unread: int = 16,
+        query: dict[str, str] | None = None, unread: int = 16, compression: str | None = None,
     ) -> None:  # fmt: skip
         query = (query or {}) | ({"jid": jid} if jid else {}) | ({"sid": sid} if sid else {})
         url = f"ws://{node.host}:{node.port}{path}" + (f"?{urlencode(query)}" if query else "")
         offered = [Subprotocol(each) for each in (subprotocol, *others) if each]
         self.socket = connect(
             url, subprotocols=offered or None, additional_headers=headers, open_timeout=PATIENCE, sock=node.connect(),
-            compression=None, ping_interval=None, max_queue=unread, close_timeout=1,
+            compression=compression, ping_interval=None, max_queue=unread, close_timeout=1,
         ).__enter__()  # fmt: skip
         self.welcome = self.next()
         self.sid = self.welcome.get("sid", "")

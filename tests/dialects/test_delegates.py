@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.application import Application
 from tests.callers import JSON, ONLY_ELSEWHERE, Door, judge
+from tests.collecting import Collecting
 from tests.daemons import Daemon, wait_for
 from tests.dialects import streams
 from tests.dialects.cable import EXTENDED, PLAIN, Cable, public, turbo
@@ -31,7 +32,7 @@ from tests.dialects.test_permits import (
     named,
     publish,
 )
-from tests.test_leaving import COLLECTOR, DELEGATE
+from tests.test_leaving import DELEGATE
 from tests.tokens import KEY, bearer, token
 
 RED = {"team": ["red"]}
@@ -379,18 +380,8 @@ def test_who_goes_while_it_is_asked_leaves_nothing(node: Daemon, rules: Rules, a
 
 def test_no_cycle_is_left(tmp_path: Path) -> None:
     """Of connections that a delegate has let in, has refused, or is asked about as they go."""
-    config = tmp_path / "raiden.conf.py"
-    config.write_text(COLLECTOR.replace("FOLDER", str(tmp_path)) + DELEGATE)
-    node = Daemon(tmp_path / "node", config=config, channels={"*": {"manage": "anyone"}}, **SETTINGS)
+    node = Collecting(tmp_path, DELEGATE, channels={"*": {"manage": "anyone"}}, **SETTINGS)
     streams.put(node, "s", "a", **bearer(KEY))
-
-    def collected() -> str:
-        (tmp_path / "asked").touch()
-        found = tmp_path / "found"
-        wait_for(found.exists, "the collector has found something")
-        names = found.read_text()
-        found.unlink()
-        return names
 
     def live(number: int) -> None:
         with Centrifuge(node) as client, Cable(node, EXTENDED) as cable:
@@ -412,12 +403,12 @@ def test_no_cycle_is_left(tmp_path: Path) -> None:
         for path in ("/connection/websocket", "/cable"):
             assert node.request("GET", path)[0] in (400, 426), "it is no handshake"
 
-    collected()
+    node.collected()
     for number in range(6):
         live(number)
     gone = ("centrifuge", "cable", "streams")
     wait_for(lambda: not any(node.metric("raiden_connections", transport=each) for each in gone), "all have gone")
-    assert collected() == ""
+    assert node.collected() == ""
     assert node.stop() == 0
 
 

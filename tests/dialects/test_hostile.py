@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import zlib
 from collections.abc import Callable
+from typing import Any
 
+import pytest
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from tests.daemons import Daemon, wait_for
+from tests.daemons import PATIENCE, Daemon, wait_for
 from tests.dialects.cable import EXTENDED, SECRET, Cable, broadcast, public
 from tests.dialects.pusher_client import APP, Client
 from tests.tokens import token
@@ -71,6 +74,41 @@ def test_a_client_whose_subscriptions_wait_is_not_read(start: Callable[..., Daem
         told = [hostile.next()["event"] for _ in range(241)]
         assert told.index("pusher:pong") >= 64
         assert sum([event.endswith("subscription_succeeded") for event in told]) == 120
+
+
+def bomb(text: str) -> bytes:
+    """A compressed frame of a client, which inflates to much more."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    data = (deflate.compress(text.encode()) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    return b"\xc1\xfe" + len(data).to_bytes(2, "big") + bytes(4) + data
+
+
+@pytest.mark.parametrize("dialect", ["cable", "centrifuge"])
+def test_commands_that_inflate_while_others_wait(start: Callable[..., Daemon], dialect: str) -> None:
+    """One read can have many that are a thousand times as large."""
+    node = start(
+        dialects=[dialect], cable_public=True, centrifuge_anonymous=True, max_ws_message=100_000, max_outbox=100_000
+    )
+    history = node.workers()["history"]
+    url = f"ws://{node.host}:{node.port}" + {"cable": "/cable", "centrifuge": "/connection/websocket"}[dialect]
+    padding = "x" * 99_000
+    first: dict[str, Any]
+    then: dict[str, Any]
+    with connect(url, compression="deflate", close_timeout=1) as hostile:
+        if dialect == "cable":
+            first, then = {"command": "subscribe", "identifier": public("a")}, {"command": "ping", "x": padding}
+        else:
+            hostile.send('{"id": 1, "connect": {}}')
+            hostile.recv(PATIENCE)
+            first, then = {"id": 2, "subscribe": {"channel": "a"}}, {"id": 3, "rpc": {"method": padding}}
+        os.kill(history, signal.SIGSTOP)
+        try:
+            hostile.send(json.dumps(first))
+            wait_for(lambda: carried(node) == 1, "it waits")
+            hostile.socket.sendall(bomb(json.dumps(then)) * 20)
+            wait_for(lambda: node.metric("raiden_slow_consumers_total") == 1, "it is closed")
+        finally:
+            os.kill(history, signal.SIGCONT)
 
 
 def test_broadcasts_count_for_rates(start: Callable[..., Daemon]) -> None:

@@ -46,7 +46,7 @@ def read(request: Request, *, max_batch: int, max_message: int) -> Broadcast:
     if headers.is_of_another_site(request):
         raise HttpError(403, "pages may not broadcast")
     try:
-        asked = strict_json.value(request.raw_body)
+        asked = strict_json.value(request.raw_body, most=strict_json.MAX_SLOW)
     except InvalidPayload as error:
         raise HttpError(422, f"the body is not JSON: {error}") from None
     if isinstance(asked, list):

@@ -25,7 +25,7 @@ from raiden.http import parameters
 from raiden.http.audited import managed
 from raiden.http.door import Answer
 from raiden.model.message import Cursor, Message
-from raiden.model.refusals import Forbidden, Refusal, Unauthorized, Unavailable
+from raiden.model.refusals import Forbidden, Refusal, attempt
 from raiden.protocols.http import HttpError, Request
 from raiden.protocols.websocket import subprotocols_of
 
@@ -62,10 +62,11 @@ class Cable(Dialect):
             raise HttpError(400, f"the subprotocols that are known here are {PLAIN} and {EXTENDED}")
         query = dict(parameters.query_pairs(request)) if request.query_string else {}
         opening = Opening(is_extended=EXTENDED in offered, before=query.get("sid", ""))
-        try:
-            opening.identity = self._part.identities.of(request)
-        except (Unauthorized, Unavailable) as refusal:
-            opening.refusal = refusal
+        found = attempt("a client's token", self._part.identities.of, request)
+        if isinstance(found, Refusal):
+            opening.refusal = found
+        else:
+            opening.identity = found
 
         def make(_: Gateway, connection: Connection, core: Any) -> CableSocket:
             self.invite(connection, request)

@@ -32,8 +32,8 @@ def read(text: str) -> Command | None:
         members = strict_json.members(text.encode())
         if members is None:
             return None
-        name = strict_json.value(members.get("command", b"null"))
-        identifier = strict_json.value(members.get("identifier", b'""'))
+        name = strict_json.value(members.get("command", b"null"), most=strict_json.MAX_SLOW)
+        identifier = strict_json.value(members.get("identifier", b'""'), most=strict_json.MAX_SLOW)
     except (InvalidPayload, UnicodeEncodeError):
         return None
     if not (isinstance(name, str) and isinstance(identifier, str)):

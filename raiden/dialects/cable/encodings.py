@@ -1,7 +1,8 @@
 """Messages of a stream as a client gets them, under the identifier by which it follows the stream.
 
 Most clients of a stream use the same identifier, so equal ones share an `Encoding`. A client may make any number of
-identifiers, so an encoding is kept only for as long as a subscription has it.
+identifiers, so an encoding is kept only for as long as a subscription has it, and all share what takes long: a message
+is compressed once, behind beginnings that are compressed already.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from __future__ import annotations
 import base64
 from typing import Final, NamedTuple
 
-from raiden.model.encoding import Encoding, deflated_frame, dumps, json_value, text_frame
+from raiden.model.encoding import (
+    MIN_DEFLATE_BYTES,
+    TEXT_FRAME,
+    Encoding,
+    deflated,
+    dumps,
+    json_value,
+    shorter_frame,
+    text_frame,
+)
 from raiden.model.message import Kind, Message
-
-# The first byte of a text frame in one piece (RFC 6455 section 5.2).
-_TEXT: Final = 0x81
 
 
 class Form(NamedTuple):
@@ -51,13 +58,29 @@ class Encodings:
 
 def _made(form: Form) -> Encoding:
     begin = b'{"identifier":%b,"message":' % dumps(form.identifier)
-    has_positions, deflate = form.has_positions, form.deflate
+    rest, short_rest = _RESTS[form.has_positions]
+    if not form.deflate:
+        return Encoding("websocket", lambda message: text_frame(begin + rest(message)))
+    short_begin = deflated(begin)
 
     def encode(message: Message) -> bytes:
-        data = begin + _value(message) + (_position(message) if has_positions else b"") + b"}"
-        return deflated_frame(_TEXT, data) if deflate else text_frame(data)
+        data = begin + rest(message)
+        if len(data) < MIN_DEFLATE_BYTES:
+            return text_frame(data)
+        return shorter_frame(TEXT_FRAME, data, short_begin + short_rest(message))
 
     return Encoding("websocket", encode)
+
+
+def _rest(has_positions: bool) -> tuple[Encoding, Encoding]:
+    """What stands behind the beginning of a message, plain and compressed: clients may make any number of identifiers,
+    and a message is to be compressed once for all of them."""
+
+    def encode(message: Message) -> bytes:
+        return _value(message) + (_position(message) if has_positions else b"") + b"}"
+
+    rest = Encoding("cable", encode)
+    return rest, Encoding("cable", lambda message: deflated(rest(message)))
 
 
 def _value(message: Message) -> bytes:
@@ -71,3 +94,6 @@ def _position(message: Message) -> bytes:
     if cursor is None:
         return b""
     return b',"stream_id":%b,"epoch":"%b","offset":%d' % (dumps(message.channel), cursor.epoch.encode(), cursor.offset)
+
+
+_RESTS: Final = {has_positions: _rest(has_positions) for has_positions in (False, True)}

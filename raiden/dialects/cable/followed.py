@@ -4,7 +4,7 @@ name one stream: each gets its own copy of the messages."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from raiden.connections.connection import Connection
 from raiden.delivery.table import End, Subscription
@@ -34,36 +34,11 @@ class Follower(Protocol):
         """Hear who joins and leaves a stream."""
 
 
-class _Nobody:
-    """The owner of subscriptions that have ended: with another one, each would be a cycle, which the garbage collector
-    would have to find."""
-
-    lasts = True
-
-    def ended(self, subscription: Subscription) -> None:
-        pass
-
-    def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        pass
-
-    def at_end(self, subscription: Subscription, end: End) -> None:
-        pass
-
-    def connections(self) -> Sequence[Connection]:
-        return ()
-
-    def presence(self, subscription: Subscription, notice: Notice) -> None:
-        pass
-
-
-_NOBODY: Final = _Nobody()
-
-
 class Followed:
     """The owner of one subscription. A channel's deletion and its end are nothing that this protocol knows: the
     subscription goes on. Making it raises TooManyChannels."""
 
-    __slots__ = ("_encodings", "_form", "_held", "client", "confirmed", "joined", "stream", "subscription")
+    __slots__ = ("_encodings", "_form", "_held", "_subscription", "client", "confirmed", "joined", "stream")
 
     lasts = True
 
@@ -81,8 +56,12 @@ class Followed:
         # The place up to which the client has got everything, where messages are held back.
         self._held: Cursor | None = None
         encoding = encodings.take(form)
+        # None once it has ended: the two refer to each other.
+        self._subscription: Subscription | None = None
         try:
-            self.subscription = client.router.subscribe(stream.name, client.connection, self, encoding, filters or None)
+            self._subscription = client.router.subscribe(
+                stream.name, client.connection, self, encoding, filters or None
+            )
         except BaseException:  # raised again
             encodings.give_back(form)
             raise
@@ -92,8 +71,13 @@ class Followed:
         return self._form.identifier
 
     @property
+    def subscription(self) -> Subscription:
+        assert self._subscription is not None
+        return self._subscription
+
+    @property
     def is_over(self) -> bool:
-        return self.subscription.topic is None
+        return self._subscription is None
 
     @property
     def is_held(self) -> bool:
@@ -118,7 +102,8 @@ class Followed:
         """Get the messages that were held back, and those that come. Waits; raises StoreFailed."""
         if self._held is not None and not self.is_over:
             recovery = Recovery(self.client.router, self.stream.name, Start(self._held))
-            if not self.replay(recovery):
+            whole = self.is_over or self.replay(recovery)
+            if not whole and not self.is_over:
                 self.client.lost(self)
         if not self.is_over:
             self.attach()
@@ -126,11 +111,12 @@ class Followed:
     def replay(self, recovery: Recovery) -> bool:
         """Send the missed messages; behind the last one, attach before anything yields. Waits; raises StoreFailed.
         Returns False where some are lost, and sends nothing behind these."""
-        deletions = self.subscription.deletions
+        mine = self.subscription
+        deletions = mine.deletions
         for batch in recovery.batches():
-            if batch.gap is not None or self.subscription.deletions != deletions:
+            if batch.gap is not None or mine.deletions != deletions:
                 return False
-            if not self.client.send_past(self.subscription, recovery, batch):
+            if not self.client.send_past(mine, recovery, batch):
                 return True  # the connection has ended
         return True
 
@@ -138,8 +124,8 @@ class Followed:
         """Follow the stream no more."""
         if not self.is_over:
             self.client.router.unsubscribe(self.subscription)
-            self.subscription.owner = _NOBODY
             self._encodings.give_back(self._form)
+            self._subscription = None
 
     # What the router tells the owner of a subscription.
 
@@ -147,7 +133,8 @@ class Followed:
         """Never called: see `lasts`."""
 
     def missed(self, subscription: Subscription, channel: str, gap: Gap) -> None:
-        self.client.lost(self)
+        if not self.is_over:
+            self.client.lost(self)
 
     def at_end(self, subscription: Subscription, end: End) -> None:
         """Go on: the channel may be deleted, and begin anew."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Final
 
 from raiden.access.permit import Permit
 from raiden.connections import client
@@ -30,6 +31,9 @@ from raiden.sessions.asks import Follow
 from raiden.sessions.decisions import Decision, judge
 from raiden.sessions.over import EXPIRED, REVOKED
 from raiden.sessions.recovery import Batch, Beginning, Recovery
+
+# Identifiers by which a client may follow one stream: each gets its own copy of the messages.
+MAX_COPIES: Final = 16
 
 
 class Follows:
@@ -158,7 +162,8 @@ class Follows:
             refusal = Forbidden("no stream, or one that the client may not follow")
             client.refused(connection, refusal, "subscribe", "" if stream is None else stream.name)
             return None
-        if len(self._followed) >= part.gateway.limits.max_subscriptions:
+        copies = sum([each.stream.name == stream.name for each in self._followed.values()])
+        if len(self._followed) >= part.gateway.limits.max_subscriptions or copies >= MAX_COPIES:
             return None
         try:
             if not is_counted:
@@ -222,6 +227,8 @@ class Follows:
 
     def catch_up(self, followed: Followed, history: bytes) -> None:
         """Send what the client of a subscription missed, while live messages are held back. Waits."""
+        if followed.is_over:
+            return
         name, store = followed.stream.name, self.router.history
         missed = Missed.read(history, name) or Missed(None, 0)
         recovery: Recovery | None = None

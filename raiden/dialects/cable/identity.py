@@ -82,6 +82,6 @@ def _identifiers(claims: dict[str, Any]) -> str:
 
 def reason(refusal: Refusal) -> tuple[str, bool]:
     """The reason that a client is told why it may not connect, and whether it is to come back."""
-    if isinstance(refusal, Unavailable):
+    if refusal.status >= 500:
         return "server_restart", True
     return ("token_expired" if isinstance(refusal, ExpiredToken) else "unauthorized"), False

@@ -261,7 +261,7 @@ class CableSocket(DialectSocket):
 
     def withdraw(self, name: str, durable: str, refusal: Refusal | None) -> None:
         if refusal is None:
-            self.over(CHANGED)
+            self.over(over.CHANGED)
         else:
             self.remove(name)
 
