@@ -13,6 +13,7 @@ import gevent
 from raiden.access.rates import Rates
 from raiden.connections import tcp
 from raiden.connections.connection import RECEIVE_BYTES, Connection, Feedable
+from raiden.connections.states import CLOSING
 from raiden.connections.wheel import TICK, Wheel
 from raiden.model.refusals import Refusal, TooFast, Unavailable
 from raiden.runtime import audit, descriptors, faults
@@ -277,6 +278,26 @@ class Door(Service):
             self.much = False
             if self._line or self._is_long():
                 self._put_off(connection, self._line)
+
+    def read_packed(self, connection: Connection) -> None:
+        """Read from a connection whose messages are packed, each perhaps a thousand times as long as what is read of
+        it: in portions, until these have taken long."""
+        until, left = time.monotonic() + SLICE, self.portion
+        while left > 0 and connection.is_read and connection.state < CLOSING:
+            data = connection.read(PORTION)
+            if data is None:
+                self.leave(connection)
+                return
+            if not data:
+                self.much = getattr(connection.socket, "took", 0) >= PORTION  # TLS, whose records had no bytes for us
+                return
+            connection.session.receive(data)
+            left -= PORTION
+            if time.monotonic() >= until:
+                break
+            if len(data) < PORTION:
+                return
+        self.much = True
 
     def _put_off(self, connection: Connection, line: deque[Connection]) -> None:
         """Let a connection stand at the end of a line, unless it is not being read from anyway."""

@@ -35,6 +35,7 @@ from raiden.protocols.limits import HttpLimits
 from raiden.protocols.parser import CONTINUE, MAX_PIPELINED, RequestParser
 from raiden.protocols.proxies import Proxies, Source
 from raiden.protocols.unfinished import SLOW, Unfinished
+from raiden.protocols.websocket import WebSocket
 from raiden.runtime.audit import STATUSES
 from raiden.runtime.stats import Stats
 from raiden.sessions.lasting import LINGER
@@ -136,6 +137,9 @@ class HttpDoor(Door):
     def readable(self, connection: Connection) -> None:
         if connection.overflown and connection.state != CLOSING:
             self._overflow(connection)
+            return
+        if type(connection.protocol) is WebSocket and connection.protocol.deflate and connection.state != CLOSING:
+            self.read_packed(connection)
             return
         permit = connection.permit
         # Messages about which a delegate is asked wait: of these only few are taken at once.
