@@ -212,8 +212,11 @@ class Orders:
         """Begin the history of a channel that has none with the epoch that its first message will have. Waits; raises
         StoreFailed."""
         assert self._backend.history is not None
+        order = self._orders.get(name.encode())
+        over = order.over if order is not None else ""
         stand = self._backend.history.open([name])[name]
-        self.begin(name, stand.position.epoch[:ROOT_DIGITS])
+        if order is not None and order.over == over:  # else the channel was deleted, and the answer may be too old
+            order.begin(stand.position.epoch[:ROOT_DIGITS])
 
     def compare(self, name: str, place: Cursor | None, position: Cursor | None) -> None:
         """Compare an order with the end of its channel's history, ``position`` (None: there is none), which was asked
