@@ -7,6 +7,7 @@ signed in. So whether one is online is the presence at that channel.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Final
 
 from raiden.connections.connection import Connection
@@ -25,12 +26,14 @@ _NAMES: Final = {"join": "online", "leave": "offline"}
 
 def read(value: Any, prefix: str) -> tuple[str, ...]:
     """The users in the ``watchlist`` of a client's user data (None: it has none), by the names of whose channels here
-    stands ``prefix``. An id whose user can't have a channel is passed over. Raises Invalid."""
+    stands ``prefix``: those that are watched, and one more if there are any. An id whose user can't have a channel is
+    passed over. Raises Invalid."""
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
         raise Invalid("watchlist is a list of the ids of users")
-    return tuple([user for user in dict.fromkeys(value) if _has_channel(user, prefix)])
+    found = (user for user in dict.fromkeys(value) if _has_channel(user, prefix))
+    return tuple(islice(found, MOST + 1))
 
 
 def _has_channel(user: str, prefix: str) -> bool:
