@@ -181,11 +181,17 @@ class Redis:
             pipeline.time()
             for channel in channels:
                 pipeline.get(redis_rows.key_name(channel, "begun"))
+                # Behind it: with its first message a channel gets another one.
+                pipeline.hexists(redis_rows.key_name(channel, "meta"), "epoch")
             return pipeline.execute()
 
-        (now, _), *begun = self._guarded(begin)
-        found = zip(channels, begun, strict=True)
-        return {name: redis_rows.place_of_new(name, self.life, int(now), each) for name, each in found}
+        (now, _), *said = self._guarded(begin)
+        found = zip(channels, said[::2], said[1::2], strict=True)
+        return {
+            name: redis_rows.place_of_new(name, self.life, int(now), each)
+            for name, each, has_begun in found
+            if not has_begun
+        }
 
     @_reads
     def clear(self, channel: str) -> str:
@@ -334,7 +340,7 @@ class Redis:
     def _page(self, channel: str, cursor: Cursor | None, limit: int, *, forward: bool) -> Page:
         found = self._ask_page(channel, cursor, limit, forward=forward)
         if found is None:
-            known = cursor is not None and not cursor.offset and cursor == self.begin([channel])[channel]
+            known = cursor is not None and not cursor.offset and cursor == self.begin([channel]).get(channel)
             found = None if known else self._ask_page(channel, cursor, limit, forward=forward)  # it may have begun
             if found is None:
                 return Page() if known else Page.nothing(cursor, forward=forward)

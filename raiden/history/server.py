@@ -314,8 +314,8 @@ def stands(store: Store, channels: Sequence[str]) -> dict[str, Stand]:
     if not new:
         return found
     begun = {name: Stand(place) for name, place in store.begin(new).items()}
-    # A history that has begun meanwhile may have the place told that a later one will begin at.
-    return found | begun | store.positions(new)
+    left = [name for name in new if name not in begun]  # whose histories have begun meanwhile
+    return found | begun | (stands(store, left) if left else {})
 
 
 def _figures(page: FiguresPage) -> tuple[Any, ...]:

@@ -249,8 +249,9 @@ class Store(Streams, Protocol):
         """Where each channel stands that has a history."""
 
     def begin(self, channels: Sequence[str]) -> dict[str, Cursor]:
-        """The places of channels that have no history, before their first message. A reader that goes on there misses
-        nothing, unless the channel was deleted meanwhile, or the store's life has ended."""
+        """The places of channels that have no history, before their first message; a channel whose history has begun
+        meanwhile is left out. A reader that goes on there misses nothing, unless the channel was deleted meanwhile, or
+        the store's life has ended."""
 
     def clear(self, channel: str) -> str:
         """Forget a channel's history, and its end. Returns the epoch that ends with it; empty where there was none."""
