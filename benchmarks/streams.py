@@ -309,7 +309,8 @@ def main() -> None:
         return
     costs, others = Samples(list), Samples(list)
     with serving(asked) as node:
-        fill(node)
+        if asked.small:
+            fill(node)
         for number in range(asked.rounds):
             for name in asked.ways[:: -1 if number % 2 else 1]:
                 found = deliveries(node, WAYS[name], asked)

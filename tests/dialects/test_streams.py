@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -236,6 +237,41 @@ def test_polls_of_one_connection_go_on(node: Daemon, channel: str) -> None:
         connection.close()
 
 
+@pytest.mark.parametrize("ttl", [None, "3600"])
+def test_polls_for_the_same_share_an_answer(node: Daemon, channel: str, ttl: str | None) -> None:
+    """Each client gets it, has its own connection, and may leave before the others."""
+
+    def subscribers() -> int:
+        found: int = node.json(f"/-/channels/{quote(channel, '')}")["subscribers"]
+        return found
+
+    place = put(node, channel, "a", **({"Stream_TTL": ttl} if ttl else {})).next
+    for text in "b", "c":
+        waiting = [polls(node, channel, place) for _ in range(8)]
+        with node.connect() as leaver:
+            target = f"/v1/stream/{quote(channel)}?offset={place}&live=long-poll"
+            leaver.sendall(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            wait_for(lambda: subscribers() == 9, "all wait")
+        wait_for(lambda: subscribers() == 8, "one has left")
+        told = add(node, channel, text)
+        found = [each.result() for each in waiting]
+        place = told.next
+        assert {(answer.status, answer.body, answer.next) for answer in found} == {(200, text.encode(), place)}
+        assert len({answer.fields["etag"] for answer in found}) == 1
+    waiting = [polls(node, channel, place) for _ in range(3)]
+    assert ask(node, "DELETE", channel).status == 204
+    assert [each.result().status for each in waiting] == [404] * 3
+    assert ask(node, "GET", f"{channel}?offset={place}&live=long-poll").status == 404
+
+
+def test_a_stream_that_is_made_again_is_another_one_for_polls(node: Daemon, channel: str) -> None:
+    place = put(node, channel, "a").next
+    later = polls(node, channel, place)
+    assert ask(node, "DELETE", channel).status == 204 and later.result().status == 404
+    put(node, channel, "z")
+    assert ask(node, "GET", f"{channel}?offset={place}&live=long-poll").status == 410
+
+
 def test_a_large_past_comes_in_pieces(node: Daemon, channel: str) -> None:
     put(node, channel, None, "application/octet-stream")
     piece = bytes(range(256)) * 30
@@ -400,6 +436,45 @@ def test_each_request_needs_its_permission(strict: Daemon) -> None:
     assert ask(strict, "DELETE", name, **with_("publish")).status == 403
     assert ask(strict, "DELETE", name, **with_("manage")).status == 204
     assert strict.request("GET", "/-/channels/s/mine", headers=bearer(token()))[0] in (200, 404)
+
+
+def test_a_poll_that_others_have_sent_needs_its_own_permission(strict: Daemon) -> None:
+    """A worker remembers the heads of polls, without the tokens in them."""
+    owner = {"Authorization": f"Bearer {token()}"}
+    tail = put(strict, "alike", "a", **owner).next
+
+    def statuses(count: int, **claims: Any) -> set[int]:
+        fields = {"Authorization": f"Bearer {token(**claims)}"}
+        asked = [ask(strict, "GET", f"alike?offset={tail}&live=long-poll", **fields) for _ in range(count)]
+        return {each.status for each in asked}
+
+    assert add(strict, "alike", "b", **owner).status == 204
+    assert statuses(6) == {200}
+    for claims in {"publish": ["s/*"]}, {"history": ["s/*"]}, {"subscribe": ["other"]}:
+        assert statuses(4, **claims) == {403}
+    assert statuses(2, subscribe=["s/*"]) == {200}
+    anyone = [ask(strict, "GET", f"alike?offset={tail}&live=long-poll").status for _ in range(4)]
+    assert set(anyone) == {401}
+
+
+def test_a_revocation_ends_polls(strict: Daemon) -> None:
+    fields, reading = {"Authorization": f"Bearer {token()}"}, {"Authorization": f"Bearer {token('tom')}"}
+    tail = put(strict, "polled", "a", **fields).next
+    laters = [
+        Later(lambda who=who: ask(strict, "GET", f"polled?offset={tail}&live=long-poll", **who))  # type: ignore[misc]
+        for who in (reading, fields)
+    ]
+
+    def subscribers() -> int:
+        found: int = json.loads(strict.request("GET", "/-/channels/s%2Fpolled", headers=fields)[2])["subscribers"]
+        return found
+
+    wait_for(lambda: subscribers() == 2, "both wait")
+    told = json.dumps({"sub": "tom"})
+    status, _, _ = strict.request("POST", "/-/revoke", told, {"Content-Type": JSON, **bearer(token())})
+    assert status == 200 and laters[0].result().status == 401
+    assert add(strict, "polled", "b", **fields).status == 204
+    assert laters[1].result().body == b"b"
 
 
 def test_a_revocation_ends_live_reads(strict: Daemon) -> None:

@@ -259,7 +259,9 @@ def test_each_append_is_there_once_whatever_dies(redis_server: RedisServer, tmp_
     random, told = Random(seed), Told()
     with two_nodes(tmp_path, redis_server.url, **SETTINGS) as all_nodes:
         nodes = Nodes(tmp_path, redis_server.url, all_nodes)
-        made = ask(nodes.any(random), "PUT", Content_Type=JSON)
+        # Uses of a stream with a ttl are told to the store, each time.
+        life = {"Stream_TTL": "3600"} if random.random() < 0.5 else {}
+        made = ask(nodes.any(random), "PUT", Content_Type=JSON, **life)
         assert made.status == 201
         writers = [Writer(number, nodes, told, Random(random.random())) for number in range(WRITERS)]
         readers = [Reader(nodes, told, Random(random.random())) for _ in range(READERS)]

@@ -162,9 +162,12 @@ class Polls(Service):
                 return  # they have gone
             assert page.place is not None
             poll.subscribe(name, encoding(stream.is_json))
+            subscription = poll.subscriptions[name]
+            deletions = subscription.deletions
             recovery = Beginning(router, (name,), {name: Start(page.place)}).recoveries.get(name)
             # What came meanwhile is read from the store; else nothing yields up to where the poll is attached.
-            if recovery is None or any([batch.messages or batch.gap for batch in recovery.batches()]):
+            news = recovery is None or any([batch.messages or batch.gap for batch in recovery.batches()])
+            if news or subscription.deletions != deletions:
                 poll.unsubscribe(name)
                 look = look._replace(place=page.place)
                 continue
