@@ -60,6 +60,7 @@ verify: .venv/test
 	$(BIN)/python -m tests.independent $(VERIFY)
 
 .venv/run: setup.py pyproject.toml
+	@echo "Raiden and what it needs are installed in .venv, once: this takes a minute or two" >&2
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e .
 	@touch $@

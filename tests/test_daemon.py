@@ -213,6 +213,26 @@ def test_banner_lines_work(start: Callable[..., Daemon]) -> None:
         subscriber.terminate()
 
 
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({"jwt_keys": [{"alg": "HS256", "key": "k" * 32}]}, ["subscribe: Bearer", "publish: Bearer"]),
+        (
+            {"jwt_keys": [{"alg": "HS256", "key": "k" * 32}], "channels": {"*": {"subscribe": "anyone"}}},
+            ["subscribe:", "publish: Bearer"],
+        ),
+        ({"channels": {"*": {"publish": "token"}}}, ["subscribe:"]),
+        ({"dialects": ["cable"], "cable_secret": "secret"}, []),
+        ({"delegate": {"url": "http://127.0.0.1:1/"}}, ["subscribe:", "publish:"]),
+    ],
+)
+def test_the_banner_shows_what_can_be_done(
+    start: Callable[..., Daemon], values: dict[str, Any], shown: list[str]
+) -> None:
+    lines = [line for line in start(**values).banner().splitlines() if "curl" in line]
+    assert [line.split()[0] + " Bearer" * ("Bearer $TOKEN" in line) for line in lines] == shown
+
+
 def test_drain(start: Callable[..., Daemon]) -> None:
     node = start(workers=2)
     processes = [node.pid, *children(node.pid)]

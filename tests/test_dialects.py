@@ -52,6 +52,11 @@ def test_what_a_dialect_lacks_is_told() -> None:
     for values, told in (
         (["dialects=centrifuge"], ["centrifuge lets no client connect"]),
         (["dialects=centrifuge", "centrifuge_anonymous=True"], []),
+        (["dialects=centrifuge", "delegate={'url': 'http://127.0.0.1:1/'}"], []),
+        (
+            ["dialects=centrifuge", "delegate={'url': 'http://127.0.0.1:1/', 'events': ['subscribe']}"],
+            ["centrifuge lets no client connect"],
+        ),
         (["centrifuge_anonymous=True", "streams_poll=5"], ["centrifuge_anonymous counts", "streams_poll counts"]),
         (["dialects=streams", "streams_poll=5"], []),
     ):

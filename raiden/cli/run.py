@@ -9,13 +9,18 @@ import sys
 from pathlib import Path
 
 from raiden import __version__
+from raiden.access.clients import NOBODY_KNOWN
 from raiden.cli.source import Source
-from raiden.node import pid_file, supervisor
+from raiden.node import permits, pid_file, supervisor
 from raiden.node.errors import StartError
 from raiden.node.settings import ServiceBuilder, Settings
 from raiden.runtime import log
 
 logger = logging.getLogger(__name__)
+
+# The channel of the examples that a node prints, and these, by action.
+_CHANNEL = "hello"
+_HINTS = {"subscribe": "  subscribe:  curl -N", "publish": """  publish:    curl --json '{"text": "hi"}'"""}
 
 HELP = "be a node in the foreground, which is what happens without a command"
 
@@ -32,9 +37,8 @@ def command(settings: Settings, service: ServiceBuilder | None, source: Source) 
         # Nobody asked for a pid file, and several nodes may run from one data_dir in the foreground.
         logger.warning("no pid file: stop, reload and status can't find this node", extra={"reason": str(error)})
     scheme = "https" if settings.tls_cert else "http"
-    shows = ' -H "Authorization: Bearer $TOKEN"' if settings.jwt_keys or settings.api_keys else ""
     is_text = settings.log_format == "text"
-    banner = functools.partial(_banner, scheme, shows, settings.dialects) if is_text else _no_banner
+    banner = functools.partial(_banner, scheme, _hints(settings), settings.dialects) if is_text else _no_banner
     try:
         return supervisor.run(settings, service, source, announce=banner)
     finally:
@@ -52,15 +56,26 @@ def log_to(path: Path) -> None:
     os.close(null)
 
 
+def _hints(settings: Settings) -> list[str]:
+    """How to subscribe and to publish with curl, before the URL. There is none for what no token would permit."""
+    policy = permits.policy(settings)
+    has_keys = bool(settings.jwt_keys or settings.api_keys)
+    hints = []
+    for action, hint in _HINTS.items():
+        if policy.allows(NOBODY_KNOWN, action, _CHANNEL):
+            hints.append(hint)
+        elif policy.leaves_open(NOBODY_KNOWN, action, _CHANNEL) and (has_keys or settings.delegate is not None):
+            hints.append(hint + ' -H "Authorization: Bearer $TOKEN"' * has_keys)
+    return hints
+
+
 def _banner(
-    scheme: str, shows: str, dialects: list[str], host: str, port: int, doors: dict[str, str]
+    scheme: str, hints: list[str], dialects: list[str], host: str, port: int, doors: dict[str, str]
 ) -> None:  # fmt: skip
     host = f"[{host}]" if ":" in host else host
-    print(
-        f"raiden {__version__} at {scheme}://{host}:{port}\n"
-        f"  subscribe:  curl -N{shows} {scheme}://{host}:{port}/hello\n"
-        f'  publish:    curl{shows} --json \'{{"text": "hi"}}\' {scheme}://{host}:{port}/hello'
-    )
+    print(f"raiden {__version__} at {scheme}://{host}:{port}")
+    for hint in hints:
+        print(f"{hint} {scheme}://{host}:{port}/{_CHANNEL}")
     if dialects:
         print("  dialects:   " + ", ".join(dialects))
     if doors:

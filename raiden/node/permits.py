@@ -10,7 +10,7 @@ from raiden.access.api_keys import by_hash
 from raiden.access.jwks import KeySet, known
 from raiden.access.permit import Permits
 from raiden.access.policy import Policy
-from raiden.access.tokens import Key, Tokens
+from raiden.access.tokens import HMAC, Key, Tokens
 from raiden.dialects.cable import config as cable
 from raiden.hooks.delegate import Delegate
 from raiden.node.settings import Settings
@@ -57,7 +57,8 @@ def delegate(settings: Settings, present: Delegate | None = None) -> Delegate | 
 def warnings(settings: Settings) -> list[str]:
     """What an operator should know of the keys."""
     return [
-        f"a key of {key.algorithm} is too short for it: whoever has a token may find the key out by trying"
+        f"a key of {key.algorithm} is too short for it: whoever has a token may find the key out by trying; replace it "
+        f"by one of {HMAC[key.algorithm]} bytes"
         for key in keys(settings)
         if key.weak
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 # What subscribers of a channel may be allowed to do there.
@@ -51,4 +52,16 @@ def warnings(settings: Any) -> list[str]:
     """What an operator should know of them at each start."""
     if "centrifuge" not in settings.dialects or settings.centrifuge_anonymous or settings.jwt_keys:
         return []
-    return ["centrifuge lets no client connect: set jwt_keys for clients with tokens, or centrifuge_anonymous = True"]
+    if _knows_connect(settings.delegate):
+        return []
+    return [
+        "centrifuge lets no client connect: set jwt_keys for clients with tokens, centrifuge_anonymous = True, or a "
+        "delegate that is asked about connect"
+    ]
+
+
+def _knows_connect(delegate: object) -> bool:
+    """Whether a delegate is asked who may connect."""
+    if isinstance(delegate, Mapping):
+        return "connect" in delegate.get("events", ("connect",))
+    return callable(getattr(delegate, "on_connect", None))
