@@ -639,7 +639,7 @@ def sockudo(folder: Path) -> Iterator[Running]:
                 }
             )
         )  # fmt: skip
-        return [str(SOCKUDO_SERVER), "--config", str(config)]
+        return ["/usr/bin/env", "RUST_LOG=error", str(SOCKUDO_SERVER), "--config", str(config)]
 
     with server(folder, command) as target:
         yield Running([target.processes["server"]], {"pusher": pusher(target.port)})

@@ -238,9 +238,9 @@ WORKLOADS = (
         DIALECTS, 1000, 64, figures=("deliveries", "cpu", "p50", "p99", "p999", "lost"), doors=PROTOCOLS, by_door=True,
     ),
     paced(
-        "dialects-idle", "Protocols of other servers: 5,000 idle subscribers",
+        "dialects-idle", "Protocols of other servers: 2,000 idle subscribers",
         "Memory of the server's processes (PSS) for each connection, without that of the kernel.",
-        DIALECTS, 5000, 1, doors=PROTOCOLS, by_door=True,
+        DIALECTS, 2000, 1, doors=PROTOCOLS, by_door=True,
         figures=("memory", "connects", "connect_cpu"), extra=words(settle=1000, msgs=1),
     ),
     full_speed(
