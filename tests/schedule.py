@@ -19,6 +19,7 @@ SINGLY = (
 FIRST = (
     "tests/test_compiled.py::test_it_is_what_runs", "tests/cluster/test_history.py", "tests/independent/test_trial.py",
     "tests/dialects/test_streams_nodes.py", "tests/dialects/test_streams_conformance.py", "tests/test_reconnect.py",
+    "tests/dialects/test_streams_exactly_once.py",
     "tests/test_recovery.py", "tests/test_multiplex.py", "tests/test_zmq_examples.py",
     "tests/test_exactly_once.py", "tests/test_survival.py", "tests/test_leaving.py", "tests/test_gateway.py",
     "tests/test_zmq_doors.py", "tests/test_zmq_limits.py", "tests/test_daemon.py", "tests/test_compiled.py",
