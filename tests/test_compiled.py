@@ -27,6 +27,7 @@ DOORS = (
     "recovery", "multiplex", "gateway", "zmq_doors zmq_sessions", "durable", "control_history permits",
     "http malformed pipe websocket",
     "control_port forwarded proxy_header",
+    "dialects/cable dialects/pusher", "dialects/centrifuge dialects/streams",
 )  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def make(folder: Path) -> str:
     except subprocess.CalledProcessError as error:
         return f"{error}\n{error.stderr}"
     shutil.copytree(ROOT / "tests", folder / "tests")  # with its bytecode
-    for name in ("pyproject.toml", "build"):
+    for name in ("pyproject.toml", "build", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)
     return MADE
 
@@ -73,7 +74,13 @@ def test_it_is_what_runs(compiled: Path) -> None:
     assert where.startswith(f"{compiled}/raiden/router.") and where.endswith(".so\n")
 
 
+def path(door: str) -> str:
+    """The file with the tests of a door."""
+    folder, _, name = f"tests/{door}".rpartition("/")
+    return f"{folder}/test_{name}.py"
+
+
 @pytest.mark.parametrize("doors", DOORS)
 def test_doors_of_what_is_compiled(compiled: Path, doors: str) -> None:
-    said = run(compiled, "-m", "pytest", *[f"tests/test_{door}.py" for door in doors.split()])
+    said = run(compiled, "-m", "pytest", *[path(door) for door in doors.split()])
     assert " passed" in said.splitlines()[-1], said
