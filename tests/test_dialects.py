@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -44,8 +45,12 @@ def test_a_path_is_taken_once() -> None:
 
 
 def test_an_unknown_dialect_is_refused() -> None:
-    with pytest.raises(config.ConfigError, match="dialects: there is no dialect 'klingon'"):
-        config.load(None, ["dialects=['klingon']"], {})
+    for name, told in (
+        ("klingon", "there is no dialect 'klingon'; there are cable, centrifuge, pusher, streams"),
+        ("centrifugo", "there is no dialect 'centrifugo'; did you mean centrifuge?"),
+    ):
+        with pytest.raises(config.ConfigError, match=re.escape(f"dialects: {told}")):
+            config.load(None, [f"dialects=[{name!r}]"], {})
 
 
 def test_what_a_dialect_lacks_is_told() -> None:

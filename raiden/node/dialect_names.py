@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from raiden.model.near import did_you_mean
 from raiden.node.settings import Settings
 
 # The modules with the dialects' classes, by the dialect's name; a module is loaded only where the settings name it.
@@ -21,7 +22,8 @@ def check(names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name not in KNOWN:
-            raise ValueError(f"dialects: there is no dialect {name!r}: there are {', '.join(sorted(KNOWN))}")
+            hint = did_you_mean(str(name), KNOWN, f"; there are {', '.join(sorted(KNOWN))}")
+            raise ValueError(f"dialects: there is no dialect {name!r}{hint}")
         if name in seen:
             raise ValueError(f"dialects: {name!r} is there twice")
         seen.add(name)
