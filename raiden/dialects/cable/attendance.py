@@ -16,13 +16,15 @@ from raiden.dialects.cable.followed import Followed
 from raiden.model.refusals import Refusal, attempt
 from raiden.presence.here import NOBODY, Subject
 from raiden.presence.presence import Presence
-from raiden.presence.watches import Notice, Watched
+from raiden.presence.watches import Notice, Share, Watched
 from raiden.runtime.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
 # Bytes of what a client says of itself, with its id.
 MAX_PRESENCE: Final = MAX_INFO + 512
+# Streams whose clients hear who joins and leaves, on a worker: others' watches have a share of their own.
+MAX_WATCHED: Final = 5000
 
 
 class Attendance:
@@ -31,10 +33,11 @@ class Attendance:
     def __init__(self, presence: Presence) -> None:
         self._presence = presence
         self._told = Seldom()
+        self._share = Share(MAX_WATCHED, "streams")
 
     def watch(self, followed: Followed) -> Watched | None:
         """Begin to watch who joins and leaves a stream; None where that can't be now, which the log says. Waits."""
-        found = attempt("a watch of a stream", self._presence.watch, (followed.stream.name,))
+        found = attempt("a watch of a stream", self._presence.watch, (followed.stream.name,), share=self._share)
         if isinstance(found, Refusal):
             if self._told.may_say(found.detail):
                 log.warning("clients do not hear who joins and leaves", extra={"reason": found.detail})

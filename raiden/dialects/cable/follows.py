@@ -158,6 +158,8 @@ class Follows:
         permit = connection.permit
         stream = part.streams.of(identifier)
         filters = None if stream is None else part.rights.follow(permit, stream)
+        if stream is None:
+            part.told_of_class(identifier)
         if stream is None or filters is None:
             refusal = Forbidden("no stream, or one that the client may not follow")
             client.refused(connection, refusal, "subscribe", "" if stream is None else stream.name)

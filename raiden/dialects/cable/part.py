@@ -13,12 +13,17 @@ from raiden.dialects.cable.encodings import Encodings
 from raiden.dialects.cable.identity import Identities
 from raiden.dialects.cable.kept import Kept
 from raiden.dialects.cable.rights import Rights
-from raiden.dialects.cable.streams import CABLE_READY, PUBSUB, TURBO, Streams
+from raiden.dialects.cable.streams import CABLE_READY, PUBSUB, TURBO, Streams, unknown_class
 from raiden.gateway import Gateway
+from raiden.runtime.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
 _TOLD: Final = "actions of channel classes are ignored: this server runs none, and only serves streams"
+_UNKNOWN: Final = (
+    "a client's subscription to a channel class is rejected: this server runs none, and knows the streams of "
+    f"{PUBSUB}, {TURBO} and {CABLE_READY}"
+)
 
 
 class Part:
@@ -29,6 +34,7 @@ class Part:
         self.encodings = Encodings()
         self.attendance = Attendance(gateway.presence)
         self._has_told = False
+        self._seldom = Seldom()
         self.read(settings)
 
     def read(self, settings: Any) -> None:
@@ -62,3 +68,9 @@ class Part:
         if not self._has_told:
             self._has_told = True
             log.warning(_TOLD)
+
+    def told_of_class(self, identifier: str) -> None:
+        """Say that a channel class is not known here, if an identifier that is no stream's names one."""
+        name = unknown_class(identifier)[:100]
+        if name and self._seldom.may_say(name):
+            log.warning(_UNKNOWN, extra={"class": name})

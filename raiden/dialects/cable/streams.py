@@ -42,15 +42,8 @@ class Streams:
 
     def of(self, identifier: str) -> Stream | None:
         """The stream that an identifier names; None: there is none, or its signature is not good."""
-        if len(identifier) > MAX_IDENTIFIER:
-            return None
-        try:
-            found = strict_json.value(identifier.encode(), most=MAX_IDENTIFIER)
-        except (InvalidPayload, UnicodeEncodeError):
-            return None
-        if not isinstance(found, dict):
-            return None
-        kind: Any = found.get("channel")
+        found = _members(identifier)
+        kind = found.get("channel")
         if not isinstance(kind, str) or kind not in _SIGNED:
             return None
         member = _SIGNED[kind]
@@ -65,6 +58,23 @@ class Streams:
             return Stream(check_channel(name), signed is not None)
         except InvalidChannel:
             return None
+
+
+def unknown_class(identifier: str) -> str:
+    """The channel class that an identifier names, if it is none that is known here; else ""."""
+    kind = _members(identifier).get("channel")
+    return kind if isinstance(kind, str) and kind not in _SIGNED else ""
+
+
+def _members(identifier: str) -> dict[str, Any]:
+    """The members of an identifier; none where it is no object."""
+    if len(identifier) > MAX_IDENTIFIER:
+        return {}
+    try:
+        found = strict_json.value(identifier.encode(), most=MAX_IDENTIFIER)
+    except (InvalidPayload, UnicodeEncodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def verified(signed: str, secrets: Sequence[bytes]) -> str | None:

@@ -268,7 +268,7 @@ def _only(request: Request, method: str) -> None:
 
 
 def _body(request: Request) -> Any:
-    return strict_json.value(request.raw_body)
+    return strict_json.value(request.raw_body, most=strict_json.MAX_SLOW)
 
 
 def _refused(refusal: Refusal) -> Json:
