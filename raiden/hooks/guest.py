@@ -178,3 +178,5 @@ class Guest(Permit):
         session = None if self._session is None else self._session()
         if session is not None:
             session.withdraw(*key, refusal)
+        else:  # the connection waits for the history before it has one: the question is repeated
+            self.grant(grant.question, replace(grant.verdict, ttl=LEAST), key[1])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -228,6 +230,31 @@ def test_a_stream_read_as_events_is_a_connection(node: Daemon, rules: Rules, app
     with streams.Events(node, "allowed.none", headers={"Cookie": "none"}) as refused:
         assert refused.status == 404
     wait_for(lambda: told_of(application, "disconnect", "none"), "it is told")
+
+
+def test_an_answer_that_changes_before_a_stream_is_read_counts(
+    node: Daemon, rules: Rules, application: Application
+) -> None:  # fmt: skip
+    name = "allowed.for-a-while.late"
+    streams.put(node, name, "a", **bearer(KEY))
+    ended = threading.Event()
+
+    def read() -> None:
+        with streams.Events(node, name, headers={"Cookie": "late"}) as reader:
+            while reader.status == 200 and reader.event() is not None:
+                pass
+        ended.set()
+
+    history = node.workers()["history"]
+    os.kill(history, signal.SIGSTOP)
+    try:
+        threading.Thread(target=read, daemon=True).start()
+        wait_for(lambda: application.of("subscribe", name), "the delegate is asked")
+        rules.now[name] = {"allow": False}
+        wait_for(lambda: len(application.of("subscribe", name)) > 1, "the delegate is asked again")
+    finally:
+        os.kill(history, signal.SIGCONT)
+    assert ended.wait(10)
 
 
 def told_of(application: Application, event: str, cookie: str) -> bool:
