@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import pytest
 from websockets.sync.client import connect
 
 from tests.daemons import Daemon, memory
@@ -27,7 +28,10 @@ def packed(text: bytes) -> bytes:
     return b"\xc1\xfe" + len(data).to_bytes(2, "big") + bytes(4) + data
 
 
-def test_who_sends_much_more_than_it_puts_on_its_way_is_read_in_portions(start: Callable[..., Daemon]) -> None:
+@pytest.mark.parametrize("together", [False, True], ids=["behind the handshake", "with the handshake"])
+def test_who_sends_much_more_than_it_puts_on_its_way_is_read_in_portions(
+    start: Callable[..., Daemon], together: bool
+) -> None:  # fmt: skip
     node = start(workers=1)
     pid = node.workers()["worker 0"]
     # 60 messages fit into a read; all together they would be 54 MB, and take more than a second.
@@ -44,6 +48,9 @@ def test_who_sends_much_more_than_it_puts_on_its_way_is_read_in_portions(start: 
         attackers = []
         for _ in range(3):
             sock = stack.enter_context(socket.create_connection((node.host, node.port)))
+            if together:
+                attackers.append(threading.Thread(target=sock.sendall, args=(HANDSHAKE + messages,)))
+                continue
             sock.sendall(HANDSHAKE)
             assert b" 101 " in sock.recv(4096)
             attackers.append(threading.Thread(target=sock.sendall, args=(messages,)))
@@ -56,3 +63,25 @@ def test_who_sends_much_more_than_it_puts_on_its_way_is_read_in_portions(start: 
         for attacker in attackers:
             attacker.join()
         assert most - before < 40_000_000
+
+
+def answers_in_order(sock: socket.socket, count: int) -> None:
+    """Send so many packed commands with the handshake, in one go, and get their answers in order."""
+    commands = [packed(json.dumps({"id": number, "cmd": "ping"}).encode()) for number in range(count)]
+    sent = threading.Thread(target=sock.sendall, args=(HANDSHAKE + b"".join(commands),))
+    sent.start()
+    file = sock.makefile("rb")
+    while file.readline() != b"\r\n":
+        pass
+    for number in range(count):
+        first, size = file.read(2)
+        data = file.read(int.from_bytes(file.read(2)) if size == 126 else size)
+        found = zlib.decompress(data + b"\0\0\xff\xff", -15) if first & 0x40 else data
+        assert json.loads(found)["id"] == number
+    sent.join()
+
+
+def test_what_comes_with_the_handshake_is_taken_in_order(start: Callable[..., Daemon]) -> None:
+    node = start(workers=1)
+    with node.connect() as sock:
+        answers_in_order(sock, 3000)

@@ -25,11 +25,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
+from raiden.connections.tls import Tls, TlsSocket, context
 from raiden.node import config
 from raiden.node.config import ConfigError
 from tests.certificates import NAME, Authority
 from tests.daemons import PATIENCE, Daemon, Stream, command, environment, memory, wait_for
 from tests.test_clients import tool
+from tests.test_packed import answers_in_order
 
 JSON = {"Content-Type": "application/json"}
 
@@ -561,3 +563,20 @@ def test_a_flood_of_messages_below_http_disturbs_nobody(node: TlsDaemon, protoco
         finally:
             for process in (flood, yes):
                 process.kill()
+
+
+def test_what_comes_by_tls_is_taken_in_order(start_tls: Callable[..., TlsDaemon]) -> None:
+    node = start_tls(workers=1)
+    with node.connect() as sock:
+        answers_in_order(sock, 3000)
+
+
+def test_a_read_without_bytes_has_taken_none(authority: Authority) -> None:
+    """Else the door would look again and again for what is behind them."""
+    one, other = socket.socketpair()
+    with one, other, TlsSocket(other, Tls(context(*authority.issue(NAME)), lambda: None, lambda: 1 << 20)) as tls:
+        one.sendall(b"\x16\x03\x01")
+        for took in (3, 0):
+            with pytest.raises(BlockingIOError):
+                tls.recv_into(bytearray(100), 100)
+            assert tls.took == took

@@ -55,6 +55,7 @@ class Connection:
         "__weakref__", "_acknowledged", "_ahead", "_callback", "_large", "_outbox", "_paused", "_reader", "_sent",
         "_stats", "_writer", "address", "drop", "due", "in_line", "max_outbox", "outbox_size", "overflown", "own_id",
         "pending", "permit", "protocol", "remote", "scheme", "seen", "session", "slot", "socket", "state", "transport",
+        "unread",
     )  # fmt: skip
 
     def __init__(
@@ -72,8 +73,8 @@ class Connection:
         # Whether it was read from before.
         self.seen = False
         # Reasons not to read from it: it stands in a line (`raiden.connections.door`), or its session has paused it.
-        self.in_line = False
-        self._paused = False
+        self.in_line = self._paused = False
+        self.unread = b""  # what was put back
         self.pending: list[bytes] = []
         self.overflown = False
         # What its client may do, and until when (`raiden.access.permit`); None: all that anyone may.
@@ -110,8 +111,7 @@ class Connection:
 
     @property
     def has_gone(self) -> bool:
-        """Whether the peer closed its end, even if `receive` did not say so yet. This takes a system call: it is for
-        work that would be in vain, not for each message."""
+        """Whether the peer closed its end, even if `receive` did not say so yet. This takes a system call."""
         return self.state == CLOSED or tcp.has_ended(self.socket)
 
     def start(self, callback: Callable[[Connection], None]) -> None:
@@ -150,6 +150,13 @@ class Connection:
     def _read_again(self) -> None:
         if not (self._paused or self.in_line or self.state == CLOSED or self._reader.active):
             self._reader.start(self._callback, self)
+            self.put_back(self.unread)
+
+    def put_back(self, data: bytes) -> None:
+        """Keep bytes that were read, for the next who look; these come soon."""
+        self.unread = data
+        if data and self.is_read:
+            self._reader.feed(READ, self._callback, self)
 
     @property
     def is_read(self) -> bool:

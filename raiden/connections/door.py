@@ -284,13 +284,16 @@ class Door(Service):
         it: in portions, until these have taken long."""
         until, left = time.monotonic() + SLICE, self.portion
         while left > 0 and connection.is_read and connection.state < CLOSING:
-            data = connection.read(PORTION)
+            data = connection.unread or connection.read(PORTION)
             if data is None:
                 self.leave(connection)
                 return
             if not data:
                 self.much = getattr(connection.socket, "took", 0) >= PORTION  # TLS, whose records had no bytes for us
                 return
+            if connection.unread or len(data) > PORTION:  # of TLS, whole records come, though one was read in pieces
+                connection.put_back(data[PORTION:])
+                data = data[:PORTION]
             connection.session.receive(data)
             left -= PORTION
             if time.monotonic() >= until:

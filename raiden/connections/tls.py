@@ -152,6 +152,7 @@ class TlsSocket(socket.socket):
             return 0
         sealed: bytes | memoryview = self._came
         if len(sealed) < _FIRST:
+            self.took = 0  # also where nothing has come
             self.took = super().recv_into(_received, min(nbytes, READ))
             if not self.took:
                 return 0

@@ -67,8 +67,8 @@ class DialectSocket(Socket):
         connection.send(agreement.answer(request.websocket_key))
         self.rest()
         self.greet()
-        if rest and connection.session is self:
-            self.receive(rest)
+        if connection.session is self:
+            self.go_on_with(rest)
 
     def unsubscribe(self, name: str) -> None:
         if self.gateway.presence.names and name in self.subscriptions:

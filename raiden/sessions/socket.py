@@ -59,7 +59,13 @@ class Socket(Lasting):
         rest = self.take_rest()
         self.connection.protocol = self.websocket
         self._begin(told.in_head(ask.agreement.answer(request.websocket_key)), told)
-        if rest:
+        self.go_on_with(rest)
+
+    def go_on_with(self, rest: bytes) -> None:
+        """Take the bytes that came with the handshake; packed ones as the door takes those that come later."""
+        if self.websocket.deflate:
+            self.connection.put_back(rest)
+        elif rest:
             self.receive(rest)
 
     def receive(self, data: bytes) -> None:
