@@ -10,7 +10,8 @@ from raiden.protocols import websocket
 
 
 class Over(NamedTuple):
-    """A reason: the name of its event, the WebSocket's close code and text, and the refusal of what waits."""
+    """A reason: the name of its event ("": event streams just end), the WebSocket's close code and text, and the
+    refusal of what waits."""
 
     name: str
     code: int
@@ -35,14 +36,14 @@ CHANGED: Final = Over(
 )  # fmt: skip
 
 
-def _passing(name: str, code: int, text: str) -> Over:
+def _passing(code: int, text: str) -> Over:
     """A reason that passes: the client comes back."""
-    return Over(name, code, text, Unavailable(text))
+    return Over("", code, text, Unavailable(text))
 
 
-DRAINING: Final = _passing("draining", websocket.DRAINING, "node is draining: reconnect")
-SLOW: Final = _passing("slow", websocket.SLOW_CONSUMER, "slow consumer: reconnect, and read faster")
-FAILED: Final = _passing("failed", websocket.TRY_LATER, "the history does not answer: reconnect")
+DRAINING: Final = _passing(websocket.DRAINING, "node is draining: reconnect")
+SLOW: Final = _passing(websocket.SLOW_CONSUMER, "slow consumer: reconnect, and read faster")
+FAILED: Final = _passing(websocket.TRY_LATER, "the history does not answer: reconnect")
 
 
 def refused(refusal: Refusal) -> Over:
