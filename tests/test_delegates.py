@@ -265,12 +265,11 @@ def test_the_end_behind_a_stream_is_asked_about(node: Daemon, rules: Rules, chan
 
 def test_a_refused_frame_closes_its_socket(node: Daemon, rules: Rules, channel: str) -> None:
     rules.answers[f"publish {channel}"] = lambda asked: {"allow": asked["data"] != 1, "reason": "not one"}
-    with socket(node, f"/{channel}") as found:
+    with socket(node, f"/{channel}") as found, pytest.raises(ConnectionClosed) as closed:
         for number in range(3):
             found.send(str(number))
-        with pytest.raises(ConnectionClosed) as closed:
-            while found.recv(60) == "0":
-                pass
+        while found.recv(60) == "0":
+            pass
     assert closed.value.rcvd is not None and (closed.value.rcvd.code, closed.value.rcvd.reason) == (4503, "not one")
     assert past(node, channel) == [0], "what was sent behind it counts for nothing"
 
