@@ -406,7 +406,7 @@ def test_who_goes_while_it_is_asked_leaves_nothing(node: Daemon, rules: Rules, a
 
 
 def test_no_cycle_is_left(tmp_path: Path) -> None:
-    """Of connections that a delegate has let in, has refused, or is asked about as they go."""
+    """Connections leave no cycle that a delegate has let in, has refused, or is asked about as they go."""
     node = Collecting(tmp_path, DELEGATE, channels={"*": {"manage": "anyone"}}, **SETTINGS)
     streams.put(node, "s", "a", **bearer(KEY))
 

@@ -121,11 +121,11 @@ class Writer:
                 found = ask(self._nodes.any(self._random), "POST", body=body, **fields)
             except CUT:
                 again = True
-                time.sleep(0.02)
+                time.sleep(0.02)  # a client waits before it asks again
                 continue
             if found.status == 503:  # nobody knows whether it was done
                 again = True
-                time.sleep(0.02)
+                time.sleep(0.02)  # likewise
                 continue
             assert found.status == 200 or (found.status == 204 and again), (found, fields)
             assert found.fields["producer-epoch"] == str(self.epoch)
