@@ -117,8 +117,12 @@ def test_members_come_and_go_in_pairs(node: Daemon, receiver: Receiver, channel:
             bob.ping()
         bob.join(name, "carl")
         wait(receiver, name, {"name": "member_added", "user_id": "carl"})
-        found = changes(receiver, name, "bob")
-        assert found == ["member_added", "member_removed"] * (len(found) // 2)
+
+        def are_pairs() -> bool:
+            found = changes(receiver, name, "bob")
+            return found == ["member_added", "member_removed"] * (len(found) // 2)
+
+        wait_for(are_pairs, "each that was added is removed")
 
 
 def test_members_that_were_too_many_for_a_while(
